@@ -1,0 +1,13 @@
+//! Emulated devices and the buses that route a guest's accesses to them.
+//!
+//! Nothing here knows KVM, sockets or migration: a device sees guest memory, eventfds and plain saved-state values.
+//! The machine (`ferry-vmm`) builds devices, puts them on buses, and saves and loads them through [`Device`].
+
+pub mod device;
+
+pub use device::{Device, DeviceId, LoadError, SaveError};
+
+/// Guest memory as every device sees it.
+///
+/// Its bitmap (one bit for each 4 KiB page) records what devices write, because KVM's dirty log sees only the vCPUs.
+pub type GuestMemory = vm_memory::GuestMemoryMmap<vm_memory::bitmap::AtomicBitmap>;

@@ -1,0 +1,160 @@
+//! What a management client reads about a migration: QEMU's `query-migrate` fields under QEMU's names.
+//!
+//! The runtime fills a [`MigrationInfo`] as it goes; the QMP server serialises it as it stands. Names and meanings follow
+//! QEMU's `qapi/migration.json` (`MigrationInfo`, `MigrationStats`, `MigrationStatus`); Ferry's own fields carry `x-ferry-`.
+
+use serde::{Deserialize, Serialize};
+
+/// Where a migration stands, as `query-migrate` and the `MIGRATION` event show it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// No migration has been started.
+    #[default]
+    None,
+    /// Connecting and comparing the two machines.
+    Setup,
+    /// Precopy rounds; the guest runs on the source.
+    Active,
+    /// vCPUs stopped, final state being sent (precopy).
+    Device,
+    /// The destination has the guest.
+    Completed,
+    /// The migration failed; the guest is where it was before, running if it was running.
+    Failed,
+    /// A cancel was accepted and is being carried out.
+    Cancelling,
+    /// Cancelled; the guest is where it was before, running if it was running.
+    Cancelled,
+    /// The permit may have been delivered and nobody has said whether the destination runs; the source stays stopped.
+    Uncertain,
+}
+
+impl Status {
+    /// Whether a migration in this status is still going on.
+    #[must_use]
+    pub fn is_active(self) -> bool {
+        matches!(self, Status::Setup | Status::Active | Status::Device | Status::Cancelling | Status::Uncertain)
+    }
+
+    /// The name as QMP shows it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::None => "none",
+            Status::Setup => "setup",
+            Status::Active => "active",
+            Status::Device => "device",
+            Status::Completed => "completed",
+            Status::Failed => "failed",
+            Status::Cancelling => "cancelling",
+            Status::Cancelled => "cancelled",
+            Status::Uncertain => "uncertain",
+        }
+    }
+}
+
+/// QEMU's `MigrationStats`: bytes unless a name says otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RamStats {
+    /// Bytes sent so far, headers included.
+    pub transferred: u64,
+    /// Bytes of guest RAM still to send in this round.
+    pub remaining: u64,
+    /// Bytes of guest RAM.
+    pub total: u64,
+    /// All-zero pages, sent as bits.
+    pub duplicate: u64,
+    /// Pages sent as data.
+    pub normal: u64,
+    /// Bytes of pages sent as data.
+    pub normal_bytes: u64,
+    /// Pages a second that the guest dirtied in the last round.
+    pub dirty_pages_rate: u64,
+    /// Megabits a second over the last round.
+    pub mbps: f64,
+    /// How often the dirty log was taken: the number of rounds begun.
+    pub dirty_sync_count: u64,
+    /// Bytes in a page.
+    pub page_size: u64,
+    /// Pages a second over the last round.
+    pub pages_per_second: u64,
+    /// Bytes sent during precopy rounds.
+    pub precopy_bytes: u64,
+    /// Bytes sent while the vCPUs were stopped.
+    pub downtime_bytes: u64,
+}
+
+/// Named parts of the downtime, in microseconds; their sum is the switchover as the source saw it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Downtime {
+    /// Stopping the vCPUs, draining the devices, releasing the disk.
+    pub stop_us: u64,
+    /// Sending the pages that were dirty at the stop.
+    pub last_pages_us: u64,
+    /// Saving device and vCPU state.
+    pub device_save_us: u64,
+    /// Sending the package until the destination began to load it.
+    pub package_transfer_us: u64,
+    /// Loading on the destination, as it reported.
+    pub load_us: u64,
+    /// From `Ready` to the destination's receipt of the permit (half a round trip).
+    pub permit_us: u64,
+    /// From the permit to the first guest instruction, as the destination reported.
+    pub start_us: u64,
+}
+
+impl Downtime {
+    /// The whole switchover in microseconds.
+    #[must_use]
+    pub fn total_us(&self) -> u64 {
+        self.stop_us
+            + self.last_pages_us
+            + self.device_save_us
+            + self.package_transfer_us
+            + self.load_us
+            + self.permit_us
+            + self.start_us
+    }
+}
+
+/// QEMU's `MigrationInfo`: times in milliseconds. A field that has no value yet is left out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MigrationInfo {
+    /// Where the migration stands; left out, as QEMU does, when none was started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<Status>,
+    /// Page counters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ram: Option<RamStats>,
+    /// Since the start; final once the migration ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_time: Option<u64>,
+    /// From the start to the first page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub setup_time: Option<u64>,
+    /// Measured downtime of a completed migration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub downtime: Option<u64>,
+    /// What the downtime would be if the switchover began now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_downtime: Option<u64>,
+    /// Why the migration failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error_desc: Option<String>,
+    /// Parts of the downtime, in microseconds.
+    #[serde(rename = "x-ferry-downtime", skip_serializing_if = "Option::is_none")]
+    pub x_ferry_downtime: Option<Downtime>,
+    /// The whole downtime in microseconds, where `downtime` is too coarse.
+    #[serde(rename = "x-ferry-downtime-us", skip_serializing_if = "Option::is_none")]
+    pub x_ferry_downtime_us: Option<u64>,
+    /// `outgoing` or `incoming`.
+    #[serde(rename = "x-ferry-direction", skip_serializing_if = "Option::is_none")]
+    pub x_ferry_direction: Option<String>,
+    /// The handshake in use: `setup`.
+    #[serde(rename = "x-ferry-handshake", skip_serializing_if = "Option::is_none")]
+    pub x_ferry_handshake: Option<String>,
+}

@@ -1,0 +1,15 @@
+//! The migration protocol of Ferry: what the two sides say, the state machine of each, and which pages remain.
+//!
+//! Sans-IO: no KVM, sockets, threads, clock or page data. The runtime in `ferry-vmm` drives these types with the real
+//! things; tests drive the same types with made-up ones.
+
+pub mod description;
+pub mod info;
+pub mod pages;
+pub mod parameters;
+pub mod section;
+
+pub use description::{Incompatibility, MachineDescription};
+pub use info::{MigrationInfo, Status};
+pub use parameters::Parameters;
+pub use section::Section;

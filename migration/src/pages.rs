@@ -1,0 +1,230 @@
+//! Which pages remain: a bitmap over guest RAM, one bit for each 4 KiB page.
+//!
+//! Pages are numbered densely over the RAM ranges of a machine, in ascending order of address and without the hole below
+//! 4 GiB: page 0 is the first page of the first range. The unit of work is the *chunk*: 512 pages, 2 MiB.
+
+/// Bytes in a page.
+pub const PAGE_SIZE: u64 = 4096;
+/// Pages in a chunk.
+pub const CHUNK_PAGES: u64 = 512;
+/// 64-bit words in the bitmap of a chunk.
+pub const CHUNK_WORDS: usize = 8;
+
+/// A set of pages.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PageBitmap {
+    words: Vec<u64>,
+    pages: u64,
+}
+
+impl PageBitmap {
+    /// An empty set over `pages` pages.
+    #[must_use]
+    pub fn new(pages: u64) -> Self {
+        PageBitmap { words: vec![0; pages.div_ceil(64) as usize], pages }
+    }
+
+    /// The set of all pages.
+    #[must_use]
+    pub fn full(pages: u64) -> Self {
+        let mut all = Self::new(pages);
+        all.set_range(0, pages);
+        all
+    }
+
+    /// How many pages the machine has, set or not.
+    #[must_use]
+    pub fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// How many chunks cover all pages.
+    #[must_use]
+    pub fn chunks(&self) -> u64 {
+        self.pages.div_ceil(CHUNK_PAGES)
+    }
+
+    /// How many pages are in the set.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.words.iter().map(|w| u64::from(w.count_ones())).sum()
+    }
+
+    /// Whether no page is in the set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.words.iter().all(|w| *w == 0)
+    }
+
+    /// Whether `page` is in the set; a page outside of the machine never is.
+    #[must_use]
+    pub fn contains(&self, page: u64) -> bool {
+        page < self.pages && self.words[(page / 64) as usize] >> (page % 64) & 1 == 1
+    }
+
+    /// Adds `page`.
+    ///
+    /// # Panics
+    /// When `page` lies outside of the machine.
+    pub fn set(&mut self, page: u64) {
+        assert!(page < self.pages, "page {page} of {}", self.pages);
+        self.words[(page / 64) as usize] |= 1 << (page % 64);
+    }
+
+    /// Takes `page` out.
+    pub fn clear(&mut self, page: u64) {
+        if page < self.pages {
+            self.words[(page / 64) as usize] &= !(1 << (page % 64));
+        }
+    }
+
+    /// Adds `count` pages from `first` on.
+    ///
+    /// # Panics
+    /// When the range lies outside of the machine.
+    pub fn set_range(&mut self, first: u64, count: u64) {
+        assert!(
+            first.checked_add(count).is_some_and(|end| end <= self.pages),
+            "pages {first}+{count} of {}",
+            self.pages
+        );
+        let mut page = first;
+        let end = first + count;
+        while page < end {
+            let bit = page % 64;
+            let take = (64 - bit).min(end - page);
+            let mask = if take == 64 { u64::MAX } else { ((1 << take) - 1) << bit };
+            self.words[(page / 64) as usize] |= mask;
+            page += take;
+        }
+    }
+
+    /// The bitmap as words, least significant bit first; bits past the last page are zero.
+    #[must_use]
+    pub fn words(&self) -> &[u64] {
+        &self.words
+    }
+
+    /// Adds the pages of `words`, which begin at page `first` (a multiple of 64). Bits past the last page are ignored.
+    ///
+    /// # Panics
+    /// When `first` is no multiple of 64.
+    pub fn or_words(&mut self, first: u64, words: &[u64]) {
+        assert_eq!(first % 64, 0, "first page {first} is not on a word");
+        let at = (first / 64) as usize;
+        for (own, other) in self.words.iter_mut().skip(at).zip(words) {
+            *own |= other;
+        }
+        self.trim();
+    }
+
+    /// The words of one chunk; words past the end are zero.
+    #[must_use]
+    pub fn chunk(&self, chunk: u64) -> [u64; CHUNK_WORDS] {
+        let mut out = [0; CHUNK_WORDS];
+        let at = (chunk as usize) * CHUNK_WORDS;
+        for (to, from) in out.iter_mut().zip(self.words.iter().skip(at)) {
+            *to = *from;
+        }
+        out
+    }
+
+    /// Takes the pages of one chunk out and returns them.
+    pub fn take_chunk(&mut self, chunk: u64) -> [u64; CHUNK_WORDS] {
+        let out = self.chunk(chunk);
+        let at = (chunk as usize) * CHUNK_WORDS;
+        for word in self.words.iter_mut().skip(at).take(CHUNK_WORDS) {
+            *word = 0;
+        }
+        out
+    }
+
+    fn trim(&mut self) {
+        if self.pages % 64 != 0 {
+            if let Some(last) = self.words.last_mut() {
+                *last &= (1 << (self.pages % 64)) - 1;
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for PageBitmap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PageBitmap({} of {})", self.count(), self.pages)
+    }
+}
+
+/// The runs of set bits in the bitmap of a chunk, as (first bit, length).
+pub fn runs(words: &[u64; CHUNK_WORDS]) -> impl Iterator<Item = (u32, u32)> + '_ {
+    let mut at = 0u32;
+    std::iter::from_fn(move || {
+        let first = next_bit(words, at, true)?;
+        let end = next_bit(words, first, false).unwrap_or(CHUNK_PAGES as u32);
+        at = end;
+        Some((first, end - first))
+    })
+}
+
+fn next_bit(words: &[u64; CHUNK_WORDS], from: u32, set: bool) -> Option<u32> {
+    let mut index = (from / 64) as usize;
+    let mut mask = u64::MAX.checked_shl(from % 64).unwrap_or(0);
+    while index < CHUNK_WORDS {
+        let word = if set { words[index] } else { !words[index] } & mask;
+        if word != 0 {
+            return Some(index as u32 * 64 + word.trailing_zeros());
+        }
+        mask = u64::MAX;
+        index += 1;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn runs_cover_exactly_the_set_bits(words in any::<[u64; CHUNK_WORDS]>()) {
+            let mut again = [0u64; CHUNK_WORDS];
+            let mut last_end = None;
+            for (first, len) in runs(&words) {
+                prop_assert!(len > 0);
+                prop_assert!(last_end.is_none_or(|end| first > end));
+                for bit in first..first + len {
+                    again[(bit / 64) as usize] |= 1 << (bit % 64);
+                }
+                last_end = Some(first + len);
+            }
+            prop_assert_eq!(again, words);
+        }
+
+        #[test]
+        fn a_range_sets_its_pages_and_no_other(pages in 1u64..2000, a in 0u64..2000, b in 0u64..2000) {
+            let (first, end) = (a.min(b).min(pages), a.max(b).min(pages));
+            let mut bitmap = PageBitmap::new(pages);
+            bitmap.set_range(first, end - first);
+            prop_assert_eq!(bitmap.count(), end - first);
+            for page in 0..pages {
+                prop_assert_eq!(bitmap.contains(page), (first..end).contains(&page));
+            }
+        }
+    }
+
+    #[test]
+    fn taking_a_chunk_empties_it_and_leaves_the_others() {
+        let mut bitmap = PageBitmap::full(1300);
+        assert_eq!(bitmap.take_chunk(1), [u64::MAX; CHUNK_WORDS]);
+        assert_eq!(bitmap.count(), 1300 - 512);
+        assert_eq!(bitmap.take_chunk(2).iter().map(|w| w.count_ones()).sum::<u32>(), 1300 - 1024);
+        assert_eq!(bitmap.take_chunk(3), [0; CHUNK_WORDS]);
+    }
+
+    #[test]
+    fn words_past_the_last_page_are_ignored() {
+        let mut bitmap = PageBitmap::new(70);
+        bitmap.or_words(64, &[u64::MAX, u64::MAX]);
+        assert_eq!(bitmap.count(), 6);
+    }
+}

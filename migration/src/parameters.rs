@@ -1,0 +1,64 @@
+//! What an operator may set about a migration: QEMU's parameters under QEMU's names, and Ferry's own.
+//!
+//! QMP reads and writes these as they stand (`migrate-set-parameters`, `query-migrate-parameters`); the runtime takes a copy
+//! when a migration starts and watches `max-bandwidth` and `downtime-limit` for changes while it runs.
+
+use serde::{Deserialize, Serialize};
+
+/// What to do when precopy does not converge within its limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnLimit {
+    /// The migration fails and the guest runs on at the source.
+    #[default]
+    Fail,
+    /// The switchover happens whatever the expected downtime.
+    Switch,
+}
+
+/// All parameters, with their defaults.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Parameters {
+    /// Bytes a second that page data may use; 0 is no limit (QEMU: `max-bandwidth`).
+    pub max_bandwidth: u64,
+    /// Longest downtime to aim for, in milliseconds (QEMU: `downtime-limit`).
+    pub downtime_limit: u64,
+    /// Rounds after which precopy stops waiting to converge; 0 is no limit.
+    #[serde(rename = "x-ferry-max-rounds")]
+    pub max_rounds: u64,
+    /// Milliseconds after which precopy stops waiting to converge; 0 is no limit.
+    #[serde(rename = "x-ferry-max-precopy-ms")]
+    pub max_precopy_ms: u64,
+    /// What happens at one of these limits.
+    #[serde(rename = "x-ferry-on-limit")]
+    pub on_limit: OnLimit,
+    /// Milliseconds that connecting and `Hello` may take together.
+    #[serde(rename = "x-ferry-setup-timeout-ms")]
+    pub setup_timeout_ms: u64,
+    /// Milliseconds that the destination may take from the package to `Ready`, and from the permit to `Started`.
+    #[serde(rename = "x-ferry-load-timeout-ms")]
+    pub load_timeout_ms: u64,
+    /// Milliseconds without a sign of life after which the peer is given up.
+    #[serde(rename = "x-ferry-heartbeat-timeout-ms")]
+    pub heartbeat_timeout_ms: u64,
+    /// Load the device state on the destination once while the source still runs.
+    #[serde(rename = "x-ferry-rehearsal")]
+    pub rehearsal: bool,
+}
+
+impl Default for Parameters {
+    fn default() -> Self {
+        Parameters {
+            max_bandwidth: 0,
+            downtime_limit: 300,
+            max_rounds: 0,
+            max_precopy_ms: 0,
+            on_limit: OnLimit::Fail,
+            setup_timeout_ms: 10_000,
+            load_timeout_ms: 3_000,
+            heartbeat_timeout_ms: 5_000,
+            rehearsal: true,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The harness that the integration tests share: starting `ferry`, speaking QMP, following a guest's reports.

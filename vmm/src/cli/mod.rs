@@ -1,0 +1,5 @@
+//! Stub.
+/// Entry of the `ferry` command.
+pub fn main() -> std::process::ExitCode {
+    std::process::ExitCode::SUCCESS
+}

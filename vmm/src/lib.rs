@@ -1,0 +1,12 @@
+//! The machine around a guest: KVM, boot, devices put together, and the runtime that moves it to another process.
+//!
+//! The `ferry` binary is a thin front over this crate. A reader looks here for "is it the machine?"; what a device does is in
+//! `ferry-devices`, how a migration is agreed on is in `ferry-migration`.
+
+pub mod cli;
+pub mod endpoint;
+pub mod events;
+pub mod machine;
+pub mod memory;
+pub mod qmp;
+pub mod runtime;

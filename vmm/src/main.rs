@@ -1,0 +1,7 @@
+//! The `ferry` command: everything is in the library, so that tests can reach it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ferry_vmm::cli::main()
+}
