@@ -13,6 +13,8 @@ pub enum Backing {
     Anon,
 }
 
+pub mod zero;
+
 /// Guest memory.
 #[derive(Debug)]
 pub struct Memory {}
@@ -41,6 +43,14 @@ impl Memory {
     }
     /// Prepares memory of a destination for being received into, without taking memory for pages that stay zero.
     pub fn backing(&self) -> Backing {
+        todo!()
+    }
+    /// x
+    pub fn populated_words(&self, _first: u64, _words: &mut [u64]) -> std::io::Result<()> {
+        todo!()
+    }
+    /// x
+    pub fn discard(&self) -> std::io::Result<()> {
         todo!()
     }
 }
