@@ -34,6 +34,8 @@ pub enum Decision {
     Again,
     /// Stop the guest and send the rest.
     Switch,
+    /// Stop the guest, let the destination run, and send the rest then.
+    Postcopy,
     /// It does not converge; the text says so and what can be changed.
     GiveUp(String),
 }

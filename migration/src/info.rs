@@ -18,6 +18,14 @@ pub enum Status {
     Active,
     /// vCPUs stopped, final state being sent (precopy).
     Device,
+    /// vCPUs stopped, package sent; the destination is guaranteed not to have started, and page requests are served.
+    PostcopySetup,
+    /// The destination runs the guest; pages follow.
+    PostcopyActive,
+    /// The link broke during `postcopy-active`; the guest runs until it needs a missing page.
+    PostcopyPaused,
+    /// Reconnecting a paused postcopy.
+    PostcopyRecover,
     /// The destination has the guest.
     Completed,
     /// The migration failed; the guest is where it was before, running if it was running.
@@ -34,7 +42,7 @@ impl Status {
     /// Whether a migration in this status is still going on.
     #[must_use]
     pub fn is_active(self) -> bool {
-        matches!(self, Status::Setup | Status::Active | Status::Device | Status::Cancelling | Status::Uncertain)
+        !matches!(self, Status::None | Status::Completed | Status::Failed | Status::Cancelled)
     }
 
     /// The name as QMP shows it.
@@ -45,6 +53,10 @@ impl Status {
             Status::Setup => "setup",
             Status::Active => "active",
             Status::Device => "device",
+            Status::PostcopySetup => "postcopy-setup",
+            Status::PostcopyActive => "postcopy-active",
+            Status::PostcopyPaused => "postcopy-paused",
+            Status::PostcopyRecover => "postcopy-recover",
             Status::Completed => "completed",
             Status::Failed => "failed",
             Status::Cancelling => "cancelling",

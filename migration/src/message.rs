@@ -19,6 +19,23 @@ pub struct Failure {
     pub reason: String,
 }
 
+/// What ends the switchover: who may run the guest, and who says so. See `docs/protocol.md`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Handshake {
+    /// Package and run in one go, as QEMU before 10.2. A failed load strands the guest. For comparison only.
+    None,
+    /// The destination's answer after loading is taken as proof that it runs. A lost answer makes two runners. For comparison
+    /// only.
+    Pong,
+    /// The destination starts only with the source's permit. Safe; a link lost at the wrong moment leaves it uncertain who
+    /// owns the guest until an operator says so.
+    #[default]
+    Setup,
+    /// The permit, and an ownership record that both sides see. Safe, and decided while the record can be reached.
+    Owned,
+}
+
 /// Source to destination.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ToDestination {
@@ -28,20 +45,33 @@ pub enum ToDestination {
         version: u16,
         /// Which run of the guest this is; the destination takes over as the next one.
         generation: u64,
+        /// Whether the migration may switch to postcopy, so that the destination needs userfaultfd.
+        postcopy: bool,
+        /// What ends the switchover; `Owned` holds only if the destination sees the same ownership record.
+        handshake: Handshake,
     },
     /// A sign of life.
     Heartbeat,
     /// Load this state on trial. Attachment: sections.
     Rehearse,
-    /// The final device state; the source's vCPUs are stopped. Attachment: sections.
+    /// The final device state; the source's vCPUs are stopped. Attachment: sections, and in postcopy the remaining pages.
     Package {
         /// As in `Hello`.
         generation: u64,
         /// Load only when every bulk link has delivered the marker of this number.
         marker: u32,
+        /// Pages remain: they come while the destination runs.
+        postcopy: bool,
     },
     /// The destination may run the guest. From here on the source does not resume by itself.
     Permit {
+        /// As in `Hello`.
+        generation: u64,
+    },
+    /// Postcopy: every remaining page has been sent.
+    Drained,
+    /// Postcopy, on a new link after a break: go on. The destination answers with what it has.
+    Recover {
         /// As in `Hello`.
         generation: u64,
     },
@@ -56,7 +86,10 @@ pub enum ToDestination {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ToSource {
     /// The machines match; send pages.
-    HelloAck,
+    HelloAck {
+        /// Whether this side read the source's nonce from its own view of the ownership record.
+        record_shared: bool,
+    },
     /// The machines do not match.
     Refused {
         /// The first item that differs, and how.
@@ -82,6 +115,15 @@ pub enum ToSource {
         /// Microseconds from the permit's arrival to the first `KVM_RUN`.
         start_us: u64,
     },
+    /// Postcopy: every page is here; the source may free its memory.
+    DrainedAck,
+    /// Postcopy, on a new link: this is what has been received. Attachment: the received bitmap.
+    RecoverAck,
+    /// The destination is not in the postcopy that the source wants to recover.
+    RecoverRefused {
+        /// Why, and what it is doing.
+        reason: String,
+    },
     /// The destination has not run the guest and never will in this migration, permit or not.
     NotStarted(Failure),
 }
@@ -96,6 +138,8 @@ impl ToDestination {
             ToDestination::Rehearse => "Rehearse",
             ToDestination::Package { .. } => "Package",
             ToDestination::Permit { .. } => "Permit",
+            ToDestination::Drained => "Drained",
+            ToDestination::Recover { .. } => "Recover",
             ToDestination::Cancel { .. } => "Cancel",
         }
     }
@@ -106,7 +150,7 @@ impl ToSource {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
-            ToSource::HelloAck => "HelloAck",
+            ToSource::HelloAck { .. } => "HelloAck",
             ToSource::Refused { .. } => "Refused",
             ToSource::Heartbeat => "Heartbeat",
             ToSource::Rehearsed => "Rehearsed",
@@ -114,6 +158,9 @@ impl ToSource {
             ToSource::Ready { .. } => "Ready",
             ToSource::LoadFailed(_) => "LoadFailed",
             ToSource::Started { .. } => "Started",
+            ToSource::DrainedAck => "DrainedAck",
+            ToSource::RecoverAck => "RecoverAck",
+            ToSource::RecoverRefused { .. } => "RecoverRefused",
             ToSource::NotStarted(_) => "NotStarted",
         }
     }

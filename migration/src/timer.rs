@@ -17,4 +17,8 @@ pub enum Timer {
     Load,
     /// The destination did not say in time whether it runs.
     Start,
+    /// It is time to try the ownership record again.
+    RetryRecord,
+    /// The other side did not confirm in time that postcopy goes on.
+    Recover,
 }

@@ -94,6 +94,8 @@ pub trait Message: Serialize + DeserializeOwned {
 
 /// Most bytes of device state in one message: 16 vCPUs need about 200 KiB.
 pub const STATE_CAP: u32 = 16 << 20;
+/// Most bytes of a page bitmap as runs: 16 GiB with every second page takes two bytes a run.
+pub const BITMAP_CAP: u32 = 16 << 20;
 /// Most bytes of a machine description.
 pub const GREETING_CAP: u32 = 1 << 20;
 /// Most bytes of a message without its attachment; reasons are texts for people.
@@ -108,6 +110,8 @@ impl Message for ToDestination {
             ToDestination::Package { .. } => 4,
             ToDestination::Permit { .. } => 5,
             ToDestination::Cancel { .. } => 6,
+            ToDestination::Drained => 7,
+            ToDestination::Recover { .. } => 8,
         }
     }
 
@@ -119,6 +123,8 @@ impl Message for ToDestination {
             4 => ("Package", MESSAGE_CAP, STATE_CAP),
             5 => ("Permit", MESSAGE_CAP, 0),
             6 => ("Cancel", MESSAGE_CAP, 0),
+            7 => ("Drained", MESSAGE_CAP, 0),
+            8 => ("Recover", MESSAGE_CAP, 0),
             _ => return None,
         })
     }
@@ -127,7 +133,7 @@ impl Message for ToDestination {
 impl Message for ToSource {
     fn kind(&self) -> u8 {
         match self {
-            ToSource::HelloAck => 65,
+            ToSource::HelloAck { .. } => 65,
             ToSource::Refused { .. } => 66,
             ToSource::Heartbeat => 67,
             ToSource::Rehearsed => 68,
@@ -136,6 +142,9 @@ impl Message for ToSource {
             ToSource::LoadFailed(_) => 71,
             ToSource::Started { .. } => 72,
             ToSource::NotStarted(_) => 73,
+            ToSource::DrainedAck => 74,
+            ToSource::RecoverAck => 75,
+            ToSource::RecoverRefused { .. } => 76,
         }
     }
 
@@ -150,6 +159,9 @@ impl Message for ToSource {
             71 => ("LoadFailed", MESSAGE_CAP, 0),
             72 => ("Started", MESSAGE_CAP, 0),
             73 => ("NotStarted", MESSAGE_CAP, 0),
+            74 => ("DrainedAck", MESSAGE_CAP, 0),
+            75 => ("RecoverAck", MESSAGE_CAP, BITMAP_CAP),
+            76 => ("RecoverRefused", MESSAGE_CAP, 0),
             _ => return None,
         })
     }

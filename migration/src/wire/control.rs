@@ -115,7 +115,7 @@ fn check_length(what: &'static str, field: &'static str, value: u64, cap: u32) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{Failure, ToDestination, ToSource};
+    use crate::message::{Failure, Handshake, ToDestination, ToSource};
     use proptest::prelude::*;
 
     fn round_trip<M: Message>(message: &M, attachment: &[u8]) -> Result<M, WireError> {
@@ -127,19 +127,24 @@ mod tests {
 
     fn all_to_destination() -> Vec<(ToDestination, usize)> {
         vec![
-            (ToDestination::Hello { version: 1, generation: 2 }, 40),
+            (ToDestination::Hello { version: 1, generation: 2, postcopy: true, handshake: Handshake::Owned }, 40),
             (ToDestination::Heartbeat, 0),
             (ToDestination::Rehearse, 40),
-            (ToDestination::Package { generation: 2, marker: 1 }, 40),
+            (ToDestination::Package { generation: 2, marker: 1, postcopy: true }, 40),
             (ToDestination::Permit { generation: 2 }, 0),
             (ToDestination::Cancel { reason: "operator".into() }, 0),
+            (ToDestination::Drained, 0),
+            (ToDestination::Recover { generation: 2 }, 0),
         ]
     }
 
     fn all_to_source() -> Vec<ToSource> {
         let failure = Failure { device: "fault/0".into(), reason: "told to".into() };
         vec![
-            ToSource::HelloAck,
+            ToSource::HelloAck { record_shared: true },
+            ToSource::DrainedAck,
+            ToSource::RecoverAck,
+            ToSource::RecoverRefused { reason: "another".into() },
             ToSource::Refused { reason: "memory".into() },
             ToSource::Heartbeat,
             ToSource::Rehearsed,
@@ -176,7 +181,7 @@ mod tests {
 
     #[test]
     fn repeated_lost_and_foreign_frames_are_named() {
-        let bytes = encode(&ToSource::HelloAck, &[], 9, 3).unwrap();
+        let bytes = encode(&ToSource::Heartbeat, &[], 9, 3).unwrap();
         let header: &[u8; HEADER_LEN] = bytes[..HEADER_LEN].try_into().unwrap();
         assert!(matches!(decode_header::<ToSource>(header, 9, 4), Err(WireError::Sequence { .. })));
         assert!(matches!(decode_header::<ToSource>(header, 8, 3), Err(WireError::Session { .. })));
@@ -185,7 +190,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_flipped_bit_is_noticed(which in 0usize..6, seed: u32) {
+        fn any_flipped_bit_is_noticed(which in 0usize..8, seed: u32) {
             let (message, len) = all_to_destination().swap_remove(which);
             let mut attachment = vec![7; len];
             let mut bytes = encode(&message, &attachment, 9, 3).unwrap();
