@@ -139,6 +139,72 @@ impl PageBitmap {
         out
     }
 
+    /// The set as runs: gaps and lengths in turn, each a little-endian base-128 number (LEB128). An empty set is no bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut end = 0;
+        for (first, len) in self.runs() {
+            put_varint(&mut out, first - end);
+            put_varint(&mut out, len);
+            end = first + len;
+        }
+        out
+    }
+
+    /// Reads what [`PageBitmap::encode`] wrote for a machine of `pages` pages.
+    ///
+    /// # Errors
+    /// A number that is cut off or too long, an empty run, or a run outside of the machine.
+    pub fn decode(mut bytes: &[u8], pages: u64) -> Result<Self, BitmapError> {
+        let mut set = PageBitmap::new(pages);
+        let mut end = 0u64;
+        while !bytes.is_empty() {
+            let gap = take_varint(&mut bytes).ok_or(BitmapError::Number)?;
+            let len = take_varint(&mut bytes).ok_or(BitmapError::Number)?;
+            let first = end.checked_add(gap).ok_or(BitmapError::Outside)?;
+            end = first.checked_add(len).filter(|end| *end <= pages).ok_or(BitmapError::Outside)?;
+            if len == 0 {
+                return Err(BitmapError::EmptyRun);
+            }
+            set.set_range(first, len);
+        }
+        Ok(set)
+    }
+
+    /// The runs of the set, as (first page, pages), in ascending order.
+    pub fn runs(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let first = self.next_page(at, true)?;
+            let end = self.next_page(first, false).unwrap_or(self.pages);
+            at = end;
+            Some((first, end - first))
+        })
+    }
+
+    /// Takes every page of `other` out.
+    pub fn subtract(&mut self, other: &PageBitmap) {
+        for (own, other) in self.words.iter_mut().zip(&other.words) {
+            *own &= !other;
+        }
+    }
+
+    fn next_page(&self, from: u64, set: bool) -> Option<u64> {
+        let mut index = (from / 64) as usize;
+        let mut mask = u64::MAX << (from % 64);
+        while let Some(word) = self.words.get(index) {
+            let word = if set { *word } else { !*word } & mask;
+            if word != 0 {
+                let page = index as u64 * 64 + u64::from(word.trailing_zeros());
+                return (page < self.pages).then_some(page);
+            }
+            mask = u64::MAX;
+            index += 1;
+        }
+        None
+    }
+
     fn trim(&mut self) {
         let used = self.pages % 64;
         if used != 0
@@ -147,6 +213,45 @@ impl PageBitmap {
             *last &= (1 << used) - 1;
         }
     }
+}
+
+/// Why bytes are no set of pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BitmapError {
+    /// A number ends early or has more than 64 bits.
+    #[error("the page bitmap holds a number that is cut off or too long")]
+    Number,
+    /// A run of no pages.
+    #[error("the page bitmap holds an empty run")]
+    EmptyRun,
+    /// A run past the last page.
+    #[error("the page bitmap names pages outside of guest memory")]
+    Outside,
+}
+
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0u64;
+    for shift in (0..64).step_by(7) {
+        let (&byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        let part = u64::from(byte & 0x7f);
+        if shift == 63 && part > 1 {
+            return None;
+        }
+        value |= part << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
 }
 
 impl std::fmt::Debug for PageBitmap {
@@ -211,6 +316,35 @@ mod tests {
                 prop_assert_eq!(bitmap.contains(page), (first..end).contains(&page));
             }
         }
+    }
+
+    proptest! {
+        #[test]
+        fn a_bitmap_reads_back_from_its_runs(words in proptest::collection::vec(any::<u64>(), 0..20), less in 0u64..64) {
+            let pages = (words.len() as u64 * 64).saturating_sub(less);
+            let mut bitmap = PageBitmap::new(pages);
+            bitmap.or_words(0, &words);
+            prop_assert_eq!(PageBitmap::decode(&bitmap.encode(), pages), Ok(bitmap.clone()));
+            prop_assert_eq!(bitmap.runs().map(|(_, len)| len).sum::<u64>(), bitmap.count());
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_a_bitmap_or_an_error(bytes: Vec<u8>, pages in 0u64..5000) {
+            if let Ok(bitmap) = PageBitmap::decode(&bytes, pages) {
+                prop_assert_eq!(bitmap.pages(), pages);
+            }
+        }
+    }
+
+    #[test]
+    fn the_whole_of_a_large_machine_is_a_few_bytes() {
+        let full = PageBitmap::full(4 << 20);
+        assert!(full.encode().len() <= 5);
+        let mut less = full.clone();
+        less.subtract(&full);
+        assert!(less.is_empty() && less.encode().is_empty());
+        assert_eq!(PageBitmap::decode(&[0, 1], 0), Err(BitmapError::Outside));
+        assert_eq!(PageBitmap::decode(&[0x80], 10), Err(BitmapError::Number));
     }
 
     #[test]

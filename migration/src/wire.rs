@@ -1,9 +1,10 @@
 //! Frames: how messages and pages look on a link, byte for byte. See `docs/protocol.md` for the tables.
 //!
-//! Three formats, all little-endian, each with a CRC-32C that is checked before anything is believed:
+//! Four formats, all little-endian, each with a CRC-32C that is checked before anything is believed:
 //! - the *preamble* (40 bytes) opens every connection and says which link of which migration it is;
 //! - a *control frame* is a 24-byte header, a message, and an attachment;
-//! - a *bulk frame* is a 160-byte header, then the pages that its first bitmap names.
+//! - a *bulk frame* is a 160-byte header, then the pages that its first bitmap names (on bulk links and on the urgent link);
+//! - a *page request* is 24 bytes on the urgent link, destination to source.
 //!
 //! Decoding never allocates: the runtime reads a header, gets lengths that are within the cap for the message's kind, and
 //! only then makes room.
@@ -16,6 +17,7 @@ use crate::message::{PROTOCOL_VERSION, ToDestination, ToSource};
 pub mod bulk;
 pub mod control;
 pub mod preamble;
+pub mod request;
 
 /// Why bytes from the peer were not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

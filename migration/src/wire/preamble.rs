@@ -16,6 +16,8 @@ pub enum Link {
     Control,
     /// Pages, source to destination; numbered from 0.
     Bulk(u8),
+    /// Postcopy: page requests to the source, and the pages asked for back.
+    Urgent,
 }
 
 /// What a connection says of itself.
@@ -34,6 +36,7 @@ impl Preamble {
         let (role, index) = match self.link {
             Link::Control => (0, 0),
             Link::Bulk(index) => (1, index),
+            Link::Urgent => (2, 0),
         };
         let mut out = [0; PREAMBLE_LEN];
         out[..8].copy_from_slice(MAGIC);
@@ -65,12 +68,13 @@ impl Preamble {
         let link = match (bytes[10], bytes[11]) {
             (0, 0) => Link::Control,
             (1, index) => Link::Bulk(index),
+            (2, 0) => Link::Urgent,
             (role, _) => {
                 return Err(WireError::Field {
                     what: "the preamble",
                     field: "role",
                     value: role.into(),
-                    allowed: "0 is control, 1 is bulk",
+                    allowed: "0 is control, 1 is bulk, 2 is urgent",
                 });
             }
         };
@@ -100,8 +104,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn reads_back_what_was_written(migration_id: u128, index: u8, control: bool) {
-            let link = if control { Link::Control } else { Link::Bulk(index) };
+        fn reads_back_what_was_written(migration_id: u128, index: u8, role in 0u8..3) {
+            let link = [Link::Control, Link::Urgent, Link::Bulk(index)][usize::from(role)];
             let preamble = Preamble { migration_id, link };
             prop_assert_eq!(Preamble::decode(&preamble.encode()), Ok(preamble));
         }
