@@ -9,9 +9,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ferry_migration::message::{ToDestination, ToSource};
-use ferry_migration::source::{Input, Outcome, Output, Source};
+use ferry_migration::pages::PageBitmap;
+use ferry_migration::source::{Input, Outcome, Output, Owner, Plan, Source};
 use ferry_migration::wire::preamble::{Link, Preamble, session};
-use ferry_migration::{Greeting, Status};
+use ferry_migration::{Greeting, Status, package};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::endpoint::Endpoint;
@@ -22,18 +23,58 @@ use crate::runtime::progress::Progress;
 use crate::runtime::settings::Settings;
 use crate::runtime::source::pages::Controls;
 use crate::runtime::source::stopwatch::Stopwatch;
-use crate::runtime::source::worker::{Event, GuestJob, PageJob, Route, guest_worker, page_worker};
+use crate::runtime::source::guest_worker::{GuestJob, guest_worker};
+use crate::runtime::source::page_worker::{PageJob, Route};
 use crate::runtime::stream::Stream;
 use crate::runtime::timers::{Durations, Timers};
 
+pub mod chunks;
+pub mod guest_worker;
+mod page_worker;
 pub mod pages;
+mod remaining;
 mod stopwatch;
-pub mod worker;
+mod urgent;
 
 /// Longest that one message may wait in a full socket before the link counts as lost.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 /// Files that make up one machine's run: a fresh boot is the first.
 const FIRST_GENERATION: u64 = 1;
+
+/// What reaches the driver.
+#[derive(Debug)]
+pub enum Event {
+    /// For the state machine.
+    Input(Input),
+    /// The control link is open.
+    Control(Stream),
+    /// A page link is open: the driver keeps it to end it from outside.
+    Link(Stream),
+    /// Postcopy: the pages that remain, ahead of the input that announces them.
+    Remaining(PageBitmap),
+    /// The destination said something that carries an attachment.
+    Attached(ToSource, Vec<u8>),
+    /// State for the next `Rehearse` or `Package`, ahead of the input that announces it.
+    State(Vec<u8>),
+    /// The operator commands; the answer says whether it is accepted.
+    Command(Command, Sender<Result<(), &'static str>>),
+}
+
+
+/// What an operator may want of a migration that goes on.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Give it up.
+    Cancel,
+    /// Let the destination run now, and send the rest then.
+    StartPostcopy,
+    /// Break the link of a postcopy.
+    Pause,
+    /// Reconnect a paused postcopy.
+    Recover(Endpoint),
+    /// Say who owns the guest.
+    Resolve(Owner),
+}
 
 /// A migration that goes on or has ended.
 #[derive(Debug)]
@@ -62,13 +103,13 @@ impl Outgoing {
         Ok(Outgoing { events, thread: Some(thread), progress })
     }
 
-    /// Asks for the end; returns once that is accepted.
+    /// Commands it; returns once that is accepted. A migration that has ended accepts everything and does nothing.
     ///
     /// # Errors
-    /// The reason for which it comes too late.
-    pub fn cancel(&self) -> Result<(), &'static str> {
+    /// The reason for which the command does not fit.
+    pub fn command(&self, command: Command) -> Result<(), &'static str> {
         let (answer, answered) = channel();
-        if self.events.send(Event::Cancel(answer)).is_err() {
+        if self.events.send(Event::Command(command, answer)).is_err() {
             return Ok(());
         }
         // The driver answers at once or has ended, which closes the channel.
@@ -161,9 +202,11 @@ impl Driver {
                 Next::Timer(timer) => self.input(Input::Timer(timer)),
                 Next::Event(Event::Input(input)) => self.input(input),
                 Next::Event(Event::State(state)) => self.state = state,
+                Next::Event(Event::Remaining(pages)) => self.remaining = Some(pages),
+                Next::Event(Event::Attached(message, attachment)) => self.attached(message, &attachment),
                 Next::Event(Event::Control(stream)) => self.control_is_open(stream),
-                Next::Event(Event::Bulk(stream)) => self.links.push(stream),
-                Next::Event(Event::Cancel(answer)) => self.cancel(&answer),
+                Next::Event(Event::Link(stream)) => self.links.push(stream),
+                Next::Event(Event::Command(command, answer)) => self.command(command, &answer),
             }
         }
         self.wind_up();
@@ -181,12 +224,33 @@ impl Driver {
         self.perform(outputs);
     }
 
-    fn cancel(&mut self, answer: &Sender<Result<(), &'static str>>) {
-        let outputs = self.core.step(Input::Cancel);
-        let refused = outputs.iter().find_map(|o| if let Output::RefuseCancel(why) = o { Some(*why) } else { None });
+    fn command(&mut self, command: Command, answer: &Sender<Result<(), &'static str>>) {
+        let input = match command {
+            Command::Cancel => Input::Cancel,
+            Command::StartPostcopy => Input::StartPostcopy,
+            Command::Pause => Input::Pause,
+            Command::Resolve(owner) => Input::Resolve(owner),
+            Command::Recover(to) => {
+                self.recover_to = Some(to);
+                Input::Recover
+            }
+        };
+        let outputs = self.core.step(input);
+        let refused = outputs.iter().find_map(|o| if let Output::Refuse(why) = o { Some(*why) } else { None });
         // Nobody waits for the answer when the client has gone.
         let _ = answer.send(refused.map_or(Ok(()), Err));
         self.perform(outputs);
+    }
+
+    /// A recover's answer: what the destination has, it need not be sent.
+    fn attached(&mut self, message: ToSource, attachment: &[u8]) {
+        if message == ToSource::RecoverAck {
+            match PageBitmap::decode(attachment, self.machine.memory().pages()) {
+                Ok(received) => self.received = Some(received),
+                Err(error) => return self.input(Input::LinkLost(format!("the received bitmap: {error}"))),
+            }
+        }
+        self.input(Input::Message(message));
     }
 
     fn perform(&mut self, outputs: Vec<Output>) {
@@ -200,7 +264,14 @@ impl Driver {
                 Output::StartTimer(timer) => self.timers.start(timer),
                 Output::StopTimer(timer) => self.timers.stop(timer),
                 Output::SendRound => self.page_job(PageJob::Round),
-                Output::SendLastPages => self.page_job(PageJob::LastPages),
+                Output::EndRound => self.controls.end_round.store(true, Relaxed),
+                Output::SendLastPages { postcopy: false } => self.page_job(PageJob::LastPages),
+                Output::SendLastPages { postcopy: true } => self.page_job(PageJob::LeavePages),
+                Output::ServePages => self.serve_pages(),
+                Output::ServeMissingPages => self.serve_missing_pages(),
+                Output::Handshake(handshake) => self.progress.set_handshake(handshake),
+                Output::WriteNonce => self.ask_record(Question::Announce),
+                Output::TakeBack => self.ask_record(Question::TakeBack),
                 Output::Snapshot => self.guest_job(GuestJob::Snapshot),
                 Output::StopGuest => self.guest_job(GuestJob::Stop),
                 Output::Save => self.guest_job(GuestJob::Save),
@@ -208,7 +279,7 @@ impl Driver {
                 Output::Interrupt => self.interrupt(),
                 Output::HandOver => self.hand_over(),
                 Output::CloseLinks => self.close_links(),
-                Output::RefuseCancel(_) => {}
+                Output::Refuse(_) => {}
                 Output::Finish(outcome) => self.outcome = Some(outcome),
             }
         }
@@ -250,11 +321,12 @@ impl Driver {
         self.spawn("ferry-src-recv", move || {
             let mut receiver = control::Receiver::new(stream, session);
             loop {
-                let (input, more) = match receiver.receive::<ToSource>() {
-                    Ok((message, _)) => (Input::Message(message), true),
-                    Err(error) => (Input::LinkLost(crate::runtime::causes(&error)), false),
+                let (event, more) = match receiver.receive::<ToSource>() {
+                    Ok((message, attachment)) if attachment.is_empty() => (Event::Input(Input::Message(message)), true),
+                    Ok((message, attachment)) => (Event::Attached(message, attachment), true),
+                    Err(error) => (Event::Input(Input::LinkLost(crate::runtime::causes(&error))), false),
                 };
-                if events.send(Event::Input(input)).is_err() || !more {
+                if events.send(event).is_err() || !more {
                     return;
                 }
             }
@@ -265,7 +337,10 @@ impl Driver {
     fn send(&mut self, message: &ToDestination) {
         let attachment = match message {
             ToDestination::Hello { .. } => self.greeting(),
-            ToDestination::Rehearse | ToDestination::Package { .. } => std::mem::take(&mut self.state),
+            ToDestination::Rehearse => package::encode(&std::mem::take(&mut self.state), None),
+            ToDestination::Package { .. } => {
+                package::encode(&std::mem::take(&mut self.state), self.remaining.as_ref())
+            }
             _ => Vec::new(),
         };
         let Some(control) = &mut self.control else { return };

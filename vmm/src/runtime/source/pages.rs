@@ -1,30 +1,23 @@
-//! Sends pages: rounds over what is dirty, then the last pages.
+//! Sends pages: rounds over what is dirty, then the last pages, or in postcopy the remaining ones while the destination runs.
 //!
 //! One thread owns the bulk link and the set of pending pages. For each group of chunks it clears the dirty log and only then
-//! reads: a page that is written after the clear is in the log again, so no write is lost and none is waited for. Page data
-//! goes from guest memory to the socket with vectored writes and is never copied here.
+//! reads: a page that is written after the clear is in the log again, so no write is lost and none is waited for.
 
-use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use ferry_migration::pages::{CHUNK_PAGES, CHUNK_WORDS, PAGE_SIZE, PageBitmap, runs};
-use ferry_migration::wire::bulk::{self, Chunk, Frame};
+use ferry_migration::pages::{CHUNK_PAGES, CHUNK_WORDS, PAGE_SIZE, PageBitmap};
 
 use crate::machine::Machine;
-use crate::memory::zero::is_zero_page;
 use crate::runtime::control::LinkError;
 use crate::runtime::progress::Progress;
 use crate::runtime::rate::{Limiter, Measured};
-use crate::runtime::stream::Stream;
+use crate::runtime::source::chunks::{ChunkSender, Words};
+use crate::runtime::source::remaining::Remaining;
 
 /// Chunks whose log is cleared together: 32 MiB, about 50 µs of work for KVM.
 const GROUP: u64 = 16;
-/// The socket's send buffer: enough to keep the receiver busy while the sender scans a chunk.
-const LINK: &str = "bulk";
-
-type Words = [u64; CHUNK_WORDS];
 
 /// Why pages could not be sent.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +31,9 @@ pub enum PagesError {
     /// The host did not say which pages it has allocated.
     #[error("the host's page map could not be read: {0}")]
     PageMap(std::io::Error),
+    /// The host gave no thread.
+    #[error("no thread can be started: {0}")]
+    Thread(std::io::Error),
     /// The attempt was given up.
     #[error("sending pages was interrupted")]
     Interrupted,
@@ -55,8 +51,10 @@ pub struct RoundNumbers {
 /// What the sender shares with the driver and with QMP.
 #[derive(Clone, Debug)]
 pub struct Controls {
-    /// Set to end a round at once.
+    /// Set to end everything at once.
     pub stop: Arc<AtomicBool>,
+    /// Set to end a round early and in order: what it has not sent stays pending.
+    pub end_round: Arc<AtomicBool>,
     /// Cap in bytes a second; 0 is none.
     pub max_bandwidth: Arc<AtomicU64>,
     /// Where pages are counted.
@@ -66,10 +64,8 @@ pub struct Controls {
 /// The page thread's state.
 pub struct PageSender {
     machine: Arc<Machine>,
-    stream: Stream,
+    chunks: ChunkSender,
     controls: Controls,
-    session: u32,
-    sequence: u32,
     pending: PageBitmap,
     first_round: bool,
     limiter: Limiter,
@@ -81,15 +77,13 @@ impl PageSender {
     ///
     /// # Errors
     /// When KVM refuses the log.
-    pub fn new(machine: Arc<Machine>, stream: Stream, session: u32, controls: Controls) -> Result<Self, PagesError> {
+    pub fn new(machine: Arc<Machine>, chunks: ChunkSender, controls: Controls) -> Result<Self, PagesError> {
         machine.dirty_log().start().map_err(|error| PagesError::DirtyLog("started", error))?;
         let pending = PageBitmap::full(machine.memory().pages());
         Ok(PageSender {
             machine,
-            stream,
+            chunks,
             controls,
-            session,
-            sequence: 0,
             pending,
             first_round: true,
             limiter: Limiter::new(),
@@ -127,11 +121,48 @@ impl PageSender {
     pub fn last_pages(&mut self, marker: u32) -> Result<(), PagesError> {
         self.harvest()?;
         self.send_pending(false)?;
-        let head = bulk::encode(&Frame::Marker(marker), self.session, self.sequence);
-        self.sequence = self.sequence.wrapping_add(1);
-        self.stream.write_all(&head).map_err(LinkError::io(LINK))?;
-        self.controls.progress.pages.bytes.fetch_add(head.len() as u64, Relaxed);
+        Ok(self.chunks.send_marker(marker)?)
+    }
+
+    /// Postcopy: finds out which pages remain, and sends only a marker behind what was sent before.
+    ///
+    /// # Errors
+    /// The link or the log failed.
+    pub fn leave_pages(&mut self, marker: u32) -> Result<PageBitmap, PagesError> {
+        self.harvest()?;
+        self.chunks.send_marker(marker)?;
+        Ok(self.pending.clone())
+    }
+
+    /// Postcopy: sends what remains, until nothing does. Pages that the host never allocated travel as bits.
+    ///
+    /// # Errors
+    /// The link failed, or the driver interrupted.
+    pub fn stream(&mut self, remaining: &Remaining) -> Result<(), PagesError> {
+        while let Some((chunk, wanted)) = remaining.claim_block() {
+            if self.controls.stop.load(Relaxed) {
+                return Err(PagesError::Interrupted);
+            }
+            let mut populated = [0; CHUNK_WORDS];
+            let memory = self.machine.memory();
+            memory.populated_words(chunk * CHUNK_PAGES, &mut populated).map_err(PagesError::PageMap)?;
+            let sent = self.chunks.send(chunk, &wanted, &populated)?;
+            self.limiter.pace(sent, &self.controls.max_bandwidth, || self.controls.stop.load(Relaxed));
+        }
         Ok(())
+    }
+
+    /// Sends a marker behind everything that was sent.
+    ///
+    /// # Errors
+    /// The link failed.
+    pub fn send_marker(&mut self, number: u32) -> Result<(), PagesError> {
+        Ok(self.chunks.send_marker(number)?)
+    }
+
+    /// Goes on over another link.
+    pub fn reconnect(&mut self, chunks: ChunkSender) {
+        self.chunks = chunks;
     }
 
     fn harvest(&mut self) -> Result<(), PagesError> {
@@ -148,6 +179,9 @@ impl PageSender {
     fn send_pending(&mut self, paced: bool) -> Result<(), PagesError> {
         let chunks = self.pending.chunks();
         for first in (0..chunks).step_by(GROUP as usize) {
+            if paced && self.controls.end_round.load(Relaxed) {
+                break;
+            }
             let group = (chunks - first).min(GROUP) as usize;
             let mut words = [[0; CHUNK_WORDS]; GROUP as usize];
             for (at, chunk) in words[..group].iter_mut().enumerate() {
@@ -173,74 +207,23 @@ impl PageSender {
             if self.controls.stop.load(Relaxed) {
                 return Err(PagesError::Interrupted);
             }
+            if paced && self.controls.end_round.load(Relaxed) {
+                self.pending.or_words((first + at as u64) * CHUNK_PAGES, group[at..].as_flattened());
+                return Ok(());
+            }
             if wanted.iter().any(|word| *word != 0) {
-                let sent = self.send_chunk(first + at as u64, wanted, populated)?;
+                let sent = self.chunks.send(first + at as u64, wanted, populated)?;
                 if paced {
-                    self.limiter.pace(sent, &self.controls.max_bandwidth, &self.controls.stop);
+                    self.pace(sent);
                 }
             }
         }
         Ok(())
     }
 
-    fn send_chunk(&mut self, index: u64, wanted: &Words, populated: &Words) -> Result<u64, PagesError> {
-        let first_page = index * CHUNK_PAGES;
-        let (base, contiguous) = self.machine.memory().host_pages(first_page);
-        debug_assert!(contiguous >= CHUNK_PAGES.min(self.machine.memory().pages() - first_page));
-        let chunk = self.classify(index as u32, wanted, populated, base);
-        let head = bulk::encode(&Frame::Chunk(chunk), self.session, self.sequence);
-        self.sequence = self.sequence.wrapping_add(1);
-
-        // A chunk of 512 pages has at most 256 separate runs, and writev takes 1024 slices.
-        let mut slices = [IoSlice::new(&[]); 1 + CHUNK_PAGES as usize / 2];
-        slices[0] = IoSlice::new(&head);
-        let mut used = 1;
-        for (first, len) in runs(&chunk.data) {
-            // SAFETY: the run lies inside the chunk, which is mapped at `base` for as long as the machine lives. The guest may
-            // write these bytes meanwhile; only the kernel reads them, and a page that changes is in the dirty log again.
-            let bytes = unsafe {
-                std::slice::from_raw_parts(
-                    base.add(first as usize * PAGE_SIZE as usize),
-                    len as usize * PAGE_SIZE as usize,
-                )
-            };
-            slices[used] = IoSlice::new(bytes);
-            used += 1;
-        }
-        self.stream.write_all_vectored(&mut slices[..used]).map_err(LinkError::io(LINK))?;
-        Ok(self.count(&chunk, head.len() as u64))
-    }
-
-    /// Splits the wanted pages into data and zeros.
-    fn classify(&self, index: u32, wanted: &Words, populated: &Words, base: *const u8) -> Chunk {
-        let mut chunk = Chunk { index, data: [0; CHUNK_WORDS], zero: [0; CHUNK_WORDS] };
-        for word in 0..CHUNK_WORDS {
-            chunk.zero[word] = wanted[word] & !populated[word];
-            let mut left = wanted[word] & populated[word];
-            while left != 0 {
-                let bit = left.trailing_zeros() as usize;
-                left &= left - 1;
-                // SAFETY: the page lies inside the chunk, which is mapped at `base` for as long as the machine lives.
-                let zero = unsafe { is_zero_page(base.add((word * 64 + bit) * PAGE_SIZE as usize)) };
-                if zero {
-                    chunk.zero[word] |= 1 << bit;
-                } else {
-                    chunk.data[word] |= 1 << bit;
-                }
-            }
-        }
-        chunk
-    }
-
-    fn count(&self, chunk: &Chunk, head: u64) -> u64 {
-        let pages = &self.controls.progress.pages;
-        let data = chunk.data_bytes() / PAGE_SIZE;
-        let zero = chunk.zero.iter().map(|w| u64::from(w.count_ones())).sum::<u64>();
-        pages.bytes.fetch_add(head + chunk.data_bytes(), Relaxed);
-        pages.data_pages.fetch_add(data, Relaxed);
-        pages.zero_pages.fetch_add(zero, Relaxed);
-        pages.remaining_pages.fetch_sub(data + zero, Relaxed);
-        head + chunk.data_bytes()
+    fn pace(&mut self, bytes: u64) {
+        let Controls { stop, end_round, max_bandwidth, .. } = &self.controls;
+        self.limiter.pace(bytes, max_bandwidth, || stop.load(Relaxed) || end_round.load(Relaxed));
     }
 }
 

@@ -1,0 +1,119 @@
+//! Sends the pages of one chunk on one link, straight from guest memory.
+//!
+//! The sending end of every link that carries pages: rounds and the background stream on the bulk link, answers to page
+//! requests on the urgent link. Page data goes from guest memory to the socket with vectored writes and is never copied here.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use ferry_migration::pages::{CHUNK_PAGES, CHUNK_WORDS, PAGE_SIZE, runs};
+use ferry_migration::wire::bulk::{self, Chunk, Frame};
+
+use crate::machine::Machine;
+use crate::memory::zero::is_zero_page;
+use crate::runtime::control::LinkError;
+use crate::runtime::progress::Progress;
+use crate::runtime::stream::Stream;
+
+/// The pages of one chunk.
+pub type Words = [u64; CHUNK_WORDS];
+
+/// The sending end of a link.
+pub struct ChunkSender {
+    machine: Arc<Machine>,
+    progress: Arc<Progress>,
+    stream: Stream,
+    link: &'static str,
+    session: u32,
+    sequence: u32,
+}
+
+impl ChunkSender {
+    /// For a link that errors call `link`.
+    #[must_use]
+    pub fn new(machine: Arc<Machine>, progress: Arc<Progress>, stream: Stream, link: &'static str, session: u32) -> Self {
+        ChunkSender { machine, progress, stream, link, session, sequence: 0 }
+    }
+
+    /// Sends the `wanted` pages of chunk `index`; those that are not `populated` are zero and are not looked at. Returns the
+    /// bytes sent.
+    ///
+    /// # Errors
+    /// The link failed.
+    pub fn send(&mut self, index: u64, wanted: &Words, populated: &Words) -> Result<u64, LinkError> {
+        let first_page = index * CHUNK_PAGES;
+        let (base, contiguous) = self.machine.memory().host_pages(first_page);
+        debug_assert!(contiguous >= CHUNK_PAGES.min(self.machine.memory().pages() - first_page));
+        let chunk = classify(index as u32, wanted, populated, base);
+        let head = self.head(&Frame::Chunk(chunk));
+
+        // A chunk of 512 pages has at most 256 separate runs, and writev takes 1024 slices.
+        let mut slices = [IoSlice::new(&[]); 1 + CHUNK_PAGES as usize / 2];
+        slices[0] = IoSlice::new(&head);
+        let mut used = 1;
+        for (first, len) in runs(&chunk.data) {
+            // SAFETY: the run lies inside the chunk, which is mapped at `base` for as long as the machine lives. The guest may
+            // write these bytes meanwhile; only the kernel reads them, and a page that changes is in the dirty log again.
+            let bytes = unsafe {
+                std::slice::from_raw_parts(
+                    base.add(first as usize * PAGE_SIZE as usize),
+                    len as usize * PAGE_SIZE as usize,
+                )
+            };
+            slices[used] = IoSlice::new(bytes);
+            used += 1;
+        }
+        self.stream.write_all_vectored(&mut slices[..used]).map_err(LinkError::io(self.link))?;
+        Ok(self.count(&chunk, head.len() as u64))
+    }
+
+    /// Sends a marker: everything before it has been handed to this link.
+    ///
+    /// # Errors
+    /// The link failed.
+    pub fn send_marker(&mut self, number: u32) -> Result<(), LinkError> {
+        let head = self.head(&Frame::Marker(number));
+        self.stream.write_all(&head).map_err(LinkError::io(self.link))?;
+        self.progress.pages.bytes.fetch_add(head.len() as u64, Relaxed);
+        Ok(())
+    }
+
+    fn head(&mut self, frame: &Frame) -> [u8; bulk::HEADER_LEN] {
+        let head = bulk::encode(frame, self.session, self.sequence);
+        self.sequence = self.sequence.wrapping_add(1);
+        head
+    }
+
+    fn count(&self, chunk: &Chunk, head: u64) -> u64 {
+        let pages = &self.progress.pages;
+        let data = chunk.data_bytes() / PAGE_SIZE;
+        let zero = chunk.zero.iter().map(|w| u64::from(w.count_ones())).sum::<u64>();
+        pages.bytes.fetch_add(head + chunk.data_bytes(), Relaxed);
+        pages.data_pages.fetch_add(data, Relaxed);
+        pages.zero_pages.fetch_add(zero, Relaxed);
+        pages.remaining_pages.fetch_sub(data + zero, Relaxed);
+        head + chunk.data_bytes()
+    }
+}
+
+/// Splits the wanted pages into data and zeros.
+fn classify(index: u32, wanted: &Words, populated: &Words, base: *const u8) -> Chunk {
+    let mut chunk = Chunk { index, data: [0; CHUNK_WORDS], zero: [0; CHUNK_WORDS] };
+    for word in 0..CHUNK_WORDS {
+        chunk.zero[word] = wanted[word] & !populated[word];
+        let mut left = wanted[word] & populated[word];
+        while left != 0 {
+            let bit = left.trailing_zeros() as usize;
+            left &= left - 1;
+            // SAFETY: the page lies inside the chunk, which is mapped at `base` for as long as the machine lives.
+            let zero = unsafe { is_zero_page(base.add((word * 64 + bit) * PAGE_SIZE as usize)) };
+            if zero {
+                chunk.zero[word] |= 1 << bit;
+            } else {
+                chunk.data[word] |= 1 << bit;
+            }
+        }
+    }
+    chunk
+}

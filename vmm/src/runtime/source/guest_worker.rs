@@ -1,0 +1,79 @@
+//! The thread that stops, saves and resumes the guest for a source's driver, so that the driver itself always listens.
+//!
+//! It does one job after another, answers each with an input for the state machine, and ends when its job channel closes.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+
+use ferry_migration::message::Failure;
+use ferry_migration::section;
+use ferry_migration::source::Input;
+
+use crate::machine::{DeviceFailure, Hold, Machine};
+use crate::runtime::source::Event;
+
+/// What the guest worker can be asked for.
+#[derive(Clone, Copy, Debug)]
+pub enum GuestJob {
+    /// Save between two guest instructions.
+    Snapshot,
+    /// Stop the vCPUs, drain the devices, release the disk.
+    Stop,
+    /// Save the stopped machine.
+    Save,
+    /// Take the disk back and run.
+    Resume,
+}
+
+/// Starts the guest worker.
+pub fn guest_worker(
+    machine: Arc<Machine>,
+    events: Sender<Event>,
+) -> std::io::Result<(Sender<GuestJob>, JoinHandle<()>)> {
+    let (jobs, inbox) = channel();
+    let run = move || {
+        for job in inbox {
+            let input = do_guest_job(&machine, job, &events);
+            if events.send(Event::Input(input)).is_err() {
+                return;
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name("ferry-src-guest".into()).spawn(run)?;
+    Ok((jobs, thread))
+}
+
+fn do_guest_job(machine: &Machine, job: GuestJob, events: &Sender<Event>) -> Input {
+    let keep = |state: Vec<ferry_migration::Section>| {
+        // The driver lives as long as its workers.
+        let _ = events.send(Event::State(section::encode(&state)));
+    };
+    match job {
+        GuestJob::Snapshot => Input::Snapshotted(machine.snapshot().map(keep).map_err(failure)),
+        GuestJob::Stop => Input::Stopped(stop(machine)),
+        GuestJob::Save => Input::Saved(machine.save().map(keep).map_err(failure)),
+        GuestJob::Resume => Input::Resumed(resume(machine)),
+    }
+}
+
+fn stop(machine: &Machine) -> Result<(), Failure> {
+    machine.hold(Hold::Switchover).map_err(|error| machine_failure(&error))?;
+    machine.quiesce().map_err(failure)?;
+    machine.release_resources().map_err(failure)
+}
+
+fn resume(machine: &Machine) -> Result<(), Failure> {
+    machine.release_hold().map_err(|error| machine_failure(&error))
+}
+
+/// A device's failure, as it travels.
+pub fn failure(error: DeviceFailure) -> Failure {
+    Failure { device: error.device, reason: error.reason }
+}
+
+/// A failure of the machine as a whole, as it travels.
+pub fn machine_failure(error: &dyn std::error::Error) -> Failure {
+    Failure { device: "machine".to_owned(), reason: crate::runtime::causes(error) }
+}
+

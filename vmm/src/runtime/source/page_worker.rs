@@ -1,0 +1,202 @@
+//! The thread that moves pages for a source's driver, and beside it in postcopy the one that serves page requests.
+//!
+//! It opens its links with its first job, sends rounds, and in postcopy the remaining pages in the background. It answers each
+//! job with an input for the state machine, and ends when its job channel closes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ferry_migration::convergence::{Convergence, RoundReport};
+use ferry_migration::pages::PageBitmap;
+use ferry_migration::source::Input;
+use ferry_migration::wire::preamble::{Link, Preamble, session};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::endpoint::Endpoint;
+use crate::machine::Machine;
+use crate::runtime::control::LinkError;
+use crate::runtime::settings::Settings;
+use crate::runtime::source::Event;
+use crate::runtime::source::chunks::ChunkSender;
+use crate::runtime::source::pages::{Controls, PageSender, PagesError};
+use crate::runtime::source::remaining::Remaining;
+use crate::runtime::source::urgent;
+use crate::runtime::stream::Stream;
+
+/// Only one switchover happens in a migration, so its marker needs no counting.
+const LAST_PAGES: u32 = 1;
+/// Behind everything that postcopy sent.
+const DRAINED: u32 = 2;
+
+/// What the page worker can be asked for.
+#[derive(Debug)]
+pub enum PageJob {
+    /// One round; the first opens the link.
+    Round,
+    /// What is dirty now, and a marker.
+    LastPages,
+    /// Postcopy: find out what is dirty now, and send only a marker.
+    LeavePages,
+    /// Postcopy: serve requests and send these pages.
+    Serve(PageBitmap),
+    /// Postcopy after a break: the same over new links, to this address.
+    ServeAgain(PageBitmap, Endpoint),
+}
+
+/// Where pages go.
+pub struct Route {
+    /// The destination.
+    pub to: Endpoint,
+    /// Of this migration.
+    pub migration_id: u128,
+    /// Signalled when the attempt is given up.
+    pub cancel: EventFd,
+    /// How long opening a link may take.
+    pub setup: Duration,
+}
+
+/// Starts the page worker.
+pub fn start(
+    machine: Arc<Machine>,
+    route: Route,
+    controls: Controls,
+    settings: Arc<Settings>,
+    events: Sender<Event>,
+) -> std::io::Result<(Sender<PageJob>, JoinHandle<()>)> {
+    let (jobs, inbox) = channel();
+    let mut worker = PageWorker {
+        machine,
+        route,
+        controls,
+        settings,
+        events,
+        sender: None,
+        urgent: None,
+        rounds: Convergence::default(),
+        began: Instant::now(),
+    };
+    let thread = std::thread::Builder::new().name("ferry-src-pages".into()).spawn(move || worker.run(&inbox))?;
+    Ok((jobs, thread))
+}
+
+struct PageWorker {
+    machine: Arc<Machine>,
+    route: Route,
+    controls: Controls,
+    settings: Arc<Settings>,
+    events: Sender<Event>,
+    sender: Option<PageSender>,
+    urgent: Option<JoinHandle<()>>,
+    rounds: Convergence,
+    began: Instant,
+}
+
+impl PageWorker {
+    fn run(&mut self, inbox: &Receiver<PageJob>) {
+        for job in inbox {
+            let input = match self.job(job) {
+                Ok(input) => input,
+                // Whoever interrupted knows why.
+                Err(PagesError::Interrupted) => continue,
+                Err(error) => Input::LinkLost(crate::runtime::causes(&error)),
+            };
+            if self.events.send(Event::Input(input)).is_err() {
+                break;
+            }
+        }
+        self.join_urgent();
+    }
+
+    fn job(&mut self, job: PageJob) -> Result<Input, PagesError> {
+        match job {
+            PageJob::Round => self.round(),
+            PageJob::LastPages => {
+                self.sender()?.last_pages(LAST_PAGES)?;
+                Ok(Input::LastPagesSent { marker: LAST_PAGES })
+            }
+            PageJob::LeavePages => {
+                let remaining = self.sender()?.leave_pages(LAST_PAGES)?;
+                // Ahead of the input that makes the driver send it.
+                let _ = self.events.send(Event::Remaining(remaining));
+                Ok(Input::LastPagesSent { marker: LAST_PAGES })
+            }
+            PageJob::Serve(remaining) => self.serve(&remaining),
+            PageJob::ServeAgain(missing, to) => {
+                self.join_urgent();
+                self.route.to = to;
+                let chunks = self.open_bulk()?;
+                self.sender()?.reconnect(chunks);
+                self.serve(&missing)
+            }
+        }
+    }
+
+    fn round(&mut self) -> Result<Input, PagesError> {
+        let numbers = self.sender()?.round()?;
+        let report = RoundReport {
+            round: self.controls.progress.pages.rounds.load(Relaxed),
+            remaining_pages: numbers.remaining_pages,
+            expected_us: numbers.expected_us,
+            elapsed_ms: self.began.elapsed().as_millis() as u64,
+        };
+        Ok(Input::RoundDone(self.rounds.judge(report, &self.settings.parameters())))
+    }
+
+    fn serve(&mut self, pages: &PageBitmap) -> Result<Input, PagesError> {
+        let remaining = Arc::new(Remaining::new(pages));
+        self.controls.progress.pages.remaining_pages.store(pages.count(), Relaxed);
+        let (stream, chunks) = self.open(Link::Urgent, "urgent")?;
+        let (session, count) = (session(self.route.migration_id), pages.pages());
+        let (shared, events) = (remaining.clone(), self.events.clone());
+        let serve = move || {
+            let error = urgent::serve(&stream, session, count, &shared, chunks);
+            // Without a driver nobody needs to know.
+            let _ = events.send(Event::Input(Input::LinkLost(crate::runtime::causes(&error))));
+        };
+        let thread = std::thread::Builder::new().name("ferry-src-urgent".into()).spawn(serve);
+        self.urgent = Some(thread.map_err(PagesError::Thread)?);
+        let sender = self.sender()?;
+        sender.stream(&remaining)?;
+        sender.send_marker(DRAINED)?;
+        Ok(Input::AllSent)
+    }
+
+    /// Ends with the link that it serves.
+    fn join_urgent(&mut self) {
+        if let Some(thread) = self.urgent.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that serves page requests ended unexpectedly");
+        }
+    }
+
+    fn sender(&mut self) -> Result<&mut PageSender, PagesError> {
+        if self.sender.is_none() {
+            let chunks = self.open_bulk()?;
+            self.sender = Some(PageSender::new(self.machine.clone(), chunks, self.controls.clone())?);
+            self.began = Instant::now();
+        }
+        Ok(self.sender.as_mut().expect("made above"))
+    }
+
+    fn open_bulk(&self) -> Result<ChunkSender, PagesError> {
+        Ok(self.open(Link::Bulk(0), "bulk")?.1)
+    }
+
+    fn open(&self, link: Link, name: &'static str) -> Result<(Stream, ChunkSender), PagesError> {
+        let deadline = Instant::now() + self.route.setup;
+        let stream =
+            Stream::connect(&self.route.to, deadline, &self.route.cancel).map_err(LinkError::io(name))?;
+        // The driver keeps it to end it from outside; without a driver there is nothing to do.
+        let _ = self.events.send(Event::Link(stream.clone()));
+        let preamble = Preamble { migration_id: self.route.migration_id, link };
+        stream.write_all(&preamble.encode()).map_err(LinkError::io(name))?;
+        let session = session(self.route.migration_id);
+        let chunks =
+            ChunkSender::new(self.machine.clone(), self.controls.progress.clone(), stream.clone(), name, session);
+        Ok((stream, chunks))
+    }
+}

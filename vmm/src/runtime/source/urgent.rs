@@ -1,0 +1,49 @@
+//! Serves page requests: the source's end of the urgent link.
+//!
+//! A vCPU of the destination waits for every answer, so the thread does nothing else, and the link carries nothing else.
+
+use std::sync::Arc;
+
+use ferry_migration::pages::{CHUNK_PAGES, CHUNK_WORDS};
+use ferry_migration::wire::request::{self, REQUEST_LEN};
+
+use crate::runtime::control::LinkError;
+use crate::runtime::source::chunks::ChunkSender;
+use crate::runtime::source::remaining::Remaining;
+use crate::runtime::stream::Stream;
+
+const LINK: &str = "urgent";
+
+/// Answers requests until the link ends.
+///
+/// # Errors
+/// How the link ended; there is no other way out.
+pub fn serve(
+    stream: &Stream,
+    session: u32,
+    pages: u64,
+    remaining: &Arc<Remaining>,
+    mut sender: ChunkSender,
+) -> LinkError {
+    let mut bytes = [0; REQUEST_LEN];
+    loop {
+        let answered = stream
+            .read_exact(&mut bytes)
+            .map_err(LinkError::io(LINK))
+            .and_then(|()| request::decode(&bytes, session, pages).map_err(LinkError::wire(LINK)))
+            .and_then(|page| answer(page, remaining, &mut sender));
+        if let Err(error) = answered {
+            return error;
+        }
+    }
+}
+
+fn answer(page: u64, remaining: &Remaining, sender: &mut ChunkSender) -> Result<(), LinkError> {
+    if !remaining.claim(page) {
+        // It is on its way on the bulk link.
+        return Ok(());
+    }
+    let mut wanted = [0; CHUNK_WORDS];
+    wanted[(page % CHUNK_PAGES / 64) as usize] = 1 << (page % 64);
+    sender.send(page / CHUNK_PAGES, &wanted, &wanted).map(drop)
+}
