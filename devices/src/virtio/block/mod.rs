@@ -176,8 +176,9 @@ impl VirtioDevice for Block {
     fn acquire(&self) -> io::Result<()> {
         let shared = &self.worker.shared;
         shared.image.lock()?;
-        let mut ring =
-            shared.wait(shared.lock_within(STOP_DEADLINE)?, STOP_DEADLINE, |ring| ring.popped == 0 && !ring.gone)?;
+        let ready = |ring: &ring::Ring| ring.popped == 0 && !ring.gone;
+        let waited = shared.lock_within(STOP_DEADLINE).and_then(|ring| shared.wait(ring, STOP_DEADLINE, ready));
+        let mut ring = waited.or_else(|error| shared.image.unlock().and(Err(error)))?;
         ring.run = true;
         ring.sync = SyncStep::None;
         drop(ring);
