@@ -192,7 +192,9 @@ impl DiskWork {
         if read_only {
             let found = hash(data);
             if expected != 0 && expected != found {
-                log.error(format_args!("disk: block {block} changed on a read-only disk: hash {expected:#x}, now {found:#x}"));
+                log.error(format_args!(
+                    "disk: block {block} changed on a read-only disk: hash {expected:#x}, now {found:#x}"
+                ));
             }
             set_expected(block, found);
             return;
@@ -256,7 +258,8 @@ fn first_sector(block: usize) -> u64 {
 /// What a sector repeats over and over.
 fn words(sector: u64, generation: u32, seed: u64) -> [u64; 4] {
     let generation = u64::from(generation);
-    let mix = (sector.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ generation.rotate_left(40) ^ seed).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mix = (sector.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ generation.rotate_left(40) ^ seed)
+        .wrapping_mul(0xbf58_476d_1ce4_e5b9);
     [sector, generation, seed, mix]
 }
 

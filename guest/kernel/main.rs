@@ -54,10 +54,11 @@ extern "C" fn start(info: u64, cpu: &'static Cpu) -> ! {
     apic::disable_pic();
     prepare(cpu);
     apic::enable_watchdog();
-    for index in 1..plan.workload.cpus as usize {
-        if !cpu::start_secondary(index) {
+    for other in &CPUS[1..plan.workload.cpus as usize] {
+        if !cpu::start_secondary(other) {
+            let index = other.index;
             log.error(format_args!("vCPU {index} does not start: INIT and ten start-up messages had no effect"));
-            CPUS[index].set_state(State::Done);
+            other.set_state(State::Done);
         }
     }
     worker::run(cpu, plan, disk, log)

@@ -137,7 +137,7 @@ impl Timer {
 
     fn count(&self, deadline: u64) -> u32 {
         let cycles = deadline.saturating_sub(time::now()).min(1 << 40);
-        let counts = u128::from(cycles) * u128::from(COUNTS_PER_MI.load(Ordering::Relaxed)) >> 20;
+        let counts = (u128::from(cycles) * u128::from(COUNTS_PER_MI.load(Ordering::Relaxed))) >> 20;
         counts.clamp(1, u32::MAX.into()) as u32
     }
 }

@@ -109,7 +109,9 @@ impl core::fmt::Display for OpenError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(match self {
             Self::Address => "virtio_mmio.device= does not read size@address:irq with an address from 3 to 4 GiB",
-            Self::Legacy => "the device is no virtio 1.x device; with QEMU, give -global virtio-mmio.force-legacy=false",
+            Self::Legacy => {
+                "the device is no virtio 1.x device; with QEMU, give -global virtio-mmio.force-legacy=false"
+            }
             Self::Features => "the device refuses the features VERSION_1 and, where offered, FLUSH",
             Self::Queue => "the device's queue is smaller than 32 entries",
         })
@@ -183,9 +185,8 @@ impl DiskDevice {
                 let header = &raw const (*queue).headers[slot] as u64;
                 let status = &raw const (*queue).status[slot] as u64;
                 let at = slot * CHAIN;
-                let descriptor = |address, length, flags, next: usize| {
-                    Descriptor { address, length, flags, next: next as u16 }
-                };
+                let descriptor =
+                    |address, length, flags, next: usize| Descriptor { address, length, flags, next: next as u16 };
                 (*queue).descriptors[at] = descriptor(header, size_of::<Header>() as u32, NEXT, at + 1);
                 (*queue).descriptors[at + 1] = descriptor(buffer(slot) as u64, BLOCK as u32, NEXT, at + 2);
                 (*queue).descriptors[at + 2] = descriptor(status, 1, DEVICE_WRITES, 0);
@@ -249,7 +250,7 @@ impl DiskDevice {
             let [id, _] = (&raw const (*queue).used[self.seen as usize % QUEUE_SIZE]).read_volatile();
             self.seen = self.seen.wrapping_add(1);
             let slot = id as usize / CHAIN;
-            if slot >= SLOTS || id as usize % CHAIN != 0 {
+            if slot >= SLOTS || !(id as usize).is_multiple_of(CHAIN) {
                 return Some(Err(id));
             }
             Some(Ok((slot, (&raw const (*queue).status[slot]).read_volatile())))

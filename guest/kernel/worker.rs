@@ -27,9 +27,10 @@ const FILL_BURST: u64 = 256;
 const TICK_US: u64 = 10_000;
 /// How long the other processors may take to print their last report.
 const LAST_REPORTS_US: u64 = 5_000_000;
-/// How long another processor may stand still, and how often it must be found so.
-const SILENCE_US: u64 = 2_000_000;
-const SILENCE_LOOKS: u32 = 8;
+/// How often processor 0 looks whether the others move, and how often it must find one standing still: a guest that stood
+/// still as a whole finds that once.
+const SILENCE_US: u64 = 500_000;
+const SILENCE_LOOKS: u32 = 4;
 
 /// What all processors are asked for by processor 0: 0 nothing, else an [`Exit`] plus 1.
 static EXIT: AtomicU32 = AtomicU32::new(0);
@@ -57,6 +58,8 @@ struct Worker {
     wishes_seen: u32,
     serial_irqs_seen: u64,
     kvmclock_ns: u64,
+    next_silence_look: u64,
+    /// Each processor's beat as last seen, and how often it was seen to stand still.
     silence: [(u64, u32); CPUS.len()],
 }
 
@@ -79,6 +82,7 @@ impl Worker {
             wishes_seen: 0,
             serial_irqs_seen: 0,
             kvmclock_ns: 0,
+            next_silence_look: 0,
             silence: [(0, 0); CPUS.len()],
         }
     }
@@ -124,7 +128,7 @@ impl Worker {
         let per_page_us = (1_000_000 * PAGE).div_ceil(share);
         let quantum = time::cycles_of_us(per_page_us.clamp(QUANTUM_US, QUANTUM_MAX_US));
         // Pages a quantum, in 2^-20.
-        let quota = (u128::from(share) * u128::from(quantum) << 20) / u128::from(time::khz() * 1000 * PAGE);
+        let quota = ((u128::from(share) * u128::from(quantum)) << 20) / u128::from(time::khz() * 1000 * PAGE);
         let mut credit = 0;
         let mut due = time::now();
         while !asked_to_exit() {
@@ -151,7 +155,7 @@ impl Worker {
             }
             Order::Rand => {
                 self.position = self.position.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-                (u128::from(self.position) * u128::from(self.pages.count) >> 64) as u64
+                ((u128::from(self.position) * u128::from(self.pages.count)) >> 64) as u64
             }
         };
         let result = self.pages.touch(at);
@@ -193,6 +197,7 @@ impl Worker {
         accesses += self.hear_operator();
         accesses += self.report_if_due(began);
         accesses += self.log.pump();
+        self.look_for_silent_cpus(began);
         self.end_if_due(began);
         self.gaps.excuse(began, accesses);
     }
@@ -202,7 +207,8 @@ impl Worker {
         let health = self.timer.check(time::now());
         if health == Health::Lost {
             let ticks = self.cpu.ticks.load(Ordering::Relaxed);
-            self.log.error(format_args!("ticks stopped: no timer interrupt since tick {ticks}, 500 ms after it was due"));
+            self.log
+                .error(format_args!("ticks stopped: no timer interrupt since tick {ticks}, 500 ms after it was due"));
         }
         health != Health::Late
     }
@@ -259,17 +265,17 @@ impl Worker {
                 self.log.error(format_args!("kvmclock went back from {before} ns to {now} ns"));
             }
         }
-        if self.cpu.index == 0 {
-            self.look_for_silent_cpus();
-        }
     }
 
-    fn look_for_silent_cpus(&mut self) {
-        let now = time::now();
+    fn look_for_silent_cpus(&mut self, now: u64) {
+        if self.cpu.index != 0 || now < self.next_silence_look {
+            return;
+        }
+        self.next_silence_look = now + time::cycles_of_us(SILENCE_US);
         for cpu in &CPUS[1..self.plan.workload.cpus as usize] {
             let beat = cpu.beat.load(Ordering::Relaxed);
             let (seen, looks) = &mut self.silence[cpu.index as usize];
-            let silent = beat != 0 && beat == *seen && now.saturating_sub(beat) > time::cycles_of_us(SILENCE_US);
+            let silent = beat != 0 && beat == *seen;
             *looks = if silent && !cpu.reached(State::Done) { *looks + 1 } else { 0 };
             *seen = beat;
             if *looks == SILENCE_LOOKS {
@@ -308,6 +314,7 @@ impl Worker {
     fn complain(&mut self, result: Result<(), Changed>) {
         if let Err(Changed { bank, number, expected, found }) = result {
             self.log.error(format_args!("register {bank}{number}: expected {expected:#x}, found {found:#x}"));
+            registers::load(self.cpu.index, self.plan.simd);
         }
     }
 

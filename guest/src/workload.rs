@@ -105,7 +105,6 @@ words! {
 }
 
 impl Workload {
-
     /// Reads a kernel command line. Words that do not begin with `ferry.` are other people's. What cannot be understood is
     /// handed to `complain`, and the default stands.
     pub fn parse<'a>(cmdline: &'a str, mut complain: impl FnMut(&'a str)) -> Self {
