@@ -21,6 +21,8 @@ mod libc;
 #[allow(dead_code, reason = "the host reads the words that the kernel writes")]
 mod lines;
 mod log;
+mod operator;
+mod pace;
 mod pages;
 mod paging;
 mod plan;
@@ -33,6 +35,7 @@ mod time;
 mod timer;
 mod traps;
 mod virtio;
+mod watch;
 mod worker;
 #[path = "../src/workload.rs"]
 mod workload;
