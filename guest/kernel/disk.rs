@@ -10,8 +10,8 @@ use crate::log::Log;
 use crate::virtio::{BLOCK, DiskDevice, OpenError, Operation, SECTOR, SLOTS};
 use crate::{apic, time};
 
-/// Blocks that are used: the first 16 MiB of the disk.
-const BLOCKS_MAX: usize = 4096;
+/// Blocks that are used: the first 2 MiB of the disk, so that each is seen again within seconds.
+const BLOCKS_MAX: usize = 512;
 /// A slot's pause between two requests, so that the disk is busy but not swamped.
 const PAUSE_US: u64 = 10_000;
 /// A request that is older than this and has come back without an interrupt shows that the interrupt was lost.

@@ -67,16 +67,28 @@ struct Descriptor {
 #[repr(C, align(4096))]
 struct Queue {
     descriptors: [Descriptor; QUEUE_SIZE],
-    available_flags: u16,
-    available_index: u16,
-    available: [u16; QUEUE_SIZE],
-    available_event: u16,
-    used_flags: u16,
-    used_index: u16,
-    used: [[u32; 2]; QUEUE_SIZE],
-    used_event: u16,
+    available: Available,
+    used: Used,
     headers: [Header; SLOTS],
     status: [u8; SLOTS],
+}
+
+/// virtio 1.2, section 2.7.6.
+#[repr(C)]
+struct Available {
+    flags: u16,
+    index: u16,
+    ring: [u16; QUEUE_SIZE],
+    event: u16,
+}
+
+/// virtio 1.2, section 2.7.8.
+#[repr(C, align(4))]
+struct Used {
+    flags: u16,
+    index: u16,
+    ring: [[u32; 2]; QUEUE_SIZE],
+    event: u16,
 }
 
 #[repr(C)]
@@ -193,8 +205,8 @@ impl DiskDevice {
             }
             self.write(QUEUE_SIZE_REGISTER, QUEUE_SIZE as u32);
             self.write_address(QUEUE_DESCRIPTORS, &raw const (*queue).descriptors as u64);
-            self.write_address(QUEUE_DRIVER, &raw const (*queue).available_flags as u64);
-            self.write_address(QUEUE_DEVICE, &raw const (*queue).used_flags as u64);
+            self.write_address(QUEUE_DRIVER, &raw const (*queue).available as u64);
+            self.write_address(QUEUE_DEVICE, &raw const (*queue).used as u64);
         }
         self.write(QUEUE_READY, 1);
         Ok(())
@@ -218,10 +230,10 @@ impl DiskDevice {
             (*queue).descriptors[at + 1].flags = if operation == Operation::Read { NEXT | DEVICE_WRITES } else { NEXT };
             // A flush has no data.
             (*queue).descriptors[at].next = if operation == Operation::Flush { at + 2 } else { at + 1 } as u16;
-            (&raw mut (*queue).available[self.available as usize % QUEUE_SIZE]).write_volatile(at as u16);
+            (&raw mut (*queue).available.ring[self.available as usize % QUEUE_SIZE]).write_volatile(at as u16);
             self.available = self.available.wrapping_add(1);
             fence(Ordering::SeqCst);
-            (&raw mut (*queue).available_index).write_volatile(self.available);
+            (&raw mut (*queue).available.index).write_volatile(self.available);
         }
     }
 
@@ -243,11 +255,11 @@ impl DiskDevice {
         // SAFETY: the used ring is read after its index and after the fence; the status belongs to a request that the device
         // gave back.
         unsafe {
-            if (&raw const (*queue).used_index).read_volatile() == self.seen {
+            if (&raw const (*queue).used.index).read_volatile() == self.seen {
                 return None;
             }
             fence(Ordering::SeqCst);
-            let [id, _] = (&raw const (*queue).used[self.seen as usize % QUEUE_SIZE]).read_volatile();
+            let [id, _] = (&raw const (*queue).used.ring[self.seen as usize % QUEUE_SIZE]).read_volatile();
             self.seen = self.seen.wrapping_add(1);
             let slot = id as usize / CHAIN;
             if slot >= SLOTS || !(id as usize).is_multiple_of(CHAIN) {
