@@ -1,0 +1,231 @@
+//! Reads the lines that the guest prints. Tests, benchmarks and the demo call [`parse_line`] on what comes from the serial
+//! port.
+
+use crate::lines::{self, BUCKETS, Boot, Disk, End, Fault, Histogram, Ready, Report, Simd, Timer, TscSource};
+use crate::workload::Exit;
+
+/// One line of the guest.
+pub type Line = lines::Line<String>;
+
+/// A line that begins like the guest's own and does not go on like one. The serial output was cut or mixed up, or the
+/// kernel is of another version than this crate.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the guest's line '{line}' does not parse: {why}; is the kernel of the same build, and the serial output whole?"
+)]
+pub struct ParseError {
+    /// The line.
+    pub line: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// Reads one line, without or with its line end. `None`: it is not one of the guest's lines.
+///
+/// # Errors
+///
+/// [`ParseError`] when the line begins with `ferry ` and is none that the guest prints.
+pub fn parse_line(line: &str) -> Result<Option<Line>, ParseError> {
+    let line = line.trim_end_matches(['\r', '\n']);
+    let Some(rest) = line.strip_prefix("ferry ") else { return Ok(None) };
+    let (kind, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+    parse(kind, rest).map(Some).map_err(|why| ParseError { line: line.to_owned(), why })
+}
+
+fn parse(kind: &str, rest: &str) -> Result<Line, String> {
+    let fields = Fields(rest);
+    Ok(match kind {
+        "boot" => Line::Boot(Boot {
+            cpus: fields.number("cpus")?,
+            memory_bytes: fields.number("mem")?,
+            working_set_bytes: fields.number("ws")?,
+            tsc_khz: fields.number("khz")?,
+            tsc_source: fields.word("tsc", TscSource::from_word)?,
+            simd: fields.word("simd", Simd::from_word)?,
+            kvmclock: fields.number::<u8>("kvmclock")? != 0,
+            timer: fields.word("timer", Timer::from_word)?,
+            disk: fields.word("disk", Disk::from_word)?,
+        }),
+        "ready" => {
+            Line::Ready(Ready { cpu: fields.number("c")?, pages: fields.number("n")?, uptime_ms: fields.number("u")? })
+        }
+        "r" => Line::Report(report(fields)?),
+        "error" => Line::Error(fault(rest)?),
+        "fatal" => Line::Fatal(fault(rest)?),
+        _ => match Exit::from_word(kind) {
+            Some(exit) => Line::End(End { exit, errors: fields.number("e")?, uptime_ms: fields.number("u")? }),
+            None => return Err(format!("'{kind}' is no kind of line")),
+        },
+    })
+}
+
+fn report(fields: Fields<'_>) -> Result<Report, String> {
+    Ok(Report {
+        cpu: fields.number("c")?,
+        sequence: fields.number("s")?,
+        pages: fields.number("p")?,
+        gap_us: fields.number("g")?,
+        worst_gap_us: fields.number("G")?,
+        gaps: fields.word("h", histogram)?,
+        ticks: fields.number("t")?,
+        disk_requests: fields.number("d")?,
+        errors: fields.number("e")?,
+        uptime_ms: fields.number("u")?,
+        kvmclock_ms: fields.get("k").map(|_| fields.number("k")).transpose()?,
+    })
+}
+
+fn fault(rest: &str) -> Result<Fault<String>, String> {
+    let mut parts = rest.splitn(3, ' ');
+    let head = Fields(&rest[..rest.len() - rest.splitn(3, ' ').nth(2).unwrap_or("").len()]);
+    let text = parts.nth(2).ok_or("the text is missing")?;
+    Ok(Fault { cpu: head.number("c")?, uptime_ms: head.number("u")?, text: text.to_owned() })
+}
+
+fn histogram(text: &str) -> Option<Histogram> {
+    let mut histogram = Histogram::default();
+    if text == "-" {
+        return Some(histogram);
+    }
+    for part in text.split(',') {
+        let (bucket, count) = part.split_once(':')?;
+        let bucket = bucket.parse::<usize>().ok().filter(|bucket| *bucket < BUCKETS)?;
+        histogram.0[bucket] = count.parse().ok()?;
+    }
+    Some(histogram)
+}
+
+/// The `key=value` pairs of a line.
+#[derive(Clone, Copy)]
+struct Fields<'a>(&'a str);
+
+impl<'a> Fields<'a> {
+    fn get(self, key: &str) -> Option<&'a str> {
+        self.0.split(' ').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))
+    }
+
+    fn word<T>(self, key: &str, read: impl Fn(&str) -> Option<T>) -> Result<T, String> {
+        let value = self.get(key).ok_or_else(|| format!("{key}= is missing"))?;
+        read(value).ok_or_else(|| format!("{key}={value} is out of place"))
+    }
+
+    fn number<T: std::str::FromStr>(self, key: &str) -> Result<T, String> {
+        self.word(key, |value| value.parse().ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        let mut gaps = Histogram::default();
+        for us in [0, 1, 2, 3, 900, 45_000, u64::MAX] {
+            gaps.add(us);
+        }
+        Report {
+            cpu: 3,
+            sequence: 12,
+            pages: 123_456,
+            gap_us: 45_000,
+            worst_gap_us: 1_200_000,
+            gaps,
+            ticks: 998,
+            disk_requests: 7,
+            errors: 1,
+            uptime_ms: 12_345,
+            kvmclock_ms: Some(12_399),
+        }
+    }
+
+    fn lines() -> Vec<Line> {
+        let boot = Boot {
+            cpus: 16,
+            memory_bytes: 16 << 30,
+            working_set_bytes: 512 << 20,
+            tsc_khz: 2_500_000,
+            tsc_source: TscSource::Kvmclock,
+            simd: Simd::Avx,
+            kvmclock: true,
+            timer: Timer::Deadline,
+            disk: Disk::ReadWrite,
+        };
+        let fault = Fault { cpu: 1, uptime_ms: 9, text: "page 7 at 0x1000:  c=2 u=3 = odd ".to_owned() };
+        vec![
+            Line::Boot(Boot {
+                simd: Simd::Off,
+                kvmclock: false,
+                timer: Timer::OneShot,
+                disk: Disk::None,
+                ..boot.clone()
+            }),
+            Line::Boot(boot),
+            Line::Ready(Ready { cpu: 2, pages: 65_536, uptime_ms: 17 }),
+            Line::Report(report()),
+            Line::Report(Report::default()),
+            Line::Error(fault.clone()),
+            Line::Fatal(fault),
+            Line::End(End { exit: Exit::Shutdown, errors: 0, uptime_ms: 3000 }),
+            Line::End(End { exit: Exit::Reboot, errors: u64::MAX, uptime_ms: 0 }),
+        ]
+    }
+
+    #[test]
+    fn every_line_reads_back_as_printed() {
+        for line in lines() {
+            for end in ["", "\n", "\r\n"] {
+                assert_eq!(parse_line(&format!("{line}{end}")), Ok(Some(line.clone())));
+            }
+        }
+    }
+
+    #[test]
+    fn a_report_looks_as_documented() {
+        let text = "ferry r c=3 s=12 p=123456 g=45000 G=1200000 h=0:2,1:2,9:1,15:1,23:1 t=998 d=7 e=1 u=12345 k=12399";
+        assert_eq!(Line::Report(report()).to_string(), text);
+    }
+
+    #[test]
+    fn other_peoples_lines_are_left_alone() {
+        for line in ["", "Linux version 6.1", "ferry", "ferryman c=1", " ferry ready c=0 n=1 u=1"] {
+            assert_eq!(parse_line(line), Ok(None), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_line_says_what_is_wrong() {
+        for (line, why) in [
+            ("ferry ", "'' is no kind of line"),
+            ("ferry sinks c=0", "'sinks' is no kind of line"),
+            ("ferry ready c=0 n=5", "u= is missing"),
+            ("ferry ready c=0 n=-5 u=1", "n=-5 is out of place"),
+            ("ferry ready c=4294967296 n=5 u=1", "c=4294967296 is out of place"),
+            ("ferry r c=0 s=1 p=1 g=1 G=1 h=24:1 t=1 d=0 e=0 u=1", "h=24:1 is out of place"),
+            ("ferry r c=0 s=1 p=1 g=1 G=1 h=1 t=1 d=0 e=0 u=1", "h=1 is out of place"),
+            ("ferry r c=0 s=1 p=1 g=1 G=1 h=- t=1 d=0 e=0 u=1 k=x", "k=x is out of place"),
+            ("ferry boot cpus=1 mem=1 ws=1 khz=1 tsc=sundial simd=off", "tsc=sundial is out of place"),
+            ("ferry error c=0 u=1", "the text is missing"),
+            ("ferry fatal hello to you all", "c= is missing"),
+        ] {
+            let error = parse_line(line).unwrap_err();
+            assert_eq!(error.why, why, "{line}");
+            assert_eq!(error.line, line);
+        }
+    }
+
+    #[test]
+    fn no_cut_of_a_line_makes_the_parser_stumble() {
+        for line in lines() {
+            let text = line.to_string();
+            for cut in 0..=text.len() {
+                let _ = parse_line(&text[..cut]);
+            }
+        }
+    }
+
+    #[test]
+    fn buckets_are_powers_of_two() {
+        let buckets = [0, 1, 2, 3, 4, 1023, 1024, (1 << 23) - 1, 1 << 23, u64::MAX].map(Histogram::bucket);
+        assert_eq!(buckets, [0, 0, 1, 1, 2, 9, 10, 22, 23, 23]);
+    }
+}
