@@ -4,6 +4,7 @@
 //! gone and the guest either runs here (if it ran before) or belongs to the destination.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -156,8 +157,23 @@ struct Driver {
     threads: Vec<JoinHandle<()>>,
     control: Option<control::Sender>,
     links: Vec<Stream>,
+    /// Framed sections for the next message that carries them.
     state: Vec<u8>,
+    /// Postcopy: the pages that remained at the switchover.
+    remaining: Option<PageBitmap>,
+    /// Postcopy, while recovering: the pages that the destination has.
+    received: Option<PageBitmap>,
+    /// Postcopy, while recovering: where the destination listens now.
+    recover_to: Option<Endpoint>,
+    record: Option<Arc<HandoverRecord>>,
     outcome: Option<Outcome>,
+}
+
+/// What the ownership record can be asked.
+#[derive(Clone, Copy, Debug)]
+enum Question {
+    Announce,
+    TakeBack,
 }
 
 impl Driver {
@@ -190,6 +206,10 @@ impl Driver {
             control: None,
             links: Vec::new(),
             state: Vec::new(),
+            remaining: None,
+            received: None,
+            recover_to: None,
+            record,
             outcome: None,
         })
     }
@@ -293,6 +313,19 @@ impl Driver {
     }
 
     fn connect(&mut self) {
+        if let Some(to) = self.recover_to.take() {
+            self.to = to;
+            // The break has signalled the one before.
+            match EventFd::new(libc::EFD_CLOEXEC) {
+                Ok(cancel) => self.cancel = cancel,
+                Err(error) => {
+                    let reason = format!("no eventfd can be had: {error}");
+                    let _ = self.events.send(Event::Input(Input::LinkLost(reason)));
+                    return;
+                }
+            }
+            self.controls.stop.store(false, Relaxed);
+        }
         let (to, events) = (self.to.clone(), self.events.clone());
         let deadline = Instant::now() + self.timers.durations.setup;
         let preamble = Preamble { migration_id: self.migration_id, link: Link::Control };
@@ -379,14 +412,45 @@ impl Driver {
         }
     }
 
+    fn serve_pages(&mut self) {
+        let remaining = self.remaining.clone().unwrap_or_else(|| PageBitmap::new(self.machine.memory().pages()));
+        self.page_job(PageJob::Serve(remaining));
+    }
+
+    /// After a break: what remained at the switchover, less what the destination says it has.
+    fn serve_missing_pages(&mut self) {
+        let mut missing = self.remaining.clone().unwrap_or_else(|| PageBitmap::new(self.machine.memory().pages()));
+        if let Some(received) = &self.received {
+            missing.subtract(received);
+        }
+        self.page_job(PageJob::ServeAgain(missing, self.to.clone()));
+    }
+
+    /// Asks the ownership record on a thread of its own: storage may take its time.
+    fn ask_record(&mut self, question: Question) {
+        let Some(record) = self.record.clone() else {
+            // Without a record the handshake is never `owned`, and the state machine asks nothing.
+            return;
+        };
+        let events = self.events.clone();
+        self.spawn("ferry-src-record", move || {
+            let input = match question {
+                Question::Announce => Input::NonceWritten(record.announce().map_err(|e| crate::runtime::causes(&e))),
+                Question::TakeBack => Input::TookBack(record.take_back()),
+            };
+            // A driver that has ended knows the answer by other ways.
+            let _ = events.send(Event::Input(input));
+        });
+    }
+
     fn start_page_worker(&mut self) -> std::io::Result<()> {
         let route = Route {
             to: self.to.clone(),
             migration_id: self.migration_id,
             cancel: self.cancel.try_clone()?,
-            setup_deadline: Instant::now() + self.timers.durations.setup,
+            setup: self.timers.durations.setup,
         };
-        let (jobs, thread) = page_worker(
+        let (jobs, thread) = page_worker::start(
             self.machine.clone(),
             route,
             self.controls.clone(),
@@ -409,7 +473,7 @@ impl Driver {
     }
 
     fn interrupt(&self) {
-        self.controls.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.controls.stop.store(true, Relaxed);
         self.machine.interrupt_faults();
     }
 
