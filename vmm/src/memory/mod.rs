@@ -218,7 +218,8 @@ impl Memory {
     }
 
     fn region_of(&self, page: u64) -> &Region {
-        let region = self.regions.iter().find(|region| (region.first_page..region.first_page + region.pages).contains(&page));
+        let region =
+            self.regions.iter().find(|region| (region.first_page..region.first_page + region.pages).contains(&page));
         region.unwrap_or_else(|| panic!("page {page} of {}", self.pages()))
     }
 }
