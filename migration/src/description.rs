@@ -70,3 +70,189 @@ pub struct Incompatibility {
     /// The destination's value, as text.
     pub destination_has: String,
 }
+
+impl MachineDescription {
+    /// Bytes of guest RAM.
+    #[must_use]
+    pub fn ram_bytes(&self) -> u64 {
+        self.memory.iter().map(|range| range.len).sum()
+    }
+}
+
+/// Compares a source with a destination.
+///
+/// Memory, vCPUs and devices must be equal, with a state version that the destination reads and virtio features that it
+/// offers. CPUID may offer more on the destination, never less; every MSR of the source must be known there.
+///
+/// # Errors
+/// The first item that differs.
+pub fn check(source: &MachineDescription, destination: &MachineDescription) -> Result<(), Incompatibility> {
+    same("page size", source.page_size, destination.page_size)?;
+    if source.memory != destination.memory {
+        return differs("memory", ram(source), ram(destination));
+    }
+    same("vcpus", source.vcpus, destination.vcpus)?;
+    check_devices(source, destination)?;
+    check_cpuid(source, destination)?;
+    match source.msrs.iter().find(|msr| !destination.msrs.contains(msr)) {
+        Some(msr) => differs(&format!("MSR {msr:#x}"), "it".into(), "no such MSR".into()),
+        None => Ok(()),
+    }
+}
+
+fn check_devices(source: &MachineDescription, destination: &MachineDescription) -> Result<(), Incompatibility> {
+    for device in &source.devices {
+        let item = format!("device {}/{}", device.name, device.instance);
+        let same_device = |d: &&DeviceDescription| d.name == device.name && d.instance == device.instance;
+        let Some(other) = destination.devices.iter().find(same_device) else {
+            return differs(&item, "it".into(), "no such device".into());
+        };
+        if device.state_version > other.state_version {
+            let versions = (device.state_version, other.state_version);
+            return differs(
+                &format!("{item} state version"),
+                versions.0.to_string(),
+                format!("at most {}", versions.1),
+            );
+        }
+        if device.features & !other.features != 0 {
+            return differs(
+                &format!("{item} features"),
+                format!("{:#x}", device.features),
+                format!("{:#x}", other.features),
+            );
+        }
+        same(&format!("{item} capacity in bytes"), capacity(device), capacity(other))?;
+        same(&format!("{item} read-only"), device.read_only, other.read_only)?;
+    }
+    let unknown = destination
+        .devices
+        .iter()
+        .find(|d| !source.devices.iter().any(|s| s.name == d.name && s.instance == d.instance));
+    match unknown {
+        Some(d) => differs(&format!("device {}/{}", d.name, d.instance), "no such device".into(), "it".into()),
+        None => Ok(()),
+    }
+}
+
+/// The registers of these leaves are sets of feature bits (Intel SDM vol. 2, CPUID; KVM's own at 0x40000001).
+const FEATURE_LEAVES: [(u32, u32, [bool; 4]); 8] = [
+    (0x1, 0, [false, false, true, true]),
+    (0x7, 0, [false, true, true, true]),
+    (0x7, 1, [true, true, true, true]),
+    (0xd, 0, [true, false, false, true]),
+    (0xd, 1, [true, false, false, false]),
+    (0x4000_0001, 0, [true, false, false, false]),
+    (0x8000_0001, 0, [false, false, true, true]),
+    (0x8000_0008, 0, [false, true, false, false]),
+];
+
+fn check_cpuid(source: &MachineDescription, destination: &MachineDescription) -> Result<(), Incompatibility> {
+    for (function, index, is_features) in FEATURE_LEAVES {
+        let ours = leaf(source, function, index);
+        let theirs = leaf(destination, function, index);
+        for (at, name) in ["EAX", "EBX", "ECX", "EDX"].into_iter().enumerate() {
+            let missing = ours[at] & !theirs[at];
+            if is_features[at] && missing != 0 {
+                return differs(
+                    &format!("CPUID leaf {function:#x}.{index} {name}"),
+                    format!("{:#010x}", ours[at]),
+                    format!("{:#010x}, without the bits {missing:#010x}", theirs[at]),
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn leaf(machine: &MachineDescription, function: u32, index: u32) -> [u32; 4] {
+    let wanted = |l: &&CpuidLeaf| l.function == function && l.index == index;
+    let mut registers = machine.cpuid.iter().find(wanted).map_or([0; 4], |l| l.registers);
+    if function == 1 {
+        // OSXSAVE (ECX bit 27) mirrors CR4 of a running guest and says nothing about the host.
+        registers[2] &= !(1 << 27);
+    }
+    registers
+}
+
+fn ram(machine: &MachineDescription) -> String {
+    let ranges: Vec<_> = machine.memory.iter().map(|r| format!("{} MiB at {:#x}", r.len >> 20, r.start)).collect();
+    format!("{} MiB ({})", machine.ram_bytes() >> 20, ranges.join(", "))
+}
+
+fn capacity(device: &DeviceDescription) -> String {
+    device.capacity.map_or_else(|| "nothing attached".to_owned(), |bytes| bytes.to_string())
+}
+
+fn same<T: PartialEq + std::fmt::Display>(item: &str, source: T, destination: T) -> Result<(), Incompatibility> {
+    if source == destination { Ok(()) } else { differs(item, source.to_string(), destination.to_string()) }
+}
+
+fn differs(item: &str, source_has: String, destination_has: String) -> Result<(), Incompatibility> {
+    Err(Incompatibility { item: item.to_owned(), source_has, destination_has })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> MachineDescription {
+        MachineDescription {
+            memory: vec![RamRange { start: 0, len: 256 << 20 }],
+            page_size: 4096,
+            vcpus: 2,
+            cpuid: vec![
+                CpuidLeaf { function: 1, index: 0, registers: [0x1234, 0x0800, 0x3, 0x7] },
+                CpuidLeaf { function: 7, index: 0, registers: [0, 0x20, 0, 0] },
+            ],
+            msrs: vec![0x10, 0x1b],
+            devices: vec![DeviceDescription {
+                name: "virtio-blk".into(),
+                instance: 0,
+                state_version: 1,
+                features: 0x3,
+                capacity: Some(1 << 20),
+                read_only: false,
+            }],
+        }
+    }
+
+    /// What the refusal names when the destination (or the source) is changed by `change`.
+    fn refusal(change: impl Fn(&mut MachineDescription)) -> String {
+        let mut other = machine();
+        change(&mut other);
+        check(&machine(), &other).expect_err("the machines differ").to_string()
+    }
+
+    #[test]
+    fn equal_machines_match() {
+        assert_eq!(check(&machine(), &machine()), Ok(()));
+    }
+
+    #[test]
+    fn a_destination_that_offers_more_matches() {
+        let mut richer = machine();
+        richer.cpuid[1].registers[1] |= 0x40;
+        richer.msrs.push(0x99);
+        richer.devices[0].features |= 0x8;
+        richer.devices[0].state_version = 2;
+        assert_eq!(check(&machine(), &richer), Ok(()));
+    }
+
+    #[test]
+    fn each_difference_is_named() {
+        assert!(refusal(|m| m.memory[0].len = 512 << 20).contains("source has 256 MiB"));
+        assert!(refusal(|m| m.vcpus = 1).starts_with("vcpus: the source has 2, the destination has 1"));
+        assert!(refusal(|m| m.cpuid[1].registers[1] = 0).contains("CPUID leaf 0x7.0 EBX"));
+        assert!(refusal(|m| m.msrs.truncate(1)).contains("MSR 0x1b"));
+        assert!(refusal(|m| m.devices.clear()).contains("device virtio-blk/0"));
+        assert!(refusal(|m| m.devices[0].capacity = None).contains("capacity"));
+        assert!(refusal(|m| m.devices[0].read_only = true).contains("read-only"));
+        assert!(refusal(|m| m.devices[0].state_version = 0).contains("state version"));
+        assert!(refusal(|m| m.devices[0].features = 1).contains("features"));
+        assert!(
+            refusal(|m| m.devices.push(DeviceDescription { instance: 1, ..machine().devices[0].clone() }))
+                .contains("virtio-blk/1")
+        );
+    }
+}

@@ -3,13 +3,23 @@
 //! Sans-IO: no KVM, sockets, threads, clock or page data. The runtime in `ferry-vmm` drives these types with the real
 //! things; tests drive the same types with made-up ones.
 
+pub mod convergence;
 pub mod description;
+pub mod destination;
+pub mod greeting;
 pub mod info;
+pub mod message;
 pub mod pages;
 pub mod parameters;
 pub mod section;
+pub mod source;
+pub mod timer;
+pub mod wire;
 
 pub use description::{Incompatibility, MachineDescription};
+pub use greeting::Greeting;
 pub use info::{MigrationInfo, Status};
+pub use message::{Failure, ToDestination, ToSource};
 pub use parameters::Parameters;
 pub use section::Section;
+pub use timer::Timer;

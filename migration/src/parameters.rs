@@ -62,3 +62,53 @@ impl Default for Parameters {
         }
     }
 }
+
+/// A parameter has a value that cannot work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("parameter '{name}' is {value}: {allowed}")]
+pub struct ParameterError {
+    name: &'static str,
+    value: u64,
+    allowed: &'static str,
+}
+
+impl Parameters {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// The first parameter that is out of its range.
+    pub fn check(&self) -> Result<(), ParameterError> {
+        let within = |name, value: u64, least: u64, most: u64, allowed| {
+            if (least..=most).contains(&value) { Ok(()) } else { Err(ParameterError { name, value, allowed }) }
+        };
+        // QEMU's MAX_MIGRATE_DOWNTIME is 2000 s.
+        within("downtime-limit", self.downtime_limit, 0, 2_000_000, "from 0 to 2000000 milliseconds")?;
+        within("x-ferry-setup-timeout-ms", self.setup_timeout_ms, 10, 600_000, "from 10 to 600000 milliseconds")?;
+        within("x-ferry-load-timeout-ms", self.load_timeout_ms, 10, 600_000, "from 10 to 600000 milliseconds")?;
+        within(
+            "x-ferry-heartbeat-timeout-ms",
+            self.heartbeat_timeout_ms,
+            100,
+            600_000,
+            "from 100 to 600000 milliseconds",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_fine() {
+        assert_eq!(Parameters::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn what_cannot_work_is_named() {
+        let error = Parameters { downtime_limit: 2_000_001, ..Parameters::default() }.check().unwrap_err();
+        assert_eq!(error.to_string(), "parameter 'downtime-limit' is 2000001: from 0 to 2000000 milliseconds");
+        assert!(Parameters { load_timeout_ms: 0, ..Parameters::default() }.check().is_err());
+        assert!(Parameters { heartbeat_timeout_ms: 1, ..Parameters::default() }.check().is_err());
+    }
+}

@@ -3,16 +3,17 @@
 //! Pages that the host never allocated are zero and stay unread: looking at them would take memory for them. Called by
 //! [`super::Process`] for `x-ferry-memory-hash`, on a stopped guest.
 
-use std::fmt;
 use std::num::NonZero;
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
+use std::{fmt, io};
 
-use ferry_devices::GuestMemory;
-use ferry_migration::description::RamRange;
 use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE, PageBitmap, runs};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
+use vm_memory::{Bytes, GuestAddress};
 use xxhash_rust::xxh3::xxh3_128_with_seed;
+
+use crate::memory::Memory;
 
 /// Threads at most: reading memory is soon limited by the memory.
 const MAX_THREADS: usize = 8;
@@ -34,22 +35,21 @@ impl fmt::Display for MemoryHash {
     }
 }
 
-/// Hashes `memory`, whose RAM lies at `ranges`, reading only the pages in `populated`.
+/// Hashes all of `memory`, reading only the pages that the host has allocated.
 ///
 /// # Errors
-/// When a page cannot be read, which means that `ranges` do not describe `memory`.
-pub fn hash(memory: &GuestMemory, ranges: &[RamRange], populated: &PageBitmap) -> Result<MemoryHash, GuestMemoryError> {
+/// When the host does not tell which pages it has allocated.
+pub fn hash(memory: &Memory) -> io::Result<MemoryHash> {
+    let populated = memory.populated()?;
     let next_chunk = AtomicU64::new(0);
     let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);
     let parts = thread::scope(|scope| {
-        let hash_some = || hash_chunks(memory, ranges, populated, &next_chunk);
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(hash_some)).collect();
-        let join = |worker: thread::ScopedJoinHandle<'_, _>| {
-            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        };
-        workers.into_iter().map(join).collect::<Result<Vec<(u128, u64)>, _>>()
+        let workers: Vec<_> =
+            (0..threads).map(|_| scope.spawn(|| hash_chunks(memory, &populated, &next_chunk))).collect();
+        let join = |worker: ScopedJoinHandle<'_, _>| worker.join().unwrap_or_else(|panic| resume_unwind(panic));
+        workers.into_iter().map(join).collect::<io::Result<Vec<(u128, u64)>>>()
     })?;
-    let mut total = MemoryHash { sum: 0, bytes: ranges.iter().map(|range| range.len).sum(), nonzero_pages: 0 };
+    let mut total = MemoryHash { sum: 0, bytes: memory.pages() * PAGE_SIZE, nonzero_pages: 0 };
     for (sum, pages) in parts {
         total.sum = total.sum.wrapping_add(sum);
         total.nonzero_pages += pages;
@@ -58,87 +58,64 @@ pub fn hash(memory: &GuestMemory, ranges: &[RamRange], populated: &PageBitmap) -
 }
 
 /// Takes chunks until none is left; returns the sum of their pages' hashes, and how many pages were not zero.
-fn hash_chunks(
-    memory: &GuestMemory,
-    ranges: &[RamRange],
-    populated: &PageBitmap,
-    next_chunk: &AtomicU64,
-) -> Result<(u128, u64), GuestMemoryError> {
-    let mut page_bytes = [0u8; PAGE_SIZE as usize];
-    let (mut sum, mut nonzero) = (0u128, 0);
+fn hash_chunks(memory: &Memory, populated: &PageBitmap, next_chunk: &AtomicU64) -> io::Result<(u128, u64)> {
+    let mut bytes = [0u8; PAGE_SIZE as usize];
+    let (mut sum, mut nonzero_pages) = (0u128, 0);
     loop {
         let chunk = next_chunk.fetch_add(1, Ordering::Relaxed);
         if chunk >= populated.chunks() {
-            return Ok((sum, nonzero));
+            return Ok((sum, nonzero_pages));
         }
         for (first, count) in runs(&populated.chunk(chunk)) {
             for page in (first..first + count).map(|bit| chunk * CHUNK_PAGES + u64::from(bit)) {
-                memory.read_slice(&mut page_bytes, address(ranges, page))?;
-                if page_bytes.iter().any(|byte| *byte != 0) {
-                    sum = sum.wrapping_add(xxh3_128_with_seed(&page_bytes, page));
-                    nonzero += 1;
+                let address = GuestAddress(memory.guest_address(page));
+                memory.guest().read_slice(&mut bytes, address).map_err(io::Error::other)?;
+                if bytes.iter().any(|byte| *byte != 0) {
+                    sum = sum.wrapping_add(xxh3_128_with_seed(&bytes, page));
+                    nonzero_pages += 1;
                 }
             }
         }
     }
 }
 
-/// The guest physical address of a page; one that no range holds gives an address that cannot be read.
-fn address(ranges: &[RamRange], page: u64) -> GuestAddress {
-    let mut offset = page * PAGE_SIZE;
-    for range in ranges {
-        if offset < range.len {
-            return GuestAddress(range.start + offset);
-        }
-        offset -= range.len;
-    }
-    GuestAddress(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::{Backing, MemoryConfig};
 
-    const RANGES: [RamRange; 2] = [RamRange { start: 0, len: 3 << 20 }, RamRange { start: 1 << 32, len: 2 << 20 }];
-    const PAGES: u64 = 5 * 256;
-
-    fn memory(writes: &[(u64, u8)]) -> GuestMemory {
-        let ranges = RANGES.map(|range| (GuestAddress(range.start), range.len as usize));
-        let memory = GuestMemory::from_ranges(&ranges).unwrap();
+    fn hash_after(backing: Backing, writes: &[(u64, u8)]) -> MemoryHash {
+        let memory = Memory::new(&MemoryConfig { size: 16 << 20, backing }).unwrap();
         for (at, value) in writes {
-            memory.write_obj(*value, GuestAddress(*at)).unwrap();
+            memory.guest().write_obj(*value, GuestAddress(*at)).unwrap();
         }
-        memory
-    }
-
-    fn full(writes: &[(u64, u8)]) -> MemoryHash {
-        hash(&memory(writes), &RANGES, &PageBitmap::full(PAGES)).unwrap()
+        hash(&memory).unwrap()
     }
 
     #[test]
     fn zero_pages_count_the_same_whether_allocated_or_not() {
-        let mut populated = PageBitmap::new(PAGES);
-        populated.set(3 * 256);
-        let writes = [(1 << 32, 7)];
-        assert_eq!(hash(&memory(&writes), &RANGES, &populated).unwrap(), full(&writes));
-        assert_eq!(full(&writes).nonzero_pages, 1);
-        assert_eq!(full(&[]).sum, 0);
+        let written = hash_after(Backing::Anon, &[(0x5000, 7), (0x6000, 0)]);
+        assert_eq!(written, hash_after(Backing::Memfd, &[(0x5000, 7)]));
+        assert_eq!((written.nonzero_pages, written.bytes), (1, 16 << 20));
+        assert_eq!(hash_after(Backing::Memfd, &[(0, 0)]).sum, 0);
     }
 
     #[test]
     fn every_byte_and_its_place_matter() {
-        let hashes =
-            [&[][..], &[(0, 1)], &[(0, 2)], &[(1, 1)], &[(4096, 1)], &[(1 << 32, 1)], &[(0, 1), (4096, 1)]].map(full);
+        let writes = [&[][..], &[(0, 1)], &[(0, 2)], &[(1, 1)], &[(4096, 1)], &[(5 << 20, 1)], &[(0, 1), (4096, 1)]];
+        let hashes = writes.map(|writes| hash_after(Backing::Memfd, writes));
         for (i, a) in hashes.iter().enumerate() {
             for b in &hashes[i + 1..] {
                 assert_ne!(a.sum, b.sum);
             }
         }
-        assert_eq!(full(&[(9, 9)]).to_string().len(), 32);
+        assert_eq!(hashes[0].to_string().len(), 32);
     }
 
     #[test]
-    fn a_page_outside_of_memory_is_an_error() {
-        assert!(hash(&memory(&[]), &RANGES, &PageBitmap::full(PAGES + 1)).is_err());
+    fn hashing_allocates_nothing() {
+        let memory = Memory::new(&MemoryConfig { size: 16 << 20, backing: Backing::Memfd }).unwrap();
+        hash(&memory).unwrap();
+        assert!(memory.populated().unwrap().is_empty());
     }
 }

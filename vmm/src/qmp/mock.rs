@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use ferry_devices::fault::FaultSpec;
 use ferry_migration::{MigrationInfo, Parameters, Status};
 
 use super::memory_hash::MemoryHash;
@@ -109,8 +110,8 @@ impl Target for Mock {
         Ok(())
     }
 
-    fn set_fault(&self, rule: &str) -> Done {
-        self.state().faults.push(rule.to_owned());
+    fn set_fault(&self, rule: FaultSpec) -> Done {
+        self.state().faults.push(rule.to_string());
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 //! The commands call only this, so that they and the server can be tested without KVM. [`super::Process`] is the real one.
 //! No method may wait for a migration: the socket answers at all times.
 
+use ferry_devices::fault::FaultSpec;
 use ferry_migration::{MigrationInfo, Parameters};
 
 use super::memory_hash::MemoryHash;
@@ -41,8 +42,8 @@ pub trait Target: Send + Sync {
     fn parameters(&self) -> Parameters;
     /// Replaces the migration parameters.
     fn set_parameters(&self, parameters: Parameters) -> Done;
-    /// Adds a rule to the fault device, written as for `--device fault,`: `at=load,do=fail`.
-    fn set_fault(&self, rule: &str) -> Done;
+    /// Adds a rule to the fault device.
+    fn set_fault(&self, rule: FaultSpec) -> Done;
     /// Removes every rule of the fault device and ends a present hang.
     fn clear_faults(&self) -> Done;
     /// A hash over guest memory; the caller has checked that the guest does not run.

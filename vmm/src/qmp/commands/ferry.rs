@@ -1,5 +1,6 @@
 //! Ferry's own commands: making the fault device fail, and comparing guest memory.
 
+use ferry_devices::fault::FaultSpec;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -16,7 +17,7 @@ struct Clear {
     clear: bool,
 }
 
-/// The keys of `--device fault,…`; the fault device's own parser reads their values, so that both say the same.
+/// The keys of `--device fault,…`; the fault device's own parser checks their values.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Rule {
@@ -37,14 +38,9 @@ pub fn fault_set(session: &Session, arguments: Arguments) -> Done {
     let rule = read::<Rule>(arguments)?;
     let times = rule.times.map(|times| times.to_string());
     let values = [("at", Some(rule.at)), ("do", Some(rule.r#do)), ("times", times), ("in", rule.r#in)];
-    let mut parts = Vec::new();
-    for (key, value) in values.into_iter().filter_map(|(key, value)| Some((key, value?))) {
-        if value.contains(',') {
-            return Err(CommandError::generic(format!("Parameter '{key}' is invalid: it holds a comma")));
-        }
-        parts.push(format!("{key}={value}"));
-    }
-    session.target.set_fault(&parts.join(","))
+    let given = values.iter().filter_map(|(key, value)| Some((*key, value.as_deref()?)));
+    let rule = FaultSpec::from_pairs(given).map_err(|error| CommandError::from_chain(&error))?;
+    session.target.set_fault(rule)
 }
 
 /// `x-ferry-memory-hash`: equal on two sides exactly when their guest memory is.

@@ -1,0 +1,143 @@
+//! When to stop the guest: what the rounds so far say about the downtime to come.
+//!
+//! QEMU switches at the first moment when the expected downtime is under `downtime-limit`. That moment is rarely the best:
+//! rounds shrink geometrically while the guest writes slower than the link, and one more short round may save most of the
+//! downtime. So the limit is what may not be exceeded, and rounds go on below it as long as they pay: until the expected
+//! downtime is [`SHORT_ENOUGH_US`], or a round no longer shrinks what remains to [`PAYS_PERCENT`] of what it was.
+
+use crate::parameters::{OnLimit, Parameters};
+
+/// Below this expected time for the last pages, in microseconds, nothing is gained by another round.
+pub const SHORT_ENOUGH_US: u64 = 500;
+/// A further round pays when what remains shrank to at most this percentage in the last one.
+pub const PAYS_PERCENT: u64 = 75;
+/// Rounds in a row without progress below the limit before the switch.
+const PATIENCE: u32 = 2;
+
+/// What a finished round measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RoundReport {
+    /// Counts from 1.
+    pub round: u64,
+    /// Pages that the guest dirtied meanwhile and that must be sent again.
+    pub remaining_pages: u64,
+    /// Time that sending them would take at the measured rate, in microseconds.
+    pub expected_us: u64,
+    /// Since the first round began, in milliseconds.
+    pub elapsed_ms: u64,
+}
+
+/// What to do after a round.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Decision {
+    /// Send what was dirtied.
+    Again,
+    /// Stop the guest and send the rest.
+    Switch,
+    /// It does not converge; the text says so and what can be changed.
+    GiveUp(String),
+}
+
+/// Remembers the rounds of one migration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Convergence {
+    best_pages: Option<u64>,
+    without_progress: u32,
+}
+
+impl Convergence {
+    /// Judges a round.
+    pub fn judge(&mut self, report: RoundReport, parameters: &Parameters) -> Decision {
+        let pays = self.best_pages.is_none_or(|best| report.remaining_pages * 100 <= best * PAYS_PERCENT);
+        self.best_pages = Some(self.best_pages.map_or(report.remaining_pages, |b| b.min(report.remaining_pages)));
+        self.without_progress = if pays { 0 } else { self.without_progress + 1 };
+
+        let within_limit = report.expected_us <= parameters.downtime_limit.saturating_mul(1000);
+        if report.expected_us <= SHORT_ENOUGH_US.min(parameters.downtime_limit.saturating_mul(1000))
+            || report.remaining_pages == 0
+        {
+            return Decision::Switch;
+        }
+        if within_limit && self.without_progress >= PATIENCE {
+            return Decision::Switch;
+        }
+        match exhausted(report, parameters) {
+            None => Decision::Again,
+            Some(_) if within_limit || parameters.on_limit == OnLimit::Switch => Decision::Switch,
+            Some(limit) => Decision::GiveUp(format!(
+                "precopy did not converge within {limit}: {} pages remain, which is {} ms of downtime where downtime-limit \
+                 allows {} ms; raise the limits, slow the guest, or set x-ferry-on-limit to switch",
+                report.remaining_pages,
+                report.expected_us / 1000,
+                parameters.downtime_limit
+            )),
+        }
+    }
+}
+
+fn exhausted(report: RoundReport, parameters: &Parameters) -> Option<String> {
+    if parameters.max_rounds > 0 && report.round >= parameters.max_rounds {
+        return Some(format!("{} rounds (x-ferry-max-rounds)", parameters.max_rounds));
+    }
+    if parameters.max_precopy_ms > 0 && report.elapsed_ms >= parameters.max_precopy_ms {
+        return Some(format!("{} ms (x-ferry-max-precopy-ms)", parameters.max_precopy_ms));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(round: u64, remaining_pages: u64, expected_us: u64) -> RoundReport {
+        RoundReport { round, remaining_pages, expected_us, elapsed_ms: round * 100 }
+    }
+
+    #[test]
+    fn an_idle_guest_switches_after_the_first_round() {
+        let mut rounds = Convergence::default();
+        assert_eq!(rounds.judge(report(1, 0, 0), &Parameters::default()), Decision::Switch);
+    }
+
+    #[test]
+    fn rounds_below_the_limit_go_on_while_they_shrink() {
+        let mut rounds = Convergence::default();
+        let parameters = Parameters::default();
+        assert_eq!(rounds.judge(report(1, 100_000, 200_000), &parameters), Decision::Again);
+        assert_eq!(rounds.judge(report(2, 20_000, 40_000), &parameters), Decision::Again);
+        assert_eq!(rounds.judge(report(3, 4_000, 8_000), &parameters), Decision::Again);
+        assert_eq!(rounds.judge(report(4, 3_900, 7_800), &parameters), Decision::Again);
+        assert_eq!(rounds.judge(report(5, 4_100, 8_200), &parameters), Decision::Switch);
+    }
+
+    #[test]
+    fn above_the_limit_patience_does_not_switch() {
+        let mut rounds = Convergence::default();
+        for round in 1..50 {
+            assert_eq!(rounds.judge(report(round, 500_000, 1_000_000), &Parameters::default()), Decision::Again);
+        }
+    }
+
+    #[test]
+    fn a_limit_of_rounds_fails_or_switches_as_told() {
+        let parameters = Parameters { max_rounds: 3, ..Parameters::default() };
+        let mut rounds = Convergence::default();
+        assert_eq!(rounds.judge(report(2, 500_000, 1_000_000), &parameters), Decision::Again);
+        let Decision::GiveUp(reason) = rounds.judge(report(3, 500_000, 1_000_000), &parameters) else {
+            panic!("three rounds are the limit")
+        };
+        assert!(reason.contains("x-ferry-max-rounds") && reason.contains("1000 ms"), "{reason}");
+        let parameters = Parameters { on_limit: OnLimit::Switch, ..parameters };
+        assert_eq!(rounds.judge(report(3, 500_000, 1_000_000), &parameters), Decision::Switch);
+    }
+
+    #[test]
+    fn a_limit_of_time_fails_unless_the_downtime_is_fine() {
+        let parameters = Parameters { max_precopy_ms: 100, ..Parameters::default() };
+        assert!(matches!(
+            Convergence::default().judge(report(1, 500_000, 1_000_000), &parameters),
+            Decision::GiveUp(_)
+        ));
+        assert_eq!(Convergence::default().judge(report(1, 500, 1_000), &parameters), Decision::Switch);
+    }
+}

@@ -1,0 +1,117 @@
+//! The preamble: the first 40 bytes of every connection from source to destination.
+//!
+//! It makes a stranger's connection recognisable at once, and ties each link to one migration.
+
+use crate::message::PROTOCOL_VERSION;
+use crate::wire::WireError;
+
+/// Length in bytes.
+pub const PREAMBLE_LEN: usize = 40;
+const MAGIC: &[u8; 8] = b"FERRYMIG";
+
+/// Which link of a migration a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Link {
+    /// Messages, both ways.
+    Control,
+    /// Pages, source to destination; numbered from 0.
+    Bulk(u8),
+}
+
+/// What a connection says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Preamble {
+    /// Random, new for each migration.
+    pub migration_id: u128,
+    /// Which link.
+    pub link: Link,
+}
+
+impl Preamble {
+    /// The bytes to send.
+    #[must_use]
+    pub fn encode(&self) -> [u8; PREAMBLE_LEN] {
+        let (role, index) = match self.link {
+            Link::Control => (0, 0),
+            Link::Bulk(index) => (1, index),
+        };
+        let mut out = [0; PREAMBLE_LEN];
+        out[..8].copy_from_slice(MAGIC);
+        out[8..10].copy_from_slice(&PROTOCOL_VERSION.to_le_bytes());
+        out[10] = role;
+        out[11] = index;
+        out[16..32].copy_from_slice(&self.migration_id.to_le_bytes());
+        let crc = crc32c::crc32c(&out[..36]);
+        out[36..].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    /// Reads what `encode` wrote.
+    ///
+    /// # Errors
+    /// Not Ferry, another version, a bad checksum or an unknown role.
+    pub fn decode(bytes: &[u8; PREAMBLE_LEN]) -> Result<Self, WireError> {
+        if &bytes[..8] != MAGIC {
+            let found = bytes[..8].escape_ascii().to_string();
+            return Err(WireError::NotFerry { found: format!("\"{found}\"") });
+        }
+        let version = u16::from_le_bytes([bytes[8], bytes[9]]);
+        if version != PROTOCOL_VERSION {
+            return Err(WireError::Version { found: version });
+        }
+        if super::le_u32(&bytes[36..]) != crc32c::crc32c(&bytes[..36]) {
+            return Err(WireError::Checksum { what: "the preamble" });
+        }
+        let link = match (bytes[10], bytes[11]) {
+            (0, 0) => Link::Control,
+            (1, index) => Link::Bulk(index),
+            (role, _) => {
+                return Err(WireError::Field {
+                    what: "the preamble",
+                    field: "role",
+                    value: role.into(),
+                    allowed: "0 is control, 1 is bulk",
+                });
+            }
+        };
+        let mut id = [0; 16];
+        id.copy_from_slice(&bytes[16..32]);
+        Ok(Preamble { migration_id: u128::from_le_bytes(id), link })
+    }
+}
+
+/// The part of a migration id that every frame repeats.
+#[must_use]
+pub fn session(migration_id: u128) -> u32 {
+    migration_id as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn reads_back_what_was_written(migration_id: u128, index: u8, control: bool) {
+            let link = if control { Link::Control } else { Link::Bulk(index) };
+            let preamble = Preamble { migration_id, link };
+            prop_assert_eq!(Preamble::decode(&preamble.encode()), Ok(preamble));
+        }
+
+        #[test]
+        fn any_flipped_bit_is_noticed(bit in 0usize..PREAMBLE_LEN * 8) {
+            let mut bytes = Preamble { migration_id: 7, link: Link::Bulk(3) }.encode();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(Preamble::decode(&bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn another_protocol_is_named() {
+        let mut bytes = [0; PREAMBLE_LEN];
+        bytes[..16].copy_from_slice(b"GET / HTTP/1.1\r\n");
+        let error = Preamble::decode(&bytes).unwrap_err().to_string();
+        assert!(error.contains("GET / HT"), "{error}");
+    }
+}
