@@ -140,10 +140,11 @@ impl PageBitmap {
     }
 
     fn trim(&mut self) {
-        if self.pages % 64 != 0 {
-            if let Some(last) = self.words.last_mut() {
-                *last &= (1 << (self.pages % 64)) - 1;
-            }
+        let used = self.pages % 64;
+        if used != 0
+            && let Some(last) = self.words.last_mut()
+        {
+            *last &= (1 << used) - 1;
         }
     }
 }

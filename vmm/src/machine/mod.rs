@@ -54,6 +54,7 @@ pub enum Hold {
     HandedOver,
 }
 
+#[derive(Debug)]
 /// A machine: vCPUs run exactly while the operator wants them to and nobody holds them.
 pub struct Machine {}
 
@@ -105,6 +106,22 @@ impl Machine {
     }
     /// Loads and post_loads everything but memory. vCPUs stopped. Repeatable.
     pub fn load(&self, _sections: &[Section]) -> Result<(), DeviceFailure> {
+        todo!()
+    }
+    /// Guest name.
+    pub fn name(&self) -> &str {
+        todo!()
+    }
+    /// Ends hangs.
+    pub fn interrupt_faults(&self) {
+        todo!()
+    }
+    /// x
+    pub fn is_handed_over(&self) -> bool {
+        todo!()
+    }
+    /// x
+    pub fn awaits_guest(&self) -> bool {
         todo!()
     }
     /// What `Hello` compares.

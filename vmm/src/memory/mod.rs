@@ -44,6 +44,8 @@ pub enum MemoryError {
     },
 }
 
+pub mod zero;
+
 /// Guest memory.
 #[derive(Debug)]
 pub struct Memory {
@@ -284,5 +286,13 @@ mod tests {
         let mut byte = [0];
         std::os::unix::fs::FileExt::read_exact_at(memory.memfd().unwrap(), &mut byte, 8192).unwrap();
         assert_eq!(byte, [0x55]);
+    }
+    /// x
+    pub fn populated_words(&self, _first: u64, _words: &mut [u64]) -> std::io::Result<()> {
+        todo!()
+    }
+    /// x
+    pub fn discard(&self) -> std::io::Result<()> {
+        todo!()
     }
 }

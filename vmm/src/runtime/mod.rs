@@ -1,49 +1,255 @@
-//! Drives the protocol core with real sockets, threads and the machine (interface stub).
-use crate::{endpoint::Endpoint, events::Events, machine::Machine};
-use ferry_migration::{MigrationInfo, Parameters};
-use std::sync::Arc;
+//! Drives the protocol core with real sockets, threads and the machine.
+//!
+//! [`Migrations`] is what QMP sees: commands go in, progress comes out, and none of them waits for a migration. Under it,
+//! [`source`] and [`destination`] each run one state machine of `ferry-migration` on a thread of its own, with workers for what
+//! blocks: the guest, the pages, the links.
 
-/// Why a command about a migration was refused.
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use ferry_migration::destination::Outcome;
+use ferry_migration::parameters::ParameterError;
+use ferry_migration::{MigrationInfo, Parameters};
+
+use crate::endpoint::Endpoint;
+use crate::events::Events;
+use crate::machine::Machine;
+use crate::runtime::destination::Incoming;
+use crate::runtime::progress::{Direction, Progress};
+use crate::runtime::settings::Settings;
+use crate::runtime::source::Outgoing;
+
+pub mod control;
+pub mod destination;
+mod inbox;
+pub mod progress;
+mod rate;
+pub mod settings;
+pub mod source;
+pub mod stream;
+mod timers;
+
+/// Why a command about a migration was refused, or what an incoming migration came to.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrationError {
-    /// stub
-    #[error("stub")]
-    Stub,
+    /// One at a time.
+    #[error("a migration is going on already: wait for its end, or cancel it")]
+    Busy,
+    /// A destination has no guest to give away.
+    #[error("this process waits for an incoming migration and has no guest to migrate")]
+    NoGuest,
+    /// The guest went to another process.
+    #[error("the guest was handed over: this process has no guest any more; end it with quit")]
+    HandedOver,
+    /// Only a process started for it can take a guest.
+    #[error("this process was not started with --incoming: it has a guest of its own")]
+    NotIncoming,
+    /// An incoming migration has been given an address already.
+    #[error("this process listens for a migration already, at {0}")]
+    Listening(Endpoint),
+    /// The permit is out.
+    #[error("{0}")]
+    TooLate(&'static str),
+    /// The address could not be listened at.
+    #[error("cannot listen at {at}: {source}; choose another address, or end what holds this one")]
+    Listen {
+        /// The address.
+        at: Endpoint,
+        /// What it answered.
+        source: std::io::Error,
+    },
+    /// The host did not give a thread or a descriptor.
+    #[error("the migration could not be started: {0}")]
+    Host(#[source] std::io::Error),
+    /// A parameter is out of its range.
+    #[error(transparent)]
+    Parameter(#[from] ParameterError),
+    /// The incoming migration failed.
+    #[error("incoming migration failed: {0}")]
+    Incoming(String),
 }
 
 /// The migrations of one process: at most one at a time.
-pub struct Migrations {}
+#[derive(Debug)]
+pub struct Migrations {
+    machine: Arc<Machine>,
+    events: Arc<Events>,
+    settings: Arc<Settings>,
+    current: Mutex<Current>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Current {
+    outgoing: Option<Outgoing>,
+    incoming: Option<Incoming>,
+    arrived: bool,
+    /// What `query-migrate` shows.
+    newest: Option<Arc<Progress>>,
+}
+
 impl Migrations {
     /// For `machine`; events go to `events`.
-    pub fn new(_machine: Arc<Machine>, _events: Arc<Events>) -> Arc<Self> {
-        todo!()
+    #[must_use]
+    pub fn new(machine: Arc<Machine>, events: Arc<Events>) -> Arc<Self> {
+        Arc::new(Migrations {
+            machine,
+            events,
+            settings: Arc::default(),
+            current: Mutex::default(),
+            changed: Condvar::new(),
+        })
     }
-    /// QMP `migrate`: returns as soon as the migration has begun; what follows is in `info` and in events.
-    pub fn migrate(&self, _to: Endpoint) -> Result<(), MigrationError> {
-        todo!()
+
+    /// QMP `migrate`: returns as soon as the migration has begun; what follows is in [`Migrations::info`] and in events.
+    ///
+    /// # Errors
+    /// When one is going on, or there is no guest to migrate.
+    pub fn migrate(&self, to: Endpoint) -> Result<(), MigrationError> {
+        let mut current = self.current();
+        if self.machine.is_handed_over() {
+            return Err(MigrationError::HandedOver);
+        }
+        if self.machine.awaits_guest() {
+            return Err(MigrationError::NoGuest);
+        }
+        if let Some(previous) = &mut current.outgoing {
+            if !previous.has_ended() {
+                return Err(MigrationError::Busy);
+            }
+            previous.join();
+        }
+        let progress = self.progress(Direction::Outgoing);
+        let outgoing = Outgoing::start(self.machine.clone(), to, self.settings.clone(), progress.clone())
+            .map_err(MigrationError::Host)?;
+        current.outgoing = Some(outgoing);
+        current.newest = Some(progress);
+        Ok(())
     }
-    /// QMP `migrate-incoming` and `--incoming`: listens, and returns the address that it listens on (a port of 0 filled in).
-    pub fn incoming(&self, _at: &Endpoint) -> Result<Endpoint, MigrationError> {
-        todo!()
+
+    /// QMP `migrate-incoming` and `--incoming`: listens, and returns the address with the port that was chosen.
+    ///
+    /// # Errors
+    /// When this process has a guest, listens already, or cannot listen there.
+    pub fn incoming(&self, at: &Endpoint) -> Result<Endpoint, MigrationError> {
+        let mut current = self.current();
+        if !self.machine.awaits_guest() {
+            return Err(MigrationError::NotIncoming);
+        }
+        if let Some(previous) = &mut current.incoming {
+            if !previous.has_ended() {
+                return Err(MigrationError::Listening(previous.endpoint().clone()));
+            }
+            previous.join();
+        }
+        let progress = self.progress(Direction::Incoming);
+        let parameters = self.settings.parameters();
+        let incoming = Incoming::listen(self.machine.clone(), at, &parameters, progress.clone())
+            .map_err(|source| MigrationError::Listen { at: at.clone(), source })?;
+        let endpoint = incoming.endpoint().clone();
+        current.incoming = Some(incoming);
+        current.newest = Some(progress);
+        self.changed.notify_all();
+        Ok(endpoint)
     }
-    /// QMP `migrate_cancel`: returns once the cancel is accepted; refused, saying why, after the permit.
+
+    /// QMP `migrate_cancel`: returns once the cancel is accepted. Nothing to cancel is no error, as in QEMU.
+    ///
+    /// # Errors
+    /// After the permit, saying why.
     pub fn cancel(&self) -> Result<(), MigrationError> {
-        todo!()
+        let current = self.current();
+        match &current.outgoing {
+            Some(outgoing) => outgoing.cancel().map_err(MigrationError::TooLate),
+            None => Ok(()),
+        }
     }
+
     /// QMP `query-migrate`.
+    #[must_use]
     pub fn info(&self) -> MigrationInfo {
-        todo!()
+        let newest = self.current().newest.clone();
+        newest.map(|progress| progress.info()).unwrap_or_default()
     }
+
     /// QMP `query-migrate-parameters`.
+    #[must_use]
     pub fn parameters(&self) -> Parameters {
-        todo!()
+        self.settings.parameters()
     }
-    /// QMP `migrate-set-parameters`; values checked by `Parameters::check`.
-    pub fn set_parameters(&self, _to: Parameters) -> Result<(), MigrationError> {
-        todo!()
+
+    /// QMP `migrate-set-parameters`.
+    ///
+    /// # Errors
+    /// The first parameter that is out of its range; nothing is changed then.
+    pub fn set_parameters(&self, to: Parameters) -> Result<(), MigrationError> {
+        Ok(self.settings.set(to)?)
     }
-    /// Blocks until the incoming migration has ended; `Err` says why it failed, naming the device if one did.
+
+    /// Where an incoming migration is awaited.
+    #[must_use]
+    pub fn listening_at(&self) -> Option<Endpoint> {
+        let current = self.current();
+        current.incoming.as_ref().filter(|i| !i.has_ended()).map(|i| i.endpoint().clone())
+    }
+
+    /// Blocks until an incoming migration has ended; without one, until there is one.
+    ///
+    /// # Errors
+    /// Why it failed, naming the device if one did.
     pub fn wait_incoming(&self) -> Result<(), MigrationError> {
-        todo!()
+        let mut current = self.current();
+        let mut incoming = loop {
+            if let Some(incoming) = current.incoming.take() {
+                break incoming;
+            }
+            current = self.changed.wait(current).unwrap_or_else(PoisonError::into_inner);
+        };
+        drop(current);
+        match incoming.join() {
+            Some(Outcome::Failed(reason)) => Err(MigrationError::Incoming(reason)),
+            _ => {
+                self.current().arrived = true;
+                Ok(())
+            }
+        }
     }
+
+    /// The guest has shut down or the process is about to end: an outgoing migration is told, and given up.
+    pub fn guest_gone(&self, reason: &str) {
+        if let Some(outgoing) = &mut self.current().outgoing {
+            outgoing.guest_gone(reason);
+        }
+    }
+
+    fn progress(&self, direction: Direction) -> Arc<Progress> {
+        Progress::new(direction, self.machine.description().ram_bytes(), self.events.clone())
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An error with its causes on one line.
+#[must_use]
+pub fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        // An error that shows its source in its own text needs it no second time.
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// A number that no other migration has.
+fn random_id() -> std::io::Result<u128> {
+    let mut bytes = [0; 16];
+    let taken = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    debug_assert_eq!(taken, bytes.len(), "requests of up to 256 bytes are not cut short");
+    Ok(u128::from_le_bytes(bytes))
 }

@@ -1,0 +1,93 @@
+//! Takes connections at the address of an incoming migration and finds out what each is.
+//!
+//! A connection must introduce itself with a preamble in time; what does not is told why where that helps, and forgotten. The
+//! driver hears only of links that are Ferry's.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ferry_migration::wire::WireError;
+use ferry_migration::wire::preamble::{Link, PREAMBLE_LEN, Preamble};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::runtime::destination::Event;
+use crate::runtime::stream::{Listener, Stream};
+
+/// Longest that a connection may take to introduce itself.
+const INTRODUCTION: Duration = Duration::from_secs(2);
+/// Connections that may be introducing themselves at a time; more are closed at once.
+const MOST_STRANGERS: usize = 16;
+
+/// Starts the thread that listens until `cancel` is signalled.
+pub fn listen(listener: Listener, cancel: EventFd, events: Sender<Event>) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("ferry-dst-accept".into()).spawn(move || accept_all(&listener, &cancel, &events))
+}
+
+fn accept_all(listener: &Listener, cancel: &EventFd, events: &Sender<Event>) {
+    let strangers = Arc::new(AtomicUsize::new(0));
+    let mut threads: VecDeque<(Stream, JoinHandle<()>)> = VecDeque::new();
+    loop {
+        match listener.accept(cancel) {
+            Ok(None) => break,
+            Ok(Some(stream)) => {
+                threads.retain(|(_, thread)| !thread.is_finished());
+                if strangers.load(SeqCst) >= MOST_STRANGERS {
+                    tracing::warn!("too many connections that say nothing; one more was closed");
+                    continue;
+                }
+                let (counted, events, introduced) = (strangers.clone(), events.clone(), stream.clone());
+                counted.fetch_add(1, SeqCst);
+                let spawned = std::thread::Builder::new().name("ferry-dst-hello".into()).spawn(move || {
+                    introduce(introduced, &events);
+                    counted.fetch_sub(1, SeqCst);
+                });
+                match spawned {
+                    Ok(thread) => threads.push_back((stream, thread)),
+                    Err(error) => tracing::warn!(%error, "no thread for a connection"),
+                }
+            }
+            Err(error) => {
+                // The driver ends only after this thread.
+                let _ = events.send(Event::ListenFailed(error));
+                break;
+            }
+        }
+    }
+    for (stream, thread) in threads {
+        if !thread.is_finished() {
+            stream.shutdown();
+        }
+        if thread.join().is_err() {
+            tracing::error!("a connection's thread ended unexpectedly");
+        }
+    }
+}
+
+fn introduce(stream: Stream, events: &Sender<Event>) {
+    let mut bytes = [0; PREAMBLE_LEN];
+    let read = stream.set_read_timeout(Some(INTRODUCTION)).and_then(|()| stream.read_exact(&mut bytes));
+    if let Err(error) = read {
+        tracing::info!(%error, "a connection did not introduce itself and was closed");
+        return;
+    }
+    match Preamble::decode(&bytes) {
+        Ok(preamble) => {
+            if stream.set_read_timeout(None).is_ok() {
+                // The driver ends only after this thread.
+                let _ = events.send(Event::Arrived(preamble, stream));
+            }
+        }
+        Err(error) => {
+            tracing::warn!(%error, "a connection was refused");
+            if matches!(error, WireError::Version { .. }) {
+                // Our own preamble tells the other Ferry which version is spoken here.
+                let ours = Preamble { migration_id: 0, link: Link::Control };
+                let _ = stream.write_all(&ours.encode());
+            }
+        }
+    }
+}

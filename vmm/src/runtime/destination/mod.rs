@@ -1,0 +1,344 @@
+//! Drives a [`Destination`] with real links, the real machine and real time.
+//!
+//! [`Incoming::listen`] spawns the driver's thread. It waits for a source as long as it takes, lives through one migration, and
+//! ends with the guest here or with the reason why not; by then its listener, workers and links are gone.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ferry_migration::destination::{Destination, Input, Outcome, Output};
+use ferry_migration::message::{ToDestination, ToSource};
+use ferry_migration::wire::preamble::{Link, Preamble, session};
+use ferry_migration::{Greeting, Parameters, Status, description};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::endpoint::Endpoint;
+use crate::machine::Machine;
+use crate::runtime::control;
+use crate::runtime::destination::pages::PageReceiver;
+use crate::runtime::destination::worker::{MachineJob, machine_worker, page_worker};
+use crate::runtime::inbox::{Next, next};
+use crate::runtime::progress::Progress;
+use crate::runtime::stream::{Listener, Stream};
+use crate::runtime::timers::{Durations, Timers};
+
+mod arrivals;
+pub mod pages;
+mod worker;
+
+/// Longest that one message may wait in a full socket before the link counts as lost.
+const SEND_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What reaches the driver.
+#[derive(Debug)]
+pub enum Event {
+    /// For the state machine.
+    Input(Input),
+    /// A message of the source with its attachment.
+    Message(ToDestination, Vec<u8>),
+    /// A link of some migration is here.
+    Arrived(Preamble, Stream),
+    /// Nothing more can arrive.
+    ListenFailed(std::io::Error),
+}
+
+/// An incoming migration that is awaited, goes on, or has ended.
+#[derive(Debug)]
+pub struct Incoming {
+    events: Sender<Event>,
+    thread: Option<JoinHandle<Outcome>>,
+    endpoint: Endpoint,
+    /// What is known about it.
+    pub progress: Arc<Progress>,
+}
+
+impl Incoming {
+    /// Listens at `at`.
+    ///
+    /// # Errors
+    /// What the address answered, or when a thread cannot be had.
+    pub fn listen(
+        machine: Arc<Machine>,
+        at: &Endpoint,
+        parameters: &Parameters,
+        progress: Arc<Progress>,
+    ) -> std::io::Result<Self> {
+        let listener = Listener::bind(at)?;
+        let endpoint = listener.endpoint().clone();
+        let (events, inbox) = channel();
+        let driver = Driver::new(machine, listener, parameters, progress.clone(), events.clone())?;
+        let thread = std::thread::Builder::new().name("ferry-dest".into()).spawn(move || driver.run(&inbox))?;
+        Ok(Incoming { events, thread: Some(thread), endpoint, progress })
+    }
+
+    /// Where it listens, with the port that was chosen.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Asks for the end. A guest that has been permitted to run here is not stopped by it.
+    pub fn cancel(&self) {
+        // A migration that has ended does not mind.
+        let _ = self.events.send(Event::Input(Input::Cancel));
+    }
+
+    /// Whether the driver has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Waits for the end; `None` when somebody has waited before.
+    pub fn join(&mut self) -> Option<Outcome> {
+        let thread = self.thread.take()?;
+        Some(thread.join().unwrap_or_else(|_| {
+            let reason = "the migration thread ended unexpectedly; see the log".to_owned();
+            self.progress.set_error(reason.clone());
+            self.progress.set_status(Status::Failed);
+            Outcome::Failed(reason)
+        }))
+    }
+}
+
+struct Driver {
+    core: Destination,
+    machine: Arc<Machine>,
+    migration_id: Option<u128>,
+    progress: Arc<Progress>,
+    timers: Timers,
+    events: Sender<Event>,
+    stop_listening: EventFd,
+    jobs: Option<Sender<MachineJob>>,
+    threads: Vec<JoinHandle<()>>,
+    control: Option<control::Sender>,
+    links: Vec<Stream>,
+    receiving: bool,
+    bulk_links: Vec<(u8, Stream)>,
+    /// The newest attachment and when it arrived.
+    attachment: (Vec<u8>, Instant),
+    gathered: Instant,
+    permitted: Instant,
+    outcome: Option<Outcome>,
+}
+
+impl Driver {
+    fn new(
+        machine: Arc<Machine>,
+        listener: Listener,
+        parameters: &Parameters,
+        progress: Arc<Progress>,
+        events: Sender<Event>,
+    ) -> std::io::Result<Self> {
+        let (jobs, worker) = machine_worker(machine.clone(), events.clone())?;
+        let stop_listening = EventFd::new(libc::EFD_CLOEXEC)?;
+        let accepting = arrivals::listen(listener, stop_listening.try_clone()?, events.clone())?;
+        let now = Instant::now();
+        Ok(Driver {
+            core: Destination::new(),
+            machine,
+            migration_id: None,
+            progress,
+            timers: Timers::new(Durations::new(parameters)),
+            events,
+            stop_listening,
+            jobs: Some(jobs),
+            threads: vec![worker, accepting],
+            control: None,
+            links: Vec::new(),
+            receiving: false,
+            bulk_links: Vec::new(),
+            attachment: (Vec::new(), now),
+            gathered: now,
+            permitted: now,
+            outcome: None,
+        })
+    }
+
+    fn run(mut self, inbox: &Receiver<Event>) -> Outcome {
+        while self.outcome.is_none() {
+            match next(inbox, &mut self.timers) {
+                Next::Timer(timer) => self.input(Input::Timer(timer)),
+                Next::Event(Event::Input(input)) => self.input(input),
+                Next::Event(Event::Message(message, attachment)) => self.message(message, attachment),
+                Next::Event(Event::Arrived(preamble, stream)) => self.arrived(preamble, stream),
+                Next::Event(Event::ListenFailed(error)) => {
+                    self.input(Input::LinkLost(format!("cannot take connections: {error}")));
+                }
+            }
+        }
+        self.wind_up()
+    }
+
+    fn input(&mut self, input: Input) {
+        tracing::debug!(?input, "destination");
+        if matches!(input, Input::MarkerReached(_)) {
+            self.gathered = Instant::now();
+        }
+        let outputs = self.core.step(input);
+        self.perform(outputs);
+    }
+
+    fn message(&mut self, message: ToDestination, attachment: Vec<u8>) {
+        match message {
+            ToDestination::Permit { .. } => self.permitted = Instant::now(),
+            ToDestination::Hello { .. } | ToDestination::Rehearse | ToDestination::Package { .. } => {
+                self.attachment = (attachment, Instant::now());
+            }
+            _ => {}
+        }
+        self.input(Input::Message(message));
+    }
+
+    fn arrived(&mut self, preamble: Preamble, stream: Stream) {
+        match (preamble.link, self.migration_id) {
+            (Link::Control, None) => self.begin(preamble.migration_id, stream),
+            (Link::Control, Some(_)) => {
+                let busy = ToSource::Refused { reason: "another migration to this destination is going on".to_owned() };
+                if let Err(error) = control::Sender::new(stream, session(preamble.migration_id)).send(&busy, &[]) {
+                    tracing::info!(%error, "a second source left before it was refused");
+                }
+            }
+            (Link::Bulk(index), Some(id)) if id == preamble.migration_id => {
+                self.bulk_links.push((index, stream.clone()));
+                self.links.push(stream);
+                self.receive_pages();
+            }
+            (Link::Bulk(_), _) => tracing::warn!("a bulk link of a migration that is not known was closed"),
+        }
+    }
+
+    fn begin(&mut self, migration_id: u128, stream: Stream) {
+        self.migration_id = Some(migration_id);
+        self.progress.set_status(Status::Setup);
+        self.links.push(stream.clone());
+        let started = stream.set_write_timeout(Some(SEND_TIMEOUT)).and_then(|()| {
+            let receiver = control::Receiver::new(stream.clone(), session(migration_id));
+            let events = self.events.clone();
+            std::thread::Builder::new().name("ferry-dst-recv".into()).spawn(move || read_control(receiver, &events))
+        });
+        self.control = Some(control::Sender::new(stream, session(migration_id)));
+        let first = self.core.start();
+        self.perform(first);
+        match started {
+            Ok(thread) => self.threads.push(thread),
+            Err(error) => self.input(Input::LinkLost(format!("no thread for the control link: {error}"))),
+        }
+    }
+
+    fn perform(&mut self, outputs: Vec<Output>) {
+        for output in outputs {
+            tracing::debug!(?output, "destination");
+            match output {
+                Output::CheckGreeting => {
+                    let result = self.check_greeting();
+                    self.input(Input::Checked(result));
+                }
+                Output::ReceivePages => {
+                    self.progress.set_status(Status::Active);
+                    self.receiving = true;
+                    self.receive_pages();
+                }
+                Output::Send(message) => self.send(&message),
+                Output::StartTimer(timer) => self.timers.start(timer),
+                Output::StopTimer(timer) => self.timers.stop(timer),
+                Output::Load { rehearsal } => {
+                    let (state, arrived) = (std::mem::take(&mut self.attachment.0), self.attachment.1);
+                    let gathered = if rehearsal { arrived } else { self.gathered };
+                    self.job(MachineJob::Load(state, arrived, gathered));
+                }
+                Output::Start => self.job(MachineJob::Start(self.permitted)),
+                Output::Interrupt => self.machine.interrupt_faults(),
+                Output::CloseLinks => self.close_links(),
+                Output::Finish(outcome) => self.outcome = Some(outcome),
+            }
+        }
+    }
+
+    fn check_greeting(&mut self) -> Result<(), String> {
+        let bytes = std::mem::take(&mut self.attachment.0);
+        let greeting: Greeting =
+            postcard::from_bytes(&bytes).map_err(|error| format!("its greeting does not decode: {error}"))?;
+        description::check(&greeting.machine, self.machine.description()).map_err(|error| error.to_string())?;
+        self.timers.durations.heartbeat = Duration::from_millis(greeting.heartbeat_timeout_ms.clamp(100, 600_000));
+        self.machine.memory().discard().map_err(|error| format!("its memory cannot be emptied: {error}"))?;
+        tracing::info!(vm = greeting.vm, "incoming migration");
+        Ok(())
+    }
+
+    /// Takes pages from every bulk link that has arrived, as soon as the machines are known to match.
+    fn receive_pages(&mut self) {
+        let Some(migration_id) = self.migration_id else { return };
+        if !self.receiving {
+            return;
+        }
+        for (_, stream) in self.bulk_links.drain(..) {
+            let receiver =
+                PageReceiver::new(self.machine.clone(), stream, session(migration_id), self.progress.clone());
+            match page_worker(receiver, self.events.clone()) {
+                Ok(thread) => self.threads.push(thread),
+                Err(error) => {
+                    // The driver holds its own channel open.
+                    let _ = self.events.send(Event::Input(Input::LinkLost(format!("no thread for pages: {error}"))));
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, message: &ToSource) {
+        let Some(control) = &mut self.control else { return };
+        if let Err(error) = control.send(message, &[]) {
+            let reason = format!("sending {}: {}", message.name(), crate::runtime::causes(&error));
+            // The driver holds its own channel open.
+            let _ = self.events.send(Event::Input(Input::LinkLost(reason)));
+        }
+    }
+
+    fn job(&self, job: MachineJob) {
+        if let Some(jobs) = &self.jobs {
+            // The worker ends only when this sender is dropped.
+            let _ = jobs.send(job);
+        }
+    }
+
+    fn close_links(&mut self) {
+        for link in self.links.drain(..) {
+            link.shutdown();
+        }
+        self.control = None;
+    }
+
+    fn wind_up(mut self) -> Outcome {
+        self.close_links();
+        self.jobs = None;
+        // An eventfd takes 2^64 signals before a write could fail.
+        let _ = self.stop_listening.write(1);
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the migration ended unexpectedly");
+            }
+        }
+        let outcome = self.outcome.take().expect("the driver runs until there is one");
+        if let Outcome::Failed(reason) = &outcome {
+            self.progress.set_error(reason.clone());
+            self.progress.set_status(Status::Failed);
+        } else {
+            self.progress.set_status(Status::Completed);
+        }
+        outcome
+    }
+}
+
+fn read_control(mut receiver: control::Receiver, events: &Sender<Event>) {
+    loop {
+        let (event, more) = match receiver.receive::<ToDestination>() {
+            Ok((message, attachment)) => (Event::Message(message, attachment), true),
+            Err(error) => (Event::Input(Input::LinkLost(crate::runtime::causes(&error))), false),
+        };
+        if events.send(event).is_err() || !more {
+            return;
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Receives pages on one bulk link, straight into guest memory.
+
+use std::io::IoSliceMut;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use ferry_migration::pages::{CHUNK_PAGES, CHUNK_WORDS, PAGE_SIZE, PageBitmap, runs};
+use ferry_migration::wire::bulk::{self, Chunk, Frame, HEADER_LEN};
+
+use crate::machine::Machine;
+use crate::runtime::control::LinkError;
+use crate::runtime::progress::Progress;
+use crate::runtime::stream::Stream;
+
+const LINK: &str = "bulk";
+
+/// The receiving end of a bulk link.
+pub struct PageReceiver {
+    machine: Arc<Machine>,
+    stream: Stream,
+    session: u32,
+    sequence: u32,
+    /// Pages that hold data: a zero bit must wipe these, all others are zero already.
+    written: PageBitmap,
+    progress: Arc<Progress>,
+}
+
+impl PageReceiver {
+    /// For a machine whose memory is all zero and whose vCPUs do not run.
+    #[must_use]
+    pub fn new(machine: Arc<Machine>, stream: Stream, session: u32, progress: Arc<Progress>) -> Self {
+        let written = PageBitmap::new(machine.memory().pages());
+        PageReceiver { machine, stream, session, sequence: 0, written, progress }
+    }
+
+    /// Takes frames until the next marker, and returns its number.
+    ///
+    /// # Errors
+    /// The link ended or failed, or carried what is no frame of this migration.
+    pub fn until_marker(&mut self) -> Result<u32, LinkError> {
+        loop {
+            let mut head = [0; HEADER_LEN];
+            self.stream.read_exact(&mut head).map_err(LinkError::io(LINK))?;
+            let pages = self.machine.memory().pages();
+            let frame = bulk::decode(&head, self.session, self.sequence, pages).map_err(LinkError::wire(LINK))?;
+            self.sequence = self.sequence.wrapping_add(1);
+            self.progress.pages.bytes.fetch_add(HEADER_LEN as u64, Relaxed);
+            match frame {
+                Frame::Marker(number) => return Ok(number),
+                Frame::Chunk(chunk) => self.take(&chunk)?,
+            }
+        }
+    }
+
+    fn take(&mut self, chunk: &Chunk) -> Result<(), LinkError> {
+        let first_page = u64::from(chunk.index) * CHUNK_PAGES;
+        let (base, _) = self.machine.memory().host_pages(first_page);
+        self.wipe(first_page, &chunk.zero, base);
+        self.written.or_words(first_page, &chunk.data);
+
+        let mut slices: [IoSliceMut<'_>; CHUNK_PAGES as usize / 2] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
+        let mut used = 0;
+        for (first, len) in runs(&chunk.data) {
+            // SAFETY: the decoder has checked that the run lies inside guest memory, which is mapped at `base` for as long as the
+            // machine lives; runs do not overlap, and no vCPU or device runs before the migration has ended.
+            let bytes = unsafe {
+                std::slice::from_raw_parts_mut(
+                    base.add(first as usize * PAGE_SIZE as usize),
+                    len as usize * PAGE_SIZE as usize,
+                )
+            };
+            slices[used] = IoSliceMut::new(bytes);
+            used += 1;
+        }
+        self.stream.read_exact_vectored(&mut slices[..used]).map_err(LinkError::io(LINK))?;
+        self.count(chunk);
+        Ok(())
+    }
+
+    fn wipe(&mut self, first_page: u64, zero: &[u64; CHUNK_WORDS], base: *mut u8) {
+        let written = self.written.chunk(first_page / CHUNK_PAGES);
+        let stale: [u64; CHUNK_WORDS] = std::array::from_fn(|at| written[at] & zero[at]);
+        for (first, len) in runs(&stale) {
+            // SAFETY: as in `take`: inside guest memory, and nobody else uses it yet.
+            unsafe {
+                base.add(first as usize * PAGE_SIZE as usize).write_bytes(0, len as usize * PAGE_SIZE as usize);
+            }
+            for page in first..first + len {
+                self.written.clear(first_page + u64::from(page));
+            }
+        }
+    }
+
+    fn count(&self, chunk: &Chunk) {
+        let pages = &self.progress.pages;
+        pages.bytes.fetch_add(chunk.data_bytes(), Relaxed);
+        pages.data_pages.fetch_add(chunk.data_bytes() / PAGE_SIZE, Relaxed);
+        pages.zero_pages.fetch_add(chunk.zero.iter().map(|w| u64::from(w.count_ones())).sum(), Relaxed);
+    }
+}

@@ -1,0 +1,39 @@
+//! The parameters of a process, which an operator may change while a migration runs.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ferry_migration::Parameters;
+use ferry_migration::parameters::ParameterError;
+
+/// The parameters in force, and the one that a page thread reads for every chunk.
+#[derive(Debug, Default)]
+pub struct Settings {
+    parameters: Mutex<Parameters>,
+    max_bandwidth: Arc<AtomicU64>,
+}
+
+impl Settings {
+    /// A copy of all.
+    #[must_use]
+    pub fn parameters(&self) -> Parameters {
+        self.parameters.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces all.
+    ///
+    /// # Errors
+    /// The first that is out of its range; nothing is changed then.
+    pub fn set(&self, parameters: Parameters) -> Result<(), ParameterError> {
+        parameters.check()?;
+        self.max_bandwidth.store(parameters.max_bandwidth, Relaxed);
+        *self.parameters.lock().unwrap_or_else(PoisonError::into_inner) = parameters;
+        Ok(())
+    }
+
+    /// The cap on bandwidth, in bytes a second, as it changes.
+    #[must_use]
+    pub fn max_bandwidth(&self) -> Arc<AtomicU64> {
+        self.max_bandwidth.clone()
+    }
+}

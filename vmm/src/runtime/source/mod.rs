@@ -1,0 +1,379 @@
+//! Drives a [`Source`] with real links, the real machine and real time.
+//!
+//! [`Outgoing::start`] spawns the driver's thread; it ends with the migration, and by then its workers, links and timers are
+//! gone and the guest either runs here (if it ran before) or belongs to the destination.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ferry_migration::message::{ToDestination, ToSource};
+use ferry_migration::source::{Input, Outcome, Output, Source};
+use ferry_migration::wire::preamble::{Link, Preamble, session};
+use ferry_migration::{Greeting, Status};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::endpoint::Endpoint;
+use crate::machine::{Hold, Machine};
+use crate::runtime::control;
+use crate::runtime::inbox::{Next, next};
+use crate::runtime::progress::Progress;
+use crate::runtime::settings::Settings;
+use crate::runtime::source::pages::Controls;
+use crate::runtime::source::stopwatch::Stopwatch;
+use crate::runtime::source::worker::{Event, GuestJob, PageJob, Route, guest_worker, page_worker};
+use crate::runtime::stream::Stream;
+use crate::runtime::timers::{Durations, Timers};
+
+pub mod pages;
+mod stopwatch;
+pub mod worker;
+
+/// Longest that one message may wait in a full socket before the link counts as lost.
+const SEND_TIMEOUT: Duration = Duration::from_secs(1);
+/// Files that make up one machine's run: a fresh boot is the first.
+const FIRST_GENERATION: u64 = 1;
+
+/// A migration that goes on or has ended.
+#[derive(Debug)]
+pub struct Outgoing {
+    events: Sender<Event>,
+    thread: Option<JoinHandle<()>>,
+    /// What is known about it.
+    pub progress: Arc<Progress>,
+}
+
+impl Outgoing {
+    /// Begins to migrate `machine` to `to`.
+    ///
+    /// # Errors
+    /// When a thread or an eventfd cannot be had.
+    pub fn start(
+        machine: Arc<Machine>,
+        to: Endpoint,
+        settings: Arc<Settings>,
+        progress: Arc<Progress>,
+    ) -> std::io::Result<Self> {
+        let (events, inbox) = channel();
+        let driver = Driver::new(machine, to, settings, progress.clone(), events.clone())?;
+        progress.set_status(Status::Setup);
+        let thread = std::thread::Builder::new().name("ferry-source".into()).spawn(move || driver.run(&inbox))?;
+        Ok(Outgoing { events, thread: Some(thread), progress })
+    }
+
+    /// Asks for the end; returns once that is accepted.
+    ///
+    /// # Errors
+    /// The reason for which it comes too late.
+    pub fn cancel(&self) -> Result<(), &'static str> {
+        let (answer, answered) = channel();
+        if self.events.send(Event::Cancel(answer)).is_err() {
+            return Ok(());
+        }
+        // The driver answers at once or has ended, which closes the channel.
+        answered.recv().unwrap_or(Ok(()))
+    }
+
+    /// Tells it that there is no guest any more.
+    pub fn guest_gone(&self, reason: &str) {
+        // A migration that has ended does not mind.
+        let _ = self.events.send(Event::Input(Input::GuestGone(reason.to_owned())));
+    }
+
+    /// Whether the driver has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Waits for the driver's end.
+    pub fn join(&mut self) {
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            self.progress.set_error("the migration thread ended unexpectedly; see the log".to_owned());
+            self.progress.set_status(Status::Failed);
+        }
+    }
+}
+
+struct Driver {
+    core: Source,
+    machine: Arc<Machine>,
+    to: Endpoint,
+    migration_id: u128,
+    progress: Arc<Progress>,
+    settings: Arc<Settings>,
+    timers: Timers,
+    stopwatch: Stopwatch,
+    events: Sender<Event>,
+    cancel: EventFd,
+    controls: Controls,
+    guest_jobs: Option<Sender<GuestJob>>,
+    page_jobs: Option<Sender<PageJob>>,
+    threads: Vec<JoinHandle<()>>,
+    control: Option<control::Sender>,
+    links: Vec<Stream>,
+    state: Vec<u8>,
+    outcome: Option<Outcome>,
+}
+
+impl Driver {
+    fn new(
+        machine: Arc<Machine>,
+        to: Endpoint,
+        settings: Arc<Settings>,
+        progress: Arc<Progress>,
+        events: Sender<Event>,
+    ) -> std::io::Result<Self> {
+        let parameters = settings.parameters();
+        let (guest_jobs, guest_thread) = guest_worker(machine.clone(), events.clone())?;
+        let controls =
+            Controls { stop: Arc::default(), max_bandwidth: settings.max_bandwidth(), progress: progress.clone() };
+        Ok(Driver {
+            core: Source::new(FIRST_GENERATION, parameters.rehearsal),
+            machine,
+            to,
+            migration_id: crate::runtime::random_id()?,
+            progress,
+            settings,
+            timers: Timers::new(Durations::new(&parameters)),
+            stopwatch: Stopwatch::default(),
+            events,
+            cancel: EventFd::new(libc::EFD_CLOEXEC)?,
+            controls,
+            guest_jobs: Some(guest_jobs),
+            page_jobs: None,
+            threads: vec![guest_thread],
+            control: None,
+            links: Vec::new(),
+            state: Vec::new(),
+            outcome: None,
+        })
+    }
+
+    fn run(mut self, inbox: &Receiver<Event>) {
+        let first = self.core.start();
+        self.perform(first);
+        while self.outcome.is_none() {
+            match next(inbox, &mut self.timers) {
+                Next::Timer(timer) => self.input(Input::Timer(timer)),
+                Next::Event(Event::Input(input)) => self.input(input),
+                Next::Event(Event::State(state)) => self.state = state,
+                Next::Event(Event::Control(stream)) => self.control_is_open(stream),
+                Next::Event(Event::Bulk(stream)) => self.links.push(stream),
+                Next::Event(Event::Cancel(answer)) => self.cancel(&answer),
+            }
+        }
+        self.wind_up();
+    }
+
+    fn input(&mut self, input: Input) {
+        tracing::debug!(?input, "source");
+        self.stopwatch.note_input(&input);
+        if let (Input::LinkLost(reason), true) = (&input, self.core.permit_may_be_out()) {
+            self.progress.set_error(format!(
+                "{reason}, after the permit was sent: the destination may run the guest. Look there; this side keeps it stopped"
+            ));
+        }
+        let outputs = self.core.step(input);
+        self.perform(outputs);
+    }
+
+    fn cancel(&mut self, answer: &Sender<Result<(), &'static str>>) {
+        let outputs = self.core.step(Input::Cancel);
+        let refused = outputs.iter().find_map(|o| if let Output::RefuseCancel(why) = o { Some(*why) } else { None });
+        // Nobody waits for the answer when the client has gone.
+        let _ = answer.send(refused.map_or(Ok(()), Err));
+        self.perform(outputs);
+    }
+
+    fn perform(&mut self, outputs: Vec<Output>) {
+        for output in outputs {
+            tracing::debug!(?output, "source");
+            self.stopwatch.note_output(&output);
+            match output {
+                Output::Status(status) => self.show(status),
+                Output::Connect => self.connect(),
+                Output::Send(message) => self.send(&message),
+                Output::StartTimer(timer) => self.timers.start(timer),
+                Output::StopTimer(timer) => self.timers.stop(timer),
+                Output::SendRound => self.page_job(PageJob::Round),
+                Output::SendLastPages => self.page_job(PageJob::LastPages),
+                Output::Snapshot => self.guest_job(GuestJob::Snapshot),
+                Output::StopGuest => self.guest_job(GuestJob::Stop),
+                Output::Save => self.guest_job(GuestJob::Save),
+                Output::ResumeGuest => self.guest_job(GuestJob::Resume),
+                Output::Interrupt => self.interrupt(),
+                Output::HandOver => self.hand_over(),
+                Output::CloseLinks => self.close_links(),
+                Output::RefuseCancel(_) => {}
+                Output::Finish(outcome) => self.outcome = Some(outcome),
+            }
+        }
+    }
+
+    /// Ends are shown in `wind_up`, when everything of this attempt has been released and the next one can begin.
+    fn show(&self, status: Status) {
+        if !matches!(status, Status::Completed | Status::Failed | Status::Cancelled) {
+            self.progress.set_status(status);
+        }
+    }
+
+    fn connect(&mut self) {
+        let (to, events) = (self.to.clone(), self.events.clone());
+        let deadline = Instant::now() + self.timers.durations.setup;
+        let preamble = Preamble { migration_id: self.migration_id, link: Link::Control };
+        let cancel = self.cancel.try_clone();
+        let connect = move || {
+            let opened = cancel.and_then(|cancel| Stream::connect(&to, deadline, &cancel)).and_then(|stream| {
+                stream.set_write_timeout(Some(SEND_TIMEOUT))?;
+                stream.write_all(&preamble.encode())?;
+                Ok(stream)
+            });
+            let event = match opened {
+                Ok(stream) => Event::Control(stream),
+                Err(error) => Event::Input(Input::LinkLost(format!("cannot connect to {to}: {error}"))),
+            };
+            // The driver may have been cancelled meanwhile; the stream then closes here.
+            let _ = events.send(event);
+        };
+        self.spawn("ferry-src-connect", connect);
+    }
+
+    fn control_is_open(&mut self, stream: Stream) {
+        let session = session(self.migration_id);
+        self.links.push(stream.clone());
+        self.control = Some(control::Sender::new(stream.clone(), session));
+        let events = self.events.clone();
+        self.spawn("ferry-src-recv", move || {
+            let mut receiver = control::Receiver::new(stream, session);
+            loop {
+                let (input, more) = match receiver.receive::<ToSource>() {
+                    Ok((message, _)) => (Input::Message(message), true),
+                    Err(error) => (Input::LinkLost(crate::runtime::causes(&error)), false),
+                };
+                if events.send(Event::Input(input)).is_err() || !more {
+                    return;
+                }
+            }
+        });
+        self.input(Input::Connected);
+    }
+
+    fn send(&mut self, message: &ToDestination) {
+        let attachment = match message {
+            ToDestination::Hello { .. } => self.greeting(),
+            ToDestination::Rehearse | ToDestination::Package { .. } => std::mem::take(&mut self.state),
+            _ => Vec::new(),
+        };
+        let Some(control) = &mut self.control else { return };
+        if let Err(error) = control.send(message, &attachment) {
+            // The state machine hears of it as of any loss, after what it is doing now.
+            let reason = format!("sending {}: {}", message.name(), crate::runtime::causes(&error));
+            let _ = self.events.send(Event::Input(Input::LinkLost(reason)));
+        }
+    }
+
+    fn greeting(&self) -> Vec<u8> {
+        let greeting = Greeting {
+            vm: self.machine.name().to_owned(),
+            machine: self.machine.description().clone(),
+            bulk_links: 1,
+            heartbeat_timeout_ms: self.timers.durations.heartbeat.as_millis() as u64,
+        };
+        postcard::to_stdvec(&greeting).expect("a greeting is plain data")
+    }
+
+    fn guest_job(&self, job: GuestJob) {
+        if let Some(jobs) = &self.guest_jobs {
+            // The worker ends only when this sender is dropped.
+            let _ = jobs.send(job);
+        }
+    }
+
+    fn page_job(&mut self, job: PageJob) {
+        if self.page_jobs.is_none() && self.start_page_worker().is_err() {
+            let reason = "the page thread could not be started".to_owned();
+            let _ = self.events.send(Event::Input(Input::LinkLost(reason)));
+        }
+        if let Some(jobs) = &self.page_jobs {
+            // A worker that has failed has said so.
+            let _ = jobs.send(job);
+        }
+    }
+
+    fn start_page_worker(&mut self) -> std::io::Result<()> {
+        let route = Route {
+            to: self.to.clone(),
+            migration_id: self.migration_id,
+            cancel: self.cancel.try_clone()?,
+            setup_deadline: Instant::now() + self.timers.durations.setup,
+        };
+        let (jobs, thread) = page_worker(
+            self.machine.clone(),
+            route,
+            self.controls.clone(),
+            self.settings.clone(),
+            self.events.clone(),
+        )?;
+        self.page_jobs = Some(jobs);
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) {
+        match std::thread::Builder::new().name(name.to_owned()).spawn(run) {
+            Ok(thread) => self.threads.push(thread),
+            Err(error) => {
+                let reason = format!("no thread can be started: {error}");
+                let _ = self.events.send(Event::Input(Input::LinkLost(reason)));
+            }
+        }
+    }
+
+    fn interrupt(&self) {
+        self.controls.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.machine.interrupt_faults();
+    }
+
+    fn hand_over(&mut self) {
+        if let Err(error) = self.machine.hold(Hold::HandedOver) {
+            tracing::error!(%error, "the machine could not be marked as handed over; its vCPUs are stopped all the same");
+        }
+    }
+
+    fn close_links(&mut self) {
+        // An eventfd takes 2^64 signals before a write could fail.
+        let _ = self.cancel.write(1);
+        for link in self.links.drain(..) {
+            link.shutdown();
+        }
+        self.control = None;
+    }
+
+    fn wind_up(mut self) {
+        self.interrupt();
+        self.close_links();
+        self.guest_jobs = None;
+        self.page_jobs = None;
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the migration ended unexpectedly");
+            }
+        }
+        let status = match self.outcome.take() {
+            Some(Outcome::Completed) => {
+                self.progress.set_downtime(self.stopwatch.downtime());
+                Status::Completed
+            }
+            Some(Outcome::Failed(reason)) => {
+                self.progress.set_error(reason);
+                Status::Failed
+            }
+            _ => Status::Cancelled,
+        };
+        self.progress.set_status(status);
+    }
+}

@@ -1,0 +1,312 @@
+//! A connection of either family, with what migration needs of it: deadlines, vectored transfer, and an end from outside.
+//!
+//! Both drivers and their page threads use it. Reads and writes block; another thread ends them with [`Stream::shutdown`],
+//! which is how an attempt that is given up gets its threads back from a peer that does not answer.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, sockopt};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::endpoint::Endpoint;
+
+/// A connected socket; clones share it.
+#[derive(Clone, Debug)]
+pub struct Stream(Arc<OwnedFd>);
+
+impl Stream {
+    /// Takes a connected socket, with Nagle's algorithm off where there is one.
+    ///
+    /// # Errors
+    /// When the socket refuses its options.
+    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&fd, false)?;
+        if sockopt::socket_domain(&fd)? != AddressFamily::UNIX {
+            sockopt::set_tcp_nodelay(&fd, true)?;
+        }
+        Ok(Stream(Arc::new(fd)))
+    }
+
+    /// Connects, until `deadline` or until `cancel` is signalled.
+    ///
+    /// # Errors
+    /// What the last address answered; `TimedOut` at the deadline; `Interrupted` when cancelled.
+    pub fn connect(to: &Endpoint, deadline: Instant, cancel: &EventFd) -> io::Result<Self> {
+        match to {
+            Endpoint::Unix(path) => {
+                let address = rustix::net::SocketAddrUnix::new(path)?;
+                connect_one(AddressFamily::UNIX, &address, deadline, cancel)
+            }
+            Endpoint::Tcp { host, port } => {
+                let mut last = io::Error::new(io::ErrorKind::NotFound, format!("no address is known for '{host}'"));
+                for address in (host.as_str(), *port).to_socket_addrs()? {
+                    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+                    match connect_one(family, &address, deadline, cancel) {
+                        Ok(stream) => return Ok(stream),
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
+                        Err(error) => last = error,
+                    }
+                }
+                Err(last)
+            }
+        }
+    }
+
+    /// How long one read may wait; `None` waits for ever.
+    ///
+    /// # Errors
+    /// When the socket refuses it.
+    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        Ok(sockopt::set_socket_timeout(&self.0, sockopt::Timeout::Recv, timeout)?)
+    }
+
+    /// How long one write may wait; `None` waits for ever.
+    ///
+    /// # Errors
+    /// When the socket refuses it.
+    pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        Ok(sockopt::set_socket_timeout(&self.0, sockopt::Timeout::Send, timeout)?)
+    }
+
+    /// Ends both directions: reads see the end, writes fail, also those that are blocked now.
+    pub fn shutdown(&self) {
+        // A peer that has gone already is what the caller wants.
+        let _ = rustix::net::shutdown(&self.0, Shutdown::Both);
+    }
+
+    /// Fills `buffer`.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` when the peer closed before; `TimedOut` past the read timeout.
+    pub fn read_exact(&self, mut buffer: &mut [u8]) -> io::Result<()> {
+        while !buffer.is_empty() {
+            match rustix::net::recv(&self.0, &mut *buffer, RecvFlags::WAITALL) {
+                Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok((taken, _)) => buffer = &mut buffer[taken..],
+                Err(error) => retry(error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends all of `bytes`.
+    ///
+    /// # Errors
+    /// As the socket says; `TimedOut` past the write timeout.
+    pub fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match rustix::net::send(&self.0, bytes, SendFlags::NOSIGNAL) {
+                Ok(sent) => bytes = &bytes[sent..],
+                Err(error) => retry(error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends all slices, in as few calls as the socket takes them.
+    ///
+    /// # Errors
+    /// As the socket says; `TimedOut` past the write timeout.
+    pub fn write_all_vectored(&self, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+        while !slices.is_empty() {
+            match rustix::io::writev(&self.0, slices) {
+                Ok(sent) => IoSlice::advance_slices(&mut slices, sent),
+                Err(error) => retry(error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills all slices, in as few calls as the socket gives them.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` when the peer closed before; `TimedOut` past the read timeout.
+    pub fn read_exact_vectored(&self, mut slices: &mut [IoSliceMut<'_>]) -> io::Result<()> {
+        while !slices.is_empty() {
+            match rustix::io::readv(&self.0, slices) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(taken) => IoSliceMut::advance_slices(&mut slices, taken),
+                Err(error) => retry(error)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn retry(error: Errno) -> io::Result<()> {
+    match error {
+        Errno::INTR => Ok(()),
+        Errno::AGAIN => Err(io::ErrorKind::TimedOut.into()),
+        other => Err(other.into()),
+    }
+}
+
+fn connect_one(
+    family: AddressFamily,
+    address: &impl rustix::net::addr::SocketAddrArg,
+    deadline: Instant,
+    cancel: &EventFd,
+) -> io::Result<Stream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    match rustix::net::connect(&fd, address) {
+        Ok(()) => return Stream::new(fd),
+        Err(Errno::INPROGRESS) => {}
+        Err(error) => return Err(error.into()),
+    }
+    if !wait(fd.as_fd(), PollFlags::OUT, Some(deadline), cancel)? {
+        return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"));
+    }
+    sockopt::socket_error(&fd)??;
+    Stream::new(fd)
+}
+
+/// Waits until `fd` is ready; false at the deadline; `Interrupted` when `cancel` was signalled.
+fn wait(fd: BorrowedFd<'_>, flags: PollFlags, deadline: Option<Instant>, cancel: &EventFd) -> io::Result<bool> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the eventfd is open for as long as `cancel` is borrowed, which outlives this call.
+    let cancel_fd = unsafe { BorrowedFd::borrow_raw(cancel.as_raw_fd()) };
+    loop {
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+        let mut fds = [PollFd::from_borrowed_fd(fd, flags), PollFd::from_borrowed_fd(cancel_fd, PollFlags::IN)];
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(0) => return Ok(false),
+            Ok(_) if !fds[1].revents().is_empty() => {
+                return Err(io::Error::new(io::ErrorKind::Interrupted, "given up"));
+            }
+            Ok(_) => return Ok(true),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// A listening socket of either family; a Unix socket's file goes with it.
+#[derive(Debug)]
+pub struct Listener {
+    fd: OwnedFd,
+    at: Endpoint,
+}
+
+impl Listener {
+    /// Listens at `at`.
+    ///
+    /// # Errors
+    /// What the address answered.
+    pub fn bind(at: &Endpoint) -> io::Result<Self> {
+        match at {
+            Endpoint::Unix(path) => {
+                let fd = UnixListener::bind(path)?.into();
+                Ok(Listener { fd, at: at.clone() })
+            }
+            Endpoint::Tcp { host, port } => {
+                let listener = std::net::TcpListener::bind((host.as_str(), *port))?;
+                let bound: SocketAddr = listener.local_addr()?;
+                Ok(Listener {
+                    fd: listener.into(),
+                    at: Endpoint::Tcp { host: bound.ip().to_string(), port: bound.port() },
+                })
+            }
+        }
+    }
+
+    /// Where it listens, with the port that was chosen.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.at
+    }
+
+    /// Waits for the next connection; `None` when `cancel` was signalled.
+    ///
+    /// # Errors
+    /// When the socket itself fails. A connection that is gone before it is taken is no error.
+    pub fn accept(&self, cancel: &EventFd) -> io::Result<Option<Stream>> {
+        loop {
+            match wait(self.fd.as_fd(), PollFlags::IN, None, cancel) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(None),
+                Err(error) => return Err(error),
+                Ok(_) => {}
+            }
+            match rustix::net::accept_with(&self.fd, SocketFlags::CLOEXEC) {
+                Ok(fd) => return Stream::new(fd).map(Some),
+                Err(Errno::INTR | Errno::AGAIN | Errno::CONNABORTED) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Endpoint::Unix(path) = &self.at {
+            // Somebody may have removed it already.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (Stream, Stream, EventFd) {
+        let listener = Listener::bind(&"tcp:127.0.0.1:0".parse().unwrap()).unwrap();
+        let cancel = EventFd::new(0).unwrap();
+        let near = Stream::connect(listener.endpoint(), Instant::now() + Duration::from_secs(5), &cancel).unwrap();
+        let far = listener.accept(&cancel).unwrap().unwrap();
+        (near, far, cancel)
+    }
+
+    #[test]
+    fn bytes_arrive_in_slices() {
+        let (near, far, _) = pair();
+        near.write_all_vectored(&mut [IoSlice::new(b"live"), IoSlice::new(b""), IoSlice::new(b"ly")]).unwrap();
+        let (mut a, mut b) = ([0; 3], [0; 3]);
+        far.read_exact_vectored(&mut [IoSliceMut::new(&mut a), IoSliceMut::new(&mut b)]).unwrap();
+        assert_eq!((&a, &b), (b"liv", b"ely"));
+    }
+
+    #[test]
+    fn shutdown_ends_a_blocked_read() {
+        let (near, far, _) = pair();
+        let reader = std::thread::spawn({
+            let far = far.clone();
+            move || far.read_exact(&mut [0; 8])
+        });
+        far.shutdown();
+        assert_eq!(reader.join().unwrap().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        drop(near);
+    }
+
+    #[test]
+    fn a_silent_peer_ends_a_read_at_its_timeout() {
+        let (_near, far, _) = pair();
+        far.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        assert_eq!(far.read_exact(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn connecting_can_be_given_up() {
+        let cancel = EventFd::new(0).unwrap();
+        cancel.write(1).unwrap();
+        let listener = Listener::bind(&"tcp:127.0.0.1:0".parse().unwrap()).unwrap();
+        assert!(listener.accept(&cancel).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_unix_sockets_file_goes_with_its_listener() {
+        let path = std::env::temp_dir().join(format!("ferry-stream-{}", std::process::id()));
+        let listener = Listener::bind(&Endpoint::Unix(path.clone())).unwrap();
+        assert!(path.exists());
+        drop(listener);
+        assert!(!path.exists());
+    }
+}

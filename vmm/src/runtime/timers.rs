@@ -1,0 +1,81 @@
+//! The timers that a state machine asked for, on the real clock.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use ferry_migration::{Parameters, Timer};
+
+/// How often a side gives a sign of life, as a part of the time after which it is missed.
+const HEARTBEATS_PER_TIMEOUT: u32 = 5;
+
+/// How long each timer runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Durations {
+    /// Connecting and greeting.
+    pub setup: Duration,
+    /// Rehearsing, stopping, loading and starting, each.
+    pub load: Duration,
+    /// Without a sign of life.
+    pub heartbeat: Duration,
+}
+
+impl Durations {
+    /// As the operator set them.
+    #[must_use]
+    pub fn new(parameters: &Parameters) -> Self {
+        Durations {
+            setup: Duration::from_millis(parameters.setup_timeout_ms),
+            load: Duration::from_millis(parameters.load_timeout_ms),
+            heartbeat: Duration::from_millis(parameters.heartbeat_timeout_ms),
+        }
+    }
+
+    fn of(&self, timer: Timer) -> Duration {
+        match timer {
+            Timer::Setup => self.setup,
+            Timer::PeerSilent => self.heartbeat,
+            Timer::Heartbeat => self.heartbeat / HEARTBEATS_PER_TIMEOUT,
+            Timer::Rehearsal | Timer::Stop | Timer::Load | Timer::Start => self.load,
+        }
+    }
+}
+
+/// Which timers run, and until when.
+#[derive(Debug)]
+pub struct Timers {
+    /// How long each runs from its next start.
+    pub durations: Durations,
+    running: BTreeMap<Timer, Instant>,
+}
+
+impl Timers {
+    /// None runs.
+    #[must_use]
+    pub fn new(durations: Durations) -> Self {
+        Timers { durations, running: BTreeMap::new() }
+    }
+
+    /// Starts a timer, anew if it runs.
+    pub fn start(&mut self, timer: Timer) {
+        self.running.insert(timer, Instant::now() + self.durations.of(timer));
+    }
+
+    /// Stops a timer, if it runs.
+    pub fn stop(&mut self, timer: Timer) {
+        self.running.remove(&timer);
+    }
+
+    /// When the next one runs out.
+    #[must_use]
+    pub fn next(&self) -> Option<Instant> {
+        self.running.values().min().copied()
+    }
+
+    /// Takes one that has run out.
+    pub fn expired(&mut self) -> Option<Timer> {
+        let now = Instant::now();
+        let timer = *self.running.iter().find(|(_, at)| **at <= now)?.0;
+        self.running.remove(&timer);
+        Some(timer)
+    }
+}
