@@ -20,8 +20,8 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::endpoint::Endpoint;
-use crate::qmp::chain;
 use crate::qmp::client::ClientError;
+use crate::runtime::causes;
 
 /// How long a QMP server may take to answer: it answers at all times, so this is generous.
 const QMP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,7 +75,7 @@ enum CliError {
 impl CliError {
     /// `what`, because of `why`.
     fn failed(what: &str, why: impl std::error::Error + 'static) -> Self {
-        CliError::Failed(format!("{what}: {}", chain(&why)))
+        CliError::Failed(format!("{what}: {}", causes(&why)))
     }
 
     fn exit_code(&self) -> ExitCode {
@@ -88,7 +88,7 @@ impl CliError {
 
 impl From<ClientError> for CliError {
     fn from(error: ClientError) -> Self {
-        CliError::Failed(chain(&error))
+        CliError::Failed(causes(&error))
     }
 }
 

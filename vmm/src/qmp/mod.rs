@@ -24,4 +24,4 @@ mod wire;
 pub use memory_hash::MemoryHash;
 pub use server::{Server, ServerError};
 pub use target::{Done, Target};
-pub use wire::{CommandError, ErrorClass, chain};
+pub use wire::{CommandError, ErrorClass};
