@@ -20,7 +20,6 @@ type OnFailure = Arc<dyn Fn(MigrationError) + Send + Sync>;
 
 /// A machine and its migrations, as management clients see them.
 pub struct Process {
-    name: Option<String>,
     machine: Arc<Machine>,
     migrations: Arc<Migrations>,
     listening: Arc<Mutex<Option<Endpoint>>>,
@@ -28,16 +27,15 @@ pub struct Process {
 }
 
 impl Process {
-    /// `on_incoming_failed` is called, from another thread, when an incoming migration failed that should end the process.
+    /// A process with this machine. `on_incoming_failed` is called, from another thread, when an incoming migration failed that should end the process.
     #[must_use]
     pub fn new(
-        name: Option<String>,
         machine: Arc<Machine>,
         migrations: Arc<Migrations>,
         on_incoming_failed: impl Fn(MigrationError) + Send + Sync + 'static,
     ) -> Self {
         let on_incoming_failed: OnFailure = Arc::new(on_incoming_failed);
-        Process { name, machine, migrations, listening: Arc::default(), on_incoming_failed }
+        Process { machine, migrations, listening: Arc::default(), on_incoming_failed }
     }
 
     /// Listens for an incoming migration, tells the address on standard error and follows it to its end.
@@ -70,8 +68,8 @@ impl Process {
 }
 
 impl Target for Process {
-    fn name(&self) -> Option<String> {
-        self.name.clone()
+    fn name(&self) -> String {
+        self.machine.name().to_owned()
     }
 
     fn run_state(&self) -> RunState {

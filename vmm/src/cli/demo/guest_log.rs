@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     fn report(cpu: u32, pages: u64, worst_gap_us: u64) -> String {
-        Line::<String>::Report(Report { cpu, pages, worst_gap_us, uptime_ms: pages, ..Report::default() }).to_string()
+        Line::Report(Report { cpu, pages, worst_gap_us, uptime_ms: pages, ..Report::default() }).to_string()
     }
 
     #[test]

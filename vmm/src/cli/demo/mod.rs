@@ -78,7 +78,8 @@ fn boot(stage: &mut Stage) -> Result<(FerryRun, Account), CliError> {
     let first = start(stage, "first", &[])?;
     follow_guest(stage, &first)?;
     stage.wait_until("the guest's first line", |stage| Ok((stage.log.lines() > 0).then_some(())))?;
-    stage.good(&format!("it runs, {} after its process was started", units::millis(began.elapsed().as_millis() as u64)));
+    stage
+        .good(&format!("it runs, {} after its process was started", units::millis(began.elapsed().as_millis() as u64)));
     stage.wait_until("a guest at work", |stage| Ok((stage.log.ready() == CPUS as usize).then_some(())))?;
     stage.watch_guest(WATCH)?;
     let account = stage.guest_goes_on(CPUS as usize, &Account::default())?;
@@ -87,12 +88,7 @@ fn boot(stage: &mut Stage) -> Result<(FerryRun, Account), CliError> {
 }
 
 /// Moves the guest to a new process, which is returned.
-fn move_it(
-    stage: &mut Stage,
-    mut source: FerryRun,
-    name: &str,
-    story: &str,
-) -> Result<(FerryRun, Account), CliError> {
+fn move_it(stage: &mut Stage, mut source: FerryRun, name: &str, story: &str) -> Result<(FerryRun, Account), CliError> {
     stage.act(if story == MOVE { "It moves while it works" } else { "It moves again" }, story);
     let mut destination = start(stage, name, &["--incoming".into(), "tcp:127.0.0.1:0".into()])?;
     let info = migrate(stage, &mut source, &mut destination)?;

@@ -8,6 +8,7 @@ use ferry_devices::fault::FaultSpec;
 
 use crate::cli::qmp_path;
 use crate::endpoint::Endpoint;
+use crate::machine::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink};
 use crate::memory::MemoryConfig;
 
 /// The options of `ferry run`.
@@ -26,14 +27,14 @@ pub struct Options {
     #[arg(long, value_name = "SIZE[,backing=memfd|anon]", default_value = "256M")]
     pub memory: MemoryConfig,
     /// vCPUs, from 1 to 16
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(CPUS_MAX)))]
     pub cpus: u32,
     /// Disk image, raw
-    #[arg(long, value_name = "PATH[,readonly]")]
-    pub disk: Option<Disk>,
+    #[arg(long, value_name = "PATH[,readonly]", value_parser = disk)]
+    pub disk: Option<DiskConfig>,
     /// Where the guest's serial port goes
-    #[arg(long, value_name = "stdio|file:PATH|null", default_value = "stdio")]
-    pub serial: Serial,
+    #[arg(long, value_name = "stdio|file:PATH|null", default_value = "stdio", value_parser = serial)]
+    pub serial: SerialSink,
     /// Listen for QMP on this socket
     #[arg(long, value_name = "unix:PATH", value_parser = qmp_path)]
     pub qmp: Option<PathBuf>,
@@ -43,60 +44,30 @@ pub struct Options {
     /// Do not start the guest: wait for cont
     #[arg(long, conflicts_with = "incoming")]
     pub paused: bool,
-    /// The guest's name
-    #[arg(long, value_name = "NAME")]
-    pub name: Option<String>,
+    /// The guest's name, the same on both sides of a migration
+    #[arg(long, value_name = "NAME", default_value = "guest")]
+    pub name: String,
     /// Add a rule to the fault device: fault,at=save|load|post_load,do=fail|hang|delay:MS[,times=N][,in=incoming|outgoing]
     #[arg(long = "device", value_name = "fault,at=…,do=…", value_parser = fault)]
     pub faults: Vec<FaultSpec>,
 }
 
-/// A disk image.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Disk {
-    /// The raw image.
-    pub path: PathBuf,
-    /// The guest may only read.
-    pub read_only: bool,
-}
-
-impl FromStr for Disk {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (path, option) = text.split_once(',').map_or((text, None), |(path, option)| (path, Some(option)));
-        let read_only = match option {
-            None => false,
-            Some("readonly") => true,
-            Some(other) => return Err(format!("disk option '{other}' is not known: only readonly may follow the path")),
-        };
-        if path.is_empty() {
-            return Err("the path is empty; write PATH or PATH,readonly".into());
-        }
-        Ok(Disk { path: path.into(), read_only })
-    }
-}
-
-/// Where the serial port goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Serial {
-    /// Standard input and output.
-    Stdio,
-    /// A file; no input.
-    File(PathBuf),
-    /// Nowhere.
-    Null,
-}
-
-impl FromStr for Serial {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match (text, text.strip_prefix("file:")) {
-            ("stdio", _) => Ok(Serial::Stdio),
-            ("null", _) => Ok(Serial::Null),
-            (_, Some(path)) if !path.is_empty() => Ok(Serial::File(path.into())),
-            _ => Err("write stdio, file:PATH or null".into()),
+impl Options {
+    /// The machine that these options describe. It does not start by itself.
+    #[must_use]
+    pub fn machine(&self) -> MachineConfig {
+        MachineConfig {
+            name: self.name.clone(),
+            memory: self.memory,
+            cpus: self.cpus,
+            kernel: self.kernel.clone(),
+            initrd: self.initrd.clone(),
+            command_line: self.cmdline.clone(),
+            disk: self.disk.clone(),
+            serial: self.serial.clone(),
+            paused: true,
+            incoming: self.incoming.is_some(),
+            faults: self.faults.clone(),
         }
     }
 }
@@ -118,6 +89,28 @@ impl FromStr for Incoming {
             "defer" => Ok(Incoming::Defer),
             _ => text.parse().map(Incoming::At).map_err(|error| format!("{error}, or defer")),
         }
+    }
+}
+
+fn disk(text: &str) -> Result<DiskConfig, String> {
+    let (path, option) = text.split_once(',').map_or((text, None), |(path, option)| (path, Some(option)));
+    let read_only = match option {
+        None => false,
+        Some("readonly") => true,
+        Some(other) => return Err(format!("disk option '{other}' is not known: only readonly may follow the path")),
+    };
+    if path.is_empty() {
+        return Err("the path is empty; write PATH or PATH,readonly".into());
+    }
+    Ok(DiskConfig { path: path.into(), read_only })
+}
+
+fn serial(text: &str) -> Result<SerialSink, String> {
+    match (text, text.strip_prefix("file:")) {
+        ("stdio", _) => Ok(SerialSink::Stdio),
+        ("null", _) => Ok(SerialSink::Null),
+        (_, Some(path)) if !path.is_empty() => Ok(SerialSink::File(path.into())),
+        _ => Err("write stdio, file:PATH or null".into()),
     }
 }
 
@@ -147,7 +140,7 @@ mod tests {
     #[test]
     fn without_options_the_defaults_make_a_machine() {
         let options = parse(&[]).unwrap();
-        assert_eq!((options.cpus, options.memory.size, options.serial), (1, 256 << 20, Serial::Stdio));
+        assert_eq!((options.cpus, options.memory.size, options.serial), (1, 256 << 20, SerialSink::Stdio));
         assert!(options.incoming.is_none() && options.faults.is_empty() && !options.paused);
     }
 
@@ -161,8 +154,8 @@ mod tests {
             "--device=fault,at=save,do=fail,times=1",
         ]);
         let options = options.unwrap();
-        assert_eq!(options.disk, Some(Disk { path: "/a".into(), read_only: true }));
-        assert_eq!(options.serial, Serial::File("/s".into()));
+        assert_eq!(options.disk, Some(DiskConfig { path: "/a".into(), read_only: true }));
+        assert_eq!(options.serial, SerialSink::File("/s".into()));
         assert_eq!(options.incoming, Some(Incoming::At("tcp:[::1]:0".parse().unwrap())));
         assert_eq!(options.faults[1].to_string(), "at=save,do=fail,times=1");
     }
