@@ -106,6 +106,41 @@ fn an_uncertain_source_completes_when_the_word_comes_late() {
 }
 
 #[test]
+fn a_destination_that_dies_when_the_permit_is_on_its_way_leaves_the_source_uncertain() {
+    let Some(mut scene) = Scene::new() else { return };
+    let (mut destination, relay) = scene.destination_behind(PERMIT, Fault::Stall);
+    scene.source.begin_migration(&relay.uri());
+    relay.wait_fired();
+    destination.kill();
+    relay.heal();
+    stays_uncertain(&mut scene.source);
+}
+
+#[test]
+fn a_destination_that_freezes_when_the_permit_is_on_its_way_runs_the_guest_or_gives_it_back() {
+    let Some(mut scene) = Scene::new() else { return };
+    scene.be_impatient();
+    let (mut destination, relay) = scene.destination_behind(PERMIT, Fault::Stall);
+    scene.source.begin_migration(&relay.uri());
+    relay.wait_fired();
+    destination.freeze();
+    relay.heal();
+    stays_uncertain(&mut scene.source);
+    destination.thaw();
+    // It finds the permit, or first that it has heard nothing for too long; either is told to the source.
+    let info = scene.source.wait_migration_end();
+    if info.status == Some(Status::Failed) {
+        let _ = gave_up(&mut destination);
+        scene.source.wait_run_state("running");
+        return scene.ends_well();
+    }
+    assert_eq!(info.status, Some(Status::Completed), "{info:?}");
+    scene.guest.moved_to(&destination);
+    scene.guest.wait_reports(2);
+    scene.guest.assert_ran_in_one_place();
+}
+
+#[test]
 fn a_ready_that_comes_twice_does_not_run_the_guest_twice() {
     let Some(mut scene) = Scene::new() else { return };
     let (destination, relay) = scene.destination_behind(Spot::Message("Ready"), Fault::Repeat);
