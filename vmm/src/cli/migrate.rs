@@ -1,0 +1,169 @@
+//! `ferry migrate`: moves a guest through its process's QMP socket, shows how it goes, and says how it went.
+//!
+//! Everything it does is plain QMP that any client could send; nothing here is known to the migrating process.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use ferry_migration::{MigrationInfo, Status};
+use serde_json::{Map, Value, json};
+
+use super::progress::Progress;
+use super::signals::{self, Signal};
+use super::{CliError, QMP_TIMEOUT, qmp_path, summary, units};
+use crate::endpoint::Endpoint;
+use crate::qmp::client::{Client, ClientError};
+
+/// Between two looks at the migration.
+const POLL: Duration = Duration::from_millis(50);
+/// How long an accepted cancel may take to come about.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The options of `ferry migrate`.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// QMP socket of the process that runs the guest
+    #[arg(long, value_name = "unix:PATH", value_parser = qmp_path)]
+    qmp: PathBuf,
+    /// Where the destination listens
+    #[arg(long, value_name = "tcp:HOST:PORT|unix:PATH")]
+    to: Endpoint,
+    /// Longest downtime to aim for, in milliseconds
+    #[arg(long, value_name = "MS")]
+    downtime_limit: Option<u64>,
+    /// Limit for page data, in bytes a second; K, M and G are understood
+    #[arg(long, value_name = "BYTES", value_parser = units::parse_bytes)]
+    max_bandwidth: Option<u64>,
+    /// Rounds after which precopy stops waiting to converge
+    #[arg(long, value_name = "N")]
+    max_rounds: Option<u64>,
+    /// What happens then: fail, or switch over whatever the downtime
+    #[arg(long, value_name = "fail|switch", value_parser = ["fail", "switch"])]
+    on_limit: Option<String>,
+    /// Do not try the device state on the destination while the guest still runs
+    #[arg(long)]
+    no_rehearsal: bool,
+    /// Cancel when the migration takes longer, in seconds
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: Option<u64>,
+    /// Leave the source process there when the guest has moved
+    #[arg(long)]
+    keep_source: bool,
+}
+
+/// Runs `ferry migrate`.
+pub fn run(options: &Options) -> Result<(), CliError> {
+    let signals = signals::receive().map_err(|error| CliError::failed("cannot watch for signals", error))?;
+    let mut client = Client::connect(&options.qmp, QMP_TIMEOUT)?;
+    let parameters = options.parameters();
+    if !parameters.is_empty() {
+        client.execute("migrate-set-parameters", Value::Object(parameters))?;
+    }
+    client.execute("migrate", json!({ "uri": options.to.to_string() }))?;
+    let patience = options.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let watch = Watch { client: &mut client, signals: &signals, interrupted: false, patience, cancelled_by: None };
+    let info = watch.until_end()?;
+    match info.status.unwrap_or_default() {
+        Status::Completed => {
+            print!("{}", summary::completed(&info, &options.to, super::style::Style::stdout()));
+            if !options.keep_source {
+                client.execute("quit", json!({}))?;
+            }
+            Ok(())
+        }
+        Status::Cancelled => Err(CliError::Failed("the migration was cancelled; the guest is still here".into())),
+        status => Err(CliError::Failed(format!("the migration {}: {}", outcome(status), reason(&info)))),
+    }
+}
+
+impl Options {
+    /// What differs from the process's present parameters because it was asked for.
+    fn parameters(&self) -> Map<String, Value> {
+        let rehearsal = self.no_rehearsal.then_some(false);
+        let all: [(&str, Option<Value>); 5] = [
+            ("downtime-limit", self.downtime_limit.map(Value::from)),
+            ("max-bandwidth", self.max_bandwidth.map(Value::from)),
+            ("x-ferry-max-rounds", self.max_rounds.map(Value::from)),
+            ("x-ferry-on-limit", self.on_limit.clone().map(Value::from)),
+            ("x-ferry-rehearsal", rehearsal.map(Value::from)),
+        ];
+        all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+    }
+}
+
+fn outcome(status: Status) -> &'static str {
+    if status == Status::Failed { "failed" } else { "ended in a way that it should not" }
+}
+
+fn reason(info: &MigrationInfo) -> &str {
+    info.error_desc.as_deref().unwrap_or("the process gave no reason")
+}
+
+/// Follows a migration to its end, cancelling it when asked to.
+struct Watch<'a> {
+    client: &'a mut Client,
+    signals: &'a Receiver<Signal>,
+    /// The operator asked for a cancel by a signal.
+    interrupted: bool,
+    /// When the operator's patience ends.
+    patience: Option<Instant>,
+    /// By when an accepted cancel must have come about.
+    cancelled_by: Option<Instant>,
+}
+
+impl Watch<'_> {
+    fn until_end(mut self) -> Result<MigrationInfo, CliError> {
+        let mut progress = Progress::new();
+        loop {
+            let info = self.client.query_migrate()?;
+            if !info.status.unwrap_or_default().is_active() {
+                return Ok(info);
+            }
+            progress.show(&info);
+            self.check_deadlines(&progress)?;
+            match self.signals.recv_timeout(POLL) {
+                Ok(signal) if self.interrupted => {
+                    return Err(CliError::Failed(format!("left on a second {}; the migration goes on", signal.name())));
+                }
+                Ok(signal) => {
+                    self.interrupted = true;
+                    if let Err(refused) = self.cancel(&progress, signal.name())? {
+                        progress.note(&format!("not cancelled: {refused}"));
+                    }
+                }
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            }
+        }
+    }
+
+    fn check_deadlines(&mut self, progress: &Progress) -> Result<(), CliError> {
+        if self.cancelled_by.is_some_and(|by| Instant::now() >= by) {
+            let seconds = CANCEL_TIMEOUT.as_secs();
+            return Err(CliError::Failed(format!(
+                "the cancel was accepted, but the migration goes on {seconds} s later"
+            )));
+        }
+        if self.patience.take_if(|patience| Instant::now() >= *patience).is_some() {
+            let why = "it takes longer than --timeout allows";
+            if let Err(refused) = self.cancel(progress, why)? {
+                return Err(CliError::Failed(format!("{why}, and it cannot be cancelled: {refused}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Cancels; inside, why the process refused to.
+    fn cancel(&mut self, progress: &Progress, why: &str) -> Result<Result<(), String>, CliError> {
+        match self.client.execute("migrate_cancel", json!({})) {
+            Ok(_) => {
+                progress.note(&format!("cancelling: {why}"));
+                self.cancelled_by = Some(Instant::now() + CANCEL_TIMEOUT);
+                Ok(Ok(()))
+            }
+            Err(ClientError::Refused { desc, .. }) => Ok(Err(desc)),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
