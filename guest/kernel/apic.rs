@@ -12,16 +12,21 @@ const TASK_PRIORITY: usize = 0x80;
 const SPURIOUS_VECTOR: usize = 0xf0;
 const COMMAND_LOW: usize = 0x300;
 const COMMAND_HIGH: usize = 0x310;
+/// Local vector table entry of the pin that the old interrupt controller drives.
+const LINT0_ENTRY: usize = 0x350;
 /// Local vector table entry of the timer.
 pub const TIMER_ENTRY: usize = 0x320;
 pub const TIMER_INITIAL_COUNT: usize = 0x380;
 pub const TIMER_CURRENT_COUNT: usize = 0x390;
 pub const TIMER_DIVIDE: usize = 0x3e0;
 
+pub const MASKED: u32 = 1 << 16;
+
 const COMMAND_INIT: u32 = 0x4500;
 const COMMAND_STARTUP: u32 = 0x4600;
 const SOFTWARE_ENABLE: u32 = 0x100;
 
+const PIC_MASKS: [u16; 2] = [0x21, 0xa1];
 const SERIAL_PIN: u32 = 4;
 /// Where the PIT's interrupt arrives: pin 2 on PCs; pin 0 where a VMM leaves KVM's own routing as it is.
 const PIT_PINS: [u32; 2] = [0, 2];
@@ -31,7 +36,15 @@ const PIT_CHANNEL_0: u16 = 0x40;
 /// Lets this processor's local APIC accept interrupts.
 pub fn enable() {
     write(TASK_PRIORITY, 0);
+    write(LINT0_ENTRY, MASKED);
     write(SPURIOUS_VECTOR, SOFTWARE_ENABLE | u32::from(SPURIOUS));
+}
+
+/// Silences the old interrupt controller (8259A), which would deliver everything a second time, under vectors of its own.
+pub fn disable_pic() {
+    for port in PIC_MASKS {
+        port::write(port, 0xff);
+    }
 }
 
 /// Routes the serial port's interrupt, and that of the PIT, which then ticks 18.2 times a second: processor 0 wakes up even

@@ -95,6 +95,13 @@ pub fn triple_fault() -> ! {
     }
 }
 
+/// Reads an address that is not mapped, as a broken kernel would.
+pub fn break_down() {
+    const UNMAPPED: u64 = 0x6666_0000_0000;
+    // SAFETY: the page fault it causes ends the guest.
+    unsafe { asm!("mov {0}, [{0}]", inout(reg) UNMAPPED => _, options(nostack, readonly)) };
+}
+
 fn pass(request: Request, a: u64, c: u64, d: u64) -> (u64, u64, u64) {
     let (a_out, c_out, d_out): (u64, u64, u64);
     // SAFETY: the gate changes these registers only, and memory only as the requests above say.

@@ -51,6 +51,7 @@ extern "C" fn start(info: u64, cpu: &'static Cpu) -> ! {
     serial::init();
     let mut log = Log::new(cpu.index);
     let (plan, disk) = Plan::make(&boot, &mut log);
+    apic::disable_pic();
     prepare(cpu);
     apic::enable_watchdog();
     for index in 1..plan.workload.cpus as usize {

@@ -44,8 +44,7 @@ pub fn init() {
 
 /// Finds the timer's frequency: lets it count, masked, beside the TSC.
 fn measure() {
-    const MASKED: u32 = 1 << 16;
-    apic::write(apic::TIMER_ENTRY, u32::from(TIMER) | MASKED);
+    apic::write(apic::TIMER_ENTRY, u32::from(TIMER) | apic::MASKED);
     apic::write(apic::TIMER_INITIAL_COUNT, u32::MAX);
     let (count, start) = (apic::read(apic::TIMER_CURRENT_COUNT), time::now());
     time::spin(time::cycles_of_us(500));

@@ -211,7 +211,8 @@ impl Worker {
         self.plan.workload.idle == Idle::Hlt && self.plan.workload.rate != Rate::Max
     }
 
-    /// Processor 0 does what comes by the serial port: `q` shut down, `r` reboot, `s` report.
+    /// Processor 0 does what comes by the serial port: `q` shut down, `r` reboot, `s` report, `f` break: an access
+    /// that nothing maps shows what an exception looks like.
     fn hear_operator(&mut self) -> usize {
         let irqs = self.cpu.serial_irqs.load(Ordering::Acquire);
         if self.cpu.index != 0 || irqs == self.serial_irqs_seen {
@@ -224,6 +225,7 @@ impl Worker {
             match byte {
                 b'q' => ask_to_exit(Exit::Shutdown),
                 b'r' => ask_to_exit(Exit::Reboot),
+                b'f' => gate::break_down(),
                 b's' => _ = REPORT_WISHES.fetch_add(1, Ordering::Relaxed),
                 _ => {}
             }
