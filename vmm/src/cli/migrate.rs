@@ -56,6 +56,10 @@ pub struct Options {
 /// Runs `ferry migrate`.
 pub fn run(options: &Options) -> Result<(), CliError> {
     let signals = signals::receive().map_err(|error| CliError::failed("cannot watch for signals", error))?;
+    migrate(options, &signals)
+}
+
+fn migrate(options: &Options, signals: &Receiver<Signal>) -> Result<(), CliError> {
     let mut client = Client::connect(&options.qmp, QMP_TIMEOUT)?;
     let parameters = options.parameters();
     if !parameters.is_empty() {
@@ -63,7 +67,7 @@ pub fn run(options: &Options) -> Result<(), CliError> {
     }
     client.execute("migrate", json!({ "uri": options.to.to_string() }))?;
     let patience = options.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    let watch = Watch { client: &mut client, signals: &signals, interrupted: false, patience, cancelled_by: None };
+    let watch = Watch { client: &mut client, signals, interrupted: false, patience, cancelled_by: None };
     let info = watch.until_end()?;
     match info.status.unwrap_or_default() {
         Status::Completed => {
@@ -165,5 +169,106 @@ impl Watch<'_> {
             Err(ClientError::Refused { desc, .. }) => Ok(Err(desc)),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc::{Sender, channel};
+    use std::thread;
+
+    use clap::Parser;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::qmp::Server;
+    use crate::qmp::mock::Mock;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    /// A mock process, and the command that migrates it.
+    struct Fixture {
+        mock: Arc<Mock>,
+        signals: Sender<Signal>,
+        command: thread::JoinHandle<Result<(), CliError>>,
+        _server: Server,
+        _dir: TempDir,
+    }
+
+    /// Begins `ferry migrate`, and returns when the migration has begun.
+    fn begin(arguments: &[&str], no_cancel: Option<&'static str>) -> Fixture {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("qmp");
+        let mock = Mock::new();
+        mock.state().no_cancel = no_cancel;
+        let server = Server::start(&path, mock.clone(), &mock.events).unwrap();
+        let (signals, received) = channel();
+        let qmp = format!("unix:{}", path.display());
+        let all = ["migrate", "--qmp", &qmp, "--to", "unix:/nowhere"].into_iter().chain(arguments.iter().copied());
+        let options = Command::try_parse_from(all).unwrap().options;
+        let command = thread::spawn(move || migrate(&options, &received));
+        let deadline = Instant::now() + SOON;
+        while mock.state().migrations.is_empty() {
+            assert!(Instant::now() < deadline && !command.is_finished(), "the migration never began");
+            thread::yield_now();
+        }
+        Fixture { mock, signals, command, _server: server, _dir: dir }
+    }
+
+    impl Fixture {
+        fn end(self, status: Status, reason: Option<&str>) -> (Result<(), String>, Arc<Mock>) {
+            let mut state = self.mock.state();
+            state.info.status = Some(status);
+            state.info.error_desc = reason.map(str::to_owned);
+            drop(state);
+            (self.command.join().unwrap().map_err(|error| error.to_string()), self.mock)
+        }
+    }
+
+    #[test]
+    fn parameters_are_set_and_the_source_goes_when_the_guest_has_moved() {
+        let fixture = begin(&["--downtime-limit=20", "--max-bandwidth=1M", "--no-rehearsal"], None);
+        let parameters = fixture.mock.state().parameters.clone();
+        assert_eq!((parameters.downtime_limit, parameters.max_bandwidth, parameters.rehearsal), (20, 1 << 20, false));
+        let (outcome, mock) = fixture.end(Status::Completed, None);
+        assert_eq!((outcome, mock.state().quits), (Ok(()), 1));
+        let (outcome, mock) = begin(&["--keep-source"], None).end(Status::Completed, None);
+        assert_eq!((outcome, mock.state().quits), (Ok(()), 0));
+    }
+
+    #[test]
+    fn a_failure_is_told_with_its_reason_and_the_source_stays() {
+        let (outcome, mock) = begin(&[], None).end(Status::Failed, Some("fault/0: told to fail in load"));
+        assert_eq!(outcome.unwrap_err(), "the migration failed: fault/0: told to fail in load");
+        assert_eq!(mock.state().quits, 0);
+    }
+
+    #[test]
+    fn a_signal_cancels_and_so_does_a_timeout() {
+        let fixture = begin(&[], None);
+        fixture.signals.send(Signal(libc::SIGINT)).unwrap();
+        let cancelled = "the migration was cancelled; the guest is still here";
+        assert_eq!(fixture.command.join().unwrap().unwrap_err().to_string(), cancelled);
+        let timed_out = begin(&["--timeout=1"], None).command.join().unwrap();
+        assert_eq!(timed_out.unwrap_err().to_string(), cancelled);
+    }
+
+    #[test]
+    fn when_a_cancel_is_refused_a_second_signal_leaves_and_a_timeout_says_why() {
+        let fixture = begin(&[], Some("the permit is out"));
+        for _ in 0..2 {
+            fixture.signals.send(Signal(libc::SIGTERM)).unwrap();
+        }
+        let left = fixture.command.join().unwrap().unwrap_err().to_string();
+        assert_eq!(left, "left on a second SIGTERM; the migration goes on");
+        let timed_out = begin(&["--timeout=1"], Some("the permit is out")).command.join().unwrap();
+        assert!(timed_out.unwrap_err().to_string().ends_with("cannot be cancelled: the permit is out"));
     }
 }

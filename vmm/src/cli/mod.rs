@@ -3,8 +3,10 @@
 //! Exit status 0: the guest shut down or was handed over, the command did what it was asked. 1: an error, told in one line
 //! with its causes. 2: bad usage, with what would be right.
 
+mod demo;
 mod migrate;
 mod progress;
+mod run;
 mod signals;
 mod status;
 mod style;
@@ -20,8 +22,8 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::endpoint::Endpoint;
-use crate::qmp::chain;
 use crate::qmp::client::ClientError;
+use crate::runtime::causes;
 
 /// How long a QMP server may take to answer: it answers at all times, so this is generous.
 const QMP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,18 +41,24 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// Run a guest, or wait for one to arrive
+    Run(Box<run::Options>),
     /// Move a guest to another process and show how it goes
     Migrate(migrate::Options),
     /// Show a process's guest and its migration
     Status(status::Options),
+    /// The whole story on one machine, with nothing to prepare
+    Demo(demo::Options),
 }
 
 /// Entry of the `ferry` command.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = start_log(cli.log.as_deref()).and_then(|()| match &cli.command {
+        Command::Run(options) => run::run(options),
         Command::Migrate(options) => migrate::run(options),
         Command::Status(options) => status::run(options),
+        Command::Demo(options) => demo::run(options),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -74,8 +82,13 @@ enum CliError {
 
 impl CliError {
     /// `what`, because of `why`.
-    fn failed(what: &str, why: impl std::error::Error + 'static) -> Self {
-        CliError::Failed(format!("{what}: {}", chain(&why)))
+    fn failed(what: &str, why: impl std::error::Error) -> Self {
+        CliError::Failed(format!("{what}: {}", causes(&why)))
+    }
+
+    /// What `error` and its causes say.
+    fn because(error: impl std::error::Error) -> Self {
+        CliError::Failed(causes(&error))
     }
 
     fn exit_code(&self) -> ExitCode {
@@ -88,7 +101,7 @@ impl CliError {
 
 impl From<ClientError> for CliError {
     fn from(error: ClientError) -> Self {
-        CliError::Failed(chain(&error))
+        CliError::Failed(causes(&error))
     }
 }
 

@@ -9,7 +9,7 @@ use std::thread;
 
 /// A signal that asks the process to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Signal(i32);
+pub struct Signal(pub i32);
 
 impl Signal {
     /// Its name, as `kill` knows it.
@@ -30,7 +30,7 @@ impl Signal {
 /// When the system gives no thread.
 pub fn receive() -> io::Result<Receiver<Signal>> {
     let (sender, receiver) = channel();
-    forward(move |signal| sender.send(signal).is_ok())?;
+    send_to(sender, |signal| signal)?;
     Ok(receiver)
 }
 
@@ -39,10 +39,6 @@ pub fn receive() -> io::Result<Receiver<Signal>> {
 /// # Errors
 /// When the system gives no thread.
 pub fn send_to<T: Send + 'static>(sender: Sender<T>, wrap: fn(Signal) -> T) -> io::Result<()> {
-    forward(move |signal| sender.send(wrap(signal)).is_ok())
-}
-
-fn forward(mut take: impl FnMut(Signal) -> bool + Send + 'static) -> io::Result<()> {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigemptyset initialises the set that it is given, and sigaddset only changes it; the pointers are valid.
     let set = unsafe {
@@ -62,7 +58,7 @@ fn forward(mut take: impl FnMut(Signal) -> bool + Send + 'static) -> io::Result<
             let mut signal = 0;
             // SAFETY: both pointers are to initialised values that outlive the call.
             let error = unsafe { libc::sigwait(&raw const set, &raw mut signal) };
-            if error != 0 || !take(Signal(signal)) {
+            if error != 0 || sender.send(wrap(Signal(signal))).is_err() {
                 return;
             }
         }

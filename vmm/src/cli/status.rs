@@ -35,18 +35,19 @@ pub fn run(options: &Options) -> Result<(), CliError> {
     let info: MigrationInfo = serde_json::from_value(migration.clone())
         .map_err(|error| CliError::failed("the reply to 'query-migrate' is not understood", error))?;
     let listening = migration.get("socket-address").and_then(|all| all.get(0)).map(socket_address);
-    let text = block(name.as_str(), run_state.as_str().unwrap_or("unknown"), &info, listening.as_deref());
+    let text =
+        block(name.as_str().unwrap_or_default(), run_state.as_str().unwrap_or("unknown"), &info, listening.as_deref());
     print!("{text}");
     Ok(())
 }
 
-fn block(name: Option<&str>, run_state: &str, info: &MigrationInfo, listening: Option<&str>) -> String {
+fn block(name: &str, run_state: &str, info: &MigrationInfo, listening: Option<&str>) -> String {
     let style = Style::stdout();
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
         let _ = writeln!(text, "  {} {value}", style.dim(&format!("{name:<10}")));
     };
-    line("guest", &style.bold(name.unwrap_or("(no name)")));
+    line("guest", &style.bold(name));
     line("state", run_state);
     if let Some(at) = listening {
         line("listening", at);
@@ -90,7 +91,7 @@ mod tests {
             x_ferry_direction: Some("outgoing".into()),
             ..MigrationInfo::default()
         };
-        let text = block(Some("vm1"), "running", &info, None);
+        let text = block("vm1", "running", &info, None);
         for part in ["vm1", "running", "failed", "(outgoing)", "fault/0: told to fail in load"] {
             assert!(text.contains(part), "{text}");
         }

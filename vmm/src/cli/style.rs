@@ -22,7 +22,7 @@ impl Style {
     }
 
     /// Never paints.
-    #[must_use]
+    #[cfg(test)]
     pub fn plain() -> Self {
         Style { colour: false }
     }

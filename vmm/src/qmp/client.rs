@@ -107,12 +107,17 @@ impl Client {
         Ok(client)
     }
 
-    /// As [`Client::connect`], to a process that may still be starting: tries again until `timeout` has passed.
-    pub fn connect_when_up(path: &Path, timeout: Duration) -> Result<Self, ClientError> {
+    /// As [`Client::connect`], to a process that may still be starting: tries again until `timeout` has passed, or
+    /// `lives` says that the process has ended.
+    pub fn connect_when_up(
+        path: &Path,
+        timeout: Duration,
+        mut lives: impl FnMut() -> bool,
+    ) -> Result<Self, ClientError> {
         let deadline = Instant::now() + timeout;
         loop {
             match Self::connect(path, timeout) {
-                Err(ClientError::Connect { .. }) if Instant::now() < deadline => thread::sleep(RETRY),
+                Err(ClientError::Connect { .. }) if Instant::now() < deadline && lives() => thread::sleep(RETRY),
                 outcome => return outcome,
             }
         }

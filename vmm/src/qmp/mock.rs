@@ -26,6 +26,8 @@ pub struct State {
     pub listening: Option<(Endpoint, bool)>,
     pub parameters: Parameters,
     pub faults: Vec<String>,
+    /// Why a cancel is refused; it is accepted when there is no reason.
+    pub no_cancel: Option<&'static str>,
 }
 
 impl Mock {
@@ -38,6 +40,7 @@ impl Mock {
             listening: None,
             parameters: Parameters::default(),
             faults: Vec::new(),
+            no_cancel: None,
         };
         Arc::new(Mock { events: Arc::default(), state: Mutex::new(state) })
     }
@@ -48,8 +51,8 @@ impl Mock {
 }
 
 impl Target for Mock {
-    fn name(&self) -> Option<String> {
-        Some("mock".into())
+    fn name(&self) -> String {
+        "mock".into()
     }
 
     fn run_state(&self) -> RunState {
@@ -98,7 +101,12 @@ impl Target for Mock {
     }
 
     fn cancel(&self) -> Done {
-        Err(CommandError::generic("refused by the mock"))
+        let mut state = self.state();
+        if let Some(why) = state.no_cancel {
+            return Err(CommandError::generic(why));
+        }
+        state.info.status = Some(Status::Cancelled);
+        Ok(())
     }
 
     fn parameters(&self) -> Parameters {

@@ -12,8 +12,9 @@ mod connection;
 mod framing;
 mod memory_hash;
 #[cfg(test)]
-mod mock;
+pub(crate) mod mock;
 mod outbox;
+mod process;
 mod server;
 mod session;
 mod target;
@@ -22,6 +23,7 @@ mod tests;
 mod wire;
 
 pub use memory_hash::MemoryHash;
+pub use process::Process;
 pub use server::{Server, ServerError};
 pub use target::{Done, Target};
-pub use wire::{CommandError, ErrorClass, chain};
+pub use wire::{CommandError, ErrorClass};

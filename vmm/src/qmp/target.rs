@@ -16,8 +16,8 @@ pub type Done = Result<(), CommandError>;
 
 /// A Ferry process as its management clients see it. Refusals say why and what would be right.
 pub trait Target: Send + Sync {
-    /// The guest's name, if the operator gave one.
-    fn name(&self) -> Option<String>;
+    /// The guest's name.
+    fn name(&self) -> String;
     /// What the machine is doing.
     fn run_state(&self) -> RunState;
     /// Stops the vCPUs.

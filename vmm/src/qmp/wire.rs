@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::events::{Event, Stamped};
+use crate::runtime::causes;
 
 /// QEMU's error classes that Ferry has a use for (`qapi/error.json`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -41,24 +42,8 @@ impl CommandError {
 
     /// What `error` and its causes say, in one line.
     pub fn from_chain(error: &(dyn std::error::Error + 'static)) -> Self {
-        Self::generic(chain(error))
+        Self::generic(causes(error))
     }
-}
-
-/// What `error` and all its causes say, in one line: `what: why: why`.
-#[must_use]
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let because = error.to_string();
-        // Many errors already quote their cause.
-        if !text.contains(&because) {
-            text = format!("{text}: {because}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// What a client asks.

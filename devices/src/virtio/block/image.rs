@@ -132,6 +132,11 @@ impl Image {
         self.unsynced.store(true, Ordering::SeqCst);
     }
 
+    /// Whether a write may have reached the file since it was last made durable.
+    pub(super) fn is_unsynced(&self) -> bool {
+        self.unsynced.load(Ordering::SeqCst)
+    }
+
     /// Makes everything written so far durable.
     pub(super) fn sync(&self) -> io::Result<()> {
         if self.read_only {
@@ -146,7 +151,7 @@ impl Image {
 
     /// As [`Image::sync`], when there is anything to make durable.
     pub(super) fn sync_if_written(&self) -> io::Result<()> {
-        if self.unsynced.load(Ordering::SeqCst) { self.sync() } else { Ok(()) }
+        if self.is_unsynced() { self.sync() } else { Ok(()) }
     }
 }
 

@@ -8,10 +8,7 @@ use crate::qmp::session::Session;
 use crate::qmp::target::Done;
 
 pub fn query_name(session: &Session, _: Nothing) -> Value {
-    match session.target.name() {
-        Some(name) => json!({ "name": name }),
-        None => json!({}),
-    }
+    json!({ "name": session.target.name() })
 }
 
 pub fn query_status(session: &Session, _: Nothing) -> Value {

@@ -220,7 +220,7 @@ fn only_a_socket_that_nobody_listens_on_is_replaced() {
 fn a_client_waits_no_longer_than_told() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("mute");
-    let missing = Client::connect_when_up(&path, Duration::from_millis(20)).unwrap_err();
+    let missing = Client::connect_when_up(&path, Duration::from_millis(20), || true).unwrap_err();
     assert!(matches!(missing, ClientError::Connect { .. }), "{missing}");
     let _listener = UnixListener::bind(&path).unwrap();
     let mute = Client::connect(&path, Duration::from_millis(20)).unwrap_err();
