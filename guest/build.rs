@@ -15,7 +15,10 @@ fn main() {
         println!("cargo::rerun-if-changed={}", root.join(input).display());
     }
     let target = variable("TARGET");
-    assert!(target == "x86_64-unknown-linux-gnu", "the guest kernel is built with the x86_64-unknown-linux-gnu toolchain, not {target}");
+    assert!(
+        target == "x86_64-unknown-linux-gnu",
+        "the guest kernel is built with the x86_64-unknown-linux-gnu toolchain, not {target}"
+    );
 
     let status = compiler()
         .args(["--crate-name=ferry_guest_kernel", "--crate-type=bin", "--edition=2024", "--target", &target])

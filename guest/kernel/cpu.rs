@@ -151,10 +151,26 @@ static KERNEL_STACKS: Shared<Aligned<[u8; MAX_CPUS * KERNEL_STACK]>> =
     Shared::new(Aligned([0; MAX_CPUS * KERNEL_STACK]));
 
 /// The processors' blocks. Each is its processor's; the counters are atomic.
-pub static CPUS: [Cpu; MAX_CPUS] = all!(Cpu);
+pub static CPUS: [Cpu; MAX_CPUS] = {
+    let mut cpus = [const { Cpu::new(0) }; MAX_CPUS];
+    let mut index = 1;
+    while index < MAX_CPUS {
+        cpus[index] = Cpu::new(index);
+        index += 1;
+    }
+    cpus
+};
 
 /// The processors' task-state segments. Only the processors read them.
-pub static TSSES: Shared<[Tss; MAX_CPUS]> = Shared::new(all!(Tss));
+pub static TSSES: Shared<[Tss; MAX_CPUS]> = Shared::new({
+    let mut segments = [const { Tss::new(0) }; MAX_CPUS];
+    let mut index = 1;
+    while index < MAX_CPUS {
+        segments[index] = Tss::new(index);
+        index += 1;
+    }
+    segments
+});
 
 const TSS_DESCRIPTOR: u64 = 0x0000_8900_0000_0000 | (size_of::<Tss>() as u64 - 1);
 
@@ -184,12 +200,12 @@ pub fn current() -> u32 {
     index
 }
 
-/// Starts processor `index` and waits until it runs; false when it does not come.
+/// Starts a processor and waits until it runs; false when it does not come.
 ///
 /// INIT, then start-up messages (Intel SDM volume 3, 9.4.4). The waits between them are short: no KVM needs the 10 ms of
 /// real boards.
-pub fn start_secondary(index: usize) -> bool {
-    let cpu = &CPUS[index];
+pub fn start_secondary(cpu: &'static Cpu) -> bool {
+    let index = cpu.index as usize;
     let base = TSSES.get() as u64 + (index * size_of::<Tss>()) as u64;
     // SAFETY: processor 0 alone writes the GDT, the trampoline page (memory that nobody else uses) and `starting_cpu`,
     // and no processor is starting now.
@@ -215,14 +231,3 @@ pub fn start_secondary(index: usize) -> bool {
     }
     false
 }
-
-/// An array of every processor's `$t`.
-macro_rules! all {
-    ($t:ident) => {
-        [
-            $t::new(0), $t::new(1), $t::new(2), $t::new(3), $t::new(4), $t::new(5), $t::new(6), $t::new(7),
-            $t::new(8), $t::new(9), $t::new(10), $t::new(11), $t::new(12), $t::new(13), $t::new(14), $t::new(15),
-        ]
-    };
-}
-use all;

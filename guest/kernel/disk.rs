@@ -10,8 +10,8 @@ use crate::log::Log;
 use crate::virtio::{BLOCK, DiskDevice, OpenError, Operation, SECTOR, SLOTS};
 use crate::{apic, time};
 
-/// Blocks that are used: the first 16 MiB of the disk.
-const BLOCKS_MAX: usize = 4096;
+/// Blocks that are used: the first 2 MiB of the disk, so that each is seen again within seconds.
+const BLOCKS_MAX: usize = 512;
 /// A slot's pause between two requests, so that the disk is busy but not swamped.
 const PAUSE_US: u64 = 10_000;
 /// A request that is older than this and has come back without an interrupt shows that the interrupt was lost.
@@ -192,7 +192,9 @@ impl DiskWork {
         if read_only {
             let found = hash(data);
             if expected != 0 && expected != found {
-                log.error(format_args!("disk: block {block} changed on a read-only disk: hash {expected:#x}, now {found:#x}"));
+                log.error(format_args!(
+                    "disk: block {block} changed on a read-only disk: hash {expected:#x}, now {found:#x}"
+                ));
             }
             set_expected(block, found);
             return;
@@ -256,7 +258,8 @@ fn first_sector(block: usize) -> u64 {
 /// What a sector repeats over and over.
 fn words(sector: u64, generation: u32, seed: u64) -> [u64; 4] {
     let generation = u64::from(generation);
-    let mix = (sector.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ generation.rotate_left(40) ^ seed).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mix = (sector.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ generation.rotate_left(40) ^ seed)
+        .wrapping_mul(0xbf58_476d_1ce4_e5b9);
     [sector, generation, seed, mix]
 }
 

@@ -69,7 +69,7 @@ pub fn tsc_khz() -> Option<u64> {
 
 fn scale(cycles: u64, page: Page) -> u64 {
     let shifted = if page.shift < 0 { cycles >> -page.shift } else { cycles << page.shift };
-    (u128::from(shifted) * u128::from(page.multiplier) >> 32) as u64
+    ((u128::from(shifted) * u128::from(page.multiplier)) >> 32) as u64
 }
 
 fn page(cpu: u32) -> *mut Page {

@@ -17,18 +17,19 @@ static ERRORS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 pub struct Log {
     cpu: u32,
     pending: Pending,
+    accesses: usize,
 }
 
 impl Log {
     pub fn new(cpu: u32) -> Self {
-        Self { cpu, pending: Pending::new() }
+        Self { cpu, pending: Pending::new(), accesses: 0 }
     }
 
     /// Counts an error and says at once what is wrong.
     pub fn error(&mut self, text: fmt::Arguments<'_>) {
         if ERRORS[self.cpu as usize].fetch_add(1, Ordering::Relaxed) < PRINTED_MAX {
             let fault = Fault { cpu: self.cpu, uptime_ms: time::uptime_ms(), text };
-            serial::print(self.cpu, &mut self.pending, &Line::Error(fault));
+            self.accesses += serial::print(self.cpu, &mut self.pending, &Line::Error(fault));
         }
     }
 
@@ -39,7 +40,7 @@ impl Log {
 
     /// Prints a line now.
     pub fn print(&mut self, line: &Line<&str>) {
-        serial::print(self.cpu, &mut self.pending, line);
+        self.accesses += serial::print(self.cpu, &mut self.pending, line);
     }
 
     /// Takes a line to be printed in pieces by [`Log::pump`]; false, and nothing taken, while another is under way.
@@ -51,9 +52,14 @@ impl Log {
         free
     }
 
-    /// Prints a piece of the line under way. Returns the number of port accesses.
-    pub fn pump(&mut self) -> usize {
-        self.pending.pump(self.cpu)
+    /// Prints a piece of the line under way.
+    pub fn pump(&mut self) {
+        self.accesses += self.pending.pump(self.cpu);
+    }
+
+    /// Port accesses since this was last asked.
+    pub fn take_accesses(&mut self) -> usize {
+        core::mem::take(&mut self.accesses)
     }
 
     /// Whether [`Log::queue`] would take a line.

@@ -21,6 +21,8 @@ mod libc;
 #[allow(dead_code, reason = "the host reads the words that the kernel writes")]
 mod lines;
 mod log;
+mod operator;
+mod pace;
 mod pages;
 mod paging;
 mod plan;
@@ -33,6 +35,7 @@ mod time;
 mod timer;
 mod traps;
 mod virtio;
+mod watch;
 mod worker;
 #[path = "../src/workload.rs"]
 mod workload;
@@ -54,10 +57,11 @@ extern "C" fn start(info: u64, cpu: &'static Cpu) -> ! {
     apic::disable_pic();
     prepare(cpu);
     apic::enable_watchdog();
-    for index in 1..plan.workload.cpus as usize {
-        if !cpu::start_secondary(index) {
+    for other in &CPUS[1..plan.workload.cpus as usize] {
+        if !cpu::start_secondary(other) {
+            let index = other.index;
             log.error(format_args!("vCPU {index} does not start: INIT and ten start-up messages had no effect"));
-            CPUS[index].set_state(State::Done);
+            other.set_state(State::Done);
         }
     }
     worker::run(cpu, plan, disk, log)

@@ -43,7 +43,7 @@ pub fn probe() -> Simd {
     if gate::cpuid(1, 0)[2] & XSAVE_AND_AVX == XSAVE_AND_AVX { Simd::Avx } else { Simd::Sse }
 }
 
-/// Fills the registers that keep their values from now on.
+/// Readies the registers that keep their values from now on.
 pub fn init(cpu: u32, simd: Simd) {
     let bank = bank(cpu);
     // SAFETY: the bank is this processor's.
@@ -51,13 +51,19 @@ pub fn init(cpu: u32, simd: Simd) {
     for (at, value) in values.values.iter_mut().chain(&mut values.general).enumerate() {
         *value = pattern(cpu, at as u64);
     }
+    if simd == Simd::Avx {
+        gate::enable_avx();
+    }
+    load(cpu, simd);
+}
+
+/// Loads the registers that keep their values: at first, and again once a wrong one was reported, so that the next loss shows.
+pub fn load(cpu: u32, simd: Simd) {
+    let bank = bank(cpu);
     gate::write_msr(MSR_FS_BASE, bank as u64);
     gate::write_debug(debug_values(bank));
     if simd == Simd::Off {
         return;
-    }
-    if simd == Simd::Avx {
-        gate::enable_avx();
     }
     // SAFETY: compiled code uses neither MMX registers nor floating point, and the bank holds 64 bytes for each line below.
     unsafe {

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::lines::Line;
 use crate::port::{read, write};
-use crate::time;
+use crate::{time, timer};
 
 const DATA: u16 = 0x3f8;
 const INTERRUPT_ENABLE: u16 = DATA + 1;
@@ -23,7 +23,7 @@ pub const FIFO: usize = 16;
 /// How long the other side may take to drain the FIFO before bytes are lost.
 const DRAIN_US: u64 = 1_000_000;
 /// How long a line waits for another processor's line to end.
-const LOCK_US: u64 = 2_000_000;
+const LOCK_US: u64 = 10_000_000;
 
 const NOBODY: u32 = u32::MAX;
 /// The processor whose line is being printed: lines never mix.
@@ -42,10 +42,12 @@ pub fn receive() -> Option<u8> {
 }
 
 /// Prints a line now. A line of this processor that is under way is finished first.
-pub fn print<S: fmt::Display>(cpu: u32, pending: &mut Pending, line: &Line<S>) {
-    pending.flush(cpu);
+///
+/// Returns the number of port accesses.
+pub fn print<S: fmt::Display>(cpu: u32, pending: &mut Pending, line: &Line<S>) -> usize {
+    let accesses = pending.flush(cpu);
     pending.queue(line);
-    pending.flush(cpu);
+    accesses + pending.flush(cpu)
 }
 
 /// Prints a line now, whoever else is printing: for the last words of a broken guest.
@@ -85,14 +87,21 @@ impl Pending {
         self.length += 2;
     }
 
-    /// Sends all that is left. A processor that holds the port for too long is taken for dead.
-    pub fn flush(&mut self, cpu: u32) {
+    /// Sends all that is left. A processor that holds the port for too long is taken for dead. Returns the
+    /// number of port accesses.
+    pub fn flush(&mut self, cpu: u32) -> usize {
+        let mut accesses = 0;
         let deadline = time::now() + time::cycles_of_us(LOCK_US);
         while self.unsent() {
-            if self.pump(cpu) == 0 && time::now() > deadline {
+            let more = self.pump(cpu);
+            accesses += more;
+            if more == 0 && time::now() > deadline {
                 OWNER.store(NOBODY, Ordering::Relaxed);
+            } else if more == 0 {
+                timer::nap();
             }
         }
+        accesses
     }
 
     /// Sends what fits the FIFO, when no other processor is printing. Returns the number of port accesses.

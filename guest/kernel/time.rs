@@ -41,11 +41,6 @@ pub fn uptime_ms() -> u64 {
     now().saturating_sub(BOOT.load(Ordering::Relaxed)) / khz()
 }
 
-/// The TSC when the guest will be up for `ms`.
-pub fn at_uptime_ms(ms: u64) -> u64 {
-    BOOT.load(Ordering::Relaxed) + ms * khz()
-}
-
 /// Waits.
 pub fn spin(cycles: u64) {
     let start = now();

@@ -53,6 +53,30 @@ fn measure() {
     COUNTS_PER_MI.store((u64::from(count - later) << 20) / (end - start).max(1), Ordering::Relaxed);
 }
 
+/// Sleeps for a millisecond or less. For waits on other processors: spinning would keep them off the host's CPUs.
+pub fn nap() {
+    let deadline = time::now() + time::cycles_of_us(1_000);
+    // Whether the registers survived is checked by the workload's own sleep.
+    let _ = sleep_until(plan::get().timer, deadline);
+}
+
+/// Timer counts until this TSC.
+fn count(deadline: u64) -> u32 {
+    let cycles = deadline.saturating_sub(time::now()).min(1 << 40);
+    let counts = (u128::from(cycles) * u128::from(COUNTS_PER_MI.load(Ordering::Relaxed))) >> 20;
+    counts.clamp(1, u32::MAX.into()) as u32
+}
+
+/// Arms this processor's timer and sleeps until an interrupt comes.
+fn sleep_until(kind: Kind, deadline: u64) -> Result<(), registers::Changed> {
+    match kind {
+        Kind::Deadline => {
+            registers::hold(Request::ArmAndWait, deadline & 0xffff_ffff, MSR_TSC_DEADLINE.into(), deadline >> 32)
+        }
+        Kind::OneShot => registers::hold(Request::CountAndWait, count(deadline).into(), 0, 0),
+    }
+}
+
 /// What the timer was last asked for.
 pub struct Timer {
     cpu: &'static Cpu,
@@ -113,7 +137,7 @@ impl Timer {
         self.note(deadline);
         match self.kind {
             Kind::Deadline => gate::write_msr(MSR_TSC_DEADLINE, deadline),
-            Kind::OneShot => apic::write(apic::TIMER_INITIAL_COUNT, self.count(deadline)),
+            Kind::OneShot => apic::write(apic::TIMER_INITIAL_COUNT, count(deadline)),
         }
     }
 
@@ -121,23 +145,11 @@ impl Timer {
     /// the result is the name of the first that changed.
     pub fn sleep(&mut self, deadline: u64) -> Result<(), registers::Changed> {
         self.note(deadline);
-        match self.kind {
-            Kind::Deadline => {
-                let [low, high] = [deadline & 0xffff_ffff, deadline >> 32];
-                registers::hold(Request::ArmAndWait, low, MSR_TSC_DEADLINE.into(), high)
-            }
-            Kind::OneShot => registers::hold(Request::CountAndWait, self.count(deadline).into(), 0, 0),
-        }
+        sleep_until(self.kind, deadline)
     }
 
     fn note(&mut self, deadline: u64) {
         self.armed = deadline;
         self.ticks_when_armed = self.cpu.ticks.load(Ordering::Relaxed);
-    }
-
-    fn count(&self, deadline: u64) -> u32 {
-        let cycles = deadline.saturating_sub(time::now()).min(1 << 40);
-        let counts = u128::from(cycles) * u128::from(COUNTS_PER_MI.load(Ordering::Relaxed)) >> 20;
-        counts.clamp(1, u32::MAX.into()) as u32
     }
 }

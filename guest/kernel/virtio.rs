@@ -67,16 +67,28 @@ struct Descriptor {
 #[repr(C, align(4096))]
 struct Queue {
     descriptors: [Descriptor; QUEUE_SIZE],
-    available_flags: u16,
-    available_index: u16,
-    available: [u16; QUEUE_SIZE],
-    available_event: u16,
-    used_flags: u16,
-    used_index: u16,
-    used: [[u32; 2]; QUEUE_SIZE],
-    used_event: u16,
+    available: Available,
+    used: Used,
     headers: [Header; SLOTS],
     status: [u8; SLOTS],
+}
+
+/// virtio 1.2, section 2.7.6.
+#[repr(C)]
+struct Available {
+    flags: u16,
+    index: u16,
+    ring: [u16; QUEUE_SIZE],
+    event: u16,
+}
+
+/// virtio 1.2, section 2.7.8.
+#[repr(C, align(4))]
+struct Used {
+    flags: u16,
+    index: u16,
+    ring: [[u32; 2]; QUEUE_SIZE],
+    event: u16,
 }
 
 #[repr(C)]
@@ -109,7 +121,9 @@ impl core::fmt::Display for OpenError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(match self {
             Self::Address => "virtio_mmio.device= does not read size@address:irq with an address from 3 to 4 GiB",
-            Self::Legacy => "the device is no virtio 1.x device; with QEMU, give -global virtio-mmio.force-legacy=false",
+            Self::Legacy => {
+                "the device is no virtio 1.x device; with QEMU, give -global virtio-mmio.force-legacy=false"
+            }
             Self::Features => "the device refuses the features VERSION_1 and, where offered, FLUSH",
             Self::Queue => "the device's queue is smaller than 32 entries",
         })
@@ -183,17 +197,16 @@ impl DiskDevice {
                 let header = &raw const (*queue).headers[slot] as u64;
                 let status = &raw const (*queue).status[slot] as u64;
                 let at = slot * CHAIN;
-                let descriptor = |address, length, flags, next: usize| {
-                    Descriptor { address, length, flags, next: next as u16 }
-                };
+                let descriptor =
+                    |address, length, flags, next: usize| Descriptor { address, length, flags, next: next as u16 };
                 (*queue).descriptors[at] = descriptor(header, size_of::<Header>() as u32, NEXT, at + 1);
                 (*queue).descriptors[at + 1] = descriptor(buffer(slot) as u64, BLOCK as u32, NEXT, at + 2);
                 (*queue).descriptors[at + 2] = descriptor(status, 1, DEVICE_WRITES, 0);
             }
             self.write(QUEUE_SIZE_REGISTER, QUEUE_SIZE as u32);
             self.write_address(QUEUE_DESCRIPTORS, &raw const (*queue).descriptors as u64);
-            self.write_address(QUEUE_DRIVER, &raw const (*queue).available_flags as u64);
-            self.write_address(QUEUE_DEVICE, &raw const (*queue).used_flags as u64);
+            self.write_address(QUEUE_DRIVER, &raw const (*queue).available as u64);
+            self.write_address(QUEUE_DEVICE, &raw const (*queue).used as u64);
         }
         self.write(QUEUE_READY, 1);
         Ok(())
@@ -217,10 +230,10 @@ impl DiskDevice {
             (*queue).descriptors[at + 1].flags = if operation == Operation::Read { NEXT | DEVICE_WRITES } else { NEXT };
             // A flush has no data.
             (*queue).descriptors[at].next = if operation == Operation::Flush { at + 2 } else { at + 1 } as u16;
-            (&raw mut (*queue).available[self.available as usize % QUEUE_SIZE]).write_volatile(at as u16);
+            (&raw mut (*queue).available.ring[self.available as usize % QUEUE_SIZE]).write_volatile(at as u16);
             self.available = self.available.wrapping_add(1);
             fence(Ordering::SeqCst);
-            (&raw mut (*queue).available_index).write_volatile(self.available);
+            (&raw mut (*queue).available.index).write_volatile(self.available);
         }
     }
 
@@ -242,14 +255,14 @@ impl DiskDevice {
         // SAFETY: the used ring is read after its index and after the fence; the status belongs to a request that the device
         // gave back.
         unsafe {
-            if (&raw const (*queue).used_index).read_volatile() == self.seen {
+            if (&raw const (*queue).used.index).read_volatile() == self.seen {
                 return None;
             }
             fence(Ordering::SeqCst);
-            let [id, _] = (&raw const (*queue).used[self.seen as usize % QUEUE_SIZE]).read_volatile();
+            let [id, _] = (&raw const (*queue).used.ring[self.seen as usize % QUEUE_SIZE]).read_volatile();
             self.seen = self.seen.wrapping_add(1);
             let slot = id as usize / CHAIN;
-            if slot >= SLOTS || id as usize % CHAIN != 0 {
+            if slot >= SLOTS || !(id as usize).is_multiple_of(CHAIN) {
                 return Some(Err(id));
             }
             Some(Ok((slot, (&raw const (*queue).status[slot]).read_volatile())))

@@ -10,6 +10,7 @@ pub const BUCKETS: usize = 24;
 
 /// One line of the guest. `S` is its text type: borrowed or formatted on the fly in the guest, owned on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "the kernel has no heap to box a report in")]
 pub enum Line<S> {
     /// The kernel is up. The first line.
     Boot(Boot),

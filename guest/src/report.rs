@@ -10,7 +10,9 @@ pub type Line = lines::Line<String>;
 /// A line that begins like the guest's own and does not go on like one. The serial output was cut or mixed up, or the
 /// kernel is of another version than this crate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the guest's line '{line}' does not parse: {why}; is the kernel of the same build, and the serial output whole?")]
+#[error(
+    "the guest's line '{line}' does not parse: {why}; is the kernel of the same build, and the serial output whole?"
+)]
 pub struct ParseError {
     /// The line.
     pub line: String,
@@ -44,18 +46,14 @@ fn parse(kind: &str, rest: &str) -> Result<Line, String> {
             timer: fields.word("timer", Timer::from_word)?,
             disk: fields.word("disk", Disk::from_word)?,
         }),
-        "ready" => Line::Ready(Ready {
-            cpu: fields.number("c")?,
-            pages: fields.number("n")?,
-            uptime_ms: fields.number("u")?,
-        }),
+        "ready" => {
+            Line::Ready(Ready { cpu: fields.number("c")?, pages: fields.number("n")?, uptime_ms: fields.number("u")? })
+        }
         "r" => Line::Report(report(fields)?),
         "error" => Line::Error(fault(rest)?),
         "fatal" => Line::Fatal(fault(rest)?),
         _ => match Exit::from_word(kind) {
-            Some(exit) => {
-                Line::End(End { exit, errors: fields.number("e")?, uptime_ms: fields.number("u")? })
-            }
+            Some(exit) => Line::End(End { exit, errors: fields.number("e")?, uptime_ms: fields.number("u")? }),
             None => return Err(format!("'{kind}' is no kind of line")),
         },
     })

@@ -26,7 +26,7 @@ pub struct Workload {
     pub simd: Switch,
     /// `ferry.idle`: what a vCPU does until the next page is due.
     pub idle: Idle,
-    /// `ferry.runtime`: milliseconds from boot to the end by itself; 0 for never.
+    /// `ferry.runtime`: milliseconds from vCPU 0's `ready` to the end by itself; 0 for never.
     pub runtime_ms: u64,
     /// `ferry.reports`: reports of vCPU 0 until the end by itself; 0 for no limit.
     pub reports: u64,
@@ -105,7 +105,6 @@ words! {
 }
 
 impl Workload {
-
     /// Reads a kernel command line. Words that do not begin with `ferry.` are other people's. What cannot be understood is
     /// handed to `complain`, and the default stands.
     pub fn parse<'a>(cmdline: &'a str, mut complain: impl FnMut(&'a str)) -> Self {
