@@ -109,10 +109,9 @@ impl Ring {
     }
 }
 
-/// Requests in the available ring that were not taken yet.
+/// Requests in the available ring that were not taken yet; `Queue::iter` refuses more than the ring has entries.
 fn waiting(queue: &Queue, memory: &GuestMemory) -> Result<u16, Error> {
-    let waiting = queue.avail_idx(memory, Ordering::Acquire)?.0.wrapping_sub(queue.next_avail());
-    if waiting > queue.size() { Err(Error::InvalidAvailRingIndex) } else { Ok(waiting) }
+    Ok(queue.avail_idx(memory, Ordering::Acquire)?.0.wrapping_sub(queue.next_avail()))
 }
 
 /// §2.7.7: without event indexes, a flag of the driver suppresses interrupts.

@@ -165,8 +165,15 @@ impl Rig {
 
     /// Makes a chain available, without a kick.
     fn offer(&mut self, head: u16) {
-        self.put(head, AVAIL + 4 + 2 * u64::from(self.avail % self.size));
-        self.avail = self.avail.wrapping_add(1);
+        self.offer_all(&[head]);
+    }
+
+    /// Makes chains available at the same moment, without a kick.
+    fn offer_all(&mut self, heads: &[u16]) {
+        for head in heads {
+            self.put(*head, AVAIL + 4 + 2 * u64::from(self.avail % self.size));
+            self.avail = self.avail.wrapping_add(1);
+        }
         self.put(self.avail, AVAIL + 2);
     }
 
