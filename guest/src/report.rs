@@ -113,3 +113,119 @@ impl<'a> Fields<'a> {
         self.word(key, |value| value.parse().ok())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        let mut gaps = Histogram::default();
+        for us in [0, 1, 2, 3, 900, 45_000, u64::MAX] {
+            gaps.add(us);
+        }
+        Report {
+            cpu: 3,
+            sequence: 12,
+            pages: 123_456,
+            gap_us: 45_000,
+            worst_gap_us: 1_200_000,
+            gaps,
+            ticks: 998,
+            disk_requests: 7,
+            errors: 1,
+            uptime_ms: 12_345,
+            kvmclock_ms: Some(12_399),
+        }
+    }
+
+    fn lines() -> Vec<Line> {
+        let boot = Boot {
+            cpus: 16,
+            memory_bytes: 16 << 30,
+            working_set_bytes: 512 << 20,
+            tsc_khz: 2_500_000,
+            tsc_source: TscSource::Kvmclock,
+            simd: Simd::Avx,
+            kvmclock: true,
+            timer: Timer::Deadline,
+            disk: Disk::ReadWrite,
+        };
+        let fault = Fault { cpu: 1, uptime_ms: 9, text: "page 7 at 0x1000:  c=2 u=3 = odd ".to_owned() };
+        vec![
+            Line::Boot(Boot {
+                simd: Simd::Off,
+                kvmclock: false,
+                timer: Timer::OneShot,
+                disk: Disk::None,
+                ..boot.clone()
+            }),
+            Line::Boot(boot),
+            Line::Ready(Ready { cpu: 2, pages: 65_536, uptime_ms: 17 }),
+            Line::Report(report()),
+            Line::Report(Report::default()),
+            Line::Error(fault.clone()),
+            Line::Fatal(fault),
+            Line::End(End { exit: Exit::Shutdown, errors: 0, uptime_ms: 3000 }),
+            Line::End(End { exit: Exit::Reboot, errors: u64::MAX, uptime_ms: 0 }),
+        ]
+    }
+
+    #[test]
+    fn every_line_reads_back_as_printed() {
+        for line in lines() {
+            for end in ["", "\n", "\r\n"] {
+                assert_eq!(parse_line(&format!("{line}{end}")), Ok(Some(line.clone())));
+            }
+        }
+    }
+
+    #[test]
+    fn a_report_looks_as_documented() {
+        let text = "ferry r c=3 s=12 p=123456 g=45000 G=1200000 h=0:2,1:2,9:1,15:1,23:1 t=998 d=7 e=1 u=12345 k=12399";
+        assert_eq!(Line::Report(report()).to_string(), text);
+    }
+
+    #[test]
+    fn other_peoples_lines_are_left_alone() {
+        for line in ["", "Linux version 6.1", "ferry", "ferryman c=1", " ferry ready c=0 n=1 u=1"] {
+            assert_eq!(parse_line(line), Ok(None), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_line_says_what_is_wrong() {
+        for (line, why) in [
+            ("ferry ", "'' is no kind of line"),
+            ("ferry sinks c=0", "'sinks' is no kind of line"),
+            ("ferry ready c=0 n=5", "u= is missing"),
+            ("ferry ready c=0 n=-5 u=1", "n=-5 is out of place"),
+            ("ferry ready c=4294967296 n=5 u=1", "c=4294967296 is out of place"),
+            ("ferry r c=0 s=1 p=1 g=1 G=1 h=24:1 t=1 d=0 e=0 u=1", "h=24:1 is out of place"),
+            ("ferry r c=0 s=1 p=1 g=1 G=1 h=1 t=1 d=0 e=0 u=1", "h=1 is out of place"),
+            ("ferry r c=0 s=1 p=1 g=1 G=1 h=- t=1 d=0 e=0 u=1 k=x", "k=x is out of place"),
+            ("ferry boot cpus=1 mem=1 ws=1 khz=1 tsc=sundial simd=off", "tsc=sundial is out of place"),
+            ("ferry error c=0 u=1", "the text is missing"),
+            ("ferry fatal hello to you all", "c= is missing"),
+        ] {
+            let error = parse_line(line).unwrap_err();
+            assert_eq!(error.why, why, "{line}");
+            assert_eq!(error.line, line);
+        }
+    }
+
+    #[test]
+    fn no_cut_of_a_line_makes_the_parser_stumble() {
+        for line in lines() {
+            let text = line.to_string();
+            for cut in 0..=text.len() {
+                let _ = parse_line(&text[..cut]);
+            }
+        }
+    }
+
+    #[test]
+    fn buckets_are_powers_of_two() {
+        let buckets = [0, 1, 2, 3, 4, 1023, 1024, (1 << 23) - 1, 1 << 23, u64::MAX].map(Histogram::bucket);
+        assert_eq!(buckets, [0, 0, 1, 1, 2, 9, 10, 22, 23, 23]);
+    }
+}

@@ -186,3 +186,76 @@ impl Display for Workload {
         pair("seed", self.seed != default.seed, &self.seed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unusual() -> Workload {
+        Workload {
+            cpus: 4,
+            working_set: 512 << 20,
+            rate: Rate::Max,
+            order: Order::Rand,
+            report_ms: 50,
+            disk: Switch::Off,
+            simd: Switch::Off,
+            idle: Idle::Spin,
+            runtime_ms: 10_000,
+            reports: 3,
+            exit: Exit::Reboot,
+            seed: u64::MAX,
+        }
+    }
+
+    fn parse(cmdline: &str) -> (Workload, Vec<&str>) {
+        let mut complaints = Vec::new();
+        let workload = Workload::parse(cmdline, |word| complaints.push(word));
+        (workload, complaints)
+    }
+
+    #[test]
+    fn a_command_line_reads_back_as_written() {
+        for workload in [Workload::default(), unusual()] {
+            assert_eq!(parse(&workload.to_cmdline()), (workload, vec![]));
+        }
+    }
+
+    #[test]
+    fn only_what_differs_from_the_default_is_written() {
+        assert_eq!(Workload::default().to_cmdline(), "");
+        let workload = Workload { cpus: 2, rate: Rate::BytesPerSecond(4096), ..Workload::default() };
+        assert_eq!(workload.to_cmdline(), "ferry.cpus=2 ferry.rate=4096");
+        assert_eq!(unusual().to_cmdline().split(' ').count(), 12);
+    }
+
+    #[test]
+    fn sizes_take_units() {
+        for (text, bytes) in [("4096", 4096), ("64K", 64 << 10), ("3M", 3 << 20), ("2G", 2 << 30)] {
+            assert_eq!(parse(&format!("ferry.ws={text}")).0.working_set, bytes);
+            assert_eq!(parse(&format!("ferry.rate={text}")).0.rate, Rate::BytesPerSecond(bytes));
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_complained_about_and_nothing_else() {
+        let words = [
+            "ferry.ws",
+            "ferry.ws=",
+            "ferry.ws=K",
+            "ferry.ws=-1",
+            "ferry.ws=99999999999999999999",
+            "ferry.ws=18014398509481985K",
+            "ferry.cpus=0",
+            "ferry.cpus=17",
+            "ferry.rate=4095",
+            "ferry.report=0",
+            "ferry.order=down",
+            "ferry.=1",
+            "ferry.speed=1",
+        ];
+        assert_eq!(parse(&words.join(" ")), (Workload::default(), words.to_vec()));
+        let others = "console=ttyS0 virtio_mmio.device=512@0xd0000000:5 ferryboat=1 ferry";
+        assert_eq!(parse(others), (Workload::default(), vec![]));
+    }
+}

@@ -81,6 +81,23 @@ impl Stream {
         let _ = rustix::net::shutdown(&self.0, Shutdown::Both);
     }
 
+    /// Ends what this side sends; the peer still reads all of it, as long as this side goes on reading.
+    ///
+    /// A socket that is closed with unread bytes in it takes back what the peer has not acknowledged: a last word would be
+    /// lost.
+    pub fn finish_sending(&self) {
+        // As above.
+        let _ = rustix::net::shutdown(&self.0, Shutdown::Write);
+    }
+
+    /// Reads and forgets until the peer closes, or for as long as one read may take.
+    pub fn drain(&self) {
+        let mut forgotten = [0; 4096];
+        while matches!(rustix::net::recv(&self.0, &mut forgotten, RecvFlags::empty()), Ok((1.., _)) | Err(Errno::INTR))
+        {
+        }
+    }
+
     /// Fills `buffer`.
     ///
     /// # Errors

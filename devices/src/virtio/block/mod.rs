@@ -114,7 +114,7 @@ impl VirtioDevice for Block {
 
     fn start(&self, features: u64, queues: Vec<Option<Queue>>) -> io::Result<()> {
         let shared = &self.worker.shared;
-        let mut ring = shared.wait(shared.lock(), STOP_DEADLINE, |ring| ring.popped == 0)?;
+        let mut ring = shared.wait(shared.lock_within(STOP_DEADLINE)?, STOP_DEADLINE, |ring| ring.popped == 0)?;
         ring.queue = queues.into_iter().next().flatten();
         ring.write_through = features & (1 << VIRTIO_BLK_F_FLUSH) == 0;
         drop(ring);
@@ -124,7 +124,7 @@ impl VirtioDevice for Block {
 
     fn stop(&self) -> io::Result<()> {
         let shared = &self.worker.shared;
-        let mut ring = shared.lock();
+        let mut ring = shared.lock_within(STOP_DEADLINE)?;
         ring.queue = None;
         shared.wait(ring, STOP_DEADLINE, |ring| ring.popped == 0).map(drop)
     }
@@ -152,7 +152,7 @@ impl VirtioDevice for Block {
 
     fn quiesce(&self) -> io::Result<()> {
         let shared = &self.worker.shared;
-        let mut ring = shared.lock();
+        let mut ring = shared.lock_within(QUIESCE_DEADLINE)?;
         ring.run = false;
         ring.sync = SyncStep::Wanted;
         shared.wake();
@@ -166,7 +166,7 @@ impl VirtioDevice for Block {
 
     /// Quiesces first if that was not done: without the lock, no request may be served.
     fn release(&self) -> io::Result<()> {
-        if self.worker.shared.lock().run {
+        if self.worker.shared.lock_within(STOP_DEADLINE)?.run {
             self.quiesce()?;
         }
         self.worker.shared.image.unlock()
@@ -176,7 +176,9 @@ impl VirtioDevice for Block {
     fn acquire(&self) -> io::Result<()> {
         let shared = &self.worker.shared;
         shared.image.lock()?;
-        let mut ring = shared.wait(shared.lock(), STOP_DEADLINE, |ring| ring.popped == 0 && !ring.gone)?;
+        let ready = |ring: &ring::Ring| ring.popped == 0 && !ring.gone;
+        let waited = shared.lock_within(STOP_DEADLINE).and_then(|ring| shared.wait(ring, STOP_DEADLINE, ready));
+        let mut ring = waited.or_else(|error| shared.image.unlock().and(Err(error)))?;
         ring.run = true;
         ring.sync = SyncStep::None;
         drop(ring);

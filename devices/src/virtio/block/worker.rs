@@ -12,7 +12,8 @@
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,9 @@ use crate::virtio::signals::{Signals, signal};
 /// Results are handed to the driver when this many bytes were moved, or the batch is done.
 const COMPLETE_BYTES: u64 = 256 * 1024;
 
+/// How long to leave a lock alone that another thread holds.
+const LOCK_RETRY: Duration = Duration::from_millis(1);
+
 /// How long the end of a device waits for its worker.
 const EXIT_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -45,6 +49,8 @@ pub(super) struct Shared {
     /// From the device: look at the ring.
     wake: EventFd,
     ring: Mutex<Ring>,
+    /// The worker should end. Outside the ring, whose lock a stuck worker may hold.
+    exit: AtomicBool,
     /// The ring changed in a way that somebody may wait for.
     changed: Condvar,
     warnings: Throttle,
@@ -67,6 +73,7 @@ impl Worker {
             kick: EventFd::new(EFD_NONBLOCK)?,
             wake: EventFd::new(EFD_NONBLOCK)?,
             ring: Mutex::default(),
+            exit: AtomicBool::new(false),
             changed: Condvar::new(),
             warnings: Throttle::default(),
         });
@@ -78,12 +85,14 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        let mut ring = self.shared.lock();
-        ring.exit = true;
+        self.shared.exit.store(true, Ordering::SeqCst);
         self.shared.wake();
-        let gone = self.shared.wait(ring, EXIT_DEADLINE, |ring| ring.gone).is_ok();
+        let gone = self
+            .shared
+            .lock_within(EXIT_DEADLINE)
+            .and_then(|ring| self.shared.wait(ring, EXIT_DEADLINE, |ring| ring.gone).map(drop));
         match self.thread.take() {
-            Some(thread) if gone => drop(thread.join()),
+            Some(thread) if gone.is_ok() => drop(thread.join()),
             // It is stuck in a file operation, holds its own reference to all it touches, and ends with that operation.
             _ => tracing::warn!(image = %self.shared.image.path().display(), "left a disk worker to its stuck request"),
         }
@@ -104,6 +113,33 @@ impl Shared {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// As [`Shared::lock`], for those that have to answer in time: the worker may be stuck with the lock, on a page of guest
+    /// memory that a migration has yet to bring.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut` when that takes longer than `within`.
+    pub(super) fn lock_within(&self, within: Duration) -> io::Result<MutexGuard<'_, Ring>> {
+        let deadline = Instant::now() + within;
+        loop {
+            match self.ring.try_lock() {
+                Ok(ring) => return Ok(ring),
+                Err(TryLockError::Poisoned(ring)) => return Ok(ring.into_inner()),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(LOCK_RETRY),
+                Err(TryLockError::WouldBlock) => return Err(self.late(within)),
+            }
+        }
+    }
+
+    fn late(&self, within: Duration) -> io::Error {
+        let path = self.image.path().display();
+        let text = format!(
+            "disk image {path}: a request did not end within {within:?}; check the storage behind it, and the link that \
+             brings guest memory"
+        );
+        io::Error::new(ErrorKind::TimedOut, text)
+    }
+
     /// Makes the worker look at the ring.
     pub(super) fn wake(&self) {
         signal(&self.wake);
@@ -122,16 +158,14 @@ impl Shared {
     ) -> io::Result<MutexGuard<'a, Ring>> {
         let deadline = Instant::now() + within;
         while !ready(&ring) {
-            let path = self.image.path().display();
             if ring.gone {
+                let path = self.image.path().display();
                 let text = format!("the worker of disk image {path} has died: restart the guest");
                 return Err(io::Error::new(ErrorKind::BrokenPipe, text));
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let text =
-                    format!("disk image {path}: a request did not end within {within:?}; check the storage behind it");
-                return Err(io::Error::new(ErrorKind::TimedOut, text));
+                return Err(self.late(within));
             }
             ring = self.changed.wait_timeout(ring, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -150,10 +184,10 @@ impl Shared {
     }
 
     fn step(&self) -> Progress {
-        let mut ring = self.lock();
-        if ring.exit {
+        if self.exit.load(Ordering::SeqCst) {
             return Progress::Exit;
         }
+        let mut ring = self.lock();
         if !ring.run {
             self.sync_if_wanted(ring);
             return Progress::Idle { running: false };
@@ -216,7 +250,7 @@ impl Shared {
             Err(error) => self.give_up(&mut ring, &error),
         }
         done.clear();
-        let go_on = ring.run && !ring.exit && ring.queue.is_some();
+        let go_on = ring.run && ring.queue.is_some() && !self.exit.load(Ordering::SeqCst);
         if !go_on {
             ring.give_back();
         }

@@ -86,7 +86,10 @@ fn introduce(stream: Stream, events: &Sender<Event>) {
             if matches!(error, WireError::Version { .. }) {
                 // Our own preamble tells the other Ferry which version is spoken here.
                 let ours = Preamble { migration_id: 0, link: Link::Control };
-                let _ = stream.write_all(&ours.encode());
+                if stream.write_all(&ours.encode()).is_ok() {
+                    stream.finish_sending();
+                    stream.drain();
+                }
             }
         }
     }

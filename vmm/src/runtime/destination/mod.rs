@@ -30,6 +30,8 @@ mod worker;
 
 /// Longest that one message may wait in a full socket before the link counts as lost.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest that the source may take to read this side's last word.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What reaches the driver.
 #[derive(Debug)]
@@ -38,6 +40,8 @@ pub enum Event {
     Input(Input),
     /// A message of the source with its attachment.
     Message(ToDestination, Vec<u8>),
+    /// The control link has ended; nothing more comes from its reader.
+    ControlLost(String),
     /// A link of some migration is here.
     Arrived(Preamble, Stream),
     /// Nothing more can arrive.
@@ -113,8 +117,12 @@ struct Driver {
     stop_listening: EventFd,
     jobs: Option<Sender<MachineJob>>,
     threads: Vec<JoinHandle<()>>,
+    /// The control link's reader has not said that it has ended.
+    reading: bool,
     control: Option<control::Sender>,
     links: Vec<Stream>,
+    /// Sources that came second: their links stay open until this migration ends, so that they can read why.
+    refused: Vec<control::Sender>,
     receiving: bool,
     bulk_links: Vec<(u8, Stream)>,
     /// The newest attachment and when it arrived.
@@ -146,8 +154,10 @@ impl Driver {
             stop_listening,
             jobs: Some(jobs),
             threads: vec![worker, accepting],
+            reading: false,
             control: None,
             links: Vec::new(),
+            refused: Vec::new(),
             receiving: false,
             bulk_links: Vec::new(),
             attachment: (Vec::new(), now),
@@ -163,13 +173,17 @@ impl Driver {
                 Next::Timer(timer) => self.input(Input::Timer(timer)),
                 Next::Event(Event::Input(input)) => self.input(input),
                 Next::Event(Event::Message(message, attachment)) => self.message(message, attachment),
+                Next::Event(Event::ControlLost(reason)) => {
+                    self.reading = false;
+                    self.input(Input::LinkLost(reason));
+                }
                 Next::Event(Event::Arrived(preamble, stream)) => self.arrived(preamble, stream),
                 Next::Event(Event::ListenFailed(error)) => {
                     self.input(Input::LinkLost(format!("cannot take connections: {error}")));
                 }
             }
         }
-        self.wind_up()
+        self.wind_up(inbox)
     }
 
     fn input(&mut self, input: Input) {
@@ -197,9 +211,12 @@ impl Driver {
             (Link::Control, None) => self.begin(preamble.migration_id, stream),
             (Link::Control, Some(_)) => {
                 let busy = ToSource::Refused { reason: "another migration to this destination is going on".to_owned() };
-                if let Err(error) = control::Sender::new(stream, session(preamble.migration_id)).send(&busy, &[]) {
-                    tracing::info!(%error, "a second source left before it was refused");
+                let mut second = control::Sender::new(stream, session(preamble.migration_id));
+                match second.send(&busy, &[]) {
+                    Ok(()) => second.stream().finish_sending(),
+                    Err(error) => tracing::info!(%error, "a second source left before it was refused"),
                 }
+                self.refused.push(second);
             }
             (Link::Bulk(index), Some(id)) if id == preamble.migration_id => {
                 self.bulk_links.push((index, stream.clone()));
@@ -223,7 +240,10 @@ impl Driver {
         let first = self.core.start();
         self.perform(first);
         match started {
-            Ok(thread) => self.threads.push(thread),
+            Ok(thread) => {
+                self.reading = true;
+                self.threads.push(thread);
+            }
             Err(error) => self.input(Input::LinkLost(format!("no thread for the control link: {error}"))),
         }
     }
@@ -303,15 +323,29 @@ impl Driver {
         }
     }
 
+    /// The last word may still be on its way: the control link's reader goes on until the source has closed it too.
     fn close_links(&mut self) {
+        if let Some(control) = self.control.take() {
+            control.stream().finish_sending();
+        }
+    }
+
+    fn await_farewell(&mut self, inbox: &Receiver<Event>) {
+        let until = Instant::now() + FAREWELL;
+        while self.reading {
+            match inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Event::ControlLost(_)) | Err(_) => self.reading = false,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    fn wind_up(mut self, inbox: &Receiver<Event>) -> Outcome {
+        self.close_links();
+        self.await_farewell(inbox);
         for link in self.links.drain(..) {
             link.shutdown();
         }
-        self.control = None;
-    }
-
-    fn wind_up(mut self) -> Outcome {
-        self.close_links();
         self.jobs = None;
         // An eventfd takes 2^64 signals before a write could fail.
         let _ = self.stop_listening.write(1);
@@ -335,7 +369,7 @@ fn read_control(mut receiver: control::Receiver, events: &Sender<Event>) {
     loop {
         let (event, more) = match receiver.receive::<ToDestination>() {
             Ok((message, attachment)) => (Event::Message(message, attachment), true),
-            Err(error) => (Event::Input(Input::LinkLost(crate::runtime::causes(&error))), false),
+            Err(error) => (Event::ControlLost(crate::runtime::causes(&error)), false),
         };
         if events.send(event).is_err() || !more {
             return;

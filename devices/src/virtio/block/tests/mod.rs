@@ -5,6 +5,7 @@
 mod hostile;
 mod life;
 mod requests;
+mod state;
 
 use std::fs;
 use std::path::PathBuf;
