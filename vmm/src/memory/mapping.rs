@@ -19,6 +19,7 @@ pub(super) struct Mapping {
     reserved: *mut u8,
     reserved_len: usize,
     at: *mut u8,
+    len: usize,
 }
 
 // SAFETY: the struct only names an address range that it owns; it never dereferences the pointers.
@@ -39,8 +40,8 @@ impl Mapping {
                 MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE,
             )?;
         }
-        mapping.advise(len, Advice::LinuxDontDump)?;
-        if let Err(error) = mapping.advise(len, Advice::LinuxHugepage) {
+        mapping.advise(Advice::LinuxDontDump)?;
+        if let Err(error) = mapping.advise(Advice::LinuxHugepage) {
             tracing::debug!(%error, "no transparent huge pages on this host: first touch of guest memory will be slower");
         }
         Ok(mapping)
@@ -61,7 +62,7 @@ impl Mapping {
                 offset,
             )?;
         }
-        mapping.advise(len, Advice::LinuxDontDump)?;
+        mapping.advise(Advice::LinuxDontDump)?;
         Ok(mapping)
     }
 
@@ -79,12 +80,23 @@ impl Mapping {
         }
         .cast::<u8>();
         let at = reserved.wrapping_add(reserved.align_offset(unit));
-        Ok(Mapping { reserved, reserved_len, at })
+        Ok(Mapping { reserved, reserved_len, at, len })
     }
 
-    fn advise(&self, len: usize, advice: Advice) -> io::Result<()> {
-        // SAFETY: the range is this mapping's own, and neither advice used here changes what memory holds.
-        Ok(unsafe { madvise(self.at.cast(), len, advice)? })
+    /// Gives the pages of a private mapping back; they read as zeros.
+    pub(super) fn forget(&self) -> io::Result<()> {
+        self.advise(Advice::LinuxDontNeed)
+    }
+
+    /// Punches the pages of a shared mapping out of its memfd; they read as zeros.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        self.advise(Advice::LinuxRemove)
+    }
+
+    fn advise(&self, advice: Advice) -> io::Result<()> {
+        // SAFETY: the range is this mapping's own. Only `forget` and `remove` change what memory holds, and guest memory is
+        // accessed as volatile bytes that may change at any time.
+        Ok(unsafe { madvise(self.at.cast(), self.len, advice)? })
     }
 }
 
