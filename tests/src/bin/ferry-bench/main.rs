@@ -81,7 +81,8 @@ fn run(options: &Options) -> Result<(), BenchError> {
                 account.migrated(&guest, peer, sample);
             }
             eprintln!("{size_mib} MiB, run {run} of {}: bare copy", options.runs);
-            account.copied(&guest, limit::measure(account.newest_bytes(&guest))?);
+            let copy = limit::measure(account.newest_bytes(&guest))?;
+            account.copied(&guest, copy);
         }
     }
     for start in 1..=options.starts {

@@ -1,7 +1,7 @@
 //! Measures one migration: two processes of one kind, the guest loaded, `migrate` over loopback TCP.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::json;
@@ -33,6 +33,8 @@ const MAX_BANDWIDTH: u64 = 1 << 40;
 pub struct Sample {
     /// `total-time`, in milliseconds.
     pub total_ms: f64,
+    /// From the command to the event of its end, by the bench's own clock, in milliseconds.
+    pub observed_ms: f64,
     /// `downtime`, in milliseconds; Ferry gives it to the microsecond.
     pub downtime_ms: f64,
     /// The longest gap between two touches of pages, in milliseconds, in the guest's reports that span the switchover.
@@ -64,8 +66,10 @@ pub fn measure(peer: &Peer, guest: &Guest, directory: &Path) -> Result<Sample, B
     log.wait_reports(&mut source, guest.cpus, WARM_UP, REPORTS)?;
 
     let begun = log.position();
+    let began = Instant::now();
     source.execute("migrate", json!({ "uri": uri }))?;
     let info = source.wait_completed(MIGRATE)?;
+    let observed = began.elapsed();
     log.read(&source)?;
     let gap_before_us = log.longest_gap_us(&begun, usize::MAX);
     let left = log.position();
@@ -78,6 +82,7 @@ pub fn measure(peer: &Peer, guest: &Guest, directory: &Path) -> Result<Sample, B
     };
     Ok(Sample {
         total_ms: source.number(&info, &["total-time"])?.max(1) as f64,
+        observed_ms: observed.as_secs_f64() * 1e3,
         downtime_ms,
         gap_ms: log.longest_gap_us(&left, SPANNING) as f64 / 1e3,
         gap_before_ms: gap_before_us as f64 / 1e3,

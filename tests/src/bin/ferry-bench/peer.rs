@@ -58,8 +58,7 @@ impl Peer {
         if !program.is_file() {
             return Err(BenchError::NoFerry(program));
         }
-        let version = version(&program).unwrap_or_default();
-        let mut peers = vec![Peer { kind: Kind::Ferry, version, program }];
+        let mut peers = vec![Peer { kind: Kind::Ferry, version: version(&program).unwrap_or_default(), program }];
         if let Some(version) = version(Path::new(QEMU)).filter(|_| !no_qemu) {
             peers.push(Peer { kind: Kind::Qemu, version, program: QEMU.into() });
         }

@@ -16,6 +16,8 @@ use crate::peer::{Console, Peer, Role};
 
 /// How long a process may take to answer.
 const ANSWER: Duration = Duration::from_secs(20);
+/// Between two looks at a process that tells nobody when it is done.
+const POLL: Duration = Duration::from_millis(5);
 /// How much of a process's standard error an error shows.
 const SHOWN_BYTES: usize = 400;
 
@@ -67,7 +69,8 @@ impl Process {
         let mut command = peer.command(guest, role, Console::File(&serial), &qmp, &kernel);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
         let mut child = spawn(command)?;
-        let client = Client::connect_when_up(&qmp, ANSWER).map_err(|_| silent(&mut child, &label, &stderr))?;
+        let client = Client::connect_when_up(&qmp, ANSWER, || matches!(child.0.try_wait(), Ok(None)))
+            .map_err(|_| silent(&mut child, &label, &stderr))?;
         let mut process = Process { child, label, serial, stderr, client };
         let events = json!({ "capabilities": [{ "capability": "events", "state": true }] });
         process.execute("migrate-set-capabilities", events)?;
@@ -76,7 +79,9 @@ impl Process {
 
     /// Executes a QMP command.
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, BenchError> {
-        self.client.execute(command, arguments).map_err(|source| BenchError::Qmp { process: self.label.clone(), source })
+        self.client
+            .execute(command, arguments)
+            .map_err(|source| BenchError::Qmp { process: self.label.clone(), source })
     }
 
     /// Where a destination listens, as a URI for `migrate`.
@@ -90,7 +95,7 @@ impl Process {
             if Instant::now() >= deadline {
                 return Err(self.lacks("socket-address", &reply));
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(POLL);
         }
     }
 
@@ -108,7 +113,12 @@ impl Process {
                 break;
             }
         }
-        let info = self.execute("query-migrate", json!({}))?;
+        let mut info = self.execute("query-migrate", json!({}))?;
+        // QEMU shows the end before it has added up the time that it took.
+        while info["total-time"] == 0 && Instant::now() < deadline {
+            std::thread::sleep(POLL);
+            info = self.execute("query-migrate", json!({}))?;
+        }
         match info["status"].as_str() {
             Some("completed") => Ok(info),
             status => Err(BenchError::Migration {
@@ -155,9 +165,5 @@ fn silent(child: &mut Reaped, label: &str, stderr: &Path) -> BenchError {
     };
     let said = std::fs::read(stderr).unwrap_or_default();
     let end = &said[said.len().saturating_sub(SHOWN_BYTES)..];
-    BenchError::Process {
-        process: label.to_owned(),
-        status,
-        stderr: String::from_utf8_lossy(end).trim().to_owned(),
-    }
+    BenchError::Process { process: label.to_owned(), status, stderr: String::from_utf8_lossy(end).trim().to_owned() }
 }

@@ -62,9 +62,8 @@ pub fn measure(peer: &Peer, cpus: u32, directory: &Path) -> Result<Sample, Bench
 
 /// The resident KiB of all mappings that are too small to be guest memory: less than half of it.
 fn resident_beyond_kib(smaps: &str, guest_kib: u64) -> u64 {
-    let value = |line: &str, name: &str| -> Option<u64> {
-        line.strip_prefix(name)?.split_whitespace().next()?.parse().ok()
-    };
+    let value =
+        |line: &str, name: &str| -> Option<u64> { line.strip_prefix(name)?.split_whitespace().next()?.parse().ok() };
     let (mut size, mut total) = (0, 0);
     for line in smaps.lines() {
         size = value(line, "Size:").unwrap_or(size);

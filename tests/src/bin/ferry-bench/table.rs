@@ -49,7 +49,8 @@ impl Row {
             (Some(ferry), Some(other)) if other > 0.0 => format!("{:.2}", ferry / other),
             _ => "-".to_owned(),
         };
-        let value = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{} {}", digits(value), self.unit));
+        let value =
+            |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{} {}", digits(value), self.unit));
         format!(
             "  {:<22} {:>11} {:>12} {:>11} {:>11} {:>11}\n",
             self.name,
@@ -88,6 +89,7 @@ fn migrations(size: &Size) -> Vec<Row> {
     vec![
         row("total time", "ms", |s| s.total_ms, fresh_ms),
         row("  into touched memory", "ms", |s| s.total_ms, touched_ms),
+        row("  by the bench's clock", "ms", |s| s.observed_ms, None),
         row("downtime", "ms", |s| s.downtime_ms, None),
         row("guest's longest gap", "ms", |s| s.gap_ms, None),
         row("  before the stop", "ms", |s| s.gap_before_ms, None),
