@@ -56,23 +56,16 @@ pub(super) fn assemble(config: &MachineConfig, events: Arc<Events>) -> Result<Pa
     if config.cpus == 0 || config.cpus > CPUS_MAX {
         return Err(MachineError::Cpus(config.cpus));
     }
-    let boot = BootSource::open(
-        config.kernel.as_deref(),
-        config.initrd.as_deref(),
-        &config.full_command_line(),
-        config.cpus,
-    )?;
+    let boot =
+        BootSource::open(config.kernel.as_deref(), config.initrd.as_deref(), &config.full_command_line(), config.cpus)?;
     let memory = Arc::new(Memory::new(&config.memory)?);
     let vm = Arc::new(Vm::create(&memory)?);
     let mut vcpus = create_all(&vm, config.cpus)?;
     let power_on = PowerOn::take(&vm, &vcpus)?;
     let has_spoken = Arc::new(AtomicBool::new(config.incoming));
     let gate = Gate::new(vcpus.iter_mut().map(|vcpu| vcpu.run_area()).collect());
-    let status = Status {
-        wants: !config.paused,
-        hold: config.incoming.then_some(Hold::Incoming),
-        ..Default::default()
-    };
+    let status =
+        Status { wants: !config.paused, hold: config.incoming.then_some(Hold::Incoming), ..Default::default() };
     let control = Arc::new(Control::new(gate, events, has_spoken.clone(), status));
     let mut board = Board { vm: &vm, ports: Bus::ports(), mmio: Bus::mmio(), devices: Vec::new() };
     let serial = board.add_serial(sink(&config.serial, has_spoken)?)?;

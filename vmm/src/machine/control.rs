@@ -68,7 +68,11 @@ impl Control {
         }
         (status.running, status.ever_ran) = (true, true);
         self.events.publish(Event::Resume);
-        self.let_in(status)
+        self.let_in(status).inspect_err(|_| {
+            self.gate.close();
+            self.status().running = false;
+            self.events.publish(Event::Stop);
+        })
     }
 
     /// Lets the vCPUs of a running guest in again after a snapshot or a reset. The caller has the turn.
@@ -97,8 +101,10 @@ impl Control {
             return Ok(());
         }
         self.halt()?;
-        self.status().running = false;
-        self.events.publish(Event::Stop);
+        // A guest that failed meanwhile was announced as stopped already.
+        if std::mem::take(&mut self.status().running) {
+            self.events.publish(Event::Stop);
+        }
         Ok(())
     }
 

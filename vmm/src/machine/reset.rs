@@ -49,6 +49,10 @@ pub(super) fn serve(parts: &Arc<Parts>) {
         }
         // Busy: something long goes on, and the request is still there afterwards.
         let Ok(_turn) = control.turn.take("a reset") else { continue };
+        // A hold that came first takes the request along.
+        if !control.status().running {
+            continue;
+        }
         if let Err(error) = carry_out_pending(parts).and_then(|()| control.go_on()) {
             control.end(ExitReason::Failed(GuestFailure::Reset(error.to_string())));
         }

@@ -116,10 +116,7 @@ fn of_part(id: DeviceId, version: u32, payload: Result<Vec<u8>, StateError>) -> 
     Ok(section(id, version, payload))
 }
 
-fn in_part(
-    section: &Section,
-    load: impl FnOnce(u32, &[u8]) -> Result<(), StateError>,
-) -> Result<(), DeviceFailure> {
+fn in_part(section: &Section, load: impl FnOnce(u32, &[u8]) -> Result<(), StateError>) -> Result<(), DeviceFailure> {
     load(section.version, &section.payload).map_err(|error| DeviceFailure::new(section.name(), error))
 }
 
@@ -135,7 +132,10 @@ impl<'a> Unclaimed<'a> {
         let mut left = HashMap::with_capacity(sections.len());
         for section in sections {
             if left.insert((section.device.as_str(), section.instance), section).is_some() {
-                return Err(DeviceFailure::new(section.name(), "its state came twice; the source is damaged or hostile"));
+                return Err(DeviceFailure::new(
+                    section.name(),
+                    "its state came twice; the source is damaged or hostile",
+                ));
             }
         }
         Ok(Unclaimed(left))

@@ -6,6 +6,7 @@
 mod config;
 mod mapping;
 mod populated;
+pub mod zero;
 
 use std::fs::File;
 use std::io;
@@ -43,8 +44,6 @@ pub enum MemoryError {
         source: io::Error,
     },
 }
-
-pub mod zero;
 
 /// Guest memory.
 #[derive(Debug)]
@@ -359,13 +358,5 @@ mod tests {
         let mut byte = [0];
         std::os::unix::fs::FileExt::read_exact_at(memory.memfd().unwrap(), &mut byte, 8192).unwrap();
         assert_eq!(byte, [0x55]);
-    }
-    /// x
-    pub fn populated_words(&self, _first: u64, _words: &mut [u64]) -> std::io::Result<()> {
-        todo!()
-    }
-    /// x
-    pub fn discard(&self) -> std::io::Result<()> {
-        todo!()
     }
 }
