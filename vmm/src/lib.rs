@@ -5,6 +5,7 @@
 
 pub mod boot;
 pub mod cli;
+pub mod console;
 pub mod endpoint;
 pub mod events;
 pub mod kvm;

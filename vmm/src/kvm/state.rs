@@ -223,3 +223,7 @@ fn xsave_of(len: usize) -> Result<Xsave, StateError> {
     let extra = (len - size_of::<kvm_xsave>()).div_ceil(size_of::<u32>());
     Xsave::new(extra).map_err(|error| StateError::Malformed(format!("XSAVE area of {len} bytes: {error:?}")))
 }
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

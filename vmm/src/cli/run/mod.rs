@@ -11,8 +11,9 @@ pub use self::options::Options;
 use self::options::Incoming;
 use super::CliError;
 use super::signals::{self, Signal};
+use crate::console::Console;
 use crate::events::Events;
-use crate::machine::{ExitReason, Machine};
+use crate::machine::{ExitReason, Machine, SerialSink};
 use crate::qmp::{Process, Server};
 use crate::runtime::Migrations;
 
@@ -40,7 +41,14 @@ pub fn run(options: &Options) -> Result<(), CliError> {
         Some(Incoming::At(at)) => process.listen(at, true).map_err(CliError::because)?,
     }
 
+    let leaving = Arc::downgrade(&machine);
+    let console = (options.serial == SerialSink::Stdio)
+        .then(|| Console::start(machine.serial().clone(), move || quit(&leaving, "host-ui")));
+    let console = console.transpose().map_err(|error| CliError::failed("standard input cannot be used", error))?;
+
     let reason = machine.wait_exit();
+    // The terminal is as it was before anything else is said.
+    drop(console);
     migrations.guest_gone(&reason.to_string());
     drop(server);
     if let Some(signal) = signal.get() {
@@ -60,7 +68,7 @@ fn quit_on_signal(signals: Receiver<Signal>, machine: Weak<Machine>) -> Result<A
     let watch = move || {
         for signal in signals {
             if noted.set(signal).is_err() {
-                std::process::exit(1);
+                signals::die_of(signal);
             }
             quit(&machine, "host-signal");
         }
