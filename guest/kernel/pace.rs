@@ -41,11 +41,17 @@ impl Pace {
         pages
     }
 
+    /// Whether the next quantum lies further ahead than it ever should: the TSC was set back.
+    pub fn is_lost(&self, now: u64) -> bool {
+        now + 2 * self.quantum < self.due
+    }
+
     /// Goes on to the next quantum. After a stall the schedule begins anew, so that what was missed is not made up for; but
     /// the pages that were late remain late.
     pub fn advance(&mut self) {
         self.due = self.base + self.quantum;
         let now = time::now();
-        self.base = if now > self.due + 2 * self.quantum { now } else { self.due };
+        let on_time = now.abs_diff(self.due) <= 2 * self.quantum;
+        self.base = if on_time { self.due } else { now };
     }
 }

@@ -28,7 +28,7 @@ fn a_state_loads_twice_and_saves_the_same() {
     if !has_kvm() {
         return;
     }
-    let (_memory, _vm, mut vcpus) = machine(16 << 20, 2);
+    let (_memory, _vm, vcpus) = machine(16 << 20, 2);
     let mut regs = vcpus[1].fd.get_regs().unwrap();
     (regs.rax, regs.rip, regs.r15) = (0x1234, 0x5678, 0x9abc);
     vcpus[1].fd.set_regs(&regs).unwrap();

@@ -60,10 +60,16 @@ impl Machine {
     /// # Errors
     /// When a part of the configuration is not possible on this host, naming it.
     pub fn build(config: &MachineConfig, events: Arc<Events>) -> Result<Self, MachineError> {
-        let parts = Arc::new(build::assemble(config, events)?);
+        let parts = build::assemble(config, events)?;
         if !config.incoming {
             reset::load_guest(&parts)?;
         }
+        Self::start(parts)
+    }
+
+    /// Starts the threads of an assembled machine.
+    fn start(parts: Parts) -> Result<Self, MachineError> {
+        let parts = Arc::new(parts);
         let mut machine = Machine { parts: parts.clone(), reset_thread: None };
         for index in 0..parts.vcpus.len() {
             machine.spawn_vcpu(index)?;
@@ -71,8 +77,8 @@ impl Machine {
         let serving = parts.clone();
         let thread = std::thread::Builder::new().name("reset".to_owned()).spawn(move || reset::serve(&serving));
         machine.reset_thread = Some(thread.map_err(|error| MachineError::Thread("resets", error))?);
-        if !config.incoming {
-            let _turn = parts.control.turn.take("starting")?;
+        let _turn = parts.control.turn.take("starting")?;
+        if !machine.awaits_guest() {
             parts.begin()?;
         }
         Ok(machine)
@@ -178,3 +184,6 @@ impl Drop for Machine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

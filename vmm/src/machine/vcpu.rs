@@ -52,13 +52,17 @@ fn run_guest(parts: &Parts, index: usize) {
             Ok(VcpuExit::IoOut(port, data)) => {
                 // SAFETY: this thread runs the vCPU, which it holds.
                 let len = unsafe { area.port_access_len() };
-                data.chunks(len.max(1)).for_each(|piece| drop(parts.ports.write(port.into(), piece)));
+                for piece in data.chunks(len.max(1)) {
+                    parts.ports.write(port.into(), piece);
+                }
                 continue;
             }
             Ok(VcpuExit::IoIn(port, data)) => {
                 // SAFETY: as above.
                 let len = unsafe { area.port_access_len() };
-                data.chunks_mut(len.max(1)).for_each(|piece| drop(parts.ports.read(port.into(), piece)));
+                for piece in data.chunks_mut(len.max(1)) {
+                    parts.ports.read(port.into(), piece);
+                }
                 continue;
             }
             Ok(VcpuExit::MmioRead(address, data)) => {
