@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ferry_vmm::qmp::client::{Client, ClientError};
+use ferry_vmm::runtime::causes;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -70,7 +71,7 @@ impl Ferry {
     /// # Panics
     /// When it is refused or not answered.
     pub fn qmp(&mut self, command: &str, arguments: Value) -> Value {
-        self.try_qmp(command, arguments).unwrap_or_else(|error| panic!("{}: {error}", self.label))
+        self.try_qmp(command, arguments).unwrap_or_else(|error| panic!("{}: {}", self.label, causes(&error)))
     }
 
     /// Executes a command.

@@ -32,7 +32,8 @@ impl Lab {
         }
         let _checked = binary();
         // Short names: the path of a Unix socket may have 107 bytes.
-        let directory = tempfile::Builder::new().prefix("ferry-t").tempdir().expect("a temporary directory can be made");
+        let directory =
+            tempfile::Builder::new().prefix("ferry-t").tempdir().expect("a temporary directory can be made");
         Some(Lab { directory })
     }
 
@@ -64,7 +65,7 @@ impl Lab {
     #[must_use]
     pub fn start_destination(&self, spec: &Spec) -> Ferry {
         let ferry = Ferry::start(self, &spec.clone().incoming("tcp:127.0.0.1:0"));
-        ferry.wait_listening();
+        let _address = ferry.wait_listening();
         ferry
     }
 }
@@ -80,6 +81,9 @@ pub fn binary() -> PathBuf {
     let found = this.ancestors().skip(1).take(2).map(|directory| directory.join("ferry")).find(|path| path.is_file());
     let profile = if cfg!(debug_assertions) { "" } else { " --release" };
     found.unwrap_or_else(|| {
-        panic!("the ferry binary is not beside {}: build it first, with cargo build{profile} -p ferry-vmm", this.display())
+        panic!(
+            "the ferry binary is not beside {}: build it first, with cargo build{profile} -p ferry-vmm",
+            this.display()
+        )
     })
 }

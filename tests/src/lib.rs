@@ -15,6 +15,7 @@ pub mod migration;
 pub mod peer;
 pub mod procfs;
 pub mod relay;
+pub mod scene;
 pub mod spec;
 pub mod wait;
 
@@ -22,5 +23,6 @@ pub use ferry::Ferry;
 pub use guest::GuestLog;
 pub use lab::Lab;
 pub use relay::Relay;
+pub use scene::Scene;
 pub use spec::Spec;
 pub use wait::{LONG, SOON, wait_until};

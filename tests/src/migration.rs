@@ -60,6 +60,18 @@ impl Ferry {
         })
     }
 
+    /// Waits until the migration has ended, or has this status.
+    ///
+    /// # Panics
+    /// When neither happens in time.
+    pub fn wait_migration_end_or(&mut self, wanted: Status) -> MigrationInfo {
+        let what = format!("the end of the migration of {}, or status {}", self.label(), wanted.as_str());
+        wait_until(&what, LONG, || {
+            let info = self.migration();
+            info.status.is_some_and(|status| !status.is_active() || status == wanted).then_some(info)
+        })
+    }
+
     /// Waits for a failed migration and returns its `error-desc`. The guest must run here.
     ///
     /// # Panics

@@ -40,7 +40,11 @@ impl Spec {
             name: "guest".into(),
             cpus: 1,
             memory: "64M".into(),
-            workload: Workload { report_ms: 100, rate: ferry_guest::workload::Rate::BytesPerSecond(8 << 20), ..Workload::default() },
+            workload: Workload {
+                report_ms: 100,
+                rate: ferry_guest::workload::Rate::BytesPerSecond(8 << 20),
+                ..Workload::default()
+            },
             disk: None,
             kernel: None,
             incoming: None,

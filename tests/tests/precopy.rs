@@ -101,7 +101,8 @@ fn events_tell_the_story_in_order() {
     assert!(at("MIGRATION", Some("active")) < at("MIGRATION_PASS", None));
     assert!(at("MIGRATION_PASS", None) < at("STOP", None));
     assert!(at("STOP", None) < at("MIGRATION", Some("device")));
-    let passes: Vec<_> = events.iter().filter(|e| e["event"] == "MIGRATION_PASS").map(|e| e["data"]["pass"].as_u64()).collect();
+    let passes: Vec<_> =
+        events.iter().filter(|e| e["event"] == "MIGRATION_PASS").map(|e| e["data"]["pass"].as_u64()).collect();
     let expected: Vec<_> = (1..=passes.len() as u64).map(Some).collect();
     assert_eq!(passes, expected, "passes count from 1");
     assert_eq!(source.migration().ram.unwrap().dirty_sync_count, passes.len() as u64);
@@ -280,7 +281,8 @@ fn a_bandwidth_cap_holds_and_can_be_lifted() {
 
 /// A guest that dirties its memory faster than the capped link carries it.
 fn too_busy(lab: &Lab) -> (Spec, Ferry, GuestLog) {
-    let load = |load: &mut ferry_guest::Workload| (load.working_set, load.rate) = (16 << 20, Rate::BytesPerSecond(64 << 20));
+    let load =
+        |load: &mut ferry_guest::Workload| (load.working_set, load.rate) = (16 << 20, Rate::BytesPerSecond(64 << 20));
     let spec = Spec::new().workload(load);
     let (mut source, guest) = start(lab, &spec);
     source.set_parameters(json!({ "max-bandwidth": 16 << 20, "downtime-limit": 10, "x-ferry-max-rounds": 3 }));

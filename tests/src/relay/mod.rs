@@ -34,6 +34,8 @@ pub enum Fault {
     Repeat,
     /// The frame does not arrive; later ones do.
     Lose,
+    /// Nothing: the test only wants to know when the frame passes ([`Relay::wait_fired`]).
+    Note,
 }
 
 /// Which frame, and what happens to it.
@@ -169,6 +171,7 @@ impl Shared {
             Fault::Replace(at, with) => unit.bytes[at..at + with.len()].copy_from_slice(with),
             Fault::Repeat => unit.bytes.extend_from_within(..),
             Fault::Lose => unit.bytes.clear(),
+            Fault::Note => {}
             Fault::CutAfter | Fault::StallAfter => return Some(unit.bytes),
         }
         self.pass(state).1.then_some(unit.bytes)
