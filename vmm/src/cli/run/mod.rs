@@ -34,6 +34,10 @@ pub fn run(options: &Options) -> Result<(), CliError> {
     }));
     let server = options.qmp.as_deref().map(|path| Server::start(path, process.clone(), &events));
     let server = server.transpose().map_err(CliError::because)?;
+    if options.paused && options.incoming.is_some() {
+        // Said before the guest arrives, it counts more than what the source's operator wanted.
+        machine.stop().map_err(CliError::because)?;
+    }
     match &options.incoming {
         None if options.paused => {}
         None => machine.cont().map_err(CliError::because)?,
