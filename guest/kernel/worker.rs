@@ -26,6 +26,7 @@ const FILL_BURST: u64 = 256;
 const TICK_US: u64 = 10_000;
 /// How long the other processors may take to print their last report.
 const LAST_REPORTS_US: u64 = 10_000_000;
+
 /// Runs a processor's workload to its end.
 pub fn run(cpu: &'static Cpu, plan: &'static Plan, disk: Option<DiskWork>, log: Log) -> ! {
     Worker::new(cpu, plan, disk, log).run()
