@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -96,20 +97,53 @@ impl RawClient {
         stream.write_all(bytes).and_then(|()| stream.write_all(b"\n")).expect("the process takes a request");
     }
 
+    /// Sends bytes and no end of a line.
+    ///
+    /// # Panics
+    /// When the connection is closed.
+    pub fn send_piece(&mut self, bytes: &[u8]) {
+        self.reader.get_mut().write_all(bytes).expect("the process takes a piece of a request");
+    }
+
+    /// Sends a line if the process takes one within a second.
+    #[must_use]
+    pub fn try_send(&mut self, bytes: &[u8]) -> bool {
+        let stream = self.reader.get_mut();
+        stream.set_write_timeout(Some(Duration::from_secs(1))).expect("a socket takes a timeout");
+        stream.write_all(bytes).and_then(|()| stream.write_all(b"\n")).is_ok()
+    }
+
     /// The next answer; events are skipped.
     ///
     /// # Panics
     /// When none comes, or it is no JSON.
     pub fn answer(&mut self) -> Value {
         loop {
-            let mut line = String::new();
-            let taken = self.reader.read_line(&mut line).expect("an answer comes in time");
-            assert_ne!(taken, 0, "the connection stays open");
-            let value: Value = serde_json::from_str(&line).expect("an answer is JSON");
+            let value = self.value();
             if value.get("event").is_none() {
                 return value;
             }
         }
+    }
+
+    /// The next event; answers are skipped.
+    ///
+    /// # Panics
+    /// When none comes, or it is no JSON.
+    pub fn event(&mut self) -> Value {
+        loop {
+            let value = self.value();
+            if value.get("event").is_some() {
+                return value;
+            }
+        }
+    }
+
+    fn value(&mut self) -> Value {
+        let mut line = String::new();
+        let taken = self.reader.read_line(&mut line).expect("an answer comes in time");
+        assert_ne!(taken, 0, "the connection stays open");
+        serde_json::from_str(&line).expect("what comes is JSON")
     }
 }
 
