@@ -12,7 +12,8 @@ use serde_json::{Map, Value, json};
 
 use super::progress::Progress;
 use super::signals::{self, Signal};
-use super::{CliError, QMP_TIMEOUT, qmp_path, summary, units};
+use super::style::Style;
+use super::{CliError, QMP_TIMEOUT, qmp_path, say, summary, units};
 use crate::endpoint::Endpoint;
 use crate::qmp::client::{Client, ClientError};
 
@@ -71,7 +72,7 @@ fn migrate(options: &Options, signals: &Receiver<Signal>) -> Result<(), CliError
     let info = watch.until_end()?;
     match info.status.unwrap_or_default() {
         Status::Completed => {
-            print!("{}", summary::completed(&info, &options.to, super::style::Style::stdout()));
+            say(&summary::completed(&info, &options.to, Style::stdout()));
             if !options.keep_source {
                 client.execute("quit", json!({}))?;
             }

@@ -13,7 +13,7 @@ mod style;
 mod summary;
 mod units;
 
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -103,6 +103,11 @@ impl From<ClientError> for CliError {
     fn from(error: ClientError) -> Self {
         CliError::Failed(causes(&error))
     }
+}
+
+/// Prints to standard output. Nobody reading any more is no reason to fail.
+fn say(text: &str) {
+    let _ = writeln!(io::stdout(), "{}", text.trim_end_matches('\n'));
 }
 
 fn start_log(filter: Option<&str>) -> Result<(), CliError> {

@@ -45,7 +45,8 @@ impl Progress {
         });
         if !same {
             self.last = Some((status, ram.dirty_sync_count, now));
-            eprintln!("{:<10} {}", status.as_str(), details(info, &ram));
+            let line = format!("  {:<10} {}", status.as_str(), details(info, &ram));
+            eprintln!("{}", line.trim_end());
         }
     }
 
@@ -92,7 +93,7 @@ fn details(info: &MigrationInfo, ram: &RamStats) -> String {
     if ram.dirty_pages_rate > 0 {
         parts.push(format!("{}/s dirtied", units::bytes(ram.dirty_pages_rate.saturating_mul(ram.page_size))));
     }
-    if let Some(expected) = info.expected_downtime.filter(|_| info.status == Some(Status::Active)) {
+    if let Some(expected) = info.expected_downtime.filter(|ms| *ms > 0 && info.status == Some(Status::Active)) {
         parts.push(format!("downtime now {}", units::millis(expected)));
     }
     parts.join(" · ")

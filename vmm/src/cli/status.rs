@@ -8,7 +8,7 @@ use ferry_migration::{MigrationInfo, Status};
 use serde_json::{Value, json};
 
 use super::style::Style;
-use super::{CliError, QMP_TIMEOUT, qmp_path, summary, units};
+use super::{CliError, QMP_TIMEOUT, qmp_path, say, summary, units};
 use crate::qmp::client::Client;
 
 /// The options of `ferry status`.
@@ -29,7 +29,7 @@ pub fn run(options: &Options) -> Result<(), CliError> {
     let run_state = client.execute("query-status", json!({}))?["status"].take();
     let migration = client.execute("query-migrate", json!({}))?;
     if options.json {
-        println!("{:#}", json!({ "name": name, "status": run_state, "migration": migration }));
+        say(&format!("{:#}", json!({ "name": name, "status": run_state, "migration": migration })));
         return Ok(());
     }
     let info: MigrationInfo = serde_json::from_value(migration.clone())
@@ -37,7 +37,7 @@ pub fn run(options: &Options) -> Result<(), CliError> {
     let listening = migration.get("socket-address").and_then(|all| all.get(0)).map(socket_address);
     let text =
         block(name.as_str().unwrap_or_default(), run_state.as_str().unwrap_or("unknown"), &info, listening.as_deref());
-    print!("{text}");
+    say(&text);
     Ok(())
 }
 

@@ -26,7 +26,7 @@ pub fn completed(info: &MigrationInfo, to: &Endpoint, style: Style) -> String {
 /// The numbers alone: downtime with its parts, memory, handshake. For a summary with a headline of its own.
 pub fn numbers(text: &mut String, info: &MigrationInfo, style: Style) {
     downtime(text, info, style);
-    if let Some(ram) = &info.ram {
+    if let Some(ram) = info.ram.as_ref().filter(|ram| ram.transferred > 0) {
         memory(text, ram, info.total_time, style);
     }
     if let Some(handshake) = &info.x_ferry_handshake {
@@ -62,12 +62,13 @@ fn named(parts: &Downtime) -> [(&'static str, u64); 7] {
 
 fn memory(text: &mut String, ram: &RamStats, total_ms: Option<u64>, style: Style) {
     let rounds = match ram.dirty_sync_count {
-        1 => "1 round".to_owned(),
-        rounds => format!("{rounds} rounds"),
+        0 => String::new(),
+        1 => " in 1 round".to_owned(),
+        rounds => format!(" in {rounds} rounds"),
     };
     let rate = total_ms.filter(|ms| *ms > 0).map(|ms| ram.transferred.saturating_mul(1000) / ms);
     let rate = rate.map(|rate| format!(" at {}/s", units::bytes(rate))).unwrap_or_default();
-    line(text, style, "sent", &format!("{} in {rounds}{rate}", units::bytes(ram.transferred)));
+    line(text, style, "sent", &format!("{}{rounds}{rate}", units::bytes(ram.transferred)));
     let (normal, zero) = (units::count(ram.normal), units::count(ram.duplicate));
     line(text, style, "pages", &format!("{normal} sent, {zero} zero"));
     if ram.dirty_pages_rate > 0 {

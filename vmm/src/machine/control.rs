@@ -133,7 +133,8 @@ impl Control {
             ExitReason::Shutdown => self.events.publish(Event::Shutdown { guest: true, reason: "guest-shutdown" }),
             ExitReason::Quit(reason) => self.events.publish(Event::Shutdown { guest: false, reason }),
             ExitReason::Failed(failure) => {
-                tracing::error!("{failure}");
+                // Whoever waits for the exit tells people.
+                tracing::debug!("{failure}");
                 if was_running {
                     self.events.publish(Event::Stop);
                 }

@@ -61,7 +61,12 @@ impl Machine {
             self.parts.settle_in();
         }
         self.parts.acquire()?;
-        control.status().hold = None;
+        {
+            let mut status = control.status();
+            // A guest that arrived has run, if not here.
+            status.ever_ran |= before == Some(Hold::Incoming);
+            status.hold = None;
+        }
         if let Err(error) = self.parts.run_if_wanted() {
             control.status().hold = before;
             self.parts.give_up_resources();
@@ -69,6 +74,15 @@ impl Machine {
         }
         self.parts.faults.set_direction(Direction::Outgoing);
         Ok(())
+    }
+
+    /// Ends a switchover's hold without running the guest, when [`Machine::release_hold`] could not: it stays stopped until the
+    /// operator's `cont`, which tries again to take what running needs.
+    pub fn leave_stopped(&self) {
+        let mut status = self.parts.control.status();
+        if status.hold == Some(Hold::Switchover) {
+            (status.hold, status.wants) = (None, false);
+        }
     }
 
     /// Drains and flushes the devices. vCPUs stopped.

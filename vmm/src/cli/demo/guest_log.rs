@@ -17,6 +17,7 @@ pub struct GuestLog {
     file: Option<File>,
     partial: Vec<u8>,
     newest: BTreeMap<u32, Report>,
+    gap_us: u64,
     ready: usize,
     complaint: Option<String>,
     lines: u64,
@@ -33,6 +34,8 @@ pub struct Account {
     pub disk_requests: u64,
     /// Errors noticed.
     pub errors: u64,
+    /// Longest gap between two touches since [`GuestLog::begin_act`], in µs.
+    pub gap_us: u64,
     /// Longest gap between two touches since the guest is ready, in µs.
     pub worst_gap_us: u64,
     /// Milliseconds since boot.
@@ -58,10 +61,15 @@ impl GuestLog {
         Ok(())
     }
 
+    /// Forgets the longest gap so far, so that the next account tells of what comes now.
+    pub fn begin_act(&mut self) {
+        self.gap_us = 0;
+    }
+
     /// The guest's counters.
     #[must_use]
     pub fn account(&self) -> Account {
-        let mut sum = Account { cpus: self.newest.len(), ..Account::default() };
+        let mut sum = Account { cpus: self.newest.len(), gap_us: self.gap_us, ..Account::default() };
         for report in self.newest.values() {
             sum.pages += report.pages;
             sum.disk_requests += report.disk_requests;
@@ -95,6 +103,7 @@ impl GuestLog {
         let told = |fault: Fault<String>| format!("vCPU {} at {} ms: {}", fault.cpu, fault.uptime_ms, fault.text);
         let complaint = match parse_line(line) {
             Ok(Some(Line::Report(report))) => {
+                self.gap_us = self.gap_us.max(report.gap_us);
                 self.newest.insert(report.cpu, report);
                 return;
             }

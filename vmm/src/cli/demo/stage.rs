@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use ferry_migration::MigrationInfo;
+use indicatif::{ProgressBar, ProgressStyle};
 use tempfile::TempDir;
 
 use super::child::FerryRun;
@@ -12,7 +13,7 @@ use super::guest_log::{Account, GuestLog};
 use crate::cli::progress::Progress;
 use crate::cli::signals::{self, Signal};
 use crate::cli::style::Style;
-use crate::cli::{CliError, units};
+use crate::cli::{CliError, say, units};
 
 /// How long any step may take before the demo gives up.
 const STEP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -53,20 +54,21 @@ impl Stage {
     /// Begins the next act.
     pub fn act(&mut self, title: &str, story: &str) {
         self.acts += 1;
-        println!("\n{} {}", self.style.accent(&self.acts.to_string()), self.style.bold(title));
+        self.log.begin_act();
+        say(&format!("\n{} {}", self.style.accent(&self.acts.to_string()), self.style.bold(title)));
         for line in story.lines() {
-            println!("  {}", self.style.dim(line.trim()));
+            say(&format!("  {}", self.style.dim(line.trim())));
         }
     }
 
     /// Tells what went as it should.
     pub fn good(&self, text: &str) {
-        println!("  {} {text}", self.style.good("✓"));
+        say(&format!("  {} {text}", self.style.good("✓")));
     }
 
     /// Tells what failed, as it was meant to.
     pub fn bad(&self, text: &str) {
-        println!("  {} {text}", self.style.bad("✗"));
+        say(&format!("  {} {text}", self.style.bad("✗")));
     }
 
     /// How this stage's text is painted.
@@ -77,17 +79,17 @@ impl Stage {
 
     /// Tells the guest's own account.
     pub fn guest_says(&self, account: &Account) {
-        let Account { pages, disk_requests, errors, worst_gap_us, .. } = *account;
-        let (pages, disk) = (units::count(pages), units::count(disk_requests));
-        let gap = units::micros(worst_gap_us);
-        let says = format!("{pages} pages touched, {disk} disk requests, {errors} errors, longest gap {gap}");
-        println!("  {} {says}", self.style.dim("the guest says:"));
+        say(&format!("  {} {}", self.style.dim("the guest says:"), told(account)));
     }
 
-    /// Lets the guest work for a while.
+    /// Lets the guest work for a while, and on a terminal shows how it does.
     pub fn watch_guest(&mut self, time: Duration) -> Result<(), CliError> {
         let until = Instant::now() + time;
-        self.wait_until("the guest's work", |_| Ok((Instant::now() >= until).then_some(())))
+        let live = ProgressBar::new_spinner().with_style(live_line());
+        self.wait_until("the guest's work", |stage| {
+            live.set_message(told(&stage.log.account()));
+            Ok((Instant::now() >= until).then(|| live.finish_and_clear()))
+        })
     }
 
     /// Waits until the guest has done more than `before` on all of its vCPUs, and returns its account.
@@ -137,4 +139,14 @@ impl Stage {
             }
         }
     }
+}
+
+fn told(account: &Account) -> String {
+    let Account { pages, disk_requests, errors, gap_us, .. } = *account;
+    let (pages, disk, gap) = (units::count(pages), units::count(disk_requests), units::micros(gap_us));
+    format!("{pages} pages touched, {disk} disk requests, {errors} errors, longest gap {gap}")
+}
+
+fn live_line() -> ProgressStyle {
+    ProgressStyle::with_template("  {spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner())
 }

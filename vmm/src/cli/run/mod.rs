@@ -11,8 +11,9 @@ pub use self::options::Options;
 use self::options::Incoming;
 use super::CliError;
 use super::signals::{self, Signal};
+use crate::console::Console;
 use crate::events::Events;
-use crate::machine::{ExitReason, Machine};
+use crate::machine::{ExitReason, Machine, SerialSink};
 use crate::qmp::{Process, Server};
 use crate::runtime::Migrations;
 
@@ -33,6 +34,10 @@ pub fn run(options: &Options) -> Result<(), CliError> {
     }));
     let server = options.qmp.as_deref().map(|path| Server::start(path, process.clone(), &events));
     let server = server.transpose().map_err(CliError::because)?;
+    if options.paused && options.incoming.is_some() {
+        // Said before the guest arrives, it counts more than what the source's operator wanted.
+        machine.stop().map_err(CliError::because)?;
+    }
     match &options.incoming {
         None if options.paused => {}
         None => machine.cont().map_err(CliError::because)?,
@@ -40,7 +45,14 @@ pub fn run(options: &Options) -> Result<(), CliError> {
         Some(Incoming::At(at)) => process.listen(at, true).map_err(CliError::because)?,
     }
 
+    let leaving = Arc::downgrade(&machine);
+    let console = (options.serial == SerialSink::Stdio)
+        .then(|| Console::start(machine.serial().clone(), move || quit(&leaving, "host-ui")));
+    let console = console.transpose().map_err(|error| CliError::failed("standard input cannot be used", error))?;
+
     let reason = machine.wait_exit();
+    // The terminal is as it was before anything else is said.
+    drop(console);
     migrations.guest_gone(&reason.to_string());
     drop(server);
     if let Some(signal) = signal.get() {
@@ -60,7 +72,7 @@ fn quit_on_signal(signals: Receiver<Signal>, machine: Weak<Machine>) -> Result<A
     let watch = move || {
         for signal in signals {
             if noted.set(signal).is_err() {
-                std::process::exit(1);
+                signals::die_of(signal);
             }
             quit(&machine, "host-signal");
         }

@@ -41,8 +41,8 @@ pub struct Options {
     /// Take a guest from another process instead of booting one; `defer` waits for migrate-incoming
     #[arg(long, value_name = "defer|tcp:HOST:PORT|unix:PATH")]
     pub incoming: Option<Incoming>,
-    /// Do not start the guest: wait for cont
-    #[arg(long, conflicts_with = "incoming")]
+    /// Do not start the guest, whether booted here or arrived: wait for cont
+    #[arg(long)]
     pub paused: bool,
     /// The guest's name, the same on both sides of a migration
     #[arg(long, value_name = "NAME", default_value = "guest")]
@@ -175,6 +175,6 @@ mod tests {
             let error = parse(&[argument]).unwrap_err();
             assert!(error.contains(hint), "{argument}: {error}");
         }
-        assert!(parse(&["--incoming=defer", "--paused"]).unwrap_err().contains("cannot be used with"));
+        assert!(parse(&["--incoming=defer", "--paused"]).unwrap().paused);
     }
 }

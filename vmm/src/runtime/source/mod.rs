@@ -17,7 +17,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::endpoint::Endpoint;
 use crate::machine::{Hold, Machine};
 use crate::runtime::control;
-use crate::runtime::inbox::{Next, next};
+use crate::runtime::inbox::{HeldLoss, Next, next};
 use crate::runtime::progress::Progress;
 use crate::runtime::settings::Settings;
 use crate::runtime::source::pages::Controls;
@@ -115,6 +115,7 @@ struct Driver {
     threads: Vec<JoinHandle<()>>,
     control: Option<control::Sender>,
     links: Vec<Stream>,
+    loss: HeldLoss,
     state: Vec<u8>,
     outcome: Option<Outcome>,
 }
@@ -148,6 +149,7 @@ impl Driver {
             threads: vec![guest_thread],
             control: None,
             links: Vec::new(),
+            loss: HeldLoss::default(),
             state: Vec::new(),
             outcome: None,
         })
@@ -157,9 +159,11 @@ impl Driver {
         let first = self.core.start();
         self.perform(first);
         while self.outcome.is_none() {
-            match next(inbox, &mut self.timers) {
+            match next(inbox, &mut self.timers, &mut self.loss) {
                 Next::Timer(timer) => self.input(Input::Timer(timer)),
                 Next::Event(Event::Input(input)) => self.input(input),
+                Next::PagesLost(reason) => self.input(Input::LinkLost(reason)),
+                Next::Event(Event::PagesLost(reason)) => self.loss.hold(reason),
                 Next::Event(Event::State(state)) => self.state = state,
                 Next::Event(Event::Control(stream)) => self.control_is_open(stream),
                 Next::Event(Event::Bulk(stream)) => self.links.push(stream),
@@ -172,12 +176,16 @@ impl Driver {
     fn input(&mut self, input: Input) {
         tracing::debug!(?input, "source");
         self.stopwatch.note_input(&input);
-        if let (Input::LinkLost(reason), true) = (&input, self.core.permit_may_be_out()) {
+        let trouble = match &input {
+            Input::LinkLost(reason) => reason.clone(),
+            _ => "the destination did not answer in time".to_owned(),
+        };
+        let outputs = self.core.step(input);
+        if outputs.contains(&Output::Status(Status::Uncertain)) {
             self.progress.set_error(format!(
-                "{reason}, after the permit was sent: the destination may run the guest. Look there; this side keeps it stopped"
+                "{trouble}, after the permit was sent: the destination may run the guest. Look there; this side keeps it stopped"
             ));
         }
-        let outputs = self.core.step(input);
         self.perform(outputs);
     }
 

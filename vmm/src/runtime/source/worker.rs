@@ -31,6 +31,8 @@ pub enum Event {
     Control(Stream),
     /// A bulk link is open: the driver keeps it to end it from outside.
     Bulk(Stream),
+    /// A page link was lost; the text says which and how.
+    PagesLost(String),
     /// State for the next `Rehearse` or `Package`, ahead of the input that announces it.
     State(Vec<u8>),
     /// The operator cancels; the answer says whether it is accepted.
@@ -88,7 +90,12 @@ fn stop(machine: &Machine) -> Result<(), Failure> {
 }
 
 fn resume(machine: &Machine) -> Result<(), Failure> {
-    machine.release_hold().map_err(|error| machine_failure(&error))
+    machine.release_hold().map_err(|error| {
+        machine.leave_stopped();
+        let mut failure = machine_failure(&error);
+        failure.reason.push_str("; when that is mended, go on with cont");
+        failure
+    })
 }
 
 /// A device's failure, as it travels.
@@ -162,13 +169,13 @@ const MARKER: u32 = 1;
 impl PageWorker {
     fn run(&mut self, inbox: &Receiver<PageJob>) {
         for job in inbox {
-            let input = match self.job(job) {
-                Ok(input) => input,
+            let event = match self.job(job) {
+                Ok(input) => Event::Input(input),
                 // Whoever interrupted knows why.
                 Err(PagesError::Interrupted) => return,
-                Err(error) => Input::LinkLost(crate::runtime::causes(&error)),
+                Err(error) => Event::PagesLost(crate::runtime::causes(&error)),
             };
-            if self.events.send(Event::Input(input)).is_err() {
+            if self.events.send(event).is_err() {
                 return;
             }
         }
