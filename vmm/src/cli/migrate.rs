@@ -66,7 +66,7 @@ fn migrate(options: &Options, signals: &Receiver<Signal>) -> Result<(), CliError
     if !parameters.is_empty() {
         client.execute("migrate-set-parameters", Value::Object(parameters))?;
     }
-    client.execute("migrate", json!({ "uri": options.to.to_string() }))?;
+    client.execute("migrate", json!({ "uri": for_anyone(&options.to)?.to_string() }))?;
     let patience = options.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let watch = Watch { client: &mut client, signals, interrupted: false, patience, cancelled_by: None };
     let info = watch.until_end()?;
@@ -95,6 +95,16 @@ impl Options {
             ("x-ferry-rehearsal", rehearsal.map(Value::from)),
         ];
         all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+    }
+}
+
+/// An address that means the same to the process: its directory may be another one.
+fn for_anyone(to: &Endpoint) -> Result<Endpoint, CliError> {
+    match to {
+        Endpoint::Unix(path) => std::path::absolute(path)
+            .map(Endpoint::Unix)
+            .map_err(|error| CliError::failed(&format!("the path of {to} cannot be made absolute"), error)),
+        Endpoint::Tcp { .. } => Ok(to.clone()),
     }
 }
 
@@ -212,7 +222,7 @@ mod tests {
         let server = Server::start(&path, mock.clone(), &mock.events).unwrap();
         let (signals, received) = channel();
         let qmp = format!("unix:{}", path.display());
-        let all = ["migrate", "--qmp", &qmp, "--to", "unix:/nowhere"].into_iter().chain(arguments.iter().copied());
+        let all = ["migrate", "--qmp", &qmp, "--to", "unix:nowhere"].into_iter().chain(arguments.iter().copied());
         let options = Command::try_parse_from(all).unwrap().options;
         let command = thread::spawn(move || migrate(&options, &received));
         let deadline = Instant::now() + SOON;
@@ -238,6 +248,8 @@ mod tests {
         let fixture = begin(&["--downtime-limit=20", "--max-bandwidth=1M", "--no-rehearsal"], None);
         let parameters = fixture.mock.state().parameters.clone();
         assert_eq!((parameters.downtime_limit, parameters.max_bandwidth, parameters.rehearsal), (20, 1 << 20, false));
+        let to = std::env::current_dir().unwrap().join("nowhere");
+        assert_eq!(fixture.mock.state().migrations, [Endpoint::Unix(to)]);
         let (outcome, mock) = fixture.end(Status::Completed, None);
         assert_eq!((outcome, mock.state().quits), (Ok(()), 1));
         let (outcome, mock) = begin(&["--keep-source"], None).end(Status::Completed, None);

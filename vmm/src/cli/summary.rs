@@ -27,7 +27,8 @@ pub fn completed(info: &MigrationInfo, to: &Endpoint, style: Style) -> String {
 pub fn numbers(text: &mut String, info: &MigrationInfo, style: Style) {
     downtime(text, info, style);
     if let Some(ram) = info.ram.as_ref().filter(|ram| ram.transferred > 0) {
-        memory(text, ram, info.total_time, style);
+        let incoming = info.x_ferry_direction.as_deref() == Some("incoming");
+        memory(text, ram, if incoming { "received" } else { "sent" }, info.total_time, style);
     }
     if let Some(handshake) = &info.x_ferry_handshake {
         line(text, style, "handshake", handshake);
@@ -60,7 +61,7 @@ fn named(parts: &Downtime) -> [(&'static str, u64); 7] {
     ]
 }
 
-fn memory(text: &mut String, ram: &RamStats, total_ms: Option<u64>, style: Style) {
+fn memory(text: &mut String, ram: &RamStats, moved: &str, total_ms: Option<u64>, style: Style) {
     let rounds = match ram.dirty_sync_count {
         0 => String::new(),
         1 => " in 1 round".to_owned(),
@@ -68,9 +69,9 @@ fn memory(text: &mut String, ram: &RamStats, total_ms: Option<u64>, style: Style
     };
     let rate = total_ms.filter(|ms| *ms > 0).map(|ms| ram.transferred.saturating_mul(1000) / ms);
     let rate = rate.map(|rate| format!(" at {}/s", units::bytes(rate))).unwrap_or_default();
-    line(text, style, "sent", &format!("{}{rounds}{rate}", units::bytes(ram.transferred)));
+    line(text, style, moved, &format!("{}{rounds}{rate}", units::bytes(ram.transferred)));
     let (normal, zero) = (units::count(ram.normal), units::count(ram.duplicate));
-    line(text, style, "pages", &format!("{normal} sent, {zero} zero"));
+    line(text, style, "pages", &format!("{normal} {moved}, {zero} zero"));
     if ram.dirty_pages_rate > 0 {
         let bytes = units::bytes(ram.dirty_pages_rate.saturating_mul(ram.page_size));
         line(text, style, "dirty rate", &format!("{} pages/s ({bytes}/s)", units::count(ram.dirty_pages_rate)));

@@ -125,7 +125,7 @@ fn fail(stage: &mut Stage, mut source: FerryRun) -> Result<FerryRun, CliError> {
     stage.wait_until("the end of the broken process", |_| destination.ended())?;
     stage.bad(&format!("the destination says: {}", destination.last_words()));
     let after = stage.guest_goes_on(CPUS as usize, &before)?;
-    stage.good("the guest never noticed");
+    stage.good("the guest runs on where it was");
     stage.guest_says(&after);
     Ok(source)
 }
@@ -140,7 +140,8 @@ fn account(stage: &Stage, booted: &Account, end: &Account, began: Instant) {
     let before = stage.style().dim(&format!("(and {} before it ever moved)", gap(booted)));
     stage.good(&format!("its longest gap was {} {before}", stage.style().bold(&gap(end))));
     let took = units::millis(began.elapsed().as_millis() as u64);
-    say(&stage.style().dim(&format!("\nAll this took {took}. By hand: ferry run --help, ferry migrate --help")));
+    let by_hand = stage.style().dim(&format!("All this took {took}. By hand: ferry run --help, ferry migrate --help"));
+    say(&format!("\n{by_hand}"));
 }
 
 fn start(stage: &Stage, name: &str, arguments: &[String]) -> Result<FerryRun, CliError> {

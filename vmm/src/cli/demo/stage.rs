@@ -86,6 +86,7 @@ impl Stage {
     pub fn watch_guest(&mut self, time: Duration) -> Result<(), CliError> {
         let until = Instant::now() + time;
         let live = ProgressBar::new_spinner().with_style(live_line());
+        live.enable_steady_tick(Duration::from_millis(100));
         self.wait_until("the guest's work", |stage| {
             live.set_message(told(&stage.log.account()));
             Ok((Instant::now() >= until).then(|| live.finish_and_clear()))
