@@ -56,12 +56,12 @@ fn write_page_tables(memory: &GuestMemory) -> Result<(), Problem> {
     write_page(memory, PAGE_TABLES, &page)?;
     page[0] = 0;
     for gib in 0..MAPPED_GIB {
-        page[gib as usize] = directories + gib * 0x1000 | PRESENT_WRITABLE;
+        page[gib as usize] = (directories + gib * 0x1000) | PRESENT_WRITABLE;
     }
     write_page(memory, pointers, &page)?;
     for gib in 0..MAPPED_GIB {
         for (entry, slot) in page.iter_mut().enumerate() {
-            *slot = (gib << 30) + ((entry as u64) << 21) | PRESENT_WRITABLE | LARGE;
+            *slot = ((gib << 30) + ((entry as u64) << 21)) | PRESENT_WRITABLE | LARGE;
         }
         write_page(memory, directories + gib * 0x1000, &page)?;
     }

@@ -34,7 +34,7 @@ pub(super) fn describe(
         memory: memory.ranges().to_vec(),
         page_size: PAGE_SIZE as u32,
         vcpus: vcpus.len() as u32,
-        cpuid: first.map(|vcpu| cpuid_of(vcpu)).unwrap_or_default(),
+        cpuid: first.map(cpuid_of).unwrap_or_default(),
         msrs: first.map(|vcpu| vcpu.host().msrs.clone()).unwrap_or_default(),
         devices: all,
     }

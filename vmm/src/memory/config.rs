@@ -68,7 +68,7 @@ impl MemoryConfig {
     /// # Errors
     /// [`MemoryConfigError::Size`] when it is too small, too large or no multiple of 2 MiB.
     pub fn check(&self) -> Result<(), MemoryConfigError> {
-        if (SIZE_MIN..=SIZE_MAX).contains(&self.size) && self.size % SIZE_UNIT == 0 {
+        if (SIZE_MIN..=SIZE_MAX).contains(&self.size) && self.size.is_multiple_of(SIZE_UNIT) {
             Ok(())
         } else {
             Err(MemoryConfigError::Size(self.size))

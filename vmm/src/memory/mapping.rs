@@ -96,7 +96,8 @@ impl Mapping {
     fn advise(&self, advice: Advice) -> io::Result<()> {
         // SAFETY: the range is this mapping's own. Only `forget` and `remove` change what memory holds, and guest memory is
         // accessed as volatile bytes that may change at any time.
-        Ok(unsafe { madvise(self.at.cast(), self.len, advice)? })
+        unsafe { madvise(self.at.cast(), self.len, advice)? };
+        Ok(())
     }
 }
 
