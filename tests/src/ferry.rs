@@ -45,7 +45,15 @@ impl Ferry {
     #[must_use]
     pub fn start(lab: &Lab, spec: &Spec) -> Self {
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
-        let label = format!("{}-{number}", spec.name);
+        Self::start_as(lab, spec, format!("{}-{number}", spec.name))
+    }
+
+    /// As [`Ferry::start`], with the label, and so the files, of a process that has ended.
+    ///
+    /// # Panics
+    /// As [`Ferry::start`].
+    #[must_use]
+    pub fn start_as(lab: &Lab, spec: &Spec, label: String) -> Self {
         let file = |kind: &str| lab.path(&format!("{label}.{kind}"));
         let (qmp, serial, stderr) = (file("qmp"), file("serial"), file("stderr"));
         let create = |path: &Path| File::create(path).expect("a file of the test can be made");

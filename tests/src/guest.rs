@@ -28,6 +28,7 @@ pub struct GuestLog {
     lines: Vec<Line>,
     newest: BTreeMap<u32, Report>,
     accept_faults: bool,
+    recent_gap_us: u64,
 }
 
 impl GuestLog {
@@ -48,6 +49,7 @@ impl GuestLog {
             lines: vec![],
             newest: BTreeMap::new(),
             accept_faults: false,
+            recent_gap_us: 0,
         }
     }
 
@@ -102,6 +104,7 @@ impl GuestLog {
 
     fn follow(&mut self, report: &Report) {
         let at = format!("{}: report {} of vCPU {}", self.path.display(), report.sequence, report.cpu);
+        self.recent_gap_us = self.recent_gap_us.max(report.gap_us);
         let before = self.newest.insert(report.cpu, report.clone()).unwrap_or_default();
         assert_eq!(report.sequence, before.sequence + 1, "{at}: a report was lost or repeated");
         assert!(report.pages >= before.pages, "{at}: pages went back from {} to {}", before.pages, report.pages);
@@ -196,19 +199,15 @@ impl GuestLog {
         self.newest.values().map(|report| report.worst_gap_us).max().unwrap_or(0)
     }
 
+    /// The longest gap in the reports since this was last asked, in µs.
+    pub fn take_recent_gap_us(&mut self) -> u64 {
+        std::mem::take(&mut self.recent_gap_us)
+    }
+
     /// All lines so far.
     #[must_use]
     pub fn lines(&self) -> &[Line] {
         &self.lines
-    }
-
-    /// Whether the guest has said something that was not read yet: a stopped guest says nothing.
-    ///
-    /// # Panics
-    /// When the file is gone.
-    #[must_use]
-    pub fn output_len(&self) -> u64 {
-        self.path.metadata().expect("the file is there").len()
     }
 
     /// Checks that no process that the guest has left has said anything since: only one side may run it.

@@ -27,8 +27,6 @@ pub struct Elf {
     pub memory_bytes: u64,
     /// Where it is entered.
     pub entry: u32,
-    /// Whether there is a Xen note.
-    pub has_note: bool,
     /// `e_ident[EI_CLASS]`: 2 for 64-bit.
     pub class: u8,
     /// `e_machine`: 62 for x86-64.
@@ -40,7 +38,7 @@ impl Elf {
     #[must_use]
     pub fn new(code: Vec<u8>) -> Self {
         let memory_bytes = code.len() as u64;
-        Elf { code, load_at: BASE, memory_bytes, entry: BASE as u32, has_note: true, class: 2, machine: 62 }
+        Elf { code, load_at: BASE, memory_bytes, entry: BASE as u32, class: 2, machine: 62 }
     }
 
     /// The file's bytes.
@@ -56,15 +54,13 @@ impl Elf {
         put(32, &(HEADER as u64).to_le_bytes());
         put(52, &(HEADER as u16).to_le_bytes());
         put(54, &(PROGRAM_HEADER as u16).to_le_bytes());
-        put(56, &(if self.has_note { 2u16 } else { 1 }).to_le_bytes());
+        put(56, &2u16.to_le_bytes());
         let length = self.code.len() as u64;
         put(HEADER, &segment(1, CODE_AT as u64, self.load_at, length, self.memory_bytes));
-        if self.has_note {
-            let note = self.note();
-            let length = note.len() as u64;
-            put(HEADER + PROGRAM_HEADER, &segment(4, NOTE_AT as u64, 0, length, length));
-            put(NOTE_AT, &note);
-        }
+        let note = self.note();
+        let length = note.len() as u64;
+        put(HEADER + PROGRAM_HEADER, &segment(4, NOTE_AT as u64, 0, length, length));
+        put(NOTE_AT, &note);
         out.extend_from_slice(&self.code);
         out
     }

@@ -10,21 +10,28 @@ pub const LONG: Duration = Duration::from_secs(60);
 /// Between two looks at a condition.
 const POLL: Duration = Duration::from_millis(5);
 
-/// Looks again and again until `condition` has a value, and returns it.
-///
-/// # Panics
-/// At the deadline, naming `what` was awaited.
-pub fn wait_until<T>(what: &str, within: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+/// Looks again and again until `condition` has a value, and returns it; `None` at the deadline.
+pub fn poll<T>(within: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + within;
     loop {
         // The time is taken first: after a long pause of this process, the condition gets one more look.
         let late = Instant::now() >= deadline;
         if let Some(value) = condition() {
-            return value;
+            return Some(value);
         }
-        assert!(!late, "waited {} ms in vain for {what}", within.as_millis());
+        if late {
+            return None;
+        }
         std::thread::sleep(POLL);
     }
+}
+
+/// As [`poll`], for what must happen.
+///
+/// # Panics
+/// At the deadline, naming `what` was awaited.
+pub fn wait_until<T>(what: &str, within: Duration, condition: impl FnMut() -> Option<T>) -> T {
+    poll(within, condition).unwrap_or_else(|| panic!("waited {} ms in vain for {what}", within.as_millis()))
 }
 
 /// As [`wait_until`], for a condition that is true or false.
