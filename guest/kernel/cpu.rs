@@ -15,7 +15,8 @@ use crate::{apic, time};
 pub const MAX_CPUS: usize = 16;
 
 const USER_STACK: usize = 16 << 10;
-const KERNEL_STACK: usize = 2 << 10;
+/// Interrupts need little; `fatal` formats its last words here.
+const KERNEL_STACK: usize = 8 << 10;
 /// I/O ports that ring 3 may use: up to the debug-exit port and the PIT, serial port and keyboard controller below it.
 const PORTS: usize = 0x508;
 
@@ -63,8 +64,8 @@ pub struct Cpu {
     pub tss_selector: u16,
     /// Counts from 0; equals the local APIC's id.
     pub index: u32,
-    /// The TSC when this processor last passed through its loop: others see that it lives.
-    pub beat: AtomicU64,
+    /// The TSC until which this processor sleeps; 0 while it is awake.
+    pub asleep_until: AtomicU64,
     /// See [`State`].
     pub state: AtomicU32,
 }
@@ -106,7 +107,7 @@ impl Cpu {
             watchdog_irqs: AtomicU64::new(0),
             tss_selector: FIRST_TSS + 16 * index as u16,
             index: index as u32,
-            beat: AtomicU64::new(0),
+            asleep_until: AtomicU64::new(0),
             state: AtomicU32::new(State::Off as u32),
         }
     }

@@ -33,7 +33,7 @@ impl Layout {
     pub fn fit(wanted: u64, low: Range, high: Range) -> Self {
         let entry = size_of::<u32>() as u64;
         let there = low.size() / PAGE + high.size() / PAGE;
-        let count = wanted.min(there * PAGE / (PAGE + entry)).saturating_sub(1);
+        let count = wanted.min((there * PAGE / (PAGE + entry)).saturating_sub(1));
         let table_size = (count * entry).next_multiple_of(PAGE);
         if low.size() < table_size {
             return Self::default();

@@ -127,6 +127,12 @@ impl Timer {
         Health::Lost
     }
 
+    /// Forgets the tick that is due: the clock it was due by is no more.
+    pub fn forget(&mut self) {
+        self.armed = 0;
+        self.looks = 0;
+    }
+
     /// Whether a tick is awaited.
     pub fn is_armed(&self) -> bool {
         self.armed != 0
@@ -145,7 +151,10 @@ impl Timer {
     /// the result is the name of the first that changed.
     pub fn sleep(&mut self, deadline: u64) -> Result<(), registers::Changed> {
         self.note(deadline);
-        sleep_until(self.kind, deadline)
+        self.cpu.asleep_until.store(deadline, Ordering::Relaxed);
+        let result = sleep_until(self.kind, deadline);
+        self.cpu.asleep_until.store(0, Ordering::Relaxed);
+        result
     }
 
     fn note(&mut self, deadline: u64) {

@@ -2,39 +2,48 @@
 
 use core::sync::atomic::Ordering;
 
-use crate::cpu::{CPUS, Cpu, State};
+use crate::cpu::{CPUS, Cpu};
 use crate::log::Log;
 use crate::time;
 
 /// How often to look.
 const PERIOD_US: u64 = 500_000;
-/// How often in a row a processor must be found standing still: a guest that stood still as a whole finds that once.
-const LOOKS: u32 = 4;
+/// How long a processor may sleep beyond its time. Generous, for one that waits for a page of its stack, in the middle of a
+/// migration, looks the same.
+const PATIENCE_US: u64 = 10_000_000;
 
-/// What was seen of each processor: its beat, and how often it stood still.
+/// When to look again.
 #[derive(Default)]
 pub struct Watch {
     next: u64,
-    seen: [(u64, u32); CPUS.len()],
+    reported: [bool; CPUS.len()],
 }
 
 impl Watch {
-    /// Looks at these processors, if it is time, and reports one that stands still.
+    /// Looks at these processors, if it is time, and reports one that does not wake up.
     pub fn look(&mut self, now: u64, others: &[Cpu], log: &mut Log) {
         if now < self.next {
             return;
         }
+        // The guest as a whole may have stood still: then the others are about to wake up. They get another period.
+        let punctual = now < self.next + time::cycles_of_us(PERIOD_US);
         self.next = now + time::cycles_of_us(PERIOD_US);
         for cpu in others {
-            let beat = cpu.beat.load(Ordering::Relaxed);
-            let (seen, looks) = &mut self.seen[cpu.index as usize];
-            let silent = beat != 0 && beat == *seen && !cpu.reached(State::Done);
-            *looks = if silent { *looks + 1 } else { 0 };
-            *seen = beat;
-            if *looks == LOOKS {
+            let until = cpu.asleep_until.load(Ordering::Relaxed);
+            let overslept = until != 0 && now > until + time::cycles_of_us(PATIENCE_US);
+            let reported = &mut self.reported[cpu.index as usize];
+            if overslept && punctual && !*reported {
                 let (index, ticks) = (cpu.index, cpu.ticks.load(Ordering::Relaxed));
-                log.error(format_args!("vCPU {index} stands still since its tick {ticks}"));
+                log.error(format_args!(
+                    "ticks stopped: vCPU {index} sleeps since its tick {ticks} and does not wake up"
+                ));
             }
+            *reported = overslept && (punctual || *reported);
         }
+    }
+
+    /// Begins anew, by a clock that was changed.
+    pub fn restart(&mut self) {
+        self.next = 0;
     }
 }

@@ -25,7 +25,8 @@ const FILL_BURST: u64 = 256;
 /// Ticks of a processor that never sleeps.
 const TICK_US: u64 = 10_000;
 /// How long the other processors may take to print their last report.
-const LAST_REPORTS_US: u64 = 20_000_000;
+const LAST_REPORTS_US: u64 = 10_000_000;
+
 /// Runs a processor's workload to its end.
 pub fn run(cpu: &'static Cpu, plan: &'static Plan, disk: Option<DiskWork>, log: Log) -> ! {
     Worker::new(cpu, plan, disk, log).run()
@@ -44,6 +45,8 @@ struct Worker {
     touched: u64,
     /// The TSC when the pages were filled.
     ready: u64,
+    /// The TSC as last seen.
+    tsc: u64,
     sequence: u64,
     next_report: u64,
     wishes_seen: u32,
@@ -67,6 +70,7 @@ impl Worker {
             position: if workload.order == Order::Rand { workload.seed ^ index << 40 } else { 0 },
             touched: 0,
             ready: 0,
+            tsc: 0,
             sequence: 0,
             next_report: 0,
             wishes_seen: 0,
@@ -119,7 +123,7 @@ impl Worker {
             }
             self.chores();
             pace.advance();
-            self.idle(pace.due);
+            self.idle(&pace);
         }
     }
 
@@ -144,14 +148,18 @@ impl Worker {
         }
     }
 
-    /// Waits until `due`, asleep or spinning.
-    fn idle(&mut self, due: u64) {
-        while time::now() < due {
+    /// Waits until the pages are due, asleep or spinning.
+    fn idle(&mut self, pace: &Pace) {
+        loop {
+            let now = time::now();
+            if now >= pace.due || pace.is_lost(now) {
+                return;
+            }
             if self.plan.workload.idle == Idle::Spin || !self.tick_seen() {
                 core::hint::spin_loop();
                 continue;
             }
-            let result = self.timer.sleep(due);
+            let result = self.timer.sleep(pace.due);
             self.complain(result);
         }
     }
@@ -160,7 +168,7 @@ impl Worker {
     fn chores(&mut self) {
         let began = time::now();
         let mut accesses = 0;
-        self.cpu.beat.store(began, Ordering::Relaxed);
+        self.check_tsc(began);
         let kept = registers::check_kept(self.cpu.index, self.plan.simd);
         self.complain(kept);
         if self.tick_seen() && !self.timer.is_armed() && !self.sleeps() {
@@ -178,6 +186,19 @@ impl Worker {
             self.end_if_due(began);
         }
         self.gaps.excuse(began, accesses + self.log.take_accesses());
+    }
+
+    /// The TSC must not go back, for everything here is timed by it. If it does, all begins anew.
+    fn check_tsc(&mut self, now: u64) {
+        let before = core::mem::replace(&mut self.tsc, now);
+        if now >= before {
+            return;
+        }
+        self.log.error(format_args!("the TSC went back from {before} to {now}"));
+        self.timer.forget();
+        self.watch.restart();
+        self.ready = now;
+        self.next_report = now + self.report_cycles();
     }
 
     /// Whether the timer is as it should be; says so when it was lost.

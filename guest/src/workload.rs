@@ -28,7 +28,7 @@ pub struct Workload {
     pub idle: Idle,
     /// `ferry.runtime`: milliseconds from vCPU 0's `ready` to the end by itself; 0 for never.
     pub runtime_ms: u64,
-    /// `ferry.reports`: reports of vCPU 0 until the end by itself; 0 for no limit.
+    /// `ferry.reports`: reports of vCPU 0 until the end by itself (the last report of each vCPU comes on top); 0 for no limit.
     pub reports: u64,
     /// `ferry.exit`: how it ends by itself.
     pub exit: Exit,

@@ -1,1 +1,28 @@
-//! The harness that the integration tests share: starting `ferry`, speaking QMP, following a guest's reports.
+//! The harness that the integration tests share: starting `ferry`, speaking QMP, following a guest, spoiling a migration.
+//!
+//! A test takes a [`Lab`] (a directory of its own and the check for `/dev/kvm`), describes machines with a [`Spec`], starts
+//! them as [`Ferry`] processes, and follows the guest with a [`GuestLog`] through every process that it visits. A [`Relay`]
+//! between two processes cuts, stalls or corrupts a migration at a chosen message. Every wait is a condition with a
+//! deadline ([`wait`]); a test that fails shows the standard error and the last serial lines of its processes.
+
+pub mod bad_input;
+pub mod disk;
+pub mod ferry;
+pub mod guest;
+pub mod image;
+pub mod lab;
+pub mod migration;
+pub mod peer;
+pub mod procfs;
+pub mod relay;
+pub mod scene;
+pub mod spec;
+pub mod wait;
+
+pub use ferry::Ferry;
+pub use guest::GuestLog;
+pub use lab::Lab;
+pub use relay::Relay;
+pub use scene::Scene;
+pub use spec::Spec;
+pub use wait::{LONG, SOON, wait_until};

@@ -69,4 +69,9 @@ impl Events {
         self.subscribers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(sender);
         receiver
     }
+
+    /// Ends every subscription: a subscriber still reads what was published before, then finds the end.
+    pub fn close(&self) {
+        self.subscribers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+    }
 }

@@ -3,9 +3,12 @@
 //! The `ferry` binary is a thin front over this crate. A reader looks here for "is it the machine?"; what a device does is in
 //! `ferry-devices`, how a migration is agreed on is in `ferry-migration`.
 
+pub mod boot;
 pub mod cli;
+pub mod console;
 pub mod endpoint;
 pub mod events;
+pub mod kvm;
 pub mod machine;
 pub mod memory;
 pub mod qmp;

@@ -1,5 +1,153 @@
-//! Stub.
+//! The `ferry` command: what it takes, what it answers, and how it ends.
+//!
+//! Exit status 0: the guest shut down or was handed over, the command did what it was asked. 1: an error, told in one line
+//! with its causes. 2: bad usage, with what would be right.
+
+mod demo;
+mod migrate;
+mod progress;
+mod run;
+mod signals;
+mod status;
+mod style;
+mod summary;
+mod units;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::endpoint::Endpoint;
+use crate::qmp::client::ClientError;
+use crate::runtime::causes;
+
+/// How long a QMP server may take to answer: it answers at all times, so this is generous.
+const QMP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A small KVM VMM that moves a running guest to another process, without losing it and without running it twice.
+#[derive(Parser, Debug)]
+#[command(name = "ferry", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    /// What to log on standard error, for example `info` or `ferry_vmm=debug`; default is $FERRY_LOG, or `warn`
+    #[arg(long, global = true, value_name = "FILTER")]
+    log: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run a guest, or wait for one to arrive
+    Run(Box<run::Options>),
+    /// Move a guest to another process and show how it goes
+    Migrate(migrate::Options),
+    /// Show a process's guest and its migration
+    Status(status::Options),
+    /// The whole story on one machine, with nothing to prepare
+    Demo(demo::Options),
+}
+
 /// Entry of the `ferry` command.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = start_log(cli.log.as_deref()).and_then(|()| match &cli.command {
+        Command::Run(options) => run::run(options),
+        Command::Migrate(options) => migrate::run(options),
+        Command::Status(options) => status::run(options),
+        Command::Demo(options) => demo::run(options),
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ferry: {error}");
+            error.exit_code()
+        }
+    }
+}
+
+/// Why a command did not do what it was asked: one line, with the causes.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    /// Something failed.
+    #[error("{0}")]
+    Failed(String),
+    /// What was given on the command line makes no sense.
+    #[error("{0}")]
+    Usage(String),
+}
+
+impl CliError {
+    /// `what`, because of `why`.
+    fn failed(what: &str, why: impl std::error::Error) -> Self {
+        CliError::Failed(format!("{what}: {}", causes(&why)))
+    }
+
+    /// What `error` and its causes say.
+    fn because(error: impl std::error::Error) -> Self {
+        CliError::Failed(causes(&error))
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            CliError::Failed(_) => ExitCode::from(1),
+            CliError::Usage(_) => ExitCode::from(2),
+        }
+    }
+}
+
+impl From<ClientError> for CliError {
+    fn from(error: ClientError) -> Self {
+        CliError::Failed(causes(&error))
+    }
+}
+
+/// Prints to standard output. Nobody reading any more is no reason to fail.
+fn say(text: &str) {
+    let _ = writeln!(io::stdout(), "{}", text.trim_end_matches('\n'));
+}
+
+fn start_log(filter: Option<&str>) -> Result<(), CliError> {
+    let from_environment = std::env::var("FERRY_LOG").ok();
+    let text = filter.or(from_environment.as_deref()).unwrap_or("warn");
+    let filter = EnvFilter::try_new(text).map_err(|error| {
+        CliError::Usage(format!(
+            "log filter '{text}': {error}; write a level (error, warn, info, debug, trace) or TARGET=LEVEL"
+        ))
+    })?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
+    Ok(())
+}
+
+/// `unix:PATH` of a QMP socket.
+fn qmp_path(text: &str) -> Result<PathBuf, String> {
+    match text.parse::<Endpoint>() {
+        Ok(Endpoint::Unix(path)) => Ok(path),
+        Ok(Endpoint::Tcp { .. }) => Err("QMP is spoken on Unix sockets only; write unix:PATH".into()),
+        Err(error) if text.starts_with("unix:") => Err(error.to_string()),
+        Err(_) => Err(format!("'{text}' is no Unix socket; write unix:PATH")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_qmp_path_says_what_would_be_right() {
+        assert_eq!(qmp_path("unix:/tmp/q").unwrap(), PathBuf::from("/tmp/q"));
+        for text in ["/tmp/q", "tcp:h:1"] {
+            assert!(qmp_path(text).unwrap_err().ends_with("write unix:PATH"), "{text}");
+        }
+        assert!(qmp_path("unix:").unwrap_err().contains("path is empty"));
+    }
 }

@@ -1,160 +1,189 @@
-//! The machine (interface stub).
-use crate::memory::Memory;
-use ferry_migration::pages::{CHUNK_WORDS, PageBitmap};
-use ferry_migration::{MachineDescription, Section};
+//! The machine: a guest with its vCPUs, memory and devices, and when it runs.
+//!
+//! ```text
+//!                        the operator: cont / stop
+//!                                 │
+//!                                 ▼
+//!   Incoming ──┐         wants to run?  ──┐
+//!   Switchover ├─ hold ──────────────────▶├──▶ vCPUs run: wants, and no hold, and not ended
+//!   HandedOver ┘         (never released) │
+//!                                         │
+//!   shutdown, failure, quit ── ended ─────┘
+//! ```
+//!
+//! QMP is the operator; the migration runtime holds, saves, loads and releases. Both use a [`Machine`] from any thread.
+
+mod build;
+mod config;
+mod control;
+mod description;
+mod error;
+mod gate;
+mod moving;
+mod operator;
+mod parts;
+mod reset;
+mod sections;
+mod status;
+mod turn;
+mod vcpu;
+
 use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-/// QEMU's RunState names (qapi/run-state.json), as `query-status` shows them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RunState {
-    /// built, never run
-    Prelaunch,
-    /// running
-    Running,
-    /// stopped by the operator
-    Paused,
-    /// waiting for an incoming migration
-    InMigrate,
-    /// stopped for the switchover
-    FinishMigrate,
-    /// handed over
-    PostMigrate,
-    /// shut down
-    Shutdown,
-    /// KVM internal error
-    InternalError,
-}
+use ferry_devices::fault::FaultControl;
+use ferry_devices::serial::Serial;
+use ferry_migration::MachineDescription;
 
-/// Why a device could not be saved or loaded.
-#[derive(Debug, thiserror::Error)]
-#[error("{device}: {reason}")]
-pub struct DeviceFailure {
-    /// e.g. virtio-blk/0
-    pub device: String,
-    /// text
-    pub reason: String,
-}
+use crate::events::Events;
+use crate::kvm::DirtyLog;
+use crate::memory::Memory;
 
-/// Why the machine could not do something.
-#[derive(Debug, thiserror::Error)]
-pub enum MachineError {
-    /// stub
-    #[error("stub")]
-    Stub,
-}
+pub use config::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink};
+pub use error::{DeviceFailure, ExitReason, GuestFailure, MachineError};
+use parts::Parts;
+pub use status::{Hold, RunState};
 
-/// Who holds the machine stopped although the operator may want it to run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Hold {
-    /// An incoming migration has not arrived yet.
-    Incoming,
-    /// The source's switchover.
-    Switchover,
-    /// The guest belongs to the destination; never released.
-    HandedOver,
-}
+/// How long a machine that is dropped waits for its threads.
+const JOIN_DEADLINE: Duration = Duration::from_secs(3);
 
-#[derive(Debug)]
 /// A machine: vCPUs run exactly while the operator wants them to and nobody holds them.
-pub struct Machine {}
+pub struct Machine {
+    parts: Arc<Parts>,
+    reset_thread: Option<JoinHandle<()>>,
+}
 
 impl Machine {
+    /// Builds the machine and, unless the guest comes from elsewhere or is to wait, lets it run.
+    ///
+    /// # Errors
+    /// When a part of the configuration is not possible on this host, naming it.
+    pub fn build(config: &MachineConfig, events: Arc<Events>) -> Result<Self, MachineError> {
+        let parts = build::assemble(config, events)?;
+        if !config.incoming {
+            reset::load_guest(&parts)?;
+        }
+        Self::start(parts)
+    }
+
+    /// Starts the threads of an assembled machine.
+    fn start(parts: Parts) -> Result<Self, MachineError> {
+        let parts = Arc::new(parts);
+        let mut machine = Machine { parts: parts.clone(), reset_thread: None };
+        for index in 0..parts.vcpus.len() {
+            machine.spawn_vcpu(index)?;
+        }
+        let serving = parts.clone();
+        let thread = std::thread::Builder::new().name("reset".to_owned()).spawn(move || reset::serve(&serving));
+        machine.reset_thread = Some(thread.map_err(|error| MachineError::Thread("resets", error))?);
+        let _turn = parts.control.turn.take("starting")?;
+        if !machine.awaits_guest() {
+            parts.begin()?;
+        }
+        Ok(machine)
+    }
+
+    fn spawn_vcpu(&self, index: usize) -> Result<(), MachineError> {
+        let parts = self.parts.clone();
+        let thread = std::thread::Builder::new().name(format!("vcpu-{index}")).spawn(move || vcpu::run(&parts, index));
+        // Its end is heard of through the gate; nobody joins it.
+        thread.map(drop).map_err(|error| {
+            (index..self.parts.vcpus.len()).for_each(|never_started| self.parts.control.gate.gone(never_started));
+            MachineError::Thread("a vCPU", error)
+        })
+    }
+
     /// `query-status`.
+    #[must_use]
     pub fn run_state(&self) -> RunState {
-        todo!()
+        self.parts.control.status().run_state()
     }
-    /// The operator's `cont`. Remembered while a hold is in place; refused when handed over.
-    pub fn cont(&self) -> Result<(), MachineError> {
-        todo!()
-    }
-    /// The operator's `stop`.
-    pub fn stop(&self) -> Result<(), MachineError> {
-        todo!()
-    }
+
     /// Whether the operator wants the guest to run (it does as soon as no hold is in place).
+    #[must_use]
     pub fn wants_to_run(&self) -> bool {
-        todo!()
+        self.parts.control.status().wants
     }
-    /// For a destination: what the source's operator wanted, from the package.
-    pub fn set_wants_to_run(&self, _run: bool) {
-        todo!()
-    }
-    /// Stops the vCPUs (returns when none is in KVM_RUN) and keeps them stopped.
-    pub fn hold(&self, _hold: Hold) -> Result<(), MachineError> {
-        todo!()
-    }
-    /// Ends the hold: takes what running needs (Device::acquire) and, if wanted, runs; returns once the vCPUs are entering KVM_RUN.
-    /// On error the hold stays.
-    pub fn release_hold(&self) -> Result<(), MachineError> {
-        todo!()
-    }
-    /// Drains and flushes the devices. vCPUs stopped.
-    pub fn quiesce(&self) -> Result<(), DeviceFailure> {
-        todo!()
-    }
-    /// Releases what only a running guest may hold (disk locks).
-    pub fn release_resources(&self) -> Result<(), DeviceFailure> {
-        todo!()
-    }
-    /// Saves everything but memory. vCPUs stopped.
-    pub fn save(&self) -> Result<Vec<Section>, DeviceFailure> {
-        todo!()
-    }
-    /// Stops the vCPUs for the shortest time that a save takes, then lets them go on.
-    pub fn snapshot(&self) -> Result<Vec<Section>, DeviceFailure> {
-        todo!()
-    }
-    /// Loads and post_loads everything but memory. vCPUs stopped. Repeatable.
-    pub fn load(&self, _sections: &[Section]) -> Result<(), DeviceFailure> {
-        todo!()
-    }
-    /// Guest name.
-    pub fn name(&self) -> &str {
-        todo!()
-    }
-    /// Ends hangs.
-    pub fn interrupt_faults(&self) {
-        todo!()
-    }
-    /// x
-    pub fn is_handed_over(&self) -> bool {
-        todo!()
-    }
-    /// x
+
+    /// Whether this process waits for a guest to arrive.
+    #[must_use]
     pub fn awaits_guest(&self) -> bool {
-        todo!()
+        self.parts.control.status().hold == Some(Hold::Incoming)
     }
-    /// What `Hello` compares.
+
+    /// Whether the guest belongs to another process for good.
+    #[must_use]
+    pub fn is_handed_over(&self) -> bool {
+        self.parts.control.status().hold == Some(Hold::HandedOver)
+    }
+
+    /// Ends a hang or a delay of the fault device, so that a save or load that has passed its deadline returns.
+    pub fn interrupt_faults(&self) {
+        self.parts.faults.interrupt();
+    }
+
+    /// The fault device's rules.
+    #[must_use]
+    pub fn faults(&self) -> &Arc<FaultControl> {
+        &self.parts.faults
+    }
+
+    /// The serial port, for whoever feeds it with input.
+    #[must_use]
+    pub fn serial(&self) -> &Arc<Serial> {
+        &self.parts.serial
+    }
+
+    /// The guest's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.parts.name
+    }
+
+    /// What `Hello` compares: of a guest that came from elsewhere, with the CPUID that it sees.
+    #[must_use]
     pub fn description(&self) -> &MachineDescription {
-        todo!()
+        self.parts.arrived.get().unwrap_or(&self.parts.description)
     }
+
     /// Guest RAM.
+    #[must_use]
     pub fn memory(&self) -> &Memory {
-        todo!()
+        &self.parts.memory
     }
+
     /// The dirty log of RAM.
+    #[must_use]
     pub fn dirty_log(&self) -> &Arc<DirtyLog> {
-        todo!()
+        &self.parts.dirty_log
     }
 }
 
-/// KVM's dirty log and the devices' bitmap, as one (interface stub).
-pub struct DirtyLog {}
-impl DirtyLog {
-    /// Starts logging: from its return on, every write to RAM by a vCPU, KVM or a device is recorded.
-    pub fn start(&self) -> std::io::Result<()> {
-        todo!()
-    }
-    /// Ends logging.
-    pub fn stop(&self) -> std::io::Result<()> {
-        todo!()
-    }
-    /// Adds to `into` every page written since its bit was last cleared with `clear_chunks` (vCPUs), or since the last harvest (devices).
-    pub fn harvest(&self, _into: &mut PageBitmap) -> std::io::Result<()> {
-        todo!()
-    }
-    /// Clears the log for the given pages of consecutive chunks, and protects them again. Call right before reading these pages.
-    pub fn clear_chunks(&self, _first_chunk: u64, _words: &[[u64; CHUNK_WORDS]]) -> std::io::Result<()> {
-        todo!()
+impl std::fmt::Debug for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Machine").field("name", &self.parts.name).field("state", &self.run_state()).finish()
     }
 }
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let control = &self.parts.control;
+        control.status().dropped = true;
+        control.gate.end();
+        control.notify();
+        self.parts.faults.interrupt();
+        if let Err(vcpus) = control.gate.wait_gone(JOIN_DEADLINE) {
+            tracing::warn!(?vcpus, "vCPU threads do not end; their memory stays until the process does");
+            return;
+        }
+        if let Some(thread) = self.reset_thread.take()
+            && thread.join().is_err()
+        {
+            tracing::warn!("the reset thread had died");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

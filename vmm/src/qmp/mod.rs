@@ -1,1 +1,29 @@
-//! Stub.
+//! QMP, the language in which management programs talk to a Ferry process: QEMU's protocol, names and shapes.
+//!
+//! Bytes become values in `framing`, values become requests in `wire`, requests find their command in `commands`, and
+//! commands act on a [`Target`]: the process's machine and migrations. `server` holds the socket and its clients; nothing in
+//! it waits for a migration, so the socket answers at all times. `client` is the other end, for the `ferry` command and for
+//! tests.
+
+mod arguments;
+pub mod client;
+mod commands;
+mod connection;
+mod framing;
+mod memory_hash;
+#[cfg(test)]
+pub(crate) mod mock;
+mod outbox;
+mod process;
+mod server;
+mod session;
+mod target;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub use memory_hash::MemoryHash;
+pub use process::Process;
+pub use server::{Server, ServerError};
+pub use target::{Done, Target};
+pub use wire::{CommandError, ErrorClass};

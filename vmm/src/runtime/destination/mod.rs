@@ -19,7 +19,7 @@ use crate::machine::Machine;
 use crate::runtime::control;
 use crate::runtime::destination::pages::PageReceiver;
 use crate::runtime::destination::worker::{MachineJob, machine_worker, page_worker};
-use crate::runtime::inbox::{Next, next};
+use crate::runtime::inbox::{HeldLoss, Next, next};
 use crate::runtime::progress::Progress;
 use crate::runtime::stream::{Listener, Stream};
 use crate::runtime::timers::{Durations, Timers};
@@ -40,6 +40,8 @@ pub enum Event {
     Input(Input),
     /// A message of the source with its attachment.
     Message(ToDestination, Vec<u8>),
+    /// A page link was lost; the text says which and how.
+    PagesLost(String),
     /// The control link has ended; nothing more comes from its reader.
     ControlLost(String),
     /// A link of some migration is here.
@@ -121,6 +123,7 @@ struct Driver {
     reading: bool,
     control: Option<control::Sender>,
     links: Vec<Stream>,
+    loss: HeldLoss,
     /// Sources that came second: their links stay open until this migration ends, so that they can read why.
     refused: Vec<control::Sender>,
     receiving: bool,
@@ -157,6 +160,7 @@ impl Driver {
             reading: false,
             control: None,
             links: Vec::new(),
+            loss: HeldLoss::default(),
             refused: Vec::new(),
             receiving: false,
             bulk_links: Vec::new(),
@@ -169,9 +173,11 @@ impl Driver {
 
     fn run(mut self, inbox: &Receiver<Event>) -> Outcome {
         while self.outcome.is_none() {
-            match next(inbox, &mut self.timers) {
+            match next(inbox, &mut self.timers, &mut self.loss) {
                 Next::Timer(timer) => self.input(Input::Timer(timer)),
                 Next::Event(Event::Input(input)) => self.input(input),
+                Next::PagesLost(reason) => self.input(Input::LinkLost(reason)),
+                Next::Event(Event::PagesLost(reason)) => self.loss.hold(reason),
                 Next::Event(Event::Message(message, attachment)) => self.message(message, attachment),
                 Next::Event(Event::ControlLost(reason)) => {
                     self.reading = false;

@@ -64,11 +64,11 @@ fn load(machine: &Machine, state: &[u8]) -> Result<(), Failure> {
 pub fn page_worker(mut receiver: PageReceiver, events: Sender<Event>) -> std::io::Result<JoinHandle<()>> {
     let run = move || {
         loop {
-            let (input, more) = match receiver.until_marker() {
-                Ok(number) => (Input::MarkerReached(number), true),
-                Err(error) => (Input::LinkLost(crate::runtime::causes(&error)), false),
+            let (event, more) = match receiver.until_marker() {
+                Ok(number) => (Event::Input(Input::MarkerReached(number)), true),
+                Err(error) => (Event::PagesLost(crate::runtime::causes(&error)), false),
             };
-            if events.send(Event::Input(input)).is_err() || !more {
+            if events.send(event).is_err() || !more {
                 return;
             }
         }

@@ -64,7 +64,12 @@ fn stop(machine: &Machine) -> Result<(), Failure> {
 }
 
 fn resume(machine: &Machine) -> Result<(), Failure> {
-    machine.release_hold().map_err(|error| machine_failure(&error))
+    machine.release_hold().map_err(|error| {
+        machine.leave_stopped();
+        let mut failure = machine_failure(&error);
+        failure.reason.push_str("; when that is mended, go on with cont");
+        failure
+    })
 }
 
 /// A device's failure, as it travels.

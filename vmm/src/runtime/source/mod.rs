@@ -19,7 +19,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::endpoint::Endpoint;
 use crate::machine::{Hold, Machine};
 use crate::runtime::control;
-use crate::runtime::inbox::{Next, next};
+use crate::runtime::inbox::{HeldLoss, Next, next};
 use crate::runtime::progress::Progress;
 use crate::runtime::settings::Settings;
 use crate::runtime::source::pages::Controls;
@@ -49,8 +49,12 @@ pub enum Event {
     Input(Input),
     /// The control link is open.
     Control(Stream),
+    /// The control link of this connection was lost; the text says how.
+    ControlLost(u32, String),
     /// A page link is open: the driver keeps it to end it from outside.
     Link(Stream),
+    /// A page link of this connection was lost; the text says which and how.
+    PagesLost(u32, String),
     /// Postcopy: the pages that remain, ahead of the input that announces them.
     Remaining(PageBitmap),
     /// The destination said something that carries an attachment.
@@ -157,6 +161,9 @@ struct Driver {
     threads: Vec<JoinHandle<()>>,
     control: Option<control::Sender>,
     links: Vec<Stream>,
+    loss: HeldLoss,
+    /// Counts connections: what a link of an earlier one says late is not heard.
+    epoch: u32,
     /// Framed sections for the next message that carries them.
     state: Vec<u8>,
     /// Postcopy: the pages that remained at the switchover.
@@ -205,6 +212,8 @@ impl Driver {
             threads: vec![guest_thread],
             control: None,
             links: Vec::new(),
+            loss: HeldLoss::default(),
+            epoch: 0,
             state: Vec::new(),
             remaining: None,
             received: None,
@@ -218,9 +227,15 @@ impl Driver {
         let first = self.core.start();
         self.perform(first);
         while self.outcome.is_none() {
-            match next(inbox, &mut self.timers) {
+            match next(inbox, &mut self.timers, &mut self.loss) {
                 Next::Timer(timer) => self.input(Input::Timer(timer)),
                 Next::Event(Event::Input(input)) => self.input(input),
+                Next::PagesLost(reason) => self.input(Input::LinkLost(reason)),
+                Next::Event(Event::PagesLost(epoch, reason)) if epoch == self.epoch => self.loss.hold(reason),
+                Next::Event(Event::ControlLost(epoch, reason)) if epoch == self.epoch => {
+                    self.input(Input::LinkLost(reason));
+                }
+                Next::Event(Event::PagesLost(..) | Event::ControlLost(..)) => {}
                 Next::Event(Event::State(state)) => self.state = state,
                 Next::Event(Event::Remaining(pages)) => self.remaining = Some(pages),
                 Next::Event(Event::Attached(message, attachment)) => self.attached(message, &attachment),
@@ -235,12 +250,16 @@ impl Driver {
     fn input(&mut self, input: Input) {
         tracing::debug!(?input, "source");
         self.stopwatch.note_input(&input);
-        if let (Input::LinkLost(reason), true) = (&input, self.core.permit_may_be_out()) {
+        let trouble = match &input {
+            Input::LinkLost(reason) => reason.clone(),
+            _ => "the destination did not answer in time".to_owned(),
+        };
+        let outputs = self.core.step(input);
+        if outputs.contains(&Output::Status(Status::Uncertain)) {
             self.progress.set_error(format!(
-                "{reason}, after the permit was sent: the destination may run the guest. Look there; this side keeps it stopped"
+                "{trouble}, after the permit was sent: the destination may run the guest. Look there; this side keeps it stopped"
             ));
         }
-        let outputs = self.core.step(input);
         self.perform(outputs);
     }
 
@@ -325,6 +344,8 @@ impl Driver {
                 }
             }
             self.controls.stop.store(false, Relaxed);
+            self.epoch += 1;
+            self.loss = HeldLoss::default();
         }
         let (to, events) = (self.to.clone(), self.events.clone());
         let deadline = Instant::now() + self.timers.durations.setup;
@@ -350,14 +371,14 @@ impl Driver {
         let session = session(self.migration_id);
         self.links.push(stream.clone());
         self.control = Some(control::Sender::new(stream.clone(), session));
-        let events = self.events.clone();
+        let (events, epoch) = (self.events.clone(), self.epoch);
         self.spawn("ferry-src-recv", move || {
             let mut receiver = control::Receiver::new(stream, session);
             loop {
                 let (event, more) = match receiver.receive::<ToSource>() {
                     Ok((message, attachment)) if attachment.is_empty() => (Event::Input(Input::Message(message)), true),
                     Ok((message, attachment)) => (Event::Attached(message, attachment), true),
-                    Err(error) => (Event::Input(Input::LinkLost(crate::runtime::causes(&error))), false),
+                    Err(error) => (Event::ControlLost(epoch, crate::runtime::causes(&error)), false),
                 };
                 if events.send(event).is_err() || !more {
                     return;

@@ -1,0 +1,119 @@
+//! What is measured: Ferry, and QEMU where it is installed. They differ in their command lines; everything else is QMP.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::machine::Guest;
+
+/// QEMU's `microvm` with what the embedded guest uses and nothing else.
+const QEMU_MACHINE: &str = "microvm,x-option-roms=off,pit=on,pic=off,rtc=off";
+const QEMU: &str = "qemu-system-x86_64";
+
+/// A VMM that can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// This project's.
+    Ferry,
+    /// The one that everybody knows.
+    Qemu,
+}
+
+/// A VMM on this machine.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Which one.
+    pub kind: Kind,
+    /// What it says of its version.
+    pub version: String,
+    program: PathBuf,
+}
+
+/// What a process is started for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Boots the guest.
+    Source,
+    /// Waits for it, on a free port of loopback.
+    Destination,
+}
+
+/// Where a process's guest writes.
+#[derive(Clone, Copy, Debug)]
+pub enum Console<'a> {
+    /// To a file.
+    File(&'a Path),
+    /// To the process's standard output.
+    Stdout,
+}
+
+impl Peer {
+    /// Ferry, which must have been built, and QEMU if it is installed and wanted.
+    pub fn available(no_qemu: bool) -> Vec<Peer> {
+        let program = ferry_tests::lab::binary();
+        let mut peers = vec![Peer { kind: Kind::Ferry, version: version(&program).unwrap_or_default(), program }];
+        if let Some(version) = version(Path::new(QEMU)).filter(|_| !no_qemu) {
+            peers.push(Peer { kind: Kind::Qemu, version, program: QEMU.into() });
+        }
+        peers
+    }
+
+    /// Its name in tables.
+    pub fn name(&self) -> &'static str {
+        self.kind.name()
+    }
+
+    /// The command that starts it. Guest kernels for QEMU come from `kernel`; Ferry has the same one built in.
+    pub fn command(&self, guest: &Guest, role: Role, console: Console<'_>, qmp: &Path, kernel: &Path) -> Command {
+        let mut command = Command::new(&self.program);
+        match self.kind {
+            Kind::Ferry => ferry(&mut command, guest, role, console, qmp),
+            Kind::Qemu => qemu(&mut command, guest, role, console, qmp, kernel),
+        }
+        command
+    }
+}
+
+impl Kind {
+    /// Its name in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Ferry => "ferry",
+            Kind::Qemu => "QEMU",
+        }
+    }
+}
+
+fn ferry(command: &mut Command, guest: &Guest, role: Role, console: Console<'_>, qmp: &Path) {
+    command.args(["run", "--name", "bench", "--cmdline", &guest.cmdline()]);
+    let memory = format!("{}M,backing={}", guest.memory >> 20, guest.backing);
+    command.args(["--memory", &memory, "--cpus", &guest.cpus.to_string()]);
+    command.args(["--qmp", &format!("unix:{}", qmp.display())]);
+    match console {
+        Console::File(path) => command.args(["--serial", &format!("file:{}", path.display())]),
+        Console::Stdout => command.args(["--serial", "stdio"]),
+    };
+    if role == Role::Destination {
+        command.args(["--incoming", "tcp:127.0.0.1:0"]);
+    }
+}
+
+fn qemu(command: &mut Command, guest: &Guest, role: Role, console: Console<'_>, qmp: &Path, kernel: &Path) {
+    command.args(["-M", QEMU_MACHINE, "-accel", "kvm", "-cpu", "host", "-nodefaults", "-no-user-config", "-no-reboot"]);
+    command.args(["-display", "none", "-device", "isa-debug-exit,iobase=0x501,iosize=2"]);
+    command.args(["-m", &(guest.memory >> 20).to_string(), "-smp", &guest.cpus.to_string()]);
+    command.args(["-append", &guest.cmdline(), "-kernel"]).arg(kernel);
+    command.args(["-qmp", &format!("unix:{},server=on,wait=off", qmp.display())]);
+    match console {
+        Console::File(path) => command.args(["-serial", &format!("file:{}", path.display())]),
+        Console::Stdout => command.args(["-serial", "stdio"]),
+    };
+    if role == Role::Destination {
+        command.args(["-incoming", "tcp:127.0.0.1:0"]);
+    }
+}
+
+/// The first line of `--version`; nothing when the program is not there.
+fn version(program: &Path) -> Option<String> {
+    let output = Command::new(program).arg("--version").output().ok().filter(|output| output.status.success())?;
+    String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned)
+}

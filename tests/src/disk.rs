@@ -1,0 +1,63 @@
+//! Disk images that tests make.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+
+use crate::Lab;
+
+/// Makes a sparse raw image of this many bytes in the test's directory.
+///
+/// # Panics
+/// When the file cannot be made.
+#[must_use]
+pub fn image(lab: &Lab, name: &str, bytes: u64) -> PathBuf {
+    let path = lab.path(name);
+    resize(&path, bytes);
+    path
+}
+
+/// Gives an image another size.
+///
+/// # Panics
+/// When the file cannot be made.
+pub fn resize(path: &Path, bytes: u64) {
+    let file = File::options().create(true).truncate(false).write(true).open(path).expect("an image can be made");
+    file.set_len(bytes).expect("an image can be resized");
+}
+
+/// A third party that wants an image's lock, and takes it as soon as it is free.
+#[derive(Debug)]
+pub struct Lock(JoinHandle<File>);
+
+impl Lock {
+    /// Begins to wait for the lock of `image`, which somebody holds.
+    ///
+    /// # Panics
+    /// When the image cannot be opened.
+    #[must_use]
+    pub fn wait_for(image: &Path) -> Self {
+        let file = File::options().read(true).write(true).open(image).expect("the image can be opened");
+        Lock(std::thread::spawn(move || {
+            lock(&file);
+            file
+        }))
+    }
+
+    /// Lets go of the lock, once it was taken.
+    ///
+    /// # Panics
+    /// When the lock could not be taken.
+    pub fn release(self) {
+        drop(self.0.join().expect("waiting for a lock does not fail"));
+    }
+}
+
+/// Waits for the open file description's lock of the whole file (fcntl(2), `F_OFD_SETLKW`).
+fn lock(file: &File) {
+    let whole = libc::flock { l_type: libc::F_WRLCK as i16, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
+    // SAFETY: the descriptor is open, and F_OFD_SETLKW reads one `flock`, which `whole` is.
+    let taken = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLKW, &whole) };
+    assert_eq!(taken, 0, "{}", std::io::Error::last_os_error());
+}

@@ -1,0 +1,227 @@
+//! Follows one guest through the serial output of every process that it visits, and checks what it says.
+//!
+//! A guest may leave in the middle of a line: its first half is then in the source's file and its second half in the
+//! destination's. So the files are read as one stream, and a line lost or repeated by a migration shows as a gap or a
+//! repetition in the guest's own sequence numbers.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ferry_guest::lines::{Boot, End, Report};
+use ferry_guest::{Line, parse_line};
+
+use crate::Ferry;
+use crate::wait::{LONG, SOON, wait_until};
+
+/// One guest's serial output.
+#[derive(Debug)]
+pub struct GuestLog {
+    cpus: u32,
+    file: File,
+    path: PathBuf,
+    /// Files of processes that the guest has left, with the length that they had then.
+    left: Vec<(PathBuf, u64)>,
+    partial: Vec<u8>,
+    lines: Vec<Line>,
+    newest: BTreeMap<u32, Report>,
+    accept_faults: bool,
+    recent_gap_us: u64,
+}
+
+impl GuestLog {
+    /// Follows the guest that starts in `ferry`, with this many vCPUs.
+    ///
+    /// # Panics
+    /// When the serial output cannot be opened.
+    #[must_use]
+    pub fn new(ferry: &Ferry, cpus: u32) -> Self {
+        let path = ferry.serial().to_owned();
+        let file = open(&path);
+        GuestLog {
+            cpus,
+            file,
+            path,
+            left: vec![],
+            partial: vec![],
+            lines: vec![],
+            newest: BTreeMap::new(),
+            accept_faults: false,
+            recent_gap_us: 0,
+        }
+    }
+
+    /// Keeps errors of the guest in [`GuestLog::lines`] in place of failing the test at once.
+    pub fn accept_faults(&mut self) {
+        self.accept_faults = true;
+    }
+
+    /// The guest has left its process and is in `ferry` now.
+    ///
+    /// # Panics
+    /// When the serial output cannot be opened.
+    pub fn moved_to(&mut self, ferry: &Ferry) {
+        self.read();
+        let len = self.path.metadata().expect("the file is there").len();
+        let path = ferry.serial().to_owned();
+        self.file = open(&path);
+        self.left.push((std::mem::replace(&mut self.path, path), len));
+    }
+
+    /// Reads what is new, and checks it.
+    ///
+    /// # Panics
+    /// When the guest reported an error, or a report is missing, repeated or impossible.
+    pub fn read(&mut self) -> &[Line] {
+        self.file.read_to_end(&mut self.partial).expect("serial output can be read");
+        while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
+            let bytes: Vec<_> = self.partial.drain(..=end).collect();
+            let text = String::from_utf8_lossy(&bytes);
+            match parse_line(&text) {
+                Ok(Some(line)) => self.take(line),
+                Ok(None) => {}
+                Err(error) => panic!("{}: {error}", self.path.display()),
+            }
+        }
+        &self.lines
+    }
+
+    fn take(&mut self, line: Line) {
+        match &line {
+            // A reset begins a new life.
+            Line::Boot(_) => self.newest.clear(),
+            Line::Report(report) => self.follow(report),
+            Line::Error(fault) | Line::Fatal(fault) if !self.accept_faults => {
+                panic!("{}: the guest reports on vCPU {}: {}", self.path.display(), fault.cpu, fault.text)
+            }
+            Line::End(end) if !self.accept_faults => assert_eq!(end.errors, 0, "the guest ended with errors"),
+            _ => {}
+        }
+        self.lines.push(line);
+    }
+
+    fn follow(&mut self, report: &Report) {
+        let at = format!("{}: report {} of vCPU {}", self.path.display(), report.sequence, report.cpu);
+        self.recent_gap_us = self.recent_gap_us.max(report.gap_us);
+        let before = self.newest.insert(report.cpu, report.clone()).unwrap_or_default();
+        assert_eq!(report.sequence, before.sequence + 1, "{at}: a report was lost or repeated");
+        assert!(report.pages >= before.pages, "{at}: pages went back from {} to {}", before.pages, report.pages);
+        assert!(report.ticks >= before.ticks, "{at}: ticks went back from {}", before.ticks);
+        assert!(report.uptime_ms >= before.uptime_ms, "{at}: the TSC went back from {} ms", before.uptime_ms);
+        assert!(report.kvmclock_ms >= before.kvmclock_ms, "{at}: kvmclock went back from {:?} ms", before.kvmclock_ms);
+        assert!(report.disk_requests >= before.disk_requests, "{at}: disk requests went back");
+        assert!(self.accept_faults || report.errors == 0, "{at}: {} errors", report.errors);
+    }
+
+    /// Waits until `find` has a value, looking whenever the guest has said more.
+    ///
+    /// # Panics
+    /// At the deadline, or when the guest reported an error.
+    pub fn wait<T>(&mut self, what: &str, within: Duration, mut find: impl FnMut(&GuestLog) -> Option<T>) -> T {
+        let what = format!("{what} in {}", self.path.display());
+        wait_until(&what, within, || {
+            self.read();
+            find(self)
+        })
+    }
+
+    /// Waits for the guest's first line.
+    ///
+    /// # Panics
+    /// When it does not come in time.
+    pub fn wait_boot(&mut self) -> Boot {
+        self.wait("the boot line", SOON, |log| {
+            log.lines.iter().find_map(|line| if let Line::Boot(boot) = line { Some(boot.clone()) } else { None })
+        })
+    }
+
+    /// Waits until every vCPU has filled its working set.
+    ///
+    /// # Panics
+    /// When that does not happen in time.
+    pub fn wait_ready(&mut self) {
+        self.wait("every vCPU to be ready", LONG, |log| {
+            let ready = log.lines.iter().filter(|line| matches!(line, Line::Ready(_))).count();
+            (ready >= log.cpus as usize).then_some(())
+        });
+    }
+
+    /// Waits until every vCPU has reported this often more than now, and has touched pages and had timer ticks meanwhile.
+    ///
+    /// # Panics
+    /// When that does not happen in time.
+    pub fn wait_reports(&mut self, more: u64) {
+        self.read();
+        let before = self.newest.clone();
+        let cpus = self.cpus;
+        self.wait(&format!("{more} more reports of every vCPU"), SOON, |log| {
+            (0..cpus)
+                .all(|cpu| {
+                    let old = before.get(&cpu).cloned().unwrap_or_default();
+                    log.newest.get(&cpu).is_some_and(|new| {
+                        new.sequence >= old.sequence + more && new.pages > old.pages && new.ticks > old.ticks
+                    })
+                })
+                .then_some(())
+        });
+    }
+
+    /// Waits for the guest's last line.
+    ///
+    /// # Panics
+    /// When it does not come in time.
+    pub fn wait_end(&mut self) -> End {
+        self.wait("the guest's last line", SOON, |log| {
+            log.lines.iter().find_map(|line| if let Line::End(end) = line { Some(end.clone()) } else { None })
+        })
+    }
+
+    /// How many times the guest has booted.
+    #[must_use]
+    pub fn boots(&self) -> usize {
+        self.lines.iter().filter(|line| matches!(line, Line::Boot(_))).count()
+    }
+
+    /// The newest report of a vCPU.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn newest(&self, cpu: u32) -> &Report {
+        self.newest.get(&cpu).unwrap_or_else(|| panic!("vCPU {cpu} has not reported"))
+    }
+
+    /// The longest gap that any vCPU saw since it was ready, in µs.
+    #[must_use]
+    pub fn worst_gap_us(&self) -> u64 {
+        self.newest.values().map(|report| report.worst_gap_us).max().unwrap_or(0)
+    }
+
+    /// The longest gap in the reports since this was last asked, in µs.
+    pub fn take_recent_gap_us(&mut self) -> u64 {
+        std::mem::take(&mut self.recent_gap_us)
+    }
+
+    /// All lines so far.
+    #[must_use]
+    pub fn lines(&self) -> &[Line] {
+        &self.lines
+    }
+
+    /// Checks that no process that the guest has left has said anything since: only one side may run it.
+    ///
+    /// # Panics
+    /// When one has.
+    pub fn assert_ran_in_one_place(&self) {
+        for (path, len) in &self.left {
+            let now = path.metadata().expect("the file is there").len();
+            assert_eq!(now, *len, "the guest ran on at {} after it had left", path.display());
+        }
+    }
+}
+
+fn open(path: &std::path::Path) -> File {
+    File::open(path).unwrap_or_else(|error| panic!("serial output {}: {error}", path.display()))
+}

@@ -1,0 +1,57 @@
+//! What a process holds, read from `/proc`: threads, file descriptors, memory. For leak checks.
+
+use std::fmt;
+use std::fs;
+
+/// A look at a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holdings {
+    /// Threads.
+    pub threads: u64,
+    /// Open file descriptors.
+    pub fds: u64,
+    /// Resident memory in KiB, guest memory included.
+    pub rss_kib: u64,
+}
+
+impl Holdings {
+    /// Looks at a process.
+    ///
+    /// # Panics
+    /// When there is no such process.
+    #[must_use]
+    pub fn of(pid: u32) -> Self {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a living process has a status");
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("the kernel writes this field");
+            line.trim_start_matches(':').split_whitespace().next().and_then(|word| word.parse().ok()).expect("a number")
+        };
+        let fds = fs::read_dir(format!("/proc/{pid}/fd")).expect("a living process has descriptors").count() as u64;
+        Holdings { threads: field("Threads"), fds, rss_kib: field("VmRSS") }
+    }
+}
+
+impl fmt::Display for Holdings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} threads, {} fds, {} MiB resident", self.threads, self.fds, self.rss_kib >> 10)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_file_and_a_thread_are_seen() {
+        let before = Holdings::of(std::process::id());
+        let file = fs::File::open("/dev/null").unwrap();
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || stopped.recv());
+        let during = Holdings::of(std::process::id());
+        assert!(during.threads > 0 && during.fds > 0 && before.rss_kib > 0);
+        let names = fs::read_dir("/proc/self/fd").unwrap().filter_map(|e| fs::read_link(e.unwrap().path()).ok());
+        assert!(names.into_iter().any(|name| name == std::path::Path::new("/dev/null")));
+        drop((stop, file));
+        assert!(thread.join().unwrap().is_err());
+    }
+}

@@ -1,0 +1,93 @@
+//! One `ferry run` of the demo: started from this very binary, spoken to by QMP, gone when dropped.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use rustix::process::{Signal, set_parent_process_death_signal};
+use serde_json::json;
+
+use crate::cli::{CliError, QMP_TIMEOUT};
+use crate::qmp::client::Client;
+
+/// A running `ferry run`.
+#[derive(Debug)]
+pub struct FerryRun {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    /// Its QMP connection.
+    pub client: Client,
+    /// What its guest prints.
+    pub serial: PathBuf,
+}
+
+impl FerryRun {
+    /// Starts a process with its files in `dir`, and waits until it answers.
+    pub fn start(dir: &Path, name: &str, arguments: &[String]) -> Result<Self, CliError> {
+        let file = |kind: &str| dir.join(format!("{name}.{kind}"));
+        let (qmp, serial, log) = (file("qmp"), file("serial"), file("log"));
+        let mut child = spawn(&qmp, &serial, &log, arguments)
+            .map_err(|error| CliError::failed("cannot start a process of this binary", error))?;
+        match Client::connect_when_up(&qmp, QMP_TIMEOUT, || matches!(child.try_wait(), Ok(None))) {
+            Ok(client) => Ok(FerryRun { name: name.to_owned(), child, log, client, serial }),
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(CliError::Failed(last_line(&log).unwrap_or_else(|| error.to_string())))
+            }
+        }
+    }
+
+    /// Where it listens for an incoming migration, as a URI.
+    pub fn listens_at(&mut self) -> Result<String, CliError> {
+        let info = self.client.execute("query-migrate", json!({}))?;
+        let address = &info["socket-address"][0];
+        match (address["host"].as_str(), address["port"].as_str()) {
+            (Some(host), Some(port)) => Ok(format!("tcp:{host}:{port}")),
+            _ => Err(CliError::Failed(format!("{} does not say where it listens: {info}", self.name))),
+        }
+    }
+
+    /// How the process ended, once it did.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>, CliError> {
+        self.child.try_wait().map_err(|error| CliError::failed("cannot ask for a process's end", error))
+    }
+
+    /// The last thing the process said, without the program's name.
+    #[must_use]
+    pub fn last_words(&self) -> String {
+        let line = last_line(&self.log).unwrap_or_else(|| "nothing".into());
+        line.strip_prefix("ferry: ").map(str::to_owned).unwrap_or(line)
+    }
+}
+
+impl Drop for FerryRun {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(qmp: &Path, serial: &Path, log: &Path, arguments: &[String]) -> io::Result<Child> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("run");
+    command.arg("--qmp").arg(format!("unix:{}", qmp.display()));
+    command.arg("--serial").arg(format!("file:{}", serial.display()));
+    command.args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(log)?);
+    // Ctrl-C is for the demo, which then ends its processes in its own order.
+    command.process_group(0);
+    // SAFETY: the closure runs between fork and exec and makes one system call (prctl), which is async-signal-safe.
+    unsafe {
+        // Even a demo that is killed outright leaves no process behind.
+        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+    }
+    command.spawn()
+}
+
+fn last_line(log: &Path) -> Option<String> {
+    fs::read_to_string(log).ok()?.lines().rfind(|line| !line.trim().is_empty()).map(str::to_owned)
+}

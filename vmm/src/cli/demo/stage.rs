@@ -1,0 +1,153 @@
+//! Where the demo plays: a temporary directory, the clock, Ctrl-C, and the words on the terminal.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use ferry_migration::MigrationInfo;
+use indicatif::{ProgressBar, ProgressStyle};
+use tempfile::TempDir;
+
+use super::child::FerryRun;
+use super::guest_log::{Account, GuestLog};
+use crate::cli::progress::Progress;
+use crate::cli::signals::{self, Signal};
+use crate::cli::style::Style;
+use crate::cli::{CliError, say, units};
+
+/// How long any step may take before the demo gives up.
+const STEP_TIMEOUT: Duration = Duration::from_secs(20);
+/// Between two looks at something that is awaited.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Everything that the acts share.
+pub struct Stage {
+    dir: TempDir,
+    signals: Receiver<Signal>,
+    style: Style,
+    acts: u32,
+    /// What the guest says, in whichever process it is.
+    pub log: GuestLog,
+}
+
+impl Stage {
+    /// An empty stage with a directory of its own, which goes away with it.
+    pub fn new() -> Result<Self, CliError> {
+        let signals = signals::receive().map_err(|error| CliError::failed("cannot watch for signals", error))?;
+        let dir = tempfile::Builder::new().prefix("ferry-demo-").tempdir();
+        let dir = dir.map_err(|error| CliError::failed("cannot make a temporary directory", error))?;
+        Ok(Stage { dir, signals, style: Style::stdout(), acts: 0, log: GuestLog::default() })
+    }
+
+    /// The demo's directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A file in the demo's directory.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Begins the next act.
+    pub fn act(&mut self, title: &str, story: &str) {
+        self.acts += 1;
+        self.log.begin_act();
+        say(&format!("\n{} {}", self.style.accent(&self.acts.to_string()), self.style.bold(title)));
+        for line in story.lines() {
+            say(&format!("  {}", self.style.dim(line.trim())));
+        }
+    }
+
+    /// Tells what went as it should.
+    pub fn good(&self, text: &str) {
+        say(&format!("  {} {text}", self.style.good("✓")));
+    }
+
+    /// Tells what failed, as it was meant to.
+    pub fn bad(&self, text: &str) {
+        say(&format!("  {} {text}", self.style.bad("✗")));
+    }
+
+    /// How this stage's text is painted.
+    #[must_use]
+    pub fn style(&self) -> Style {
+        self.style
+    }
+
+    /// Tells the guest's own account.
+    pub fn guest_says(&self, account: &Account) {
+        say(&format!("  {} {}", self.style.dim("the guest says:"), told(account)));
+    }
+
+    /// Lets the guest work for a while, and on a terminal shows how it does.
+    pub fn watch_guest(&mut self, time: Duration) -> Result<(), CliError> {
+        let until = Instant::now() + time;
+        let live = ProgressBar::new_spinner().with_style(live_line());
+        live.enable_steady_tick(Duration::from_millis(100));
+        self.wait_until("the guest's work", |stage| {
+            live.set_message(told(&stage.log.account()));
+            Ok((Instant::now() >= until).then(|| live.finish_and_clear()))
+        })
+    }
+
+    /// Waits until the guest has done more than `before` on all of its vCPUs, and returns its account.
+    pub fn guest_goes_on(&mut self, cpus: usize, before: &Account) -> Result<Account, CliError> {
+        let (pages, uptime) = (before.pages, before.uptime_ms);
+        self.wait_until("the guest's next report", |stage| {
+            let now = stage.log.account();
+            Ok((now.cpus == cpus && now.pages > pages && now.uptime_ms > uptime).then_some(now))
+        })
+    }
+
+    /// Follows the migration that `source` has begun to its end.
+    pub fn follow_migration(&mut self, source: &mut FerryRun) -> Result<MigrationInfo, CliError> {
+        let mut progress = Progress::new();
+        self.wait_until("the end of the migration", |_| {
+            let info = source.client.query_migrate()?;
+            if !info.status.unwrap_or_default().is_active() {
+                return Ok(Some(info));
+            }
+            progress.show(&info);
+            Ok(None)
+        })
+    }
+
+    /// Waits until `check` gives something, while the guest's words are taken in. Ends on Ctrl-C, and when the guest complains.
+    pub fn wait_until<T>(
+        &mut self,
+        awaited: &str,
+        mut check: impl FnMut(&mut Self) -> Result<Option<T>, CliError>,
+    ) -> Result<T, CliError> {
+        let deadline = Instant::now() + STEP_TIMEOUT;
+        loop {
+            self.log.read().map_err(|error| CliError::failed("cannot read what the guest prints", error))?;
+            if let Some(complaint) = self.log.complaint() {
+                return Err(CliError::Failed(format!("the guest found something wrong: {complaint}")));
+            }
+            if let Some(found) = check(self)? {
+                return Ok(found);
+            }
+            if Instant::now() >= deadline {
+                let seconds = STEP_TIMEOUT.as_secs();
+                return Err(CliError::Failed(format!("no sign of {awaited} within {seconds} s")));
+            }
+            match self.signals.recv_timeout(POLL) {
+                Ok(signal) => return Err(CliError::Failed(format!("the demo was ended by {}", signal.name()))),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            }
+        }
+    }
+}
+
+fn told(account: &Account) -> String {
+    let Account { pages, disk_requests, errors, gap_us, .. } = *account;
+    let (pages, disk, gap) = (units::count(pages), units::count(disk_requests), units::micros(gap_us));
+    format!("{pages} pages touched, {disk} disk requests, {errors} errors, longest gap {gap}")
+}
+
+fn live_line() -> ProgressStyle {
+    ProgressStyle::with_template("  {spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner())
+}

@@ -1,0 +1,287 @@
+//! `ferry migrate`: moves a guest through its process's QMP socket, shows how it goes, and says how it went.
+//!
+//! Everything it does is plain QMP that any client could send; nothing here is known to the migrating process.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use ferry_migration::{MigrationInfo, Status};
+use serde_json::{Map, Value, json};
+
+use super::progress::Progress;
+use super::signals::{self, Signal};
+use super::style::Style;
+use super::{CliError, QMP_TIMEOUT, qmp_path, say, summary, units};
+use crate::endpoint::Endpoint;
+use crate::qmp::client::{Client, ClientError};
+
+/// Between two looks at the migration.
+const POLL: Duration = Duration::from_millis(50);
+/// How long an accepted cancel may take to come about.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The options of `ferry migrate`.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// QMP socket of the process that runs the guest
+    #[arg(long, value_name = "unix:PATH", value_parser = qmp_path)]
+    qmp: PathBuf,
+    /// Where the destination listens
+    #[arg(long, value_name = "tcp:HOST:PORT|unix:PATH")]
+    to: Endpoint,
+    /// Longest downtime to aim for, in milliseconds
+    #[arg(long, value_name = "MS")]
+    downtime_limit: Option<u64>,
+    /// Limit for page data, in bytes a second; K, M and G are understood
+    #[arg(long, value_name = "BYTES", value_parser = units::parse_bytes)]
+    max_bandwidth: Option<u64>,
+    /// Rounds after which precopy stops waiting to converge
+    #[arg(long, value_name = "N")]
+    max_rounds: Option<u64>,
+    /// What happens then: fail, or switch over whatever the downtime
+    #[arg(long, value_name = "fail|switch", value_parser = ["fail", "switch"])]
+    on_limit: Option<String>,
+    /// Do not try the device state on the destination while the guest still runs
+    #[arg(long)]
+    no_rehearsal: bool,
+    /// Cancel when the migration takes longer, in seconds
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: Option<u64>,
+    /// Leave the source process there when the guest has moved
+    #[arg(long)]
+    keep_source: bool,
+}
+
+/// Runs `ferry migrate`.
+pub fn run(options: &Options) -> Result<(), CliError> {
+    let signals = signals::receive().map_err(|error| CliError::failed("cannot watch for signals", error))?;
+    migrate(options, &signals)
+}
+
+fn migrate(options: &Options, signals: &Receiver<Signal>) -> Result<(), CliError> {
+    let mut client = Client::connect(&options.qmp, QMP_TIMEOUT)?;
+    let parameters = options.parameters();
+    if !parameters.is_empty() {
+        client.execute("migrate-set-parameters", Value::Object(parameters))?;
+    }
+    client.execute("migrate", json!({ "uri": for_anyone(&options.to)?.to_string() }))?;
+    let patience = options.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let watch = Watch { client: &mut client, signals, interrupted: false, patience, cancelled_by: None };
+    let info = watch.until_end()?;
+    match info.status.unwrap_or_default() {
+        Status::Completed => {
+            say(&summary::completed(&info, &options.to, Style::stdout()));
+            if !options.keep_source {
+                client.execute("quit", json!({}))?;
+            }
+            Ok(())
+        }
+        Status::Cancelled => Err(CliError::Failed("the migration was cancelled; the guest is still here".into())),
+        status => Err(CliError::Failed(format!("the migration {}: {}", outcome(status), reason(&info)))),
+    }
+}
+
+impl Options {
+    /// What differs from the process's present parameters because it was asked for.
+    fn parameters(&self) -> Map<String, Value> {
+        let rehearsal = self.no_rehearsal.then_some(false);
+        let all: [(&str, Option<Value>); 5] = [
+            ("downtime-limit", self.downtime_limit.map(Value::from)),
+            ("max-bandwidth", self.max_bandwidth.map(Value::from)),
+            ("x-ferry-max-rounds", self.max_rounds.map(Value::from)),
+            ("x-ferry-on-limit", self.on_limit.clone().map(Value::from)),
+            ("x-ferry-rehearsal", rehearsal.map(Value::from)),
+        ];
+        all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+    }
+}
+
+/// An address that means the same to the process: its directory may be another one.
+fn for_anyone(to: &Endpoint) -> Result<Endpoint, CliError> {
+    match to {
+        Endpoint::Unix(path) => std::path::absolute(path)
+            .map(Endpoint::Unix)
+            .map_err(|error| CliError::failed(&format!("the path of {to} cannot be made absolute"), error)),
+        Endpoint::Tcp { .. } => Ok(to.clone()),
+    }
+}
+
+fn outcome(status: Status) -> &'static str {
+    if status == Status::Failed { "failed" } else { "ended in a way that it should not" }
+}
+
+fn reason(info: &MigrationInfo) -> &str {
+    info.error_desc.as_deref().unwrap_or("the process gave no reason")
+}
+
+/// Follows a migration to its end, cancelling it when asked to.
+struct Watch<'a> {
+    client: &'a mut Client,
+    signals: &'a Receiver<Signal>,
+    /// The operator asked for a cancel by a signal.
+    interrupted: bool,
+    /// When the operator's patience ends.
+    patience: Option<Instant>,
+    /// By when an accepted cancel must have come about.
+    cancelled_by: Option<Instant>,
+}
+
+impl Watch<'_> {
+    fn until_end(mut self) -> Result<MigrationInfo, CliError> {
+        let mut progress = Progress::new();
+        loop {
+            let info = self.client.query_migrate()?;
+            if !info.status.unwrap_or_default().is_active() {
+                return Ok(info);
+            }
+            progress.show(&info);
+            self.check_deadlines(&progress)?;
+            match self.signals.recv_timeout(POLL) {
+                Ok(signal) if self.interrupted => {
+                    return Err(CliError::Failed(format!("left on a second {}; the migration goes on", signal.name())));
+                }
+                Ok(signal) => {
+                    self.interrupted = true;
+                    if let Err(refused) = self.cancel(&progress, signal.name())? {
+                        progress.note(&format!("not cancelled: {refused}"));
+                    }
+                }
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            }
+        }
+    }
+
+    fn check_deadlines(&mut self, progress: &Progress) -> Result<(), CliError> {
+        if self.cancelled_by.is_some_and(|by| Instant::now() >= by) {
+            let seconds = CANCEL_TIMEOUT.as_secs();
+            return Err(CliError::Failed(format!(
+                "the cancel was accepted, but the migration goes on {seconds} s later"
+            )));
+        }
+        if self.patience.take_if(|patience| Instant::now() >= *patience).is_some() {
+            let why = "it takes longer than --timeout allows";
+            if let Err(refused) = self.cancel(progress, why)? {
+                return Err(CliError::Failed(format!("{why}, and it cannot be cancelled: {refused}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Cancels; inside, why the process refused to.
+    fn cancel(&mut self, progress: &Progress, why: &str) -> Result<Result<(), String>, CliError> {
+        match self.client.execute("migrate_cancel", json!({})) {
+            Ok(_) => {
+                progress.note(&format!("cancelling: {why}"));
+                self.cancelled_by = Some(Instant::now() + CANCEL_TIMEOUT);
+                Ok(Ok(()))
+            }
+            Err(ClientError::Refused { desc, .. }) => Ok(Err(desc)),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc::{Sender, channel};
+    use std::thread;
+
+    use clap::Parser;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::qmp::Server;
+    use crate::qmp::mock::Mock;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    /// A mock process, and the command that migrates it.
+    struct Fixture {
+        mock: Arc<Mock>,
+        signals: Sender<Signal>,
+        command: thread::JoinHandle<Result<(), CliError>>,
+        _server: Server,
+        _dir: TempDir,
+    }
+
+    /// Begins `ferry migrate`, and returns when the migration has begun.
+    fn begin(arguments: &[&str], no_cancel: Option<&'static str>) -> Fixture {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("qmp");
+        let mock = Mock::new();
+        mock.state().no_cancel = no_cancel;
+        let server = Server::start(&path, mock.clone(), &mock.events).unwrap();
+        let (signals, received) = channel();
+        let qmp = format!("unix:{}", path.display());
+        let all = ["migrate", "--qmp", &qmp, "--to", "unix:nowhere"].into_iter().chain(arguments.iter().copied());
+        let options = Command::try_parse_from(all).unwrap().options;
+        let command = thread::spawn(move || migrate(&options, &received));
+        let deadline = Instant::now() + SOON;
+        while mock.state().migrations.is_empty() {
+            assert!(Instant::now() < deadline && !command.is_finished(), "the migration never began");
+            thread::yield_now();
+        }
+        Fixture { mock, signals, command, _server: server, _dir: dir }
+    }
+
+    impl Fixture {
+        fn end(self, status: Status, reason: Option<&str>) -> (Result<(), String>, Arc<Mock>) {
+            let mut state = self.mock.state();
+            state.info.status = Some(status);
+            state.info.error_desc = reason.map(str::to_owned);
+            drop(state);
+            (self.command.join().unwrap().map_err(|error| error.to_string()), self.mock)
+        }
+    }
+
+    #[test]
+    fn parameters_are_set_and_the_source_goes_when_the_guest_has_moved() {
+        let fixture = begin(&["--downtime-limit=20", "--max-bandwidth=1M", "--no-rehearsal"], None);
+        let parameters = fixture.mock.state().parameters.clone();
+        assert_eq!((parameters.downtime_limit, parameters.max_bandwidth, parameters.rehearsal), (20, 1 << 20, false));
+        let to = std::env::current_dir().unwrap().join("nowhere");
+        assert_eq!(fixture.mock.state().migrations, [Endpoint::Unix(to)]);
+        let (outcome, mock) = fixture.end(Status::Completed, None);
+        assert_eq!((outcome, mock.state().quits), (Ok(()), 1));
+        let (outcome, mock) = begin(&["--keep-source"], None).end(Status::Completed, None);
+        assert_eq!((outcome, mock.state().quits), (Ok(()), 0));
+    }
+
+    #[test]
+    fn a_failure_is_told_with_its_reason_and_the_source_stays() {
+        let (outcome, mock) = begin(&[], None).end(Status::Failed, Some("fault/0: told to fail in load"));
+        assert_eq!(outcome.unwrap_err(), "the migration failed: fault/0: told to fail in load");
+        assert_eq!(mock.state().quits, 0);
+    }
+
+    #[test]
+    fn a_signal_cancels_and_so_does_a_timeout() {
+        let fixture = begin(&[], None);
+        fixture.signals.send(Signal(libc::SIGINT)).unwrap();
+        let cancelled = "the migration was cancelled; the guest is still here";
+        assert_eq!(fixture.command.join().unwrap().unwrap_err().to_string(), cancelled);
+        let timed_out = begin(&["--timeout=1"], None).command.join().unwrap();
+        assert_eq!(timed_out.unwrap_err().to_string(), cancelled);
+    }
+
+    #[test]
+    fn when_a_cancel_is_refused_a_second_signal_leaves_and_a_timeout_says_why() {
+        let fixture = begin(&[], Some("the permit is out"));
+        for _ in 0..2 {
+            fixture.signals.send(Signal(libc::SIGTERM)).unwrap();
+        }
+        let left = fixture.command.join().unwrap().unwrap_err().to_string();
+        assert_eq!(left, "left on a second SIGTERM; the migration goes on");
+        let timed_out = begin(&["--timeout=1"], Some("the permit is out")).command.join().unwrap();
+        assert!(timed_out.unwrap_err().to_string().ends_with("cannot be cancelled: the permit is out"));
+    }
+}

@@ -1,0 +1,89 @@
+//! `ferry run`: builds the machine, opens the QMP socket, lets the guest run or waits for one, and stays until it ends.
+
+mod options;
+
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread;
+
+pub use self::options::Options;
+
+use self::options::Incoming;
+use super::CliError;
+use super::signals::{self, Signal};
+use crate::console::Console;
+use crate::events::Events;
+use crate::machine::{ExitReason, Machine, SerialSink};
+use crate::qmp::{Process, Server};
+use crate::runtime::Migrations;
+
+/// Runs `ferry run`.
+pub fn run(options: &Options) -> Result<(), CliError> {
+    // Before any thread is started, see `signals`.
+    let signals = signals::receive().map_err(|error| CliError::failed("cannot watch for signals", error))?;
+    let events = Arc::new(Events::default());
+    let machine = Arc::new(Machine::build(&options.machine(), events.clone()).map_err(CliError::because)?);
+    let signal = quit_on_signal(signals, Arc::downgrade(&machine))?;
+    let migrations = Migrations::new(machine.clone(), events.clone());
+
+    let incoming_failure = Arc::new(OnceLock::new());
+    let (failure, quitting) = (incoming_failure.clone(), Arc::downgrade(&machine));
+    let process = Arc::new(Process::new(machine.clone(), migrations.clone(), move |error| {
+        failure.get_or_init(|| error);
+        quit(&quitting, "host-error");
+    }));
+    let server = options.qmp.as_deref().map(|path| Server::start(path, process.clone(), &events));
+    let server = server.transpose().map_err(CliError::because)?;
+    if options.paused && options.incoming.is_some() {
+        // Said before the guest arrives, it counts more than what the source's operator wanted.
+        machine.stop().map_err(CliError::because)?;
+    }
+    match &options.incoming {
+        None if options.paused => {}
+        None => machine.cont().map_err(CliError::because)?,
+        Some(Incoming::Defer) => {}
+        Some(Incoming::At(at)) => process.listen(at, true).map_err(CliError::because)?,
+    }
+
+    let leaving = Arc::downgrade(&machine);
+    let console = (options.serial == SerialSink::Stdio)
+        .then(|| Console::start(machine.serial().clone(), move || quit(&leaving, "host-ui")));
+    let console = console.transpose().map_err(|error| CliError::failed("standard input cannot be used", error))?;
+
+    let reason = machine.wait_exit();
+    // The terminal is as it was before anything else is said.
+    drop(console);
+    migrations.guest_gone(&reason.to_string());
+    drop(server);
+    if let Some(signal) = signal.get() {
+        tracing::info!("ended by {}", signal.name());
+    }
+    match (incoming_failure.get(), reason) {
+        (Some(error), _) => Err(CliError::because(error)),
+        (None, ExitReason::Failed(failure)) => Err(CliError::because(failure)),
+        (None, ExitReason::Shutdown | ExitReason::Quit(_)) => Ok(()),
+    }
+}
+
+/// Ends the guest on the first signal, and the process on the second; returns where the first is noted.
+fn quit_on_signal(signals: Receiver<Signal>, machine: Weak<Machine>) -> Result<Arc<OnceLock<Signal>>, CliError> {
+    let first = Arc::new(OnceLock::new());
+    let noted = first.clone();
+    let watch = move || {
+        for signal in signals {
+            if noted.set(signal).is_err() {
+                signals::die_of(signal);
+            }
+            quit(&machine, "host-signal");
+        }
+    };
+    let thread = thread::Builder::new().name("quit-on-signal".into()).spawn(watch);
+    thread.map_err(|error| CliError::failed("cannot watch for signals", error))?;
+    Ok(first)
+}
+
+fn quit(machine: &Weak<Machine>, cause: &'static str) {
+    if let Some(machine) = machine.upgrade() {
+        machine.quit_because(cause);
+    }
+}

@@ -1,0 +1,180 @@
+//! What `ferry run` takes, and the small languages of its values.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Args;
+use ferry_devices::fault::FaultSpec;
+
+use crate::cli::qmp_path;
+use crate::endpoint::Endpoint;
+use crate::machine::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink};
+use crate::memory::MemoryConfig;
+
+/// The options of `ferry run`.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// Kernel: a PVH ELF, a Linux bzImage or a vmlinux; the built-in tiny guest when left out
+    #[arg(long, value_name = "PATH")]
+    pub kernel: Option<PathBuf>,
+    /// Kernel command line
+    #[arg(long, value_name = "STR", default_value = "")]
+    pub cmdline: String,
+    /// Initial RAM disk
+    #[arg(long, value_name = "PATH", requires = "kernel")]
+    pub initrd: Option<PathBuf>,
+    /// Guest memory: 16M to 16G, and what backs it
+    #[arg(long, value_name = "SIZE[,backing=memfd|anon]", default_value = "256M")]
+    pub memory: MemoryConfig,
+    /// vCPUs, from 1 to 16
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(CPUS_MAX)))]
+    pub cpus: u32,
+    /// Disk image, raw
+    #[arg(long, value_name = "PATH[,readonly]", value_parser = disk)]
+    pub disk: Option<DiskConfig>,
+    /// Where the guest's serial port goes
+    #[arg(long, value_name = "stdio|file:PATH|null", default_value = "stdio", value_parser = serial)]
+    pub serial: SerialSink,
+    /// Listen for QMP on this socket
+    #[arg(long, value_name = "unix:PATH", value_parser = qmp_path)]
+    pub qmp: Option<PathBuf>,
+    /// Take a guest from another process instead of booting one; `defer` waits for migrate-incoming
+    #[arg(long, value_name = "defer|tcp:HOST:PORT|unix:PATH")]
+    pub incoming: Option<Incoming>,
+    /// Do not start the guest, whether booted here or arrived: wait for cont
+    #[arg(long)]
+    pub paused: bool,
+    /// The guest's name, the same on both sides of a migration
+    #[arg(long, value_name = "NAME", default_value = "guest")]
+    pub name: String,
+    /// Add a rule to the fault device: fault,at=save|load|post_load,do=fail|hang|delay:MS[,times=N][,in=incoming|outgoing]
+    #[arg(long = "device", value_name = "fault,at=…,do=…", value_parser = fault)]
+    pub faults: Vec<FaultSpec>,
+}
+
+impl Options {
+    /// The machine that these options describe. It does not start by itself.
+    #[must_use]
+    pub fn machine(&self) -> MachineConfig {
+        MachineConfig {
+            name: self.name.clone(),
+            memory: self.memory,
+            cpus: self.cpus,
+            kernel: self.kernel.clone(),
+            initrd: self.initrd.clone(),
+            command_line: self.cmdline.clone(),
+            disk: self.disk.clone(),
+            serial: self.serial.clone(),
+            paused: true,
+            incoming: self.incoming.is_some(),
+            faults: self.faults.clone(),
+        }
+    }
+}
+
+/// How a guest comes in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Incoming {
+    /// When QMP `migrate-incoming` gives the address.
+    Defer,
+    /// At this address, at once.
+    At(Endpoint),
+}
+
+impl FromStr for Incoming {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "defer" => Ok(Incoming::Defer),
+            _ => text.parse().map(Incoming::At).map_err(|error| format!("{error}, or defer")),
+        }
+    }
+}
+
+fn disk(text: &str) -> Result<DiskConfig, String> {
+    let (path, option) = text.split_once(',').map_or((text, None), |(path, option)| (path, Some(option)));
+    let read_only = match option {
+        None => false,
+        Some("readonly") => true,
+        Some(other) => return Err(format!("disk option '{other}' is not known: only readonly may follow the path")),
+    };
+    if path.is_empty() {
+        return Err("the path is empty; write PATH or PATH,readonly".into());
+    }
+    Ok(DiskConfig { path: path.into(), read_only })
+}
+
+fn serial(text: &str) -> Result<SerialSink, String> {
+    match (text, text.strip_prefix("file:")) {
+        ("stdio", _) => Ok(SerialSink::Stdio),
+        ("null", _) => Ok(SerialSink::Null),
+        (_, Some(path)) if !path.is_empty() => Ok(SerialSink::File(path.into())),
+        _ => Err("write stdio, file:PATH or null".into()),
+    }
+}
+
+fn fault(text: &str) -> Result<FaultSpec, String> {
+    match text.split_once(',') {
+        Some(("fault", rule)) => rule.parse().map_err(|error: ferry_devices::fault::FaultSpecError| error.to_string()),
+        _ => Err("only the fault device can be told something: write fault,at=…,do=…".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn parse(arguments: &[&str]) -> Result<Options, String> {
+        let all = ["run"].iter().chain(arguments);
+        Command::try_parse_from(all).map(|command| command.options).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn without_options_the_defaults_make_a_machine() {
+        let options = parse(&[]).unwrap();
+        assert_eq!((options.cpus, options.memory.size, options.serial), (1, 256 << 20, SerialSink::Stdio));
+        assert!(options.incoming.is_none() && options.faults.is_empty() && !options.paused);
+    }
+
+    #[test]
+    fn values_are_read() {
+        let options = parse(&[
+            "--disk=/a,readonly",
+            "--serial=file:/s",
+            "--incoming=tcp:[::1]:0",
+            "--device=fault,at=load,do=hang",
+            "--device=fault,at=save,do=fail,times=1",
+        ]);
+        let options = options.unwrap();
+        assert_eq!(options.disk, Some(DiskConfig { path: "/a".into(), read_only: true }));
+        assert_eq!(options.serial, SerialSink::File("/s".into()));
+        assert_eq!(options.incoming, Some(Incoming::At("tcp:[::1]:0".parse().unwrap())));
+        assert_eq!(options.faults[1].to_string(), "at=save,do=fail,times=1");
+    }
+
+    #[test]
+    fn every_error_says_what_would_be_right() {
+        for (argument, hint) in [
+            ("--disk=/a,ro", "only readonly may follow the path"),
+            ("--serial=tty", "write stdio, file:PATH or null"),
+            ("--incoming=1234", "write tcp:HOST:PORT or unix:PATH, or defer"),
+            ("--device=virtio-net", "write fault,at=…,do=…"),
+            ("--device=fault,at=x,do=fail", "write at=save|load|post_load"),
+            ("--memory=7", "give 16M to 16G, a multiple of 2M"),
+            ("--cpus=17", "1..=16"),
+            ("--qmp=/tmp/x", "write unix:PATH"),
+        ] {
+            let error = parse(&[argument]).unwrap_err();
+            assert!(error.contains(hint), "{argument}: {error}");
+        }
+        assert!(parse(&["--incoming=defer", "--paused"]).unwrap().paused);
+    }
+}

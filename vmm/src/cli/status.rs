@@ -1,0 +1,99 @@
+//! `ferry status`: one readable block about a Ferry process, or the same as JSON.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+use ferry_migration::{MigrationInfo, Status};
+use serde_json::{Value, json};
+
+use super::style::Style;
+use super::{CliError, QMP_TIMEOUT, qmp_path, say, summary, units};
+use crate::qmp::client::Client;
+
+/// The options of `ferry status`.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// QMP socket of the process
+    #[arg(long, value_name = "unix:PATH", value_parser = qmp_path)]
+    qmp: PathBuf,
+    /// Print JSON: name, status and migration as QMP has them
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `ferry status`.
+pub fn run(options: &Options) -> Result<(), CliError> {
+    let mut client = Client::connect(&options.qmp, QMP_TIMEOUT)?;
+    let name = client.execute("query-name", json!({}))?["name"].take();
+    let run_state = client.execute("query-status", json!({}))?["status"].take();
+    let migration = client.execute("query-migrate", json!({}))?;
+    if options.json {
+        say(&format!("{:#}", json!({ "name": name, "status": run_state, "migration": migration })));
+        return Ok(());
+    }
+    let info: MigrationInfo = serde_json::from_value(migration.clone())
+        .map_err(|error| CliError::failed("the reply to 'query-migrate' is not understood", error))?;
+    let listening = migration.get("socket-address").and_then(|all| all.get(0)).map(socket_address);
+    let text =
+        block(name.as_str().unwrap_or_default(), run_state.as_str().unwrap_or("unknown"), &info, listening.as_deref());
+    say(&text);
+    Ok(())
+}
+
+fn block(name: &str, run_state: &str, info: &MigrationInfo, listening: Option<&str>) -> String {
+    let style = Style::stdout();
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "  {} {value}", style.dim(&format!("{name:<10}")));
+    };
+    line("guest", &style.bold(name));
+    line("state", run_state);
+    if let Some(at) = listening {
+        line("listening", at);
+    }
+    let status = info.status.unwrap_or_default();
+    let painted = match status {
+        Status::Completed => style.good(status.as_str()),
+        Status::Failed | Status::Uncertain => style.bad(status.as_str()),
+        _ => status.as_str().to_owned(),
+    };
+    let direction = info.x_ferry_direction.as_deref().map(|direction| format!(" ({direction})")).unwrap_or_default();
+    let since = info.total_time.map(|ms| format!(", {}", units::millis(ms))).unwrap_or_default();
+    line("migration", &format!("{painted}{direction}{since}"));
+    if let Some(ram) = info.ram.as_ref().filter(|_| status.is_active()) {
+        line("memory", &format!("{} of {} left", units::bytes(ram.remaining), units::bytes(ram.total)));
+    }
+    if let Some(error) = &info.error_desc {
+        line("error", &style.bad(error));
+    }
+    summary::numbers(&mut text, info, style);
+    text
+}
+
+fn socket_address(address: &Value) -> String {
+    let text = |name: &str| address[name].as_str().unwrap_or("?").to_owned();
+    match address["type"].as_str() {
+        Some("unix") => format!("unix:{}", text("path")),
+        _ => format!("tcp:{}:{}", text("host"), text("port")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_block_holds_the_reason_of_a_failure() {
+        let info = MigrationInfo {
+            status: Some(Status::Failed),
+            error_desc: Some("fault/0: told to fail in load".into()),
+            x_ferry_direction: Some("outgoing".into()),
+            ..MigrationInfo::default()
+        };
+        let text = block("vm1", "running", &info, None);
+        for part in ["vm1", "running", "failed", "(outgoing)", "fault/0: told to fail in load"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What a person wants to know when a guest has moved: how long it took, how long the guest stood still and why, and what was
+//! sent.
+
+use std::fmt::Write;
+
+use ferry_migration::MigrationInfo;
+use ferry_migration::info::{Downtime, RamStats};
+
+use super::style::{Style, bar};
+use super::units;
+use crate::endpoint::Endpoint;
+
+/// Cells of the longest bar.
+const BAR_WIDTH: u64 = 24;
+
+/// The account of a completed migration, several lines.
+#[must_use]
+pub fn completed(info: &MigrationInfo, to: &Endpoint, style: Style) -> String {
+    let mut text = String::new();
+    let took = info.total_time.map(|ms| format!(" in {}", units::millis(ms))).unwrap_or_default();
+    let _ = writeln!(text, "{} to {to}{took}", style.good("Moved"));
+    numbers(&mut text, info, style);
+    text
+}
+
+/// The numbers alone: downtime with its parts, memory, handshake. For a summary with a headline of its own.
+pub fn numbers(text: &mut String, info: &MigrationInfo, style: Style) {
+    downtime(text, info, style);
+    if let Some(ram) = info.ram.as_ref().filter(|ram| ram.transferred > 0) {
+        let incoming = info.x_ferry_direction.as_deref() == Some("incoming");
+        memory(text, ram, if incoming { "received" } else { "sent" }, info.total_time, style);
+    }
+    if let Some(handshake) = &info.x_ferry_handshake {
+        line(text, style, "handshake", handshake);
+    }
+}
+
+fn downtime(text: &mut String, info: &MigrationInfo, style: Style) {
+    let parts = info.x_ferry_downtime;
+    let whole_us = info.x_ferry_downtime_us.or(parts.map(|p| p.total_us())).or(info.downtime.map(|ms| ms * 1_000));
+    let Some(whole_us) = whole_us else { return };
+    line(text, style, "downtime", &style.bold(&units::micros(whole_us)));
+    let Some(parts) = parts else { return };
+    for (name, us) in named(&parts) {
+        let part =
+            format!("    {name:<14} {:>9}  {}", units::micros(us), style.accent(&bar(us, parts.total_us(), BAR_WIDTH)));
+        let _ = writeln!(text, "{}", part.trim_end());
+    }
+}
+
+/// The parts of a downtime in the order in which they pass.
+fn named(parts: &Downtime) -> [(&'static str, u64); 7] {
+    [
+        ("stop", parts.stop_us),
+        ("last pages", parts.last_pages_us),
+        ("save devices", parts.device_save_us),
+        ("send package", parts.package_transfer_us),
+        ("load devices", parts.load_us),
+        ("permit", parts.permit_us),
+        ("start", parts.start_us),
+    ]
+}
+
+fn memory(text: &mut String, ram: &RamStats, moved: &str, total_ms: Option<u64>, style: Style) {
+    let rounds = match ram.dirty_sync_count {
+        0 => String::new(),
+        1 => " in 1 round".to_owned(),
+        rounds => format!(" in {rounds} rounds"),
+    };
+    let rate = total_ms.filter(|ms| *ms > 0).map(|ms| ram.transferred.saturating_mul(1000) / ms);
+    let rate = rate.map(|rate| format!(" at {}/s", units::bytes(rate))).unwrap_or_default();
+    line(text, style, moved, &format!("{}{rounds}{rate}", units::bytes(ram.transferred)));
+    let (normal, zero) = (units::count(ram.normal), units::count(ram.duplicate));
+    line(text, style, "pages", &format!("{normal} {moved}, {zero} zero"));
+    if ram.dirty_pages_rate > 0 {
+        let bytes = units::bytes(ram.dirty_pages_rate.saturating_mul(ram.page_size));
+        line(text, style, "dirty rate", &format!("{} pages/s ({bytes}/s)", units::count(ram.dirty_pages_rate)));
+    }
+}
+
+fn line(text: &mut String, style: Style, name: &str, value: &str) {
+    let _ = writeln!(text, "  {} {value}", style.dim(&format!("{name:<10}")));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_names_every_part_of_the_downtime() {
+        let downtime = Downtime { stop_us: 400, last_pages_us: 8_000, load_us: 1_600, ..Downtime::default() };
+        let info = MigrationInfo {
+            total_time: Some(2_000),
+            x_ferry_downtime: Some(downtime),
+            x_ferry_downtime_us: Some(10_000),
+            ram: Some(RamStats {
+                transferred: 1 << 30,
+                normal: 262_144,
+                duplicate: 1_000,
+                dirty_sync_count: 3,
+                ..RamStats::default()
+            }),
+            ..MigrationInfo::default()
+        };
+        let to = "tcp:[::1]:5".parse().unwrap();
+        let text = completed(&info, &to, Style::plain());
+        let expected = "\
+Moved to tcp:[::1]:5 in 2.00 s
+  downtime   10.0 ms
+    stop              400 µs  █
+    last pages        8.0 ms  ███████████████████▎
+    save devices        0 µs
+    send package        0 µs
+    load devices      1.6 ms  ███▉
+    permit              0 µs
+    start               0 µs
+  sent       1.0 GiB in 3 rounds at 512 MiB/s
+  pages      262,144 sent, 1,000 zero
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_out() {
+        let to = "unix:/p".parse().unwrap();
+        assert_eq!(completed(&MigrationInfo::default(), &to, Style::plain()), "Moved to unix:/p\n");
+    }
+}

@@ -1,0 +1,173 @@
+//! The terminal as the guest's serial console.
+//!
+//! `ferry run --serial stdio` starts a [`Console`] beside the machine. A terminal is put into raw mode, so that every key reaches
+//! the guest, save those after Ctrl-A. What the guest does not take is held back and offered again when it has read, so
+//! nothing typed or piped in is lost; meanwhile no more is read.
+
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use ferry_devices::serial::Serial;
+use rustix::event::{PollFd, PollFlags, poll};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use self::keys::{Action, Keys};
+use self::terminal::RawMode;
+
+mod keys;
+mod terminal;
+
+/// Bytes read from standard input at once.
+const INPUT_BYTES: usize = 256;
+
+const HELP: &str =
+    "\r\nCtrl-A x  leave, ending the guest\r\nCtrl-A h  this help\r\nCtrl-A Ctrl-A  send Ctrl-A to the guest\r\n";
+
+/// Passes standard input to a serial port until dropped; then the terminal is as it was.
+#[derive(Debug)]
+pub struct Console {
+    stop: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+    _raw: Option<RawMode>,
+}
+
+impl Console {
+    /// Starts to pass input to `serial`. `leave` is called, on a thread of the console, when the user asks to leave. The end of
+    /// standard input is no such request: input then simply ends.
+    ///
+    /// # Errors
+    /// When the terminal refuses raw mode, or the host gives no eventfd or thread.
+    pub fn start(serial: Arc<Serial>, leave: impl Fn() + Send + 'static) -> io::Result<Self> {
+        let is_terminal = io::stdin().is_terminal();
+        let raw = is_terminal.then(RawMode::enter).transpose()?;
+        if is_terminal {
+            eprint!("Ctrl-A x leaves, Ctrl-A h helps\r\n");
+        }
+        let stop = Arc::new(EventFd::new(EFD_NONBLOCK)?);
+        let mut pump = Pump {
+            serial,
+            stop: stop.clone(),
+            keys: is_terminal.then(Keys::default),
+            waiting: Vec::new(),
+            ended: false,
+            leave: Box::new(leave),
+        };
+        let run = move || {
+            if let Err(error) = pump.run(&io::stdin()) {
+                tracing::warn!(%error, "standard input no longer reaches the guest");
+            }
+        };
+        let thread = std::thread::Builder::new().name("console".to_owned()).spawn(run)?;
+        Ok(Console { stop, thread: Some(thread), _raw: raw })
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        // An eventfd takes 2^64 signals before a write could fail.
+        let _ = self.stop.write(1);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::warn!("the console thread had died");
+        }
+    }
+}
+
+/// Moves bytes from the input to the port.
+struct Pump {
+    serial: Arc<Serial>,
+    stop: Arc<EventFd>,
+    /// Only a terminal has an escape key.
+    keys: Option<Keys>,
+    /// Read, and not yet taken by the guest.
+    waiting: Vec<u8>,
+    /// No more input will come.
+    ended: bool,
+    leave: Box<dyn Fn() + Send>,
+}
+
+impl Pump {
+    /// Until told to stop, or all input has been taken.
+    fn run(&mut self, input: &impl AsFd) -> io::Result<()> {
+        while !(self.ended && self.waiting.is_empty()) {
+            let (stopped, readable) = self.wait(input)?;
+            if stopped {
+                return Ok(());
+            }
+            // Told again for the next time that the FIFO runs empty.
+            let _ = self.serial.input_room().read();
+            if readable {
+                self.read(input)?;
+            }
+            self.offer()?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the order to stop, for room in the port, or, when nothing is held back, for input.
+    fn wait(&self, input: &impl AsFd) -> io::Result<(bool, bool)> {
+        let wants_input = self.waiting.is_empty() && !self.ended;
+        let events = if wants_input { PollFlags::IN } else { PollFlags::empty() };
+        // SAFETY: both eventfds live as long as `self`.
+        let (stop, room) = unsafe { (borrow(&self.stop), borrow(self.serial.input_room())) };
+        let mut fds = vec![PollFd::new(&stop, PollFlags::IN), PollFd::new(&room, PollFlags::IN)];
+        // A hung-up input would be ready at all times while nothing can be done about it.
+        if wants_input {
+            fds.push(PollFd::new(input, events));
+        }
+        loop {
+            match poll(&mut fds, None) {
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+                Ok(_) => {
+                    let ready = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
+                    return Ok((ready(0), ready(2)));
+                }
+            }
+        }
+    }
+
+    fn read(&mut self, input: &impl AsFd) -> io::Result<()> {
+        let mut bytes = [0; INPUT_BYTES];
+        let count = match rustix::io::read(input, &mut bytes) {
+            Ok(count) => count,
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        self.ended = count == 0;
+        for byte in &bytes[..count] {
+            match self.keys.as_mut().map_or(Action::Send(*byte), |keys| keys.press(*byte)) {
+                Action::Nothing => {}
+                Action::Send(byte) => self.waiting.push(byte),
+                Action::Help => {
+                    // Help that cannot be shown is no reason to end.
+                    let _ = io::stderr().write_all(HELP.as_bytes());
+                }
+                Action::Leave => (self.leave)(),
+            }
+        }
+        Ok(())
+    }
+
+    fn offer(&mut self) -> io::Result<()> {
+        if !self.waiting.is_empty() {
+            let taken = self.serial.enqueue(&self.waiting)?;
+            self.waiting.drain(..taken);
+        }
+        Ok(())
+    }
+}
+
+/// # Safety
+/// The eventfd outlives the result.
+unsafe fn borrow<'a>(event: &EventFd) -> std::os::fd::BorrowedFd<'a> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the caller promises that the descriptor stays open.
+    unsafe { std::os::fd::BorrowedFd::borrow_raw(event.as_raw_fd()) }
+}
+
+#[cfg(test)]
+mod tests;

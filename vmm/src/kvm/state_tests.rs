@@ -1,0 +1,143 @@
+//! vCPU, chip and clock state on the real KVM: what is saved loads again, and what is damaged is refused by name.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::kvm::testing::{has_kvm, machine};
+
+/// What must be equal between two saves with a load between: everything but time.
+fn without_time(payload: &[u8]) -> String {
+    let state = VcpuState::decode(VERSION, payload).unwrap();
+    let timeless = |msr: &&Exact<kvm_msr_entry>| msr.0.index != msrs::TSC;
+    let msrs: Vec<_> = state.msrs.iter().filter(timeless).map(|msr| (msr.0.index, msr.0.data)).collect();
+    format!(
+        "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {msrs:x?}",
+        state.mp_state.0,
+        state.regs.0,
+        state.sregs.0,
+        state.xsave,
+        state.xcrs.0,
+        state.debug_registers.0,
+        state.lapic.0.regs,
+        state.events.0,
+    )
+}
+
+#[test]
+fn a_state_loads_twice_and_saves_the_same() {
+    if !has_kvm() {
+        return;
+    }
+    let (_memory, _vm, vcpus) = machine(16 << 20, 2);
+    let mut regs = vcpus[1].fd.get_regs().unwrap();
+    (regs.rax, regs.rip, regs.r15) = (0x1234, 0x5678, 0x9abc);
+    vcpus[1].fd.set_regs(&regs).unwrap();
+    let mut sregs = vcpus[1].fd.get_sregs().unwrap();
+    sregs.cr2 = 0xdead_b000;
+    vcpus[1].fd.set_sregs(&sregs).unwrap();
+    let saved = vcpus[1].save().unwrap();
+
+    let (_memory2, _vm2, mut others) = machine(16 << 20, 2);
+    for _ in 0..2 {
+        others[1].load(VERSION, &saved).unwrap();
+        assert_eq!(without_time(&others[1].save().unwrap()), without_time(&saved));
+    }
+    let power_on = vcpus[0].save().unwrap();
+    others[1].load(VERSION, &saved).unwrap();
+    others[0].load(VERSION, &power_on).unwrap();
+    assert_eq!(without_time(&others[0].save().unwrap()), without_time(&power_on), "the first keeps its own");
+}
+
+#[test]
+fn a_pending_deadline_survives_a_load() {
+    if !has_kvm() {
+        return;
+    }
+    let (_memory, _vm, mut vcpus) = machine(16 << 20, 1);
+    let vcpu = &mut vcpus[0];
+    if !vcpu.host.msrs.contains(&msrs::TSC_DEADLINE) {
+        eprintln!("skipped: this host has no TSC deadline timer");
+        return;
+    }
+    // Software-enable the local APIC and put its timer into deadline mode, vector 0x40 (Intel SDM volume 3, 11.5.4).
+    let mut lapic = vcpu.fd.get_lapic().unwrap();
+    for (register, value) in [(0xf0, 0x1ff_u32), (0x320, 0x4_0040)] {
+        for (byte, slot) in value.to_le_bytes().into_iter().zip(&mut lapic.regs[register..register + 4]) {
+            *slot = byte as std::os::raw::c_char;
+        }
+    }
+    let mut sregs = vcpu.fd.get_sregs().unwrap();
+    sregs.apic_base |= 1 << 11;
+    vcpu.fd.set_sregs(&sregs).unwrap();
+    vcpu.fd.set_lapic(&lapic).unwrap();
+    let now = msrs::get(&vcpu.fd, &[msrs::TSC]).unwrap()[0].data;
+    let far = kvm_msr_entry { index: msrs::TSC_DEADLINE, data: now + (1 << 44), ..Default::default() };
+    msrs::set(&vcpu.fd, &[far]).unwrap();
+    let saved = vcpu.save().unwrap();
+    // A fresh vCPU's timer is in another mode, in which the register takes no value.
+    let (_memory2, _vm2, mut fresh) = machine(16 << 20, 1);
+    fresh[0].load(VERSION, &saved).unwrap();
+    assert_eq!(msrs::get(&fresh[0].fd, &[msrs::TSC_DEADLINE]).unwrap()[0].data, far.data);
+}
+
+#[test]
+fn a_refused_msr_is_named() {
+    if !has_kvm() {
+        return;
+    }
+    let (_memory, _vm, vcpus) = machine(16 << 20, 1);
+    let no_such = kvm_msr_entry { index: 0x4567_89ab, data: 7, ..Default::default() };
+    let error = msrs::set(&vcpus[0].fd, &[no_such]).unwrap_err().to_string();
+    assert!(error.contains("0x456789ab = 0x7 is refused"), "{error}");
+}
+
+#[test]
+fn damaged_states_are_refused_before_anything_is_set() {
+    if !has_kvm() {
+        return;
+    }
+    let (_memory, vm, mut vcpus) = machine(16 << 20, 1);
+    let saved = vcpus[0].save().unwrap();
+    assert!(matches!(vcpus[0].load(VERSION + 1, &saved), Err(StateError::Version { .. })));
+    for cut in [0, 1, saved.len() / 2, saved.len() - 1] {
+        assert!(matches!(vcpus[0].load(VERSION, &saved[..cut]), Err(StateError::Malformed(_))), "{cut}");
+    }
+    let mut state = VcpuState::decode(VERSION, &saved).unwrap();
+    state.xsave.push(0);
+    state.xsave.truncate(100);
+    let error = vcpus[0].load(VERSION, &encode(&state).unwrap()).unwrap_err().to_string();
+    assert!(error.contains("xsave bytes = 400"), "{error}");
+
+    let (vm, chips, clock) =
+        (vm.fd(), crate::kvm::chips::save_irqchip(vm.fd()).unwrap(), crate::kvm::clock::save(vm.fd()).unwrap());
+    assert!(crate::kvm::chips::load_irqchip(vm, 1, &chips[..chips.len() - 1]).is_err());
+    assert!(crate::kvm::chips::load_pit(vm, 1, &chips).is_err());
+    assert!(crate::kvm::clock::load(vm, 2, &clock).is_err());
+    crate::kvm::chips::load_irqchip(vm, 1, &chips).unwrap();
+    crate::kvm::clock::load(vm, 1, &clock).unwrap();
+    assert_eq!(crate::kvm::chips::save_irqchip(vm).unwrap(), chips);
+}
+
+#[test]
+fn kvmclock_goes_on_by_the_time_between_save_and_load() {
+    if !has_kvm() {
+        return;
+    }
+    let (_memory, vm, _vcpus) = machine(16 << 20, 1);
+    let before = vm.fd().get_clock().unwrap().clock;
+    let saved = crate::kvm::clock::save(vm.fd()).unwrap();
+    let (_memory2, other, _vcpus2) = machine(16 << 20, 1);
+    for _ in 0..2 {
+        crate::kvm::clock::load(other.fd(), crate::kvm::clock::VERSION, &saved).unwrap();
+        let (here, there) = (vm.fd().get_clock().unwrap().clock, other.fd().get_clock().unwrap().clock);
+        assert!(there >= before, "the guest's clock went backwards");
+        assert!(here.abs_diff(there) < 100_000_000, "{here} and {there} ns on one host");
+    }
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+        let _ = VcpuState::decode(VERSION, &bytes);
+    }
+}

@@ -1,0 +1,107 @@
+//! What a machine is made of, as the command line asks for it.
+
+use std::path::PathBuf;
+
+use ferry_devices::fault::FaultSpec;
+
+use crate::memory::MemoryConfig;
+
+/// The most vCPUs that a machine may have.
+pub const CPUS_MAX: u32 = 16;
+
+/// Where the guest's serial port goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SerialSink {
+    /// Standard output; input comes from [`Console`](crate::console::Console).
+    #[default]
+    Stdio,
+    /// A file, which is emptied first.
+    File(PathBuf),
+    /// Nowhere.
+    Null,
+}
+
+/// A disk of the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskConfig {
+    /// A raw image: a regular file or a block device.
+    pub path: PathBuf,
+    /// The guest may only read.
+    pub read_only: bool,
+}
+
+/// What [`Machine::build`](super::Machine::build) builds.
+#[derive(Clone, Debug)]
+pub struct MachineConfig {
+    /// The guest's name; both ends of a migration must agree on it.
+    pub name: String,
+    /// Guest RAM.
+    pub memory: MemoryConfig,
+    /// Number of vCPUs, from 1 to [`CPUS_MAX`].
+    pub cpus: u32,
+    /// Kernel image; `None` boots the built-in guest.
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line; the machine appends what its devices need.
+    pub command_line: String,
+    /// The disk, if any.
+    pub disk: Option<DiskConfig>,
+    /// Where the serial port goes.
+    pub serial: SerialSink,
+    /// The guest waits for `cont`.
+    pub paused: bool,
+    /// The guest comes from another process: nothing is booted, and nothing runs before it has arrived.
+    pub incoming: bool,
+    /// First rules of the fault device.
+    pub faults: Vec<FaultSpec>,
+}
+
+impl Default for MachineConfig {
+    fn default() -> Self {
+        MachineConfig {
+            name: "guest".to_owned(),
+            memory: MemoryConfig::default(),
+            cpus: 1,
+            kernel: None,
+            initrd: None,
+            command_line: String::new(),
+            disk: None,
+            serial: SerialSink::default(),
+            paused: false,
+            incoming: false,
+            faults: Vec::new(),
+        }
+    }
+}
+
+impl MachineConfig {
+    /// The command line as the guest gets it.
+    pub(super) fn full_command_line(&self) -> String {
+        let mut words = vec![self.command_line.clone()];
+        if self.kernel.is_none() {
+            words.push(format!("ferry.cpus={}", self.cpus));
+        }
+        if self.disk.is_some() {
+            words.push(format!("virtio_mmio.device=4K@{:#x}:{}", super::build::DISK_ADDRESS, super::build::DISK_IRQ));
+        }
+        words.retain(|word| !word.is_empty());
+        words.join(" ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_tells_of_the_disk_and_the_vcpus() {
+        let mut config = MachineConfig { cpus: 2, ..Default::default() };
+        assert_eq!(config.full_command_line(), "ferry.cpus=2");
+        config.command_line = "a=b".into();
+        config.disk = Some(DiskConfig { path: "/x".into(), read_only: false });
+        assert_eq!(config.full_command_line(), "a=b ferry.cpus=2 virtio_mmio.device=4K@0xd0000000:5");
+        config.kernel = Some("/k".into());
+        assert_eq!(config.full_command_line(), "a=b virtio_mmio.device=4K@0xd0000000:5");
+    }
+}

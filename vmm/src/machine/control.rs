@@ -1,0 +1,178 @@
+//! Starts and stops the vCPUs by the one rule: they run exactly while the operator wants it and nobody holds them.
+//!
+//! vCPU threads report here what ends or resets the guest; clients are told by events. What takes long is done by whoever has
+//! the [`Turn`]; the status itself is only ever locked for a moment, so that a question is answered at all times.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::error::{ExitReason, GuestFailure, MachineError};
+use super::gate::{DEADLINE, Gate};
+use super::status::{ResetCause, Status};
+use super::turn::Turn;
+use crate::events::{Event, Events};
+
+/// So many triple faults within [`TRIPLE_FAULT_WINDOW`] are a loop.
+const TRIPLE_FAULTS: usize = 3;
+const TRIPLE_FAULT_WINDOW: Duration = Duration::from_secs(1);
+
+/// The control of a machine.
+#[derive(Debug)]
+pub(super) struct Control {
+    pub(super) gate: Gate,
+    pub(super) turn: Turn,
+    pub(super) events: Arc<Events>,
+    /// The guest has written to its serial port since it was booted.
+    pub(super) has_spoken: Arc<AtomicBool>,
+    status: Mutex<Status>,
+    changed: Condvar,
+    triple_faults: Mutex<VecDeque<Instant>>,
+}
+
+impl Control {
+    pub(super) fn new(gate: Gate, events: Arc<Events>, has_spoken: Arc<AtomicBool>, status: Status) -> Self {
+        Control {
+            gate,
+            turn: Turn::default(),
+            events,
+            has_spoken,
+            status: Mutex::new(status),
+            changed: Condvar::new(),
+            triple_faults: Mutex::default(),
+        }
+    }
+
+    /// The status, for a moment.
+    pub(super) fn status(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `done` of the status.
+    pub(super) fn wait_until(&self, done: impl Fn(&Status) -> bool) -> MutexGuard<'_, Status> {
+        self.changed.wait_while(self.status(), |status| !done(status)).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells whoever waits that the status has changed.
+    pub(super) fn notify(&self) {
+        self.changed.notify_all();
+    }
+
+    /// Marks the guest as running and lets the vCPUs in; returns when they are. The caller has the turn, and the devices have
+    /// what running needs.
+    pub(super) fn start(&self) -> Result<(), MachineError> {
+        let mut status = self.status();
+        if !status.should_run() || status.running {
+            return Ok(());
+        }
+        (status.running, status.ever_ran) = (true, true);
+        self.events.publish(Event::Resume);
+        self.let_in(status).inspect_err(|_| {
+            self.gate.close();
+            self.status().running = false;
+            self.events.publish(Event::Stop);
+        })
+    }
+
+    /// Lets the vCPUs of a running guest in again after a snapshot or a reset. The caller has the turn.
+    pub(super) fn go_on(&self) -> Result<(), MachineError> {
+        self.let_in(self.status())
+    }
+
+    fn let_in(&self, status: MutexGuard<'_, Status>) -> Result<(), MachineError> {
+        let may_enter = status.may_enter();
+        if may_enter {
+            self.gate.open();
+        }
+        drop(status);
+        self.notify();
+        match self.gate.wait_full() {
+            // The guest may have ended, or asked for a reset, before the last vCPU was in.
+            Err(vcpus) if may_enter && self.status().may_enter() => Err(stuck(&vcpus)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Marks the guest as stopped and gets the vCPUs out; returns when they are. The caller has the turn. On error the guest
+    /// runs as before.
+    pub(super) fn stop(&self) -> Result<(), MachineError> {
+        if !self.status().running {
+            return Ok(());
+        }
+        self.halt()?;
+        // A guest that failed meanwhile was announced as stopped already.
+        if std::mem::take(&mut self.status().running) {
+            self.events.publish(Event::Stop);
+        }
+        Ok(())
+    }
+
+    /// Gets the vCPUs out without telling anyone; returns when they are. On error they are let in again.
+    pub(super) fn halt(&self) -> Result<(), MachineError> {
+        self.gate.close();
+        self.gate.wait_empty().map_err(|vcpus| {
+            if self.status().may_enter() {
+                self.gate.open();
+            }
+            stuck(&vcpus)
+        })
+    }
+
+    /// The guest ended. The first reason counts.
+    pub(super) fn end(&self, reason: ExitReason) {
+        let mut status = self.status();
+        if status.ended.is_some() {
+            return;
+        }
+        let was_running = std::mem::take(&mut status.running);
+        status.ended = Some(reason.clone());
+        self.gate.close();
+        drop(status);
+        match reason {
+            ExitReason::Shutdown => self.events.publish(Event::Shutdown { guest: true, reason: "guest-shutdown" }),
+            ExitReason::Quit(reason) => self.events.publish(Event::Shutdown { guest: false, reason }),
+            ExitReason::Failed(failure) => {
+                // Whoever waits for the exit tells people.
+                tracing::debug!("{failure}");
+                if was_running {
+                    self.events.publish(Event::Stop);
+                }
+            }
+        }
+        self.notify();
+    }
+
+    /// Somebody asked for a reset: the vCPUs come out, and the reset thread does the rest.
+    pub(super) fn request_reset(&self, cause: ResetCause) {
+        let mut status = self.status();
+        if status.ended.is_some() || status.reset.is_some() {
+            return;
+        }
+        status.reset = Some(cause);
+        self.gate.close();
+        drop(status);
+        self.notify();
+    }
+
+    /// A vCPU triple-faulted: the machine resets, as a PC does, unless that gets it nowhere.
+    pub(super) fn triple_fault(&self, vcpu: u32) {
+        let mut faults = self.triple_faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        faults.push_back(now);
+        while faults.front().is_some_and(|first| now - *first > TRIPLE_FAULT_WINDOW) {
+            faults.pop_front();
+        }
+        let why = match (self.has_spoken.load(Ordering::Relaxed), faults.len() >= TRIPLE_FAULTS) {
+            (false, _) => "before the guest's first serial output",
+            (true, true) => "three times within a second",
+            (true, false) => return self.request_reset(ResetCause::Guest),
+        };
+        self.end(ExitReason::Failed(GuestFailure::TripleFaults { vcpu, why }));
+    }
+}
+
+fn stuck(vcpus: &[usize]) -> MachineError {
+    let vcpus = vcpus.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+    MachineError::Stuck { vcpus, seconds: DEADLINE.as_secs() }
+}

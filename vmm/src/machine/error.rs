@@ -1,0 +1,193 @@
+//! What the machine refuses or fails to do, and why a guest ended.
+
+use std::io;
+use std::path::PathBuf;
+
+use ferry_devices::BusError;
+use ferry_devices::fault::TooManyRules;
+use ferry_devices::virtio::BlockError;
+
+use super::config::CPUS_MAX;
+use crate::boot::BootError;
+use crate::kvm::{KvmError, StateError};
+use crate::memory::MemoryError;
+
+/// The machine could not be built, or could not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// The number of vCPUs is not possible.
+    #[error("{0} vCPUs are not possible: give 1 to {CPUS_MAX} with --cpus")]
+    Cpus(u32),
+    /// No guest memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// KVM refused.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// The kernel, the initrd or the command line is not usable.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The disk image is not usable.
+    #[error(transparent)]
+    Disk(#[from] BlockError),
+    /// The serial port's file does not open.
+    #[error("serial output '{path}' cannot be opened; check the path given with --serial", path = .path.display())]
+    Serial {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Too many fault rules.
+    #[error(transparent)]
+    Faults(#[from] TooManyRules),
+    /// Two devices at one address.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// A device could not be set up or could not begin to run.
+    #[error("{device}: {source}")]
+    Device {
+        /// For example `virtio-blk/0`.
+        device: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A part's state could not be taken or set.
+    #[error("{part}: {source}")]
+    State {
+        /// For example `vcpu/0`.
+        part: String,
+        /// Why not.
+        source: StateError,
+    },
+    /// The host starts no more threads.
+    #[error("a thread for {0} cannot be started; raise the limit of processes")]
+    Thread(&'static str, #[source] io::Error),
+    /// The guest belongs to another process.
+    #[error("the guest was handed over to another process and cannot run here; quit this one")]
+    HandedOver,
+    /// The guest has not arrived.
+    #[error("the guest has not arrived yet; wait for the incoming migration")]
+    AwaitsGuest,
+    /// The guest ended.
+    #[error("the guest has ended ({0}); quit and start it again")]
+    Ended(String),
+    /// Something long is going on with the machine.
+    #[error("the machine is busy with {doing}; try again, or cancel the migration")]
+    Busy {
+        /// What is going on.
+        doing: &'static str,
+    },
+    /// vCPUs that did not come out of the guest in time.
+    #[error("vCPU {vcpus} did not stop within {seconds} s; it may be waiting for a page that does not come")]
+    Stuck {
+        /// The ids.
+        vcpus: String,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+}
+
+/// Why a device could not be saved or loaded.
+#[derive(Debug, thiserror::Error)]
+#[error("{device}: {reason}")]
+pub struct DeviceFailure {
+    /// For example `virtio-blk/0`; `machine/0` for the machine as a whole.
+    pub device: String,
+    /// What happened.
+    pub reason: String,
+}
+
+impl DeviceFailure {
+    pub(super) fn new(device: impl ToString, reason: impl ToString) -> Self {
+        DeviceFailure { device: device.to_string(), reason: reason.to_string() }
+    }
+}
+
+impl From<MachineError> for DeviceFailure {
+    fn from(error: MachineError) -> Self {
+        DeviceFailure::new("machine/0", error)
+    }
+}
+
+/// Why a guest ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExitReason {
+    /// The guest shut down.
+    Shutdown,
+    /// The operator ended the process; the text is QEMU's `ShutdownCause`.
+    Quit(&'static str),
+    /// The guest cannot go on.
+    Failed(GuestFailure),
+}
+
+/// Why a guest cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GuestFailure {
+    /// KVM met something that it cannot emulate (`KVM_EXIT_INTERNAL_ERROR`).
+    #[error(
+        "vCPU {vcpu}: KVM internal error {suberror} at RIP {rip:#x}, instruction bytes {bytes}; the guest used an \
+         instruction that this host's KVM does not emulate"
+    )]
+    InternalError {
+        /// Which vCPU.
+        vcpu: u32,
+        /// KVM's suberror; 1 is a failed emulation.
+        suberror: u32,
+        /// Where the guest was.
+        rip: u64,
+        /// The bytes there, in hexadecimal.
+        bytes: String,
+    },
+    /// The processor refused the guest's state (`KVM_EXIT_FAIL_ENTRY`).
+    #[error("vCPU {vcpu}: the processor refused to enter the guest, reason {reason:#x}; see the kernel log")]
+    FailEntry {
+        /// Which vCPU.
+        vcpu: u32,
+        /// The hardware's reason.
+        reason: u64,
+    },
+    /// An exit that no device and nobody here handles.
+    #[error("vCPU {vcpu}: unexpected exit {exit}; report it with the guest's kernel and command line")]
+    UnexpectedExit {
+        /// Which vCPU.
+        vcpu: u32,
+        /// The exit, as text.
+        exit: String,
+    },
+    /// `KVM_RUN` itself failed.
+    #[error("vCPU {vcpu}: KVM_RUN: {error}; see the kernel log")]
+    Run {
+        /// Which vCPU.
+        vcpu: u32,
+        /// The error, as text.
+        error: String,
+    },
+    /// The guest resets itself by triple faults without getting anywhere.
+    #[error("vCPU {vcpu}: triple fault, {why}; check the kernel and its command line")]
+    TripleFaults {
+        /// Which vCPU.
+        vcpu: u32,
+        /// What makes it hopeless.
+        why: &'static str,
+    },
+    /// A vCPU's thread ended without being told to.
+    #[error("vCPU {vcpu}: its thread died; this is a fault of the program, report it")]
+    VcpuDied {
+        /// Which vCPU.
+        vcpu: u32,
+    },
+    /// The machine could not be reset.
+    #[error("reset failed: {0}")]
+    Reset(String),
+}
+
+impl std::fmt::Display for ExitReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ExitReason::Shutdown => f.write_str("it shut down"),
+            ExitReason::Quit(cause) => f.write_str(cause),
+            ExitReason::Failed(failure) => write!(f, "{failure}"),
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The gate between the vCPU threads and the guest: open, they run it; closed, they are out of it.
+//!
+//! ```text
+//!             enter (open)                  KVM_RUN gives EINTR, gate closed
+//!   waiting ───────────────▶ inside ──────────────────────────────────────▶ waiting
+//!                              │ ▲
+//!                              └─┘ any other exit
+//! ```
+//!
+//! Closing sets `immediate_exit` and sends a signal to every thread inside. The flag stays until the thread has seen it, so a
+//! kick that comes between two runs is not lost; the signal gets a thread out of the guest. With the flag set, `KVM_RUN` first
+//! finishes a port or MMIO access that is pending and then gives EINTR: a thread that waits has nothing pending.
+
+use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+
+use crate::kvm::RunArea;
+
+/// How long vCPUs may take to get out of the guest, or into it.
+pub(super) const DEADLINE: Duration = Duration::from_secs(5);
+
+/// The gate of a machine.
+#[derive(Debug)]
+pub(super) struct Gate {
+    state: Mutex<State>,
+    /// For the threads: the gate was opened, or the machine ends.
+    opened: Condvar,
+    /// For the machine: a thread went in or out.
+    moved: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    open: bool,
+    ending: bool,
+    vcpus: Vec<Passenger>,
+}
+
+#[derive(Debug)]
+struct Passenger {
+    area: RunArea,
+    /// Set while the thread is inside.
+    inside: Option<libc::pthread_t>,
+    gone: bool,
+}
+
+impl Gate {
+    /// A closed gate for the vCPUs with these run areas. A thread that enters keeps its vCPU alive until it leaves.
+    pub(super) fn new(areas: Vec<RunArea>) -> Self {
+        static HANDLER: Once = Once::new();
+        HANDLER.call_once(|| {
+            // The signal only interrupts; an error is impossible for a number of this range.
+            let registered = register_signal_handler(kick_signal(), ignore);
+            debug_assert!(registered.is_ok(), "{registered:?}");
+        });
+        let vcpus = areas.into_iter().map(|area| Passenger { area, inside: None, gone: false }).collect();
+        let state = Mutex::new(State { open: false, ending: false, vcpus });
+        Gate { state, opened: Condvar::new(), moved: Condvar::new() }
+    }
+
+    /// A vCPU's thread waits until it may run; `false` tells it to end.
+    pub(super) fn enter(&self, vcpu: usize) -> bool {
+        let mut state = self.lock();
+        while !state.open && !state.ending {
+            state = self.opened.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.ending {
+            return false;
+        }
+        // SAFETY: `pthread_self` has no preconditions.
+        let thread = unsafe { libc::pthread_self() };
+        let passenger = &mut state.vcpus[vcpu];
+        passenger.inside = Some(thread);
+        // SAFETY: the calling thread keeps its vCPU alive.
+        unsafe { passenger.area.set_immediate_exit(false) };
+        self.moved.notify_all();
+        true
+    }
+
+    /// A thread inside was interrupted: whether it must leave. If not, it was for nothing and it runs on.
+    pub(super) fn must_leave(&self, vcpu: usize) -> bool {
+        let state = self.lock();
+        if state.open {
+            // SAFETY: the calling thread keeps its vCPU alive.
+            unsafe { state.vcpus[vcpu].area.set_immediate_exit(false) };
+        }
+        !state.open
+    }
+
+    /// A thread has left the guest.
+    pub(super) fn leave(&self, vcpu: usize) {
+        self.lock().vcpus[vcpu].inside = None;
+        self.moved.notify_all();
+    }
+
+    /// A thread has ended and will never enter again.
+    pub(super) fn gone(&self, vcpu: usize) {
+        let mut state = self.lock();
+        state.vcpus[vcpu].inside = None;
+        state.vcpus[vcpu].gone = true;
+        self.moved.notify_all();
+    }
+
+    /// Lets the threads in.
+    pub(super) fn open(&self) {
+        self.lock().open = true;
+        self.opened.notify_all();
+    }
+
+    /// Gets all threads out, in parallel; does not wait for them.
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        state.open = false;
+        state.kick();
+    }
+
+    /// Closes the gate for good: threads end as soon as they are out.
+    pub(super) fn end(&self) {
+        let mut state = self.lock();
+        (state.open, state.ending) = (false, true);
+        state.kick();
+        self.opened.notify_all();
+    }
+
+    /// Waits until nobody is inside.
+    ///
+    /// # Errors
+    /// The vCPUs that still are when the deadline has passed.
+    pub(super) fn wait_empty(&self) -> Result<(), Vec<usize>> {
+        self.wait(DEADLINE, |passenger| passenger.inside.is_none())
+    }
+
+    /// Waits until every thread that there is has gone in.
+    ///
+    /// # Errors
+    /// The vCPUs that are not when the deadline has passed.
+    pub(super) fn wait_full(&self) -> Result<(), Vec<usize>> {
+        self.wait(DEADLINE, |passenger| passenger.inside.is_some() || passenger.gone)
+    }
+
+    /// Waits until every thread has ended.
+    ///
+    /// # Errors
+    /// The vCPUs whose threads have not when `within` has passed.
+    pub(super) fn wait_gone(&self, within: Duration) -> Result<(), Vec<usize>> {
+        self.wait(within, |passenger| passenger.gone)
+    }
+
+    fn wait(&self, within: Duration, done: impl Fn(&Passenger) -> bool) -> Result<(), Vec<usize>> {
+        let deadline = Instant::now() + within;
+        let mut state = self.lock();
+        loop {
+            let missing: Vec<_> = (0..state.vcpus.len()).filter(|vcpu| !done(&state.vcpus[*vcpu])).collect();
+            if missing.is_empty() {
+                return Ok(());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(missing);
+            }
+            state = self.moved.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn kick(&mut self) {
+        for passenger in &self.vcpus {
+            if let Some(thread) = passenger.inside {
+                // SAFETY: a thread inside keeps its vCPU alive until it leaves, for which it needs the lock held here.
+                unsafe { passenger.area.set_immediate_exit(true) };
+                // SAFETY: for the same reason the thread still exists.
+                unsafe { libc::pthread_kill(thread, kick_signal()) };
+            }
+        }
+    }
+}
+
+fn kick_signal() -> libc::c_int {
+    SIGRTMIN()
+}
+
+extern "C" fn ignore(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}

@@ -1,0 +1,188 @@
+//! What a migration asks of a machine: hold it, save it, load it, let it go.
+//!
+//! The runtime calls this. [`Machine::hold`] either leaves the guest stopped or, on error, as it was before; so does
+//! [`Machine::release_hold`] the other way round.
+
+use ferry_devices::fault::Direction;
+use ferry_migration::Section;
+
+use super::error::{DeviceFailure, MachineError};
+use super::status::Hold;
+use super::{Machine, sections, turn};
+
+impl Machine {
+    /// Stops the vCPUs (returns when none is in KVM_RUN) and keeps them stopped. A switchover's hold may become
+    /// [`Hold::HandedOver`].
+    ///
+    /// # Errors
+    /// When the guest has ended or belongs elsewhere, or a vCPU does not stop. What held the machine before still does, and
+    /// only that.
+    pub fn hold(&self, hold: Hold) -> Result<(), MachineError> {
+        let control = &self.parts.control;
+        if hold == Hold::HandedOver && self.hand_over_stopped() {
+            return Ok(());
+        }
+        let _turn = control.turn.take("stopping the guest")?;
+        let before = {
+            let mut status = control.status();
+            match (status.hold, hold) {
+                (Some(Hold::HandedOver), Hold::HandedOver) => return Ok(()),
+                (Some(Hold::HandedOver), _) => return Err(MachineError::HandedOver),
+                (Some(Hold::Incoming), Hold::Switchover) => return Err(MachineError::AwaitsGuest),
+                _ => {}
+            }
+            status.hold.replace(hold)
+        };
+        let stopped = control.stop();
+        let mut status = control.status();
+        let result = match (stopped, &status.ended) {
+            (Err(error), _) => Err(error),
+            // A guest that is handed over is gone whatever it did last.
+            (Ok(()), Some(reason)) if hold != Hold::HandedOver => Err(MachineError::Ended(reason.to_string())),
+            (Ok(()), _) => Ok(()),
+        };
+        if result.is_err() {
+            status.hold = before;
+        }
+        result
+    }
+
+    /// A guest that the switchover has stopped is handed over at once, whoever has the turn: nothing may keep this from being
+    /// final.
+    fn hand_over_stopped(&self) -> bool {
+        let mut status = self.parts.control.status();
+        let stopped = status.hold == Some(Hold::Switchover) && !status.running;
+        if stopped {
+            status.hold = Some(Hold::HandedOver);
+        }
+        stopped
+    }
+
+    /// Ends the hold: takes what running needs and, if wanted, runs; returns once the vCPUs are entering `KVM_RUN`. From then
+    /// on a guest that came from elsewhere is this process's own.
+    ///
+    /// # Errors
+    /// When the guest belongs elsewhere, or a device cannot begin to run (its disk is locked by another process). The hold
+    /// then stays.
+    pub fn release_hold(&self) -> Result<(), MachineError> {
+        let control = &self.parts.control;
+        let _turn = control.turn.take("starting the guest")?;
+        let before = control.status().hold;
+        if before == Some(Hold::HandedOver) {
+            return Err(MachineError::HandedOver);
+        }
+        if before == Some(Hold::Incoming) {
+            self.parts.settle_in();
+        }
+        self.parts.acquire()?;
+        {
+            let mut status = control.status();
+            // Handed over while the disk was being locked.
+            if status.hold != before {
+                drop(status);
+                self.parts.give_up_resources();
+                return Err(MachineError::HandedOver);
+            }
+            // A guest that arrived has run, if not here.
+            status.ever_ran |= before == Some(Hold::Incoming);
+            status.hold = None;
+        }
+        if let Err(error) = self.parts.run_if_wanted() {
+            control.status().hold = before;
+            self.parts.give_up_resources();
+            return Err(error);
+        }
+        self.parts.faults.set_direction(Direction::Outgoing);
+        Ok(())
+    }
+
+    /// Ends a switchover's hold without running the guest, when [`Machine::release_hold`] could not: it stays stopped until the
+    /// operator's `cont`, which tries again to take what running needs.
+    pub fn leave_stopped(&self) {
+        let mut status = self.parts.control.status();
+        if status.hold == Some(Hold::Switchover) {
+            (status.hold, status.wants) = (None, false);
+        }
+    }
+
+    /// Drains and flushes the devices. vCPUs stopped.
+    ///
+    /// # Errors
+    /// The device that could not, and why.
+    pub fn quiesce(&self) -> Result<(), DeviceFailure> {
+        let _turn = self.stopped("draining devices")?;
+        self.parts.quiesce()
+    }
+
+    /// Releases what only a running guest may hold (disk locks).
+    ///
+    /// # Errors
+    /// The device that could not, and why.
+    pub fn release_resources(&self) -> Result<(), DeviceFailure> {
+        let _turn = self.stopped("releasing the disk")?;
+        for device in self.parts.devices().iter_mut() {
+            device.release().map_err(|error| DeviceFailure::new(device.id(), error))?;
+        }
+        Ok(())
+    }
+
+    /// Saves everything but memory. vCPUs stopped.
+    ///
+    /// # Errors
+    /// The device that could not be saved, and why.
+    pub fn save(&self) -> Result<Vec<Section>, DeviceFailure> {
+        let _turn = self.stopped("saving device state")?;
+        sections::save(&self.parts)
+    }
+
+    /// Stops the vCPUs for the shortest time that a save takes, then lets them go on. Clients do not hear of it.
+    ///
+    /// # Errors
+    /// The device that could not be saved, and why; the guest goes on all the same.
+    pub fn snapshot(&self) -> Result<Vec<Section>, DeviceFailure> {
+        let control = &self.parts.control;
+        let _turn = control.turn.take("saving device state")?;
+        if !control.status().running {
+            self.check_not_ended()?;
+            return sections::save(&self.parts);
+        }
+        control.halt()?;
+        let saved = sections::save(&self.parts);
+        control.go_on()?;
+        self.check_not_ended()?;
+        saved
+    }
+
+    /// Loads and post_loads everything but memory. vCPUs stopped. Repeatable.
+    ///
+    /// # Errors
+    /// The device that could not be loaded, and why. The machine can then be loaded again, but not run.
+    pub fn load(&self, sections: &[Section]) -> Result<(), DeviceFailure> {
+        let _turn = self.stopped("loading device state")?;
+        sections::load(&self.parts, sections)
+    }
+
+    /// The turn, with the vCPUs stopped.
+    fn stopped(&self, doing: &'static str) -> Result<turn::TurnGuard<'_>, MachineError> {
+        let turn = self.parts.control.turn.take(doing)?;
+        match self.parts.control.status().running {
+            true => Err(MachineError::Busy { doing: "running the guest, which must be stopped first" }),
+            false => Ok(turn),
+        }
+    }
+
+    pub(super) fn check_not_ended(&self) -> Result<(), MachineError> {
+        match &self.parts.control.status().ended {
+            Some(reason) => Err(MachineError::Ended(reason.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    /// For a destination: what the source's operator wanted. What this process's operator has said counts more.
+    pub fn set_wants_to_run(&self, run: bool) {
+        let mut status = self.parts.control.status();
+        if !status.said {
+            status.wants = run;
+        }
+    }
+}

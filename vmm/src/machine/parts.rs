@@ -1,0 +1,124 @@
+//! The parts of a machine, as its threads share them, and what is done with all of them at once.
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use ferry_devices::fault::FaultControl;
+use ferry_devices::serial::Serial;
+use ferry_devices::{Bus, Device};
+use ferry_migration::MachineDescription;
+
+use super::control::Control;
+use super::error::{DeviceFailure, MachineError};
+use super::reset::PowerOn;
+use super::{description, reset};
+use crate::boot::BootSource;
+use crate::kvm::{DirtyLog, Vcpu, Vm};
+use crate::memory::Memory;
+
+/// How long output that the guest wrote before a triple fault may take to be noticed.
+const OUTPUT_DEADLINE: Duration = Duration::from_millis(100);
+
+/// What the machine's threads share. A thread that cannot be ended keeps it, and with it guest memory, alive.
+pub(super) struct Parts {
+    pub(super) name: String,
+    pub(super) boot: BootSource,
+    pub(super) power_on: PowerOn,
+    pub(super) control: Arc<Control>,
+    pub(super) ports: Bus,
+    pub(super) mmio: Bus,
+    pub(super) devices: Mutex<Vec<Box<dyn Device>>>,
+    pub(super) serial: Arc<Serial>,
+    pub(super) faults: Arc<FaultControl>,
+    /// This host's offer.
+    pub(super) description: MachineDescription,
+    /// With the CPUID of a guest that came from elsewhere.
+    pub(super) arrived: OnceLock<MachineDescription>,
+    pub(super) vcpus: Vec<Mutex<Vcpu>>,
+    pub(super) dirty_log: Arc<DirtyLog>,
+    pub(super) vm: Arc<Vm>,
+    pub(super) memory: Arc<Memory>,
+}
+
+impl Parts {
+    pub(super) fn vcpu(&self, index: usize) -> MutexGuard<'_, Vcpu> {
+        self.vcpus[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn devices(&self) -> MutexGuard<'_, Vec<Box<dyn Device>>> {
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the guest run if it should. The caller has the turn, and nobody holds the machine.
+    pub(super) fn begin(&self) -> Result<(), MachineError> {
+        let idle = {
+            let status = self.control.status();
+            !status.running && status.ended.is_none()
+        };
+        match idle {
+            true => self.acquire().and_then(|()| self.run_if_wanted()),
+            false => Ok(()),
+        }
+    }
+
+    /// With what running needs in hand: carries out a reset that is due, and lets the guest run if the operator wants it.
+    pub(super) fn run_if_wanted(&self) -> Result<(), MachineError> {
+        reset::carry_out_pending(self)?;
+        if !self.control.status().wants {
+            return self.quiesce().map_err(|failure| MachineError::Device {
+                device: failure.device,
+                source: std::io::Error::other(failure.reason),
+            });
+        }
+        for index in 0..self.vcpus.len() {
+            self.vcpu(index).note_pause();
+        }
+        self.control.start()
+    }
+
+    /// Takes what running needs for every device, or for none.
+    pub(super) fn acquire(&self) -> Result<(), MachineError> {
+        let mut devices = self.devices();
+        for at in 0..devices.len() {
+            if let Err(source) = devices[at].acquire() {
+                let device = devices[at].id().to_string();
+                release(&mut devices[..at]);
+                return Err(MachineError::Device { device, source });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn give_up_resources(&self) {
+        release(&mut self.devices());
+    }
+
+    pub(super) fn quiesce(&self) -> Result<(), DeviceFailure> {
+        for device in self.devices().iter_mut() {
+            device.quiesce().map_err(|error| DeviceFailure::new(device.id(), error))?;
+        }
+        Ok(())
+    }
+
+    /// The guest that arrived is this process's own from now on: what it sees is what the next destination must have.
+    pub(super) fn settle_in(&self) {
+        let own = MachineDescription { cpuid: description::cpuid_of(&self.vcpu(0)), ..self.description.clone() };
+        // It arrives only once; a second try after a failed start finds the same.
+        let _ = self.arrived.set(own);
+    }
+
+    /// A vCPU triple-faulted.
+    pub(super) fn triple_fault(&self, vcpu: u32) {
+        // What the guest has said may still be on its way to the sink. A sink that takes nothing is told of elsewhere.
+        let _ = self.serial.drain_output(OUTPUT_DEADLINE);
+        self.control.triple_fault(vcpu);
+    }
+}
+
+fn release(devices: &mut [Box<dyn Device>]) {
+    for device in devices {
+        if let Err(error) = device.release() {
+            tracing::warn!(device = %device.id(), %error, "could not be released");
+        }
+    }
+}

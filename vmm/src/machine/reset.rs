@@ -1,0 +1,97 @@
+//! Reset: every part back to power-on, the kernel loaded again, and the thread that does it for a guest.
+//!
+//! A guest that resets itself does so from a vCPU, which cannot wait for itself to stop; so the vCPU only asks. While a
+//! migration holds the machine the request waits: it travels with the state, and whoever runs the guest next carries it out.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Parts;
+use super::error::{ExitReason, GuestFailure, MachineError};
+use super::status::ResetCause;
+use crate::events::Event;
+use crate::kvm::{StateError, Vcpu, Vm, chips};
+
+/// The state of everything in KVM before the first instruction.
+#[derive(Debug)]
+pub(super) struct PowerOn {
+    vcpus: Vec<Vec<u8>>,
+    irqchip: Vec<u8>,
+    pit: Vec<u8>,
+}
+
+impl PowerOn {
+    /// Takes the state of a machine that has not run.
+    pub(super) fn take(vm: &Vm, vcpus: &[Vcpu]) -> Result<Self, MachineError> {
+        let vcpu = |vcpu: &Vcpu| vcpu.save().map_err(of_part(format!("vcpu/{}", vcpu.id())));
+        Ok(PowerOn {
+            vcpus: vcpus.iter().map(vcpu).collect::<Result<_, _>>()?,
+            irqchip: chips::save_irqchip(vm.fd()).map_err(of_part("irqchip/0"))?,
+            pit: chips::save_pit(vm.fd()).map_err(of_part("pit/0"))?,
+        })
+    }
+}
+
+fn of_part(part: impl Into<String>) -> impl FnOnce(StateError) -> MachineError {
+    let part = part.into();
+    move |source| MachineError::State { part, source }
+}
+
+/// The life of the reset thread: waits for requests until the machine is dropped.
+pub(super) fn serve(parts: &Arc<Parts>) {
+    let control = &parts.control;
+    loop {
+        let due = |status: &super::status::Status| {
+            status.dropped || status.reset.is_some() && status.running && status.ended.is_none()
+        };
+        if control.wait_until(due).dropped {
+            return;
+        }
+        // Busy: something long goes on, and the request is still there afterwards.
+        let Ok(_turn) = control.turn.take("a reset") else { continue };
+        // A hold that came first takes the request along.
+        if !control.status().running {
+            continue;
+        }
+        if let Err(error) = carry_out_pending(parts).and_then(|()| control.go_on()) {
+            control.end(ExitReason::Failed(GuestFailure::Reset(error.to_string())));
+        }
+    }
+}
+
+/// Carries out a reset that was asked for. The caller has the turn, and nobody holds the machine.
+pub(super) fn carry_out_pending(parts: &Parts) -> Result<(), MachineError> {
+    let control = &parts.control;
+    let Some(cause) = control.status().reset else { return Ok(()) };
+    control.halt()?;
+    reset(parts)?;
+    control.status().reset = None;
+    let event = match cause {
+        ResetCause::Guest => Event::Reset { guest: true, reason: "guest-reset" },
+        ResetCause::Operator => Event::Reset { guest: false, reason: "host-qmp-system-reset" },
+    };
+    control.events.publish(event);
+    Ok(())
+}
+
+/// Everything back to power-on, with the kernel loaded. The vCPUs are stopped.
+fn reset(parts: &Parts) -> Result<(), MachineError> {
+    for device in parts.devices().iter_mut() {
+        device.reset().map_err(|source| MachineError::Device { device: device.id().to_string(), source })?;
+    }
+    for (index, power_on) in parts.power_on.vcpus.iter().enumerate() {
+        parts.vcpu(index).reset(power_on).map_err(of_part(format!("vcpu/{index}")))?;
+    }
+    let vm = parts.vm.fd();
+    let PowerOn { irqchip, pit, .. } = &parts.power_on;
+    chips::load_irqchip(vm, chips::IRQCHIP_VERSION, irqchip).map_err(of_part("irqchip/0"))?;
+    chips::load_pit(vm, chips::PIT_VERSION, pit).map_err(of_part("pit/0"))?;
+    parts.control.has_spoken.store(false, Ordering::Relaxed);
+    load_guest(parts)
+}
+
+/// Loads the kernel and points the first vCPU at it; all parts are in their power-on state.
+pub(super) fn load_guest(parts: &Parts) -> Result<(), MachineError> {
+    let entry = parts.boot.load(&parts.memory)?;
+    parts.vcpu(0).enter_at(entry).map_err(of_part("vcpu/0"))
+}

@@ -1,0 +1,84 @@
+//! What state the machine is in: who wants it to run, who holds it, how it ended.
+
+use super::error::ExitReason;
+
+/// QEMU's RunState (qapi/run-state.json), as `query-status` shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RunState {
+    /// Built, and told to wait before the first instruction.
+    Prelaunch,
+    /// The vCPUs run.
+    Running,
+    /// Stopped by the operator.
+    Paused,
+    /// Waiting for the guest to arrive by migration.
+    InMigrate,
+    /// Stopped for a switchover that has not ended.
+    FinishMigrate,
+    /// The guest belongs to the destination.
+    PostMigrate,
+    /// The guest shut down.
+    Shutdown,
+    /// The guest cannot go on.
+    InternalError,
+}
+
+/// Who holds the machine stopped although the operator may want it to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hold {
+    /// An incoming migration has not arrived yet.
+    Incoming,
+    /// The source's switchover.
+    Switchover,
+    /// The guest belongs to the destination; never released.
+    HandedOver,
+}
+
+/// Who asked for a reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ResetCause {
+    Guest,
+    Operator,
+}
+
+/// Everything that decides whether vCPUs run. They do exactly while `wants && hold.is_none() && ended.is_none()`; a
+/// pending reset comes first.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Status {
+    /// The operator wants the guest to run.
+    pub(super) wants: bool,
+    /// The operator of this process has said so, or the contrary, since it was started.
+    pub(super) said: bool,
+    pub(super) hold: Option<Hold>,
+    /// Clients see the guest as running: between RESUME and STOP.
+    pub(super) running: bool,
+    pub(super) ever_ran: bool,
+    pub(super) ended: Option<ExitReason>,
+    pub(super) reset: Option<ResetCause>,
+    /// The machine is being taken apart.
+    pub(super) dropped: bool,
+}
+
+impl Status {
+    pub(super) fn should_run(&self) -> bool {
+        self.wants && self.hold.is_none() && self.ended.is_none()
+    }
+
+    /// Whether vCPUs may enter the guest right now.
+    pub(super) fn may_enter(&self) -> bool {
+        self.running && self.ended.is_none() && self.reset.is_none()
+    }
+
+    pub(super) fn run_state(&self) -> RunState {
+        match (&self.ended, self.hold) {
+            (Some(ExitReason::Failed(_)), _) => RunState::InternalError,
+            (Some(_), _) => RunState::Shutdown,
+            (None, Some(Hold::HandedOver)) => RunState::PostMigrate,
+            (None, Some(Hold::Switchover)) => RunState::FinishMigrate,
+            (None, Some(Hold::Incoming)) => RunState::InMigrate,
+            (None, None) if self.running => RunState::Running,
+            (None, None) if self.ever_ran => RunState::Paused,
+            (None, None) => RunState::Prelaunch,
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Saving, loading, and moving a guest to a second machine in this process.
+
+use ferry_devices::fault::FaultSpec;
+use ferry_migration::Section;
+use ferry_migration::pages::PAGE_SIZE;
+
+use super::*;
+
+const WORK: &str = "ferry.report=100";
+
+/// Copies RAM from one stopped machine to another.
+fn copy_memory(from: &Machine, to: &Machine) {
+    let populated = from.memory().populated().unwrap();
+    for page in (0..populated.pages()).filter(|page| populated.contains(*page)) {
+        let (source, destination) = (from.memory().host_pages(page).0, to.memory().host_pages(page).0);
+        // SAFETY: both pages are mapped, and nothing runs on either machine.
+        unsafe { std::ptr::copy_nonoverlapping(source, destination, PAGE_SIZE as usize) };
+    }
+}
+
+fn rule(text: &str) -> FaultSpec {
+    text.parse().unwrap()
+}
+
+#[test]
+fn a_guest_goes_on_in_another_machine() {
+    if !has_kvm() {
+        return;
+    }
+    let source = Rig::new(WORK, |_| {});
+    source.wait_for("ferry r c=0", 2);
+    let destination = Rig::new("", |config| config.incoming = true);
+    assert_eq!(destination.machine.run_state(), RunState::InMigrate);
+    let same = ferry_migration::description::check(source.machine.description(), destination.machine.description());
+    same.unwrap();
+
+    destination.machine.load(&source.machine.snapshot().unwrap()).unwrap();
+    source.wait_for("ferry r c=0", 3);
+    source.machine.hold(Hold::Switchover).unwrap();
+    source.machine.quiesce().unwrap();
+    source.machine.release_resources().unwrap();
+    let package = source.machine.save().unwrap();
+    copy_memory(&source.machine, &destination.machine);
+    destination.machine.load(&package).unwrap();
+    destination.machine.release_hold().unwrap();
+    source.machine.hold(Hold::HandedOver).unwrap();
+
+    assert_eq!(destination.machine.run_state(), RunState::Running);
+    destination.wait_event(&Event::Resume);
+    destination.wait_for("ferry r c=0", 3);
+    destination.wait_for("ferry r c=1", 3);
+    assert!(!destination.text().contains("ferry boot"), "it went on, it did not boot");
+    destination.assert_no_errors();
+    assert!(source.machine.cont().is_err());
+}
+
+#[test]
+fn loading_twice_is_loading_once() {
+    if !has_kvm() {
+        return;
+    }
+    let rig = Rig::new(WORK, |_| {});
+    rig.wait_for("ferry r c=0", 1);
+    rig.machine.hold(Hold::Switchover).unwrap();
+    let before = rig.machine.save().unwrap();
+    for _ in 0..2 {
+        rig.machine.load(&before).unwrap();
+    }
+    let after = rig.machine.save().unwrap();
+    // The vCPUs' own test compares them without their clocks.
+    let timeless = |sections: &[Section]| {
+        let timed = |section: &&Section| !["vcpu", "kvmclock", "pit"].contains(&section.device.as_str());
+        sections.iter().filter(timed).cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(timeless(&before), timeless(&after));
+    rig.machine.release_hold().unwrap();
+    let reports = rig.text().matches("ferry r ").count();
+    rig.wait_for("ferry r ", reports + 4);
+    rig.assert_no_errors();
+}
+
+#[test]
+fn a_wrong_set_of_states_is_refused_by_name() {
+    if !has_kvm() {
+        return;
+    }
+    let source = Rig::new(WORK, |_| {});
+    let good = source.machine.snapshot().unwrap();
+    let destination = Rig::new("", |config| config.incoming = true);
+    let refused = |change: &dyn Fn(&mut Vec<Section>)| {
+        let mut sections = good.clone();
+        change(&mut sections);
+        destination.machine.load(&sections).unwrap_err().to_string()
+    };
+    let at = |name: &str| good.iter().position(|section| section.name() == name).unwrap();
+    assert!(refused(&|all| drop(all.remove(at("vcpu/1")))).starts_with("vcpu/1: no state came"));
+    assert!(refused(&|all| all.push(all[0].clone())).starts_with("vcpu/0: its state came twice"));
+    assert!(refused(&|all| all[at("serial/0")].instance = 7).starts_with("serial/0: no state came"));
+    assert!(refused(&|all| all.push(Section { instance: 9, ..all[0].clone() })).starts_with("vcpu/9: no such device"));
+    for (index, section) in good.iter().enumerate() {
+        let name = section.name();
+        assert!(refused(&|all| all[index].version = 99).starts_with(&name), "{name}");
+        assert!(refused(&|all| all[index].payload.truncate(section.payload.len() - 1)).starts_with(&name), "{name}");
+        assert!(refused(&|all| all[index].payload.push(0)).starts_with(&name), "{name}");
+    }
+    destination.machine.load(&good).unwrap();
+}
+
+#[test]
+fn a_fault_is_reported_and_the_next_try_succeeds() {
+    if !has_kvm() {
+        return;
+    }
+    let source = Rig::new(WORK, |_| {});
+    let package = source.machine.snapshot().unwrap();
+    let destination = Rig::new("", |config| {
+        config.incoming = true;
+        config.faults = vec![rule("at=post_load,do=fail,times=1,in=incoming"), rule("at=load,do=hang,times=1")];
+    });
+    let machine = destination.machine.clone();
+    let hanging = {
+        let package = package.clone();
+        std::thread::spawn(move || machine.load(&package).unwrap_err().to_string())
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while !destination.machine.faults().is_waiting() {
+        assert!(Instant::now() < deadline, "the load does not hang");
+        std::thread::yield_now();
+    }
+    assert_eq!(destination.machine.run_state(), RunState::InMigrate, "the state can be asked meanwhile");
+    destination.machine.interrupt_faults();
+    assert_eq!(hanging.join().unwrap(), "fault/0: told to fail in load");
+    let error = destination.machine.load(&package).unwrap_err().to_string();
+    assert_eq!(error, "fault/0: told to fail in post_load");
+    destination.machine.load(&package).unwrap();
+
+    source.machine.faults().set(rule("at=save,do=fail,times=1")).unwrap();
+    assert_eq!(source.machine.snapshot().unwrap_err().to_string(), "fault/0: told to fail in save");
+    assert_eq!(source.machine.run_state(), RunState::Running);
+    source.machine.snapshot().unwrap();
+}
+
+#[test]
+fn the_operators_wish_travels_and_the_local_one_counts_more() {
+    if !has_kvm() {
+        return;
+    }
+    let source = Rig::new(WORK, |_| {});
+    source.machine.stop().unwrap();
+    let paused = source.machine.snapshot().unwrap();
+    let destination = Rig::new("", |config| config.incoming = true);
+    destination.machine.load(&paused).unwrap();
+    copy_memory(&source.machine, &destination.machine);
+    destination.machine.release_hold().unwrap();
+    assert_eq!(destination.machine.run_state(), RunState::Paused);
+
+    let other = Rig::new("", |config| config.incoming = true);
+    other.machine.cont().unwrap();
+    other.machine.load(&paused).unwrap();
+    assert!(other.machine.wants_to_run());
+}
+
+#[test]
+fn saving_takes_little_time() {
+    if !has_kvm() {
+        return;
+    }
+    let rig = Rig::new(WORK, |_| {});
+    rig.wait_for("ferry r c=0", 1);
+    rig.machine.hold(Hold::Switchover).unwrap();
+    let mut times: Vec<_> = (0..200)
+        .map(|_| {
+            let began = Instant::now();
+            let package = rig.machine.save().unwrap();
+            let saved = began.elapsed();
+            rig.machine.load(&package).unwrap();
+            (saved, began.elapsed() - saved)
+        })
+        .collect();
+    times.sort_unstable();
+    eprintln!("save of 2 vCPUs and all devices: p50 {:?}, p99 {:?}", times[100].0, times[198].0);
+    times.sort_unstable_by_key(|(_, load)| *load);
+    eprintln!("load of the same: p50 {:?}, p99 {:?}", times[100].1, times[198].1);
+}

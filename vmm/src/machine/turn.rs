@@ -1,0 +1,70 @@
+//! One at a time: who may start, stop, save, load or reset the machine.
+//!
+//! A lock with a deadline and a name: loading a device may hang, and whoever wants the machine meanwhile is told so in place of
+//! hanging as well.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::error::MachineError;
+
+/// How long a caller waits for its turn.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The turn of a machine.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    holder: Mutex<Option<&'static str>>,
+    free: Condvar,
+}
+
+/// Holds the turn until dropped.
+#[derive(Debug)]
+pub(super) struct TurnGuard<'a>(&'a Turn);
+
+impl Turn {
+    /// Waits for the turn, to do what `doing` names.
+    pub(super) fn take(&self, doing: &'static str) -> Result<TurnGuard<'_>, MachineError> {
+        self.take_within(doing, DEADLINE)
+    }
+
+    pub(super) fn take_within(&self, doing: &'static str, within: Duration) -> Result<TurnGuard<'_>, MachineError> {
+        let deadline = Instant::now() + within;
+        let mut holder = self.lock();
+        while let Some(other) = *holder {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(MachineError::Busy { doing: other });
+            }
+            holder = self.free.wait_timeout(holder, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *holder = Some(doing);
+        Ok(TurnGuard(self))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<&'static str>> {
+        self.holder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for TurnGuard<'_> {
+    fn drop(&mut self) {
+        *self.0.lock() = None;
+        self.0.free.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_too_long_hears_what_is_going_on() {
+        let turn = Turn::default();
+        let guard = turn.take("loading").unwrap();
+        let error = turn.take_within("stopping", Duration::from_millis(1)).unwrap_err();
+        assert!(matches!(error, MachineError::Busy { doing: "loading" }));
+        drop(guard);
+        turn.take("stopping").unwrap();
+    }
+}

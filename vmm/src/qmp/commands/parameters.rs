@@ -1,0 +1,67 @@
+//! Migration parameters and capabilities (QEMU `qapi/migration.json`): what an operator may set, and what is set.
+
+use std::sync::atomic::Ordering;
+
+use ferry_migration::Parameters;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Arguments, Outcome, value};
+use crate::qmp::arguments::{Nothing, read};
+use crate::qmp::session::Session;
+use crate::qmp::target::Done;
+use crate::qmp::wire::CommandError;
+
+/// Sets the parameters that are given and leaves the others as they are.
+pub fn set_parameters(session: &Session, given: Arguments) -> Done {
+    let _one_at_a_time = session.shared.parameters.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    // Checked by itself first, so that an error names what the client sent.
+    read::<Parameters>(given.clone())?;
+    let Value::Object(mut all) = value(session.target.parameters())? else {
+        return Err(CommandError::generic("the present parameters are no JSON object"));
+    };
+    all.extend(given);
+    session.target.set_parameters(read(all)?)
+}
+
+pub fn query_parameters(session: &Session, _: Nothing) -> Outcome {
+    value(session.target.parameters())
+}
+
+/// QEMU's `MigrationCapability`: those that Ferry has.
+#[derive(Clone, Copy, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Capability {
+    /// Send `MIGRATION` and `MIGRATION_PASS`.
+    Events,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct CapabilityState {
+    capability: Capability,
+    state: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetCapabilities {
+    capabilities: Vec<CapabilityState>,
+}
+
+pub fn set_capabilities(session: &Session, arguments: SetCapabilities) -> Done {
+    if session.target.migration().status.unwrap_or_default().is_active() {
+        return Err(CommandError::generic("There's a migration process in progress; set capabilities before it"));
+    }
+    for CapabilityState { capability, state } in arguments.capabilities {
+        match capability {
+            Capability::Events => session.shared.migration_events.store(state, Ordering::Relaxed),
+        }
+    }
+    Ok(())
+}
+
+pub fn query_capabilities(session: &Session, _: Nothing) -> Outcome {
+    let state = session.shared.migration_events.load(Ordering::Relaxed);
+    value([CapabilityState { capability: Capability::Events, state }])
+}

@@ -1,0 +1,48 @@
+//! Commands about the machine's run state (QEMU `qapi/run-state.json`, `qapi/misc.json`, `qapi/machine.json`).
+
+use serde_json::{Value, json};
+
+use crate::machine::RunState;
+use crate::qmp::arguments::Nothing;
+use crate::qmp::session::Session;
+use crate::qmp::target::Done;
+
+pub fn query_name(session: &Session, _: Nothing) -> Value {
+    json!({ "name": session.target.name() })
+}
+
+pub fn query_status(session: &Session, _: Nothing) -> Value {
+    let state = session.target.run_state();
+    json!({ "status": name(state), "running": state == RunState::Running })
+}
+
+pub fn stop(session: &Session, _: Nothing) -> Done {
+    session.target.stop()
+}
+
+pub fn cont(session: &Session, _: Nothing) -> Done {
+    session.target.cont()
+}
+
+pub fn system_reset(session: &Session, _: Nothing) -> Done {
+    session.target.reset()
+}
+
+pub fn quit(session: &Session, _: Nothing) -> Done {
+    session.target.quit();
+    Ok(())
+}
+
+/// QEMU's name of a run state.
+pub fn name(state: RunState) -> &'static str {
+    match state {
+        RunState::Prelaunch => "prelaunch",
+        RunState::Running => "running",
+        RunState::Paused => "paused",
+        RunState::InMigrate => "inmigrate",
+        RunState::FinishMigrate => "finish-migrate",
+        RunState::PostMigrate => "postmigrate",
+        RunState::Shutdown => "shutdown",
+        RunState::InternalError => "internal-error",
+    }
+}

@@ -1,0 +1,134 @@
+//! A target without a machine, for the tests of the commands and of the server.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use ferry_devices::fault::FaultSpec;
+use ferry_migration::{MigrationInfo, Parameters, Status};
+
+use super::memory_hash::MemoryHash;
+use super::target::{Done, Target};
+use super::wire::CommandError;
+use crate::endpoint::Endpoint;
+use crate::events::{Event, Events};
+use crate::machine::RunState;
+
+/// Remembers what it was told.
+pub struct Mock {
+    pub events: Arc<Events>,
+    state: Mutex<State>,
+}
+
+pub struct State {
+    pub run_state: RunState,
+    pub quits: usize,
+    pub info: MigrationInfo,
+    pub migrations: Vec<Endpoint>,
+    pub listening: Option<(Endpoint, bool)>,
+    pub parameters: Parameters,
+    pub faults: Vec<String>,
+    /// Why a cancel is refused; it is accepted when there is no reason.
+    pub no_cancel: Option<&'static str>,
+}
+
+impl Mock {
+    pub fn new() -> Arc<Self> {
+        let state = State {
+            run_state: RunState::Paused,
+            quits: 0,
+            info: MigrationInfo::default(),
+            migrations: Vec::new(),
+            listening: None,
+            parameters: Parameters::default(),
+            faults: Vec::new(),
+            no_cancel: None,
+        };
+        Arc::new(Mock { events: Arc::default(), state: Mutex::new(state) })
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+}
+
+impl Target for Mock {
+    fn name(&self) -> String {
+        "mock".into()
+    }
+
+    fn run_state(&self) -> RunState {
+        self.state().run_state
+    }
+
+    fn stop(&self) -> Done {
+        self.state().run_state = RunState::Paused;
+        self.events.publish(Event::Stop);
+        Ok(())
+    }
+
+    fn cont(&self) -> Done {
+        self.state().run_state = RunState::Running;
+        self.events.publish(Event::Resume);
+        Ok(())
+    }
+
+    fn reset(&self) -> Done {
+        self.events.publish(Event::Reset { guest: false, reason: "host-qmp-system-reset" });
+        Ok(())
+    }
+
+    fn quit(&self) {
+        self.state().quits += 1;
+    }
+
+    fn migration(&self) -> MigrationInfo {
+        self.state().info.clone()
+    }
+
+    fn listening(&self) -> Option<Endpoint> {
+        self.state().listening.clone().map(|(at, _)| at)
+    }
+
+    fn migrate(&self, to: Endpoint) -> Done {
+        self.state().migrations.push(to);
+        self.state().info.status = Some(Status::Setup);
+        self.events.publish(Event::Migration(Status::Setup));
+        Ok(())
+    }
+
+    fn incoming(&self, at: &Endpoint, exit_on_error: bool) -> Done {
+        self.state().listening = Some((at.clone(), exit_on_error));
+        Ok(())
+    }
+
+    fn cancel(&self) -> Done {
+        let mut state = self.state();
+        if let Some(why) = state.no_cancel {
+            return Err(CommandError::generic(why));
+        }
+        state.info.status = Some(Status::Cancelled);
+        Ok(())
+    }
+
+    fn parameters(&self) -> Parameters {
+        self.state().parameters.clone()
+    }
+
+    fn set_parameters(&self, parameters: Parameters) -> Done {
+        self.state().parameters = parameters;
+        Ok(())
+    }
+
+    fn set_fault(&self, rule: FaultSpec) -> Done {
+        self.state().faults.push(rule.to_string());
+        Ok(())
+    }
+
+    fn clear_faults(&self) -> Done {
+        self.state().faults.clear();
+        Ok(())
+    }
+
+    fn memory_hash(&self) -> Result<MemoryHash, CommandError> {
+        Ok(MemoryHash { sum: 0xabc, bytes: 4096, nonzero_pages: 1 })
+    }
+}

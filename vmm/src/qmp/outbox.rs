@@ -1,0 +1,128 @@
+//! What waits to be written to one client: replies from its own thread, events from the server's, with a bound on both.
+//!
+//! Nobody ever waits for a client: what it does not read stays here up to the bound, then the connection ends.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+/// Unsent bytes above which no further request of this client is answered until it reads.
+pub const HIGH_WATER: usize = 64 << 10;
+/// Unsent bytes above which a client that hears events is dropped.
+pub const LIMIT: usize = 1 << 20;
+
+/// Unsent bytes of one client, and a descriptor that wakes its thread.
+#[derive(Debug)]
+pub struct Outbox {
+    queue: Mutex<Queue>,
+    wake: OwnedFd,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    bytes: VecDeque<u8>,
+    hears_events: bool,
+    overflow: bool,
+    closing: bool,
+}
+
+/// What a connection must know before it waits.
+#[derive(Clone, Copy, Debug)]
+pub struct State {
+    /// Bytes unsent.
+    pub unsent: usize,
+    /// The client did not read its events in time.
+    pub overflow: bool,
+    /// The server ends: send what is left, then close.
+    pub closing: bool,
+}
+
+impl Outbox {
+    /// An empty one, for a client that does not hear events yet.
+    pub fn new() -> io::Result<Self> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Outbox { queue: Mutex::default(), wake })
+    }
+
+    /// Adds a reply. Only the client's own thread does, and it stops answering at [`HIGH_WATER`].
+    pub fn reply(&self, line: &[u8]) {
+        self.lock().bytes.extend(line);
+    }
+
+    /// Adds an event, if the client hears events.
+    pub fn event(&self, line: &[u8]) {
+        let mut queue = self.lock();
+        if !queue.hears_events || queue.overflow {
+            return;
+        }
+        if queue.bytes.len() + line.len() > LIMIT {
+            queue.overflow = true;
+        } else {
+            queue.bytes.extend(line);
+        }
+        drop(queue);
+        self.wake();
+    }
+
+    /// From now on the client hears events.
+    pub fn hear_events(&self) {
+        self.lock().hears_events = true;
+    }
+
+    /// Ends the connection as soon as everything is sent.
+    pub fn close(&self) {
+        self.lock().closing = true;
+        self.wake();
+    }
+
+    /// What is to be done.
+    pub fn state(&self) -> State {
+        let queue = self.lock();
+        State { unsent: queue.bytes.len(), overflow: queue.overflow, closing: queue.closing }
+    }
+
+    /// Writes what `to` takes without waiting.
+    pub fn write_to(&self, mut to: impl Write) -> io::Result<()> {
+        let mut queue = self.lock();
+        while !queue.bytes.is_empty() {
+            match to.write(queue.bytes.as_slices().0) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => drop(queue.bytes.drain(..written)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Readable when there is something new.
+    pub fn wake_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    /// Forgets what made [`Outbox::wake_fd`] readable.
+    pub fn woken(&self) {
+        drain(&self.wake);
+    }
+
+    fn wake(&self) {
+        notify(&self.wake);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes an eventfd readable. A full counter is readable already, so no error matters.
+pub fn notify(eventfd: &OwnedFd) {
+    let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
+}
+
+fn drain(eventfd: &OwnedFd) {
+    let _ = rustix::io::read(eventfd, &mut [0u8; 8]);
+}

@@ -1,0 +1,80 @@
+//! One client's conversation: the negotiation, then requests to replies. No I/O, so that a test can hold a conversation.
+//!
+//! A connection owns a session and feeds it what the framer cut.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::arguments;
+use super::commands;
+use super::framing::FramingError;
+use super::target::Target;
+use super::wire::{self, CommandError, Request};
+
+/// What all clients of a server share, as QEMU's monitors do.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// The migration capability `events`: whether clients hear `MIGRATION` and `MIGRATION_PASS`.
+    pub migration_events: AtomicBool,
+    /// Held while parameters are read, changed and written back.
+    pub parameters: Mutex<()>,
+}
+
+/// One client.
+pub struct Session {
+    /// What its commands act on.
+    pub target: Arc<dyn Target>,
+    /// What it shares with other clients.
+    pub shared: Arc<Shared>,
+    negotiated: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Negotiation {
+    enable: Option<Vec<String>>,
+}
+
+impl Session {
+    /// A client that has just connected.
+    #[must_use]
+    pub fn new(target: Arc<dyn Target>, shared: Arc<Shared>) -> Self {
+        Session { target, shared, negotiated: false }
+    }
+
+    /// Whether the client sent `qmp_capabilities`: only then it hears events.
+    #[must_use]
+    pub fn negotiated(&self) -> bool {
+        self.negotiated
+    }
+
+    /// The reply to one value from the client.
+    pub fn answer(&mut self, value: Result<Vec<u8>, FramingError>) -> Vec<u8> {
+        let request = match value {
+            Ok(text) => Request::parse(&text),
+            Err(error) => return wire::reply(None, Err(CommandError::from_chain(&error))),
+        };
+        match request {
+            Ok(mut request) => wire::reply(request.id.take(), self.execute(request)),
+            Err(bad) => wire::reply(bad.id, Err(bad.error)),
+        }
+    }
+
+    fn execute(&mut self, request: Request) -> Result<Value, CommandError> {
+        if self.negotiated {
+            return commands::dispatch(self, request);
+        }
+        if request.execute != "qmp_capabilities" {
+            return Err(CommandError::not_found("Expecting capabilities negotiation with 'qmp_capabilities'"));
+        }
+        let Negotiation { enable } = arguments::read(request.arguments)?;
+        if let Some(capability) = enable.iter().flatten().next() {
+            return Err(CommandError::generic(format!("Capability '{capability}' is not available; there are none")));
+        }
+        self.negotiated = true;
+        Ok(json!({}))
+    }
+}

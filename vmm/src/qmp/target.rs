@@ -1,0 +1,51 @@
+//! What the commands act on: one process with its machine and its migrations, as QMP sees them.
+//!
+//! The commands call only this, so that they and the server can be tested without KVM. [`super::Process`] is the real one.
+//! No method may wait for a migration: the socket answers at all times.
+
+use ferry_devices::fault::FaultSpec;
+use ferry_migration::{MigrationInfo, Parameters};
+
+use super::memory_hash::MemoryHash;
+use super::wire::CommandError;
+use crate::endpoint::Endpoint;
+use crate::machine::RunState;
+
+/// The outcome of a command that has nothing to return.
+pub type Done = Result<(), CommandError>;
+
+/// A Ferry process as its management clients see it. Refusals say why and what would be right.
+pub trait Target: Send + Sync {
+    /// The guest's name.
+    fn name(&self) -> String;
+    /// What the machine is doing.
+    fn run_state(&self) -> RunState;
+    /// Stops the vCPUs.
+    fn stop(&self) -> Done;
+    /// Lets the vCPUs run, now or as soon as a migration lets them.
+    fn cont(&self) -> Done;
+    /// Resets the machine.
+    fn reset(&self) -> Done;
+    /// Asks the process to end; returns before it does.
+    fn quit(&self);
+    /// Where the present or last migration stands.
+    fn migration(&self) -> MigrationInfo;
+    /// Where this process listens for an incoming migration.
+    fn listening(&self) -> Option<Endpoint>;
+    /// Begins a migration to another process.
+    fn migrate(&self, to: Endpoint) -> Done;
+    /// Listens for an incoming migration; if it fails, the process ends when `exit_on_error` is set.
+    fn incoming(&self, at: &Endpoint, exit_on_error: bool) -> Done;
+    /// Cancels the outgoing migration.
+    fn cancel(&self) -> Done;
+    /// The migration parameters.
+    fn parameters(&self) -> Parameters;
+    /// Replaces the migration parameters.
+    fn set_parameters(&self, parameters: Parameters) -> Done;
+    /// Adds a rule to the fault device.
+    fn set_fault(&self, rule: FaultSpec) -> Done;
+    /// Removes every rule of the fault device and ends a present hang.
+    fn clear_faults(&self) -> Done;
+    /// A hash over guest memory; the caller has checked that the guest does not run.
+    fn memory_hash(&self) -> Result<MemoryHash, CommandError>;
+}

@@ -1,0 +1,194 @@
+//! What each command takes, returns and refuses, word for word where QEMU has the words.
+
+use std::sync::Arc;
+
+use ferry_migration::Status;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use crate::machine::RunState;
+use crate::qmp::mock::Mock;
+use crate::qmp::session::{Session, Shared};
+
+struct Talk {
+    mock: Arc<Mock>,
+    session: Session,
+}
+
+impl Talk {
+    fn begin() -> Self {
+        let mock = Mock::new();
+        let session = Session::new(mock.clone(), Arc::new(Shared::default()));
+        Talk { mock, session }
+    }
+
+    fn negotiated() -> Self {
+        let mut talk = Self::begin();
+        assert_eq!(talk.ask("qmp_capabilities", json!({})), json!({ "return": {} }));
+        talk
+    }
+
+    fn ask(&mut self, execute: &str, arguments: Value) -> Value {
+        let request = json!({ "execute": execute, "arguments": arguments }).to_string();
+        serde_json::from_slice(&self.session.answer(Ok(request.into_bytes()))).unwrap()
+    }
+
+    fn returned(&mut self, execute: &str, arguments: Value) -> Value {
+        let mut reply = self.ask(execute, arguments);
+        assert!(reply.get("return").is_some(), "{execute}: {reply}");
+        reply["return"].take()
+    }
+
+    fn refused(&mut self, execute: &str, arguments: Value) -> String {
+        let reply = self.ask(execute, arguments);
+        assert_eq!(reply["error"]["class"], "GenericError", "{execute}: {reply}");
+        reply["error"]["desc"].as_str().unwrap().to_owned()
+    }
+}
+
+#[test]
+fn nothing_but_negotiation_is_heard_before_it_and_it_only_once() {
+    let mut talk = Talk::begin();
+    let early = talk.ask("query-status", json!({}));
+    let desc = "Expecting capabilities negotiation with 'qmp_capabilities'";
+    assert_eq!(early, json!({ "error": { "class": "CommandNotFound", "desc": desc } }));
+    let oob = talk.refused("qmp_capabilities", json!({ "enable": ["oob"] }));
+    assert!(oob.starts_with("Capability 'oob' is not available"), "{oob}");
+    assert!(!talk.session.negotiated());
+    talk.returned("qmp_capabilities", json!({ "enable": [] }));
+    let desc = "Capabilities negotiation is already complete, command ignored";
+    let again = talk.ask("qmp_capabilities", json!({}));
+    assert_eq!(again, json!({ "error": { "class": "CommandNotFound", "desc": desc } }));
+}
+
+#[test]
+fn the_id_comes_back_with_results_and_errors() {
+    let mut talk = Talk::negotiated();
+    for (execute, member) in [("stop", "return"), ("nonsense", "error")] {
+        let request = json!({ "execute": execute, "id": { "a": [1] } }).to_string();
+        let reply: Value = serde_json::from_slice(&talk.session.answer(Ok(request.into()))).unwrap();
+        assert!(reply.get(member).is_some(), "{reply}");
+        assert_eq!(reply["id"], json!({ "a": [1] }));
+    }
+}
+
+#[test]
+fn an_unknown_command_has_qemus_class() {
+    let reply = Talk::negotiated().ask("device_add", json!({}));
+    let desc = "The command device_add has not been found";
+    assert_eq!(reply, json!({ "error": { "class": "CommandNotFound", "desc": desc } }));
+}
+
+#[test]
+fn every_listed_command_is_found_and_refuses_unknown_arguments() {
+    let mut talk = Talk::negotiated();
+    let names = talk.returned("query-commands", json!({}));
+    let names: Vec<_> = names.as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap().to_owned()).collect();
+    assert!(names.len() > 15 && names.contains(&"query-migrate-capabilities".to_owned()), "{names:?}");
+    for name in names.iter().filter(|name| *name != "qmp_capabilities") {
+        let desc = talk.refused(name, json!({ "zz": 1 }));
+        assert!(desc.starts_with("Parameter 'zz' is unexpected"), "{name}: {desc}");
+    }
+    assert_eq!(talk.mock.state().quits, 0);
+}
+
+#[test]
+fn the_run_state_is_told_and_changed() {
+    let mut talk = Talk::negotiated();
+    assert_eq!(talk.returned("query-name", json!({})), json!({ "name": "mock" }));
+    assert_eq!(talk.returned("query-status", json!({})), json!({ "status": "paused", "running": false }));
+    talk.returned("cont", json!({}));
+    assert_eq!(talk.returned("query-status", json!({})), json!({ "status": "running", "running": true }));
+    talk.mock.state().run_state = RunState::FinishMigrate;
+    assert_eq!(talk.returned("query-status", json!({})), json!({ "status": "finish-migrate", "running": false }));
+    talk.returned("quit", json!({}));
+    assert_eq!(talk.mock.state().quits, 1);
+}
+
+#[test]
+fn migrate_takes_both_of_qemus_address_forms() {
+    let mut talk = Talk::negotiated();
+    let channel = |addr: Value| json!({ "channels": [{ "channel-type": "main", "addr": addr }] });
+    talk.returned("migrate", json!({ "uri": "tcp:[::1]:5" }));
+    talk.returned("migrate", channel(json!({ "transport": "socket", "type": "inet", "host": "::1", "port": "5" })));
+    talk.returned("migrate", channel(json!({ "transport": "socket", "type": "unix", "path": "/p" })));
+    let migrations: Vec<_> = talk.mock.state().migrations.iter().map(ToString::to_string).collect();
+    assert_eq!(migrations, ["tcp:[::1]:5", "tcp:[::1]:5", "unix:/p"]);
+
+    assert_eq!(talk.refused("migrate", json!({})), "Parameter 'uri' is missing");
+    assert!(talk.refused("migrate", json!({ "uri": "exec:x" })).contains("write tcp:HOST:PORT"));
+    let exec = talk.refused("migrate", channel(json!({ "transport": "exec" })));
+    assert!(exec.starts_with("Parameter 'channels[0].addr.transport' does not accept value 'exec'"), "{exec}");
+    let no_port = talk.refused("migrate", channel(json!({ "transport": "socket", "type": "inet", "host": "h" })));
+    assert_eq!(no_port, "Parameter 'channels[0].addr.port' is missing");
+    assert!(talk.refused("migrate", json!({ "channels": [] })).contains("one channel"));
+}
+
+#[test]
+fn where_it_listens_is_told_as_qemu_tells_it() {
+    let mut talk = Talk::negotiated();
+    assert_eq!(talk.returned("query-migrate", json!({})), json!({}));
+    talk.returned("migrate-incoming", json!({ "uri": "tcp:127.0.0.1:7", "exit-on-error": false }));
+    let (at, exit_on_error) = talk.mock.state().listening.clone().unwrap();
+    assert_eq!((at.to_string().as_str(), exit_on_error), ("tcp:127.0.0.1:7", false));
+    let address = json!([{ "type": "inet", "host": "127.0.0.1", "port": "7" }]);
+    assert_eq!(talk.returned("query-migrate", json!({}))["socket-address"], address);
+}
+
+#[test]
+fn parameters_are_set_one_by_one() {
+    let mut talk = Talk::negotiated();
+    talk.returned("migrate-set-parameters", json!({ "downtime-limit": 50 }));
+    talk.returned("migrate-set-parameters", json!({ "max-bandwidth": 1000, "x-ferry-on-limit": "switch" }));
+    let parameters = talk.returned("query-migrate-parameters", json!({}));
+    assert_eq!(
+        (&parameters["downtime-limit"], &parameters["max-bandwidth"], &parameters["x-ferry-on-limit"]),
+        (&json!(50), &json!(1000), &json!("switch"))
+    );
+    let unknown = talk.refused("migrate-set-parameters", json!({ "multifd-channels": 2 }));
+    assert!(unknown.starts_with("Parameter 'multifd-channels' is unexpected; known are max-bandwidth,"), "{unknown}");
+    let wrong = talk.refused("migrate-set-parameters", json!({ "downtime-limit": "x" }));
+    assert_eq!(wrong, "Invalid parameter type for 'downtime-limit', expected: u64");
+    assert_eq!(talk.returned("query-migrate-parameters", json!({})), parameters);
+}
+
+#[test]
+fn capabilities_are_set_by_name_and_not_during_a_migration() {
+    let mut talk = Talk::negotiated();
+    let set = |name: &str| json!({ "capabilities": [{ "capability": name, "state": true }] });
+    let unknown = talk.refused("migrate-set-capabilities", set("xbzrle"));
+    assert_eq!(unknown, "Parameter 'capabilities[0].capability' does not accept value 'xbzrle'; it accepts events");
+    talk.returned("migrate-set-capabilities", set("events"));
+    let all = talk.returned("query-migrate-capabilities", json!({}));
+    assert_eq!(all, json!([{ "capability": "events", "state": true }]));
+    talk.mock.state().info.status = Some(Status::Active);
+    assert!(talk.refused("migrate-set-capabilities", set("events")).starts_with("There's a migration"));
+}
+
+#[test]
+fn faults_are_written_as_on_the_command_line() {
+    let mut talk = Talk::negotiated();
+    talk.returned("x-ferry-fault-set", json!({ "at": "load", "do": "delay:5", "times": 2, "in": "incoming" }));
+    assert_eq!(talk.mock.state().faults, ["at=load,do=delay:5,times=2,in=incoming"]);
+    assert_eq!(talk.refused("x-ferry-fault-set", json!({ "at": "load" })), "Parameter 'do' is missing");
+    assert!(talk.refused("x-ferry-fault-set", json!({ "at": "load", "do": "fail,times=3" })).contains("do=fail|hang"));
+    talk.returned("x-ferry-fault-set", json!({ "clear": true }));
+    assert!(talk.mock.state().faults.is_empty());
+}
+
+#[test]
+fn memory_is_hashed_only_while_the_guest_is_stopped() {
+    let mut talk = Talk::negotiated();
+    let hash = talk.returned("x-ferry-memory-hash", json!({}));
+    assert_eq!(hash, json!({ "hash": format!("{:032x}", 0xabc), "bytes": 4096, "nonzero-pages": 1 }));
+    talk.mock.state().run_state = RunState::Running;
+    assert!(talk.refused("x-ferry-memory-hash", json!({})).contains("send 'stop'"));
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_get_one_reply_that_is_json(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let reply = Talk::negotiated().session.answer(Ok(bytes));
+        prop_assert!(serde_json::from_slice::<Value>(&reply).is_ok());
+    }
+}

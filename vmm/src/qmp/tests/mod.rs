@@ -1,0 +1,4 @@
+//! Conversations with the QMP server: over a session without I/O, and over real sockets.
+
+mod conversation;
+mod sockets;

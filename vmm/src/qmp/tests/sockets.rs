@@ -1,0 +1,235 @@
+//! The server over real sockets: clients that behave, clients that do not, and the file it leaves or does not leave.
+
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ferry_migration::Status;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::events::Event;
+use crate::qmp::client::{Client, ClientError};
+use crate::qmp::connection::MAX_REQUEST;
+use crate::qmp::mock::Mock;
+use crate::qmp::outbox::{HIGH_WATER, LIMIT};
+use crate::qmp::server::{MAX_CLIENTS, Server, ServerError};
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+struct Fixture {
+    _dir: TempDir,
+    path: PathBuf,
+    mock: Arc<Mock>,
+    server: Server,
+}
+
+fn fixture() -> Fixture {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("qmp");
+    let mock = Mock::new();
+    let server = Server::start(&path, mock.clone(), &mock.events).unwrap();
+    Fixture { _dir: dir, path, mock, server }
+}
+
+impl Fixture {
+    fn client(&self) -> Client {
+        Client::connect(&self.path, TIMEOUT).unwrap()
+    }
+
+    fn raw(&self) -> UnixStream {
+        let stream = UnixStream::connect(&self.path).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        stream.set_write_timeout(Some(TIMEOUT)).unwrap();
+        stream
+    }
+}
+
+fn read_line(stream: &mut UnixStream) -> Value {
+    let mut line = Vec::new();
+    while line.last() != Some(&b'\n') {
+        let mut byte = [0];
+        assert_eq!(stream.read(&mut byte).unwrap(), 1, "the server closed after {line:?}");
+        line.push(byte[0]);
+    }
+    serde_json::from_slice(&line).unwrap()
+}
+
+#[test]
+fn a_client_greets_commands_and_hears_events() {
+    let fixture = fixture();
+    let mut raw = fixture.raw();
+    let greeting = read_line(&mut raw);
+    assert_eq!(greeting["QMP"]["capabilities"], json!([]));
+    assert!(greeting["QMP"]["version"]["qemu"]["major"].is_u64(), "{greeting}");
+
+    let (mut one, mut other) = (fixture.client(), fixture.client());
+    one.execute("cont", json!({})).unwrap();
+    for client in [&mut one, &mut other] {
+        let event = client.wait_event("RESUME", TIMEOUT).unwrap();
+        assert!(event["timestamp"]["seconds"].as_u64().unwrap() > 1_600_000_000, "{event}");
+    }
+    let error = one.execute("migrate", json!({})).unwrap_err();
+    assert_eq!(error.to_string(), "migrate: Parameter 'uri' is missing");
+}
+
+#[test]
+fn migration_events_are_heard_once_the_capability_is_on() {
+    let fixture = fixture();
+    let mut client = fixture.client();
+    fixture.mock.events.publish(Event::Migration(Status::Active));
+    fixture.mock.events.publish(Event::Stop);
+    let deadline = Instant::now() + TIMEOUT;
+    let mut heard = Vec::new();
+    while heard.is_empty() {
+        assert!(Instant::now() < deadline, "STOP was not heard");
+        client.execute("query-status", json!({})).unwrap();
+        heard = client.take_events();
+    }
+    assert_eq!(heard[0]["event"], "STOP", "nothing before it: the capability is off");
+    let on = json!({ "capabilities": [{ "capability": "events", "state": true }] });
+    client.execute("migrate-set-capabilities", on).unwrap();
+    fixture.mock.events.publish(Event::Migration(Status::Completed));
+    let event = client.wait_event("MIGRATION", TIMEOUT).unwrap();
+    assert_eq!(event["data"], json!({ "status": "completed" }));
+}
+
+#[test]
+fn requests_arrive_in_any_pieces_and_errors_do_not_end_the_connection() {
+    let fixture = fixture();
+    let mut raw = fixture.raw();
+    read_line(&mut raw);
+    for byte in b"{\"execute\":\n\"qmp_capabilities\", \"id\": 1}" {
+        raw.write_all(&[*byte]).unwrap();
+    }
+    assert_eq!(read_line(&mut raw), json!({ "return": {}, "id": 1 }));
+    raw.write_all(b"{\"execute\": }\n{\"execute\": \"\xff\"}\nstop\n").unwrap();
+    for _ in 0..3 {
+        let reply = read_line(&mut raw);
+        assert!(reply["error"]["desc"].as_str().unwrap().starts_with("JSON parse error"), "{reply}");
+    }
+    raw.write_all(&vec![b'['; MAX_REQUEST * 2]).unwrap();
+    assert!(read_line(&mut raw)["error"]["desc"].as_str().unwrap().contains("nesting"));
+    raw.write_all(b"\n{\"").unwrap();
+    raw.write_all(&vec![b'x'; MAX_REQUEST * 2]).unwrap();
+    assert!(read_line(&mut raw)["error"]["desc"].as_str().unwrap().contains("larger than 65536"));
+    raw.write_all(b"\n{\"execute\": \"stop\"}").unwrap();
+    assert_eq!(read_line(&mut raw)["return"], json!({}));
+}
+
+#[test]
+fn a_client_that_closes_its_side_still_gets_its_replies() {
+    let fixture = fixture();
+    let mut raw = fixture.raw();
+    raw.write_all(b"{\"execute\":\"qmp_capabilities\"}{\"execute\":\"query-name\"}").unwrap();
+    raw.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut all = String::new();
+    raw.read_to_string(&mut all).unwrap();
+    assert_eq!(all.lines().count(), 3, "{all}");
+    assert!(all.contains("mock"), "{all}");
+}
+
+#[test]
+fn a_client_that_never_reads_blocks_nobody_and_is_dropped() {
+    let fixture = fixture();
+    let mut deaf = fixture.raw();
+    deaf.write_all(b"{\"execute\":\"qmp_capabilities\"}").unwrap();
+    let (greeting, negotiated) = (read_line(&mut deaf), read_line(&mut deaf));
+    assert_eq!((greeting.get("QMP").is_some(), negotiated), (true, json!({ "return": {} })));
+    let mut other = fixture.client();
+    let deadline = Instant::now() + TIMEOUT;
+    // Published in portions that another client has heard, so that the publisher's own bound is not what drops.
+    let mut published = 0;
+    while fixture.server.client_count() == 2 {
+        assert!(Instant::now() < deadline, "still connected after {published} events");
+        for _ in 0..100 {
+            fixture.mock.events.publish(Event::Stop);
+        }
+        for _ in 0..100 {
+            other.wait_event("STOP", TIMEOUT).unwrap();
+        }
+        published += 100;
+    }
+    assert!(published * 80 > LIMIT, "dropped after only {published} events");
+    other.execute("query-status", json!({})).unwrap();
+}
+
+#[test]
+fn a_client_that_only_sends_is_answered_no_further_than_the_bound() {
+    let fixture = fixture();
+    let raw = fixture.raw();
+    raw.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+    let request = b"{\"execute\":\"query-commands\"}".repeat(100);
+    let blocked = (0..10_000).find_map(|_| (&raw).write(&request).err());
+    assert!(blocked.is_some(), "28 MB of requests were taken from a client that reads no reply");
+    const { assert!(HIGH_WATER < LIMIT) };
+    fixture.client().execute("query-status", json!({})).unwrap();
+}
+
+#[test]
+fn the_number_of_clients_is_bounded_and_a_place_is_given_back() {
+    let fixture = fixture();
+    let mut clients: Vec<_> = (0..MAX_CLIENTS).map(|_| fixture.client()).collect();
+    let refused = Client::connect(&fixture.path, TIMEOUT).unwrap_err();
+    assert!(refused.to_string().contains("16 clients are connected already"), "{refused}");
+    clients.pop();
+    let deadline = Instant::now() + TIMEOUT;
+    while Client::connect(&fixture.path, TIMEOUT).is_err() {
+        assert!(Instant::now() < deadline, "no place was given back");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn finishing_delivers_what_was_published_and_removes_the_file() {
+    let fixture = fixture();
+    let mut client = fixture.client();
+    for _ in 0..500 {
+        fixture.mock.events.publish(Event::Stop);
+    }
+    fixture.mock.events.publish(Event::Shutdown { guest: false, reason: "host-qmp-quit" });
+    let reader = thread::spawn(move || {
+        let event = client.wait_event("SHUTDOWN", TIMEOUT).unwrap();
+        (event, client.wait_event("STOP", TIMEOUT).unwrap_err())
+    });
+    fixture.server.finish();
+    assert!(!fixture.path.exists());
+    let (event, end) = reader.join().unwrap();
+    assert_eq!(event["data"], json!({ "guest": false, "reason": "host-qmp-quit" }));
+    assert!(matches!(end, ClientError::Closed { .. }), "{end}");
+}
+
+#[test]
+fn only_a_socket_that_nobody_listens_on_is_replaced() {
+    let fixture = fixture();
+    let events = &fixture.mock.events;
+    let start = |path: &PathBuf| Server::start(path, fixture.mock.clone(), events);
+    assert!(matches!(start(&fixture.path), Err(ServerError::InUse { .. })));
+    let file = fixture.path.with_file_name("file");
+    std::fs::write(&file, "precious").unwrap();
+    assert!(matches!(start(&file), Err(ServerError::NotASocket { .. })));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+    let stale = fixture.path.with_file_name("stale");
+    drop(UnixListener::bind(&stale).unwrap());
+    let server = start(&stale).unwrap();
+    Client::connect(&stale, TIMEOUT).unwrap();
+    // Somebody else's file is not removed.
+    std::fs::remove_file(&stale).unwrap();
+    let _theirs = UnixListener::bind(&stale).unwrap();
+    server.finish();
+    assert!(stale.exists());
+}
+
+#[test]
+fn a_client_waits_no_longer_than_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mute");
+    let missing = Client::connect_when_up(&path, Duration::from_millis(20), || true).unwrap_err();
+    assert!(matches!(missing, ClientError::Connect { .. }), "{missing}");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let mute = Client::connect(&path, Duration::from_millis(20)).unwrap_err();
+    assert!(matches!(mute, ClientError::Timeout { .. }), "{mute}");
+}
