@@ -8,5 +8,6 @@ pub mod endpoint;
 pub mod events;
 pub mod machine;
 pub mod memory;
+pub mod ownership;
 pub mod qmp;
 pub mod runtime;
