@@ -9,6 +9,7 @@ pub mod destination;
 pub mod greeting;
 pub mod info;
 pub mod message;
+pub mod ownership;
 pub mod package;
 pub mod pages;
 pub mod parameters;

@@ -11,5 +11,6 @@ pub mod events;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
+pub mod ownership;
 pub mod qmp;
 pub mod runtime;

@@ -1,0 +1,171 @@
+//! A backend that fails on purpose: compiled into every build, inert until told otherwise.
+//!
+//! Tests and the fault matrix wrap the real backend in [`Faulty`] and plan one [`Fault`] at a time, as the fault device does for
+//! devices: so many times, then all is well again.
+
+use std::io;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::ownership::{Expected, Ownership, OwnershipError, Record, Swap};
+
+/// Which calls a fault strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Strikes {
+    /// [`Ownership::read`].
+    Reads,
+    /// [`Ownership::create`] and [`Ownership::swap`].
+    Writes,
+    /// All.
+    Everything,
+}
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// The call fails, nothing is applied, and the caller knows.
+    Unreachable,
+    /// Nothing is applied, and the caller cannot know.
+    RequestLost,
+    /// The call is carried out, and the caller does not hear of it.
+    ReplyLost,
+    /// The call is carried out after this long, or as soon as the plan is changed.
+    Slow(Duration),
+    /// The next change of an existing record ends after so many bytes, as a crash in its middle would leave it.
+    Torn(usize),
+}
+
+/// A fault, and whom it strikes how often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Plan {
+    /// Which calls.
+    pub strikes: Strikes,
+    /// What happens to them.
+    pub fault: Fault,
+    /// How many of them; none is without end.
+    pub times: Option<u32>,
+}
+
+/// A backend whose writes can be torn.
+pub trait Tear: Ownership {
+    /// The next change of an existing record puts only its first `bytes` bytes, then fails as unreachable and maybe applied.
+    fn tear_next_write(&self, bytes: usize);
+}
+
+/// `B`, with faults as planned.
+#[derive(Debug)]
+pub struct Faulty<B> {
+    inner: B,
+    plan: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    plan: Option<Plan>,
+    /// Grows with every [`Faulty::set`].
+    edition: u64,
+    struck: u64,
+}
+
+impl<B: Tear> Faulty<B> {
+    /// Without a plan: as `inner`.
+    pub fn new(inner: B) -> Self {
+        Faulty { inner, plan: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// Replaces the plan; with none, all is well from now on. Ends a [`Fault::Slow`] that is being waited for.
+    pub fn set(&self, plan: Option<Plan>) {
+        let mut state = self.state();
+        state.plan = plan;
+        state.edition += 1;
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// How many calls have been struck so far.
+    pub fn struck(&self) -> u64 {
+        self.state().struck
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the fault that strikes this call, if one does, and the edition of the plan that it came from.
+    fn strike(&self, call: Strikes) -> Option<(Fault, u64)> {
+        let mut state = self.state();
+        let strikes = |plan: &Plan| plan.strikes == call || plan.strikes == Strikes::Everything;
+        let plan = state.plan.as_mut().filter(|plan| strikes(plan) && plan.times != Some(0))?;
+        let fault = plan.fault;
+        plan.times = plan.times.map(|left| left - 1);
+        state.struck += 1;
+        Some((fault, state.edition))
+    }
+
+    fn call<T>(
+        &self,
+        call: Strikes,
+        carry_out: impl FnOnce() -> Result<T, OwnershipError>,
+    ) -> Result<T, OwnershipError> {
+        let is_write = call == Strikes::Writes;
+        let Some((fault, edition)) = self.strike(call) else { return carry_out() };
+        match fault {
+            Fault::Unreachable => Err(self.planned("unreachable", false)),
+            Fault::RequestLost => Err(self.planned("the request was lost", is_write)),
+            Fault::ReplyLost => carry_out().and_then(|_| Err(self.planned("the reply was lost", is_write))),
+            Fault::Torn(bytes) => {
+                self.inner.tear_next_write(bytes);
+                carry_out()
+            }
+            Fault::Slow(delay) => {
+                self.wait(delay, edition);
+                carry_out()
+            }
+        }
+    }
+
+    fn wait(&self, delay: Duration, edition: u64) {
+        let until = Instant::now() + delay;
+        let mut state = self.state();
+        while state.edition == edition {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn planned(&self, what: &'static str, maybe_applied: bool) -> OwnershipError {
+        OwnershipError::Unreachable {
+            at: self.inner.place(),
+            doing: "a planned fault",
+            maybe_applied,
+            source: io::Error::other(what),
+            advice: "end the fault, then try again",
+        }
+    }
+}
+
+impl<B: Tear> Ownership for Faulty<B> {
+    fn place(&self) -> String {
+        self.inner.place()
+    }
+
+    fn read(&self) -> Result<Option<Record>, OwnershipError> {
+        self.call(Strikes::Reads, || self.inner.read())
+    }
+
+    fn create(&self, record: &Record) -> Result<Swap, OwnershipError> {
+        self.call(Strikes::Writes, || self.inner.create(record))
+    }
+
+    fn swap(&self, expected: &Expected, record: &Record) -> Result<Swap, OwnershipError> {
+        self.call(Strikes::Writes, || self.inner.swap(expected, record))
+    }
+}
+
+#[cfg(test)]
+#[path = "faulty_tests.rs"]
+mod tests;

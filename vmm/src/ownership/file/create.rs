@@ -1,0 +1,77 @@
+//! The first record of a guest: a file that appears whole, or not at all, and never in the place of another.
+//!
+//! The file is written and made durable under a name of its own, then linked to the record's: `link` fails when the name is
+//! taken, on every file system that has it, also across hosts.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use ferry_migration::ownership::file as format;
+
+use crate::ownership::file::FileRecord;
+use crate::ownership::{OwnershipError, Record, random};
+
+impl FileRecord {
+    /// Makes the file; false if the name is taken by now.
+    pub(super) fn create_file(&self, record: &Record) -> Result<bool, OwnershipError> {
+        let failed = |error| self.unreachable("creating it", false, error);
+        let draft = Draft::write(self.draft_path().map_err(failed)?, record).map_err(failed)?;
+        match fs::hard_link(&draft.path, &self.path) {
+            Ok(()) => self.sync_folder().map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            // A file system on another host may have carried it out and lost the answer.
+            Err(error) => Err(self.unreachable("creating it", true, error)),
+        }
+    }
+
+    /// Makes the file's name durable.
+    pub(super) fn sync_folder(&self) -> Result<(), OwnershipError> {
+        let synced = File::open(self.folder()).and_then(|folder| folder.sync_all());
+        synced.map_err(|error| self.unreachable("making its name durable", true, error))
+    }
+
+    fn folder(&self) -> &Path {
+        match self.path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        }
+    }
+
+    /// A name that nobody else uses, hidden, beside the record.
+    fn draft_path(&self) -> io::Result<PathBuf> {
+        let name = self.path.file_name().ok_or_else(|| io::Error::other("the path ends in no file name"))?;
+        let random = random()?;
+        let mut draft = std::ffi::OsString::from(".");
+        draft.push(name);
+        draft.push(format!(".{random:032x}.new"));
+        Ok(self.folder().join(draft))
+    }
+}
+
+/// A file that is on its way; the name goes when this does.
+struct Draft {
+    path: PathBuf,
+}
+
+impl Draft {
+    fn write(path: PathBuf, record: &Record) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(0o600).custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW);
+        let mut file = options.open(&path)?;
+        let draft = Draft { path };
+        file.write_all(&format::create(record))?;
+        file.sync_all()?;
+        Ok(draft)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // A name that stays is a file of 8 KiB that nobody reads.
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!("{} could not be removed: {error}; remove it by hand", self.path.display());
+        }
+    }
+}

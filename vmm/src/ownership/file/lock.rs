@@ -1,0 +1,68 @@
+//! The OFD lock around one operation on a record's file (fcntl(2), "Open file description locks").
+//!
+//! It belongs to the open file, not to the process: threads with files of their own exclude each other, and closing one file
+//! does not end the lock of another. The kernel ends it when its holder dies.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+/// Who may hold it at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Others that read.
+    Shared,
+    /// Nobody.
+    Exclusive,
+}
+
+const FIRST_PAUSE: Duration = Duration::from_micros(200);
+/// Longer than the lock is held by one write on a good disk, shorter than anyone would notice.
+const LONGEST_PAUSE: Duration = Duration::from_millis(5);
+
+/// Takes the lock, or fails with `TimedOut` at the deadline.
+///
+/// It asks again and again, because waiting in the kernel (`F_OFD_SETLKW`) knows no deadline.
+pub(super) fn acquire(file: &File, kind: Kind, deadline: Instant) -> io::Result<()> {
+    let kind = match kind {
+        Kind::Shared => libc::F_RDLCK,
+        Kind::Exclusive => libc::F_WRLCK,
+    };
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match set(file, kind) {
+            Err(error) if is_busy(&error) => {}
+            result => return result,
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "another process kept its lock for too long"));
+        }
+        std::thread::sleep(pause.min(left));
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Lets the lock go.
+pub(super) fn release(file: &File) -> io::Result<()> {
+    set(file, libc::F_UNLCK)
+}
+
+fn is_busy(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES | libc::EINTR))
+}
+
+fn set(file: &File, kind: libc::c_int) -> io::Result<()> {
+    let lock = libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        // Must be 0 for OFD locks.
+        l_pid: 0,
+    };
+    // SAFETY: the descriptor is open for the whole call, and F_OFD_SETLK only reads the struct that is passed to it.
+    let done = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,81 @@
+//! Where ownership records are kept: one trait, and the backends behind it.
+//!
+//! The runtime carries out the compare-and-swaps that the state machines of `ferry-migration` ask for, through [`Ownership`].
+//! The rules and the bytes are in `ferry_migration::ownership`; a backend adds the storage, its lock and its failures.
+//! [`file::FileRecord`] keeps the record in a file; [`faulty::Faulty`] breaks any backend on purpose.
+
+use std::fmt::Debug;
+
+pub use ferry_migration::ownership::{Change, Expected, Record, Swap};
+use ferry_migration::ownership::{Name, OwnerId};
+
+pub mod error;
+pub mod faulty;
+pub mod file;
+
+pub use error::OwnershipError;
+
+/// A place that keeps the ownership record of one guest.
+///
+/// Every call waits for storage: call it from a thread that may wait as long as the storage does. A wait for another process
+/// has a deadline of its own. After any error the record is as it was, or as asked for, never something else.
+pub trait Ownership: Send + Sync + Debug {
+    /// Where the record is, for people: `file:/images/a.owner`.
+    fn place(&self) -> String;
+
+    /// The record, or none if there never was one here.
+    ///
+    /// # Errors
+    /// [`OwnershipError`]; nothing is changed.
+    fn read(&self) -> Result<Option<Record>, OwnershipError>;
+
+    /// Makes the first record. Won when it is durable, lost when there is another already; a repeat is won.
+    ///
+    /// # Errors
+    /// [`OwnershipError`].
+    fn create(&self, record: &Record) -> Result<Swap, OwnershipError>;
+
+    /// Changes the record if it is as expected, by the rules of [`ferry_migration::ownership::judge`]. Won when the new record
+    /// is durable, or when this very change was made before; lost when somebody else changed it first.
+    ///
+    /// # Errors
+    /// [`OwnershipError`]. After [`OwnershipError::maybe_applied`], ask again: the answer will be true.
+    fn swap(&self, expected: &Expected, record: &Record) -> Result<Swap, OwnershipError>;
+}
+
+/// An identity for this process, new at every call: make one at start and keep it.
+///
+/// # Errors
+/// When the kernel gives no random numbers.
+pub fn new_owner() -> std::io::Result<OwnerId> {
+    Ok(OwnerId { id: random()?, label: label() })
+}
+
+/// A number that nobody else has.
+fn random() -> std::io::Result<u128> {
+    let mut bytes = [0; 16];
+    let taken = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    debug_assert_eq!(taken, bytes.len(), "requests of up to 256 bytes are not cut short");
+    Ok(u128::from_le_bytes(bytes))
+}
+
+/// `host:pid`, with as much of the host's name as fits a [`Name`].
+fn label() -> Name {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let pid = std::process::id();
+    // A pid has at most ten digits (proc(5): pid_max is 2^22 at most).
+    let host: String = host.trim().chars().filter(char::is_ascii_graphic).take(Name::MAX_BYTES - 11).collect();
+    Name::try_from(format!("{host}:{pid}")).expect("1 to 64 printable ASCII characters")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_owner_is_another() {
+        let [a, b] = [new_owner().unwrap(), new_owner().unwrap()];
+        assert_ne!(a, b);
+        assert!(a.label.as_str().ends_with(&format!(":{}", std::process::id())));
+    }
+}
