@@ -95,6 +95,12 @@ pub trait Device: Send {
         Ok(())
     }
 
+    /// Back to power-on state, for a reset of the whole machine; the vCPUs are stopped. What only a running guest may hold
+    /// stays held, and background work that was running goes on.
+    fn reset(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+
     /// Takes what a running guest must hold (the disk's lock) and starts background work. The vCPUs start after this.
     fn acquire(&mut self) -> std::io::Result<()> {
         Ok(())

@@ -3,8 +3,14 @@
 //! Nothing here knows KVM, sockets or migration: a device sees guest memory, eventfds and plain saved-state values.
 //! The machine (`ferry-vmm`) builds devices, puts them on buses, and saves and loads them through [`Device`].
 
+pub mod bus;
 pub mod device;
+pub mod exit;
+pub mod fault;
+mod saved;
+pub mod serial;
 
+pub use bus::{Bus, BusDevice, BusError};
 pub use device::{Device, DeviceId, LoadError, SaveError};
 
 /// Guest memory as every device sees it.

@@ -3,6 +3,7 @@
 //! The `ferry` binary is a thin front over this crate. A reader looks here for "is it the machine?"; what a device does is in
 //! `ferry-devices`, how a migration is agreed on is in `ferry-migration`.
 
+pub mod boot;
 pub mod cli;
 pub mod endpoint;
 pub mod events;

@@ -1,49 +1,290 @@
-//! Guest memory: its layout, its backing, and its dirty log.
-use ferry_devices::GuestMemory;
-use ferry_migration::description::RamRange;
-use ferry_migration::pages::PageBitmap;
+//! Guest memory: its layout, its backing, and which of its pages the host has allocated.
+//!
+//! The machine builds one [`Memory`]; KVM, devices and boot see it as `vm-memory`, the migration as densely numbered
+//! pages. RAM begins at address 0, leaves a hole from 3 GiB to 4 GiB for devices, and goes on above it.
+
+mod config;
+mod mapping;
+mod populated;
+
+use std::fs::File;
+use std::io;
 use std::sync::Arc;
 
-/// How guest memory is backed by the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Backing {
-    /// A memfd, mapped shared.
-    Memfd,
-    /// Anonymous memory with transparent huge pages.
-    Anon,
+use ferry_devices::GuestMemory;
+use ferry_migration::description::RamRange;
+use ferry_migration::pages::{PAGE_SIZE, PageBitmap};
+use vm_memory::bitmap::{AtomicBitmap, NewBitmap};
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
+
+pub use config::{Backing, MemoryConfig, MemoryConfigError, SIZE_MAX, SIZE_MIN, SIZE_UNIT};
+use mapping::Mapping;
+
+/// Where the hole for devices begins.
+pub const HOLE_START: u64 = 3 << 30;
+/// Where RAM goes on above the hole.
+pub const HOLE_END: u64 = 4 << 30;
+
+/// Guest memory could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// The configuration is not possible.
+    #[error(transparent)]
+    Config(#[from] MemoryConfigError),
+    /// The host gave no memory.
+    #[error("{size} bytes of guest memory ({backing}) cannot be mapped; give less with --memory or free memory")]
+    Map {
+        /// Bytes wanted.
+        size: u64,
+        /// How it was to be backed.
+        backing: Backing,
+        /// Why not.
+        source: io::Error,
+    },
 }
 
 pub mod zero;
 
 /// Guest memory.
 #[derive(Debug)]
-pub struct Memory {}
+pub struct Memory {
+    guest: Option<Arc<GuestMemory>>,
+    regions: Vec<Region>,
+    ranges: Vec<RamRange>,
+    memfd: Option<File>,
+    backing: Backing,
+}
+
+/// A range of RAM with its host mapping, which must outlive every `vm-memory` view of it.
+#[derive(Debug)]
+struct Region {
+    view: Option<Arc<GuestRegionMmap<AtomicBitmap>>>,
+    mapping: Option<Mapping>,
+    first_page: u64,
+    pages: u64,
+}
 
 impl Memory {
-    /// Guest RAM as vm-memory.
+    /// Maps memory as configured. Every page reads as zeros, and none is allocated yet.
+    ///
+    /// # Errors
+    /// When the configuration is not possible or the host gives no memory.
+    pub fn new(config: &MemoryConfig) -> Result<Self, MemoryError> {
+        config.check()?;
+        Self::map(config).map_err(|source| MemoryError::Map { size: config.size, backing: config.backing, source })
+    }
+
+    fn map(config: &MemoryConfig) -> io::Result<Self> {
+        let ranges = layout(config.size);
+        let memfd = match config.backing {
+            Backing::Memfd => Some(mapping::sealed_memfd(config.size)?),
+            Backing::Anon => None,
+        };
+        let mut regions = Vec::with_capacity(ranges.len());
+        let mut first_page = 0;
+        for range in &ranges {
+            let len = range.len as usize;
+            let mapping = match &memfd {
+                Some(memfd) => Mapping::shared(memfd, first_page * PAGE_SIZE, len)?,
+                None => Mapping::anonymous(len)?,
+            };
+            let pages = range.len / PAGE_SIZE;
+            regions.push(Region { view: Some(view(range, &mapping)?), mapping: Some(mapping), first_page, pages });
+            first_page += pages;
+        }
+        let views = regions.iter().filter_map(|region| region.view.clone()).collect();
+        let guest = GuestMemoryMmap::from_arc_regions(views).map_err(io::Error::other)?;
+        Ok(Memory { guest: Some(Arc::new(guest)), regions, ranges, memfd, backing: config.backing })
+    }
+
+    /// Guest RAM as vm-memory. Every write through it marks its bitmap.
+    #[must_use]
     pub fn guest(&self) -> &Arc<GuestMemory> {
-        todo!()
+        self.guest.as_ref().unwrap_or_else(|| unreachable!("taken only in drop"))
     }
+
     /// Guest RAM ranges, ascending.
+    #[must_use]
     pub fn ranges(&self) -> &[RamRange] {
-        todo!()
+        &self.ranges
     }
+
     /// Number of 4 KiB pages, densely numbered over the ranges.
+    #[must_use]
     pub fn pages(&self) -> u64 {
-        todo!()
+        self.regions.last().map_or(0, |region| region.first_page + region.pages)
     }
+
     /// Host address of a page and how many pages follow contiguously in host memory (including it).
     /// Ranges begin and end on 2 MiB boundaries, so a chunk is always contiguous.
-    pub fn host_pages(&self, _page: u64) -> (*mut u8, u64) {
-        todo!()
+    ///
+    /// # Panics
+    /// When the machine has no such page.
+    #[must_use]
+    pub fn host_pages(&self, page: u64) -> (*mut u8, u64) {
+        let region = self.region_of(page);
+        let offset = page - region.first_page;
+        (region.host().wrapping_add((offset * PAGE_SIZE) as usize), region.pages - offset)
     }
+
+    /// Guest physical address of a page.
+    ///
+    /// # Panics
+    /// When the machine has no such page.
+    #[must_use]
+    pub fn guest_address(&self, page: u64) -> u64 {
+        let at = self.regions.iter().rposition(|region| region.first_page <= page && page < self.pages());
+        let at = at.unwrap_or_else(|| panic!("page {page} of {}", self.pages()));
+        self.ranges[at].start + (page - self.regions[at].first_page) * PAGE_SIZE
+    }
+
     /// Pages that may hold something else than zeros: those the host has allocated. Never allocates or touches any.
-    pub fn populated(&self) -> std::io::Result<PageBitmap> {
-        todo!()
+    ///
+    /// # Errors
+    /// When the host does not tell.
+    pub fn populated(&self) -> io::Result<PageBitmap> {
+        let mut pages = PageBitmap::new(self.pages());
+        match &self.memfd {
+            Some(memfd) => populated::of_memfd(memfd, &mut pages)?,
+            None => {
+                for region in &self.regions {
+                    populated::of_anonymous(region.host(), region.pages * PAGE_SIZE, region.first_page, &mut pages)?;
+                }
+            }
+        }
+        Ok(pages)
     }
-    /// Prepares memory of a destination for being received into, without taking memory for pages that stay zero.
+
+    /// What backs the memory.
+    #[must_use]
     pub fn backing(&self) -> Backing {
-        todo!()
+        self.backing
+    }
+
+    /// The memfd, with the ranges one after the other from offset 0: page `n` lies at `n * 4096`.
+    #[must_use]
+    pub fn memfd(&self) -> Option<&File> {
+        self.memfd.as_ref()
+    }
+
+    /// For the dirty log: bitmap, first page and number of pages of each range.
+    pub(crate) fn bitmaps(&self) -> impl Iterator<Item = (&AtomicBitmap, u64, u64)> {
+        self.regions.iter().filter_map(|region| Some((region.view.as_ref()?.bitmap(), region.first_page, region.pages)))
+    }
+
+    fn region_of(&self, page: u64) -> &Region {
+        let region = self.regions.iter().find(|region| (region.first_page..region.first_page + region.pages).contains(&page));
+        region.unwrap_or_else(|| panic!("page {page} of {}", self.pages()))
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.guest = None;
+        for region in &mut self.regions {
+            let unused = region.view.take().is_none_or(|view| Arc::try_unwrap(view).is_ok());
+            // A device that outlives its machine keeps its view: then the mapping must stay until the process ends.
+            if !unused {
+                std::mem::forget(region.mapping.take());
+                tracing::debug!("guest memory is still in use by a device and stays mapped");
+            }
+        }
+    }
+}
+
+impl Region {
+    fn host(&self) -> *mut u8 {
+        self.mapping.as_ref().map_or_else(|| unreachable!("taken only in drop"), Mapping::start)
+    }
+}
+
+fn layout(size: u64) -> Vec<RamRange> {
+    let low = size.min(HOLE_START);
+    let mut ranges = vec![RamRange { start: 0, len: low }];
+    if size > low {
+        ranges.push(RamRange { start: HOLE_END, len: size - low });
+    }
+    ranges
+}
+
+fn view(range: &RamRange, mapping: &Mapping) -> io::Result<Arc<GuestRegionMmap<AtomicBitmap>>> {
+    let len = range.len as usize;
+    let builder = MmapRegionBuilder::new_with_bitmap(len, AtomicBitmap::with_len(len))
+        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE);
+    // SAFETY: the mapping has `len` bytes and is unmapped only after this view is gone, see `Memory::drop`.
+    let region = unsafe { builder.with_raw_mmap_pointer(mapping.start()) }.build().map_err(io::Error::other)?;
+    let region = GuestRegionMmap::new(region, GuestAddress(range.start));
+    region.map(Arc::new).ok_or_else(|| io::Error::other("a range of guest memory ends past the address space"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_memory::Bytes;
+
+    fn memory(size: u64, backing: Backing) -> Memory {
+        Memory::new(&MemoryConfig { size, backing }).unwrap()
+    }
+
+    #[test]
+    fn ram_leaves_the_hole_below_4_gib() {
+        for backing in [Backing::Anon, Backing::Memfd] {
+            let memory = memory(4 << 30, backing);
+            assert_eq!(
+                memory.ranges(),
+                [RamRange { start: 0, len: 3 << 30 }, RamRange { start: 4 << 30, len: 1 << 30 }]
+            );
+            assert_eq!(memory.pages(), 1 << 20);
+            let first_high = (3 << 30) / PAGE_SIZE;
+            assert_eq!(memory.guest_address(first_high - 1), HOLE_START - PAGE_SIZE);
+            assert_eq!(memory.guest_address(first_high), HOLE_END);
+            assert_eq!(memory.host_pages(first_high - 1).1, 1);
+            let (host, rest) = memory.host_pages(first_high);
+            assert_eq!((host as u64 % SIZE_UNIT, rest), (0, (1 << 30) / PAGE_SIZE));
+        }
+    }
+
+    #[test]
+    fn only_written_pages_are_populated() {
+        for backing in [Backing::Anon, Backing::Memfd] {
+            let memory = memory(64 << 20, backing);
+            assert!(memory.populated().unwrap().is_empty(), "{backing}");
+            memory.guest().write_obj(7u64, GuestAddress(33 << 20)).unwrap();
+            let page = (33 << 20) / PAGE_SIZE;
+            let populated = memory.populated().unwrap();
+            assert!(populated.contains(page), "{backing}");
+            // At most the huge page around it.
+            assert!(populated.count() <= 512, "{backing}: {populated:?}");
+            assert_eq!(memory.populated().unwrap(), populated, "looking allocates nothing");
+        }
+    }
+
+    #[test]
+    fn pages_that_were_only_read_are_not_populated_when_anonymous() {
+        let memory = memory(16 << 20, Backing::Anon);
+        let value: u64 = memory.guest().read_obj(GuestAddress(5 << 20)).unwrap();
+        assert_eq!(value, 0);
+        assert!(memory.populated().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_view_outlives_the_memory_it_came_from() {
+        let memory = memory(16 << 20, Backing::Anon);
+        let guest = memory.guest().clone();
+        drop(memory);
+        guest.write_obj(1u8, GuestAddress(4096)).unwrap();
+        assert_eq!(guest.read_obj::<u8>(GuestAddress(4096)).unwrap(), 1);
+    }
+
+    #[test]
+    fn the_memfd_cannot_shrink() {
+        let memory = memory(16 << 20, Backing::Memfd);
+        assert!(memory.memfd().unwrap().set_len(4096).is_err());
+        memory.guest().write_obj(0x55u8, GuestAddress(8192)).unwrap();
+        let mut byte = [0];
+        std::os::unix::fs::FileExt::read_exact_at(memory.memfd().unwrap(), &mut byte, 8192).unwrap();
+        assert_eq!(byte, [0x55]);
     }
     /// x
     pub fn populated_words(&self, _first: u64, _words: &mut [u64]) -> std::io::Result<()> {

@@ -1,0 +1,155 @@
+//! The handle by which the operator steers a fault device while it works, or while it hangs.
+//!
+//! QMP (`x-ferry-fault-set`) changes rules through it; the migration runtime ends a hang through it when a deadline passes. The
+//! device asks it, in each step, what to do.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::spec::{Direction, FaultAction, FaultSpec, FaultStep};
+
+/// Rules that one device may have at a time.
+pub const MAX_RULES: usize = 64;
+
+/// Rules, counters and the way out of a hang, shared between the operator and the device.
+pub struct FaultControl {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+struct Inner {
+    direction: Direction,
+    rules: Vec<Rule>,
+    fired: [u64; 3],
+    /// Goes up with every interrupt, so that each ends the steps that wait at that moment and no later ones.
+    interrupts: u64,
+    /// Goes up whenever rules are cleared.
+    clears: u64,
+    waiting: usize,
+}
+
+struct Rule {
+    spec: FaultSpec,
+    left: Option<u32>,
+}
+
+/// The step was told to fail.
+#[derive(Debug)]
+pub(super) struct Injected;
+
+/// More rules than [`MAX_RULES`].
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the fault device has {MAX_RULES} rules already: clear them first")]
+pub struct TooManyRules;
+
+impl FaultControl {
+    /// Without rules, in a process of the given direction.
+    #[must_use]
+    pub fn new(direction: Direction) -> Self {
+        let inner = Inner { direction, rules: Vec::new(), fired: [0; 3], interrupts: 0, clears: 0, waiting: 0 };
+        FaultControl { inner: Mutex::new(inner), changed: Condvar::new() }
+    }
+
+    /// Adds a rule. When several apply to a step, the oldest that has times left decides.
+    ///
+    /// # Errors
+    ///
+    /// There are [`MAX_RULES`] rules.
+    pub fn set(&self, spec: FaultSpec) -> Result<(), TooManyRules> {
+        let mut inner = self.lock();
+        if inner.rules.len() >= MAX_RULES {
+            return Err(TooManyRules);
+        }
+        inner.rules.push(Rule { left: spec.times, spec });
+        Ok(())
+    }
+
+    /// Forgets all rules; a step that hangs or is delayed goes on at once and succeeds.
+    pub fn clear(&self) {
+        let mut inner = self.lock();
+        inner.rules.clear();
+        inner.clears += 1;
+        self.changed.notify_all();
+    }
+
+    /// Makes a step that hangs or is delayed right now fail as if told to. Later steps are not affected.
+    pub fn interrupt(&self) {
+        self.lock().interrupts += 1;
+        self.changed.notify_all();
+    }
+
+    /// Tells which way this process migrates from now on: a destination becomes a source once it runs the guest.
+    pub fn set_direction(&self, direction: Direction) {
+        self.lock().direction = direction;
+    }
+
+    /// The rules in force, oldest first.
+    #[must_use]
+    pub fn rules(&self) -> Vec<FaultSpec> {
+        self.lock().rules.iter().map(|rule| rule.spec.clone()).collect()
+    }
+
+    /// How many times a rule has applied to this step.
+    #[must_use]
+    pub fn fired(&self, step: FaultStep) -> u64 {
+        self.lock().fired[step as usize]
+    }
+
+    /// Whether a step hangs or is delayed at this moment.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.lock().waiting > 0
+    }
+
+    /// The device is in `step`: does what the rules say.
+    pub(super) fn enter(&self, step: FaultStep) -> Result<(), Injected> {
+        let mut inner = self.lock();
+        let Some(action) = inner.take_action(step) else { return Ok(()) };
+        inner.fired[step as usize] += 1;
+        tracing::info!(step = step.as_str(), ?action, "injecting a fault");
+        match action {
+            FaultAction::Fail => Err(Injected),
+            FaultAction::Hang => self.wait(inner, None),
+            FaultAction::Delay(time) => self.wait(inner, Some(Instant::now() + time)),
+        }
+    }
+
+    /// Until the deadline, a clear, or an interrupt, which is an error.
+    fn wait(&self, mut inner: MutexGuard<'_, Inner>, deadline: Option<Instant>) -> Result<(), Injected> {
+        let (interrupts, clears) = (inner.interrupts, inner.clears);
+        inner.waiting += 1;
+        let result = loop {
+            if inner.interrupts != interrupts {
+                break Err(Injected);
+            }
+            if inner.clears != clears || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                break Ok(());
+            }
+            inner = match deadline {
+                None => self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    self.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        };
+        inner.waiting -= 1;
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// The action of the first rule that applies, which is used up by one.
+    fn take_action(&mut self, step: FaultStep) -> Option<FaultAction> {
+        let direction = self.direction;
+        let rule = self.rules.iter_mut().find(|rule| {
+            rule.spec.at == step && rule.left != Some(0) && rule.spec.direction.is_none_or(|wanted| wanted == direction)
+        })?;
+        rule.left = rule.left.map(|left| left - 1);
+        Some(rule.spec.action)
+    }
+}

@@ -1,0 +1,257 @@
+//! What the fault device is told to do: `at=save|load|post_load,do=fail|hang|delay:MS[,times=N][,in=incoming|outgoing]`.
+//!
+//! The command line and QMP (`x-ferry-fault-set`) both end in a [`FaultSpec`], one from text, the other from key and value
+//! pairs.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// The longest `delay`, in milliseconds: ten minutes.
+pub const MAX_DELAY_MS: u64 = 600_000;
+
+/// The step in which a fault happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FaultStep {
+    /// [`Device::save`](crate::Device::save)
+    Save,
+    /// [`Device::load`](crate::Device::load)
+    Load,
+    /// [`Device::post_load`](crate::Device::post_load)
+    PostLoad,
+}
+
+impl FaultStep {
+    /// As specifications and errors write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FaultStep::Save => "save",
+            FaultStep::Load => "load",
+            FaultStep::PostLoad => "post_load",
+        }
+    }
+}
+
+/// What happens in that step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FaultAction {
+    /// It fails at once.
+    Fail,
+    /// It does not return until it is interrupted (and then fails) or its rule is cleared (and then succeeds).
+    Hang,
+    /// It takes this much longer.
+    Delay(Duration),
+}
+
+/// Which way the migration goes, as this process sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// This process is the destination.
+    Incoming,
+    /// This process runs the guest: it is a source, or may become one.
+    Outgoing,
+}
+
+impl Direction {
+    /// As specifications write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Direction::Incoming => "incoming",
+            Direction::Outgoing => "outgoing",
+        }
+    }
+}
+
+/// One rule: when it applies, and what happens then.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FaultSpec {
+    /// The step.
+    pub at: FaultStep,
+    /// What happens.
+    pub action: FaultAction,
+    /// Only the first so many times; every time if `None`.
+    pub times: Option<u32>,
+    /// Only in a process of this direction; in both if `None`.
+    pub direction: Option<Direction>,
+}
+
+/// A fault specification that means nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FaultSpecError {
+    /// A part without `=`.
+    #[error("fault: `{0}` is not KEY=VALUE: write at=, do=, times= or in=")]
+    NotAPair(String),
+    /// A key that no rule has.
+    #[error("fault: unknown key `{0}`: write at=, do=, times= or in=")]
+    UnknownKey(String),
+    /// The same key twice.
+    #[error("fault: `{0}` is given twice: keep one")]
+    Twice(String),
+    /// A key that every rule needs.
+    #[error("fault: `{key}` is missing: add {key}={allowed}")]
+    Missing {
+        /// The key.
+        key: &'static str,
+        /// What it accepts.
+        allowed: &'static str,
+    },
+    /// A value that its key does not accept.
+    #[error("fault: {key}={value}: write {key}={allowed}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What was given.
+        value: String,
+        /// What it accepts.
+        allowed: &'static str,
+    },
+}
+
+const AT: (&str, &str) = ("at", "save|load|post_load");
+const DO: (&str, &str) = ("do", "fail|hang|delay:MS (at most 600000)");
+const TIMES: (&str, &str) = ("times", "N, from 1");
+const IN: (&str, &str) = ("in", "incoming|outgoing");
+
+impl FaultSpec {
+    /// From keys and values as QMP gives them.
+    ///
+    /// # Errors
+    ///
+    /// A key is unknown, missing or given twice, or its value means nothing; the error names the key.
+    pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, FaultSpecError> {
+        let (mut at, mut action, mut times, mut direction) = (None, None, None, None);
+        for (key, value) in pairs {
+            let again = match key {
+                "at" => at.replace(parse(AT, value, step)?).is_some(),
+                "do" => action.replace(parse(DO, value, self::action)?).is_some(),
+                "times" => times.replace(parse(TIMES, value, count)?).is_some(),
+                "in" => direction.replace(parse(IN, value, self::direction)?).is_some(),
+                _ => return Err(FaultSpecError::UnknownKey(key.to_owned())),
+            };
+            if again {
+                return Err(FaultSpecError::Twice(key.to_owned()));
+            }
+        }
+        let missing = |(key, allowed)| FaultSpecError::Missing { key, allowed };
+        Ok(FaultSpec {
+            at: at.ok_or_else(|| missing(AT))?,
+            action: action.ok_or_else(|| missing(DO))?,
+            times,
+            direction,
+        })
+    }
+}
+
+impl FromStr for FaultSpec {
+    type Err = FaultSpecError;
+
+    fn from_str(text: &str) -> Result<Self, FaultSpecError> {
+        let pairs: Result<Vec<_>, _> = text
+            .split(',')
+            .map(|part| part.split_once('=').ok_or_else(|| FaultSpecError::NotAPair(part.to_owned())))
+            .collect();
+        FaultSpec::from_pairs(pairs?)
+    }
+}
+
+/// As [`FaultSpec::from_str`] reads it.
+impl fmt::Display for FaultSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at={},do=", self.at.as_str())?;
+        match self.action {
+            FaultAction::Fail => f.write_str("fail")?,
+            FaultAction::Hang => f.write_str("hang")?,
+            FaultAction::Delay(time) => write!(f, "delay:{}", time.as_millis())?,
+        }
+        if let Some(times) = self.times {
+            write!(f, ",times={times}")?;
+        }
+        if let Some(direction) = self.direction {
+            write!(f, ",in={}", direction.as_str())?;
+        }
+        Ok(())
+    }
+}
+
+fn parse<T>(
+    (key, allowed): (&'static str, &'static str),
+    value: &str,
+    read: fn(&str) -> Option<T>,
+) -> Result<T, FaultSpecError> {
+    read(value).ok_or_else(|| FaultSpecError::Value { key, value: value.to_owned(), allowed })
+}
+
+fn step(value: &str) -> Option<FaultStep> {
+    [FaultStep::Save, FaultStep::Load, FaultStep::PostLoad].into_iter().find(|step| step.as_str() == value)
+}
+
+fn direction(value: &str) -> Option<Direction> {
+    [Direction::Incoming, Direction::Outgoing].into_iter().find(|direction| direction.as_str() == value)
+}
+
+fn count(value: &str) -> Option<u32> {
+    value.parse().ok().filter(|count| *count > 0)
+}
+
+fn action(value: &str) -> Option<FaultAction> {
+    match value {
+        "fail" => Some(FaultAction::Fail),
+        "hang" => Some(FaultAction::Hang),
+        _ => {
+            let delay_ms: u64 = value.strip_prefix("delay:")?.parse().ok()?;
+            (delay_ms <= MAX_DELAY_MS).then(|| FaultAction::Delay(Duration::from_millis(delay_ms)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_full_specification_is_read_and_written_back() {
+        let text = "at=post_load,do=delay:250,times=2,in=incoming";
+        let spec: FaultSpec = text.parse().unwrap();
+        assert_eq!(
+            spec,
+            FaultSpec {
+                at: FaultStep::PostLoad,
+                action: FaultAction::Delay(Duration::from_millis(250)),
+                times: Some(2),
+                direction: Some(Direction::Incoming),
+            }
+        );
+        assert_eq!(spec.to_string(), text);
+        assert_eq!(FaultSpec::from_pairs([("do", "hang"), ("at", "save")]).unwrap().to_string(), "at=save,do=hang");
+    }
+
+    #[test]
+    fn errors_name_the_key_and_what_it_accepts() {
+        for (text, expected) in [
+            ("at=save", "fault: `do` is missing: add do=fail|hang|delay:MS (at most 600000)"),
+            ("do=fail", "fault: `at` is missing: add at=save|load|post_load"),
+            ("at=boot,do=fail", "fault: at=boot: write at=save|load|post_load"),
+            ("at=save,do=delay:", "fault: do=delay:: write do=fail|hang|delay:MS (at most 600000)"),
+            ("at=save,do=delay:600001", "fault: do=delay:600001: write do=fail|hang|delay:MS (at most 600000)"),
+            ("at=save,do=fail,times=0", "fault: times=0: write times=N, from 1"),
+            ("at=save,do=fail,in=both", "fault: in=both: write in=incoming|outgoing"),
+            ("at=save,do=fail,at=load", "fault: `at` is given twice: keep one"),
+            ("at=save,when=now", "fault: unknown key `when`: write at=, do=, times= or in="),
+            ("", "fault: `` is not KEY=VALUE: write at=, do=, times= or in="),
+        ] {
+            assert_eq!(text.parse::<FaultSpec>().unwrap_err().to_string(), expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused_and_what_is_read_round_trips(text in "(at|do|in|times|,|=|save|fail|delay:|[0-9a-z]){0,12}") {
+            if let Ok(spec) = text.parse::<FaultSpec>() {
+                prop_assert_eq!(spec.to_string().parse::<FaultSpec>().unwrap(), spec);
+            }
+        }
+    }
+}

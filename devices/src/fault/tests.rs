@@ -1,0 +1,119 @@
+//! The fault device fails, hangs and waits exactly when told, and is an ordinary device otherwise.
+
+use super::*;
+use proptest::prelude::*;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const SOON: Duration = Duration::from_secs(10);
+
+fn device(rules: &[&str]) -> (FaultDevice, Arc<FaultControl>) {
+    let control = Arc::new(FaultControl::new(Direction::Outgoing));
+    for rule in rules {
+        control.set(rule.parse().unwrap()).unwrap();
+    }
+    (FaultDevice::new(0, Arc::clone(&control)), control)
+}
+
+fn wait_until_waiting(control: &FaultControl) {
+    let deadline = Instant::now() + SOON;
+    while !control.is_waiting() {
+        assert!(Instant::now() < deadline, "the step never began to wait");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn without_rules_it_saves_and_loads_like_any_device() {
+    let (mut first, _) = device(&[]);
+    first.acquire().unwrap();
+    first.acquire().unwrap();
+    let state = first.save().unwrap();
+    let (mut second, _) = device(&[]);
+    let empty = second.save().unwrap();
+    for payload in [&state, &empty, &state] {
+        second.load(1, payload).unwrap();
+        second.post_load().unwrap();
+        assert_eq!(second.save().unwrap(), *payload);
+    }
+    assert_eq!(second.starts(), 2);
+}
+
+#[test]
+fn it_fails_in_the_step_it_was_told_as_often_as_it_was_told() {
+    let (mut fault, control) = device(&["at=post_load,do=fail,times=2", "at=save,do=fail,times=1"]);
+    assert_eq!(format!("{}: {}", fault.id(), fault.post_load().unwrap_err()), "fault/0: told to fail in post_load");
+    assert_eq!(fault.save().unwrap_err().to_string(), "told to fail in save");
+    let state = fault.save().unwrap();
+    fault.load(1, &state).unwrap();
+    fault.post_load().unwrap_err();
+    fault.post_load().unwrap();
+    assert_eq!([FaultStep::Save, FaultStep::Load, FaultStep::PostLoad].map(|step| control.fired(step)), [1, 0, 2]);
+}
+
+#[test]
+fn a_rule_for_the_other_direction_waits_until_the_direction_changes() {
+    let (mut fault, control) = device(&["at=post_load,do=fail,in=incoming"]);
+    fault.post_load().unwrap();
+    control.set_direction(Direction::Incoming);
+    fault.post_load().unwrap_err();
+}
+
+#[test]
+fn a_hang_ends_in_an_error_when_interrupted_and_the_next_step_hangs_anew() {
+    let (mut fault, control) = device(&["at=save,do=hang"]);
+    for _ in 0..2 {
+        let hung = thread::spawn(move || (fault.save(), fault));
+        wait_until_waiting(&control);
+        control.interrupt();
+        let (result, back) = hung.join().unwrap();
+        assert!(matches!(result, Err(SaveError::Injected)));
+        fault = back;
+    }
+    assert_eq!(control.fired(FaultStep::Save), 2);
+}
+
+#[test]
+fn a_hang_or_delay_ends_well_when_the_rules_are_cleared() {
+    for rule in ["at=post_load,do=hang", "at=post_load,do=delay:600000"] {
+        let (mut fault, control) = device(&[rule]);
+        let hung = thread::spawn(move || fault.post_load());
+        wait_until_waiting(&control);
+        control.clear();
+        hung.join().unwrap().unwrap();
+        assert!(control.rules().is_empty());
+    }
+}
+
+#[test]
+fn a_delay_takes_its_time_and_then_succeeds() {
+    let (mut fault, _) = device(&["at=save,do=delay:30"]);
+    let begin = Instant::now();
+    fault.save().unwrap();
+    assert!(begin.elapsed() >= Duration::from_millis(30));
+}
+
+#[test]
+fn a_damaged_state_is_refused() {
+    let (mut fault, _) = device(&[]);
+    let mut state = fault.save().unwrap();
+    *state.last_mut().unwrap() ^= 1;
+    assert!(fault.load(1, &state).is_err());
+    state.pop();
+    assert!(fault.load(1, &state).is_err());
+}
+
+#[test]
+fn rules_have_a_limit() {
+    let (_, control) = device(&vec!["at=save,do=fail"; MAX_RULES]);
+    assert_eq!(control.set("at=save,do=fail".parse().unwrap()), Err(TooManyRules));
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic_or_load(payload in prop::collection::vec(any::<u8>(), 0..200), version in 0u32..3) {
+        let (mut fault, _) = device(&[]);
+        prop_assert!(fault.load(version, &payload).is_err());
+        prop_assert_eq!(fault.starts(), 0);
+    }
+}
