@@ -9,6 +9,8 @@ pub mod exit;
 pub mod fault;
 mod saved;
 pub mod serial;
+mod throttle;
+pub mod virtio;
 
 pub use bus::{Bus, BusDevice, BusError};
 pub use device::{Device, DeviceId, LoadError, SaveError};

@@ -7,6 +7,7 @@ pub mod boot;
 pub mod cli;
 pub mod endpoint;
 pub mod events;
+pub mod kvm;
 pub mod machine;
 pub mod memory;
 pub mod qmp;

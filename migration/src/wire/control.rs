@@ -1,6 +1,6 @@
 //! Control frames: a 24-byte header, a message in postcard, an attachment.
 
-use crate::wire::{Message, WireError};
+use crate::wire::{Message, WireError, preamble};
 
 /// Length of the header in bytes.
 pub const HEADER_LEN: usize = 24;
@@ -51,6 +51,10 @@ pub fn encode<M: Message>(message: &M, attachment: &[u8], session: u32, sequence
 /// # Errors
 /// Not a frame of this migration, out of sequence, an unknown kind, or a length above the cap.
 pub fn decode_header<M: Message>(bytes: &[u8; HEADER_LEN], session: u32, sequence: u32) -> Result<Header, WireError> {
+    if let Some(found) = preamble::version_of(bytes) {
+        // A destination that speaks another version answers a preamble with its own.
+        return Err(WireError::Version { found });
+    }
     let magic = u16::from_le_bytes([bytes[0], bytes[1]]);
     if magic != MAGIC {
         return Err(WireError::NotFerry { found: format!("\"{}\" in place of a frame", bytes[..8].escape_ascii()) });
@@ -155,6 +159,13 @@ mod tests {
         for message in all_to_source() {
             assert_eq!(round_trip(&message, &[]), Ok(message));
         }
+    }
+
+    #[test]
+    fn a_preamble_in_place_of_an_answer_tells_the_version() {
+        let mut bytes = [0; HEADER_LEN];
+        bytes[..10].copy_from_slice(b"FERRYMIG\x09\x00");
+        assert_eq!(decode_header::<ToSource>(&bytes, 9, 0), Err(WireError::Version { found: 9 }));
     }
 
     #[test]

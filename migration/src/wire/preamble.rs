@@ -80,6 +80,13 @@ impl Preamble {
     }
 }
 
+/// The version that a preamble announces, if `bytes` begin with one.
+#[must_use]
+pub fn version_of(bytes: &[u8]) -> Option<u16> {
+    let rest = bytes.strip_prefix(MAGIC)?;
+    Some(u16::from_le_bytes([*rest.first()?, *rest.get(1)?]))
+}
+
 /// The part of a migration id that every frame repeats.
 #[must_use]
 pub fn session(migration_id: u128) -> u32 {

@@ -52,10 +52,8 @@ pub struct MapEntry {
 #[must_use]
 pub fn memory_map(ranges: &[RamRange]) -> Vec<MapEntry> {
     let ram = |start, end| MapEntry { start, len: end - start, kind: Kind::Ram };
-    let mut map = vec![
-        ram(0, BASE_MEMORY_END),
-        MapEntry { start: MP_TABLE, len: KERNEL_MIN - MP_TABLE, kind: Kind::Reserved },
-    ];
+    let mut map =
+        vec![ram(0, BASE_MEMORY_END), MapEntry { start: MP_TABLE, len: KERNEL_MIN - MP_TABLE, kind: Kind::Reserved }];
     for range in ranges {
         map.push(ram(range.start.max(KERNEL_MIN), range.start + range.len));
     }

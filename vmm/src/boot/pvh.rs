@@ -13,7 +13,8 @@ use super::layout::{COMMAND_LINE, MEMORY_MAP, MODULE_LIST, MapEntry, START_INFO}
 /// Writes the start info for a guest with memory `map`; the command line is written by the caller.
 pub(super) fn write(memory: &GuestMemory, map: &[MapEntry], initrd: Option<Initrd>) -> Result<(), Problem> {
     for (at, entry) in map.iter().enumerate() {
-        let entry = hvm_memmap_table_entry { addr: entry.start, size: entry.len, type_: entry.kind as u32, reserved: 0 };
+        let entry =
+            hvm_memmap_table_entry { addr: entry.start, size: entry.len, type_: entry.kind as u32, reserved: 0 };
         memory.write_obj(entry, GuestAddress(MEMORY_MAP + (at * size_of::<hvm_memmap_table_entry>()) as u64))?;
     }
     if let Some(initrd) = initrd {

@@ -182,9 +182,8 @@ fn what_is_no_file_is_refused() {
 #[test]
 fn a_command_line_that_does_not_fit_is_refused() {
     let (file, memory) = (temporary(&bzimage()), memory());
-    let error = |line: &str| {
-        BootSource::open(Some(file.path()), None, line, 1).unwrap().load(&memory).unwrap_err().to_string()
-    };
+    let error =
+        |line: &str| BootSource::open(Some(file.path()), None, line, 1).unwrap().load(&memory).unwrap_err().to_string();
     assert!(error(&"x".repeat(256)).contains("at most 255 bytes"));
     assert!(error("a\0b").contains("zero byte"));
 }

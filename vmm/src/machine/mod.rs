@@ -1,6 +1,6 @@
 //! The machine (interface stub).
+use crate::kvm::DirtyLog;
 use crate::memory::Memory;
-use ferry_migration::pages::{CHUNK_WORDS, PageBitmap};
 use ferry_migration::{MachineDescription, Section};
 use std::sync::Arc;
 
@@ -134,27 +134,6 @@ impl Machine {
     }
     /// The dirty log of RAM.
     pub fn dirty_log(&self) -> &Arc<DirtyLog> {
-        todo!()
-    }
-}
-
-/// KVM's dirty log and the devices' bitmap, as one (interface stub).
-pub struct DirtyLog {}
-impl DirtyLog {
-    /// Starts logging: from its return on, every write to RAM by a vCPU, KVM or a device is recorded.
-    pub fn start(&self) -> std::io::Result<()> {
-        todo!()
-    }
-    /// Ends logging.
-    pub fn stop(&self) -> std::io::Result<()> {
-        todo!()
-    }
-    /// Adds to `into` every page written since its bit was last cleared with `clear_chunks` (vCPUs), or since the last harvest (devices).
-    pub fn harvest(&self, _into: &mut PageBitmap) -> std::io::Result<()> {
-        todo!()
-    }
-    /// Clears the log for the given pages of consecutive chunks, and protects them again. Call right before reading these pages.
-    pub fn clear_chunks(&self, _first_chunk: u64, _words: &[[u64; CHUNK_WORDS]]) -> std::io::Result<()> {
         todo!()
     }
 }

@@ -52,8 +52,14 @@ pub struct Memory {
     guest: Option<Arc<GuestMemory>>,
     regions: Vec<Region>,
     ranges: Vec<RamRange>,
-    memfd: Option<File>,
-    backing: Backing,
+    store: Store,
+}
+
+/// What holds the pages, and what tells which of them there are.
+#[derive(Debug)]
+enum Store {
+    Memfd(File),
+    Anonymous { pagemap: File },
 }
 
 /// A range of RAM with its host mapping, which must outlive every `vm-memory` view of it.
@@ -77,17 +83,17 @@ impl Memory {
 
     fn map(config: &MemoryConfig) -> io::Result<Self> {
         let ranges = layout(config.size);
-        let memfd = match config.backing {
-            Backing::Memfd => Some(mapping::sealed_memfd(config.size)?),
-            Backing::Anon => None,
+        let store = match config.backing {
+            Backing::Memfd => Store::Memfd(mapping::sealed_memfd(config.size)?),
+            Backing::Anon => Store::Anonymous { pagemap: File::open("/proc/self/pagemap")? },
         };
         let mut regions = Vec::with_capacity(ranges.len());
         let mut first_page = 0;
         for range in &ranges {
             let len = range.len as usize;
-            let mapping = match &memfd {
-                Some(memfd) => Mapping::shared(memfd, first_page * PAGE_SIZE, len)?,
-                None => Mapping::anonymous(len)?,
+            let mapping = match &store {
+                Store::Memfd(memfd) => Mapping::shared(memfd, first_page * PAGE_SIZE, len)?,
+                Store::Anonymous { .. } => Mapping::anonymous(len)?,
             };
             let pages = range.len / PAGE_SIZE;
             regions.push(Region { view: Some(view(range, &mapping)?), mapping: Some(mapping), first_page, pages });
@@ -95,7 +101,7 @@ impl Memory {
         }
         let views = regions.iter().filter_map(|region| region.view.clone()).collect();
         let guest = GuestMemoryMmap::from_arc_regions(views).map_err(io::Error::other)?;
-        Ok(Memory { guest: Some(Arc::new(guest)), regions, ranges, memfd, backing: config.backing })
+        Ok(Memory { guest: Some(Arc::new(guest)), regions, ranges, store })
     }
 
     /// Guest RAM as vm-memory. Every write through it marks its bitmap.
@@ -145,27 +151,67 @@ impl Memory {
     /// When the host does not tell.
     pub fn populated(&self) -> io::Result<PageBitmap> {
         let mut pages = PageBitmap::new(self.pages());
-        match &self.memfd {
-            Some(memfd) => populated::of_memfd(memfd, &mut pages)?,
-            None => {
+        self.each_populated(0, self.pages(), |first, count| pages.set_range(first, count))?;
+        Ok(pages)
+    }
+
+    /// As [`Memory::populated`], for the pages from `first_page` (a multiple of 64) on: one bit for each in `words`, which
+    /// are overwritten. Bits past the last page are zero.
+    ///
+    /// # Errors
+    /// When the host does not tell.
+    ///
+    /// # Panics
+    /// When `first_page` is no multiple of 64.
+    pub fn populated_words(&self, first_page: u64, words: &mut [u64]) -> io::Result<()> {
+        assert_eq!(first_page % 64, 0, "page {first_page} is not on a word");
+        words.fill(0);
+        let end = self.pages().min(first_page + words.len() as u64 * 64);
+        self.each_populated(first_page, end, |first, count| {
+            for page in first - first_page..first - first_page + count {
+                words[(page / 64) as usize] |= 1 << (page % 64);
+            }
+        })
+    }
+
+    /// Calls `found` with (first page, number of pages) of each run of allocated pages in `first..end`.
+    fn each_populated(&self, first: u64, end: u64, mut found: impl FnMut(u64, u64)) -> io::Result<()> {
+        match &self.store {
+            Store::Memfd(memfd) => populated::in_memfd(memfd, first * PAGE_SIZE, end * PAGE_SIZE, |at, len| {
+                found(at / PAGE_SIZE, len.div_ceil(PAGE_SIZE));
+            }),
+            Store::Anonymous { pagemap } => {
                 for region in &self.regions {
-                    populated::of_anonymous(region.host(), region.pages * PAGE_SIZE, region.first_page, &mut pages)?;
+                    let from = first.max(region.first_page);
+                    let pages = end.min(region.first_page + region.pages).saturating_sub(from);
+                    if pages > 0 {
+                        let host = region.host().wrapping_add(((from - region.first_page) * PAGE_SIZE) as usize);
+                        populated::in_anonymous(pagemap, host, pages * PAGE_SIZE, |at, len| {
+                            found(from + at / PAGE_SIZE, len / PAGE_SIZE);
+                        })?;
+                    }
                 }
+                Ok(())
             }
         }
-        Ok(pages)
     }
 
     /// What backs the memory.
     #[must_use]
     pub fn backing(&self) -> Backing {
-        self.backing
+        match self.store {
+            Store::Memfd(_) => Backing::Memfd,
+            Store::Anonymous { .. } => Backing::Anon,
+        }
     }
 
     /// The memfd, with the ranges one after the other from offset 0: page `n` lies at `n * 4096`.
     #[must_use]
     pub fn memfd(&self) -> Option<&File> {
-        self.memfd.as_ref()
+        match &self.store {
+            Store::Memfd(memfd) => Some(memfd),
+            Store::Anonymous { .. } => None,
+        }
     }
 
     /// For the dirty log: bitmap, first page and number of pages of each range.
@@ -174,7 +220,8 @@ impl Memory {
     }
 
     fn region_of(&self, page: u64) -> &Region {
-        let region = self.regions.iter().find(|region| (region.first_page..region.first_page + region.pages).contains(&page));
+        let region =
+            self.regions.iter().find(|region| (region.first_page..region.first_page + region.pages).contains(&page));
         region.unwrap_or_else(|| panic!("page {page} of {}", self.pages()))
     }
 }
@@ -257,6 +304,10 @@ mod tests {
             // At most the huge page around it.
             assert!(populated.count() <= 512, "{backing}: {populated:?}");
             assert_eq!(memory.populated().unwrap(), populated, "looking allocates nothing");
+            let mut words = [u64::MAX; 16];
+            memory.populated_words(page - 512, &mut words).unwrap();
+            let expected: Vec<_> = (0..16).map(|at| populated.words()[((page - 512) / 64 + at) as usize]).collect();
+            assert_eq!(words[..], expected, "{backing}");
         }
     }
 

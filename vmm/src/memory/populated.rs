@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use ferry_migration::pages::{PAGE_SIZE, PageBitmap};
+use ferry_migration::pages::PAGE_SIZE;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 use vmm_sys_util::ioctl::ioctl_with_mut_ref;
@@ -53,39 +53,41 @@ struct Region {
     categories: u64,
 }
 
-/// Adds the allocated pages of a memfd; page numbers follow the file.
-pub(super) fn of_memfd(memfd: &File, into: &mut PageBitmap) -> io::Result<()> {
-    let len = into.pages() * PAGE_SIZE;
-    let mut at = 0;
-    while at < len {
+/// Calls `found` with (first byte, length) of each allocated run of a memfd that begins in `start..end`.
+pub(super) fn in_memfd(memfd: &File, start: u64, end: u64, mut found: impl FnMut(u64, u64)) -> io::Result<()> {
+    let mut at = start;
+    while at < end {
         let data = match seek(memfd, SeekFrom::Data(at)) {
             Ok(data) => data,
             Err(Errno::NXIO) => break,
             Err(error) => return Err(error.into()),
         };
-        let hole = seek(memfd, SeekFrom::Hole(data))?.min(len);
-        if hole <= data {
+        if data >= end {
             break;
         }
-        let (first, end) = (data / PAGE_SIZE, hole.div_ceil(PAGE_SIZE));
-        into.set_range(first, end - first);
+        let hole = seek(memfd, SeekFrom::Hole(data))?.min(end);
+        found(data, hole - data);
         at = hole;
     }
     Ok(())
 }
 
-/// Adds the allocated pages of `len` bytes of anonymous memory at `start`; the first of them is page `first_page`.
-pub(super) fn of_anonymous(start: *const u8, len: u64, first_page: u64, into: &mut PageBitmap) -> io::Result<()> {
-    let pagemap = File::open("/proc/self/pagemap")?;
-    match scan(&pagemap, start, len, first_page, into) {
-        // ENOTTY: the kernel is older than the ioctl.
-        Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => read(&pagemap, start, len, first_page, into),
+/// Calls `found` with (first byte, length) of each allocated run of `len` bytes of anonymous memory at `start`; the first
+/// byte counts from `start`. `pagemap` is an open `/proc/self/pagemap`.
+pub(super) fn in_anonymous(
+    pagemap: &File,
+    start: *const u8,
+    len: u64,
+    mut found: impl FnMut(u64, u64),
+) -> io::Result<()> {
+    match scan(pagemap, start as u64, len, &mut found) {
+        // ENOTTY: the kernel is older than the ioctl, which then has found nothing yet.
+        Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => read(pagemap, start as u64, len, &mut found),
         result => result,
     }
 }
 
-fn scan(pagemap: &File, start: *const u8, len: u64, first_page: u64, into: &mut PageBitmap) -> io::Result<()> {
-    let base = start as u64;
+fn scan(pagemap: &File, base: u64, len: u64, found: &mut impl FnMut(u64, u64)) -> io::Result<()> {
     let mut regions = [Region::default(); SCAN_REGIONS];
     let mut at = base;
     while at < base + len {
@@ -105,7 +107,7 @@ fn scan(pagemap: &File, start: *const u8, len: u64, first_page: u64, into: &mut 
         let count = unsafe { ioctl_with_mut_ref(pagemap, PAGEMAP_SCAN(), &mut arguments) };
         let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
         for region in &regions[..count] {
-            into.set_range(first_page + (region.start - base) / PAGE_SIZE, (region.end - region.start) / PAGE_SIZE);
+            found(region.start - base, region.end - region.start);
         }
         if arguments.walk_end <= at {
             return Err(io::Error::other("PAGEMAP_SCAN made no progress"));
@@ -115,19 +117,18 @@ fn scan(pagemap: &File, start: *const u8, len: u64, first_page: u64, into: &mut 
     Ok(())
 }
 
-fn read(pagemap: &File, start: *const u8, len: u64, first_page: u64, into: &mut PageBitmap) -> io::Result<()> {
+fn read(pagemap: &File, base: u64, len: u64, found: &mut impl FnMut(u64, u64)) -> io::Result<()> {
     const PRESENT_OR_SWAPPED: u64 = 0b11 << 62;
-    let first_entry = start as u64 / PAGE_SIZE;
     let mut buffer = [0u8; PAGEMAP_ENTRIES * 8];
     let pages = len / PAGE_SIZE;
     let mut page = 0;
     while page < pages {
         let count = (pages - page).min(PAGEMAP_ENTRIES as u64);
         let bytes = &mut buffer[..count as usize * 8];
-        pagemap.read_exact_at(bytes, (first_entry + page) * 8)?;
+        pagemap.read_exact_at(bytes, (base / PAGE_SIZE + page) * 8)?;
         for (entry, bytes) in bytes.as_chunks::<8>().0.iter().enumerate() {
             if u64::from_le_bytes(*bytes) & PRESENT_OR_SWAPPED != 0 {
-                into.set(first_page + page + entry as u64);
+                found((page + entry as u64) * PAGE_SIZE, PAGE_SIZE);
             }
         }
         page += count;
@@ -139,6 +140,7 @@ fn read(pagemap: &File, start: *const u8, len: u64, first_page: u64, into: &mut 
 mod tests {
     use super::super::mapping::Mapping;
     use super::*;
+    use ferry_migration::pages::PageBitmap;
 
     #[test]
     fn the_ioctl_has_the_number_of_linux() {
@@ -151,10 +153,11 @@ mod tests {
         // SAFETY: the second half of a fresh mapping of 4 MiB.
         unsafe { mapping.start().add(3 << 20).write(1) };
         let pagemap = File::open("/proc/self/pagemap").unwrap();
-        let mut by_read = PageBitmap::new(1024 + 8);
-        read(&pagemap, mapping.start(), 4 << 20, 8, &mut by_read).unwrap();
-        assert!(by_read.contains(8 + 768));
+        let mut by_read = PageBitmap::new(1024);
+        let found = &mut |at: u64, len: u64| by_read.set_range(at / PAGE_SIZE, len / PAGE_SIZE);
+        read(&pagemap, mapping.start() as u64, 4 << 20, found).unwrap();
+        assert!(by_read.contains(768));
         // A huge page may have been allocated around it, but never in the other one.
-        assert!((0..8 + 512).all(|page| !by_read.contains(page)), "{by_read:?}");
+        assert!((0..512).all(|page| !by_read.contains(page)), "{by_read:?}");
     }
 }

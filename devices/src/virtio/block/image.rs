@@ -1,0 +1,156 @@
+//! The disk image: a raw file or block device, and the lock that says which process's guest may use it.
+//!
+//! Opening takes no lock, so that a destination can open the image while the source's guest runs. [`Image::lock`] is
+//! `acquire`'s part and [`Image::unlock`] is `release`'s. The lock is an open file description lock (fcntl(2), `F_OFD_SETLK`):
+//! it belongs to this opening of the file, and is gone when the process is.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Bytes in a sector, the unit of every virtio-blk address (virtio 1.2 §5.2.6).
+pub(super) const SECTOR_BYTES: u64 = 512;
+
+/// A disk that cannot be offered to a guest.
+#[derive(Debug, thiserror::Error)]
+pub enum BlockError {
+    /// The file cannot be opened or examined.
+    #[error("cannot open disk image {path}: {source}; check the path and its permissions")]
+    Open {
+        /// The image.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// Neither a regular file nor a block device.
+    #[error("disk image {path} is neither a regular file nor a block device: give the path of a raw image")]
+    NotAnImage {
+        /// The image.
+        path: PathBuf,
+    },
+    /// Empty, or not made of whole sectors.
+    #[error(
+        "disk image {path} has {bytes} bytes, not a positive multiple of 512: is it a raw image? If so, `truncate -s %512 \
+         {path}` rounds it up"
+    )]
+    Size {
+        /// The image.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
+    /// The host has no eventfd or thread left.
+    #[error("cannot set up the disk {path}: {source}; raise this process's limits on files and threads")]
+    Host {
+        /// The image.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+}
+
+/// An open image.
+pub(super) struct Image {
+    pub(super) file: File,
+    pub(super) bytes: u64,
+    pub(super) read_only: bool,
+    path: PathBuf,
+    /// Something was written since the file was last made durable.
+    unsynced: AtomicBool,
+}
+
+impl Image {
+    pub(super) fn open(path: &Path, read_only: bool) -> Result<Self, BlockError> {
+        let failed = |source| BlockError::Open { path: path.to_owned(), source };
+        let file = OpenOptions::new().read(true).write(!read_only).open(path).map_err(failed)?;
+        let kind = file.metadata().map_err(failed)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(BlockError::NotAnImage { path: path.to_owned() });
+        }
+        let bytes = size(&file).map_err(failed)?;
+        if bytes == 0 || !bytes.is_multiple_of(SECTOR_BYTES) {
+            return Err(BlockError::Size { path: path.to_owned(), bytes });
+        }
+        Ok(Image { file, bytes, read_only, path: path.to_owned(), unsynced: AtomicBool::new(false) })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes the lock: alone, or shared with other readers when read-only. Taking it again changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Another process, or another guest of this one, holds it; or the image has changed its size since it was opened.
+    pub(super) fn lock(&self) -> io::Result<()> {
+        let kind = if self.read_only { libc::F_RDLCK } else { libc::F_WRLCK };
+        self.set_lock(kind).map_err(|error| match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::PermissionDenied => io::Error::new(
+                ErrorKind::ResourceBusy,
+                format!(
+                    "disk image {} is in use: another process holds its lock; stop the guest that uses it, or give this one \
+                     an image of its own",
+                    self.path.display()
+                ),
+            ),
+            kind => io::Error::new(kind, format!("cannot lock disk image {}: {error}", self.path.display())),
+        })?;
+        let bytes = size(&self.file)?;
+        if bytes == self.bytes {
+            return Ok(());
+        }
+        self.unlock()?;
+        let (path, expected) = (self.path.display(), self.bytes);
+        let text =
+            format!("disk image {path} has {bytes} bytes now and had {expected} when it was opened: restore its size");
+        Err(io::Error::other(text))
+    }
+
+    /// Gives the lock back, if it is held.
+    pub(super) fn unlock(&self) -> io::Result<()> {
+        self.set_lock(libc::F_UNLCK)
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot unlock {}: {error}", self.path.display())))
+    }
+
+    fn set_lock(&self, kind: i32) -> io::Result<()> {
+        // SAFETY: `flock` is a C structure of integers, for which all zeros are valid.
+        let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+        // Start and length 0 stand for the whole file.
+        lock.l_type = kind as i16;
+        lock.l_whence = libc::SEEK_SET as i16;
+        // SAFETY: the descriptor is open for as long as `self.file` lives, and `lock` outlives the call.
+        let result = unsafe { libc::fcntl(self.file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Notes that a write may have reached the file.
+    pub(super) fn mark_unsynced(&self) {
+        self.unsynced.store(true, Ordering::SeqCst);
+    }
+
+    /// Makes everything written so far durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        if self.read_only {
+            return Ok(());
+        }
+        self.unsynced.store(false, Ordering::SeqCst);
+        self.file.sync_data().map_err(|error| {
+            self.mark_unsynced();
+            io::Error::new(error.kind(), format!("cannot flush disk image {}: {error}", self.path.display()))
+        })
+    }
+
+    /// As [`Image::sync`], when there is anything to make durable.
+    pub(super) fn sync_if_written(&self) -> io::Result<()> {
+        if self.unsynced.load(Ordering::SeqCst) { self.sync() } else { Ok(()) }
+    }
+}
+
+/// Works for block devices too, whose metadata has no size.
+fn size(mut file: &File) -> io::Result<u64> {
+    file.seek(SeekFrom::End(0))
+}

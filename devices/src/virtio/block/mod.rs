@@ -1,0 +1,189 @@
+//! A virtio disk (virtio 1.2 §5.2) on a raw image.
+//!
+//! Reads, writes, flush and "get ID"; discard and write-zeroes are not offered. One queue, one worker thread (`worker`), which
+//! takes requests from the ring in batches (`ring`), takes each apart (`request`) and moves its data between guest memory and the
+//! image without a copy (`transfer`). The image's lock (`image`) is held exactly while a guest may run.
+
+mod config;
+mod image;
+mod request;
+mod ring;
+mod transfer;
+mod worker;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use virtio_bindings::virtio_blk::VIRTIO_BLK_F_FLUSH;
+use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
+use virtio_queue::Queue;
+use vmm_sys_util::eventfd::EventFd;
+
+pub use self::image::BlockError;
+use self::image::{Image, SECTOR_BYTES};
+use self::ring::SyncStep;
+use self::worker::Worker;
+use super::{QueuePosition, Signals, VirtioDevice};
+use crate::GuestMemory;
+use crate::device::{DeviceId, LoadError};
+use crate::saved::check;
+
+/// How long a reset, or a load, waits for a request at hand.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a pause waits for requests and for the image to be durable.
+const QUIESCE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A disk, to be put behind a [`VirtioMmio`](super::VirtioMmio).
+pub struct Block {
+    id: DeviceId,
+    worker: Worker,
+}
+
+/// What must be the same wherever the guest goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockFacts {
+    sectors: u64,
+    read_only: bool,
+}
+
+impl Block {
+    /// The `instance`th disk of a machine, on the raw image at `path`. Takes no lock and serves no request before `acquire`.
+    ///
+    /// # Errors
+    ///
+    /// The image cannot be opened, is not a file or block device, or is not made of whole sectors; or the host is out of
+    /// eventfds or threads.
+    pub fn open(instance: u32, path: &Path, read_only: bool, memory: Arc<GuestMemory>) -> Result<Self, BlockError> {
+        let image = Image::open(path, read_only)?;
+        let worker = Worker::start(memory, image, config::id(instance))
+            .map_err(|source| BlockError::Host { path: path.to_owned(), source })?;
+        Ok(Block { id: DeviceId { name: "virtio-blk", instance }, worker })
+    }
+
+    /// Size of the disk in bytes.
+    #[must_use]
+    pub fn capacity_bytes(&self) -> u64 {
+        self.worker.shared.image.bytes
+    }
+
+    /// Whether the disk refuses writes.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.worker.shared.image.read_only
+    }
+}
+
+impl VirtioDevice for Block {
+    type Facts = BlockFacts;
+
+    fn id(&self) -> DeviceId {
+        self.id.clone()
+    }
+
+    fn device_type(&self) -> u32 {
+        VIRTIO_ID_BLOCK
+    }
+
+    fn offered_features(&self) -> u64 {
+        config::features(self.is_read_only())
+    }
+
+    fn queue_max_sizes(&self) -> &[u16] {
+        &[config::QUEUE_SIZE]
+    }
+
+    fn memory(&self) -> &GuestMemory {
+        &self.worker.shared.memory
+    }
+
+    fn signals(&self) -> &Signals {
+        &self.worker.shared.signals
+    }
+
+    fn kick(&self, queue: usize) -> Option<&EventFd> {
+        (queue == 0).then_some(&self.worker.shared.kick)
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        config::read(&self.worker.shared.image, offset, data);
+    }
+
+    fn start(&self, features: u64, queues: Vec<Option<Queue>>) -> io::Result<()> {
+        let shared = &self.worker.shared;
+        let mut ring = shared.wait(shared.lock(), STOP_DEADLINE, |ring| ring.popped == 0)?;
+        ring.queue = queues.into_iter().next().flatten();
+        ring.write_through = features & (1 << VIRTIO_BLK_F_FLUSH) == 0;
+        drop(ring);
+        shared.wake();
+        Ok(())
+    }
+
+    fn stop(&self) -> io::Result<()> {
+        let shared = &self.worker.shared;
+        let mut ring = shared.lock();
+        ring.queue = None;
+        shared.wait(ring, STOP_DEADLINE, |ring| ring.popped == 0).map(drop)
+    }
+
+    /// There is only one.
+    fn stop_queue(&self, _queue: usize) -> io::Result<()> {
+        self.stop()
+    }
+
+    fn position(&self, _queue: usize) -> Option<QueuePosition> {
+        self.worker.shared.lock().position()
+    }
+
+    fn facts(&self) -> BlockFacts {
+        BlockFacts { sectors: self.capacity_bytes() / SECTOR_BYTES, read_only: self.is_read_only() }
+    }
+
+    fn check_facts(&self, facts: &BlockFacts) -> Result<(), LoadError> {
+        let own = self.facts();
+        let allowed = format!("the disk here has {}: attach the same image", own.sectors);
+        check(facts.sectors == own.sectors, "capacity in sectors", facts.sectors, allowed)?;
+        let allowed = format!("the disk here has {}: attach it the same way", own.read_only);
+        check(facts.read_only == own.read_only, "read_only", facts.read_only, allowed)
+    }
+
+    fn quiesce(&self) -> io::Result<()> {
+        let shared = &self.worker.shared;
+        let mut ring = shared.lock();
+        ring.run = false;
+        ring.sync = SyncStep::Wanted;
+        shared.wake();
+        let finished = |ring: &ring::Ring| ring.popped == 0 && matches!(ring.sync, SyncStep::Done(_));
+        let mut ring = shared.wait(ring, QUIESCE_DEADLINE, finished)?;
+        match std::mem::take(&mut ring.sync) {
+            SyncStep::Done(result) => result,
+            SyncStep::None | SyncStep::Wanted => Ok(()),
+        }
+    }
+
+    /// Quiesces first if that was not done: without the lock, no request may be served.
+    fn release(&self) -> io::Result<()> {
+        if self.worker.shared.lock().run {
+            self.quiesce()?;
+        }
+        self.worker.shared.image.unlock()
+    }
+
+    /// Looks at the queue once, whether or not a kick is waiting: one may have been consumed before a migration.
+    fn acquire(&self) -> io::Result<()> {
+        let shared = &self.worker.shared;
+        shared.image.lock()?;
+        let mut ring = shared.wait(shared.lock(), STOP_DEADLINE, |ring| ring.popped == 0 && !ring.gone)?;
+        ring.run = true;
+        ring.sync = SyncStep::None;
+        drop(ring);
+        shared.wake();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

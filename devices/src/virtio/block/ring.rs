@@ -1,0 +1,122 @@
+//! The disk's queue as the worker sees it, with everything that other threads need to know about its work.
+//!
+//! One lock guards a [`Ring`]. The worker takes requests out of it and puts results into it, and lets go of the lock in
+//! between, while it reads or writes the image. So the queue's indexes are consistent whenever another thread looks.
+
+use std::io;
+use std::sync::atomic::Ordering;
+
+use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
+use virtio_queue::{DescriptorChain, Error, Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::request::Done;
+use crate::GuestMemory;
+use crate::virtio::QueuePosition;
+
+/// Requests taken at once.
+const BATCH: u16 = 16;
+
+/// The queue, and what the worker was told.
+#[derive(Default)]
+pub(super) struct Ring {
+    /// The queue, between the driver's `DRIVER_OK` and a reset.
+    pub(super) queue: Option<Queue>,
+    /// Requests taken and not completed.
+    pub(super) popped: u16,
+    /// See [`Backend::write_through`](super::request::Backend::write_through).
+    pub(super) write_through: bool,
+    /// Between `acquire` and `quiesce`.
+    pub(super) run: bool,
+    /// The worker should end.
+    pub(super) exit: bool,
+    /// The worker has ended.
+    pub(super) gone: bool,
+    /// Making the image durable, for `quiesce`.
+    pub(super) sync: SyncStep,
+}
+
+/// Where a `quiesce` stands.
+#[derive(Debug, Default)]
+pub(super) enum SyncStep {
+    /// None is waiting.
+    #[default]
+    None,
+    /// The worker should do it.
+    Wanted,
+    /// The worker has done it.
+    Done(io::Result<()>),
+}
+
+impl Ring {
+    /// Where the next `save` would let another side begin: at the oldest request that is not completed.
+    pub(super) fn position(&self) -> Option<QueuePosition> {
+        let queue = self.queue.as_ref()?;
+        let next_avail = queue.next_avail().wrapping_sub(self.popped);
+        Some(QueuePosition { next_avail, next_used: queue.next_used() })
+    }
+
+    /// Takes up to [`BATCH`] requests. When there is none, the driver was asked to signal the next.
+    ///
+    /// # Errors
+    ///
+    /// The driver's rings make no sense; only a reset helps.
+    pub(super) fn pop<'m>(&mut self, memory: &'m GuestMemory) -> Result<Vec<DescriptorChain<&'m GuestMemory>>, Error> {
+        let Some(queue) = &mut self.queue else { return Ok(Vec::new()) };
+        let mut waiting = waiting(queue, memory)?;
+        if waiting == 0 && queue.enable_notification(memory)? {
+            waiting = self::waiting(queue, memory)?;
+        }
+        if waiting == 0 {
+            return Ok(Vec::new());
+        }
+        queue.disable_notification(memory)?;
+        let (size, count) = (queue.size(), waiting.min(BATCH));
+        let chains: Vec<_> = queue.iter(memory)?.take(count.into()).collect();
+        if chains.len() != usize::from(count) || chains.iter().any(|chain| chain.head_index() >= size) {
+            return Err(Error::InvalidDescriptorIndex);
+        }
+        self.popped = count;
+        Ok(chains)
+    }
+
+    /// Writes the status bytes, puts the requests into the used ring and tells whether the driver wants an interrupt.
+    ///
+    /// # Errors
+    ///
+    /// The driver's rings make no sense; only a reset helps.
+    pub(super) fn complete(&mut self, memory: &GuestMemory, done: &[Done]) -> Result<bool, Error> {
+        let Some(queue) = &mut self.queue else { return Ok(false) };
+        if done.is_empty() {
+            return Ok(false);
+        }
+        for request in done {
+            let written = request.status.is_some_and(|(address, status)| memory.write_obj(status, address).is_ok());
+            let len = if written { request.data_bytes + 1 } else { 0 };
+            queue.add_used(memory, request.head, len)?;
+            self.popped -= 1;
+        }
+        let wanted = queue.needs_notification(memory)?;
+        Ok(wanted && (queue.event_idx_enabled() || interrupts_wanted(queue, memory)?))
+    }
+
+    /// Leaves requests that were taken, and not begun, to whoever works on the queue next.
+    pub(super) fn give_back(&mut self) {
+        if let Some(queue) = &mut self.queue {
+            queue.set_next_avail(queue.next_avail().wrapping_sub(self.popped));
+        }
+        self.popped = 0;
+    }
+}
+
+/// Requests in the available ring that were not taken yet.
+fn waiting(queue: &Queue, memory: &GuestMemory) -> Result<u16, Error> {
+    let waiting = queue.avail_idx(memory, Ordering::Acquire)?.0.wrapping_sub(queue.next_avail());
+    if waiting > queue.size() { Err(Error::InvalidAvailRingIndex) } else { Ok(waiting) }
+}
+
+/// §2.7.7: without event indexes, a flag of the driver suppresses interrupts.
+fn interrupts_wanted(queue: &Queue, memory: &GuestMemory) -> Result<bool, Error> {
+    let flags: u16 = memory.load(GuestAddress(queue.avail_ring()), Ordering::Relaxed).map_err(Error::GuestMemory)?;
+    Ok(u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT == 0)
+}

@@ -1,0 +1,271 @@
+//! The thread that serves a disk's requests, and how others start, stop and watch it.
+//!
+//! ```text
+//!          acquire                 a kick, or acquire itself
+//!  parked ─────────▶ running, idle ◀────────────────────────▶ serving a batch
+//!    ▲                                                           │
+//!    └───────────────────────────────────────────────────────────┘
+//!       quiesce: finish the request at hand, give the rest of the batch back, make the image durable
+//! ```
+//!
+//! Parked, the worker leaves kicks in their eventfd. Everyone who waits for it has a deadline.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use virtio_queue::DescriptorChain;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::config::ID_BYTES;
+use super::image::Image;
+use super::request::{Backend, Done, serve};
+use super::ring::{Ring, SyncStep};
+use crate::GuestMemory;
+use crate::throttle::Throttle;
+use crate::virtio::signals::{Signals, signal};
+
+/// Results are handed to the driver when this many bytes were moved, or the batch is done.
+const COMPLETE_BYTES: u64 = 256 * 1024;
+
+/// How long the end of a device waits for its worker.
+const EXIT_DEADLINE: Duration = Duration::from_secs(2);
+
+/// What the worker and the device share.
+pub(super) struct Shared {
+    pub(super) memory: Arc<GuestMemory>,
+    pub(super) image: Image,
+    pub(super) id: [u8; ID_BYTES],
+    pub(super) signals: Signals,
+    /// From the driver: there are requests.
+    pub(super) kick: EventFd,
+    /// From the device: look at the ring.
+    wake: EventFd,
+    ring: Mutex<Ring>,
+    /// The ring changed in a way that somebody may wait for.
+    changed: Condvar,
+    warnings: Throttle,
+}
+
+/// The thread; dropping it ends it.
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Starts a worker, parked.
+    pub(super) fn start(memory: Arc<GuestMemory>, image: Image, id: [u8; ID_BYTES]) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            memory,
+            image,
+            id,
+            signals: Signals::new()?,
+            kick: EventFd::new(EFD_NONBLOCK)?,
+            wake: EventFd::new(EFD_NONBLOCK)?,
+            ring: Mutex::default(),
+            changed: Condvar::new(),
+            warnings: Throttle::default(),
+        });
+        let own = Arc::clone(&shared);
+        let thread = thread::Builder::new().name("virtio-blk".to_owned()).spawn(move || own.run())?;
+        Ok(Worker { shared, thread: Some(thread) })
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let mut ring = self.shared.lock();
+        ring.exit = true;
+        self.shared.wake();
+        let gone = self.shared.wait(ring, EXIT_DEADLINE, |ring| ring.gone).is_ok();
+        match self.thread.take() {
+            Some(thread) if gone => drop(thread.join()),
+            // It is stuck in a file operation, holds its own reference to all it touches, and ends with that operation.
+            _ => tracing::warn!(image = %self.shared.image.path().display(), "left a disk worker to its stuck request"),
+        }
+    }
+}
+
+enum Progress {
+    /// There may be more to do.
+    More,
+    /// Nothing to do until signalled; kicks count only when running.
+    Idle { running: bool },
+    /// The device is gone.
+    Exit,
+}
+
+impl Shared {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the worker look at the ring.
+    pub(super) fn wake(&self) {
+        signal(&self.wake);
+    }
+
+    /// Waits until `ready`.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut` when that takes longer than `within`; `BrokenPipe` when the worker has died.
+    pub(super) fn wait<'a>(
+        &'a self,
+        mut ring: MutexGuard<'a, Ring>,
+        within: Duration,
+        ready: impl Fn(&Ring) -> bool,
+    ) -> io::Result<MutexGuard<'a, Ring>> {
+        let deadline = Instant::now() + within;
+        while !ready(&ring) {
+            let path = self.image.path().display();
+            if ring.gone {
+                let text = format!("the worker of disk image {path} has died: restart the guest");
+                return Err(io::Error::new(ErrorKind::BrokenPipe, text));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let text =
+                    format!("disk image {path}: a request did not end within {within:?}; check the storage behind it");
+                return Err(io::Error::new(ErrorKind::TimedOut, text));
+            }
+            ring = self.changed.wait_timeout(ring, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(ring)
+    }
+
+    fn run(&self) {
+        let _farewell = Farewell(self);
+        loop {
+            match self.step() {
+                Progress::More => {}
+                Progress::Idle { running } => self.sleep(running),
+                Progress::Exit => return,
+            }
+        }
+    }
+
+    fn step(&self) -> Progress {
+        let mut ring = self.lock();
+        if ring.exit {
+            return Progress::Exit;
+        }
+        if !ring.run {
+            self.sync_if_wanted(ring);
+            return Progress::Idle { running: false };
+        }
+        match ring.pop(&self.memory) {
+            Ok(chains) if chains.is_empty() => Progress::Idle { running: true },
+            Ok(chains) => {
+                let write_through = ring.write_through;
+                drop(ring);
+                self.serve_batch(chains, write_through);
+                Progress::More
+            }
+            Err(error) => {
+                self.give_up(&mut ring, &error);
+                Progress::Idle { running: true }
+            }
+        }
+    }
+
+    fn sync_if_wanted(&self, ring: MutexGuard<'_, Ring>) {
+        if matches!(ring.sync, SyncStep::Wanted) {
+            drop(ring);
+            let result = self.image.sync_if_written();
+            let mut ring = self.lock();
+            if matches!(ring.sync, SyncStep::Wanted) {
+                ring.sync = SyncStep::Done(result);
+            }
+            self.changed.notify_all();
+        }
+    }
+
+    fn serve_batch(&self, chains: Vec<DescriptorChain<&GuestMemory>>, write_through: bool) {
+        let backend = Backend { memory: &self.memory, image: &self.image, id: &self.id, write_through };
+        let mut done = Vec::with_capacity(chains.len());
+        let mut cost = 0;
+        for chain in chains {
+            let request = serve(chain, &backend);
+            if let Some(error) = &request.error {
+                self.warn(error);
+            }
+            cost += request.cost;
+            done.push(request);
+            if cost >= COMPLETE_BYTES {
+                if !self.complete(&mut done) {
+                    return;
+                }
+                cost = 0;
+            }
+        }
+        self.complete(&mut done);
+    }
+
+    /// Hands results to the driver; tells whether to go on with the batch. Otherwise, the rest of it was given back.
+    fn complete(&self, done: &mut Vec<Done>) -> bool {
+        let mut ring = self.lock();
+        match ring.complete(&self.memory, done) {
+            // Under the lock, so that a saved state has the interrupt of every request that it counts as completed.
+            Ok(true) => self.signals.used_buffers(),
+            Ok(false) => {}
+            Err(error) => self.give_up(&mut ring, &error),
+        }
+        done.clear();
+        let go_on = ring.run && !ring.exit && ring.queue.is_some();
+        if !go_on {
+            ring.give_back();
+        }
+        if ring.popped == 0 {
+            self.changed.notify_all();
+        }
+        go_on
+    }
+
+    /// The rings make no sense: only the driver can help (§2.1.2).
+    fn give_up(&self, ring: &mut Ring, error: &virtio_queue::Error) {
+        self.warn(&format!("its rings make no sense ({error}); the disk needs a reset"));
+        ring.queue = None;
+        ring.popped = 0;
+        self.signals.need_reset();
+        self.changed.notify_all();
+    }
+
+    fn sleep(&self, running: bool) {
+        // SAFETY: the eventfd is open for as long as `self` lives.
+        let wake = unsafe { BorrowedFd::borrow_raw(self.wake.as_raw_fd()) };
+        // SAFETY: as above.
+        let kick = unsafe { BorrowedFd::borrow_raw(self.kick.as_raw_fd()) };
+        let mut events = [PollFd::from_borrowed_fd(wake, PollFlags::IN), PollFd::from_borrowed_fd(kick, PollFlags::IN)];
+        let watched = if running { &mut events[..] } else { &mut events[..1] };
+        // An interrupted poll looks at the ring once more than needed.
+        let _ = poll(watched, None);
+        let _ = self.wake.read();
+        if running {
+            let _ = self.kick.read();
+        }
+    }
+
+    fn warn(&self, text: &str) {
+        if let Some(held_back) = self.warnings.pass() {
+            tracing::warn!(image = %self.image.path().display(), held_back, "a disk request was refused: {text}");
+        }
+    }
+}
+
+/// Tells everyone when the worker is gone, even if it panicked.
+struct Farewell<'a>(&'a Shared);
+
+impl Drop for Farewell<'_> {
+    fn drop(&mut self) {
+        self.0.lock().gone = true;
+        self.0.changed.notify_all();
+        if thread::panicking() {
+            self.0.signals.need_reset();
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! What a virtio device tells its driver: interrupts, configuration changes, and that it needs a reset.
+//!
+//! Shared between the transport, which shows it in registers, and the device's threads, which cause it. Nothing here takes a
+//! lock, so that a vCPU that reads or acknowledges an interrupt never waits for a device.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_INT_CONFIG, VIRTIO_MMIO_INT_VRING};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+/// Interrupt status, configuration generation and the `DEVICE_NEEDS_RESET` status bit of one device.
+pub struct Signals {
+    event: EventFd,
+    interrupt_status: AtomicU32,
+    config_generation: AtomicU32,
+    needs_reset: AtomicBool,
+}
+
+/// The bits that an interrupt status may have (§4.2.2, `InterruptStatus`).
+pub(super) const INTERRUPT_BITS: u32 = VIRTIO_MMIO_INT_VRING | VIRTIO_MMIO_INT_CONFIG;
+
+impl Signals {
+    /// Nothing to tell yet.
+    ///
+    /// # Errors
+    ///
+    /// The host has no eventfd left.
+    pub fn new() -> io::Result<Self> {
+        Ok(Signals {
+            event: EventFd::new(EFD_NONBLOCK)?,
+            interrupt_status: AtomicU32::new(0),
+            config_generation: AtomicU32::new(0),
+            needs_reset: AtomicBool::new(false),
+        })
+    }
+
+    /// Signalled at every interrupt, for an irqfd.
+    #[must_use]
+    pub fn interrupt(&self) -> &EventFd {
+        &self.event
+    }
+
+    /// Buffers were used: the driver should look at its queues (§2.3, used buffer notification).
+    pub fn used_buffers(&self) {
+        self.raise(VIRTIO_MMIO_INT_VRING);
+    }
+
+    /// The device cannot go on until the driver resets it (§2.1.2); the driver is told by a configuration change.
+    pub fn need_reset(&self) {
+        self.needs_reset.store(true, Ordering::SeqCst);
+        self.config_generation.fetch_add(1, Ordering::SeqCst);
+        self.raise(VIRTIO_MMIO_INT_CONFIG);
+    }
+
+    /// Whether the driver has to reset the device.
+    #[must_use]
+    pub fn needs_reset(&self) -> bool {
+        self.needs_reset.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn interrupt_status(&self) -> u32 {
+        self.interrupt_status.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn config_generation(&self) -> u32 {
+        self.config_generation.load(Ordering::SeqCst)
+    }
+
+    /// The driver has handled these interrupts.
+    pub(super) fn acknowledge(&self, bits: u32) {
+        self.interrupt_status.fetch_and(!bits, Ordering::SeqCst);
+    }
+
+    /// After a reset, or with values from a saved state; raises no interrupt.
+    pub(super) fn set(&self, interrupt_status: u32, config_generation: u32, needs_reset: bool) {
+        self.interrupt_status.store(interrupt_status, Ordering::SeqCst);
+        self.config_generation.store(config_generation, Ordering::SeqCst);
+        self.needs_reset.store(needs_reset, Ordering::SeqCst);
+    }
+
+    /// Raises a pending interrupt again: an edge may have been lost between the eventfd and the interrupt controller's
+    /// saved state, and one too many is harmless.
+    pub(super) fn raise_pending(&self) {
+        let pending = self.interrupt_status();
+        if pending != 0 {
+            self.raise(pending);
+        }
+    }
+
+    fn raise(&self, bits: u32) {
+        self.interrupt_status.fetch_or(bits, Ordering::SeqCst);
+        signal(&self.event);
+    }
+}
+
+/// Signals a non-blocking eventfd. It can only refuse because its counter is full: then its reader has yet to look anyway.
+pub(super) fn signal(event: &EventFd) {
+    let _ = event.write(1);
+}

@@ -1,0 +1,64 @@
+//! The model-specific registers of a vCPU: which ones this host saves, and all of them in one call.
+
+use kvm_bindings::{Msrs, kvm_msr_entry};
+use kvm_ioctls::{Kvm, VcpuFd};
+
+use super::error::{KvmError, StateError, call, state_call};
+
+/// IA32_TIME_STAMP_COUNTER.
+pub(super) const TSC: u32 = 0x10;
+/// IA32_TSC_DEADLINE.
+pub(super) const TSC_DEADLINE: u32 = 0x6e0;
+
+/// Registers in one call; KVM takes fewer than 256.
+const BATCH: usize = 255;
+
+/// The registers of KVM's own list that can be read here and set to what was read, found out on a fresh vCPU.
+pub(super) fn list(kvm: &Kvm, fresh: &VcpuFd) -> Result<Vec<u32>, KvmError> {
+    let listed = kvm.get_msr_index_list().map_err(call("KVM_GET_MSR_INDEX_LIST"))?;
+    let mut usable = listed.as_slice().to_vec();
+    usable.sort_unstable();
+    usable.dedup();
+    loop {
+        // Each failure takes one register out, so this ends.
+        let (index, why) = match get(fresh, &usable).and_then(|entries| set(fresh, &entries)) {
+            Ok(()) => return Ok(usable),
+            Err(StateError::MsrUnreadable { index }) => (index, "read"),
+            Err(StateError::MsrRefused { index, .. }) => (index, "set"),
+            Err(StateError::Call { call, errno }) => return Err(KvmError::Call { call, errno }),
+            Err(_) => return Err(KvmError::Missing("a usable list of MSRs")),
+        };
+        tracing::debug!(msr = format_args!("{index:#x}"), "listed, but cannot be {why}");
+        usable.retain(|other| *other != index);
+    }
+}
+
+/// Reads registers.
+pub(super) fn get(vcpu: &VcpuFd, indexes: &[u32]) -> Result<Vec<kvm_msr_entry>, StateError> {
+    let mut entries = Vec::with_capacity(indexes.len());
+    for batch in indexes.chunks(BATCH) {
+        let wanted: Vec<_> = batch.iter().map(|index| kvm_msr_entry { index: *index, ..Default::default() }).collect();
+        let mut msrs = wrap(&wanted)?;
+        let count = vcpu.get_msrs(&mut msrs).map_err(state_call("KVM_GET_MSRS"))?;
+        if let Some(index) = batch.get(count) {
+            return Err(StateError::MsrUnreadable { index: *index });
+        }
+        entries.extend_from_slice(msrs.as_slice());
+    }
+    Ok(entries)
+}
+
+/// Sets registers, in the order given.
+pub(super) fn set(vcpu: &VcpuFd, entries: &[kvm_msr_entry]) -> Result<(), StateError> {
+    for batch in entries.chunks(BATCH) {
+        let count = vcpu.set_msrs(&wrap(batch)?).map_err(state_call("KVM_SET_MSRS"))?;
+        if let Some(refused) = batch.get(count) {
+            return Err(StateError::MsrRefused { index: refused.index, value: refused.data });
+        }
+    }
+    Ok(())
+}
+
+fn wrap(entries: &[kvm_msr_entry]) -> Result<Msrs, StateError> {
+    Msrs::from_entries(entries).map_err(|error| StateError::Malformed(format!("list of MSRs: {error:?}")))
+}

@@ -1,0 +1,225 @@
+//! All that a stopped vCPU knows, as one saved value.
+//!
+//! Saving and loading is repeatable: a load sets everything that a save took, from whatever state the vCPU was in. The
+//! order of the calls matters and is kept in [`Vcpu::save`] and [`VcpuState::apply`] only.
+
+use kvm_bindings::{
+    KVM_MP_STATE_AP_RESET_HOLD, Xsave, kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
+    kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+};
+use kvm_ioctls::VcpuFd;
+use serde::{Deserialize, Serialize};
+use zerocopy::IntoBytes;
+
+use super::clock::{elapsed_ns, real_ns};
+use super::error::{StateError, state_call};
+use super::exact::{Exact, decode, encode};
+use super::msrs;
+use super::vcpu::{Vcpu, XSAVE_MIN, set_cpuid};
+
+/// Version of the `vcpu` state.
+pub const VERSION: u32 = 1;
+
+/// Bounds of the lists in a saved state.
+const CPUID_MAX: usize = 256;
+const MSRS_MAX: usize = 1024;
+const XSAVE_MAX: usize = 64 << 10;
+const XCRS_MAX: u32 = 16;
+/// Two hosts of one kind calibrate their TSC to within this many parts of a million.
+const TSC_TOLERANCE_PPM: u64 = 250;
+
+/// A vCPU's state.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct VcpuState {
+    mp_state: Exact<kvm_mp_state>,
+    regs: Exact<kvm_regs>,
+    sregs: Exact<kvm_sregs>,
+    /// The FPU in XSAVE's layout; as long as the source's area.
+    xsave: Vec<u32>,
+    xcrs: Exact<kvm_xcrs>,
+    debug_registers: Exact<kvm_debugregs>,
+    lapic: Exact<kvm_lapic_state>,
+    msrs: Vec<Exact<kvm_msr_entry>>,
+    events: Exact<kvm_vcpu_events>,
+    cpuid: Vec<Exact<kvm_cpuid_entry2>>,
+    tsc_khz: u32,
+    /// Real time of the save.
+    taken_ns: u64,
+}
+
+impl VcpuState {
+    /// Decodes and checks a state.
+    ///
+    /// # Errors
+    /// When the version, a length or a value is not possible.
+    pub fn decode(version: u32, payload: &[u8]) -> Result<Self, StateError> {
+        let state: VcpuState = decode(version, VERSION, payload)?;
+        let bounds: [(&'static str, u64, bool, &'static str); 5] = [
+            ("cpuid entries", state.cpuid.len() as u64, state.cpuid.len() <= CPUID_MAX, "at most 256"),
+            ("MSRs", state.msrs.len() as u64, state.msrs.len() <= MSRS_MAX, "at most 1024"),
+            (
+                "xsave bytes",
+                state.xsave.len() as u64 * 4,
+                (XSAVE_MIN..=XSAVE_MAX).contains(&(state.xsave.len() * 4)),
+                "4096 to 65536",
+            ),
+            ("xcrs", state.xcrs.0.nr_xcrs.into(), state.xcrs.0.nr_xcrs <= XCRS_MAX, "at most 16"),
+            (
+                "mp_state",
+                state.mp_state.0.mp_state.into(),
+                state.mp_state.0.mp_state <= KVM_MP_STATE_AP_RESET_HOLD,
+                "0 to 9",
+            ),
+        ];
+        match bounds.into_iter().find(|(_, _, fits, _)| !fits) {
+            Some((field, value, _, allowed)) => Err(StateError::OutOfBounds { field, value, allowed }),
+            None => Ok(state),
+        }
+    }
+
+    /// Sets `vcpu` to this state, with its clocks moved on by the real time since the save.
+    fn apply(&self, vcpu: &mut Vcpu) -> Result<(), StateError> {
+        self.apply_cpuid(vcpu)?;
+        self.apply_tsc_rate(vcpu)?;
+        let fd = &vcpu.fd;
+        fd.set_sregs(&self.sregs.0).map_err(state_call("KVM_SET_SREGS"))?;
+        if vcpu.host.has_xcrs && self.xcrs.0.nr_xcrs > 0 {
+            fd.set_xcrs(&self.xcrs.0).map_err(state_call("KVM_SET_XCRS"))?;
+        }
+        set_xsave(fd, &self.xsave, vcpu.host.xsave_len)?;
+        fd.set_regs(&self.regs.0).map_err(state_call("KVM_SET_REGS"))?;
+        if vcpu.host.has_debug_registers {
+            fd.set_debug_regs(&self.debug_registers.0).map_err(state_call("KVM_SET_DEBUGREGS"))?;
+        }
+        // The MSRs after the local APIC: its mode decides whether IA32_TSC_DEADLINE takes, and without the deadline a guest
+        // that sleeps on it would sleep for ever.
+        fd.set_lapic(&self.lapic.0).map_err(state_call("KVM_SET_LAPIC"))?;
+        msrs::set(fd, &self.msrs_now(vcpu))?;
+        fd.set_mp_state(self.mp_state.0).map_err(state_call("KVM_SET_MP_STATE"))?;
+        fd.set_vcpu_events(&self.events.0).map_err(state_call("KVM_SET_VCPU_EVENTS"))
+    }
+
+    /// KVM takes CPUID only before the first run, unless nothing changes.
+    fn apply_cpuid(&self, vcpu: &mut Vcpu) -> Result<(), StateError> {
+        let same = vcpu.cpuid.len() == self.cpuid.len() && vcpu.cpuid.iter().zip(&self.cpuid).all(|(a, b)| *a == b.0);
+        if !same {
+            let entries: Vec<_> = self.cpuid.iter().map(|entry| entry.0).collect();
+            set_cpuid(&vcpu.fd, &entries).map_err(state_call("KVM_SET_CPUID2"))?;
+            vcpu.cpuid = entries;
+        }
+        Ok(())
+    }
+
+    fn apply_tsc_rate(&self, vcpu: &Vcpu) -> Result<(), StateError> {
+        let (saved, here) = (self.tsc_khz, vcpu.host.tsc_khz);
+        if saved == 0 || here == 0 || u64::from(saved.abs_diff(here)) * 1_000_000 <= u64::from(here) * TSC_TOLERANCE_PPM
+        {
+            return Ok(());
+        }
+        if !vcpu.host.has_tsc_control {
+            return Err(StateError::TscRate { saved, here });
+        }
+        vcpu.fd.set_tsc_khz(saved).map_err(state_call("KVM_SET_TSC_KHZ"))
+    }
+
+    /// The MSRs with time moved on.
+    fn msrs_now(&self, vcpu: &Vcpu) -> Vec<kvm_msr_entry> {
+        let value = |index| self.msrs.iter().find(|msr| msr.0.index == index).map_or(0, |msr| msr.0.data);
+        let elapsed = elapsed_ns(self.taken_ns);
+        let (tsc, deadline) = vcpu.host.tsc.resumed(value(msrs::TSC), value(msrs::TSC_DEADLINE), elapsed, self.tsc_khz);
+        let now = |msr: &Exact<kvm_msr_entry>| match msr.0.index {
+            msrs::TSC => tsc.map(|data| kvm_msr_entry { data, ..msr.0 }),
+            msrs::TSC_DEADLINE => Some(kvm_msr_entry { data: deadline, ..msr.0 }),
+            _ => Some(msr.0),
+        };
+        self.msrs.iter().filter_map(now).collect()
+    }
+}
+
+impl Vcpu {
+    /// Takes the state of the stopped vCPU. Nothing is pending: the last `KVM_RUN` returned EINTR, or there was none.
+    ///
+    /// # Errors
+    /// When KVM refuses a part, naming it.
+    pub fn save(&self) -> Result<Vec<u8>, StateError> {
+        let (fd, host) = (&self.fd, &self.host);
+        // First, because asking makes KVM take pending INIT and SIPI, which changes registers.
+        let mp_state = fd.get_mp_state().map_err(state_call("KVM_GET_MP_STATE"))?;
+        let xcrs = match host.has_xcrs {
+            true => fd.get_xcrs().map_err(state_call("KVM_GET_XCRS"))?,
+            false => kvm_xcrs::default(),
+        };
+        let debug_registers = match host.has_debug_registers {
+            true => fd.get_debug_regs().map_err(state_call("KVM_GET_DEBUGREGS"))?,
+            false => kvm_debugregs::default(),
+        };
+        let taken_ns = real_ns();
+        encode(&VcpuState {
+            mp_state: Exact(mp_state),
+            regs: Exact(fd.get_regs().map_err(state_call("KVM_GET_REGS"))?),
+            sregs: Exact(fd.get_sregs().map_err(state_call("KVM_GET_SREGS"))?),
+            xsave: get_xsave(fd, host.xsave_len)?,
+            xcrs: Exact(xcrs),
+            debug_registers: Exact(debug_registers),
+            lapic: Exact(fd.get_lapic().map_err(state_call("KVM_GET_LAPIC"))?),
+            msrs: msrs::get(fd, &host.msrs)?.into_iter().map(Exact).collect(),
+            events: Exact(fd.get_vcpu_events().map_err(state_call("KVM_GET_VCPU_EVENTS"))?),
+            cpuid: self.cpuid.iter().copied().map(Exact).collect(),
+            tsc_khz: host.tsc_khz,
+            taken_ns,
+        })
+    }
+
+    /// Sets the stopped vCPU to a state that [`Vcpu::save`] took, here or on another host. Repeatable.
+    ///
+    /// # Errors
+    /// When the state is no such state, or this host cannot provide it, naming what. The vCPU can then be loaded again, but
+    /// not run.
+    pub fn load(&mut self, version: u32, payload: &[u8]) -> Result<(), StateError> {
+        VcpuState::decode(version, payload)?.apply(self)
+    }
+
+    /// Back to the state `power_on`, which this vCPU saved before its first run, with the CPUID that it has now.
+    ///
+    /// # Errors
+    /// When KVM refuses a part, naming it.
+    pub fn reset(&mut self, power_on: &[u8]) -> Result<(), StateError> {
+        let mut state = VcpuState::decode(VERSION, power_on)?;
+        state.cpuid = self.cpuid.iter().copied().map(Exact).collect();
+        state.taken_ns = real_ns();
+        state.apply(self)
+    }
+}
+
+fn get_xsave(fd: &VcpuFd, len: usize) -> Result<Vec<u32>, StateError> {
+    if len <= XSAVE_MIN {
+        let xsave = fd.get_xsave().map_err(state_call("KVM_GET_XSAVE"))?;
+        return Ok(xsave.region.to_vec());
+    }
+    let mut xsave = xsave_of(len)?;
+    // SAFETY: the area is as long as KVM says that it writes, and nothing enables features later.
+    unsafe { fd.get_xsave2(&mut xsave) }.map_err(state_call("KVM_GET_XSAVE2"))?;
+    let region = xsave.as_fam_struct_ref().xsave.region;
+    Ok(region.iter().chain(xsave.as_slice()).copied().collect())
+}
+
+/// Sets the area; a source's that is longer than this host's must be empty past it.
+fn set_xsave(fd: &VcpuFd, words: &[u32], len: usize) -> Result<(), StateError> {
+    let here = words.len().min(len / 4);
+    if words[here..].iter().any(|word| *word != 0) {
+        let value = words.len() as u64 * 4;
+        return Err(StateError::OutOfBounds { field: "xsave bytes", value, allowed: "what this host's processor has" });
+    }
+    let mut xsave = xsave_of(len)?;
+    let (head, tail) = words[..here].split_at(XSAVE_MIN / 4);
+    // SAFETY: only `region` is written; the length of the array behind it stays.
+    unsafe { xsave.as_mut_fam_struct() }.xsave.region.as_mut_bytes().copy_from_slice(head.as_bytes());
+    xsave.as_mut_slice()[..tail.len()].copy_from_slice(tail);
+    // SAFETY: the area is as long as KVM says that it reads.
+    unsafe { fd.set_xsave2(&xsave) }.map_err(state_call("KVM_SET_XSAVE"))
+}
+
+fn xsave_of(len: usize) -> Result<Xsave, StateError> {
+    let extra = (len - size_of::<kvm_xsave>()).div_ceil(size_of::<u32>());
+    Xsave::new(extra).map_err(|error| StateError::Malformed(format!("XSAVE area of {len} bytes: {error:?}")))
+}

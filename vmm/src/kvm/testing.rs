@@ -1,0 +1,26 @@
+//! What tests of this crate that need the real `/dev/kvm` share.
+
+use std::sync::Arc;
+
+use super::{Vcpu, Vm, create_all};
+use crate::memory::{Backing, Memory, MemoryConfig};
+
+/// Whether tests may use KVM. Without it they fail, unless `FERRY_NO_KVM=1` says that this is known.
+pub(crate) fn has_kvm() -> bool {
+    if std::env::var_os("FERRY_NO_KVM").is_some_and(|value| value == "1") {
+        eprintln!("skipped: FERRY_NO_KVM=1");
+        return false;
+    }
+    if let Err(error) = kvm_ioctls::Kvm::new() {
+        panic!("{}; set FERRY_NO_KVM=1 to skip these tests", super::KvmError::Open(error));
+    }
+    true
+}
+
+/// Memory, machine and vCPUs.
+pub(crate) fn machine(size: u64, cpus: u32) -> (Arc<Memory>, Arc<Vm>, Vec<Vcpu>) {
+    let memory = Arc::new(Memory::new(&MemoryConfig { size, backing: Backing::Anon }).unwrap());
+    let vm = Arc::new(Vm::create(&memory).unwrap());
+    let vcpus = create_all(&vm, cpus).unwrap();
+    (memory, vm, vcpus)
+}
