@@ -14,6 +14,8 @@ use std::sync::Arc;
 use ferry_devices::GuestMemory;
 use ferry_migration::description::RamRange;
 use ferry_migration::pages::{PAGE_SIZE, PageBitmap};
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::mm::{Advice, madvise};
 use vm_memory::bitmap::{AtomicBitmap, NewBitmap};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
@@ -66,7 +68,7 @@ enum Store {
 #[derive(Debug)]
 struct Region {
     view: Option<Arc<GuestRegionMmap<AtomicBitmap>>>,
-    mapping: Option<Mapping>,
+    mapping: Option<Arc<Mapping>>,
     first_page: u64,
     pages: u64,
 }
@@ -96,7 +98,12 @@ impl Memory {
                 Store::Anonymous { .. } => Mapping::anonymous(len)?,
             };
             let pages = range.len / PAGE_SIZE;
-            regions.push(Region { view: Some(view(range, &mapping)?), mapping: Some(mapping), first_page, pages });
+            regions.push(Region {
+                view: Some(view(range, &mapping)?),
+                mapping: Some(Arc::new(mapping)),
+                first_page,
+                pages,
+            });
             first_page += pages;
         }
         let views = regions.iter().filter_map(|region| region.view.clone()).collect();
@@ -196,6 +203,26 @@ impl Memory {
         }
     }
 
+    /// Gives every page back to the host: all of guest RAM reads as zeros again, and nothing is allocated. What an attempt that
+    /// failed has received is gone with it. Nobody else may use the memory meanwhile.
+    ///
+    /// # Errors
+    /// When the host refuses; some pages may keep what they held.
+    pub fn discard(&self) -> io::Result<()> {
+        match &self.store {
+            Store::Memfd(memfd) => {
+                let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                Ok(fallocate(memfd, punch, 0, self.pages() * PAGE_SIZE)?)
+            }
+            Store::Anonymous { .. } => self.regions.iter().try_for_each(|region| {
+                // SAFETY: the range is a live mapping of guest RAM, whose contents the caller gives up.
+                Ok(unsafe {
+                    madvise(region.host().cast(), (region.pages * PAGE_SIZE) as usize, Advice::LinuxDontNeed)?
+                })
+            }),
+        }
+    }
+
     /// What backs the memory.
     #[must_use]
     pub fn backing(&self) -> Backing {
@@ -242,7 +269,7 @@ impl Drop for Memory {
 
 impl Region {
     fn host(&self) -> *mut u8 {
-        self.mapping.as_ref().map_or_else(|| unreachable!("taken only in drop"), Mapping::start)
+        self.mapping.as_ref().map_or_else(|| unreachable!("taken only in drop"), |mapping| mapping.start())
     }
 }
 
@@ -312,6 +339,22 @@ mod tests {
     }
 
     #[test]
+    fn discarded_memory_is_zero_and_not_allocated() {
+        for backing in [Backing::Anon, Backing::Memfd] {
+            let memory = memory(64 << 20, backing);
+            for at in (0..memory.pages()).step_by(100) {
+                memory.guest().write_obj(0x55u8, GuestAddress(at * PAGE_SIZE)).unwrap();
+            }
+            memory.discard().unwrap();
+            assert!(memory.populated().unwrap().is_empty(), "{backing}");
+            for at in (0..memory.pages()).step_by(100) {
+                assert_eq!(memory.guest().read_obj::<u8>(GuestAddress(at * PAGE_SIZE)).unwrap(), 0, "{backing}");
+            }
+            memory.guest().write_obj(0x66u8, GuestAddress(4096)).unwrap();
+        }
+    }
+
+    #[test]
     fn pages_that_were_only_read_are_not_populated_when_anonymous() {
         let memory = memory(16 << 20, Backing::Anon);
         let value: u64 = memory.guest().read_obj(GuestAddress(5 << 20)).unwrap();
@@ -336,13 +379,5 @@ mod tests {
         let mut byte = [0];
         std::os::unix::fs::FileExt::read_exact_at(memory.memfd().unwrap(), &mut byte, 8192).unwrap();
         assert_eq!(byte, [0x55]);
-    }
-    /// x
-    pub fn populated_words(&self, _first: u64, _words: &mut [u64]) -> std::io::Result<()> {
-        todo!()
-    }
-    /// x
-    pub fn discard(&self) -> std::io::Result<()> {
-        todo!()
     }
 }
