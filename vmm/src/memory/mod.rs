@@ -46,6 +46,7 @@ pub enum MemoryError {
     },
 }
 
+pub mod userfault;
 pub mod zero;
 
 /// Guest memory.
