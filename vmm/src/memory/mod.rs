@@ -215,12 +215,14 @@ impl Memory {
                 let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
                 Ok(fallocate(memfd, punch, 0, self.pages() * PAGE_SIZE)?)
             }
-            Store::Anonymous { .. } => self.regions.iter().try_for_each(|region| {
-                // SAFETY: the range is a live mapping of guest RAM, whose contents the caller gives up.
-                Ok(unsafe {
-                    madvise(region.host().cast(), (region.pages * PAGE_SIZE) as usize, Advice::LinuxDontNeed)?
-                })
-            }),
+            Store::Anonymous { .. } => {
+                for region in &self.regions {
+                    let len = (region.pages * PAGE_SIZE) as usize;
+                    // SAFETY: the range is a live mapping of guest RAM, whose contents the caller gives up.
+                    unsafe { madvise(region.host().cast(), len, Advice::LinuxDontNeed)? };
+                }
+                Ok(())
+            }
         }
     }
 

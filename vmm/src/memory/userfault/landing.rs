@@ -9,7 +9,6 @@ use ferry_migration::pages::PAGE_SIZE;
 use super::Faults;
 use super::arrivals::{mask, runs};
 use super::error::UserfaultError;
-use super::kernel::Stopped;
 
 /// Pages that one call can place: those of one word of a bitmap.
 pub const LANDING_PAGES: usize = 64;

@@ -36,6 +36,8 @@ mod figures;
 mod harness;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vcpu_tests;
 
 use std::fs::File;
 use std::io;

@@ -243,7 +243,7 @@ fn a_released_attempt_leaves_nobody_waiting_and_memory_to_use_again() {
                         assert!(matches!(faults.guest_started(), Err(UserfaultError::Ended)));
                         assert!(matches!(faults.disarm(), Err(UserfaultError::Ended)));
                     }
-                    waiters.map(|waiter| assert_eq!(waiter.join().unwrap(), 0));
+                    waiters.into_iter().for_each(|waiter| assert_eq!(waiter.join().unwrap(), 0));
                 });
                 memory.discard().unwrap();
                 assert!(memory.populated().unwrap().is_empty());
@@ -296,7 +296,7 @@ fn waits_are_counted_and_cancelled_in_time() {
             }
             assert!(place(&faults, 1, 1));
             let waited = asked.elapsed();
-            waiters.map(|waiter| assert_eq!(waiter.join().unwrap(), stamp(1, 1)));
+            waiters.into_iter().for_each(|waiter| assert_eq!(waiter.join().unwrap(), stamp(1, 1)));
             waited
         });
         let blocktime = faults.blocktime();
