@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use ferry_migration::pages::{PAGE_SIZE, PageBitmap};
@@ -14,6 +15,23 @@ use crate::memory::{Backing, Memory, MemoryConfig};
 pub(super) const BACKINGS: [Backing; 2] = [Backing::Anon, Backing::Memfd];
 /// Longest that a test waits for anything.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest that a whole test may take.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Ends the process when the test that holds it takes too long: a thread that waits for a page can be ended in no other way.
+pub(super) struct Limit(#[expect(dead_code, reason = "its end is the signal")] Sender<()>);
+
+pub(super) fn limit() -> Limit {
+    let test = std::thread::current().name().unwrap_or_default().to_owned();
+    let (held, dropped) = channel();
+    std::thread::spawn(move || {
+        if dropped.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("{test} took more than {LIMIT:?}: somebody waits for ever");
+            std::process::abort();
+        }
+    });
+    Limit(held)
+}
 
 pub(super) fn memory(size: u64, backing: Backing) -> Memory {
     Memory::new(&MemoryConfig { size, backing }).unwrap()

@@ -11,7 +11,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::harness::*;
-use super::{Faults, Handler, Next, UserfaultError, discard_outdated};
+use super::{Faults, Handler, Next, UserfaultError, discard_outdated, kernel};
 use crate::memory::{Backing, Memory};
 
 const SIZE: u64 = 16 << 20;
@@ -37,6 +37,7 @@ fn place(faults: &Arc<Faults>, page: u64, version: u8) -> bool {
 
 #[test]
 fn whoever_touches_a_missing_page_finds_what_the_source_sent() {
+    let _limit = limit();
     for run in 0..RUNS {
         for backing in BACKINGS {
             let memory = memory(SIZE, backing);
@@ -77,6 +78,7 @@ fn whoever_touches_a_missing_page_finds_what_the_source_sent() {
 
 #[test]
 fn system_calls_wait_for_missing_pages() {
+    let _limit = limit();
     for _ in 0..RUNS {
         for backing in BACKINGS {
             let memory = memory(SIZE, backing);
@@ -106,6 +108,7 @@ fn system_calls_wait_for_missing_pages() {
 
 #[test]
 fn a_page_that_two_links_bring_is_placed_once() {
+    let _limit = limit();
     for _ in 0..RUNS {
         for backing in BACKINGS {
             let memory = memory(SIZE, backing);
@@ -137,6 +140,7 @@ fn a_page_that_two_links_bring_is_placed_once() {
 
 #[test]
 fn what_the_guest_wrote_is_never_overwritten() {
+    let _limit = limit();
     for backing in BACKINGS {
         let memory = memory(SIZE, backing);
         write_page(&memory, 9, 0);
@@ -155,6 +159,7 @@ fn what_the_guest_wrote_is_never_overwritten() {
 
 #[test]
 fn outdated_pages_are_missing_even_within_huge_ones() {
+    let _limit = limit();
     let switch = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
     for run in 0..RUNS as u64 {
         for backing in BACKINGS {
@@ -192,6 +197,7 @@ fn huge_pages(memory: &Memory) -> u64 {
 
 #[test]
 fn pages_of_zeros_take_no_memory() {
+    let _limit = limit();
     for _ in 0..RUNS {
         for backing in BACKINGS {
             let memory = memory(SIZE, backing);
@@ -222,6 +228,7 @@ fn pages_of_zeros_take_no_memory() {
 
 #[test]
 fn a_released_attempt_leaves_nobody_waiting_and_memory_to_use_again() {
+    let _limit = limit();
     for run in 0..RUNS {
         for backing in BACKINGS {
             let memory = memory(SIZE, backing);
@@ -254,6 +261,7 @@ fn a_released_attempt_leaves_nobody_waiting_and_memory_to_use_again() {
 
 #[test]
 fn a_guest_that_runs_never_finds_zeros() {
+    let _limit = limit();
     for backing in BACKINGS {
         let memory = Arc::new(memory(SIZE, backing));
         let faults = Faults::arm(&memory, &pages(PAGES, |page| page == 3)).unwrap();
@@ -276,6 +284,7 @@ fn a_guest_that_runs_never_finds_zeros() {
 
 #[test]
 fn waits_are_counted_and_cancelled_in_time() {
+    let _limit = limit();
     for backing in BACKINGS {
         let memory = memory(SIZE, backing);
         let faults = Faults::arm(&memory, &pages(PAGES, |page| page < 8)).unwrap();
@@ -308,7 +317,36 @@ fn waits_are_counted_and_cancelled_in_time() {
 }
 
 #[test]
+fn a_page_that_cannot_be_placed_is_an_error_and_may_come_again() {
+    let _limit = limit();
+    for backing in BACKINGS {
+        let memory = memory(SIZE, backing);
+        let faults = Faults::arm(&memory, &pages(PAGES, |page| page < 8)).unwrap();
+        let range = &faults.ranges[0];
+        faults.uffd.unregister(range.start().cast(), range.len()).unwrap();
+        let error = faults.landing().place(0, 0b11000).unwrap_err();
+        assert!(matches!(error, UserfaultError::Place { page: 3, .. }), "{backing}: {error}");
+        assert_eq!(faults.remaining(), 8);
+        faults.register(range, backing).unwrap();
+        assert!(place(&faults, 3, 1));
+        assert_eq!((read_page(&memory, 3), faults.remaining()), (stamp(3, 1), 7));
+    }
+}
+
+#[test]
+fn a_missing_page_that_is_there_all_the_same_is_not_passed_over() {
+    let _limit = limit();
+    let memory = memory(SIZE, Backing::Anon);
+    let faults = Faults::arm(&memory, &pages(PAGES, |page| page < 8)).unwrap();
+    kernel::zero(&faults.uffd, faults.ranges[0].host(2), 1).unwrap();
+    let error = faults.landing().place(0, 0b111).unwrap_err();
+    assert!(matches!(error, UserfaultError::Place { page: 2, .. }), "{error}");
+    assert_eq!(faults.remaining(), 6, "those before it are in place");
+}
+
+#[test]
 fn a_list_of_another_machine_is_refused() {
+    let _limit = limit();
     let memory = memory(SIZE, Backing::Anon);
     let error = Faults::arm(&memory, &PageBitmap::full(PAGES - 1)).unwrap_err();
     assert!(error.to_string().contains("--memory"), "{error}");
@@ -316,6 +354,7 @@ fn a_list_of_another_machine_is_refused() {
 
 #[test]
 fn a_source_that_stops_leaves_the_rest_to_be_sent_later() {
+    let _limit = limit();
     let stop = AtomicBool::new(false);
     for backing in BACKINGS {
         let memory = memory(SIZE, backing);

@@ -96,6 +96,7 @@ fn touched(backing: Backing, privilege: u8, count: u64, here: bool) -> Vec<(u32,
 
 #[test]
 fn a_vcpu_finds_what_the_source_sent() {
+    let _limit = limit();
     if !has_kvm() {
         return;
     }
