@@ -189,7 +189,7 @@ impl Faults {
         Ok(())
     }
 
-    /// How many pages are missing.
+    /// How many pages are missing. A page counts until shortly after whoever waited for it goes on.
     #[must_use]
     pub fn remaining(&self) -> u64 {
         self.arrivals.remaining()
