@@ -311,6 +311,10 @@ impl Faults {
             if let Err(error) = self.uffd.unregister(range.start().cast(), range.len()) {
                 tracing::debug!(%error, first = range.first_page, "a range was not watched");
             }
+            // The kernel wakes before it takes the watch off (seen on 6.18): a fault in between would sleep for ever.
+            if let Err(error) = self.uffd.wake(range.start().cast(), range.len()) {
+                tracing::error!(%error, first = range.first_page, "who waits for these pages may not have been woken");
+            }
             if self.memfd.is_none() {
                 advise(range, Advice::LinuxHugepage);
             }
