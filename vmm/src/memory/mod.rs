@@ -15,6 +15,8 @@ use std::sync::Arc;
 use ferry_devices::GuestMemory;
 use ferry_migration::description::RamRange;
 use ferry_migration::pages::{PAGE_SIZE, PageBitmap};
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::mm::{Advice, madvise};
 use vm_memory::bitmap::{AtomicBitmap, NewBitmap};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
@@ -45,6 +47,9 @@ pub enum MemoryError {
     },
 }
 
+pub mod userfault;
+pub mod zero;
+
 /// Guest memory.
 #[derive(Debug)]
 pub struct Memory {
@@ -65,7 +70,7 @@ enum Store {
 #[derive(Debug)]
 struct Region {
     view: Option<Arc<GuestRegionMmap<AtomicBitmap>>>,
-    mapping: Option<Mapping>,
+    mapping: Option<Arc<Mapping>>,
     first_page: u64,
     pages: u64,
 }
@@ -95,7 +100,12 @@ impl Memory {
                 Store::Anonymous { .. } => Mapping::anonymous(len)?,
             };
             let pages = range.len / PAGE_SIZE;
-            regions.push(Region { view: Some(view(range, &mapping)?), mapping: Some(mapping), first_page, pages });
+            regions.push(Region {
+                view: Some(view(range, &mapping)?),
+                mapping: Some(Arc::new(mapping)),
+                first_page,
+                pages,
+            });
             first_page += pages;
         }
         let views = regions.iter().filter_map(|region| region.view.clone()).collect();
@@ -195,16 +205,26 @@ impl Memory {
         }
     }
 
-    /// Gives all pages back to the host: every page reads as zeros, and none is allocated. Nobody uses the memory meanwhile.
+    /// Gives every page back to the host: all of guest RAM reads as zeros again, and nothing is allocated. What an attempt that
+    /// failed has received is gone with it. Nobody else may use the memory meanwhile.
     ///
     /// # Errors
-    /// When the host refuses; some pages may then be gone.
+    /// When the host refuses; some pages may keep what they held.
     pub fn discard(&self) -> io::Result<()> {
-        self.regions.iter().try_for_each(|region| match (&region.mapping, &self.store) {
-            (Some(mapping), Store::Memfd(_)) => mapping.remove(),
-            (Some(mapping), Store::Anonymous { .. }) => mapping.forget(),
-            (None, _) => Ok(()),
-        })
+        match &self.store {
+            Store::Memfd(memfd) => {
+                let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                Ok(fallocate(memfd, punch, 0, self.pages() * PAGE_SIZE)?)
+            }
+            Store::Anonymous { .. } => {
+                for region in &self.regions {
+                    let len = (region.pages * PAGE_SIZE) as usize;
+                    // SAFETY: the range is a live mapping of guest RAM, whose contents the caller gives up.
+                    unsafe { madvise(region.host().cast(), len, Advice::LinuxDontNeed)? };
+                }
+                Ok(())
+            }
+        }
     }
 
     /// What backs the memory.
@@ -253,7 +273,7 @@ impl Drop for Memory {
 
 impl Region {
     fn host(&self) -> *mut u8 {
-        self.mapping.as_ref().map_or_else(|| unreachable!("taken only in drop"), Mapping::start)
+        self.mapping.as_ref().map_or_else(|| unreachable!("taken only in drop"), |mapping| mapping.start())
     }
 }
 
@@ -319,6 +339,22 @@ mod tests {
             memory.populated_words(page - 512, &mut words).unwrap();
             let expected: Vec<_> = (0..16).map(|at| populated.words()[((page - 512) / 64 + at) as usize]).collect();
             assert_eq!(words[..], expected, "{backing}");
+        }
+    }
+
+    #[test]
+    fn discarded_memory_is_zero_and_not_allocated() {
+        for backing in [Backing::Anon, Backing::Memfd] {
+            let memory = memory(64 << 20, backing);
+            for at in (0..memory.pages()).step_by(100) {
+                memory.guest().write_obj(0x55u8, GuestAddress(at * PAGE_SIZE)).unwrap();
+            }
+            memory.discard().unwrap();
+            assert!(memory.populated().unwrap().is_empty(), "{backing}");
+            for at in (0..memory.pages()).step_by(100) {
+                assert_eq!(memory.guest().read_obj::<u8>(GuestAddress(at * PAGE_SIZE)).unwrap(), 0, "{backing}");
+            }
+            memory.guest().write_obj(0x66u8, GuestAddress(4096)).unwrap();
         }
     }
 

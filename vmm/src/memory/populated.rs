@@ -80,14 +80,35 @@ pub(super) fn in_anonymous(
     len: u64,
     mut found: impl FnMut(u64, u64),
 ) -> io::Result<()> {
-    match scan(pagemap, start as u64, len, &mut found) {
+    scan_or_read(pagemap, start as u64, len, PAGE_IS_PFNZERO, &mut found)
+}
+
+/// As [`in_anonymous`], for memory of any kind: runs that an access finds in the page table, be it only the shared page of
+/// zeros.
+pub(super) fn in_page_table(
+    pagemap: &File,
+    start: *const u8,
+    len: u64,
+    mut found: impl FnMut(u64, u64),
+) -> io::Result<()> {
+    scan_or_read(pagemap, start as u64, len, 0, &mut found)
+}
+
+fn scan_or_read(
+    pagemap: &File,
+    base: u64,
+    len: u64,
+    excluded: u64,
+    found: &mut impl FnMut(u64, u64),
+) -> io::Result<()> {
+    match scan(pagemap, base, len, excluded, found) {
         // ENOTTY: the kernel is older than the ioctl, which then has found nothing yet.
-        Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => read(pagemap, start as u64, len, &mut found),
+        Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => read(pagemap, base, len, found),
         result => result,
     }
 }
 
-fn scan(pagemap: &File, base: u64, len: u64, found: &mut impl FnMut(u64, u64)) -> io::Result<()> {
+fn scan(pagemap: &File, base: u64, len: u64, excluded: u64, found: &mut impl FnMut(u64, u64)) -> io::Result<()> {
     let mut regions = [Region::default(); SCAN_REGIONS];
     let mut at = base;
     while at < base + len {
@@ -97,8 +118,8 @@ fn scan(pagemap: &File, base: u64, len: u64, found: &mut impl FnMut(u64, u64)) -
             end: base + len,
             vec: regions.as_mut_ptr() as u64,
             vec_len: SCAN_REGIONS as u64,
-            category_inverted: PAGE_IS_PFNZERO,
-            category_mask: PAGE_IS_PFNZERO,
+            category_inverted: excluded,
+            category_mask: excluded,
             category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
             return_mask: PAGE_IS_PRESENT,
             ..Default::default()

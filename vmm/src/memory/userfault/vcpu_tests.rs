@@ -1,0 +1,123 @@
+//! A vCPU of this host's KVM that touches missing pages.
+//!
+//! The guest is a loop of four instructions in flat 32-bit mode without paging: it reads a word, tells it by an MMIO write,
+//! and goes to the next page. At privilege level 3 hosts that emulate level 0 run it natively.
+
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ferry_migration::pages::PAGE_SIZE;
+use kvm_bindings::kvm_segment;
+use kvm_ioctls::VcpuExit;
+use vm_memory::{Bytes, GuestAddress};
+
+use super::Faults;
+use super::figures::report;
+use super::harness::*;
+use crate::kvm::testing::has_kvm;
+use crate::kvm::{Vcpu, Vm, create_all};
+use crate::memory::Backing;
+
+const SIZE: u64 = 64 << 20;
+const CODE: u64 = 0x10000;
+const FIRST: u64 = 512;
+const MMIO: u64 = 0xd000_0000;
+#[rustfmt::skip]
+const LOOP: [u8; 15] = [
+    0x8b, 0x06,                         // mov eax, [esi]
+    0xa3, 0x00, 0x00, 0x00, 0xd0,       // mov [MMIO], eax
+    0x81, 0xc6, 0x00, 0x10, 0x00, 0x00, // add esi, 4096
+    0xeb, 0xf1,                         // jmp to the start
+];
+
+fn enter(vcpu: &mut Vcpu, privilege: u8) {
+    let segment = |type_, selector: u16| kvm_segment {
+        limit: u32::MAX,
+        selector: selector | u16::from(privilege),
+        type_,
+        present: 1,
+        dpl: privilege,
+        db: 1,
+        s: 1,
+        g: 1,
+        ..Default::default()
+    };
+    let mut sregs = vcpu.fd().get_sregs().unwrap();
+    sregs.cs = segment(11, 8);
+    (sregs.ds, sregs.es, sregs.ss) = (segment(3, 16), segment(3, 16), segment(3, 16));
+    sregs.cr0 |= 1;
+    vcpu.fd().set_sregs(&sregs).unwrap();
+    let mut regs = vcpu.fd().get_regs().unwrap();
+    (regs.rip, regs.rflags, regs.rsi) = (CODE, 2, FIRST * PAGE_SIZE);
+    vcpu.fd().set_regs(&regs).unwrap();
+}
+
+/// Runs until the guest has told a word, and returns that.
+fn run(vcpu: &mut Vcpu) -> u32 {
+    loop {
+        match vcpu.fd().run() {
+            Ok(VcpuExit::MmioWrite(MMIO, bytes)) => return u32::from_le_bytes(bytes.try_into().unwrap()),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Lets a vCPU read `count` pages of which none is here, and returns what it read and how long each took.
+fn touched(backing: Backing, privilege: u8, count: u64, here: bool) -> Vec<(u32, Duration)> {
+    let memory = memory(SIZE, backing);
+    memory.guest().write_slice(&LOOP, GuestAddress(CODE)).unwrap();
+    let vm = Vm::create(&memory).unwrap();
+    let mut vcpu = create_all(&vm, 1).unwrap().remove(0);
+    let missing = pages(memory.pages(), |page| page >= FIRST);
+    let faults = Faults::arm(&memory, &missing).unwrap();
+    let source = Source::serve(&faults);
+    if here {
+        send_all(&faults, &missing, 0, &false.into());
+    }
+    let (words, told) = channel();
+    let thread = thread::spawn(move || {
+        enter(&mut vcpu, privilege);
+        for _ in 0..count {
+            let start = Instant::now();
+            let word = run(&mut vcpu);
+            words.send((word, start.elapsed())).unwrap();
+        }
+        // The memory must outlive the vCPU.
+        drop((vcpu, vm, memory));
+    });
+    let read = (0..count).map(|_| told.recv_timeout(PATIENCE).unwrap()).collect();
+    thread.join().unwrap();
+    assert_eq!(source.end().len() as u64, if here { 0 } else { count }, "{backing}");
+    read
+}
+
+#[test]
+fn a_vcpu_finds_what_the_source_sent() {
+    let _limit = limit();
+    if !has_kvm() {
+        return;
+    }
+    for backing in BACKINGS {
+        for privilege in [0, 3] {
+            for (at, (word, _)) in touched(backing, privilege, 1000, false).into_iter().enumerate() {
+                assert_eq!(word, stamp(FIRST + at as u64, 1) as u32, "{backing}, privilege {privilege}");
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "prints figures"]
+fn figures_of_a_vcpu() {
+    for backing in BACKINGS {
+        for privilege in [0, 3] {
+            for (here, what) in [(true, "is here"), (false, "is missing")] {
+                let times = touched(backing, privilege, 10_000, here).into_iter().map(|(_, time)| time).collect();
+                report(&format!("vCPU at level {privilege}, page {what}"), backing, times);
+            }
+        }
+    }
+}
