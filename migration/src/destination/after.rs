@@ -1,12 +1,13 @@
 //! The destination from the permit on: claiming the guest, running it, and postcopy.
 
 use super::{Claim, Destination, GiveBack, Outcome, Output, State};
+use crate::guards::Guard;
 use crate::message::{Failure, Handshake, ToSource};
 use crate::timer::Timer;
 
 impl Destination {
     pub(super) fn permitted(&mut self) -> Vec<Output> {
-        if self.handshake == Handshake::Owned {
+        if self.handshake == Handshake::Owned && self.guards.has(Guard::StartNeedsClaim) {
             self.state = State::Claiming;
             return vec![Output::StopTimer(Timer::PeerSilent), Output::Claim];
         }
@@ -22,6 +23,11 @@ impl Destination {
         if self.state != State::Claiming {
             return vec![];
         }
+        let result = match result {
+            Claim::Lost if !self.guards.has(Guard::ClaimLostStaysStopped) => Claim::Won,
+            Claim::Unreachable if !self.guards.has(Guard::ClaimUnreachableStaysStopped) => Claim::Won,
+            result => result,
+        };
         match result {
             Claim::Won => self.begin_start(),
             Claim::Lost => {
@@ -47,7 +53,7 @@ impl Destination {
             return vec![];
         }
         match result {
-            Err(failure) if self.handshake == Handshake::Owned => {
+            Err(failure) if self.handshake == Handshake::Owned && self.guards.has(Guard::GivesBackFirst) => {
                 self.state = State::GivingBack(failure);
                 vec![Output::GiveBack]
             }
@@ -96,7 +102,7 @@ impl Destination {
     }
 
     /// Every page is here: the guest needs the source no more, whether or not the source hears of it.
-    fn drained(&mut self) -> Vec<Output> {
+    pub(super) fn drained(&mut self) -> Vec<Output> {
         let mut out = vec![Output::Send(ToSource::DrainedAck)];
         out.extend(self.completed());
         out
@@ -126,7 +132,7 @@ impl Destination {
     }
 
     pub(super) fn recover(&mut self, generation: u64) -> Vec<Output> {
-        if generation != self.generation {
+        if !self.is_this_run(generation, Guard::RecoverNeedsGeneration) {
             let reason =
                 format!("it is in the postcopy of generation {}, not of generation {generation}", self.generation);
             return vec![Output::Send(ToSource::RecoverRefused { reason }), Output::CloseLinks];

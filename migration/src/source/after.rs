@@ -1,6 +1,7 @@
 //! The source after the permit: the destination runs, or nobody knows, or postcopy goes on.
 
 use super::{Drain, Outcome, Output, Owner, Source, State, TakeBack};
+use crate::guards::Guard;
 use crate::info::Status;
 use crate::message::{Failure, Handshake, ToDestination};
 use crate::timer::Timer;
@@ -49,7 +50,9 @@ impl Source {
         let reason = format!("the destination did not start the guest: {failure}");
         match (&self.state, self.plan.handshake) {
             // The destination may have taken the record and given it back: the record must name this side before it runs.
-            (State::AwaitStarted | State::TakingBack(_) | State::Uncertain(_), Handshake::Owned) => {
+            (State::AwaitStarted | State::TakingBack(_) | State::Uncertain(_), Handshake::Owned)
+                if self.guards.has(Guard::NotStartedAsksRecord) =>
+            {
                 self.take_back(reason)
             }
             (State::AwaitStarted, Handshake::None) => self.strand(reason),
@@ -60,11 +63,15 @@ impl Source {
     /// The link is gone, or silent, or carried nonsense.
     pub(super) fn lost(&mut self, reason: String) -> Vec<Output> {
         match &self.state {
+            State::AwaitStarted if !self.guards.has(Guard::StaysStoppedAfterPermit) => {
+                self.give_up(Outcome::Failed(reason))
+            }
             State::AwaitStarted => match self.plan.handshake {
                 Handshake::Owned => self.take_back(reason),
                 Handshake::None => self.strand(reason),
                 Handshake::Pong | Handshake::Setup => self.uncertain(reason),
             },
+            State::Active(_) if !self.guards.has(Guard::LinkEndIsNotDrained) => self.completed(),
             State::Active(drain) | State::Recovering(drain) => {
                 self.state = State::Paused(*drain);
                 vec![
@@ -102,6 +109,11 @@ impl Source {
     pub(super) fn took_back(&mut self, result: TakeBack) -> Vec<Output> {
         let State::TakingBack(reason) = &self.state else { return vec![] };
         let reason = reason.clone();
+        let result = match result {
+            TakeBack::Lost if !self.guards.has(Guard::TakeBackLostStaysStopped) => TakeBack::Won,
+            TakeBack::Unreachable if !self.guards.has(Guard::TakeBackUnreachableStaysStopped) => TakeBack::Won,
+            result => result,
+        };
         match result {
             TakeBack::Won => self.give_up(Outcome::Failed(format!("{reason}; the ownership record names this side"))),
             TakeBack::Lost => self.destination_owns(),
@@ -135,6 +147,7 @@ impl Source {
 
     pub(super) fn all_sent(&mut self) -> Vec<Output> {
         match self.state {
+            State::Active(Drain::Sending) if !self.guards.has(Guard::SentIsNotReceived) => self.completed(),
             State::Active(Drain::Sending) => {
                 self.state = State::Active(Drain::AwaitAck);
                 vec![Output::Send(ToDestination::Drained)]

@@ -24,6 +24,7 @@ mod before;
 mod switchover;
 
 use crate::convergence::Decision;
+use crate::guards::Guards;
 use crate::info::Status;
 use crate::message::{Failure, Handshake, ToDestination, ToSource};
 use crate::timer::Timer;
@@ -216,13 +217,20 @@ pub struct Source {
     plan: Plan,
     /// The guest is to go by postcopy at the next opportunity.
     go_postcopy: bool,
+    guards: Guards,
 }
 
 impl Source {
     /// A migration that has not begun.
     #[must_use]
     pub fn new(plan: Plan) -> Self {
-        Source { state: State::Idle, plan, go_postcopy: false }
+        Self::with_guards(plan, Guards::all())
+    }
+
+    /// The same with some guard off: only an explorer asks for this, to see what the guard is for.
+    #[must_use]
+    pub fn with_guards(plan: Plan, guards: Guards) -> Self {
+        Source { state: State::Idle, plan, go_postcopy: false, guards }
     }
 
     /// Begins.
