@@ -1,0 +1,35 @@
+//! A live pair never stays stopped: from every world in which both processes live, the guest comes to run on one side by
+//! itself, without an operator and without storage that heals. With a record, the only excuse is that the record is out of
+//! the reach of the side that it names; without one, that `uncertain` is shown.
+//!
+//! It speaks of what can still come, so the search checks it when the whole graph is known ([`super::super::graph`]).
+
+use ferry_migration::Status;
+use ferry_migration::message::Handshake;
+
+use crate::explorer::Side;
+use crate::explorer::facts::{DestinationGuest, SourceGuest};
+use crate::explorer::world::World;
+
+/// Whether nothing is promised here any more, or the promise is kept already.
+#[must_use]
+pub fn kept(world: &World) -> bool {
+    let facts = &world.facts;
+    let live_pair = facts.source.alive && facts.destination.alive;
+    !live_pair || facts.runs_at_source() || facts.runs_at_destination() || excused(world)
+}
+
+fn excused(world: &World) -> bool {
+    let facts = &world.facts;
+    // That the guest is lost, or does not run again, has been told with its reason.
+    if facts.destination.guest == DestinationGuest::Lost || facts.source.guest == SourceGuest::StoppedForGood {
+        return true;
+    }
+    match world.source.handshake() {
+        Handshake::Owned => match facts.record.owner {
+            Side::Source => !facts.record.source_sees,
+            Side::Destination => !facts.record.destination_sees,
+        },
+        _ => facts.source.shown == Status::Uncertain,
+    }
+}
