@@ -29,6 +29,10 @@ pub enum Guard {
     SentIsNotReceived,
     /// Source: memory that the destination has outrun is never run, whatever an operator says.
     PausedNeverResolvesToSource,
+    /// Source: a link that was lost before the destination's word came is not forgotten when it comes.
+    StartedRemembersLink,
+    /// Source: signs of life go again when an uncertainty ends.
+    BeatsAfterUncertainty,
     /// Destination: nothing starts without the permit.
     StartNeedsPermit,
     /// Destination: with a record, nothing starts before the record was asked.
@@ -55,11 +59,15 @@ pub enum Guard {
     CompletesWithAllPages,
     /// Destination: a fault handler that died before the start keeps the guest from starting here.
     FaultsDeathIsRemembered,
+    /// Destination: a link that was lost during the start is not forgotten after it.
+    StartRemembersLink,
+    /// Destination: a link that is lost while paused takes the rest of its connection with it.
+    PausedClosesLostLink,
 }
 
 impl Guard {
     /// Every guard, the source's first.
-    pub const ALL: [Guard; 23] = [
+    pub const ALL: [Guard; 27] = [
         Guard::StaysStoppedAfterPermit,
         Guard::RefusesLateCancel,
         Guard::TakeBackLostStaysStopped,
@@ -70,6 +78,8 @@ impl Guard {
         Guard::LinkEndIsNotDrained,
         Guard::SentIsNotReceived,
         Guard::PausedNeverResolvesToSource,
+        Guard::StartedRemembersLink,
+        Guard::BeatsAfterUncertainty,
         Guard::StartNeedsPermit,
         Guard::StartNeedsClaim,
         Guard::ClaimLostStaysStopped,
@@ -83,6 +93,8 @@ impl Guard {
         Guard::RecoverNeedsGeneration,
         Guard::CompletesWithAllPages,
         Guard::FaultsDeathIsRemembered,
+        Guard::StartRemembersLink,
+        Guard::PausedClosesLostLink,
     ];
 }
 

@@ -29,7 +29,10 @@ impl Destination {
             result => result,
         };
         match result {
-            Claim::Won => self.begin_start(),
+            Claim::Won => match self.faults_died.take() {
+                Some(reason) => self.give_back(Failure { device: "userfaultfd".to_owned(), reason }),
+                None => self.begin_start(),
+            },
             Claim::Lost => {
                 let reason = "the source took the guest back before it was started here".to_owned();
                 self.give_up("ownership record", reason)
@@ -54,12 +57,14 @@ impl Destination {
         }
         match result {
             Err(failure) if self.handshake == Handshake::Owned && self.guards.has(Guard::GivesBackFirst) => {
-                self.state = State::GivingBack(failure);
-                vec![Output::GiveBack]
+                self.give_back(failure)
             }
             Err(failure) => self.not_started(failure),
             Ok(start_us) => {
                 let mut out = vec![Output::Send(ToSource::Started { start_us })];
+                if self.handshake == Handshake::Owned {
+                    out.push(Output::Settle);
+                }
                 out.extend(self.running());
                 out
             }
@@ -74,10 +79,18 @@ impl Destination {
         if self.all_received {
             return self.drained();
         }
-        if self.link_lost {
+        if let Some(reason) = self.faults_died.take() {
+            return self.lose_guest(reason);
+        }
+        if self.link_lost && self.guards.has(Guard::StartRemembersLink) {
             return self.paused();
         }
         vec![Output::StartTimer(Timer::PeerSilent), Output::StartTimer(Timer::Heartbeat)]
+    }
+
+    fn give_back(&mut self, failure: Failure) -> Vec<Output> {
+        self.state = State::GivingBack(failure);
+        vec![Output::GiveBack]
     }
 
     fn not_started(&mut self, failure: Failure) -> Vec<Output> {
@@ -144,16 +157,23 @@ impl Destination {
 
     pub(super) fn faults_died(&mut self, reason: String) -> Vec<Output> {
         match self.state {
-            State::Active | State::Paused | State::Starting => {
-                self.state = State::Done;
-                vec![
-                    Output::LoseGuest(reason.clone()),
-                    Output::CloseLinks,
-                    Output::Finish(Outcome::Failed(format!("the guest cannot get its missing pages: {reason}"))),
-                ]
+            State::Active | State::Paused => self.lose_guest(reason),
+            State::Claiming | State::Unsure | State::Starting | State::GivingBack(_) => {
+                if self.guards.has(Guard::FaultsDeathIsRemembered) {
+                    self.faults_died = Some(reason);
+                }
+                vec![]
             }
-            State::Claiming | State::Unsure | State::GivingBack(_) => vec![],
             _ => self.give_up("userfaultfd", reason),
         }
+    }
+
+    fn lose_guest(&mut self, reason: String) -> Vec<Output> {
+        self.state = State::Done;
+        vec![
+            Output::LoseGuest(reason.clone()),
+            Output::CloseLinks,
+            Output::Finish(Outcome::Failed(format!("the guest cannot get its missing pages: {reason}"))),
+        ]
     }
 }

@@ -110,6 +110,9 @@ pub enum Output {
     Claim,
     /// Make the ownership record name the source again; answer with `GaveBack`.
     GiveBack,
+    /// Make the ownership record say that the guest runs here for good. There is no answer: the driver asks again until the
+    /// record has it, also after the end; until then the source keeps what it holds.
+    Settle,
     /// Take the disk and run the guest (if it ran at the source); answer with `Started`.
     Start,
     /// Postcopy: the link is gone; the guest waits where it needs a page. The driver listens for a recover.
@@ -167,6 +170,8 @@ pub struct Destination {
     marker_reached: u32,
     all_received: bool,
     link_lost: bool,
+    /// What serves missing pages died while the start was under way.
+    faults_died: Option<String>,
     guards: Guards,
 }
 
@@ -195,6 +200,7 @@ impl Destination {
             marker_reached: 0,
             all_received: false,
             link_lost: false,
+            faults_died: None,
             guards,
         }
     }

@@ -19,6 +19,7 @@ impl Source {
             }
             State::Connecting => self.hello(),
             State::Recovering(_) => {
+                self.link_lost = false;
                 let generation = self.plan.generation;
                 vec![Output::Send(ToDestination::Recover { generation }), Output::StartTimer(Timer::Recover)]
             }

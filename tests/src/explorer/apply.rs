@@ -144,6 +144,10 @@ impl World {
                 }
             }
             Operator::Recover => self.step_source(source::Input::Recover, log),
+            Operator::RashResolve => {
+                self.budget.spend(Fault::RashResolve);
+                self.step_source(source::Input::Resolve(source::Owner::Source), log);
+            }
             Operator::Resolve(owner) => {
                 self.facts.source.resolved |= owner == source::Owner::Source;
                 self.step_source(source::Input::Resolve(owner), log);

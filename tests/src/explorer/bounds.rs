@@ -35,11 +35,13 @@ pub enum Fault {
     Pause,
     /// An operator asks for postcopy.
     StartPostcopy,
+    /// An operator gives a paused postcopy to the source, whose memory is old.
+    RashResolve,
 }
 
 /// How often each [`Fault`] may still happen, at most 15 times.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Bounds(u64);
+pub struct Bounds(u128);
 
 impl Bounds {
     /// Nothing goes wrong.
@@ -53,7 +55,7 @@ impl Bounds {
     /// # Panics
     /// When `times` is above 15.
     #[must_use]
-    pub const fn with(self, fault: Fault, times: u64) -> Self {
+    pub const fn with(self, fault: Fault, times: u128) -> Self {
         assert!(times < 16, "a budget has four bits");
         let at = fault as u64 * 4;
         Bounds(self.0 & !(0xf << at) | times << at)
@@ -61,7 +63,7 @@ impl Bounds {
 
     /// How often `fault` may still happen.
     #[must_use]
-    pub const fn left(self, fault: Fault) -> u64 {
+    pub const fn left(self, fault: Fault) -> u128 {
         self.0 >> (fault as u64 * 4) & 0xf
     }
 

@@ -46,6 +46,7 @@ impl World {
             Output::Interrupt => self.interrupt_destination(),
             Output::Claim => self.ask_for_destination(Operation::Claim),
             Output::GiveBack => self.ask_for_destination(Operation::GiveBack),
+            Output::Settle => self.settling = true,
             Output::Start => self.destination_jobs.insert(DestinationJob::Start),
             Output::Paused => self.facts.destination.paused = true,
             Output::Resumed => self.facts.destination.paused = false,

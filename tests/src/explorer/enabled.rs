@@ -64,6 +64,11 @@ impl World {
         for job in self.destination_jobs.iter() {
             add(Event::Destination(job, true));
         }
+        for side in SIDES {
+            if self.timers(side).has(Timer::Heartbeat) && self.lets_heartbeat_lapse(side) {
+                add(Event::Fires(side, Timer::Heartbeat));
+            }
+        }
         if self.settling && self.facts.record.destination_sees {
             add(Event::Settles);
         }
@@ -94,7 +99,7 @@ impl World {
         for side in SIDES {
             for timer in self.timers(side).iter() {
                 let class = match timer {
-                    // A heartbeat is heard by nobody but timers; what matters is one that is not sent any more.
+                    // A heartbeat is heard by nobody but timers: what matters is one that is not sent any more.
                     Timer::Heartbeat => continue,
                     Timer::RetryRecord => Class::Wait,
                     Timer::PeerSilent if quiet && !self.beats(side.other()) => Class::Wait,
@@ -234,6 +239,10 @@ impl World {
                 add(Event::Operator(Operator::Pause(side)));
             }
         }
+        let paused = source_works && source.shown == ferry_migration::Status::PostcopyPaused;
+        if paused && left(Fault::RashResolve) {
+            add(Event::Operator(Operator::RashResolve));
+        }
         if source_works && left(Fault::StartPostcopy) {
             add(Event::Operator(Operator::StartPostcopy));
         }
@@ -244,7 +253,7 @@ impl World {
         if destination_works && self.arrived && left(Fault::Foreign) {
             add(Event::Foreign(Foreign::Package));
             add(Event::Foreign(Foreign::Permit));
-            if destination.paused && !self.link.destination_writes {
+            if destination.paused {
                 add(Event::Foreign(Foreign::Recover));
             }
         }

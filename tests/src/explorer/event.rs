@@ -86,6 +86,8 @@ pub enum Operator {
     Recover,
     /// `ferry resolve`, after having looked at the other side.
     Resolve(Owner),
+    /// `ferry resolve --owner source` in a paused postcopy.
+    RashResolve,
 }
 
 /// Why an event happens: what counts as a fault, and what leads on when there are none.

@@ -48,7 +48,7 @@ impl Scenario {
 
     /// The same, but `fault` may happen `times` times.
     #[must_use]
-    pub fn with(self, fault: Fault, times: u64) -> Self {
+    pub fn with(self, fault: Fault, times: u128) -> Self {
         Scenario { bounds: self.bounds.with(fault, times), ..self }
     }
 

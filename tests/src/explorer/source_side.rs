@@ -149,8 +149,8 @@ impl World {
     #[must_use]
     pub fn destination_listens(&self) -> bool {
         let destination = &self.facts.destination;
-        let waits = !self.arrived || destination.paused;
-        destination.alive && destination.end.is_none() && waits && !self.link.destination_writes
+        // A paused destination takes every new connection of its migration, and lets go of one on which nothing came.
+        destination.alive && destination.end.is_none() && (!self.arrived || destination.paused)
     }
 
     fn connect(&mut self, well: bool, log: &mut Log) {
@@ -173,7 +173,8 @@ impl World {
     pub fn answer_take_back(&mut self, reply: Option<Reply>, log: &mut Log) {
         let result = match reply {
             Some(Reply::Won) => TakeBack::Won,
-            Some(Reply::Lost | Reply::Claimed) => TakeBack::Lost,
+            Some(Reply::Lost) => TakeBack::Lost,
+            Some(Reply::Claimed) => TakeBack::Claimed,
             None => TakeBack::Unreachable,
         };
         self.step_source(Input::TookBack(result), log);

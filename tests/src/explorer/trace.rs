@@ -135,6 +135,7 @@ fn said(operator: Operator) -> String {
         Operator::Pause(side) => format!("pause at the {}", name(side)),
         Operator::Recover => "recover".to_owned(),
         Operator::Resolve(Owner::Source) => "resolve: the source owns it (the destination never ran)".to_owned(),
+        Operator::RashResolve => "resolve: the source owns it (the destination has run)".to_owned(),
         Operator::Resolve(Owner::Destination) => "resolve: the destination owns it".to_owned(),
     }
 }

@@ -10,7 +10,7 @@ use super::bounds::Bounds;
 use super::event::Log;
 use super::facts::Facts;
 use super::job::{DestinationJob, RecordJob, SourceJob};
-use super::link::Link;
+use super::link::{Health, Link};
 use super::record::Operation;
 use super::scenario::Scenario;
 use super::set::Set;
@@ -97,15 +97,20 @@ impl World {
     /// Whether `side` gives signs of life that the other can hear.
     #[must_use]
     pub fn beats(&self, side: Side) -> bool {
-        use super::link::Health;
-        if !self.is_alive(side) || !self.timers(side).has(Timer::Heartbeat) || self.link.health != Health::Up {
-            return false;
-        }
-        // The state machine itself says whether it would.
-        match side {
-            Side::Source => !self.source.clone().step(source::Input::Timer(Timer::Heartbeat)).is_empty(),
-            Side::Destination => !self.destination.clone().step(destination::Input::Timer(Timer::Heartbeat)).is_empty(),
-        }
+        self.is_alive(side)
+            && self.timers(side).has(Timer::Heartbeat)
+            && self.link.health == Health::Up
+            && !self.lets_heartbeat_lapse(side)
+    }
+
+    /// Whether `side` would do nothing when it is time for a sign of life, and so give none from then on.
+    #[must_use]
+    pub fn lets_heartbeat_lapse(&self, side: Side) -> bool {
+        let outputs = match side {
+            Side::Source => self.source.clone().step(source::Input::Timer(Timer::Heartbeat)).len(),
+            Side::Destination => self.destination.clone().step(destination::Input::Timer(Timer::Heartbeat)).len(),
+        };
+        outputs == 0
     }
 
     /// The process of `side` dies: what it had under way is gone, except what the record was asked for already.

@@ -1,5 +1,6 @@
 //! The promises, each in a file of its own: what an explored world, or a whole exploration, must not show.
 
+pub mod both_beat;
 pub mod both_stopped;
 pub mod finishes;
 pub mod owned_run;
@@ -23,6 +24,8 @@ pub enum Invariant {
     Pages,
     /// Every end is told once, with its reason.
     Told,
+    /// An active pair on a healthy link gives signs of life.
+    BothBeat,
     /// A live pair stays stopped only while that is shown and cannot be helped.
     BothStopped,
     /// With the faults off, every migration ends well.
@@ -31,19 +34,26 @@ pub enum Invariant {
 
 impl Invariant {
     /// Every promise.
-    pub const ALL: [Invariant; 7] = [
+    pub const ALL: [Invariant; 8] = [
         Invariant::TwoRunners,
         Invariant::StaleRun,
         Invariant::OwnedRun,
         Invariant::Pages,
         Invariant::Told,
+        Invariant::BothBeat,
         Invariant::BothStopped,
         Invariant::Finishes,
     ];
 
     /// Those that one world can break.
-    pub const OF_A_WORLD: [Invariant; 5] =
-        [Invariant::TwoRunners, Invariant::StaleRun, Invariant::OwnedRun, Invariant::Pages, Invariant::Told];
+    pub const OF_A_WORLD: [Invariant; 6] = [
+        Invariant::TwoRunners,
+        Invariant::StaleRun,
+        Invariant::OwnedRun,
+        Invariant::Pages,
+        Invariant::Told,
+        Invariant::BothBeat,
+    ];
 
     /// In words.
     #[must_use]
@@ -54,6 +64,7 @@ impl Invariant {
             Invariant::OwnedRun => "runs only what it owns",
             Invariant::Pages => "no page is given up",
             Invariant::Told => "every end is told",
+            Invariant::BothBeat => "a healthy pair stays together",
             Invariant::BothStopped => "a live pair runs",
             Invariant::Finishes => "faults off, it finishes",
         }
@@ -68,6 +79,7 @@ impl Invariant {
             Invariant::OwnedRun => owned_run::broken(world),
             Invariant::Pages => pages::broken(world),
             Invariant::Told => told::broken(world, quiet),
+            Invariant::BothBeat => both_beat::broken(world),
             Invariant::BothStopped | Invariant::Finishes => None,
         }
     }
