@@ -9,6 +9,8 @@ use std::fmt;
 /// One decision of a state machine that protects a promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Guard {
+    /// Source: a record that the destination does not see decides nothing.
+    UnsharedRecordIsNone,
     /// Source: a link that is lost after the permit does not let the guest resume.
     StaysStoppedAfterPermit,
     /// Source: a cancel after the permit is refused.
@@ -67,7 +69,8 @@ pub enum Guard {
 
 impl Guard {
     /// Every guard, the source's first.
-    pub const ALL: [Guard; 27] = [
+    pub const ALL: [Guard; 28] = [
+        Guard::UnsharedRecordIsNone,
         Guard::StaysStoppedAfterPermit,
         Guard::RefusesLateCancel,
         Guard::TakeBackLostStaysStopped,

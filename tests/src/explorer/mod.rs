@@ -6,6 +6,7 @@
 
 mod apply;
 pub mod bounds;
+pub mod campaigns;
 mod destination_side;
 mod enabled;
 pub mod event;
@@ -15,12 +16,15 @@ pub mod graph;
 pub mod invariants;
 pub mod job;
 pub mod link;
+pub mod mutants;
 pub mod record;
+pub mod results;
 pub mod scenario;
 pub mod search;
 pub mod set;
 mod source_side;
 pub mod trace;
+pub mod variants;
 pub mod world;
 
 pub use bounds::{Bounds, Fault};

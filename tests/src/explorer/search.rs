@@ -66,6 +66,8 @@ pub struct Report {
     pub is_complete: bool,
     /// What was broken, with the shortest way for each.
     pub findings: BTreeMap<Invariant, Finding>,
+    /// A live pair may stand still until an operator or storage helps, as the invariant allows: the shortest way there.
+    pub waits: Option<Trace>,
 }
 
 struct Node {
@@ -73,6 +75,7 @@ struct Node {
     depth: u32,
     /// Which of the parent's events led here.
     event: u16,
+    runs: bool,
     kept: bool,
     good: bool,
 }
@@ -84,6 +87,7 @@ struct Search<'a> {
     seen: HashMap<u128, u32, ByFingerprint>,
     todo: VecDeque<(u32, World)>,
     broken: BTreeMap<Invariant, (u32, &'static str)>,
+    waits: Option<u32>,
     /// Without operators and healing; with them.
     alone: Graph,
     helped: Graph,
@@ -101,6 +105,7 @@ pub fn explore(scenario: &Scenario, limits: Limits) -> Report {
         seen: HashMap::default(),
         todo: VecDeque::new(),
         broken: BTreeMap::new(),
+        waits: None,
         alone: Graph::default(),
         helped: Graph::default(),
         transitions: 0,
@@ -154,8 +159,10 @@ impl Search<'_> {
         }
         entry.or_insert(number);
         let depth = self.nodes.get(parent as usize).map_or(0, |node| node.depth + 1);
-        let (kept, good) = (both_stopped::kept(&world), finishes::ended_well(&world));
-        self.nodes.push(Node { parent, depth, event, kept, good });
+        let runs = both_stopped::runs(&world);
+        let kept = runs || both_stopped::excused(&world);
+        let good = finishes::ended_well(&world);
+        self.nodes.push(Node { parent, depth, event, runs, kept, good });
         self.todo.push_back((number, world));
         number
     }
@@ -177,6 +184,8 @@ impl Search<'_> {
             let why = "both processes live, and the guest will run on neither side by itself";
             self.broken.insert(Invariant::BothStopped, (node as u32, why));
         }
+        let runs = self.alone.reaches(count, |node| self.nodes[node].runs);
+        self.waits = (0..count).find(|node| !runs[*node] && self.nodes[*node].kept).map(|node| node as u32);
         let ends = self.helped.reaches(count, |node| self.nodes[node].good);
         if let Some(node) = ends.iter().position(|ends| !ends) {
             let why = "nothing leads to a good end from here any more";
@@ -197,6 +206,7 @@ impl Search<'_> {
             memory_bytes: self.nodes.len() * per_world + (self.alone.len() + self.helped.len()) * 8,
             is_complete,
             findings,
+            waits: self.waits.map(|node| self.trace(node)),
         }
     }
 

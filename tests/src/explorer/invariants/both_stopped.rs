@@ -11,20 +11,20 @@ use crate::explorer::Side;
 use crate::explorer::facts::{DestinationGuest, SourceGuest};
 use crate::explorer::world::World;
 
-/// Whether nothing is promised here any more, or the promise is kept already.
+/// Whether the guest runs, or nothing is promised any more because a process has died.
 #[must_use]
-pub fn kept(world: &World) -> bool {
+pub fn runs(world: &World) -> bool {
     let facts = &world.facts;
     let live_pair = facts.source.alive && facts.destination.alive;
-    !live_pair || facts.runs_at_source() || facts.runs_at_destination() || excused(world)
+    // That the guest is lost, or does not run again, has been told with its reason.
+    let told = facts.destination.guest == DestinationGuest::Lost || facts.source.guest == SourceGuest::StoppedForGood;
+    !live_pair || told || facts.runs_at_source() || facts.runs_at_destination()
 }
 
-fn excused(world: &World) -> bool {
+/// Whether a live pair may stand still here.
+#[must_use]
+pub fn excused(world: &World) -> bool {
     let facts = &world.facts;
-    // That the guest is lost, or does not run again, has been told with its reason.
-    if facts.destination.guest == DestinationGuest::Lost || facts.source.guest == SourceGuest::StoppedForGood {
-        return true;
-    }
     match world.source.handshake() {
         Handshake::Owned => match facts.record.owner {
             Side::Source => !facts.record.source_sees,
