@@ -7,6 +7,7 @@ use super::bounds::Fault;
 use super::event::{Event, Log, Operator};
 use super::job::{DestinationJob, SourceJob};
 use super::link::Link;
+use super::record::{Operation, Reply};
 use super::scenario::Scenario;
 use super::world::World;
 
@@ -43,7 +44,7 @@ impl World {
             | Event::RecordStalls(_)
             | Event::Straggler(_)
             | Event::Settles
-            | Event::Reach(..) => self.apply_record(scenario, event, log),
+            | Event::Reach(..) => self.apply_record(event, log),
             Event::MarkerArrives => self.marker_arrives(log),
             Event::PagesArrive => self.pages_arrive(log),
             Event::Fires(side, timer) => {
@@ -155,12 +156,12 @@ impl World {
         }
     }
 
-    fn apply_record(&mut self, scenario: &Scenario, event: Event, log: &mut Log) {
+    fn apply_record(&mut self, event: Event, log: &mut Log) {
         match event {
             Event::RecordDecides(side) => {
                 let record = &mut self.facts.record;
                 let job = self.record_jobs[side as usize].as_mut().expect("offered only when there is one");
-                job.reply = Some(record.carry_out(job.operation, scenario.arbiter));
+                job.reply = Some(record.carry_out(job.operation));
             }
             Event::RecordReplies(side) => {
                 let job = self.record_jobs[side as usize].take().expect("offered only when there is one");
@@ -181,11 +182,11 @@ impl World {
             }
             Event::Straggler(side) => {
                 let operation = self.stragglers[side as usize].take().expect("offered only when there is one");
-                self.facts.record.carry_out(operation, scenario.arbiter);
+                self.facts.record.carry_out(operation);
             }
             Event::Settles => {
                 self.settling = false;
-                self.facts.record.carry_out(super::record::Operation::Settle, scenario.arbiter);
+                self.facts.record.carry_out(Operation::Settle);
             }
             Event::Reach(side, sees) => {
                 if !sees {
@@ -197,13 +198,7 @@ impl World {
         }
     }
 
-    fn answer_record(
-        &mut self,
-        side: Side,
-        operation: super::record::Operation,
-        reply: Option<super::record::Reply>,
-        log: &mut Log,
-    ) {
+    fn answer_record(&mut self, side: Side, operation: Operation, reply: Option<Reply>, log: &mut Log) {
         match side {
             Side::Source => self.answer_take_back(reply, log),
             Side::Destination => self.answer_ownership(operation, reply, log),

@@ -10,7 +10,6 @@ use super::facts::{DestinationGuest, End};
 use super::job::{DestinationJob, SourceJob};
 use super::link::Health;
 use super::record::Arbiter;
-use super::scenario::Scenario;
 use super::world::World;
 
 /// What can happen, in the order in which it is tried.
@@ -21,19 +20,19 @@ const SIDES: [Side; 2] = [Side::Source, Side::Destination];
 impl World {
     /// Everything that can happen now.
     #[must_use]
-    pub fn events(&self, scenario: &Scenario) -> Events {
+    pub fn events(&self) -> Events {
         let mut out = Vec::with_capacity(24);
-        self.add_progress(scenario, &mut out);
+        self.add_progress(&mut out);
         let quiet = out.is_empty();
         self.add_timers(quiet, &mut out);
         self.add_help(&mut out);
-        self.add_job_faults(scenario, &mut out);
+        self.add_job_faults(&mut out);
         self.add_link_faults(&mut out);
         self.add_other_faults(&mut out);
         out
     }
 
-    fn add_progress(&self, scenario: &Scenario, out: &mut Events) {
+    fn add_progress(&self, out: &mut Events) {
         let mut add = |event| out.push((Class::Progress, event));
         if self.is_alive(Side::Destination) && !self.link.to_destination.is_empty() {
             add(Event::Deliver(Side::Destination));
@@ -56,7 +55,7 @@ impl World {
         for job in self.source_jobs.iter() {
             let well = match job {
                 SourceJob::Connect => self.destination_listens(),
-                SourceJob::Nonce => scenario.arbiter == Arbiter::DiskLock || self.facts.record.source_sees,
+                SourceJob::Nonce => self.facts.record.arbiter == Arbiter::DiskLock || self.facts.record.source_sees,
                 _ => true,
             };
             add(Event::Source(job, well));
@@ -142,7 +141,7 @@ impl World {
         }
     }
 
-    fn add_job_faults(&self, scenario: &Scenario, out: &mut Events) {
+    fn add_job_faults(&self, out: &mut Events) {
         let left = |fault| self.budget.left(fault) > 0;
         let mut add = |event| out.push((Class::Fault, event));
         for job in self.source_jobs.iter() {
@@ -172,7 +171,7 @@ impl World {
                 if job.reply.is_some() && left(Fault::LostReply) {
                     add(Event::RecordFails(side));
                 }
-                let free = self.stragglers[side as usize].is_none() && scenario.arbiter == Arbiter::Record;
+                let free = self.stragglers[side as usize].is_none() && self.facts.record.arbiter == Arbiter::Record;
                 if job.reply.is_none() && free && left(Fault::LostReply) {
                     add(Event::RecordStalls(side));
                 }

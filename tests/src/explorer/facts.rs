@@ -3,7 +3,7 @@
 use ferry_migration::Status;
 
 use super::Side;
-use super::record::Record;
+use super::record::{Arbiter, Record};
 
 /// The truth about both sides.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -113,7 +113,7 @@ pub enum End {
 impl Facts {
     /// As it is when a migration begins.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(arbiter: Arbiter) -> Self {
         Facts {
             source: SourceFacts {
                 alive: true,
@@ -134,7 +134,7 @@ impl Facts {
                 faults_alive: true,
                 foreign_state: false,
             },
-            record: Record::new(),
+            record: Record::new(arbiter),
             ran_at_destination: false,
             stale: None,
             unfenced: None,
@@ -159,6 +159,7 @@ impl Facts {
         if self.ran_at_destination {
             self.stale = Some(Stale::Resume);
         }
+        let by_record = by_record && self.record.arbiter == Arbiter::Record;
         let owns = self.record.owner == Side::Source && self.record.changes > 0;
         if by_record && self.source.permitted && !self.source.resolved && !owns {
             self.unfenced = Some(Side::Source);
@@ -175,7 +176,7 @@ impl Facts {
         if self.destination.foreign_state {
             self.stale = Some(Stale::ForeignState);
         }
-        if by_record && self.record.owner != Side::Destination {
+        if by_record && self.record.arbiter == Arbiter::Record && self.record.owner != Side::Destination {
             self.unfenced = Some(Side::Destination);
         }
     }
@@ -203,11 +204,5 @@ impl Facts {
             (false, true) => "destination",
             (false, false) => "-",
         }
-    }
-}
-
-impl Default for Facts {
-    fn default() -> Self {
-        Self::new()
     }
 }

@@ -15,6 +15,7 @@ pub mod fingerprint;
 pub mod graph;
 pub mod invariants;
 pub mod job;
+pub mod lessons;
 pub mod link;
 pub mod mutants;
 pub mod record;

@@ -41,6 +41,8 @@ pub enum Reply {
 /// The record, the disk's lock, and who can reach them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Record {
+    /// What decides.
+    pub arbiter: Arbiter,
     /// Changes of the owner since the migration began.
     pub changes: u8,
     /// Who may run the guest.
@@ -58,8 +60,9 @@ pub struct Record {
 impl Record {
     /// As it is when a migration begins.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(arbiter: Arbiter) -> Self {
         Record {
+            arbiter,
             changes: 0,
             owner: Side::Source,
             settled: true,
@@ -86,9 +89,18 @@ impl Record {
         }
     }
 
+    /// Whether a live pair may have to wait for it: the side that it names does not see it.
+    #[must_use]
+    pub fn keeps_waiting(&self) -> bool {
+        match self.arbiter {
+            Arbiter::Record => !self.seen_by(self.owner),
+            Arbiter::DiskLock => !self.source_sees || !self.destination_sees,
+        }
+    }
+
     /// Carries out a change and answers.
-    pub fn carry_out(&mut self, operation: Operation, arbiter: Arbiter) -> Reply {
-        match arbiter {
+    pub fn carry_out(&mut self, operation: Operation) -> Reply {
+        match self.arbiter {
             Arbiter::Record => self.swap(operation),
             Arbiter::DiskLock => self.take_lock(operation),
         }
@@ -132,12 +144,6 @@ impl Record {
     }
 }
 
-impl Default for Record {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,32 +151,32 @@ mod tests {
     #[test]
     fn of_two_swaps_one_wins() {
         for (first, second) in [(Operation::Claim, Operation::TakeBack), (Operation::TakeBack, Operation::Claim)] {
-            let mut record = Record::new();
-            assert_eq!(record.carry_out(first, Arbiter::Record), Reply::Won);
-            assert_ne!(record.carry_out(second, Arbiter::Record), Reply::Won);
-            assert_eq!(record.carry_out(first, Arbiter::Record), Reply::Won, "a repeat is won");
+            let mut record = Record::new(Arbiter::Record);
+            assert_eq!(record.carry_out(first), Reply::Won);
+            assert_ne!(record.carry_out(second), Reply::Won);
+            assert_eq!(record.carry_out(first), Reply::Won, "a repeat is won");
         }
     }
 
     #[test]
     fn what_is_claimed_can_be_given_back_and_what_is_settled_not_lost() {
-        let mut record = Record::new();
-        record.carry_out(Operation::Claim, Arbiter::Record);
-        assert_eq!(record.carry_out(Operation::TakeBack, Arbiter::Record), Reply::Claimed);
+        let mut record = Record::new(Arbiter::Record);
+        record.carry_out(Operation::Claim);
+        assert_eq!(record.carry_out(Operation::TakeBack), Reply::Claimed);
         let mut settled = record;
-        settled.carry_out(Operation::Settle, Arbiter::Record);
-        assert_eq!(settled.carry_out(Operation::TakeBack, Arbiter::Record), Reply::Lost);
-        record.carry_out(Operation::GiveBack, Arbiter::Record);
-        assert_eq!(record.carry_out(Operation::TakeBack, Arbiter::Record), Reply::Won);
-        assert_eq!(record.carry_out(Operation::Claim, Arbiter::Record), Reply::Lost);
+        settled.carry_out(Operation::Settle);
+        assert_eq!(settled.carry_out(Operation::TakeBack), Reply::Lost);
+        record.carry_out(Operation::GiveBack);
+        assert_eq!(record.carry_out(Operation::TakeBack), Reply::Won);
+        assert_eq!(record.carry_out(Operation::Claim), Reply::Lost);
     }
 
     #[test]
     fn a_lock_is_had_by_whoever_comes() {
-        let mut record = Record { lock: None, ..Record::new() };
-        assert_eq!(record.carry_out(Operation::Claim, Arbiter::DiskLock), Reply::Won);
-        assert_eq!(record.carry_out(Operation::TakeBack, Arbiter::DiskLock), Reply::Lost);
+        let mut record = Record { lock: None, ..Record::new(Arbiter::DiskLock) };
+        assert_eq!(record.carry_out(Operation::Claim), Reply::Won);
+        assert_eq!(record.carry_out(Operation::TakeBack), Reply::Lost);
         record.lock = None;
-        assert_eq!(record.carry_out(Operation::TakeBack, Arbiter::DiskLock), Reply::Won);
+        assert_eq!(record.carry_out(Operation::TakeBack), Reply::Won);
     }
 }

@@ -1,6 +1,7 @@
 //! The text of `docs/protocol-results.md`: written by the explorer, so that it cannot say what is not so.
 
-use super::variants::{Row, table, traces};
+use super::lessons;
+use super::variants::{Row, table};
 
 const HEAD: &str = "# What each handshake does when things go wrong
 
@@ -10,7 +11,7 @@ finds. How it finds it, and what is modelled, is in [explorer.md](explorer.md).
 Within one migration each of these may happen once, at any moment and in any combination: the link breaks (or falls silent),
 the destination dies, a load fails, a start fails, a timer fires too early, the ownership record goes out of one side's reach.
 Every interleaving was tried. A promise that holds, holds in every world; one that is broken shows the number of steps of
-the shortest way to it, and the way itself is below.
+the shortest way to it. `ferry-explore table` prints every such way; the instructive ones are below.
 
 ";
 
@@ -23,12 +24,13 @@ than the disk: that is why there is a record.
 
 ## The shortest ways
 
-A line is one step: who runs the guest after it, who acts, what came, and what it did about it.
+One fault or two are enough for each. A line is one step: who runs the guest after it, who acts, what came, and what it did about
+it.
 
 ";
 
 /// The whole page.
 #[must_use]
 pub fn document(rows: &[Row]) -> String {
-    format!("{HEAD}{}{BETWEEN}{}", table(rows), traces(rows).trim_end()) + "\n"
+    format!("{HEAD}{}{BETWEEN}{}", table(rows), lessons::traces().trim_end()) + "\n"
 }

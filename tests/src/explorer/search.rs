@@ -133,7 +133,7 @@ impl Search<'_> {
     }
 
     fn expand(&mut self, at: u32, world: &World) {
-        let events = world.events(self.scenario);
+        let events = world.events();
         let moves = |class: &Class| matches!(class, Class::Progress | Class::Wait);
         self.check(at, world, !events.iter().any(|(class, _)| moves(class)));
         let mut log = Log::off();
@@ -194,8 +194,10 @@ impl Search<'_> {
     }
 
     fn report(self, began: Instant, is_complete: bool) -> Report {
-        let findings =
-            self.broken.iter().map(|(invariant, (node, why))| (*invariant, Finding { why, trace: self.trace(*node) }));
+        let findings = self.broken.iter().map(|(invariant, (node, why))| {
+            let look_ahead = !Invariant::OF_A_WORLD.contains(invariant);
+            (*invariant, Finding { why, trace: self.trace(*node, look_ahead) })
+        });
         let findings = findings.collect();
         let per_world = std::mem::size_of::<Node>() + std::mem::size_of::<(u128, u32)>() * 8 / 7;
         Report {
@@ -206,11 +208,12 @@ impl Search<'_> {
             memory_bytes: self.nodes.len() * per_world + (self.alone.len() + self.helped.len()) * 8,
             is_complete,
             findings,
-            waits: self.waits.map(|node| self.trace(node)),
+            waits: self.waits.map(|node| self.trace(node, true)),
         }
     }
 
-    fn trace(&self, node: u32) -> Trace {
+    /// The way to a node, and, where what still comes matters, how it goes on by itself.
+    fn trace(&self, node: u32, look_ahead: bool) -> Trace {
         let mut events = Vec::new();
         let mut at = node;
         while at != 0 {
@@ -218,6 +221,6 @@ impl Search<'_> {
             at = self.nodes[at as usize].parent;
         }
         events.reverse();
-        Trace::replay(self.scenario, &events)
+        Trace::replay(self.scenario, &events, look_ahead)
     }
 }

@@ -1,12 +1,14 @@
 //! A way through an exploration as a person reads it: one line a step, with who acts, what came, what it did, and who runs.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use ferry_migration::source::Owner;
 use ferry_migration::{destination, source};
 
 use super::Side;
-use super::event::{Event, Foreign, Log, Operator};
+use super::event::{Class, Event, Foreign, Log, Operator};
+use super::fingerprint;
 use super::scenario::Scenario;
 use super::world::World;
 
@@ -28,37 +30,47 @@ pub struct Line {
 pub struct Trace {
     /// The steps.
     pub lines: Vec<Line>,
+    /// How many of them were chosen; the rest comes by itself.
+    pub chosen: usize,
 }
 
+/// Steps that are shown of what comes by itself.
+const MOST_BY_ITSELF: usize = 40;
+
 impl Trace {
-    /// Goes the way again that these numbers of events describe.
+    /// Goes the way again that these numbers of events describe; `look_ahead` also shows how it goes on by itself.
     ///
     /// # Panics
     /// When no such way exists.
     #[must_use]
-    pub fn replay(scenario: &Scenario, numbers: &[u16]) -> Self {
+    pub fn replay(scenario: &Scenario, numbers: &[u16], look_ahead: bool) -> Self {
         let mut world = World::new(scenario);
         let mut lines = Vec::new();
         for number in numbers {
-            let (_, event) = world.events(scenario)[*number as usize];
-            let (actor, came) = describe(&world, event);
-            let mut log = Log::on();
-            world.apply(scenario, event, &mut log);
-            lines.push(Line { actor, came, did: log.did, runs: world.facts.who_runs() });
+            let (_, event) = world.events()[*number as usize];
+            lines.push(step(&mut world, scenario, event));
         }
-        Trace { lines }
+        let chosen = lines.len();
+        let mut seen = HashSet::new();
+        while look_ahead && lines.len() < chosen + MOST_BY_ITSELF && seen.insert(fingerprint::of(&world)) {
+            let events = world.events();
+            let by_itself = |class: Class| events.iter().find(|(c, _)| *c == class);
+            let Some((_, event)) = by_itself(Class::Progress).or_else(|| by_itself(Class::Wait)) else { break };
+            lines.push(step(&mut world, scenario, *event));
+        }
+        Trace { lines, chosen }
     }
 
-    /// The number of steps.
+    /// The number of steps that were chosen.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.lines.len()
+        self.chosen
     }
 
     /// Whether nothing had to happen.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.lines.is_empty()
+        self.chosen == 0
     }
 }
 
@@ -66,6 +78,9 @@ impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, " step  runs         actor        what came")?;
         for (number, line) in self.lines.iter().enumerate() {
+            if number == self.chosen {
+                writeln!(f, "       and so it goes on by itself:")?;
+            }
             write!(f, " {:>4}  {:<12} {:<12} {}", number + 1, line.runs, line.actor, line.came)?;
             if !line.did.is_empty() {
                 write!(f, " -> {}", line.did.join(", "))?;
@@ -74,6 +89,13 @@ impl fmt::Display for Trace {
         }
         Ok(())
     }
+}
+
+fn step(world: &mut World, scenario: &Scenario, event: Event) -> Line {
+    let (actor, came) = describe(world, event);
+    let mut log = Log::on();
+    world.apply(scenario, event, &mut log);
+    Line { actor, came, did: log.did, runs: world.facts.who_runs() }
 }
 
 fn name(side: Side) -> &'static str {

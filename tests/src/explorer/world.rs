@@ -57,7 +57,7 @@ impl World {
         let mut world = World {
             source: Source::with_guards(scenario.plan(), scenario.guards),
             destination: Destination::with_guards(scenario.guards),
-            facts: Facts::new(),
+            facts: Facts::new(scenario.arbiter),
             link: Link::none(),
             arrived: false,
             source_jobs: Set::new(),

@@ -7,7 +7,6 @@
 use ferry_migration::Status;
 use ferry_migration::message::Handshake;
 
-use crate::explorer::Side;
 use crate::explorer::facts::{DestinationGuest, SourceGuest};
 use crate::explorer::world::World;
 
@@ -26,10 +25,7 @@ pub fn runs(world: &World) -> bool {
 pub fn excused(world: &World) -> bool {
     let facts = &world.facts;
     match world.source.handshake() {
-        Handshake::Owned => match facts.record.owner {
-            Side::Source => !facts.record.source_sees,
-            Side::Destination => !facts.record.destination_sees,
-        },
+        Handshake::Owned => facts.record.keeps_waiting(),
         _ => facts.source.shown == Status::Uncertain,
     }
 }

@@ -8,7 +8,7 @@ use crate::explorer::world::World;
 #[must_use]
 pub fn broken(world: &World) -> Option<&'static str> {
     let (source, destination) = (&world.facts.source, &world.facts.destination);
-    let misses = destination.alive && !destination.has_all_pages && !world.facts.stale.is_some();
+    let misses = destination.alive && !destination.has_all_pages && world.facts.stale.is_none();
     if !misses || !world.facts.runs_at_destination() {
         return None;
     }
