@@ -7,6 +7,7 @@ pub mod convergence;
 pub mod description;
 pub mod destination;
 pub mod greeting;
+pub mod guards;
 pub mod info;
 pub mod message;
 pub mod ownership;

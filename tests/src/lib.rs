@@ -7,6 +7,7 @@
 
 pub mod bad_input;
 pub mod disk;
+pub mod explorer;
 pub mod ferry;
 pub mod guest;
 pub mod image;

@@ -1,12 +1,13 @@
 //! The destination from the permit on: claiming the guest, running it, and postcopy.
 
 use super::{Claim, Destination, GiveBack, Outcome, Output, State};
+use crate::guards::Guard;
 use crate::message::{Failure, Handshake, ToSource};
 use crate::timer::Timer;
 
 impl Destination {
     pub(super) fn permitted(&mut self) -> Vec<Output> {
-        if self.handshake == Handshake::Owned {
+        if self.handshake == Handshake::Owned && self.guards.has(Guard::StartNeedsClaim) {
             self.state = State::Claiming;
             return vec![Output::StopTimer(Timer::PeerSilent), Output::Claim];
         }
@@ -22,8 +23,16 @@ impl Destination {
         if self.state != State::Claiming {
             return vec![];
         }
+        let result = match result {
+            Claim::Lost if !self.guards.has(Guard::ClaimLostStaysStopped) => Claim::Won,
+            Claim::Unreachable if !self.guards.has(Guard::ClaimUnreachableStaysStopped) => Claim::Won,
+            result => result,
+        };
         match result {
-            Claim::Won => self.begin_start(),
+            Claim::Won => match self.faults_died.take() {
+                Some(reason) => self.give_back(Failure { device: "userfaultfd".to_owned(), reason }),
+                None => self.begin_start(),
+            },
             Claim::Lost => {
                 let reason = "the source took the guest back before it was started here".to_owned();
                 self.give_up("ownership record", reason)
@@ -47,13 +56,15 @@ impl Destination {
             return vec![];
         }
         match result {
-            Err(failure) if self.handshake == Handshake::Owned => {
-                self.state = State::GivingBack(failure);
-                vec![Output::GiveBack]
+            Err(failure) if self.handshake == Handshake::Owned && self.guards.has(Guard::GivesBackFirst) => {
+                self.give_back(failure)
             }
             Err(failure) => self.not_started(failure),
             Ok(start_us) => {
                 let mut out = vec![Output::Send(ToSource::Started { start_us })];
+                if self.handshake == Handshake::Owned {
+                    out.push(Output::Settle);
+                }
                 out.extend(self.running());
                 out
             }
@@ -68,10 +79,18 @@ impl Destination {
         if self.all_received {
             return self.drained();
         }
-        if self.link_lost {
+        if let Some(reason) = self.faults_died.take() {
+            return self.lose_guest(reason);
+        }
+        if self.link_lost && self.guards.has(Guard::StartRemembersLink) {
             return self.paused();
         }
         vec![Output::StartTimer(Timer::PeerSilent), Output::StartTimer(Timer::Heartbeat)]
+    }
+
+    fn give_back(&mut self, failure: Failure) -> Vec<Output> {
+        self.state = State::GivingBack(failure);
+        vec![Output::GiveBack]
     }
 
     fn not_started(&mut self, failure: Failure) -> Vec<Output> {
@@ -96,7 +115,7 @@ impl Destination {
     }
 
     /// Every page is here: the guest needs the source no more, whether or not the source hears of it.
-    fn drained(&mut self) -> Vec<Output> {
+    pub(super) fn drained(&mut self) -> Vec<Output> {
         let mut out = vec![Output::Send(ToSource::DrainedAck)];
         out.extend(self.completed());
         out
@@ -126,7 +145,7 @@ impl Destination {
     }
 
     pub(super) fn recover(&mut self, generation: u64) -> Vec<Output> {
-        if generation != self.generation {
+        if !self.is_this_run(generation, Guard::RecoverNeedsGeneration) {
             let reason =
                 format!("it is in the postcopy of generation {}, not of generation {generation}", self.generation);
             return vec![Output::Send(ToSource::RecoverRefused { reason }), Output::CloseLinks];
@@ -138,16 +157,23 @@ impl Destination {
 
     pub(super) fn faults_died(&mut self, reason: String) -> Vec<Output> {
         match self.state {
-            State::Active | State::Paused | State::Starting => {
-                self.state = State::Done;
-                vec![
-                    Output::LoseGuest(reason.clone()),
-                    Output::CloseLinks,
-                    Output::Finish(Outcome::Failed(format!("the guest cannot get its missing pages: {reason}"))),
-                ]
+            State::Active | State::Paused => self.lose_guest(reason),
+            State::Claiming | State::Unsure | State::Starting | State::GivingBack(_) => {
+                if self.guards.has(Guard::FaultsDeathIsRemembered) {
+                    self.faults_died = Some(reason);
+                }
+                vec![]
             }
-            State::Claiming | State::Unsure | State::GivingBack(_) => vec![],
             _ => self.give_up("userfaultfd", reason),
         }
+    }
+
+    fn lose_guest(&mut self, reason: String) -> Vec<Output> {
+        self.state = State::Done;
+        vec![
+            Output::LoseGuest(reason.clone()),
+            Output::CloseLinks,
+            Output::Finish(Outcome::Failed(format!("the guest cannot get its missing pages: {reason}"))),
+        ]
     }
 }

@@ -1,6 +1,7 @@
 //! The destination until the permit: every way out is safe.
 
 use super::{Destination, LoadTimes, Outcome, Output, State};
+use crate::guards::Guard;
 use crate::message::{Failure, Handshake, PROTOCOL_VERSION, ToSource};
 use crate::timer::Timer;
 
@@ -48,7 +49,9 @@ impl Destination {
 
     pub(super) fn gather(&mut self) -> Vec<Output> {
         match self.state {
-            State::Gathering { marker } if self.marker_reached >= marker => {
+            State::Gathering { marker }
+                if self.marker_reached >= marker || !self.guards.has(Guard::LoadNeedsMarker) =>
+            {
                 self.state = State::Loading;
                 vec![Output::Load { rehearsal: false, postcopy: self.postcopy }]
             }
@@ -77,7 +80,8 @@ impl Destination {
 
     fn ready(&mut self, times: LoadTimes) -> Vec<Output> {
         let ready = Output::Send(ToSource::Ready { load_us: times.load_us, pages_us: times.pages_us });
-        if matches!(self.handshake, Handshake::None | Handshake::Pong) {
+        let asks_nobody = matches!(self.handshake, Handshake::None | Handshake::Pong);
+        if asks_nobody || !self.guards.has(Guard::StartNeedsPermit) {
             let mut out = vec![ready];
             out.extend(self.begin_start());
             return out;
@@ -90,7 +94,14 @@ impl Destination {
     pub(super) fn lost(&mut self, reason: String) -> Vec<Output> {
         self.link_lost = true;
         match self.state {
-            State::Claiming | State::Unsure | State::Starting | State::GivingBack(_) | State::Paused => vec![],
+            State::Claiming | State::Unsure | State::Starting | State::GivingBack(_)
+                if self.guards.has(Guard::PermitOutlivesLink) =>
+            {
+                vec![]
+            }
+            // A part of the connection on which the source wants to recover: without it the rest is of no use.
+            State::Paused if self.guards.has(Guard::PausedClosesLostLink) => vec![Output::CloseLinks],
+            State::Paused => vec![],
             State::Active => self.paused(),
             _ => {
                 let reason = format!("{reason} (while {})", self.doing());

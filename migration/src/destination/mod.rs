@@ -19,6 +19,7 @@
 mod after;
 mod before;
 
+use crate::guards::{Guard, Guards};
 use crate::message::{Failure, Handshake, ToDestination, ToSource};
 use crate::timer::Timer;
 
@@ -109,6 +110,9 @@ pub enum Output {
     Claim,
     /// Make the ownership record name the source again; answer with `GaveBack`.
     GiveBack,
+    /// Make the ownership record say that the guest runs here for good. There is no answer: the driver asks again until the
+    /// record has it, also after the end; until then the source keeps what it holds.
+    Settle,
     /// Take the disk and run the guest (if it ran at the source); answer with `Started`.
     Start,
     /// Postcopy: the link is gone; the guest waits where it needs a page. The driver listens for a recover.
@@ -166,6 +170,9 @@ pub struct Destination {
     marker_reached: u32,
     all_received: bool,
     link_lost: bool,
+    /// What serves missing pages died while the start was under way.
+    faults_died: Option<String>,
+    guards: Guards,
 }
 
 impl Default for Destination {
@@ -178,6 +185,12 @@ impl Destination {
     /// A destination to which a source has just connected.
     #[must_use]
     pub fn new() -> Self {
+        Self::with_guards(Guards::all())
+    }
+
+    /// The same with some guard off: only an explorer asks for this, to see what the guard is for.
+    #[must_use]
+    pub fn with_guards(guards: Guards) -> Self {
         Destination {
             state: State::AwaitHello,
             generation: 0,
@@ -187,6 +200,8 @@ impl Destination {
             marker_reached: 0,
             all_received: false,
             link_lost: false,
+            faults_died: None,
+            guards,
         }
     }
 
@@ -215,7 +230,7 @@ impl Destination {
 
     /// Takes one input and says what to do.
     pub fn step(&mut self, input: Input) -> Vec<Output> {
-        if self.state == State::Done {
+        if self.state == State::Done && self.guards.has(Guard::NothingAfterDone) {
             return vec![];
         }
         match input {
@@ -238,8 +253,13 @@ impl Destination {
     fn message(&mut self, message: ToDestination) -> Vec<Output> {
         let mut out = match (&self.state, message) {
             // Nothing that comes after the permit may stop what the permit set going.
-            (State::Claiming | State::Unsure | State::Starting | State::GivingBack(_), _) => return vec![],
+            (State::Claiming | State::Unsure | State::Starting | State::GivingBack(_), _)
+                if self.guards.has(Guard::PermitOutlivesLink) =>
+            {
+                return vec![];
+            }
             (_, ToDestination::Heartbeat) => vec![],
+            (State::Active, ToDestination::Drained) if !self.guards.has(Guard::CompletesWithAllPages) => self.drained(),
             (State::Active, ToDestination::Drained) => vec![],
             (State::Paused, ToDestination::Recover { generation }) => self.recover(generation),
             (State::Active | State::Paused, unexpected) => {
@@ -257,13 +277,16 @@ impl Destination {
                 vec![Output::Load { rehearsal: true, postcopy: false }]
             }
             (State::Receiving, ToDestination::Package { generation, marker, postcopy })
-                if generation == self.generation && (self.postcopy_offered || !postcopy) =>
+                if self.is_this_run(generation, Guard::PackageNeedsGeneration)
+                    && (self.postcopy_offered || !postcopy) =>
             {
                 self.postcopy = postcopy;
                 self.state = State::Gathering { marker };
                 self.gather()
             }
-            (State::AwaitPermit, ToDestination::Permit { generation }) if generation == self.generation => {
+            (State::AwaitPermit, ToDestination::Permit { generation })
+                if self.is_this_run(generation, Guard::PermitNeedsGeneration) =>
+            {
                 self.permitted()
             }
             (_, unexpected) => {
@@ -293,6 +316,10 @@ impl Destination {
             (Timer::RetryRecord, State::GivingBack(_)) => vec![Output::GiveBack],
             _ => vec![],
         }
+    }
+
+    fn is_this_run(&self, generation: u64, guard: Guard) -> bool {
+        generation == self.generation || !self.guards.has(guard)
     }
 
     fn hears_peer(&self) -> bool {

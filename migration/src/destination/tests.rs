@@ -159,3 +159,38 @@ fn another_version_is_refused() {
     let (_, last) = walk(&[Input::Message(hello)]);
     assert!(matches!(&last[0], Output::Send(ToSource::Refused { reason }) if reason.contains("99")), "{last:?}");
 }
+
+#[test]
+fn a_start_with_a_record_settles_it() {
+    for (handshake, settles) in [(Handshake::Setup, false), (Handshake::Owned, true)] {
+        let (mut destination, _) = walk(&way(handshake, true));
+        destination.step(Input::Claimed(Claim::Won));
+        let outputs = destination.step(Input::Started(Ok(1)));
+        assert_eq!(outputs.contains(&Output::Settle), settles, "{handshake:?}: {outputs:?}");
+    }
+}
+
+#[test]
+fn a_fault_handler_that_dies_before_the_start_is_not_forgotten() {
+    let dead = Input::FaultsDied("it ran out of memory".into());
+    let (mut destination, _) = walk(&way(Handshake::Owned, true));
+    assert!(destination.step(dead.clone()).is_empty());
+    assert_eq!(destination.step(Input::Claimed(Claim::Won)), [Output::GiveBack]);
+    let end = destination.step(Input::GaveBack(GiveBack::Done));
+    let word = end.iter().find_map(|o| if let Output::Send(ToSource::NotStarted(f)) = o { Some(f) } else { None });
+    assert_eq!(word.map(|failure| failure.device.as_str()), Some("userfaultfd"), "{end:?}");
+
+    let (mut destination, _) = walk(&way(Handshake::Setup, true));
+    assert!(destination.step(dead).is_empty(), "the start's own answer decides");
+    let outputs = destination.step(Input::Started(Ok(1)));
+    assert!(outputs.iter().any(|o| matches!(o, Output::LoseGuest(_))), "{outputs:?}");
+    assert!(matches!(finished(&outputs), Some(Outcome::Failed(_))));
+}
+
+#[test]
+fn a_connection_that_loses_a_link_before_the_recover_is_closed() {
+    let (mut destination, _) = walk(&way(Handshake::Setup, true));
+    destination.step(Input::Started(Ok(1)));
+    destination.step(Input::LinkLost("cut".into()));
+    assert_eq!(destination.step(Input::LinkLost("the new bulk link failed".into())), [Output::CloseLinks]);
+}

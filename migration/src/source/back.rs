@@ -1,6 +1,7 @@
 //! Every way back to a guest that runs on the source.
 
 use super::{Outcome, Output, Source, State};
+use crate::guards::Guard;
 use crate::info::Status;
 use crate::message::{Failure, ToDestination};
 
@@ -9,7 +10,9 @@ const TOO_LATE: &str = "the destination has been permitted to run the guest: the
 impl Source {
     pub(super) fn cancel(&mut self) -> Vec<Output> {
         match self.state {
-            _ if self.permit_may_be_out() => vec![Output::Refuse(TOO_LATE)],
+            _ if self.permit_may_be_out() && self.guards.has(Guard::RefusesLateCancel) => {
+                vec![Output::Refuse(TOO_LATE)]
+            }
             State::Idle | State::Winding(_) | State::Resuming(_) | State::Done(_) => vec![],
             _ => {
                 let mut out = vec![Output::Status(Status::Cancelling)];
@@ -25,7 +28,10 @@ impl Source {
         out.extend(self.farewell(&outcome));
         out.push(Output::CloseLinks);
         match self.state {
-            State::Stopping | State::Saving => self.state = State::Winding(outcome),
+            State::Stopping | State::Saving if self.guards.has(Guard::WindingWaits) => {
+                self.state = State::Winding(outcome);
+            }
+            State::Stopping | State::Saving => out.extend(self.resume(outcome)),
             State::LastPages | State::AwaitReady | State::AwaitStarted | State::TakingBack(_) | State::Uncertain(_) => {
                 out.extend(self.resume(outcome))
             }

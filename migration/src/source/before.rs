@@ -2,6 +2,7 @@
 
 use super::{Input, Outcome, Output, Source, State};
 use crate::convergence::Decision;
+use crate::guards::Guard;
 use crate::info::Status;
 use crate::message::{Failure, Handshake, PROTOCOL_VERSION, ToDestination};
 use crate::timer::Timer;
@@ -19,6 +20,7 @@ impl Source {
             }
             State::Connecting => self.hello(),
             State::Recovering(_) => {
+                self.link_lost = false;
                 let generation = self.plan.generation;
                 vec![Output::Send(ToDestination::Recover { generation }), Output::StartTimer(Timer::Recover)]
             }
@@ -47,7 +49,8 @@ impl Source {
     }
 
     pub(super) fn hello_ack(&mut self, record_shared: bool) -> Vec<Output> {
-        if self.plan.handshake == Handshake::Owned && !record_shared {
+        let falls_back = self.guards.has(Guard::UnsharedRecordIsNone);
+        if self.plan.handshake == Handshake::Owned && !record_shared && falls_back {
             if self.plan.insist_on_record {
                 return self.give_up(Outcome::Failed(
                     "the destination does not see this side's ownership record: give both the same file with \

@@ -24,6 +24,7 @@ mod before;
 mod switchover;
 
 use crate::convergence::Decision;
+use crate::guards::Guards;
 use crate::info::Status;
 use crate::message::{Failure, Handshake, ToDestination, ToSource};
 use crate::timer::Timer;
@@ -83,7 +84,8 @@ pub enum Input {
     Pause,
     /// The operator reconnects a paused postcopy (`migrate` with `resume`).
     Recover,
-    /// The operator says who owns the guest, the other side being fenced (`x-ferry-resolve`).
+    /// The operator says who owns the guest, the other side being fenced (`x-ferry-resolve`): in an uncertainty, or, that the
+    /// destination needs nothing more, in a paused postcopy.
     Resolve(Owner),
     /// The operator cancels.
     Cancel,
@@ -103,8 +105,11 @@ pub enum Owner {
 pub enum TakeBack {
     /// The record names the source: the destination is fenced.
     Won,
-    /// The record names the destination.
+    /// The record names the destination for good: it has run the guest and settled the record.
     Lost,
+    /// The record names the destination, which has not settled it yet: it is starting the guest, and may still find that it
+    /// cannot and give it back.
+    Claimed,
     /// Nobody knows: the record could not be reached, or its answer was lost.
     Unreachable,
 }
@@ -216,13 +221,22 @@ pub struct Source {
     plan: Plan,
     /// The guest is to go by postcopy at the next opportunity.
     go_postcopy: bool,
+    /// Some link of the present connection is gone, whether or not that mattered when it went.
+    link_lost: bool,
+    guards: Guards,
 }
 
 impl Source {
     /// A migration that has not begun.
     #[must_use]
     pub fn new(plan: Plan) -> Self {
-        Source { state: State::Idle, plan, go_postcopy: false }
+        Self::with_guards(plan, Guards::all())
+    }
+
+    /// The same with some guard off: only an explorer asks for this, to see what the guard is for.
+    #[must_use]
+    pub fn with_guards(plan: Plan, guards: Guards) -> Self {
+        Source { state: State::Idle, plan, go_postcopy: false, link_lost: false, guards }
     }
 
     /// Begins.
@@ -269,7 +283,10 @@ impl Source {
     pub fn step(&mut self, input: Input) -> Vec<Output> {
         match input {
             Input::Message(message) => self.message(message),
-            Input::LinkLost(reason) => self.lost(reason),
+            Input::LinkLost(reason) => {
+                self.link_lost = true;
+                self.lost(reason)
+            }
             Input::Timer(timer) => self.timer(timer),
             Input::Connected => self.connected(),
             Input::NonceWritten(result) => self.nonce_written(result),

@@ -278,3 +278,49 @@ fn a_guest_that_shuts_down_ends_the_migration() {
     let outputs = source.step(Input::GuestGone("the guest shut down".into()));
     assert_eq!(finished(&outputs), Some(&Outcome::Failed("the guest shut down".into())));
 }
+
+#[test]
+fn a_claim_that_may_be_given_back_is_waited_for() {
+    for decision in [Decision::Switch, Decision::Postcopy] {
+        let mut source = permitted(Handshake::Owned, decision);
+        source.step(Input::LinkLost("cut".into()));
+        let outputs = source.step(Input::TookBack(TakeBack::Claimed));
+        assert!(outputs.contains(&Output::Status(Status::Uncertain)), "{outputs:?}");
+        assert!(!outputs.contains(&Output::HandOver) && !outputs.contains(&Output::ResumeGuest));
+        assert_eq!(source.step(Input::Timer(Timer::RetryRecord)), [Output::TakeBack]);
+        let given_back = source.step(Input::TookBack(TakeBack::Won));
+        assert!(given_back.contains(&Output::ResumeGuest), "{given_back:?}");
+    }
+}
+
+#[test]
+fn an_operator_ends_a_pause_for_the_destination_and_never_for_the_source() {
+    let mut source = permitted(Handshake::Owned, Decision::Postcopy);
+    source.step(Input::Message(ToSource::Started { start_us: 1 }));
+    source.step(Input::LinkLost("the last word was lost".into()));
+    assert!(matches!(source.step(Input::Resolve(Owner::Source))[..], [Output::Refuse(_)]));
+    assert_eq!(finished(&source.step(Input::Resolve(Owner::Destination))), Some(&Outcome::Completed));
+}
+
+#[test]
+fn signs_of_life_go_again_after_an_uncertainty() {
+    let mut source = permitted(Handshake::Setup, Decision::Postcopy);
+    source.step(Input::Timer(Timer::Start));
+    assert!(source.step(Input::Timer(Timer::Heartbeat)).is_empty(), "none while it is uncertain");
+    let outputs = source.step(Input::Message(ToSource::Started { start_us: 1 }));
+    assert!(outputs.contains(&Output::StartTimer(Timer::Heartbeat)), "{outputs:?}");
+}
+
+#[test]
+fn a_bulk_link_lost_before_the_word_came_pauses_when_it_comes() {
+    for handshake in [Handshake::Setup, Handshake::Owned] {
+        let mut source = permitted(handshake, Decision::Postcopy);
+        source.step(Input::LinkLost("the bulk link failed".into()));
+        let outputs = source.step(Input::Message(ToSource::Started { start_us: 1 }));
+        assert!(outputs.contains(&Output::Status(Status::PostcopyPaused)), "{handshake:?}: {outputs:?}");
+        assert!(outputs.contains(&Output::CloseLinks) && outputs.contains(&Output::HandOver));
+        source.step(Input::Recover);
+        source.step(Input::Connected);
+        assert!(source.step(Input::Message(ToSource::RecoverAck)).contains(&Output::ServeMissingPages));
+    }
+}

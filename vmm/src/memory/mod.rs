@@ -6,6 +6,7 @@
 mod config;
 mod mapping;
 mod populated;
+pub mod userfault;
 pub mod zero;
 
 use std::fs::File;
@@ -46,9 +47,6 @@ pub enum MemoryError {
         source: io::Error,
     },
 }
-
-pub mod userfault;
-pub mod zero;
 
 /// Guest memory.
 #[derive(Debug)]

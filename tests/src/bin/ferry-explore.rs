@@ -1,0 +1,69 @@
+//! Explores the switchover protocol from the command line: for `ci/explore`, for the documentation, and for whoever changes
+//! the protocol and wants to see what that does.
+
+use std::process::ExitCode;
+
+use ferry_tests::explorer::campaigns::{self, Campaign};
+use ferry_tests::explorer::variants::{self, compare, table, traces};
+use ferry_tests::explorer::{Limits, explore, results};
+
+const USAGE: &str = "usage: ferry-explore table      the handshakes compared, as a table with the shortest ways
+       ferry-explore results    the same as docs/protocol-results.md
+       ferry-explore large [N]  setup and owned within large bounds, at most N million worlds each (default 60)";
+
+/// A small exploration needs far less.
+const MOST_WORLDS: usize = 20_000_000;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        ["table"] => {
+            let rows = compare(variants::table_bounds(), MOST_WORLDS);
+            print!("{}\n{}", table(&rows), traces(&rows));
+            ExitCode::SUCCESS
+        }
+        ["results"] => {
+            print!("{}", results::document(&compare(variants::table_bounds(), MOST_WORLDS)));
+            ExitCode::SUCCESS
+        }
+        ["large"] => large(60),
+        ["large", millions] => match millions.parse() {
+            Ok(millions) => large(millions),
+            Err(_) => usage(),
+        },
+        _ => usage(),
+    }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("{USAGE}");
+    ExitCode::from(2)
+}
+
+/// Explores every large campaign; fails when a promise breaks.
+fn large(millions: usize) -> ExitCode {
+    let mut broken = false;
+    for campaign in campaigns::large() {
+        broken |= !holds(&campaign, millions * 1_000_000);
+    }
+    if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn holds(campaign: &Campaign, worlds: usize) -> bool {
+    let report = explore(&campaign.scenario, Limits::whole(worlds));
+    println!(
+        "{}: {} worlds, {} transitions, at most {} steps, {:.1} s, {} MiB{}",
+        campaign.name,
+        report.worlds,
+        report.transitions,
+        report.depth,
+        report.elapsed.as_secs_f64(),
+        report.memory_bytes >> 20,
+        if report.is_complete { "" } else { " (stopped there: not everything was seen)" }
+    );
+    for (invariant, finding) in &report.findings {
+        println!("  \"{}\" is broken: {}\n{}", invariant.name(), finding.why, finding.trace);
+    }
+    report.findings.is_empty()
+}

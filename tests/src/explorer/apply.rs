@@ -1,0 +1,207 @@
+//! One step: carries out an event in a world.
+
+use ferry_migration::{destination, source};
+
+use super::Side;
+use super::bounds::Fault;
+use super::event::{Event, Log, Operator};
+use super::job::{DestinationJob, SourceJob};
+use super::link::Link;
+use super::record::{Operation, Reply};
+use super::scenario::Scenario;
+use super::world::World;
+
+impl World {
+    /// Carries out an event that [`World::events`] offered.
+    pub fn apply(&mut self, scenario: &Scenario, event: Event, log: &mut Log) {
+        match event {
+            Event::Source(job, well) => {
+                self.source_jobs.remove(job);
+                if !well && job != SourceJob::Connect && job != SourceJob::Nonce {
+                    self.budget.spend(Fault::SaveFailure);
+                }
+                self.answer_source(scenario, job, well, log);
+            }
+            Event::SourceLate(job) => {
+                self.source_late.remove(job);
+                self.answer_source(scenario, job, true, log);
+            }
+            Event::Destination(job, well) => {
+                self.destination_jobs.remove(job);
+                if !well {
+                    let start = job == DestinationJob::Start;
+                    self.budget.spend(if start { Fault::StartFailure } else { Fault::LoadFailure });
+                }
+                self.answer_destination(scenario, job, well, log);
+            }
+            Event::DestinationLate(job) => {
+                self.destination_late.remove(job);
+                self.answer_destination(scenario, job, true, log);
+            }
+            Event::RecordDecides(_)
+            | Event::RecordReplies(_)
+            | Event::RecordFails(_)
+            | Event::RecordStalls(_)
+            | Event::Straggler(_)
+            | Event::Settles
+            | Event::Reach(..) => self.apply_record(event, log),
+            Event::MarkerArrives => self.marker_arrives(log),
+            Event::PagesArrive => self.pages_arrive(log),
+            Event::Fires(side, timer) => {
+                match side {
+                    Side::Source => self.source_timers.remove(timer),
+                    Side::Destination => self.destination_timers.remove(timer),
+                };
+                match side {
+                    Side::Source => self.step_source(source::Input::Timer(timer), log),
+                    Side::Destination => self.step_destination(destination::Input::Timer(timer), log),
+                }
+            }
+            Event::Operator(operator) => self.apply_operator(operator, log),
+            Event::Foreign(foreign) => {
+                self.budget.spend(Fault::Foreign);
+                self.foreign_message(foreign, log);
+            }
+            Event::FaultsDie => {
+                self.budget.spend(Fault::FaultsDeath);
+                self.facts.destination.faults_alive = false;
+                self.step_destination(destination::Input::FaultsDied("its thread ended".to_owned()), log);
+            }
+            Event::Crash(side) => {
+                self.budget.spend(match side {
+                    Side::Source => Fault::SourceCrash,
+                    Side::Destination => Fault::DestinationCrash,
+                });
+                self.crash(side);
+            }
+            _ => self.apply_link(event, log),
+        }
+        if !self.link.is_held() {
+            // What nobody holds is all the same, but for pages that were read already.
+            self.link = Link { last_pages: self.link.last_pages, ..Link::none() };
+        }
+    }
+
+    fn apply_link(&mut self, event: Event, log: &mut Log) {
+        match event {
+            Event::Deliver(Side::Source) => {
+                let message = self.link.to_source.pop_front().expect("offered only when there is one");
+                self.step_source(source::Input::Message(message), log);
+            }
+            Event::Deliver(Side::Destination) => {
+                let message = self.link.to_destination.pop_front().expect("offered only when there is one");
+                self.step_destination(destination::Input::Message(message), log);
+            }
+            Event::Notice(side) => {
+                self.link.deafen(side);
+                self.tell_lost(side, "the peer closed the control link", log);
+            }
+            Event::Drop(Side::Source) => self.link.to_source.clear(),
+            Event::Drop(Side::Destination) => self.link.to_destination.clear(),
+            Event::Break { silently } => {
+                self.budget.spend(Fault::Break);
+                self.link.break_off(silently);
+            }
+            Event::BulkBreak(side) => {
+                self.budget.spend(Fault::BulkBreak);
+                self.link.bulk = false;
+                self.link.marker = None;
+                self.tell_lost(side, "the bulk link failed", log);
+            }
+            Event::Garble(side) => {
+                self.budget.spend(Fault::Garble);
+                self.link.deafen(side);
+                self.tell_lost(side, "a frame was repeated", log);
+            }
+            other => unreachable!("{other:?} is carried out elsewhere"),
+        }
+    }
+
+    fn tell_lost(&mut self, side: Side, reason: &str, log: &mut Log) {
+        match side {
+            Side::Source => self.step_source(source::Input::LinkLost(reason.to_owned()), log),
+            Side::Destination => self.step_destination(destination::Input::LinkLost(reason.to_owned()), log),
+        }
+    }
+
+    fn apply_operator(&mut self, operator: Operator, log: &mut Log) {
+        match operator {
+            Operator::StartPostcopy => {
+                self.budget.spend(Fault::StartPostcopy);
+                self.step_source(source::Input::StartPostcopy, log);
+            }
+            Operator::Cancel(side) => {
+                self.budget.spend(Fault::Cancel);
+                match side {
+                    Side::Source => self.step_source(source::Input::Cancel, log),
+                    Side::Destination => self.step_destination(destination::Input::Cancel, log),
+                }
+            }
+            Operator::Pause(side) => {
+                self.budget.spend(Fault::Pause);
+                match side {
+                    Side::Source => self.step_source(source::Input::Pause, log),
+                    Side::Destination => self.step_destination(destination::Input::Pause, log),
+                }
+            }
+            Operator::Recover => self.step_source(source::Input::Recover, log),
+            Operator::RashResolve => {
+                self.budget.spend(Fault::RashResolve);
+                self.step_source(source::Input::Resolve(source::Owner::Source), log);
+            }
+            Operator::Resolve(owner) => {
+                self.facts.source.resolved |= owner == source::Owner::Source;
+                self.step_source(source::Input::Resolve(owner), log);
+            }
+        }
+    }
+
+    fn apply_record(&mut self, event: Event, log: &mut Log) {
+        match event {
+            Event::RecordDecides(side) => {
+                let record = &mut self.facts.record;
+                let job = self.record_jobs[side as usize].as_mut().expect("offered only when there is one");
+                job.reply = Some(record.carry_out(job.operation));
+            }
+            Event::RecordReplies(side) => {
+                let job = self.record_jobs[side as usize].take().expect("offered only when there is one");
+                self.answer_record(side, job.operation, job.reply, log);
+            }
+            Event::RecordFails(side) => {
+                let job = self.record_jobs[side as usize].take().expect("offered only when there is one");
+                if job.reply.is_some() {
+                    self.budget.spend(Fault::LostReply);
+                }
+                self.answer_record(side, job.operation, None, log);
+            }
+            Event::RecordStalls(side) => {
+                self.budget.spend(Fault::LostReply);
+                let job = self.record_jobs[side as usize].take().expect("offered only when there is one");
+                self.stragglers[side as usize] = Some(job.operation);
+                self.answer_record(side, job.operation, None, log);
+            }
+            Event::Straggler(side) => {
+                let operation = self.stragglers[side as usize].take().expect("offered only when there is one");
+                self.facts.record.carry_out(operation);
+            }
+            Event::Settles => {
+                self.settling = false;
+                self.facts.record.carry_out(Operation::Settle);
+            }
+            Event::Reach(side, sees) => {
+                if !sees {
+                    self.budget.spend(Fault::Outage);
+                }
+                self.facts.record.set_seen_by(side, sees);
+            }
+            other => unreachable!("{other:?} is carried out elsewhere"),
+        }
+    }
+
+    fn answer_record(&mut self, side: Side, operation: Operation, reply: Option<Reply>, log: &mut Log) {
+        match side {
+            Side::Source => self.answer_take_back(reply, log),
+            Side::Destination => self.answer_ownership(operation, reply, log),
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Which bounds are explored for the handshakes that are used: small ones in `cargo test`, large ones in `ci/explore`.
+//!
+//! Every fault together, twice, would be more worlds than any machine has seen; what breaks protocols is two or three faults
+//! that meet. So each campaign combines some faults that have to do with each other, and together they cover all.
+
+use ferry_migration::message::Handshake;
+
+use super::bounds::Fault::{self, *};
+use super::scenario::Scenario;
+
+/// One exploration of a handshake that must keep every promise.
+#[derive(Clone, Debug)]
+pub struct Campaign {
+    /// What it is about.
+    pub name: String,
+    /// What is explored.
+    pub scenario: Scenario,
+}
+
+/// Faults with how often each may happen.
+type Faults = &'static [(Fault, u128)];
+
+const SMALL: [(&str, Faults); 7] = [
+    ("links", &[(Break, 2), (BulkBreak, 1), (Garble, 1), (StartFailure, 1)]),
+    ("time", &[(Break, 1), (FalseTimeout, 2), (StartFailure, 1)]),
+    ("deaths", &[(Break, 1), (SourceCrash, 1), (DestinationCrash, 1), (FalseTimeout, 1)]),
+    ("record", &[(Break, 1), (Outage, 1), (LostReply, 1), (StartFailure, 1)]),
+    ("machine", &[(Break, 1), (LoadFailure, 1), (SaveFailure, 1), (StartFailure, 1), (FaultsDeath, 1), (Cancel, 1)]),
+    ("operators", &[(Break, 1), (Cancel, 1), (Pause, 1), (StartPostcopy, 1), (RashResolve, 1)]),
+    ("strangers", &[(Break, 1), (Foreign, 1), (FalseTimeout, 1)]),
+];
+
+const LARGE: [(&str, Faults); 7] = [
+    ("links", &[(Break, 3), (BulkBreak, 2), (Garble, 2), (FalseTimeout, 1), (StartFailure, 1), (Pause, 1)]),
+    ("time", &[(Break, 2), (FalseTimeout, 3), (StartFailure, 1), (LoadFailure, 1), (Cancel, 1)]),
+    (
+        "deaths",
+        &[(Break, 2), (SourceCrash, 1), (DestinationCrash, 1), (FalseTimeout, 2), (Outage, 1), (StartFailure, 1)],
+    ),
+    ("record", &[(Break, 2), (Outage, 2), (LostReply, 2), (StartFailure, 1), (FalseTimeout, 1)]),
+    (
+        "machine",
+        &[
+            (Break, 1),
+            (LoadFailure, 1),
+            (SaveFailure, 2),
+            (StartFailure, 1),
+            (FaultsDeath, 1),
+            (Cancel, 2),
+            (FalseTimeout, 1),
+        ],
+    ),
+    (
+        "operators",
+        &[(Break, 2), (Cancel, 2), (Pause, 2), (StartPostcopy, 1), (RashResolve, 1), (FalseTimeout, 1), (Outage, 1)],
+    ),
+    ("strangers", &[(Break, 2), (Foreign, 2), (FalseTimeout, 2), (Garble, 1)]),
+];
+
+/// For `cargo test`.
+#[must_use]
+pub fn small() -> Vec<Campaign> {
+    campaigns(&SMALL, false)
+}
+
+/// For `ci/explore`.
+#[must_use]
+pub fn large() -> Vec<Campaign> {
+    campaigns(&LARGE, true)
+}
+
+fn campaigns(about: &[(&str, Faults)], rehearse: bool) -> Vec<Campaign> {
+    let mut out = Vec::new();
+    for (name, faults) in about {
+        for handshake in [Handshake::Setup, Handshake::Owned] {
+            for postcopy in [false, true] {
+                let bare = Scenario { rehearse, ..Scenario::new(handshake, postcopy) };
+                let scenario = faults.iter().fold(bare, |scenario, (fault, times)| scenario.with(*fault, *times));
+                let name = format!("{name}, {handshake:?}, {}", super::variants::mode(postcopy));
+                out.push(Campaign { name, scenario });
+            }
+        }
+    }
+    out
+}

@@ -1,0 +1,135 @@
+//! What can happen next in a world, and what a step leaves behind for a trace.
+
+use ferry_migration::Timer;
+use ferry_migration::source::Owner;
+
+use super::Side;
+use super::job::{DestinationJob, SourceJob};
+
+/// One thing that can happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The next message arrives at a side.
+    Deliver(Side),
+    /// A side is told that the link is gone.
+    Notice(Side),
+    /// What was on its way to a side over a broken link is lost.
+    Drop(Side),
+    /// A job of the source answers; the flag is whether it went well.
+    Source(SourceJob, bool),
+    /// An interrupted job of the source answers all the same.
+    SourceLate(SourceJob),
+    /// A job of the destination answers.
+    Destination(DestinationJob, bool),
+    /// An interrupted job of the destination answers all the same.
+    DestinationLate(DestinationJob),
+    /// The record changes as a side asked, or not; the answer is on its way.
+    RecordDecides(Side),
+    /// The record's answer arrives.
+    RecordReplies(Side),
+    /// The record's answer is lost, or the record is out of reach: the side hears that it was unreachable.
+    RecordFails(Side),
+    /// The side hears that the record was unreachable, and the change happens later.
+    RecordStalls(Side),
+    /// A change that was given up as unreachable happens.
+    Straggler(Side),
+    /// The record is settled in the background.
+    Settles,
+    /// The marker behind the last pages arrives.
+    MarkerArrives,
+    /// The last missing page arrives.
+    PagesArrive,
+    /// A timer fires.
+    Fires(Side, Timer),
+    /// The record comes into reach, or goes out of it.
+    Reach(Side, bool),
+    /// The control link breaks; silently, when nobody is told.
+    Break {
+        /// Nobody is told.
+        silently: bool,
+    },
+    /// A side is told that a bulk link broke.
+    BulkBreak(Side),
+    /// A side's wire refuses a frame.
+    Garble(Side),
+    /// A process dies.
+    Crash(Side),
+    /// What serves the destination's missing pages dies.
+    FaultsDie,
+    /// A message of another run reaches the destination.
+    Foreign(Foreign),
+    /// An operator speaks.
+    Operator(Operator),
+}
+
+/// Messages of another run of the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Foreign {
+    /// Its device state.
+    Package,
+    /// Its permit.
+    Permit,
+    /// Its source, on a connection of its own.
+    Recover,
+}
+
+/// What an operator does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operator {
+    /// `migrate-start-postcopy`.
+    StartPostcopy,
+    /// `migrate_cancel`, or the end of an incoming attempt.
+    Cancel(Side),
+    /// `migrate-pause`.
+    Pause(Side),
+    /// `migrate` with `resume`.
+    Recover,
+    /// `ferry resolve`, after having looked at the other side.
+    Resolve(Owner),
+    /// `ferry resolve --owner source` in a paused postcopy.
+    RashResolve,
+}
+
+/// Why an event happens: what counts as a fault, and what leads on when there are none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The system goes on by itself.
+    Progress,
+    /// A timer fires because nothing else can happen.
+    Wait,
+    /// An operator does what the state asks for, or the record comes into reach again.
+    Help,
+    /// Something goes wrong, or comes late, or an operator interferes.
+    Fault,
+}
+
+/// What one step did, for a trace; off while exploring.
+#[derive(Debug, Default)]
+pub struct Log {
+    on: bool,
+    /// What the steps did, in order.
+    pub did: Vec<String>,
+}
+
+impl Log {
+    /// Keeps nothing.
+    #[must_use]
+    pub fn off() -> Self {
+        Log::default()
+    }
+
+    /// Keeps everything.
+    #[must_use]
+    pub fn on() -> Self {
+        Log { on: true, did: Vec::new() }
+    }
+
+    /// Keeps what `text` says, if anything is kept.
+    pub fn note(&mut self, text: impl FnOnce() -> Option<String>) {
+        if self.on
+            && let Some(text) = text()
+        {
+            self.did.push(text);
+        }
+    }
+}

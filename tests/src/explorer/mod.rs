@@ -1,0 +1,56 @@
+//! The explorer: drives the two state machines of `ferry-migration`, the very types that the runtime uses, through every
+//! interleaving of messages, work, timers, faults and operators within bounds, and checks the promises of the switchover.
+//!
+//! A [`World`] is one moment of everything; [`World::events`] says what can happen next, [`World::apply`] makes it happen, and
+//! [`explore`] goes everywhere, breadth first. `docs/explorer.md` tells what is modelled and what is not.
+
+mod apply;
+pub mod bounds;
+pub mod campaigns;
+mod destination_side;
+mod enabled;
+pub mod event;
+pub mod facts;
+pub mod fingerprint;
+pub mod graph;
+pub mod invariants;
+pub mod job;
+pub mod lessons;
+pub mod link;
+pub mod mutants;
+pub mod record;
+pub mod results;
+pub mod scenario;
+pub mod search;
+pub mod set;
+mod source_side;
+pub mod trace;
+pub mod variants;
+pub mod world;
+
+pub use bounds::{Bounds, Fault};
+pub use invariants::Invariant;
+pub use record::Arbiter;
+pub use scenario::Scenario;
+pub use search::{Limits, Report, explore};
+pub use world::World;
+
+/// One of the two sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The side that had the guest.
+    Source,
+    /// The side that is to get it.
+    Destination,
+}
+
+impl Side {
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Side {
+        match self {
+            Side::Source => Side::Destination,
+            Side::Destination => Side::Source,
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What each guard of the state machines is for: without it, this scenario breaks that promise.
+
+use ferry_migration::guards::Guard;
+use ferry_migration::message::Handshake::{self, Owned, Setup};
+
+use super::bounds::Fault;
+use super::invariants::Invariant;
+use super::scenario::Scenario;
+
+const PRECOPY: bool = false;
+const POSTCOPY: bool = true;
+
+/// The scenario that shows what `guard` is for, with the guard in force, and the promise that breaks without it.
+#[must_use]
+pub fn what_it_is_for(guard: Guard) -> (Scenario, Invariant) {
+    let setup = |postcopy| Scenario::new(Setup, postcopy);
+    let owned = |postcopy| Scenario::new(Owned, postcopy);
+    match guard {
+        Guard::UnsharedRecordIsNone => {
+            let unshared = Scenario { record_shared: false, ..owned(PRECOPY) };
+            (unshared.with(Fault::Break, 1), Invariant::TwoRunners)
+        }
+        Guard::StaysStoppedAfterPermit => (setup(PRECOPY).with(Fault::Break, 1), Invariant::TwoRunners),
+        Guard::RefusesLateCancel => (setup(PRECOPY).with(Fault::Cancel, 1), Invariant::TwoRunners),
+        Guard::TakeBackLostStaysStopped => (owned(PRECOPY).with(Fault::Break, 1), Invariant::TwoRunners),
+        Guard::TakeBackUnreachableStaysStopped => {
+            (owned(PRECOPY).with(Fault::Break, 1).with(Fault::Outage, 1), Invariant::TwoRunners)
+        }
+        Guard::ClaimedIsNotSettled => {
+            (owned(PRECOPY).with(Fault::Break, 1).with(Fault::StartFailure, 1), Invariant::BothStopped)
+        }
+        Guard::NotStartedAsksRecord => (owned(PRECOPY).with(Fault::FalseTimeout, 1), Invariant::OwnedRun),
+        Guard::WindingWaits => (setup(PRECOPY).with(Fault::Cancel, 1), Invariant::BothStopped),
+        Guard::LinkEndIsNotDrained => (setup(POSTCOPY).with(Fault::Break, 1), Invariant::Pages),
+        Guard::SentIsNotReceived => (setup(POSTCOPY), Invariant::Pages),
+        Guard::PausedNeverResolvesToSource => {
+            (setup(POSTCOPY).with(Fault::Break, 1).with(Fault::RashResolve, 1), Invariant::TwoRunners)
+        }
+        Guard::StartedRemembersLink => (setup(POSTCOPY).with(Fault::BulkBreak, 1), Invariant::Finishes),
+        Guard::BeatsAfterUncertainty => (setup(POSTCOPY).with(Fault::FalseTimeout, 1), Invariant::BothBeat),
+        Guard::StartNeedsPermit => (setup(PRECOPY).with(Fault::Break, 1), Invariant::TwoRunners),
+        Guard::StartNeedsClaim => (owned(PRECOPY).with(Fault::Break, 1), Invariant::TwoRunners),
+        Guard::ClaimLostStaysStopped => (owned(PRECOPY).with(Fault::Break, 1), Invariant::TwoRunners),
+        Guard::ClaimUnreachableStaysStopped => {
+            (owned(PRECOPY).with(Fault::Outage, 1).with(Fault::FalseTimeout, 1), Invariant::TwoRunners)
+        }
+        Guard::GivesBackFirst => (owned(PRECOPY).with(Fault::StartFailure, 1), Invariant::BothStopped),
+        Guard::PermitOutlivesLink => (owned(PRECOPY).with(Fault::Break, 1), Invariant::BothStopped),
+        Guard::NothingAfterDone => (setup(PRECOPY).with(Fault::Cancel, 1), Invariant::Told),
+        Guard::LoadNeedsMarker => (setup(PRECOPY), Invariant::Pages),
+        // With a permit the two packages would be noticed; the older handshakes rest on this guard alone.
+        Guard::PackageNeedsGeneration => {
+            (Scenario::new(Handshake::None, PRECOPY).with(Fault::Foreign, 1), Invariant::StaleRun)
+        }
+        Guard::PermitNeedsGeneration => {
+            (setup(PRECOPY).with(Fault::Foreign, 1).with(Fault::Break, 1), Invariant::TwoRunners)
+        }
+        Guard::RecoverNeedsGeneration => {
+            (setup(POSTCOPY).with(Fault::Foreign, 1).with(Fault::Break, 1), Invariant::StaleRun)
+        }
+        Guard::CompletesWithAllPages => (setup(POSTCOPY), Invariant::Pages),
+        Guard::FaultsDeathIsRemembered => (owned(POSTCOPY).with(Fault::FaultsDeath, 1), Invariant::Pages),
+        Guard::StartRemembersLink => (setup(POSTCOPY).with(Fault::Break, 1), Invariant::Pages),
+        Guard::PausedClosesLostLink => {
+            (setup(POSTCOPY).with(Fault::Break, 1).with(Fault::BulkBreak, 1), Invariant::Finishes)
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The source's driver in an exploration: feeds its state machine and carries out what it asks for.
+
+use ferry_migration::convergence::Decision;
+use ferry_migration::message::{Failure, Handshake, ToDestination};
+use ferry_migration::source::{Input, Outcome, Output, TakeBack};
+
+use super::Side;
+use super::bounds::Fault;
+use super::event::Log;
+use super::facts::{End, SourceGuest};
+use super::job::{RecordJob, SourceJob};
+use super::link::{Link, Marker};
+use super::record::{Operation, Reply};
+use super::scenario::Scenario;
+use super::trace;
+use super::world::World;
+
+/// The number of the only marker.
+pub const MARKER: u32 = 1;
+
+/// What a failing job says.
+#[must_use]
+pub fn failure() -> Failure {
+    Failure { device: "fault/0".to_owned(), reason: "told to fail".to_owned() }
+}
+
+impl World {
+    /// Feeds the source.
+    pub fn step_source(&mut self, input: Input, log: &mut Log) {
+        let outputs = self.source.step(input);
+        self.perform_source(outputs, log);
+    }
+
+    /// Carries out what the source asks for.
+    pub fn perform_source(&mut self, outputs: Vec<Output>, log: &mut Log) {
+        for output in outputs {
+            log.note(|| trace::source_output(&output));
+            self.perform_source_output(output);
+        }
+    }
+
+    fn perform_source_output(&mut self, output: Output) {
+        match output {
+            Output::Status(status) => self.facts.source.shown = status,
+            Output::Connect => self.source_jobs.insert(SourceJob::Connect),
+            Output::WriteNonce => self.source_jobs.insert(SourceJob::Nonce),
+            Output::Send(message) => self.send_from_source(message),
+            Output::StartTimer(timer) => self.source_timers.insert(timer),
+            Output::StopTimer(timer) => {
+                self.source_timers.remove(timer);
+            }
+            Output::SendRound => self.source_jobs.insert(SourceJob::Round),
+            Output::Snapshot => self.source_jobs.insert(SourceJob::Snapshot),
+            Output::StopGuest => self.source_jobs.insert(SourceJob::Stop),
+            Output::Save => self.source_jobs.insert(SourceJob::Save),
+            Output::SendLastPages { postcopy: true } => self.source_jobs.insert(SourceJob::LastPagesPostcopy),
+            Output::SendLastPages { postcopy: false } => self.source_jobs.insert(SourceJob::LastPages),
+            Output::ServePages | Output::ServeMissingPages => {
+                self.source_jobs.insert(SourceJob::Serve);
+                self.facts.source.serving = true;
+            }
+            Output::Interrupt => self.interrupt_source(),
+            Output::TakeBack => self.record_jobs[Side::Source as usize] = Some(RecordJob::new(Operation::TakeBack)),
+            Output::ResumeGuest => self.source_jobs.insert(SourceJob::Resume),
+            // From here on the driver refuses every command that would run the guest.
+            Output::HandOver => {}
+            Output::CloseLinks => {
+                self.facts.source.serving = false;
+                self.link.close(Side::Source);
+            }
+            Output::Finish(outcome) => self.finish_source(&outcome),
+            Output::Handshake(_) | Output::EndRound | Output::Refuse(_) => {}
+        }
+    }
+
+    fn send_from_source(&mut self, message: ToDestination) {
+        let permits = match message {
+            ToDestination::Permit { .. } => true,
+            ToDestination::Package { .. } => self.source.handshake() == Handshake::None,
+            _ => false,
+        };
+        self.facts.source.permitted |= permits;
+        self.link.send_to_destination(message);
+    }
+
+    fn interrupt_source(&mut self) {
+        self.facts.source.serving = false;
+        for job in self.source_jobs.iter().filter(|job| job.sends_pages()) {
+            self.source_jobs.remove(job);
+            self.source_late.insert(job);
+        }
+    }
+
+    fn finish_source(&mut self, outcome: &Outcome) {
+        // The process has ended with the migration as far as a destination can tell.
+        self.facts.source.serving = false;
+        let end = match outcome {
+            _ if self.facts.source.end.is_some() => End::Botched,
+            Outcome::Completed => End::Completed,
+            Outcome::Cancelled => End::Cancelled,
+            Outcome::Failed(reason) | Outcome::Stranded(reason) if reason.is_empty() => End::Botched,
+            Outcome::Failed(_) => End::Failed,
+            Outcome::Stranded(_) => End::Stranded,
+        };
+        self.facts.source.end = Some(end);
+        self.source_timers = super::set::Set::new();
+    }
+
+    /// A job of the source answers.
+    pub fn answer_source(&mut self, scenario: &Scenario, job: SourceJob, well: bool, log: &mut Log) {
+        let result = if well { Ok(()) } else { Err(failure()) };
+        let input = match job {
+            SourceJob::Connect => return self.connect(well, log),
+            SourceJob::Nonce => Input::NonceWritten(result.map_err(|failure| failure.reason)),
+            SourceJob::Round if scenario.postcopy => Input::RoundDone(Decision::Postcopy),
+            SourceJob::Round => Input::RoundDone(Decision::Switch),
+            SourceJob::Snapshot => Input::Snapshotted(result),
+            SourceJob::Stop => {
+                self.facts.source.guest = SourceGuest::Stopped;
+                if self.facts.record.lock == Some(Side::Source) {
+                    self.facts.record.lock = None;
+                }
+                Input::Stopped(result)
+            }
+            SourceJob::Save => Input::Saved(result),
+            SourceJob::LastPages => self.last_pages_sent(Marker::Whole),
+            SourceJob::LastPagesPostcopy => self.last_pages_sent(Marker::Rest),
+            SourceJob::Serve => {
+                self.link.last_pages = self.link.bulk && self.link.source_writes;
+                Input::AllSent
+            }
+            SourceJob::Resume => {
+                self.facts.source_runs(self.source.handshake() == Handshake::Owned);
+                self.facts.record.lock = Some(Side::Source);
+                Input::Resumed(result)
+            }
+        };
+        self.step_source(input, log);
+    }
+
+    fn last_pages_sent(&mut self, marker: Marker) -> Input {
+        if self.link.bulk {
+            self.link.marker = Some(marker);
+        }
+        Input::LastPagesSent { marker: MARKER }
+    }
+
+    /// Whether a connection would be accepted.
+    #[must_use]
+    pub fn destination_listens(&self) -> bool {
+        let destination = &self.facts.destination;
+        // A paused destination takes every new connection of its migration, and lets go of one on which nothing came.
+        destination.alive && destination.end.is_none() && (!self.arrived || destination.paused)
+    }
+
+    fn connect(&mut self, well: bool, log: &mut Log) {
+        if !well {
+            if self.destination_listens() {
+                self.budget.spend(Fault::Break);
+            }
+            return self.step_source(Input::LinkLost("connection refused".to_owned()), log);
+        }
+        self.link = Link { last_pages: self.link.last_pages, ..Link::open() };
+        if !self.arrived {
+            self.arrived = true;
+            let outputs = self.destination.start();
+            self.perform_destination(outputs, log);
+        }
+        self.step_source(Input::Connected, log);
+    }
+
+    /// What the record says to the source.
+    pub fn answer_take_back(&mut self, reply: Option<Reply>, log: &mut Log) {
+        let result = match reply {
+            Some(Reply::Won) => TakeBack::Won,
+            Some(Reply::Lost) => TakeBack::Lost,
+            Some(Reply::Claimed) => TakeBack::Claimed,
+            None => TakeBack::Unreachable,
+        };
+        self.step_source(Input::TookBack(result), log);
+    }
+}

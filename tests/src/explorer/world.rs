@@ -1,0 +1,144 @@
+//! Everything at one moment: both state machines, the link, work under way, timers, the truth, and what may still go wrong.
+
+use ferry_migration::destination::Destination;
+use ferry_migration::guards::Guards;
+use ferry_migration::source::Source;
+use ferry_migration::{Timer, destination, source};
+
+use super::Side;
+use super::bounds::Bounds;
+use super::event::Log;
+use super::facts::Facts;
+use super::job::{DestinationJob, RecordJob, SourceJob};
+use super::link::{Health, Link};
+use super::record::Operation;
+use super::scenario::Scenario;
+use super::set::Set;
+
+/// One moment of a migration.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct World {
+    /// The source's state machine.
+    pub source: Source,
+    /// The destination's state machine.
+    pub destination: Destination,
+    /// The truth about both.
+    pub facts: Facts,
+    /// The connection between them.
+    pub link: Link,
+    /// A source has connected: the destination's state machine has begun.
+    pub arrived: bool,
+    /// Work under way at the source.
+    pub source_jobs: Set<SourceJob>,
+    /// Work that the source interrupted: it may answer all the same.
+    pub source_late: Set<SourceJob>,
+    /// Work under way at the destination.
+    pub destination_jobs: Set<DestinationJob>,
+    /// Work that the destination interrupted: it may answer all the same.
+    pub destination_late: Set<DestinationJob>,
+    /// What each side asks of the record; the source's first.
+    pub record_jobs: [Option<RecordJob>; 2],
+    /// Changes of the record that were given up as unreachable and may still happen.
+    pub stragglers: [Option<Operation>; 2],
+    /// The destination is to settle the record as soon as it can be reached.
+    pub settling: bool,
+    /// Timers that run at the source.
+    pub source_timers: Set<Timer>,
+    /// Timers that run at the destination.
+    pub destination_timers: Set<Timer>,
+    /// What may still go wrong.
+    pub budget: Bounds,
+}
+
+impl World {
+    /// The moment before the migration begins.
+    #[must_use]
+    pub fn new(scenario: &Scenario) -> Self {
+        let mut world = World {
+            source: Source::with_guards(scenario.plan(), scenario.guards),
+            destination: Destination::with_guards(scenario.guards),
+            facts: Facts::new(scenario.arbiter),
+            link: Link::none(),
+            arrived: false,
+            source_jobs: Set::new(),
+            source_late: Set::new(),
+            destination_jobs: Set::new(),
+            destination_late: Set::new(),
+            record_jobs: [None; 2],
+            stragglers: [None; 2],
+            settling: false,
+            source_timers: Set::new(),
+            destination_timers: Set::new(),
+            budget: scenario.bounds,
+        };
+        let outputs = world.source.start();
+        world.perform_source(outputs, &mut Log::off());
+        world
+    }
+
+    /// Whether the process of `side` lives.
+    #[must_use]
+    pub fn is_alive(&self, side: Side) -> bool {
+        match side {
+            Side::Source => self.facts.source.alive,
+            Side::Destination => self.facts.destination.alive,
+        }
+    }
+
+    /// The timers that run at `side`.
+    #[must_use]
+    pub fn timers(&self, side: Side) -> Set<Timer> {
+        match side {
+            Side::Source => self.source_timers,
+            Side::Destination => self.destination_timers,
+        }
+    }
+
+    /// Whether `side` gives signs of life that the other can hear.
+    #[must_use]
+    pub fn beats(&self, side: Side) -> bool {
+        self.is_alive(side)
+            && self.timers(side).has(Timer::Heartbeat)
+            && self.link.health == Health::Up
+            && !self.lets_heartbeat_lapse(side)
+    }
+
+    /// Whether `side` would do nothing when it is time for a sign of life, and so give none from then on.
+    #[must_use]
+    pub fn lets_heartbeat_lapse(&self, side: Side) -> bool {
+        let outputs = match side {
+            Side::Source => self.source.clone().step(source::Input::Timer(Timer::Heartbeat)).len(),
+            Side::Destination => self.destination.clone().step(destination::Input::Timer(Timer::Heartbeat)).len(),
+        };
+        outputs == 0
+    }
+
+    /// The process of `side` dies: what it had under way is gone, except what the record was asked for already.
+    pub fn crash(&mut self, side: Side) {
+        self.facts.crash(side);
+        self.link.close(side);
+        let asked = self.record_jobs[side as usize].take();
+        let open = asked.filter(|job| job.reply.is_none()).map(|job| job.operation);
+        self.stragglers[side as usize] = self.stragglers[side as usize].or(open);
+        match side {
+            Side::Source => {
+                self.source_jobs = Set::new();
+                self.source_late = Set::new();
+                self.source_timers = Set::new();
+                // A dead state machine is the same whatever it was.
+                self.source = Source::with_guards(self.dead_plan(), Guards::all());
+            }
+            Side::Destination => {
+                self.destination_jobs = Set::new();
+                self.destination_late = Set::new();
+                self.destination_timers = Set::new();
+                self.settling = false;
+                self.destination = Destination::new();
+            }
+        }
+    }
+
+    fn dead_plan(&self) -> ferry_migration::source::Plan {
+        Scenario::new(self.source.handshake(), false).plan()
+    }
+}
