@@ -5,7 +5,7 @@
 //! downtime. So the limit is what may not be exceeded, and rounds go on below it as long as they pay: until the expected
 //! downtime is [`SHORT_ENOUGH_US`], or a round no longer shrinks what remains to [`PAYS_PERCENT`] of what it was.
 
-use crate::parameters::{OnLimit, Parameters};
+use crate::parameters::{OnLimit, Parameters, PostcopyWhen};
 
 /// Below this expected time for the last pages, in microseconds, nothing is gained by another round.
 pub const SHORT_ENOUGH_US: u64 = 500;
@@ -63,7 +63,13 @@ impl Convergence {
         if within_limit && self.without_progress >= PATIENCE {
             return Decision::Switch;
         }
+        let postcopy = match parameters.postcopy_when {
+            PostcopyWhen::Manual => false,
+            PostcopyWhen::FirstRound => true,
+            PostcopyWhen::NoProgress => self.without_progress >= PATIENCE,
+        };
         match exhausted(report, parameters) {
+            None if postcopy && !within_limit => Decision::Postcopy,
             None => Decision::Again,
             Some(_) if within_limit || parameters.on_limit == OnLimit::Switch => Decision::Switch,
             Some(limit) => Decision::GiveUp(format!(
@@ -118,6 +124,17 @@ mod tests {
         for round in 1..50 {
             assert_eq!(rounds.judge(report(round, 500_000, 1_000_000), &Parameters::default()), Decision::Again);
         }
+    }
+
+    #[test]
+    fn postcopy_starts_by_itself_when_told_to() {
+        let parameters = Parameters { postcopy_when: PostcopyWhen::NoProgress, ..Parameters::default() };
+        let mut rounds = Convergence::default();
+        assert_eq!(rounds.judge(report(1, 500_000, 1_000_000), &parameters), Decision::Again);
+        assert_eq!(rounds.judge(report(2, 500_000, 1_000_000), &parameters), Decision::Again);
+        assert_eq!(rounds.judge(report(3, 500_000, 1_000_000), &parameters), Decision::Postcopy);
+        let parameters = Parameters { postcopy_when: PostcopyWhen::FirstRound, ..parameters };
+        assert_eq!(Convergence::default().judge(report(1, 500_000, 1_000_000), &parameters), Decision::Postcopy);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::description::MachineDescription;
+use crate::ownership::Handover;
 
 /// The attachment of `Hello`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +14,17 @@ pub struct Greeting {
     pub machine: MachineDescription,
     /// Bulk links that the source opens beside the control link.
     pub bulk_links: u8,
+    /// The ownership record's part, if the source has one.
+    pub record: Option<Announced>,
     /// Milliseconds without a sign of life after which either side gives the other up.
     pub heartbeat_timeout_ms: u64,
+}
+
+/// What a destination needs to take part in a hand-over by the ownership record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announced {
+    /// Who hands over what.
+    pub handover: Handover,
+    /// The number that the destination must find in its own view of the record.
+    pub nonce: u64,
 }

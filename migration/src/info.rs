@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::message::Handshake;
+
 /// Where a migration stands, as `query-migrate` and the `MIGRATION` event show it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -166,7 +168,7 @@ pub struct MigrationInfo {
     /// `outgoing` or `incoming`.
     #[serde(rename = "x-ferry-direction", skip_serializing_if = "Option::is_none")]
     pub x_ferry_direction: Option<String>,
-    /// The handshake in use: `setup`.
+    /// The handshake in force.
     #[serde(rename = "x-ferry-handshake", skip_serializing_if = "Option::is_none")]
-    pub x_ferry_handshake: Option<String>,
+    pub x_ferry_handshake: Option<Handshake>,
 }

@@ -36,6 +36,19 @@ pub enum Handshake {
     Owned,
 }
 
+impl Handshake {
+    /// The name as QMP shows it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Handshake::None => "none",
+            Handshake::Pong => "pong",
+            Handshake::Setup => "setup",
+            Handshake::Owned => "owned",
+        }
+    }
+}
+
 /// Source to destination.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ToDestination {
@@ -97,6 +110,11 @@ pub enum ToSource {
     },
     /// A sign of life.
     Heartbeat,
+    /// Every bulk link has delivered this marker: what was sent before it is in guest memory.
+    MarkerReached {
+        /// The marker's number.
+        marker: u32,
+    },
     /// The rehearsal's state loaded, `post_load` included.
     Rehearsed,
     /// A device refused the rehearsal's state.
@@ -153,6 +171,7 @@ impl ToSource {
             ToSource::HelloAck { .. } => "HelloAck",
             ToSource::Refused { .. } => "Refused",
             ToSource::Heartbeat => "Heartbeat",
+            ToSource::MarkerReached { .. } => "MarkerReached",
             ToSource::Rehearsed => "Rehearsed",
             ToSource::RehearsalFailed(_) => "RehearsalFailed",
             ToSource::Ready { .. } => "Ready",

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::message::Handshake;
+
 /// What to do when precopy does not converge within its limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -14,6 +16,19 @@ pub enum OnLimit {
     Fail,
     /// The switchover happens whatever the expected downtime.
     Switch,
+}
+
+/// When a migration that may use postcopy starts it by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PostcopyWhen {
+    /// Only when told to (`migrate-start-postcopy`).
+    #[default]
+    Manual,
+    /// When the first round has ended.
+    FirstRound,
+    /// When rounds stop paying before the expected downtime is within `downtime-limit`.
+    NoProgress,
 }
 
 /// All parameters, with their defaults.
@@ -42,6 +57,12 @@ pub struct Parameters {
     /// Milliseconds without a sign of life after which the peer is given up.
     #[serde(rename = "x-ferry-heartbeat-timeout-ms")]
     pub heartbeat_timeout_ms: u64,
+    /// When postcopy starts by itself, where the capability `postcopy-ram` allows it.
+    #[serde(rename = "x-ferry-postcopy-when")]
+    pub postcopy_when: PostcopyWhen,
+    /// What ends the switchover; left out, `owned` where there is an ownership record, else `setup`.
+    #[serde(rename = "x-ferry-handshake", skip_serializing_if = "Option::is_none")]
+    pub handshake: Option<Handshake>,
     /// Load the device state on the destination once while the source still runs.
     #[serde(rename = "x-ferry-rehearsal")]
     pub rehearsal: bool,
@@ -58,6 +79,8 @@ impl Default for Parameters {
             setup_timeout_ms: 10_000,
             load_timeout_ms: 3_000,
             heartbeat_timeout_ms: 5_000,
+            postcopy_when: PostcopyWhen::Manual,
+            handshake: None,
             rehearsal: true,
         }
     }

@@ -147,6 +147,7 @@ impl Message for ToSource {
             ToSource::DrainedAck => 74,
             ToSource::RecoverAck => 75,
             ToSource::RecoverRefused { .. } => 76,
+            ToSource::MarkerReached { .. } => 77,
         }
     }
 
@@ -164,6 +165,7 @@ impl Message for ToSource {
             74 => ("DrainedAck", MESSAGE_CAP, 0),
             75 => ("RecoverAck", MESSAGE_CAP, BITMAP_CAP),
             76 => ("RecoverRefused", MESSAGE_CAP, 0),
+            77 => ("MarkerReached", MESSAGE_CAP, 0),
             _ => return None,
         })
     }

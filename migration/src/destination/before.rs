@@ -44,6 +44,9 @@ impl Destination {
 
     pub(super) fn marker(&mut self, number: u32) -> Vec<Output> {
         self.marker_reached = self.marker_reached.max(number);
+        if matches!(self.state, State::Receiving | State::Rehearsing) {
+            return vec![Output::Send(ToSource::MarkerReached { marker: number })];
+        }
         self.gather()
     }
 

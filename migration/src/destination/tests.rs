@@ -85,6 +85,12 @@ fn no_load_before_the_last_pages() {
 }
 
 #[test]
+fn markers_of_rounds_are_answered() {
+    let (mut destination, _) = walk(&way(Handshake::Setup, false)[..2]);
+    assert_eq!(destination.step(Input::MarkerReached(1)), [Output::Send(ToSource::MarkerReached { marker: 1 })]);
+}
+
+#[test]
 fn every_trouble_before_the_permit_ends_without_a_start() {
     for handshake in [Handshake::Setup, Handshake::Owned] {
         let way = way(handshake, true);

@@ -48,6 +48,12 @@ impl Handover {
         Ok(Handover { vm, migration_id, generation, source })
     }
 
+    /// The generation in which the source owns the guest.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// The source, before `Hello`: a hand-over is under way, and here is the number that the destination must read back.
     #[must_use]
     pub fn announce(&self, nonce: u64) -> Change {

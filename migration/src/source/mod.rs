@@ -312,7 +312,8 @@ impl Source {
             return vec![];
         }
         let mut out = match (&self.state, message) {
-            (_, ToSource::Heartbeat) => vec![],
+            // A marker's arrival concerns whoever sends pages.
+            (_, ToSource::Heartbeat | ToSource::MarkerReached { .. }) => vec![],
             (State::AwaitHelloAck, ToSource::HelloAck { record_shared }) => self.hello_ack(record_shared),
             (State::AwaitHelloAck, ToSource::Refused { reason }) => {
                 self.give_up(Outcome::Failed(format!("the destination refused the migration: {reason}")))

@@ -11,6 +11,7 @@ pub const HEADER_LEN: usize = 160;
 const MAGIC: u32 = 0x4745_5046;
 const KIND_CHUNK: u32 = 1;
 const KIND_MARKER: u32 = 2;
+const KIND_SWITCH: u32 = 3;
 const WHAT: &str = "a bulk frame";
 
 /// What a bulk frame says.
@@ -20,6 +21,8 @@ pub enum Frame {
     Chunk(Chunk),
     /// Everything sent before this has now been received on this link.
     Marker(u32),
+    /// The same, and pages that follow are postcopy's: they land one by one while the guest may be running.
+    Switch(u32),
 }
 
 /// The pages that a frame carries.
@@ -59,6 +62,7 @@ pub fn encode(frame: &Frame, session: u32, sequence: u32) -> [u8; HEADER_LEN] {
             (KIND_CHUNK, chunk.index)
         }
         Frame::Marker(number) => (KIND_MARKER, *number),
+        Frame::Switch(number) => (KIND_SWITCH, *number),
     };
     out[12..16].copy_from_slice(&kind.to_le_bytes());
     out[16..20].copy_from_slice(&value.to_le_bytes());
@@ -89,12 +93,13 @@ pub fn decode(bytes: &[u8; HEADER_LEN], session: u32, sequence: u32, pages: u64)
     let value = super::le_u32(&bytes[16..]);
     match super::le_u32(&bytes[12..]) {
         KIND_MARKER => Ok(Frame::Marker(value)),
+        KIND_SWITCH => Ok(Frame::Switch(value)),
         KIND_CHUNK => {
             let chunk = Chunk { index: value, data: get_words(&bytes[24..88]), zero: get_words(&bytes[88..152]) };
             check_chunk(&chunk, pages)?;
             Ok(Frame::Chunk(chunk))
         }
-        kind => Err(WireError::Field { what: WHAT, field: "kind", value: kind.into(), allowed: "1 or 2 is expected" }),
+        kind => Err(WireError::Field { what: WHAT, field: "kind", value: kind.into(), allowed: "1 to 3 is expected" }),
     }
 }
 
@@ -150,6 +155,13 @@ mod tests {
             let mut bytes = encode(&Frame::Chunk(Chunk { index: 0, data: [1; 8], zero: [2; 8] }), 5, 6);
             bytes[bit / 8] ^= 1 << (bit % 8);
             prop_assert!(decode(&bytes, 5, 6, CHUNK_PAGES).is_err());
+        }
+    }
+
+    #[test]
+    fn markers_read_back() {
+        for frame in [Frame::Marker(7), Frame::Switch(8)] {
+            assert_eq!(decode(&encode(&frame, 5, 6), 5, 6, 1), Ok(frame));
         }
     }
 

@@ -143,6 +143,7 @@ mod tests {
         vec![
             ToSource::HelloAck { record_shared: true },
             ToSource::DrainedAck,
+            ToSource::MarkerReached { marker: 3 },
             ToSource::RecoverAck,
             ToSource::RecoverRefused { reason: "another".into() },
             ToSource::Refused { reason: "memory".into() },

@@ -94,7 +94,8 @@ impl Reader {
         let (link, spot) = match preamble::Preamble::decode(head).map(|preamble| preamble.link) {
             Ok(preamble::Link::Control) => (Link::Control, Spot::ControlPreamble),
             Ok(preamble::Link::Bulk(_)) => (Link::Bulk, Spot::BulkPreamble),
-            Err(_) => (Link::Foreign, Spot::Foreign),
+            // Postcopy's requests and answers are passed on as they come.
+            Ok(preamble::Link::Urgent) | Err(_) => (Link::Foreign, Spot::Foreign),
         };
         // Only this side sets it, once.
         let _ = self.link.set(link);
@@ -116,7 +117,7 @@ impl Reader {
         self.exact(&mut bytes, bulk::HEADER_LEN)?;
         // A chunk's first bitmap says how many pages follow; a marker's is empty.
         let pages: u32 = bytes[24..88].iter().map(|byte| byte.count_ones()).sum();
-        let is_marker = bytes[12] == 2;
+        let is_marker = bytes[12] != 1;
         self.exact(&mut bytes, pages as usize * PAGE_SIZE as usize)?;
         let spot = if is_marker { Spot::Marker } else { Spot::Pages(self.frames) };
         self.frames += 1;

@@ -31,7 +31,7 @@ pub fn numbers(text: &mut String, info: &MigrationInfo, style: Style) {
         memory(text, ram, if incoming { "received" } else { "sent" }, info.total_time, style);
     }
     if let Some(handshake) = &info.x_ferry_handshake {
-        line(text, style, "handshake", handshake);
+        line(text, style, "handshake", handshake.as_str());
     }
 }
 

@@ -83,19 +83,8 @@ impl Mapping {
         Ok(Mapping { reserved, reserved_len, at, len })
     }
 
-    /// Gives the pages of a private mapping back; they read as zeros.
-    pub(super) fn forget(&self) -> io::Result<()> {
-        self.advise(Advice::LinuxDontNeed)
-    }
-
-    /// Punches the pages of a shared mapping out of its memfd; they read as zeros.
-    pub(super) fn remove(&self) -> io::Result<()> {
-        self.advise(Advice::LinuxRemove)
-    }
-
     fn advise(&self, advice: Advice) -> io::Result<()> {
-        // SAFETY: the range is this mapping's own. Only `forget` and `remove` change what memory holds, and guest memory is
-        // accessed as volatile bytes that may change at any time.
+        // SAFETY: the range is this mapping's own. The advice given here changes nothing that memory holds.
         unsafe { madvise(self.at.cast(), self.len, advice)? };
         Ok(())
     }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use ferry_migration::destination::Outcome;
 use ferry_migration::parameters::ParameterError;
+use ferry_migration::source::Owner;
 use ferry_migration::{MigrationInfo, Parameters};
 
 use crate::endpoint::Endpoint;
@@ -15,14 +16,16 @@ use crate::events::Events;
 use crate::machine::Machine;
 use crate::runtime::destination::Incoming;
 use crate::runtime::progress::{Direction, Progress};
+use crate::runtime::record::{OwnRecord, RecordError};
 use crate::runtime::settings::Settings;
-use crate::runtime::source::Outgoing;
+use crate::runtime::source::{Command, Outgoing};
 
 pub mod control;
 pub mod destination;
 mod inbox;
 pub mod progress;
 mod rate;
+pub mod record;
 pub mod settings;
 pub mod source;
 pub mod stream;
@@ -63,6 +66,12 @@ pub enum MigrationError {
     /// A parameter is out of its range.
     #[error(transparent)]
     Parameter(#[from] ParameterError),
+    /// The ownership record cannot be used.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The command needs a migration that goes on.
+    #[error("no migration is going on")]
+    NoMigration,
     /// The incoming migration failed.
     #[error("incoming migration failed: {0}")]
     Incoming(String),
@@ -74,6 +83,7 @@ pub struct Migrations {
     machine: Arc<Machine>,
     events: Arc<Events>,
     settings: Arc<Settings>,
+    record: Option<Arc<OwnRecord>>,
     current: Mutex<Current>,
     changed: Condvar,
 }
@@ -88,13 +98,14 @@ struct Current {
 }
 
 impl Migrations {
-    /// For `machine`; events go to `events`.
+    /// For `machine`; events go to `events`; with an ownership record, migrations use it.
     #[must_use]
-    pub fn new(machine: Arc<Machine>, events: Arc<Events>) -> Arc<Self> {
+    pub fn new(machine: Arc<Machine>, events: Arc<Events>, record: Option<Arc<OwnRecord>>) -> Arc<Self> {
         Arc::new(Migrations {
             machine,
             events,
             settings: Arc::default(),
+            record,
             current: Mutex::default(),
             changed: Condvar::new(),
         })
@@ -119,8 +130,8 @@ impl Migrations {
             previous.join();
         }
         let progress = self.progress(Direction::Outgoing);
-        let outgoing = Outgoing::start(self.machine.clone(), to, self.settings.clone(), progress.clone())
-            .map_err(MigrationError::Host)?;
+        let settings = self.settings.clone();
+        let outgoing = Outgoing::start(self.machine.clone(), to, settings, progress.clone(), self.record.as_ref())?;
         current.outgoing = Some(outgoing);
         current.newest = Some(progress);
         Ok(())
@@ -143,7 +154,7 @@ impl Migrations {
         }
         let progress = self.progress(Direction::Incoming);
         let parameters = self.settings.parameters();
-        let incoming = Incoming::listen(self.machine.clone(), at, &parameters, progress.clone())
+        let incoming = Incoming::listen(self.machine.clone(), at, &parameters, progress.clone(), self.record.clone())
             .map_err(|source| MigrationError::Listen { at: at.clone(), source })?;
         let endpoint = incoming.endpoint().clone();
         current.incoming = Some(incoming);
@@ -157,10 +168,59 @@ impl Migrations {
     /// # Errors
     /// After the permit, saying why.
     pub fn cancel(&self) -> Result<(), MigrationError> {
-        let current = self.current();
-        match &current.outgoing {
-            Some(outgoing) => outgoing.cancel().map_err(MigrationError::TooLate),
-            None => Ok(()),
+        match self.command(Command::Cancel) {
+            Err(MigrationError::NoMigration) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// QMP `migrate-start-postcopy`.
+    ///
+    /// # Errors
+    /// When no migration is in its rounds, or postcopy was not allowed for it.
+    pub fn start_postcopy(&self) -> Result<(), MigrationError> {
+        self.command(Command::StartPostcopy)
+    }
+
+    /// QMP `migrate-pause`, on the source.
+    ///
+    /// # Errors
+    /// When no postcopy is active.
+    pub fn pause(&self) -> Result<(), MigrationError> {
+        self.command(Command::Pause)
+    }
+
+    /// QMP `migrate` with `resume`: reconnects a paused postcopy.
+    ///
+    /// # Errors
+    /// When no postcopy is paused.
+    pub fn recover(&self, to: Endpoint) -> Result<(), MigrationError> {
+        self.command(Command::Recover(to))
+    }
+
+    /// QMP `x-ferry-resolve`: the operator says who owns the guest, the other side being fenced.
+    ///
+    /// # Errors
+    /// When that is not uncertain.
+    pub fn resolve(&self, owner: Owner) -> Result<(), MigrationError> {
+        self.command(Command::Resolve(owner))
+    }
+
+    /// The capability `postcopy-ram`.
+    #[must_use]
+    pub fn postcopy_allowed(&self) -> bool {
+        self.settings.postcopy()
+    }
+
+    /// Sets the capability `postcopy-ram`.
+    pub fn allow_postcopy(&self, allowed: bool) {
+        self.settings.allow_postcopy(allowed);
+    }
+
+    fn command(&self, command: Command) -> Result<(), MigrationError> {
+        match &self.current().outgoing {
+            Some(outgoing) => outgoing.command(command).map_err(MigrationError::TooLate),
+            None => Err(MigrationError::NoMigration),
         }
     }
 

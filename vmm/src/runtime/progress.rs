@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use ferry_migration::info::{Downtime, RamStats};
 use ferry_migration::pages::PAGE_SIZE;
-use ferry_migration::{MigrationInfo, Status};
+use ferry_migration::{Handshake, MigrationInfo, Status};
 
 use crate::events::{Event, Events};
 
@@ -54,6 +54,7 @@ struct Facts {
     ended_ms: Option<u64>,
     downtime: Option<Downtime>,
     error: Option<String>,
+    handshake: Handshake,
 }
 
 /// One migration's progress.
@@ -78,6 +79,7 @@ impl Progress {
             ended_ms: None,
             downtime: None,
             error: None,
+            handshake: Handshake::Setup,
         };
         let pages = PageCounters::default();
         pages.remaining_pages.store(ram_bytes / PAGE_SIZE, Relaxed);
@@ -112,6 +114,11 @@ impl Progress {
         self.facts().error = Some(reason);
     }
 
+    /// The handshake in force.
+    pub fn set_handshake(&self, handshake: Handshake) {
+        self.facts().handshake = handshake;
+    }
+
     /// The measured downtime.
     pub fn set_downtime(&self, downtime: Downtime) {
         self.facts().downtime = Some(downtime);
@@ -144,7 +151,7 @@ impl Progress {
             x_ferry_downtime: facts.downtime,
             x_ferry_downtime_us: facts.downtime.map(|d| d.total_us()),
             x_ferry_direction: Some(if outgoing { "outgoing" } else { "incoming" }.to_owned()),
-            x_ferry_handshake: Some("setup".to_owned()),
+            x_ferry_handshake: Some(facts.handshake),
         }
     }
 

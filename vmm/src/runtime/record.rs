@@ -19,6 +19,9 @@ pub enum RecordError {
     /// The record did not answer, or holds what is no record.
     #[error(transparent)]
     Ownership(#[from] OwnershipError),
+    /// The kernel gave no random number for this process's identity.
+    #[error("no random number can be had: {0}")]
+    Random(std::io::Error),
     /// Somebody else owns the guest.
     #[error("the ownership record {place} names {owner} in generation {generation}, not this process")]
     NotOurs {
@@ -52,7 +55,7 @@ impl OwnRecord {
     /// # Errors
     /// When the name does not fit, or the kernel gives no random number.
     pub fn new(backend: Arc<dyn Ownership>, vm: &str) -> Result<Self, RecordError> {
-        let me = crate::ownership::new_owner().map_err(OwnershipError::from)?;
+        let me = crate::ownership::new_owner().map_err(RecordError::Random)?;
         Ok(OwnRecord { backend, me, vm: Name::try_from(vm)?, generation: AtomicU64::new(0) })
     }
 
@@ -132,22 +135,11 @@ impl OwnRecord {
     }
 
     fn settled(&self, generation: u64) -> Record {
-        Record {
-            vm: self.vm.clone(),
-            generation,
-            owner: self.me.clone(),
-            migration_id: 0,
-            settled: true,
-            nonce: 0,
-        }
+        Record { vm: self.vm.clone(), generation, owner: self.me.clone(), migration_id: 0, settled: true, nonce: 0 }
     }
 
     fn not_ours(&self, record: &Record) -> RecordError {
-        RecordError::NotOurs {
-            place: self.place(),
-            owner: record.owner.to_string(),
-            generation: record.generation,
-        }
+        RecordError::NotOurs { place: self.place(), owner: record.owner.to_string(), generation: record.generation }
     }
 }
 
@@ -191,7 +183,8 @@ impl HandoverRecord {
             Ok(Swap::Lost(record)) => match self.handover.standing(&self.own.me, Some(&record)) {
                 // The destination has given it back.
                 Standing::Mine => self.took_back(),
-                _ => TakeBack::Lost,
+                _ if record.settled => TakeBack::Lost,
+                _ => TakeBack::Claimed,
             },
             Err(error) => {
                 tracing::warn!(%error, "the ownership record was not reached");
@@ -247,10 +240,9 @@ impl HandoverRecord {
     }
 
     fn took_back(&self) -> TakeBack {
-        match self.own.backend.read() {
-            Ok(Some(record)) => self.own.generation.store(record.generation, SeqCst),
-            // The next migration reads it again.
-            Ok(None) | Err(_) => {}
+        // A record that does not answer now is read again at the next boot or announcement.
+        if let Ok(Some(record)) = self.own.backend.read() {
+            self.own.generation.store(record.generation, SeqCst);
         }
         TakeBack::Won
     }

@@ -1,6 +1,6 @@
 //! The parameters of a process, which an operator may change while a migration runs.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ferry_migration::Parameters;
@@ -11,6 +11,7 @@ use ferry_migration::parameters::ParameterError;
 pub struct Settings {
     parameters: Mutex<Parameters>,
     max_bandwidth: Arc<AtomicU64>,
+    postcopy: AtomicBool,
 }
 
 impl Settings {
@@ -29,6 +30,17 @@ impl Settings {
         self.max_bandwidth.store(parameters.max_bandwidth, Relaxed);
         *self.parameters.lock().unwrap_or_else(PoisonError::into_inner) = parameters;
         Ok(())
+    }
+
+    /// The capability `postcopy-ram`: whether migrations may use postcopy.
+    #[must_use]
+    pub fn postcopy(&self) -> bool {
+        self.postcopy.load(Relaxed)
+    }
+
+    /// Sets the capability `postcopy-ram`, for migrations that begin from now on.
+    pub fn allow_postcopy(&self, allowed: bool) {
+        self.postcopy.store(allowed, Relaxed);
     }
 
     /// The cap on bandwidth, in bytes a second, as it changes.

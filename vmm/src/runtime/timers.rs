@@ -8,6 +8,9 @@ use ferry_migration::{Parameters, Timer};
 /// How often a side gives a sign of life, as a part of the time after which it is missed.
 const HEARTBEATS_PER_TIMEOUT: u32 = 5;
 
+/// How often a record that did not answer is asked again.
+const RETRY_RECORD: Duration = Duration::from_millis(500);
+
 /// How long each timer runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Durations {
@@ -35,6 +38,8 @@ impl Durations {
             Timer::Setup => self.setup,
             Timer::PeerSilent => self.heartbeat,
             Timer::Heartbeat => self.heartbeat / HEARTBEATS_PER_TIMEOUT,
+            Timer::RetryRecord => RETRY_RECORD,
+            Timer::Recover => self.setup,
             Timer::Rehearsal | Timer::Stop | Timer::Load | Timer::Start => self.load,
         }
     }

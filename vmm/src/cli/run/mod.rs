@@ -24,7 +24,7 @@ pub fn run(options: &Options) -> Result<(), CliError> {
     let events = Arc::new(Events::default());
     let machine = Arc::new(Machine::build(&options.machine(), events.clone()).map_err(CliError::because)?);
     let signal = quit_on_signal(signals, Arc::downgrade(&machine))?;
-    let migrations = Migrations::new(machine.clone(), events.clone());
+    let migrations = Migrations::new(machine.clone(), events.clone(), None);
 
     let incoming_failure = Arc::new(OnceLock::new());
     let (failure, quitting) = (incoming_failure.clone(), Arc::downgrade(&machine));

@@ -9,22 +9,26 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ferry_migration::destination::{Destination, Input, Outcome, Output};
-use ferry_migration::message::{ToDestination, ToSource};
+use ferry_migration::message::{Failure, ToDestination, ToSource};
 use ferry_migration::wire::preamble::{Link, Preamble, session};
 use ferry_migration::{Greeting, Parameters, Status, description};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::endpoint::Endpoint;
 use crate::machine::Machine;
+use crate::memory::userfault;
 use crate::runtime::control;
-use crate::runtime::destination::pages::PageReceiver;
-use crate::runtime::destination::worker::{MachineJob, machine_worker, page_worker};
+use crate::runtime::destination::missing::Missing;
+use crate::runtime::destination::pages::{Armed, PageReceiver};
+use crate::runtime::destination::worker::{LoadJob, MachineJob, machine_worker, page_worker};
 use crate::runtime::inbox::{HeldLoss, Next, next};
 use crate::runtime::progress::Progress;
+use crate::runtime::record::{HandoverRecord, OwnRecord};
 use crate::runtime::stream::{Listener, Stream};
 use crate::runtime::timers::{Durations, Timers};
 
 mod arrivals;
+pub mod missing;
 pub mod pages;
 mod worker;
 
@@ -40,10 +44,12 @@ pub enum Event {
     Input(Input),
     /// A message of the source with its attachment.
     Message(ToDestination, Vec<u8>),
-    /// A page link was lost; the text says which and how.
-    PagesLost(String),
-    /// The control link has ended; nothing more comes from its reader.
-    ControlLost(String),
+    /// A page link of this connection was lost; the text says which and how.
+    PagesLost(u32, String),
+    /// The control link of this connection has ended; nothing more comes from its reader.
+    ControlLost(u32, String),
+    /// Postcopy: the remaining pages are armed, and this thread hears who waits for one.
+    Armed(Arc<Missing>, JoinHandle<()>),
     /// A link of some migration is here.
     Arrived(Preamble, Stream),
     /// Nothing more can arrive.
@@ -70,11 +76,12 @@ impl Incoming {
         at: &Endpoint,
         parameters: &Parameters,
         progress: Arc<Progress>,
+        record: Option<Arc<OwnRecord>>,
     ) -> std::io::Result<Self> {
         let listener = Listener::bind(at)?;
         let endpoint = listener.endpoint().clone();
         let (events, inbox) = channel();
-        let driver = Driver::new(machine, listener, parameters, progress.clone(), events.clone())?;
+        let driver = Driver::new(machine, listener, parameters, progress.clone(), events.clone(), record)?;
         let thread = std::thread::Builder::new().name("ferry-dest".into()).spawn(move || driver.run(&inbox))?;
         Ok(Incoming { events, thread: Some(thread), endpoint, progress })
     }
@@ -132,7 +139,24 @@ struct Driver {
     attachment: (Vec<u8>, Instant),
     gathered: Instant,
     permitted: Instant,
+    /// Counts connections: what a link of an earlier one says late is not heard.
+    connection: u32,
+    paused: bool,
+    armed: Arc<Armed>,
+    missing: Option<Arc<Missing>>,
+    /// The urgent link, while the memory is not armed yet.
+    urgent: Option<Stream>,
+    own_record: Option<Arc<OwnRecord>>,
+    record: Option<Arc<HandoverRecord>>,
     outcome: Option<Outcome>,
+}
+
+/// What the ownership record can be asked.
+#[derive(Clone, Copy, Debug)]
+enum Question {
+    Claim,
+    GiveBack,
+    Settle,
 }
 
 impl Driver {
@@ -142,6 +166,7 @@ impl Driver {
         parameters: &Parameters,
         progress: Arc<Progress>,
         events: Sender<Event>,
+        own_record: Option<Arc<OwnRecord>>,
     ) -> std::io::Result<Self> {
         let (jobs, worker) = machine_worker(machine.clone(), events.clone())?;
         let stop_listening = EventFd::new(libc::EFD_CLOEXEC)?;
@@ -167,6 +192,13 @@ impl Driver {
             attachment: (Vec::new(), now),
             gathered: now,
             permitted: now,
+            connection: 0,
+            paused: false,
+            armed: Arc::default(),
+            missing: None,
+            urgent: None,
+            own_record,
+            record: None,
             outcome: None,
         })
     }
@@ -177,12 +209,16 @@ impl Driver {
                 Next::Timer(timer) => self.input(Input::Timer(timer)),
                 Next::Event(Event::Input(input)) => self.input(input),
                 Next::PagesLost(reason) => self.input(Input::LinkLost(reason)),
-                Next::Event(Event::PagesLost(reason)) => self.loss.hold(reason),
+                Next::Event(Event::PagesLost(connection, reason)) if connection == self.connection => {
+                    self.loss.hold(reason);
+                }
+                Next::Event(Event::Armed(missing, thread)) => self.armed(missing, thread),
                 Next::Event(Event::Message(message, attachment)) => self.message(message, attachment),
-                Next::Event(Event::ControlLost(reason)) => {
+                Next::Event(Event::ControlLost(connection, reason)) if connection == self.connection => {
                     self.reading = false;
                     self.input(Input::LinkLost(reason));
                 }
+                Next::Event(Event::PagesLost(..) | Event::ControlLost(..)) => {}
                 Next::Event(Event::Arrived(preamble, stream)) => self.arrived(preamble, stream),
                 Next::Event(Event::ListenFailed(error)) => {
                     self.input(Input::LinkLost(format!("cannot take connections: {error}")));
@@ -214,7 +250,18 @@ impl Driver {
 
     fn arrived(&mut self, preamble: Preamble, stream: Stream) {
         match (preamble.link, self.migration_id) {
-            (Link::Control, None) => self.begin(preamble.migration_id, stream),
+            (Link::Control, None) => {
+                self.migration_id = Some(preamble.migration_id);
+                self.progress.set_status(Status::Setup);
+                self.begin(preamble.migration_id, stream);
+                let first = self.core.start();
+                self.perform(first);
+            }
+            (Link::Control, Some(id)) if id == preamble.migration_id && self.paused => {
+                self.connection += 1;
+                self.loss = HeldLoss::default();
+                self.begin(id, stream);
+            }
             (Link::Control, Some(_)) => {
                 let busy = ToSource::Refused { reason: "another migration to this destination is going on".to_owned() };
                 let mut second = control::Sender::new(stream, session(preamble.migration_id));
@@ -229,22 +276,24 @@ impl Driver {
                 self.links.push(stream);
                 self.receive_pages();
             }
-            (Link::Bulk(_), _) => tracing::warn!("a bulk link of a migration that is not known was closed"),
+            (Link::Urgent, Some(id)) if id == preamble.migration_id => self.urgent_arrived(id, stream),
+            (Link::Bulk(_) | Link::Urgent, _) => {
+                tracing::warn!("a page link of a migration that is not known was closed")
+            }
         }
     }
 
     fn begin(&mut self, migration_id: u128, stream: Stream) {
-        self.migration_id = Some(migration_id);
-        self.progress.set_status(Status::Setup);
         self.links.push(stream.clone());
+        let connection = self.connection;
         let started = stream.set_write_timeout(Some(SEND_TIMEOUT)).and_then(|()| {
             let receiver = control::Receiver::new(stream.clone(), session(migration_id));
             let events = self.events.clone();
-            std::thread::Builder::new().name("ferry-dst-recv".into()).spawn(move || read_control(receiver, &events))
+            std::thread::Builder::new()
+                .name("ferry-dst-recv".into())
+                .spawn(move || read_control(receiver, connection, &events))
         });
         self.control = Some(control::Sender::new(stream, session(migration_id)));
-        let first = self.core.start();
-        self.perform(first);
         match started {
             Ok(thread) => {
                 self.reading = true;
@@ -270,12 +319,22 @@ impl Driver {
                 Output::Send(message) => self.send(&message),
                 Output::StartTimer(timer) => self.timers.start(timer),
                 Output::StopTimer(timer) => self.timers.stop(timer),
-                Output::Load { rehearsal } => {
-                    let (state, arrived) = (std::mem::take(&mut self.attachment.0), self.attachment.1);
+                Output::Load { rehearsal, postcopy } => {
+                    let (package, arrived) = (std::mem::take(&mut self.attachment.0), self.attachment.1);
                     let gathered = if rehearsal { arrived } else { self.gathered };
-                    self.job(MachineJob::Load(state, arrived, gathered));
+                    let session = self.migration_id.map_or(0, session);
+                    self.job(MachineJob::Load(LoadJob { package, arrived, gathered, postcopy, session }));
                 }
-                Output::Start => self.job(MachineJob::Start(self.permitted)),
+                Output::Claim => self.ask_record(Question::Claim),
+                Output::GiveBack => self.ask_record(Question::GiveBack),
+                Output::Settle => self.ask_record(Question::Settle),
+                Output::Paused => self.pause(),
+                Output::Resumed => {
+                    self.paused = false;
+                    self.progress.set_status(Status::PostcopyActive);
+                }
+                Output::LoseGuest(reason) => self.lose_guest(&reason),
+                Output::Start => self.start_guest(),
                 Output::Interrupt => self.machine.interrupt_faults(),
                 Output::CloseLinks => self.close_links(),
                 Output::Finish(outcome) => self.outcome = Some(outcome),
@@ -283,15 +342,98 @@ impl Driver {
         }
     }
 
-    fn check_greeting(&mut self) -> Result<(), String> {
+    fn check_greeting(&mut self) -> Result<bool, String> {
         let bytes = std::mem::take(&mut self.attachment.0);
         let greeting: Greeting =
             postcard::from_bytes(&bytes).map_err(|error| format!("its greeting does not decode: {error}"))?;
         description::check(&greeting.machine, self.machine.description()).map_err(|error| error.to_string())?;
         self.timers.durations.heartbeat = Duration::from_millis(greeting.heartbeat_timeout_ms.clamp(100, 600_000));
         self.machine.memory().discard().map_err(|error| format!("its memory cannot be emptied: {error}"))?;
+        if self.core.may_go_postcopy() {
+            userfault::support(self.machine.memory().backing())
+                .map_err(|error| format!("postcopy is not possible here: {}", crate::runtime::causes(&error)))?;
+        }
         tracing::info!(vm = greeting.vm, "incoming migration");
-        Ok(())
+        let shared = match (&self.own_record, greeting.record) {
+            (Some(own), Some(announced)) if own.shows(announced.nonce) => {
+                self.record = Some(Arc::new(own.incoming(announced.handover)));
+                true
+            }
+            _ => false,
+        };
+        Ok(shared)
+    }
+
+    fn start_guest(&mut self) {
+        if let Some(missing) = &self.missing
+            && let Err(error) = missing.faults.guest_started()
+        {
+            let failure = Failure { device: "memory".to_owned(), reason: crate::runtime::causes(&error) };
+            return self.input(Input::Started(Err(failure)));
+        }
+        self.job(MachineJob::Start(self.permitted));
+    }
+
+    fn armed(&mut self, missing: Arc<Missing>, thread: JoinHandle<()>) {
+        self.threads.push(thread);
+        if let Some(stream) = self.urgent.take() {
+            missing.connect(stream);
+        }
+        self.armed.set(missing.clone());
+        self.missing = Some(missing);
+        self.progress.set_status(Status::PostcopyActive);
+    }
+
+    /// Requests go out on it, and the pages asked for come back.
+    fn urgent_arrived(&mut self, migration_id: u128, stream: Stream) {
+        self.links.push(stream.clone());
+        match &self.missing {
+            Some(missing) => missing.connect(stream.clone()),
+            None => self.urgent = Some(stream.clone()),
+        }
+        self.receive_from(migration_id, stream, "urgent", false);
+    }
+
+    fn pause(&mut self) {
+        self.paused = true;
+        if let Some(missing) = &self.missing {
+            missing.disconnect();
+        }
+        for link in self.links.drain(..) {
+            link.shutdown();
+        }
+        self.progress.set_status(Status::PostcopyPaused);
+    }
+
+    /// Its vCPUs wait for pages that will not come; a client reads why.
+    fn lose_guest(&self, reason: &str) {
+        tracing::error!(reason, "the guest is lost");
+        self.machine.quit_because("host-error");
+    }
+
+    /// Asks the ownership record on a thread of its own: storage may take its time.
+    fn ask_record(&mut self, question: Question) {
+        let Some(record) = self.record.clone() else {
+            // Without a record the handshake is never `owned`, and the state machine asks nothing.
+            return;
+        };
+        let events = self.events.clone();
+        let ask = move || {
+            let input = match question {
+                Question::Claim => Input::Claimed(record.claim()),
+                Question::GiveBack => Input::GaveBack(record.give_back()),
+                Question::Settle => return record.settle(),
+            };
+            // A driver that has ended knows the answer by other ways.
+            let _ = events.send(Event::Input(input));
+        };
+        match std::thread::Builder::new().name("ferry-dst-record".into()).spawn(ask) {
+            Ok(thread) => self.threads.push(thread),
+            Err(error) => {
+                tracing::error!(%error, "no thread to ask the ownership record");
+                self.timers.start(ferry_migration::Timer::RetryRecord);
+            }
+        }
     }
 
     /// Takes pages from every bulk link that has arrived, as soon as the machines are known to match.
@@ -300,22 +442,31 @@ impl Driver {
         if !self.receiving {
             return;
         }
-        for (_, stream) in self.bulk_links.drain(..) {
-            let receiver =
-                PageReceiver::new(self.machine.clone(), stream, session(migration_id), self.progress.clone());
-            match page_worker(receiver, self.events.clone()) {
-                Ok(thread) => self.threads.push(thread),
-                Err(error) => {
-                    // The driver holds its own channel open.
-                    let _ = self.events.send(Event::Input(Input::LinkLost(format!("no thread for pages: {error}"))));
-                }
+        let precopy = self.missing.is_none();
+        for (_, stream) in std::mem::take(&mut self.bulk_links) {
+            self.receive_from(migration_id, stream, "bulk", precopy);
+        }
+    }
+
+    fn receive_from(&mut self, migration_id: u128, stream: Stream, link: &'static str, precopy: bool) {
+        let progress = self.progress.clone();
+        let receiver = PageReceiver::new(self.machine.clone(), stream, link, session(migration_id), progress);
+        match page_worker(receiver, self.armed.clone(), precopy, self.connection, self.events.clone()) {
+            Ok(thread) => self.threads.push(thread),
+            Err(error) => {
+                // The driver holds its own channel open.
+                let _ = self.events.send(Event::Input(Input::LinkLost(format!("no thread for pages: {error}"))));
             }
         }
     }
 
     fn send(&mut self, message: &ToSource) {
         let Some(control) = &mut self.control else { return };
-        if let Err(error) = control.send(message, &[]) {
+        let attachment = match (message, &self.missing) {
+            (ToSource::RecoverAck, Some(missing)) => missing.faults.received().encode(),
+            _ => Vec::new(),
+        };
+        if let Err(error) = control.send(message, &attachment) {
             let reason = format!("sending {}: {}", message.name(), crate::runtime::causes(&error));
             // The driver holds its own channel open.
             let _ = self.events.send(Event::Input(Input::LinkLost(reason)));
@@ -340,7 +491,8 @@ impl Driver {
         let until = Instant::now() + FAREWELL;
         while self.reading {
             match inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(Event::ControlLost(_)) | Err(_) => self.reading = false,
+                Ok(Event::ControlLost(connection, _)) if connection != self.connection => {}
+                Ok(Event::ControlLost(..)) | Err(_) => self.reading = false,
                 Ok(_) => {}
             }
         }
@@ -353,6 +505,17 @@ impl Driver {
             link.shutdown();
         }
         self.jobs = None;
+        self.armed.give_up();
+        if let Some(missing) = &self.missing {
+            missing.stop();
+            let ended = match &self.outcome {
+                Some(Outcome::Completed) => missing.faults.disarm(),
+                _ => missing.faults.release(),
+            };
+            if let Err(error) = ended {
+                tracing::warn!(error = crate::runtime::causes(&error), "missing pages are still watched");
+            }
+        }
         // An eventfd takes 2^64 signals before a write could fail.
         let _ = self.stop_listening.write(1);
         for thread in self.threads.drain(..) {
@@ -371,11 +534,11 @@ impl Driver {
     }
 }
 
-fn read_control(mut receiver: control::Receiver, events: &Sender<Event>) {
+fn read_control(mut receiver: control::Receiver, connection: u32, events: &Sender<Event>) {
     loop {
         let (event, more) = match receiver.receive::<ToDestination>() {
             Ok((message, attachment)) => (Event::Message(message, attachment), true),
-            Err(error) => (Event::ControlLost(crate::runtime::causes(&error)), false),
+            Err(error) => (Event::ControlLost(connection, crate::runtime::causes(&error)), false),
         };
         if events.send(event).is_err() || !more {
             return;

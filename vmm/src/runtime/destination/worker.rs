@@ -7,20 +7,36 @@ use std::time::Instant;
 
 use ferry_migration::destination::{Input, LoadTimes};
 use ferry_migration::message::Failure;
-use ferry_migration::section;
+use ferry_migration::package;
 
 use crate::machine::Machine;
 use crate::runtime::destination::Event;
-use crate::runtime::destination::pages::PageReceiver;
-use crate::runtime::source::worker::{failure, machine_failure};
+use crate::runtime::destination::missing::Missing;
+use crate::runtime::destination::pages::{Armed, Mark, PageReceiver};
+use crate::runtime::source::guest_worker::{failure, machine_failure};
 
 /// What the machine's worker can be asked for.
 #[derive(Debug)]
 pub enum MachineJob {
-    /// Load this state; it arrived at the first time, and loading could begin at the second.
-    Load(Vec<u8>, Instant, Instant),
+    /// Load this package.
+    Load(LoadJob),
     /// Take the disk and run; the permit arrived at this time.
     Start(Instant),
+}
+
+/// A package to load.
+#[derive(Debug)]
+pub struct LoadJob {
+    /// The attachment.
+    pub package: Vec<u8>,
+    /// When it arrived.
+    pub arrived: Instant,
+    /// When the last pages were here.
+    pub gathered: Instant,
+    /// Whether pages remain, which are armed first: devices may touch them while they load.
+    pub postcopy: bool,
+    /// For page requests.
+    pub session: u32,
 }
 
 /// Starts the machine's worker.
@@ -32,12 +48,10 @@ pub fn machine_worker(
     let run = move || {
         for job in inbox {
             let input = match job {
-                MachineJob::Load(state, arrived, gathered) => {
-                    Input::Loaded(load(&machine, &state).map(|()| LoadTimes {
-                        load_us: arrived.elapsed().as_micros() as u64,
-                        pages_us: gathered.saturating_duration_since(arrived).as_micros() as u64,
-                    }))
-                }
+                MachineJob::Load(job) => Input::Loaded(load(&machine, &job, &events).map(|()| LoadTimes {
+                    load_us: job.arrived.elapsed().as_micros() as u64,
+                    pages_us: job.gathered.saturating_duration_since(job.arrived).as_micros() as u64,
+                })),
                 MachineJob::Start(permitted) => Input::Started(
                     machine
                         .release_hold()
@@ -54,23 +68,50 @@ pub fn machine_worker(
     Ok((jobs, thread))
 }
 
-fn load(machine: &Machine, state: &[u8]) -> Result<(), Failure> {
-    let sections = section::decode(state)
-        .map_err(|error| Failure { device: "device state".to_owned(), reason: error.to_string() })?;
+fn load(machine: &Machine, job: &LoadJob, events: &Sender<Event>) -> Result<(), Failure> {
+    let pages = machine.memory().pages();
+    let (sections, remaining) = package::decode(&job.package, pages)
+        .map_err(|error| Failure { device: "package".to_owned(), reason: error.to_string() })?;
+    if job.postcopy {
+        let (missing, thread) = Missing::arm(machine, &remaining, job.session, events.clone())
+            .map_err(|error| Failure { device: "memory".to_owned(), reason: crate::runtime::causes(&error) })?;
+        // The driver lives as long as its workers.
+        let _ = events.send(Event::Armed(missing, thread));
+    }
     machine.load(&sections).map_err(failure)
 }
 
 /// Starts the thread of a bulk link.
-pub fn page_worker(mut receiver: PageReceiver, events: Sender<Event>) -> std::io::Result<JoinHandle<()>> {
+pub fn page_worker(
+    mut receiver: PageReceiver,
+    armed: Arc<Armed>,
+    precopy: bool,
+    connection: u32,
+    events: Sender<Event>,
+) -> std::io::Result<JoinHandle<()>> {
     let run = move || {
-        loop {
-            let (event, more) = match receiver.until_marker() {
-                Ok(number) => (Event::Input(Input::MarkerReached(number)), true),
-                Err(error) => (Event::PagesLost(crate::runtime::causes(&error)), false),
+        let lost = |error: &dyn std::error::Error| Event::PagesLost(connection, crate::runtime::causes(error));
+        let mut landing = !precopy;
+        while !landing {
+            let event = match receiver.until_mark() {
+                Ok(Mark::Reached(number)) => Event::Input(Input::MarkerReached(number)),
+                Ok(Mark::Switch(number)) => {
+                    landing = true;
+                    Event::Input(Input::MarkerReached(number))
+                }
+                Err(error) => {
+                    // Without a driver nobody needs to know.
+                    let _ = events.send(lost(&error));
+                    return;
+                }
             };
-            if events.send(event).is_err() || !more {
+            if events.send(event).is_err() {
                 return;
             }
+        }
+        if let Err(error) = receiver.land_all(&armed) {
+            // As above.
+            let _ = events.send(lost(&error));
         }
     };
     std::thread::Builder::new().name("ferry-dst-pages".into()).spawn(run)

@@ -32,7 +32,13 @@ pub struct ChunkSender {
 impl ChunkSender {
     /// For a link that errors call `link`.
     #[must_use]
-    pub fn new(machine: Arc<Machine>, progress: Arc<Progress>, stream: Stream, link: &'static str, session: u32) -> Self {
+    pub fn new(
+        machine: Arc<Machine>,
+        progress: Arc<Progress>,
+        stream: Stream,
+        link: &'static str,
+        session: u32,
+    ) -> Self {
         ChunkSender { machine, progress, stream, link, session, sequence: 0 }
     }
 
@@ -73,7 +79,19 @@ impl ChunkSender {
     /// # Errors
     /// The link failed.
     pub fn send_marker(&mut self, number: u32) -> Result<(), LinkError> {
-        let head = self.head(&Frame::Marker(number));
+        self.send_head(&Frame::Marker(number))
+    }
+
+    /// Sends the marker behind which postcopy's pages come.
+    ///
+    /// # Errors
+    /// The link failed.
+    pub fn send_switch(&mut self, number: u32) -> Result<(), LinkError> {
+        self.send_head(&Frame::Switch(number))
+    }
+
+    fn send_head(&mut self, frame: &Frame) -> Result<(), LinkError> {
+        let head = self.head(frame);
         self.stream.write_all(&head).map_err(LinkError::io(self.link))?;
         self.progress.pages.bytes.fetch_add(head.len() as u64, Relaxed);
         Ok(())

@@ -81,4 +81,3 @@ pub fn failure(error: DeviceFailure) -> Failure {
 pub fn machine_failure(error: &dyn std::error::Error) -> Failure {
     Failure { device: "machine".to_owned(), reason: crate::runtime::causes(error) }
 }
-

@@ -9,25 +9,27 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use ferry_migration::greeting::Announced;
 use ferry_migration::message::{ToDestination, ToSource};
 use ferry_migration::pages::PageBitmap;
 use ferry_migration::source::{Input, Outcome, Output, Owner, Plan, Source};
 use ferry_migration::wire::preamble::{Link, Preamble, session};
-use ferry_migration::{Greeting, Status, package};
+use ferry_migration::{Greeting, Handshake, Parameters, Status, package};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::endpoint::Endpoint;
 use crate::machine::{Hold, Machine};
-use crate::runtime::control;
 use crate::runtime::inbox::{HeldLoss, Next, next};
 use crate::runtime::progress::Progress;
+use crate::runtime::record::{HandoverRecord, OwnRecord};
 use crate::runtime::settings::Settings;
+use crate::runtime::source::guest_worker::{GuestJob, guest_worker};
+use crate::runtime::source::page_worker::{PageJob, Reconnected, Route};
 use crate::runtime::source::pages::Controls;
 use crate::runtime::source::stopwatch::Stopwatch;
-use crate::runtime::source::guest_worker::{GuestJob, guest_worker};
-use crate::runtime::source::page_worker::{PageJob, Route};
 use crate::runtime::stream::Stream;
 use crate::runtime::timers::{Durations, Timers};
+use crate::runtime::{MigrationError, control};
 
 pub mod chunks;
 pub mod guest_worker;
@@ -65,7 +67,6 @@ pub enum Event {
     Command(Command, Sender<Result<(), &'static str>>),
 }
 
-
 /// What an operator may want of a migration that goes on.
 #[derive(Clone, Debug)]
 pub enum Command {
@@ -100,11 +101,18 @@ impl Outgoing {
         to: Endpoint,
         settings: Arc<Settings>,
         progress: Arc<Progress>,
-    ) -> std::io::Result<Self> {
+        record: Option<&Arc<OwnRecord>>,
+    ) -> Result<Self, MigrationError> {
         let (events, inbox) = channel();
-        let driver = Driver::new(machine, to, settings, progress.clone(), events.clone())?;
+        let migration_id = crate::runtime::random_id().map_err(MigrationError::Host)?;
+        let record = record.map(|own| own.outgoing(migration_id)).transpose()?.map(Arc::new);
+        let driver = Driver::new(machine, to, settings, progress.clone(), events.clone(), (migration_id, record))
+            .map_err(MigrationError::Host)?;
         progress.set_status(Status::Setup);
-        let thread = std::thread::Builder::new().name("ferry-source".into()).spawn(move || driver.run(&inbox))?;
+        let thread = std::thread::Builder::new()
+            .name("ferry-source".into())
+            .spawn(move || driver.run(&inbox))
+            .map_err(MigrationError::Host)?;
         Ok(Outgoing { events, thread: Some(thread), progress })
     }
 
@@ -176,6 +184,22 @@ struct Driver {
     outcome: Option<Outcome>,
 }
 
+/// What the parameters, the capability and the record come to.
+fn plan(parameters: &Parameters, postcopy: bool, record: Option<&HandoverRecord>) -> Plan {
+    let handshake = match (parameters.handshake, record) {
+        (Some(Handshake::Owned) | None, None) => Handshake::Setup,
+        (None, Some(_)) => Handshake::Owned,
+        (Some(asked), _) => asked,
+    };
+    Plan {
+        generation: record.map_or(FIRST_GENERATION, |record| record.handover().generation()),
+        rehearse: parameters.rehearsal,
+        postcopy,
+        handshake,
+        insist_on_record: parameters.handshake == Some(Handshake::Owned),
+    }
+}
+
 /// What the ownership record can be asked.
 #[derive(Clone, Copy, Debug)]
 enum Question {
@@ -190,16 +214,23 @@ impl Driver {
         settings: Arc<Settings>,
         progress: Arc<Progress>,
         events: Sender<Event>,
+        (migration_id, record): (u128, Option<Arc<HandoverRecord>>),
     ) -> std::io::Result<Self> {
         let parameters = settings.parameters();
+        let plan = plan(&parameters, settings.postcopy(), record.as_deref());
         let (guest_jobs, guest_thread) = guest_worker(machine.clone(), events.clone())?;
-        let controls =
-            Controls { stop: Arc::default(), max_bandwidth: settings.max_bandwidth(), progress: progress.clone() };
+        let controls = Controls {
+            stop: Arc::default(),
+            end_round: Arc::default(),
+            arrived: Arc::default(),
+            max_bandwidth: settings.max_bandwidth(),
+            progress: progress.clone(),
+        };
         Ok(Driver {
-            core: Source::new(FIRST_GENERATION, parameters.rehearsal),
+            core: Source::new(plan),
             machine,
             to,
-            migration_id: crate::runtime::random_id()?,
+            migration_id,
             progress,
             settings,
             timers: Timers::new(Durations::new(&parameters)),
@@ -249,6 +280,9 @@ impl Driver {
 
     fn input(&mut self, input: Input) {
         tracing::debug!(?input, "source");
+        if let Input::Message(ToSource::MarkerReached { marker }) = input {
+            self.controls.arrived.tell(marker);
+        }
         self.stopwatch.note_input(&input);
         let trouble = match &input {
             Input::LinkLost(reason) => reason.clone(),
@@ -303,7 +337,10 @@ impl Driver {
                 Output::StartTimer(timer) => self.timers.start(timer),
                 Output::StopTimer(timer) => self.timers.stop(timer),
                 Output::SendRound => self.page_job(PageJob::Round),
-                Output::EndRound => self.controls.end_round.store(true, Relaxed),
+                Output::EndRound => {
+                    self.controls.end_round.store(true, Relaxed);
+                    self.controls.arrived.wake();
+                }
                 Output::SendLastPages { postcopy: false } => self.page_job(PageJob::LastPages),
                 Output::SendLastPages { postcopy: true } => self.page_job(PageJob::LeavePages),
                 Output::ServePages => self.serve_pages(),
@@ -392,9 +429,7 @@ impl Driver {
         let attachment = match message {
             ToDestination::Hello { .. } => self.greeting(),
             ToDestination::Rehearse => package::encode(&std::mem::take(&mut self.state), None),
-            ToDestination::Package { .. } => {
-                package::encode(&std::mem::take(&mut self.state), self.remaining.as_ref())
-            }
+            ToDestination::Package { .. } => package::encode(&std::mem::take(&mut self.state), self.remaining.as_ref()),
             _ => Vec::new(),
         };
         let Some(control) = &mut self.control else { return };
@@ -410,6 +445,10 @@ impl Driver {
             vm: self.machine.name().to_owned(),
             machine: self.machine.description().clone(),
             bulk_links: 1,
+            record: self
+                .record
+                .as_ref()
+                .map(|record| Announced { handover: record.handover().clone(), nonce: record.nonce() }),
             heartbeat_timeout_ms: self.timers.durations.heartbeat.as_millis() as u64,
         };
         postcard::to_stdvec(&greeting).expect("a greeting is plain data")
@@ -444,7 +483,16 @@ impl Driver {
         if let Some(received) = &self.received {
             missing.subtract(received);
         }
-        self.page_job(PageJob::ServeAgain(missing, self.to.clone()));
+        match self.cancel.try_clone() {
+            Ok(cancel) => {
+                let connection = Reconnected { to: self.to.clone(), cancel, epoch: self.epoch };
+                self.page_job(PageJob::ServeAgain(missing, connection));
+            }
+            Err(error) => {
+                let reason = format!("no eventfd can be had: {error}");
+                let _ = self.events.send(Event::Input(Input::LinkLost(reason)));
+            }
+        }
     }
 
     /// Asks the ownership record on a thread of its own: storage may take its time.
@@ -495,6 +543,7 @@ impl Driver {
 
     fn interrupt(&self) {
         self.controls.stop.store(true, Relaxed);
+        self.controls.arrived.wake();
         self.machine.interrupt_faults();
     }
 
@@ -528,7 +577,7 @@ impl Driver {
                 self.progress.set_downtime(self.stopwatch.downtime());
                 Status::Completed
             }
-            Some(Outcome::Failed(reason)) => {
+            Some(Outcome::Failed(reason) | Outcome::Stranded(reason)) => {
                 self.progress.set_error(reason);
                 Status::Failed
             }

@@ -26,11 +26,6 @@ use crate::runtime::source::remaining::Remaining;
 use crate::runtime::source::urgent;
 use crate::runtime::stream::Stream;
 
-/// Only one switchover happens in a migration, so its marker needs no counting.
-const LAST_PAGES: u32 = 1;
-/// Behind everything that postcopy sent.
-const DRAINED: u32 = 2;
-
 /// What the page worker can be asked for.
 #[derive(Debug)]
 pub enum PageJob {
@@ -43,7 +38,18 @@ pub enum PageJob {
     /// Postcopy: serve requests and send these pages.
     Serve(PageBitmap),
     /// Postcopy after a break: the same over new links, to this address.
-    ServeAgain(PageBitmap, Endpoint),
+    ServeAgain(PageBitmap, Reconnected),
+}
+
+/// Where pages go after a break.
+#[derive(Debug)]
+pub struct Reconnected {
+    /// Where the destination listens now.
+    pub to: Endpoint,
+    /// Signalled when this connection is given up.
+    pub cancel: EventFd,
+    /// Which connection this is.
+    pub epoch: u32,
 }
 
 /// Where pages go.
@@ -75,6 +81,7 @@ pub fn start(
         events,
         sender: None,
         urgent: None,
+        epoch: 0,
         rounds: Convergence::default(),
         began: Instant::now(),
     };
@@ -90,6 +97,7 @@ struct PageWorker {
     events: Sender<Event>,
     sender: Option<PageSender>,
     urgent: Option<JoinHandle<()>>,
+    epoch: u32,
     rounds: Convergence,
     began: Instant,
 }
@@ -97,13 +105,13 @@ struct PageWorker {
 impl PageWorker {
     fn run(&mut self, inbox: &Receiver<PageJob>) {
         for job in inbox {
-            let input = match self.job(job) {
-                Ok(input) => input,
+            let event = match self.job(job) {
+                Ok(input) => Event::Input(input),
                 // Whoever interrupted knows why.
                 Err(PagesError::Interrupted) => continue,
-                Err(error) => Input::LinkLost(crate::runtime::causes(&error)),
+                Err(error) => Event::PagesLost(self.epoch, crate::runtime::causes(&error)),
             };
-            if self.events.send(Event::Input(input)).is_err() {
+            if self.events.send(event).is_err() {
                 break;
             }
         }
@@ -114,19 +122,20 @@ impl PageWorker {
         match job {
             PageJob::Round => self.round(),
             PageJob::LastPages => {
-                self.sender()?.last_pages(LAST_PAGES)?;
-                Ok(Input::LastPagesSent { marker: LAST_PAGES })
+                let marker = self.sender()?.last_pages()?;
+                Ok(Input::LastPagesSent { marker })
             }
             PageJob::LeavePages => {
-                let remaining = self.sender()?.leave_pages(LAST_PAGES)?;
+                let (marker, remaining) = self.sender()?.leave_pages()?;
                 // Ahead of the input that makes the driver send it.
                 let _ = self.events.send(Event::Remaining(remaining));
-                Ok(Input::LastPagesSent { marker: LAST_PAGES })
+                Ok(Input::LastPagesSent { marker })
             }
             PageJob::Serve(remaining) => self.serve(&remaining),
-            PageJob::ServeAgain(missing, to) => {
+            PageJob::ServeAgain(missing, connection) => {
                 self.join_urgent();
-                self.route.to = to;
+                self.epoch = connection.epoch;
+                (self.route.to, self.route.cancel) = (connection.to, connection.cancel);
                 let chunks = self.open_bulk()?;
                 self.sender()?.reconnect(chunks);
                 self.serve(&missing)
@@ -150,17 +159,17 @@ impl PageWorker {
         self.controls.progress.pages.remaining_pages.store(pages.count(), Relaxed);
         let (stream, chunks) = self.open(Link::Urgent, "urgent")?;
         let (session, count) = (session(self.route.migration_id), pages.pages());
-        let (shared, events) = (remaining.clone(), self.events.clone());
+        let (shared, events, epoch) = (remaining.clone(), self.events.clone(), self.epoch);
         let serve = move || {
             let error = urgent::serve(&stream, session, count, &shared, chunks);
             // Without a driver nobody needs to know.
-            let _ = events.send(Event::Input(Input::LinkLost(crate::runtime::causes(&error))));
+            let _ = events.send(Event::PagesLost(epoch, crate::runtime::causes(&error)));
         };
         let thread = std::thread::Builder::new().name("ferry-src-urgent".into()).spawn(serve);
         self.urgent = Some(thread.map_err(PagesError::Thread)?);
         let sender = self.sender()?;
         sender.stream(&remaining)?;
-        sender.send_marker(DRAINED)?;
+        sender.mark_end()?;
         Ok(Input::AllSent)
     }
 
@@ -188,8 +197,7 @@ impl PageWorker {
 
     fn open(&self, link: Link, name: &'static str) -> Result<(Stream, ChunkSender), PagesError> {
         let deadline = Instant::now() + self.route.setup;
-        let stream =
-            Stream::connect(&self.route.to, deadline, &self.route.cancel).map_err(LinkError::io(name))?;
+        let stream = Stream::connect(&self.route.to, deadline, &self.route.cancel).map_err(LinkError::io(name))?;
         // The driver keeps it to end it from outside; without a driver there is nothing to do.
         let _ = self.events.send(Event::Link(stream.clone()));
         let preamble = Preamble { migration_id: self.route.migration_id, link };

@@ -3,8 +3,8 @@
 //! One thread owns the bulk link and the set of pending pages. For each group of chunks it clears the dirty log and only then
 //! reads: a page that is written after the clear is in the log again, so no write is lost and none is waited for.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ferry_migration::pages::{CHUNK_PAGES, CHUNK_WORDS, PAGE_SIZE, PageBitmap};
@@ -59,6 +59,37 @@ pub struct Controls {
     pub max_bandwidth: Arc<AtomicU64>,
     /// Where pages are counted.
     pub progress: Arc<Progress>,
+    /// The newest marker that the destination has reached.
+    pub arrived: Arc<Arrived>,
+}
+
+/// The newest marker that the destination has reached, told by the driver and awaited by the page thread.
+#[derive(Debug, Default)]
+pub struct Arrived {
+    marker: Mutex<u32>,
+    changed: Condvar,
+}
+
+impl Arrived {
+    /// The destination has reached `marker`.
+    pub fn tell(&self, marker: u32) {
+        let mut newest = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
+        *newest = marker.max(*newest);
+        self.changed.notify_all();
+    }
+
+    /// Wakes whoever waits, to look at its stop flag.
+    pub fn wake(&self) {
+        let _held = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
+        self.changed.notify_all();
+    }
+
+    fn wait(&self, marker: u32, give_up: impl Fn() -> bool) {
+        let mut newest = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
+        while *newest < marker && !give_up() {
+            newest = self.changed.wait(newest).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
 }
 
 /// The page thread's state.
@@ -67,6 +98,7 @@ pub struct PageSender {
     chunks: ChunkSender,
     controls: Controls,
     pending: PageBitmap,
+    marker: u32,
     first_round: bool,
     limiter: Limiter,
     measured: Measured,
@@ -85,6 +117,7 @@ impl PageSender {
             chunks,
             controls,
             pending,
+            marker: 0,
             first_round: true,
             limiter: Limiter::new(),
             measured: Measured::default(),
@@ -102,6 +135,7 @@ impl PageSender {
         let (began, bytes_before) = (Instant::now(), progress.pages.bytes.load(Relaxed));
         self.send_pending(true)?;
         self.first_round = false;
+        self.await_arrival()?;
         let took = began.elapsed();
         let bytes = progress.pages.bytes.load(Relaxed) - bytes_before;
         self.measured.sample(bytes, took);
@@ -114,24 +148,27 @@ impl PageSender {
         Ok(numbers)
     }
 
-    /// Sends everything that is dirty and a marker behind it. The vCPUs are stopped and the devices drained.
+    /// Sends everything that is dirty and a marker behind it, and returns the marker's number. The vCPUs are stopped and the devices drained.
     ///
     /// # Errors
     /// The link or the log failed, or the driver interrupted.
-    pub fn last_pages(&mut self, marker: u32) -> Result<(), PagesError> {
+    pub fn last_pages(&mut self) -> Result<u32, PagesError> {
         self.harvest()?;
         self.send_pending(false)?;
-        Ok(self.chunks.send_marker(marker)?)
+        self.marker += 1;
+        self.chunks.send_marker(self.marker)?;
+        Ok(self.marker)
     }
 
     /// Postcopy: finds out which pages remain, and sends only a marker behind what was sent before.
     ///
     /// # Errors
     /// The link or the log failed.
-    pub fn leave_pages(&mut self, marker: u32) -> Result<PageBitmap, PagesError> {
+    pub fn leave_pages(&mut self) -> Result<(u32, PageBitmap), PagesError> {
         self.harvest()?;
-        self.chunks.send_marker(marker)?;
-        Ok(self.pending.clone())
+        self.marker += 1;
+        self.chunks.send_switch(self.marker)?;
+        Ok((self.marker, self.pending.clone()))
     }
 
     /// Postcopy: sends what remains, until nothing does. Pages that the host never allocated travel as bits.
@@ -152,12 +189,13 @@ impl PageSender {
         Ok(())
     }
 
-    /// Sends a marker behind everything that was sent.
+    /// Postcopy: sends a marker behind everything, so that the destination can tell that nothing was forgotten.
     ///
     /// # Errors
     /// The link failed.
-    pub fn send_marker(&mut self, number: u32) -> Result<(), PagesError> {
-        Ok(self.chunks.send_marker(number)?)
+    pub fn mark_end(&mut self) -> Result<(), PagesError> {
+        self.marker += 1;
+        Ok(self.chunks.send_marker(self.marker)?)
     }
 
     /// Goes on over another link.
@@ -169,6 +207,16 @@ impl PageSender {
         self.machine.dirty_log().harvest(&mut self.pending).map_err(|e| PagesError::DirtyLog("read", e))?;
         self.controls.progress.pages.remaining_pages.store(self.pending.count(), Relaxed);
         Ok(())
+    }
+
+    /// A round has ended when its pages are in the destination's memory, not when they are in the sockets' buffers: what is on
+    /// its way at the stop is downtime, and the rate would be that of a copy into a buffer.
+    fn await_arrival(&mut self) -> Result<(), PagesError> {
+        self.marker += 1;
+        self.chunks.send_marker(self.marker)?;
+        let Controls { stop, end_round, arrived, .. } = &self.controls;
+        arrived.wait(self.marker, || stop.load(Relaxed) || end_round.load(Relaxed));
+        if stop.load(Relaxed) { Err(PagesError::Interrupted) } else { Ok(()) }
     }
 
     fn numbers(&self) -> RoundNumbers {

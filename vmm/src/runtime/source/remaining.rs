@@ -136,7 +136,8 @@ mod tests {
     fn threads_share_without_loss() {
         let remaining = Remaining::new(&PageBitmap::full(1 << 16));
         let counts: u64 = std::thread::scope(|scope| {
-            let urgent = scope.spawn(|| (0..1 << 16).filter(|page| remaining.claim(page * 7 % (1 << 16))).count() as u64);
+            let urgent =
+                scope.spawn(|| (0..1 << 16).filter(|page| remaining.claim(page * 7 % (1 << 16))).count() as u64);
             let background = scope.spawn(|| {
                 let mut count = 0;
                 while let Some((_, words)) = remaining.claim_block() {

@@ -26,7 +26,7 @@ impl Stopwatch {
         let mark = match output {
             Output::StopGuest => &mut self.stop,
             Output::Save => &mut self.save,
-            Output::SendLastPages => &mut self.last_pages,
+            Output::SendLastPages { .. } => &mut self.last_pages,
             Output::Send(ToDestination::Package { .. }) => &mut self.package,
             Output::Send(ToDestination::Permit { .. }) => &mut self.permit,
             _ => return,

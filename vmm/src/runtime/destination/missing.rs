@@ -1,0 +1,164 @@
+//! Postcopy on the destination: who waits for a page asks the source for it, and what arrives is placed.
+//!
+//! [`Missing`] is one postcopy's: the armed memory, the urgent link (which may be lost and come back), and the thread that turns
+//! faults into page requests. The threads that receive pages place them through [`Missing::land`].
+
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ferry_migration::destination::Input;
+use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE, PageBitmap};
+use ferry_migration::wire::bulk::Chunk;
+use ferry_migration::wire::request;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::machine::Machine;
+use crate::memory::userfault::{Faults, Landing, Next, UserfaultError};
+use crate::runtime::control::LinkError;
+use crate::runtime::destination::Event;
+use crate::runtime::stream::Stream;
+
+/// How long the handler sleeps between looks at nothing in particular.
+const LOOK: Duration = Duration::from_secs(3600);
+
+/// Why received pages could not be placed.
+#[derive(Debug, thiserror::Error)]
+pub enum LandError {
+    /// The link failed.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The host refused.
+    #[error("a received page could not be placed: {0}")]
+    Place(#[from] UserfaultError),
+}
+
+/// A postcopy on its destination.
+#[derive(Debug)]
+pub struct Missing {
+    /// The armed memory.
+    pub faults: Arc<Faults>,
+    session: u32,
+    urgent: Mutex<Option<Stream>>,
+    all_told: AtomicBool,
+    stop: EventFd,
+    events: Sender<Event>,
+}
+
+impl Missing {
+    /// Arms `pages` and starts to listen for faults. Requests wait for the urgent link.
+    ///
+    /// # Errors
+    /// When the host does not offer what is needed.
+    pub fn arm(
+        machine: &Machine,
+        pages: &PageBitmap,
+        session: u32,
+        events: Sender<Event>,
+    ) -> Result<(Arc<Self>, JoinHandle<()>), UserfaultError> {
+        let faults = Faults::arm(machine.memory(), pages)?;
+        let stop = EventFd::new(libc::EFD_CLOEXEC).map_err(UserfaultError::Open)?;
+        let missing = Arc::new(Missing {
+            faults,
+            session,
+            urgent: Mutex::default(),
+            all_told: AtomicBool::new(false),
+            stop,
+            events,
+        });
+        let handler = missing.clone();
+        let thread = std::thread::Builder::new()
+            .name("ferry-dst-faults".into())
+            .spawn(move || handler.hear_faults())
+            .map_err(UserfaultError::Open)?;
+        missing.look_if_all_here();
+        Ok((missing, thread))
+    }
+
+    /// The urgent link is here, for the first time or again: what is awaited is asked for on it.
+    pub fn connect(&self, stream: Stream) {
+        *self.urgent() = Some(stream);
+        // A page that is read as a fault from now on finds the link; the ones before are asked for here, some twice.
+        for page in self.faults.awaited() {
+            self.request(page);
+        }
+    }
+
+    /// The urgent link is gone: requests wait for the next one.
+    pub fn disconnect(&self) {
+        *self.urgent() = None;
+    }
+
+    /// Ends the thread that hears faults.
+    pub fn stop(&self) {
+        // An eventfd takes 2^64 signals before a write could fail.
+        let _ = self.stop.write(1);
+    }
+
+    /// Receives the pages of a frame from `stream` and places them. Returns how many were new.
+    ///
+    /// # Errors
+    /// The link failed, or the host refused to place them.
+    pub fn land(
+        &self,
+        chunk: &Chunk,
+        stream: &Stream,
+        link: &'static str,
+        landing: &mut Landing,
+    ) -> Result<u64, LandError> {
+        let mut placed = 0;
+        for (at, (data, zero)) in chunk.data.iter().zip(&chunk.zero).enumerate() {
+            let first_page = u64::from(chunk.index) * CHUNK_PAGES + at as u64 * 64;
+            if *zero != 0 {
+                placed += u64::from(landing.place_zero(first_page, *zero)?.count_ones());
+            }
+            if *data != 0 {
+                let buffer = landing.buffer(data.count_ones());
+                debug_assert_eq!(buffer.len() as u64, u64::from(data.count_ones()) * PAGE_SIZE);
+                stream.read_exact(buffer).map_err(LinkError::io(link))?;
+                placed += u64::from(landing.place(first_page, *data)?.count_ones());
+            }
+        }
+        self.look_if_all_here();
+        Ok(placed)
+    }
+
+    fn look_if_all_here(&self) {
+        if self.faults.remaining() == 0 && !self.all_told.swap(true, SeqCst) {
+            // Without a driver nobody needs to know.
+            let _ = self.events.send(Event::Input(Input::AllReceived));
+        }
+    }
+
+    fn hear_faults(&self) {
+        let mut handler = self.faults.handler();
+        loop {
+            match handler.next(LOOK, &self.stop) {
+                Ok(Next::Page(page)) => self.request(page),
+                Ok(Next::TimedOut) => {}
+                Ok(Next::Cancelled) => return,
+                Err(error) => {
+                    let reason = crate::runtime::causes(&error);
+                    // Without a driver nobody needs to know.
+                    let _ = self.events.send(Event::Input(Input::FaultsDied(reason)));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn request(&self, page: u64) {
+        if let Some(stream) = &*self.urgent()
+            && let Err(error) = stream.write_all(&request::encode(page, self.session))
+        {
+            // The thread that reads this link tells the driver; the page is asked for again on the next one.
+            tracing::debug!(%error, page, "a page request was not sent");
+        }
+    }
+
+    fn urgent(&self) -> MutexGuard<'_, Option<Stream>> {
+        self.urgent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
