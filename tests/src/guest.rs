@@ -16,6 +16,9 @@ use ferry_guest::{Line, parse_line};
 use crate::Ferry;
 use crate::wait::{LONG, SOON, wait_until};
 
+/// How the first line of a guest begins.
+const BOOT: &str = "ferry boot ";
+
 /// One guest's serial output.
 #[derive(Debug)]
 pub struct GuestLog {
@@ -79,7 +82,9 @@ impl GuestLog {
         while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
             let bytes: Vec<_> = self.partial.drain(..=end).collect();
             let text = String::from_utf8_lossy(&bytes);
-            match parse_line(&text) {
+            // A reset may come in the middle of a line: the first line of the next life follows it directly.
+            let text = text.rfind(BOOT).map_or(&*text, |at| &text[at..]);
+            match parse_line(text) {
                 Ok(Some(line)) => self.take(line),
                 Ok(None) => {}
                 Err(error) => panic!("{}: {error}", self.path.display()),

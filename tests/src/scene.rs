@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::relay::{Fault, Plan, Spot};
 use crate::wait::SOON;
-use crate::{Ferry, GuestLog, Lab, Relay, Spec};
+use crate::{Ferry, GuestLog, Lab, Relay, Spec, memory};
 
 /// A source with a guest that runs.
 #[derive(Debug)]
@@ -107,7 +107,7 @@ impl Scene {
         self.source.migrate_to(&destination.wait_listening());
         self.guest.moved_to(&destination);
         destination.wait_run_state("paused");
-        assert_eq!(destination.memory_hash(), self.source.memory_hash(), "every page arrived as it was");
+        memory::assert_equal(&mut self.source, &mut destination, self.spec.cpus);
         destination.qmp("cont", json!({}));
         self.guest.wait_reports(2);
         self.guest.assert_ran_in_one_place();

@@ -135,7 +135,7 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let more = vec!["run".into(), "--serial".into(), "null".into(), "--qmp".into(), at];
     let (code, text) = ferry_tests::bad_input::run_to_end(&lab, &more);
     assert_eq!(code, 1, "{text}");
-    assert!(text.contains(".qmp") && text.contains("in use"), "{text}");
+    assert!(text.contains(".qmp") && text.contains("another process is listening"), "{text}");
     first.kill();
     assert!(first.qmp_path().exists(), "a process that was killed leaves its socket behind");
     let mut second = Ferry::start_as(&lab, &Spec::new(), first.label().to_owned());
