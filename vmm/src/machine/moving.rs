@@ -19,6 +19,9 @@ impl Machine {
     /// only that.
     pub fn hold(&self, hold: Hold) -> Result<(), MachineError> {
         let control = &self.parts.control;
+        if hold == Hold::HandedOver && self.hand_over_stopped() {
+            return Ok(());
+        }
         let _turn = control.turn.take("stopping the guest")?;
         let before = {
             let mut status = control.status();
@@ -44,6 +47,17 @@ impl Machine {
         result
     }
 
+    /// A guest that the switchover has stopped is handed over at once, whoever has the turn: nothing may keep this from being
+    /// final.
+    fn hand_over_stopped(&self) -> bool {
+        let mut status = self.parts.control.status();
+        let stopped = status.hold == Some(Hold::Switchover) && !status.running;
+        if stopped {
+            status.hold = Some(Hold::HandedOver);
+        }
+        stopped
+    }
+
     /// Ends the hold: takes what running needs and, if wanted, runs; returns once the vCPUs are entering `KVM_RUN`. From then
     /// on a guest that came from elsewhere is this process's own.
     ///
@@ -63,6 +77,12 @@ impl Machine {
         self.parts.acquire()?;
         {
             let mut status = control.status();
+            // Handed over while the disk was being locked.
+            if status.hold != before {
+                drop(status);
+                self.parts.give_up_resources();
+                return Err(MachineError::HandedOver);
+            }
             // A guest that arrived has run, if not here.
             status.ever_ran |= before == Some(Hold::Incoming);
             status.hold = None;

@@ -35,6 +35,8 @@ pub struct Size {
     pub memory: u64,
     /// What it does.
     pub load: String,
+    /// What backs its memory under Ferry.
+    pub backing: String,
     /// Migrations, by VMM.
     pub migrations: BTreeMap<&'static str, Vec<migration::Sample>>,
     /// Bare copies, each of as many bytes as Ferry had just moved.
@@ -79,8 +81,13 @@ impl Account {
     fn size(&mut self, guest: &Guest) -> &mut Size {
         let same = |size: &Size| size.memory == guest.memory;
         if !self.sizes.iter().any(same) {
-            let (memory, load) = (guest.memory, guest.load.clone());
-            self.sizes.push(Size { memory, load, migrations: BTreeMap::new(), copies: vec![] });
+            self.sizes.push(Size {
+                memory: guest.memory,
+                load: guest.load.clone(),
+                backing: guest.backing.clone(),
+                migrations: BTreeMap::new(),
+                copies: vec![],
+            });
         }
         self.sizes.iter_mut().find(|size| same(size)).expect("it was added above")
     }

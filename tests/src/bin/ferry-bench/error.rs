@@ -1,16 +1,12 @@
 //! Why a measurement could not be made. Every part of the bench returns these; `main` prints them with their causes.
 
 use std::io;
-use std::path::PathBuf;
 
 use ferry_vmm::qmp::client::ClientError;
 
 /// Why a measurement could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
-    /// The program to measure has not been built.
-    #[error("there is no ferry binary at {}; build it first, with ci/bench or cargo build --release -p ferry-vmm", .0.display())]
-    NoFerry(PathBuf),
     /// The system refused something.
     #[error("cannot {what}")]
     System {

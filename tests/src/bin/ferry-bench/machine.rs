@@ -8,6 +8,9 @@ const REPORT_MS: u64 = 100;
 /// Touches of an idle guest: enough that its gaps are known to a millisecond, too few to matter.
 const IDLE_RATE: u64 = 4 << 20;
 
+/// Ferry's own default.
+const DEFAULT_BACKING: &str = "anon";
+
 /// A guest and what it does.
 #[derive(Clone, Debug)]
 pub struct Guest {
@@ -15,6 +18,8 @@ pub struct Guest {
     pub memory: u64,
     /// vCPUs.
     pub cpus: u32,
+    /// What backs its memory under Ferry, as `--memory` names it.
+    pub backing: String,
     /// How it loads its memory, in words.
     pub load: String,
     workload: Workload,
@@ -39,13 +44,18 @@ impl Guest {
             simd: Switch::Off,
             ..Workload::default()
         };
-        Guest { memory, cpus, load, workload }
+        Guest { memory, cpus, backing: DEFAULT_BACKING.to_owned(), load, workload }
     }
 
     /// One that boots and does little.
     pub fn small_load(memory: u64, cpus: u32) -> Self {
         let workload = Workload { cpus, report_ms: REPORT_MS, disk: Switch::Off, ..Workload::default() };
-        Guest { memory, cpus, load: "4 MiB touched".to_owned(), workload }
+        Guest { memory, cpus, backing: DEFAULT_BACKING.to_owned(), load: "4 MiB touched".to_owned(), workload }
+    }
+
+    /// The same one with other memory under Ferry.
+    pub fn backed_by(self, backing: &str) -> Self {
+        Guest { backing: backing.to_owned(), ..self }
     }
 
     /// The kernel command line.

@@ -46,6 +46,9 @@ struct Options {
     /// Let the guest fill half of its memory and then do next to nothing
     #[arg(long)]
     idle: bool,
+    /// What backs Ferry's guest memory
+    #[arg(long, default_value = "anon", value_name = "anon|memfd", value_parser = ["anon", "memfd"])]
+    backing: String,
     /// Starts of each kind, for the time to the first serial byte and the memory overhead; 0 leaves that out
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1000))]
     starts: u32,
@@ -70,10 +73,11 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<(), BenchError> {
     let directory = surroundings::prepare()?;
-    let peers = Peer::available(options.no_qemu)?;
+    let peers = Peer::available(options.no_qemu);
     let mut account = Account::new(&peers, options.cpus, options.runs);
     for size_mib in &options.sizes {
         let guest = Guest::new(size_mib << 20, options.cpus, options.rate << 20, options.idle);
+        let guest = guest.backed_by(&options.backing);
         for run in 1..=options.runs {
             for peer in &peers {
                 eprintln!("{size_mib} MiB, run {run} of {}: {}", options.runs, peer.name());

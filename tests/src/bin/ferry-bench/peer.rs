@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::error::BenchError;
 use crate::machine::Guest;
 
 /// QEMU's `microvm` with what the embedded guest uses and nothing else.
@@ -48,21 +47,14 @@ pub enum Console<'a> {
 }
 
 impl Peer {
-    /// Ferry, and QEMU if it is installed and wanted.
-    ///
-    /// # Errors
-    /// When the ferry binary is not beside this one.
-    pub fn available(no_qemu: bool) -> Result<Vec<Peer>, BenchError> {
-        let this = std::env::current_exe().map_err(BenchError::system("find this program"))?;
-        let program = this.with_file_name("ferry");
-        if !program.is_file() {
-            return Err(BenchError::NoFerry(program));
-        }
+    /// Ferry, which must have been built, and QEMU if it is installed and wanted.
+    pub fn available(no_qemu: bool) -> Vec<Peer> {
+        let program = ferry_tests::lab::binary();
         let mut peers = vec![Peer { kind: Kind::Ferry, version: version(&program).unwrap_or_default(), program }];
         if let Some(version) = version(Path::new(QEMU)).filter(|_| !no_qemu) {
             peers.push(Peer { kind: Kind::Qemu, version, program: QEMU.into() });
         }
-        Ok(peers)
+        peers
     }
 
     /// Its name in tables.
@@ -93,7 +85,8 @@ impl Kind {
 
 fn ferry(command: &mut Command, guest: &Guest, role: Role, console: Console<'_>, qmp: &Path) {
     command.args(["run", "--name", "bench", "--cmdline", &guest.cmdline()]);
-    command.args(["--memory", &format!("{}M", guest.memory >> 20), "--cpus", &guest.cpus.to_string()]);
+    let memory = format!("{}M,backing={}", guest.memory >> 20, guest.backing);
+    command.args(["--memory", &memory, "--cpus", &guest.cpus.to_string()]);
     command.args(["--qmp", &format!("unix:{}", qmp.display())]);
     match console {
         Console::File(path) => command.args(["--serial", &format!("file:{}", path.display())]),

@@ -17,7 +17,7 @@ pub fn render(account: &Account) -> String {
     let _ = writeln!(text, "{}\n{}", account.host, versions.join("; "));
     let _ = writeln!(text, "guests with {} vCPU; medians of {} runs, taken in turns", account.cpus, account.runs);
     for size in &account.sizes {
-        let _ = writeln!(text, "\n{} MiB, {}", size.memory >> 20, size.load);
+        let _ = writeln!(text, "\n{} MiB ({} under ferry), {}", size.memory >> 20, size.backing, size.load);
         text += HEAD;
         for row in migrations(size) {
             text += &row.render();

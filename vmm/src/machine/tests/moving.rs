@@ -152,7 +152,7 @@ fn the_operators_wish_travels_and_the_local_one_counts_more() {
     destination.machine.load(&paused).unwrap();
     copy_memory(&source.machine, &destination.machine);
     destination.machine.release_hold().unwrap();
-    assert_eq!(destination.machine.run_state(), RunState::Prelaunch);
+    assert_eq!(destination.machine.run_state(), RunState::Paused);
 
     let other = Rig::new("", |config| config.incoming = true);
     other.machine.cont().unwrap();
