@@ -101,8 +101,14 @@ pub trait Device: Send {
         Ok(())
     }
 
-    /// Takes what a running guest must hold (the disk's lock) and starts background work. The vCPUs start after this.
+    /// Takes what a guest that may run must hold (the disk's lock). Touches neither guest memory nor the disk's contents, so a
+    /// guest that arrives stopped stays as it came.
     fn acquire(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    /// Starts background work, after `acquire`. The vCPUs start right after this.
+    fn resume(&mut self) -> std::io::Result<()> {
         Ok(())
     }
 }

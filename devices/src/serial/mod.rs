@@ -159,7 +159,7 @@ impl Device for Arc<Serial> {
 
     /// Raises a pending interrupt again: the one before may have been lost between this port and the interrupt controller's
     /// state, and one too many is harmless.
-    fn acquire(&mut self) -> io::Result<()> {
+    fn resume(&mut self) -> io::Result<()> {
         let pending = interrupt_pending(&self.lock().state());
         if pending { self.line.trigger() } else { Ok(()) }
     }

@@ -99,10 +99,10 @@ fn a_pending_interrupt_is_raised_again_when_the_guest_starts_and_not_before() {
     let (mut second, _) = port();
     second.load(1, &state).unwrap();
     assert!(second.interrupt().read().is_err());
-    second.acquire().unwrap();
+    second.resume().unwrap();
     assert_eq!(second.interrupt().read().unwrap(), 1);
     read(&second, IIR);
-    second.acquire().unwrap();
+    second.resume().unwrap();
     assert!(second.interrupt().read().is_err());
 }
 

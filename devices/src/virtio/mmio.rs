@@ -275,7 +275,11 @@ impl<D: VirtioDevice> Device for Arc<VirtioMmio<D>> {
             let text = "the last load of this device did not succeed: load it again, or reset it";
             return Err(io::Error::other(text));
         }
-        self.device.acquire()?;
+        self.device.acquire()
+    }
+
+    fn resume(&mut self) -> io::Result<()> {
+        self.device.resume()?;
         self.device.signals().raise_pending();
         Ok(())
     }

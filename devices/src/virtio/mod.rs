@@ -106,6 +106,12 @@ pub trait VirtioDevice: Send + Sync + 'static {
     /// The host refuses.
     fn release(&self) -> io::Result<()>;
 
+    /// See [`Device::resume`](crate::Device::resume).
+    ///
+    /// # Errors
+    /// When background work cannot start.
+    fn resume(&self) -> io::Result<()>;
+
     /// See [`Device::acquire`](crate::Device::acquire).
     ///
     /// # Errors

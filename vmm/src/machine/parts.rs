@@ -73,6 +73,10 @@ impl Parts {
         for index in 0..self.vcpus.len() {
             self.vcpu(index).note_pause();
         }
+        for device in self.devices().iter_mut() {
+            let id = device.id();
+            device.resume().map_err(|source| MachineError::Device { device: id.to_string(), source })?;
+        }
         self.control.start()
     }
 

@@ -172,13 +172,15 @@ impl VirtioDevice for Block {
         self.worker.shared.image.unlock()
     }
 
-    /// Looks at the queue once, whether or not a kick is waiting: one may have been consumed before a migration.
     fn acquire(&self) -> io::Result<()> {
+        self.worker.shared.image.lock()
+    }
+
+    /// Looks at the queue once, whether or not a kick is waiting: one may have been consumed before a migration.
+    fn resume(&self) -> io::Result<()> {
         let shared = &self.worker.shared;
-        shared.image.lock()?;
         let ready = |ring: &ring::Ring| ring.popped == 0 && !ring.gone;
-        let waited = shared.lock_within(STOP_DEADLINE).and_then(|ring| shared.wait(ring, STOP_DEADLINE, ready));
-        let mut ring = waited.or_else(|error| shared.image.unlock().and(Err(error)))?;
+        let mut ring = shared.lock_within(STOP_DEADLINE).and_then(|ring| shared.wait(ring, STOP_DEADLINE, ready))?;
         ring.run = true;
         ring.sync = SyncStep::None;
         drop(ring);

@@ -185,12 +185,14 @@ proptest! {
         rig.kick();
         rig.disk.quiesce().unwrap();
         rig.disk.acquire().unwrap();
+        rig.disk.resume().unwrap();
         rig.disk.quiesce().unwrap();
         let state = rig.disk.save().unwrap();
         rig.disk.load(1, &state).unwrap();
         rig.disk.post_load().unwrap();
         prop_assert_eq!(rig.disk.save().unwrap(), state);
         rig.disk.acquire().unwrap();
+        rig.disk.resume().unwrap();
         write(&rig.disk, reg::VIRTIO_MMIO_STATUS, 0);
         rig.memory.write_slice(&[0; 0x5000], GuestAddress(DESC)).unwrap();
         rig.avail = 0;

@@ -21,6 +21,7 @@ fn hand_over(from: &mut Arc<VirtioMmio<Block>>, to: &mut Arc<VirtioMmio<Block>>)
     to.post_load().unwrap();
     assert_eq!(to.save().unwrap(), state);
     to.acquire().unwrap();
+    to.resume().unwrap();
 }
 
 #[test]
@@ -43,13 +44,16 @@ fn a_disk_is_opened_without_its_lock_and_run_only_with_it() {
     assert_eq!(error.kind(), ErrorKind::ResourceBusy);
     assert!(error.to_string().contains(rig.image.0.to_str().unwrap()), "{error}");
     rig.disk.acquire().unwrap();
+    rig.disk.resume().unwrap();
     rig.disk.quiesce().unwrap();
     other.acquire().unwrap_err();
     rig.disk.release().unwrap();
     other.acquire().unwrap();
+    other.resume().unwrap();
     rig.disk.acquire().unwrap_err();
     drop(other);
     rig.disk.acquire().unwrap();
+    rig.disk.resume().unwrap();
 }
 
 #[test]
@@ -57,6 +61,7 @@ fn readers_share_an_image_and_a_writer_does_not() {
     let rig = Rig::with(true, VERSION_1);
     let mut reader = disk(&rig.image, true, &rig.memory);
     reader.acquire().unwrap();
+    reader.resume().unwrap();
     destination(&rig).acquire().unwrap_err();
 }
 
@@ -141,6 +146,7 @@ fn a_snapshot_of_a_working_disk_loses_no_request() {
     shared.lock().give_back();
     assert_eq!(saved_at(), (1, 1));
     Arc::clone(&rig.disk).acquire().unwrap();
+    Arc::clone(&rig.disk).resume().unwrap();
     rig.wait_used();
     assert_eq!(rig.newest(), (4, 1));
 }
@@ -162,6 +168,7 @@ fn a_failed_switchover_goes_on_where_it_was() {
     rig.disk.save().unwrap();
     rig.disk.release().unwrap();
     rig.disk.acquire().unwrap();
+    rig.disk.resume().unwrap();
     assert_eq!(rig.request(0, 2, &[(DATA, 512, WRITE)]), (0, 513));
 }
 
@@ -210,6 +217,7 @@ fn dropping_a_running_disk_ends_its_thread_and_frees_the_image() {
     let Rig { disk, image: _image, memory: own, .. } = rig;
     drop((disk, own));
     other.acquire().unwrap();
+    other.resume().unwrap();
     drop(other);
     assert!(memory.upgrade().is_none(), "a thread still holds guest memory");
 }

@@ -136,6 +136,7 @@ impl Rig {
         configure(&disk, features, 16);
         let mut rig = Rig { memory, disk, image, size: 16, avail: 0 };
         rig.disk.acquire().unwrap();
+        rig.disk.resume().unwrap();
         rig
     }
 

@@ -26,6 +26,7 @@ fn loading_is_repeatable_and_only_the_last_load_counts() {
         assert_eq!(other.save().unwrap(), *state);
     }
     other.acquire().unwrap();
+    other.resume().unwrap();
     rig.disk = other;
     assert_eq!(rig.request(0, 4, &[(DATA, 512, WRITE)]), (0, 513));
 }
@@ -43,6 +44,7 @@ fn a_disk_whose_load_failed_is_not_run_but_can_be_loaded_again() {
     other.acquire().unwrap_err();
     other.post_load().unwrap();
     other.acquire().unwrap();
+    other.resume().unwrap();
 }
 
 #[test]
