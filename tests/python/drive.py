@@ -61,7 +61,7 @@ class Machine:
         while True:
             event = await asyncio.wait_for(self.listener.get(), TIMEOUT)
             seen.append(event)
-            if event["event"] == name and status in (None, event["data"].get("status")):
+            if event["event"] == name and (status is None or event["data"]["status"] == status):
                 return seen
 
     async def listening(self):

@@ -20,6 +20,9 @@ use crate::{Spec, migration};
 /// Lines of each file that a failed test shows.
 const SHOWN_LINES: usize = 25;
 
+/// How a destination says where it listens.
+const LISTENING: &str = "listening on ";
+
 /// Tells the files of processes apart.
 static STARTED: AtomicU32 = AtomicU32::new(0);
 
@@ -158,9 +161,10 @@ impl Ferry {
     pub fn wait_listening(&self) -> String {
         let what = format!("{} to say where it listens", self.label);
         wait_until(&what, SOON, || {
+            // A line without its end is still being written.
             let text = self.stderr();
-            let line = text.lines().find_map(|line| line.split("listening on ").nth(1))?;
-            Some(line.trim().to_owned())
+            let line = text.split_inclusive('\n').find(|line| line.starts_with(LISTENING) && line.ends_with('\n'))?;
+            Some(line[LISTENING.len()..].trim().to_owned())
         })
     }
 

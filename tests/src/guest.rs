@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ferry_guest::lines::{Boot, End, Report};
@@ -15,6 +15,9 @@ use ferry_guest::{Line, parse_line};
 
 use crate::Ferry;
 use crate::wait::{LONG, SOON, wait_until};
+
+/// How the first line of a guest begins.
+const BOOT: &str = "ferry boot ";
 
 /// One guest's serial output.
 #[derive(Debug)]
@@ -38,7 +41,11 @@ impl GuestLog {
     /// When the serial output cannot be opened.
     #[must_use]
     pub fn new(ferry: &Ferry, cpus: u32) -> Self {
-        let path = ferry.serial().to_owned();
+        Self::follow_file(ferry.serial(), cpus)
+    }
+
+    fn follow_file(path: &Path, cpus: u32) -> Self {
+        let path = path.to_owned();
         let file = open(&path);
         GuestLog {
             cpus,
@@ -63,11 +70,14 @@ impl GuestLog {
     /// # Panics
     /// When the serial output cannot be opened.
     pub fn moved_to(&mut self, ferry: &Ferry) {
+        self.go_on_in(ferry.serial());
+    }
+
+    fn go_on_in(&mut self, path: &Path) {
         self.read();
         let len = self.path.metadata().expect("the file is there").len();
-        let path = ferry.serial().to_owned();
-        self.file = open(&path);
-        self.left.push((std::mem::replace(&mut self.path, path), len));
+        self.file = open(path);
+        self.left.push((std::mem::replace(&mut self.path, path.to_owned()), len));
     }
 
     /// Reads what is new, and checks it.
@@ -79,7 +89,9 @@ impl GuestLog {
         while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
             let bytes: Vec<_> = self.partial.drain(..=end).collect();
             let text = String::from_utf8_lossy(&bytes);
-            match parse_line(&text) {
+            // A reset may come in the middle of a line: the first line of the next life follows it directly.
+            let text = text.rfind(BOOT).map_or(&*text, |at| &text[at..]);
+            match parse_line(text) {
                 Ok(Some(line)) => self.take(line),
                 Ok(None) => {}
                 Err(error) => panic!("{}: {error}", self.path.display()),
@@ -222,6 +234,89 @@ impl GuestLog {
     }
 }
 
-fn open(path: &std::path::Path) -> File {
+fn open(path: &Path) -> File {
     File::open(path).unwrap_or_else(|error| panic!("serial output {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(sequence: u64, errors: u64) -> String {
+        let report = Report { sequence, pages: sequence * 10, ticks: sequence, errors, ..Report::default() };
+        let line: Line = Line::Report(report);
+        format!("{line}\r\n")
+    }
+
+    /// A guest that said `first` in one process and `second` in the next.
+    fn follow(first: &str, second: &str) -> GuestLog {
+        let directory = tempfile::tempdir().unwrap();
+        let paths = ["first", "second"].map(|name| directory.path().join(name));
+        std::fs::write(&paths[0], first).unwrap();
+        std::fs::write(&paths[1], second).unwrap();
+        let mut log = GuestLog::follow_file(&paths[0], 1);
+        log.go_on_in(&paths[1]);
+        log.read();
+        log.assert_ran_in_one_place();
+        log
+    }
+
+    #[test]
+    fn a_line_may_begin_in_one_process_and_end_in_another() {
+        let text = report(1, 0) + &report(2, 0);
+        for at in 0..text.len() {
+            let log = follow(&text[..at], &text[at..]);
+            assert_eq!(log.newest(0).sequence, 2, "cut at {at}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "lost or repeated")]
+    fn a_lost_report_is_noticed() {
+        let _ = follow(&report(1, 0), &report(3, 0));
+    }
+
+    #[test]
+    #[should_panic(expected = "lost or repeated")]
+    fn a_repeated_report_is_noticed() {
+        let _ = follow(&report(1, 0), &report(1, 0));
+    }
+
+    #[test]
+    #[should_panic(expected = "2 errors")]
+    fn counted_errors_are_noticed() {
+        let _ = follow(&report(1, 0), &report(2, 2));
+    }
+
+    #[test]
+    #[should_panic(expected = "page 7 is torn")]
+    fn an_error_line_is_noticed() {
+        let _ = follow(&report(1, 0), "ferry error c=0 u=17 page 7 is torn\r\n");
+    }
+
+    #[test]
+    #[should_panic(expected = "does not parse")]
+    fn a_line_that_lost_its_middle_is_noticed() {
+        let text = report(1, 0);
+        let _ = follow(&text[..20], &text[30..]);
+    }
+
+    #[test]
+    #[should_panic(expected = "after it had left")]
+    fn a_source_that_runs_on_is_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let paths = ["first", "second"].map(|name| directory.path().join(name));
+        paths.iter().for_each(|path| std::fs::write(path, "").unwrap());
+        let mut log = GuestLog::follow_file(&paths[0], 1);
+        log.go_on_in(&paths[1]);
+        std::fs::write(&paths[0], report(1, 0)).unwrap();
+        log.assert_ran_in_one_place();
+    }
+
+    #[test]
+    fn a_reset_in_the_middle_of_a_line_begins_a_new_life() {
+        let boot = "ferry boot cpus=1 mem=1 ws=1 khz=1 tsc=unknown simd=off kvmclock=0 timer=deadline disk=none\r\n";
+        let log = follow(&(report(1, 0) + "ferry r c=0 s="), &(boot.to_owned() + &report(1, 0)));
+        assert_eq!((log.boots(), log.newest(0).sequence), (1, 1));
+    }
 }

@@ -11,6 +11,7 @@ pub mod ferry;
 pub mod guest;
 pub mod image;
 pub mod lab;
+pub mod memory;
 pub mod migration;
 pub mod peer;
 pub mod procfs;

@@ -177,6 +177,22 @@ fn a_stopped_guest_does_nothing_and_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_stopped_guest_has_a_disk_that_does_nothing_either() {
+    let Some(lab) = Lab::new() else { return };
+    let image = disk::image(&lab, "disk.img", 8 << 20);
+    let (mut ferry, mut guest) = boot(&lab, &Spec::new().disk(&image));
+    for _ in 0..10 {
+        ferry.qmp("stop", json!({}));
+        let hash = ferry.memory_hash();
+        for _ in 0..3 {
+            assert_eq!(ferry.memory_hash(), hash, "whoever sees the guest stopped may copy its memory");
+        }
+        ferry.qmp("cont", json!({}));
+        guest.wait_reports(1);
+    }
+}
+
+#[test]
 fn stop_and_cont_may_be_repeated() {
     let Some(lab) = Lab::new() else { return };
     let (mut ferry, mut guest) = boot(&lab, &Spec::new());
@@ -210,6 +226,11 @@ fn hand_made(lab: &Lab, code: Vec<u8>) -> Spec {
     Spec::new().memory("16M").kernel(&kernel)
 }
 
+/// Starts a guest that may end its process before that answers.
+fn cont_to_the_end(ferry: &mut Ferry) {
+    let _ = ferry.try_qmp("cont", json!({}));
+}
+
 fn serial_text(ferry: &Ferry) -> String {
     fs::read_to_string(ferry.serial()).unwrap_or_default()
 }
@@ -228,7 +249,7 @@ fn a_guest_that_triple_faults_again_and_again_ends_with_an_error() {
     let Some(lab) = Lab::new() else { return };
     let spec = hand_made(&lab, [image::print("up\n"), image::triple_fault()].concat()).paused();
     let mut ferry = lab.start(&spec);
-    ferry.qmp("cont", json!({}));
+    cont_to_the_end(&mut ferry);
     assert_eq!(ferry.wait_exit(SOON), 1);
     assert!(serial_text(&ferry).matches("up\n").count() > 1, "a triple fault is a reset at first");
     let stderr = ferry.stderr();
@@ -240,7 +261,7 @@ fn a_guest_that_triple_faults_again_and_again_ends_with_an_error() {
 fn a_guest_that_triple_faults_at_once_ends_with_an_error() {
     let Some(lab) = Lab::new() else { return };
     let mut ferry = lab.start(&hand_made(&lab, image::triple_fault()).paused());
-    ferry.qmp("cont", json!({}));
+    cont_to_the_end(&mut ferry);
     assert_eq!(ferry.wait_exit(SOON), 1);
     assert!(ferry.stderr().contains("triple fault"), "{}", ferry.stderr());
 }
@@ -249,7 +270,7 @@ fn a_guest_that_triple_faults_at_once_ends_with_an_error() {
 fn what_kvm_cannot_execute_is_an_internal_error_that_names_the_place() {
     let Some(lab) = Lab::new() else { return };
     let mut ferry = lab.start(&hand_made(&lab, [image::print("up\n"), image::leave_memory()].concat()).paused());
-    ferry.qmp("cont", json!({}));
+    cont_to_the_end(&mut ferry);
     assert_eq!(ferry.wait_exit(SOON), 1);
     let stderr = ferry.stderr();
     assert!(stderr.contains("0xd8000000"), "the instruction pointer is named: {stderr}");

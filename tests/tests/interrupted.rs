@@ -19,11 +19,12 @@ fn cancel_at(scene: &mut Scene, at: Spot) {
     let statuses = scene.source.migration_statuses();
     assert_eq!(statuses[statuses.len() - 2..], ["cancelling", "cancelled"], "{at:?}: {statuses:?}");
     scene.guest.wait_reports(1);
-    relay.heal();
-    drop(relay);
     if at == Spot::ControlPreamble {
+        // Nobody has introduced himself, so it still waits.
+        drop(relay);
         destination.quit();
     } else {
+        relay.heal();
         let _ = gave_up(&mut destination);
     }
 }

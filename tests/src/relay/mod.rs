@@ -5,6 +5,8 @@
 //! it, a test cuts, stalls and heals the link by hand.
 
 mod pump;
+#[cfg(test)]
+mod tests;
 mod unit;
 
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
