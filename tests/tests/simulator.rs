@@ -69,7 +69,6 @@ fn a_missing_guard_is_noticed() {
         Guard::LinkEndIsNotDrained,
         Guard::StartNeedsClaim,
         Guard::LoadNeedsMarker,
-        Guard::StartRemembersLink,
     ] {
         let noticed = (0..SEEDS).find(|seed| run_with(*seed, Guards::without(guard), None).is_err());
         assert!(noticed.is_some(), "{SEEDS} seeds run well without {guard}");

@@ -60,7 +60,7 @@ impl<M: Message + Clone + PartialEq> Pipe<M> {
     /// # Panics
     /// When a message is above its caps.
     pub fn send(&mut self, message: &M, attached: usize, spoil: Spoil, rng: &mut Rng) -> Vec<u8> {
-        let attachment: Vec<u8> = (0..attached).map(|_| rng.next() as u8).collect();
+        let attachment: Vec<u8> = (0..attached).map(|_| rng.number() as u8).collect();
         let mut bytes =
             control::encode(message, &attachment, SESSION, self.sent).expect("messages are within their caps");
         bytes.extend_from_slice(&attachment);
