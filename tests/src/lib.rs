@@ -18,6 +18,7 @@ pub mod peer;
 pub mod procfs;
 pub mod relay;
 pub mod scene;
+pub mod simulator;
 pub mod spec;
 pub mod wait;
 

@@ -13,7 +13,8 @@ pub enum Fault {
     SourceCrash,
     /// The destination's process dies.
     DestinationCrash,
-    /// A timer fires although what it waits for is about to come.
+    /// A timer fires although what it waits for is about to come. This one is not counted: if it may happen at all, it may
+    /// happen any number of times.
     FalseTimeout,
     /// The greeting does not match, or a load fails.
     LoadFailure,
@@ -39,7 +40,7 @@ pub enum Fault {
     RashResolve,
 }
 
-/// How often each [`Fault`] may still happen, at most 15 times.
+/// How often each [`Fault`] may still happen, at most 15 times ([`Fault::FalseTimeout`]: at all, or not).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Bounds(u128);
 

@@ -17,12 +17,12 @@ pub struct Campaign {
     pub scenario: Scenario,
 }
 
-/// Faults with how often each may happen.
+/// Faults with how often each may happen (false timeouts: any number of times).
 type Faults = &'static [(Fault, u128)];
 
 const SMALL: [(&str, Faults); 7] = [
     ("links", &[(Break, 2), (BulkBreak, 1), (Garble, 1), (StartFailure, 1)]),
-    ("time", &[(Break, 1), (FalseTimeout, 2), (StartFailure, 1)]),
+    ("time", &[(Break, 1), (FalseTimeout, 1), (StartFailure, 1)]),
     ("deaths", &[(Break, 1), (SourceCrash, 1), (DestinationCrash, 1), (FalseTimeout, 1)]),
     ("record", &[(Break, 1), (Outage, 1), (LostReply, 1), (StartFailure, 1)]),
     ("machine", &[(Break, 1), (LoadFailure, 1), (SaveFailure, 1), (StartFailure, 1), (FaultsDeath, 1), (Cancel, 1)]),
@@ -30,18 +30,19 @@ const SMALL: [(&str, Faults); 7] = [
     ("strangers", &[(Break, 1), (Foreign, 1), (FalseTimeout, 1)]),
 ];
 
-const LARGE: [(&str, Faults); 7] = [
+const LARGE: [(&str, Faults); 9] = [
     ("links", &[(Break, 3), (BulkBreak, 2), (Garble, 2), (FalseTimeout, 1), (StartFailure, 1), (Pause, 1)]),
-    ("time", &[(Break, 2), (FalseTimeout, 3), (StartFailure, 1), (LoadFailure, 1), (Cancel, 1)]),
+    ("time", &[(Break, 3), (FalseTimeout, 1), (StartFailure, 1), (LoadFailure, 1), (Cancel, 1), (BulkBreak, 1)]),
     (
         "deaths",
-        &[(Break, 2), (SourceCrash, 1), (DestinationCrash, 1), (FalseTimeout, 2), (Outage, 1), (StartFailure, 1)],
+        &[(Break, 2), (SourceCrash, 1), (DestinationCrash, 1), (FalseTimeout, 1), (Outage, 1), (StartFailure, 1)],
     ),
     ("record", &[(Break, 2), (Outage, 2), (LostReply, 2), (StartFailure, 1), (FalseTimeout, 1)]),
+    ("record and deaths", &[(Break, 1), (Outage, 2), (LostReply, 2), (SourceCrash, 1), (DestinationCrash, 1)]),
     (
         "machine",
         &[
-            (Break, 1),
+            (Break, 2),
             (LoadFailure, 1),
             (SaveFailure, 2),
             (StartFailure, 1),
@@ -54,7 +55,22 @@ const LARGE: [(&str, Faults); 7] = [
         "operators",
         &[(Break, 2), (Cancel, 2), (Pause, 2), (StartPostcopy, 1), (RashResolve, 1), (FalseTimeout, 1), (Outage, 1)],
     ),
-    ("strangers", &[(Break, 2), (Foreign, 2), (FalseTimeout, 2), (Garble, 1)]),
+    ("strangers", &[(Break, 2), (Foreign, 2), (FalseTimeout, 1), (Garble, 1), (LostReply, 1)]),
+    (
+        "everything that happens to machines, once",
+        &[
+            (Break, 1),
+            (Garble, 1),
+            (SourceCrash, 1),
+            (DestinationCrash, 1),
+            (FalseTimeout, 1),
+            (LoadFailure, 1),
+            (StartFailure, 1),
+            (Outage, 1),
+            (LostReply, 1),
+            (Cancel, 1),
+        ],
+    ),
 ];
 
 /// For `cargo test`.

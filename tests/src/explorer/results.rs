@@ -9,7 +9,8 @@ This page is written by `cargo run -p ferry-tests --bin ferry-explore -- results
 finds. How it finds it, and what is modelled, is in [explorer.md](explorer.md).
 
 Within one migration each of these may happen once, at any moment and in any combination: the link breaks (or falls silent),
-the destination dies, a load fails, a start fails, a timer fires too early, the ownership record goes out of one side's reach.
+the destination dies, a load fails, a start fails, the ownership record goes out of one side's reach. Besides, timers may fire
+too early, any number of times.
 Every interleaving was tried. A promise that holds, holds in every world; one that is broken shows the number of steps of
 the shortest way to it. `ferry-explore table` prints every such way; the instructive ones are below.
 
