@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::lab::{Lab, binary};
 use crate::wait::{SOON, wait_until};
-use crate::{Spec, migration};
+use crate::{Spec, migration, procfs};
 
 /// Lines of each file that a failed test shows.
 const SHOWN_LINES: usize = 25;
@@ -182,9 +182,14 @@ impl Ferry {
         kill_process(Pid::from_child(&self.child), signal).expect("a process that is not reaped takes signals");
     }
 
-    /// Stops the process, as a hung host does.
+    /// Stops the process, as a hung host does; returns when none of its threads runs any more.
+    ///
+    /// # Panics
+    /// When that takes too long.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
+        let what = format!("all threads of {} to stand still", self.label);
+        wait_until(&what, SOON, || procfs::is_stopped(self.pid()).then_some(()));
     }
 
     /// Lets it go on.
@@ -256,9 +261,17 @@ impl Ferry {
         &self.label
     }
 
-    /// Statuses of migrations, from the events so far.
+    /// Statuses of the migration, from its events, up to the status that it has now.
+    ///
+    /// # Panics
+    /// When the event of the present status does not come in time.
     pub fn migration_statuses(&mut self) -> Vec<String> {
-        migration::statuses(self.events())
+        let what = format!("the event of {}'s present migration status", self.label);
+        wait_until(&what, SOON, || {
+            let present = self.migration().status.map(|status| status.as_str());
+            let statuses = migration::statuses(self.events());
+            (statuses.last().map(String::as_str) == present).then_some(statuses)
+        })
     }
 
     fn show(&self) {

@@ -135,3 +135,23 @@ pub fn leave_memory() -> Vec<u8> {
     // mov eax, 0xd8000000; jmp eax
     vec![0xb8, 0, 0, 0, 0xd8, 0xff, 0xe0]
 }
+
+/// Code that fills `bytes` at `address` with this 32-bit value.
+#[must_use]
+pub fn fill(address: u32, bytes: u32, value: u32) -> Vec<u8> {
+    // cld; mov edi, address; mov ecx, bytes / 4; mov eax, value; rep stosd
+    let mut code = vec![0xfc];
+    for (register, value) in [(0xbf, address), (0xb9, bytes / 4), (0xb8, value)] {
+        code.push(register);
+        code.extend(value.to_le_bytes());
+    }
+    code.extend([0xf3, 0xab]);
+    code
+}
+
+/// Code that waits for a byte on the serial port.
+#[must_use]
+pub fn wait_for_input() -> Vec<u8> {
+    // mov edx, 0x3fd; then: in al, dx; test al, 1; jz back to in
+    vec![0xba, 0xfd, 0x03, 0, 0, 0xec, 0xa8, 0x01, 0x74, 0xfb]
+}

@@ -31,6 +31,20 @@ impl Holdings {
     }
 }
 
+/// Whether every thread of a process is stopped by a signal. A signal takes its time to reach all of them.
+///
+/// # Panics
+/// When there is no such process.
+#[must_use]
+pub fn is_stopped(pid: u32) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a living process has threads");
+    tasks.flatten().all(|task| {
+        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        // The state follows the name, which is in parentheses and may hold anything (proc(5)).
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    })
+}
+
 impl fmt::Display for Holdings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} threads, {} fds, {} MiB resident", self.threads, self.fds, self.rss_kib >> 10)

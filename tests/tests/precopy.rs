@@ -6,7 +6,9 @@ use ferry_guest::workload::{Order, Rate};
 use ferry_migration::info::{MigrationInfo, Status};
 use ferry_migration::pages::PAGE_SIZE;
 use ferry_tests::migration::{move_guest, statuses};
-use ferry_tests::{Ferry, GuestLog, Lab, Spec, disk, memory};
+use ferry_tests::relay::{Fault, Plan, Spot};
+use ferry_tests::wait::wait_for;
+use ferry_tests::{Ferry, GuestLog, Lab, Relay, SOON, Spec, disk, image, memory};
 use serde_json::json;
 
 /// A guest that keeps two vCPUs, memory, vector registers and a disk busy.
@@ -37,9 +39,7 @@ fn a_loaded_guest_moves_to_and_fro_ten_times() {
         let disk_before = guest.newest(0).disk_requests;
         let info = move_guest(&mut here, &mut there, &mut guest);
         check_numbers(&info, 128 << 20);
-        guest.wait("the disk to be used again", ferry_tests::SOON, |log| {
-            (log.newest(0).disk_requests > disk_before).then_some(())
-        });
+        guest.wait("the disk to be used again", SOON, |log| (log.newest(0).disk_requests > disk_before).then_some(()));
         here.quit();
         here = there;
     }
@@ -268,9 +268,7 @@ fn a_bandwidth_cap_holds_and_can_be_lifted() {
     let uri = destination.wait_listening();
     let began = Instant::now();
     source.begin_migration(&uri);
-    ferry_tests::wait::wait_for("8 MiB to be sent", ferry_tests::SOON, || {
-        source.migration().ram.is_some_and(|ram| ram.transferred >= 8 << 20)
-    });
+    wait_for("8 MiB to be sent", SOON, || source.migration().ram.is_some_and(|ram| ram.transferred >= 8 << 20));
     assert!(began.elapsed() >= Duration::from_millis(500), "8 MiB at 8 MiB/s took {:?}", began.elapsed());
     assert_eq!(source.migration().status, Some(Status::Active));
     source.set_parameters(json!({ "max-bandwidth": 0 }));
@@ -300,7 +298,7 @@ fn precopy_that_does_not_converge_fails_at_its_limit() {
     let reason = source.wait_migration_failed();
     assert!(reason.contains("did not converge") && reason.contains("3 rounds"), "{reason}");
     assert_eq!(source.migration_statuses(), ["setup", "active", "failed"]);
-    assert_eq!(destination.wait_exit(ferry_tests::SOON), 1);
+    assert_eq!(destination.wait_exit(SOON), 1);
     assert!(destination.stderr().contains("did not converge"), "the destination knows why: {}", destination.stderr());
     guest.wait_reports(2);
 }
@@ -313,4 +311,31 @@ fn precopy_that_does_not_converge_switches_when_told() {
     let mut destination = lab.start_destination(&spec);
     let info = move_guest(&mut source, &mut destination, &mut guest);
     assert!(info.ram.unwrap().dirty_sync_count >= 3);
+}
+
+#[test]
+fn a_page_that_becomes_zero_after_it_was_sent_arrives_zero() {
+    let Some(lab) = Lab::new() else { return };
+    let fill = |value| image::fill(4 << 20, 64 << 10, value);
+    let code = [fill(0x5555_5555), image::print("full\n"), image::wait_for_input(), fill(0), image::print("zero\n")];
+    let kernel = image::write(&lab, "zero.elf", &image::Elf::new([code.concat(), image::halt()].concat()).bytes());
+    let spec = Spec::new().memory("16M").kernel(&kernel);
+    let mut source = lab.start(&spec.clone().console());
+    let wait_text = |ferry: &Ferry, text: &str| {
+        let path = ferry.serial().to_owned();
+        wait_for(&format!("'{text}' from the guest"), SOON, || std::fs::read_to_string(&path).unwrap().contains(text));
+    };
+    wait_text(&source, "full");
+    let mut destination = lab.start_destination(&spec.paused());
+    // All pages have been sent when the rehearsal begins.
+    let plan = Plan { at: Spot::Message("Rehearse"), fault: Fault::Stall };
+    let relay = Relay::new(&destination.wait_listening(), Some(plan));
+    source.begin_migration(&relay.uri());
+    relay.wait_fired();
+    source.type_in("z");
+    wait_text(&source, "zero");
+    relay.heal();
+    assert_eq!(source.wait_migration_end().status, Some(Status::Completed));
+    destination.wait_run_state("paused");
+    memory::assert_equal(&mut source, &mut destination, 1);
 }

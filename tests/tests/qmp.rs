@@ -78,7 +78,7 @@ fn migration_events_come_only_when_they_are_switched_on() {
     let nowhere = format!("unix:{}", lab.path("nowhere").display());
     ferry.begin_migration(&nowhere);
     ferry.wait_migration_failed();
-    assert_eq!(ferry.migration_statuses(), Vec::<String>::new());
+    assert_eq!(ferry_tests::migration::statuses(ferry.events()), Vec::<String>::new());
 }
 
 #[test]
