@@ -4,6 +4,7 @@
 //! that does not read fast enough to keep up with [`BACKLOG`] events is dropped.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::SystemTime;
 
@@ -52,6 +53,7 @@ pub struct Stamped {
 #[derive(Debug, Default)]
 pub struct Events {
     subscribers: Mutex<Vec<SyncSender<Stamped>>>,
+    published: AtomicU64,
 }
 
 impl Events {
@@ -61,13 +63,26 @@ impl Events {
         let stamped = Stamped { event, at: SystemTime::now() };
         let mut subscribers = self.subscribers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         subscribers.retain(|subscriber| subscriber.try_send(stamped.clone()).is_ok());
+        self.published.fetch_add(1, Relaxed);
+    }
+
+    /// How many events have been published.
+    #[must_use]
+    pub fn published(&self) -> u64 {
+        self.published.load(Relaxed)
     }
 
     /// Hears everything published from now on.
     pub fn subscribe(&self) -> Receiver<Stamped> {
+        self.subscribe_counted().0
+    }
+
+    /// The same, with how many were published before.
+    pub fn subscribe_counted(&self) -> (Receiver<Stamped>, u64) {
         let (sender, receiver) = sync_channel(BACKLOG);
-        self.subscribers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(sender);
-        receiver
+        let mut subscribers = self.subscribers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        subscribers.push(sender);
+        (receiver, self.published())
     }
 
     /// Ends every subscription: a subscriber still reads what was published before, then finds the end.

@@ -25,7 +25,12 @@ fn through(plan: Option<Plan>) -> (TcpStream, TcpStream, Relay) {
 }
 
 fn control_link() -> Vec<u8> {
-    let hello = ToDestination::Hello { version: 1, generation: 1, postcopy: false, handshake: ferry_migration::Handshake::Setup };
+    let hello = ToDestination::Hello {
+        version: 1,
+        generation: 1,
+        postcopy: false,
+        handshake: ferry_migration::Handshake::Setup,
+    };
     let mut bytes = Preamble { migration_id: 7, link: Link::Control }.encode().to_vec();
     bytes.extend(control::encode(&hello, &[5; 100], 7, 0).unwrap());
     bytes.extend([5; 100]);

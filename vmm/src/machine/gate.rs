@@ -114,6 +114,7 @@ impl Gate {
         let mut state = self.lock();
         state.open = false;
         state.kick();
+        self.moved.notify_all();
     }
 
     /// Closes the gate for good: threads end as soon as they are out.
@@ -122,6 +123,7 @@ impl Gate {
         (state.open, state.ending) = (false, true);
         state.kick();
         self.opened.notify_all();
+        self.moved.notify_all();
     }
 
     /// Waits until nobody is inside.
@@ -129,15 +131,19 @@ impl Gate {
     /// # Errors
     /// The vCPUs that still are when the deadline has passed.
     pub(super) fn wait_empty(&self) -> Result<(), Vec<usize>> {
-        self.wait(DEADLINE, |passenger| passenger.inside.is_none())
+        self.wait(DEADLINE, |state, vcpu| state.vcpus[vcpu].inside.is_none())
     }
 
-    /// Waits until every thread that there is has gone in.
+    /// Waits until every thread that there is has gone in, or the gate is closed again: a guest that ends or resets at once is
+    /// out before anybody has seen it inside.
     ///
     /// # Errors
     /// The vCPUs that are not when the deadline has passed.
     pub(super) fn wait_full(&self) -> Result<(), Vec<usize>> {
-        self.wait(DEADLINE, |passenger| passenger.inside.is_some() || passenger.gone)
+        self.wait(DEADLINE, |state, vcpu| {
+            let passenger = &state.vcpus[vcpu];
+            !state.open || passenger.inside.is_some() || passenger.gone
+        })
     }
 
     /// Waits until every thread has ended.
@@ -145,14 +151,14 @@ impl Gate {
     /// # Errors
     /// The vCPUs whose threads have not when `within` has passed.
     pub(super) fn wait_gone(&self, within: Duration) -> Result<(), Vec<usize>> {
-        self.wait(within, |passenger| passenger.gone)
+        self.wait(within, |state, vcpu| state.vcpus[vcpu].gone)
     }
 
-    fn wait(&self, within: Duration, done: impl Fn(&Passenger) -> bool) -> Result<(), Vec<usize>> {
+    fn wait(&self, within: Duration, done: impl Fn(&State, usize) -> bool) -> Result<(), Vec<usize>> {
         let deadline = Instant::now() + within;
         let mut state = self.lock();
         loop {
-            let missing: Vec<_> = (0..state.vcpus.len()).filter(|vcpu| !done(&state.vcpus[*vcpu])).collect();
+            let missing: Vec<_> = (0..state.vcpus.len()).filter(|vcpu| !done(&state, *vcpu)).collect();
             if missing.is_empty() {
                 return Ok(());
             }

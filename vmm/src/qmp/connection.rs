@@ -53,7 +53,9 @@ pub fn serve(stream: &UnixStream, mut session: Session, outbox: &Outbox) -> io::
 fn answer(framer: &mut Framer, session: &mut Session, outbox: &Outbox) -> bool {
     while outbox.state().unsent < HIGH_WATER {
         let Some(value) = framer.next_value() else { return true };
-        outbox.reply(&session.answer(value));
+        let reply = session.answer(value);
+        session.shared.order.await_spread();
+        outbox.reply(&reply);
         if session.negotiated() {
             outbox.hear_events();
         }

@@ -24,7 +24,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::connection;
 use super::outbox::{Outbox, notify};
-use super::session::{Session, Shared};
+use super::session::{Order, Session, Shared};
 use super::target::Target;
 use super::wire::{self, CommandError};
 use crate::events::{Event, Events, Stamped};
@@ -87,10 +87,12 @@ impl Server {
         let file = fs::symlink_metadata(path).map(|file| (file.dev(), file.ino())).map_err(io("look at it"))?;
         let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| io("create an eventfd")(errno.into()))?;
         let stop = Arc::new(stop);
-        let shared = Arc::new(Shared::default());
+        let (hearing, heard_before) = events.subscribe_counted();
+        let order = Order::new(events.clone(), heard_before);
+        let shared = Arc::new(Shared { order, ..Shared::default() });
         let clients = Arc::new(Clients::default());
 
-        let hearing = (events.subscribe(), clients.clone(), shared.clone());
+        let hearing = (hearing, clients.clone(), shared.clone());
         let spreader = thread::Builder::new()
             .name("qmp-events".into())
             .spawn(move || spread(&hearing.0, &hearing.1, &hearing.2))
@@ -225,11 +227,11 @@ fn log_client(error: &io::Error) {
 fn spread(events: &Receiver<Stamped>, clients: &Clients, shared: &Shared) {
     for stamped in events {
         let about_migration = matches!(stamped.event, Event::Migration(_) | Event::MigrationPass(_));
-        if about_migration && !shared.migration_events.load(Ordering::Relaxed) {
-            continue;
+        if !about_migration || shared.migration_events.load(Ordering::Relaxed) {
+            let line = wire::event(&stamped);
+            clients.lock().iter().for_each(|outbox| outbox.event(&line));
         }
-        let line = wire::event(&stamped);
-        clients.lock().iter().for_each(|outbox| outbox.event(&line));
+        shared.order.spread_one();
     }
 }
 

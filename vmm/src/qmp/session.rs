@@ -3,7 +3,8 @@
 //! A connection owns a session and feeds it what the framer cut.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -13,6 +14,7 @@ use super::commands;
 use super::framing::FramingError;
 use super::target::Target;
 use super::wire::{self, CommandError, Request};
+use crate::events::Events;
 
 /// What all clients of a server share, as QEMU's monitors do.
 #[derive(Debug, Default)]
@@ -21,6 +23,42 @@ pub struct Shared {
     pub migration_events: AtomicBool,
     /// Held while parameters are read, changed and written back.
     pub parameters: Mutex<()>,
+    /// What has been published, and how much of it has reached the clients' outboxes.
+    pub order: Order,
+}
+
+/// Keeps replies behind the events that happened before them, as QEMU does.
+#[derive(Debug, Default)]
+pub struct Order {
+    events: Option<Arc<Events>>,
+    spread: Mutex<u64>,
+    moved: Condvar,
+}
+
+impl Order {
+    /// Longest that a reply waits for the events before it.
+    const PATIENCE: Duration = Duration::from_secs(1);
+
+    /// For the events published after the first `count`.
+    #[must_use]
+    pub fn new(events: Arc<Events>, count: u64) -> Self {
+        Order { events: Some(events), spread: Mutex::new(count), moved: Condvar::new() }
+    }
+
+    /// One more event is in the outboxes.
+    pub fn spread_one(&self) {
+        *self.spread.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.moved.notify_all();
+    }
+
+    /// Waits until everything published so far is in the outboxes.
+    pub fn await_spread(&self) {
+        let Some(events) = &self.events else { return };
+        let published = events.published();
+        let spread = self.spread.lock().unwrap_or_else(PoisonError::into_inner);
+        // Late events are a nuisance, a client without its reply is stuck: the wait ends either way.
+        let _ = self.moved.wait_timeout_while(spread, Self::PATIENCE, |spread| *spread < published);
+    }
 }
 
 /// One client.

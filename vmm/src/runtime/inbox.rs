@@ -23,6 +23,8 @@ pub enum Next<E> {
     Timer(Timer),
     /// A page link was lost a while ago, and the control link has said nothing.
     PagesLost(String),
+    /// Nothing came for as long as was asked.
+    Nothing,
 }
 
 /// The loss of a page link, held back for a moment.
@@ -44,9 +46,10 @@ impl HeldLoss {
     }
 }
 
-/// Waits. What has arrived comes before any timer: after a pause of the whole process (a debugger, SIGSTOP) the peer's
+/// Waits, `at_most` for so long if that is given. What has arrived comes before any timer: after a pause of the whole process (a debugger, SIGSTOP) the peer's
 /// messages are waiting, and its silence was ours.
-pub fn next<E>(events: &Receiver<E>, timers: &mut Timers, loss: &mut HeldLoss) -> Next<E> {
+pub fn next<E>(events: &Receiver<E>, timers: &mut Timers, loss: &mut HeldLoss, at_most: Option<Duration>) -> Next<E> {
+    let idle_at = at_most.map(|wait| Instant::now() + wait);
     loop {
         if let Ok(event) = events.try_recv() {
             return Next::Event(event);
@@ -57,7 +60,10 @@ pub fn next<E>(events: &Receiver<E>, timers: &mut Timers, loss: &mut HeldLoss) -
         if let Some(reason) = loss.take_due() {
             return Next::PagesLost(reason);
         }
-        let wake = [timers.next(), loss.due()].into_iter().flatten().min();
+        if idle_at.is_some_and(|at| at <= Instant::now()) {
+            return Next::Nothing;
+        }
+        let wake = [timers.next(), loss.due(), idle_at].into_iter().flatten().min();
         let wait = wake.map_or(IDLE, |at| at.saturating_duration_since(Instant::now()));
         match events.recv_timeout(wait) {
             Ok(event) => return Next::Event(event),

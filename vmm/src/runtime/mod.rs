@@ -5,6 +5,7 @@
 //! blocks: the guest, the pages, the links.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use ferry_migration::destination::Outcome;
 use ferry_migration::parameters::ParameterError;
@@ -76,6 +77,11 @@ pub enum MigrationError {
     #[error("incoming migration failed: {0}")]
     Incoming(String),
 }
+
+/// How often a device that may begin to hang is interrupted again.
+const INTERRUPT_AGAIN: Duration = Duration::from_millis(5);
+/// Longest that a process which is about to end waits for its migration to tell the destination.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The migrations of one process: at most one at a time.
 #[derive(Debug)]
@@ -278,6 +284,10 @@ impl Migrations {
     pub fn guest_gone(&self, reason: &str) {
         if let Some(outgoing) = &mut self.current().outgoing {
             outgoing.guest_gone(reason);
+            let until = Instant::now() + FAREWELL;
+            while !outgoing.has_ended() && Instant::now() < until {
+                std::thread::park_timeout(INTERRUPT_AGAIN);
+            }
         }
     }
 
@@ -304,6 +314,19 @@ pub fn causes(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+/// Waits for threads of an attempt that is given up; ends whatever device hangs in them, however late it begins to.
+fn join_interrupting(machine: &Machine, threads: impl IntoIterator<Item = std::thread::JoinHandle<()>>) {
+    for thread in threads {
+        while !thread.is_finished() {
+            machine.interrupt_faults();
+            std::thread::park_timeout(INTERRUPT_AGAIN);
+        }
+        if thread.join().is_err() {
+            tracing::error!("a thread of the migration ended unexpectedly");
+        }
+    }
 }
 
 /// A number that no other migration has.

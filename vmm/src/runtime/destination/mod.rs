@@ -205,7 +205,8 @@ impl Driver {
 
     fn run(mut self, inbox: &Receiver<Event>) -> Outcome {
         while self.outcome.is_none() {
-            match next(inbox, &mut self.timers, &mut self.loss) {
+            match next(inbox, &mut self.timers, &mut self.loss, None) {
+                Next::Nothing => {}
                 Next::Timer(timer) => self.input(Input::Timer(timer)),
                 Next::Event(Event::Input(input)) => self.input(input),
                 Next::PagesLost(reason) => self.input(Input::LinkLost(reason)),
@@ -518,11 +519,7 @@ impl Driver {
         }
         // An eventfd takes 2^64 signals before a write could fail.
         let _ = self.stop_listening.write(1);
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                tracing::error!("a thread of the migration ended unexpectedly");
-            }
-        }
+        crate::runtime::join_interrupting(&self.machine, self.threads.drain(..));
         let outcome = self.outcome.take().expect("the driver runs until there is one");
         if let Outcome::Failed(reason) = &outcome {
             self.progress.set_error(reason.clone());

@@ -258,7 +258,10 @@ impl Driver {
         let first = self.core.start();
         self.perform(first);
         while self.outcome.is_none() {
-            match next(inbox, &mut self.timers, &mut self.loss) {
+            // A device that was interrupted a moment before it began to hang must not be missed.
+            let at_most = self.controls.stop.load(Relaxed).then_some(crate::runtime::INTERRUPT_AGAIN);
+            match next(inbox, &mut self.timers, &mut self.loss, at_most) {
+                Next::Nothing => self.machine.interrupt_faults(),
                 Next::Timer(timer) => self.input(Input::Timer(timer)),
                 Next::Event(Event::Input(input)) => self.input(input),
                 Next::PagesLost(reason) => self.input(Input::LinkLost(reason)),
@@ -567,11 +570,7 @@ impl Driver {
         self.close_links();
         self.guest_jobs = None;
         self.page_jobs = None;
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                tracing::error!("a thread of the migration ended unexpectedly");
-            }
-        }
+        crate::runtime::join_interrupting(&self.machine, self.threads.drain(..));
         let status = match self.outcome.take() {
             Some(Outcome::Completed) => {
                 self.progress.set_downtime(self.stopwatch.downtime());
