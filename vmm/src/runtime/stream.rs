@@ -90,6 +90,19 @@ impl Stream {
         let _ = rustix::net::shutdown(&self.0, Shutdown::Write);
     }
 
+    /// Whether the peer has closed its end, or the connection has failed.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn is_closed_by_peer(&self) -> io::Result<bool> {
+        let mut fds = [PollFd::new(&self.0, PollFlags::RDHUP)];
+        match poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+            Ok(_) => Ok(fds[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)),
+            Err(Errno::INTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Reads and forgets until the peer closes, or for as long as one read may take.
     pub fn drain(&self) {
         let mut forgotten = [0; 4096];
@@ -301,6 +314,18 @@ mod tests {
         far.shutdown();
         assert_eq!(reader.join().unwrap().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         drop(near);
+    }
+
+    #[test]
+    fn a_closed_peer_is_seen_without_reading() {
+        let (near, far, _) = pair();
+        assert!(!near.is_closed_by_peer().unwrap());
+        drop(far);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !near.is_closed_by_peer().unwrap() {
+            assert!(Instant::now() < deadline, "the close was not seen");
+            std::thread::yield_now();
+        }
     }
 
     #[test]

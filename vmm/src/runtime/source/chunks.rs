@@ -90,6 +90,18 @@ impl ChunkSender {
         self.send_head(&Frame::Switch(number))
     }
 
+    /// Whether the peer still has the link open.
+    ///
+    /// # Errors
+    /// When it has not.
+    pub fn check_open(&self) -> Result<(), LinkError> {
+        match self.stream.is_closed_by_peer() {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(LinkError::Closed { link: self.link }),
+            Err(error) => Err(LinkError::io(self.link)(error)),
+        }
+    }
+
     fn send_head(&mut self, frame: &Frame) -> Result<(), LinkError> {
         let head = self.head(frame);
         self.stream.write_all(&head).map_err(LinkError::io(self.link))?;

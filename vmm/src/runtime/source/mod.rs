@@ -223,6 +223,7 @@ impl Driver {
             stop: Arc::default(),
             end_round: Arc::default(),
             arrived: Arc::default(),
+            patience: Duration::from_millis(parameters.heartbeat_timeout_ms),
             max_bandwidth: settings.max_bandwidth(),
             progress: progress.clone(),
         };

@@ -18,6 +18,8 @@ use crate::runtime::source::remaining::Remaining;
 
 /// Chunks whose log is cleared together: 32 MiB, about 50 µs of work for KVM.
 const GROUP: u64 = 16;
+/// How often a sender that waits looks whether its link is still there.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Why pages could not be sent.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +33,9 @@ pub enum PagesError {
     /// The host did not say which pages it has allocated.
     #[error("the host's page map could not be read: {0}")]
     PageMap(std::io::Error),
+    /// The destination did not confirm a round.
+    #[error("the destination did not confirm the pages of a round within {} ms (x-ferry-heartbeat-timeout-ms)", .0.as_millis())]
+    NotArrived(Duration),
     /// The host gave no thread.
     #[error("no thread can be started: {0}")]
     Thread(std::io::Error),
@@ -61,6 +66,8 @@ pub struct Controls {
     pub progress: Arc<Progress>,
     /// The newest marker that the destination has reached.
     pub arrived: Arc<Arrived>,
+    /// How long the pages of a round that are on their way may take to arrive.
+    pub patience: Duration,
 }
 
 /// The newest marker that the destination has reached, told by the driver and awaited by the page thread.
@@ -84,11 +91,14 @@ impl Arrived {
         self.changed.notify_all();
     }
 
-    fn wait(&self, marker: u32, give_up: impl Fn() -> bool) {
-        let mut newest = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
-        while *newest < marker && !give_up() {
-            newest = self.changed.wait(newest).unwrap_or_else(PoisonError::into_inner);
-        }
+    /// Waits until the destination has reached `marker`, or `give_up`, or for as long as [`LOOK`] at most. Tells whether the wait
+    /// is over.
+    fn wait(&self, marker: u32, give_up: impl Fn() -> bool) -> bool {
+        let newest = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = |newest: &mut u32| *newest < marker && !give_up();
+        let (newest, _) =
+            self.changed.wait_timeout_while(newest, LOOK, waiting).unwrap_or_else(PoisonError::into_inner);
+        *newest >= marker || give_up()
     }
 }
 
@@ -214,8 +224,14 @@ impl PageSender {
     fn await_arrival(&mut self) -> Result<(), PagesError> {
         self.marker += 1;
         self.chunks.send_marker(self.marker)?;
-        let Controls { stop, end_round, arrived, .. } = &self.controls;
-        arrived.wait(self.marker, || stop.load(Relaxed) || end_round.load(Relaxed));
+        let Controls { stop, end_round, arrived, patience, .. } = &self.controls;
+        let deadline = Instant::now() + *patience;
+        while !arrived.wait(self.marker, || stop.load(Relaxed) || end_round.load(Relaxed)) {
+            self.chunks.check_open()?;
+            if Instant::now() >= deadline {
+                return Err(PagesError::NotArrived(*patience));
+            }
+        }
         if stop.load(Relaxed) { Err(PagesError::Interrupted) } else { Ok(()) }
     }
 
