@@ -92,7 +92,9 @@ impl Source {
             return vec![];
         }
         match decision {
-            Decision::Postcopy => self.go_postcopy = self.plan.postcopy,
+            // Wanted by a parameter, but not allowed: the rounds go on, within their own limits.
+            Decision::Postcopy if !self.plan.postcopy => return vec![Output::SendRound],
+            Decision::Postcopy => self.go_postcopy = true,
             Decision::GiveUp(reason) if !self.go_postcopy => return self.give_up(Outcome::Failed(reason)),
             Decision::Again if !self.go_postcopy => return vec![Output::SendRound],
             _ => {}

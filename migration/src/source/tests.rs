@@ -211,6 +211,14 @@ fn postcopy_begins_when_asked_also_before_the_first_round_ends() {
 }
 
 #[test]
+fn postcopy_that_is_not_allowed_never_stops_the_guest() {
+    let plan = Plan { postcopy: false, ..plan(Handshake::Setup) };
+    let rounds = [Input::Connected, Input::Message(ToSource::HelloAck { record_shared: false })];
+    let (mut source, _) = walk(plan, &rounds);
+    assert_eq!(source.step(Input::RoundDone(Decision::Postcopy)), [Output::SendRound]);
+}
+
+#[test]
 fn a_broken_postcopy_pauses_and_recovers_any_number_of_times() {
     let mut source = permitted(Handshake::Setup, Decision::Postcopy);
     assert!(

@@ -232,6 +232,7 @@ impl Driver {
                     self.input(Input::Checked(result));
                 }
                 Output::ReceivePages => {
+                    self.progress.set_handshake(self.core.handshake());
                     self.progress.set_status(Status::Active);
                     self.receiving = true;
                     self.receive_pages();
