@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ferry_migration::destination::Outcome;
 use ferry_migration::parameters::ParameterError;
 use ferry_migration::source::Owner;
-use ferry_migration::{MigrationInfo, Parameters};
+use ferry_migration::{MigrationInfo, Parameters, Status};
 
 use crate::endpoint::Endpoint;
 use crate::events::Events;
@@ -130,7 +130,8 @@ impl Migrations {
             return Err(MigrationError::NoGuest);
         }
         if let Some(previous) = &mut current.outgoing {
-            if !previous.has_ended() {
+            // Clients hear of the end as the driver's last act: whoever answers to it at once waits for the thread to be gone.
+            if previous.progress.status().is_none_or(Status::is_active) && !previous.has_ended() {
                 return Err(MigrationError::Busy);
             }
             previous.join();
@@ -153,7 +154,7 @@ impl Migrations {
             return Err(MigrationError::NotIncoming);
         }
         if let Some(previous) = &mut current.incoming {
-            if !previous.has_ended() {
+            if previous.progress.status().is_none_or(Status::is_active) && !previous.has_ended() {
                 return Err(MigrationError::Listening(previous.endpoint().clone()));
             }
             previous.join();

@@ -117,6 +117,7 @@ fn requests_arrive_in_any_pieces_and_errors_do_not_end_the_connection() {
     raw.write_all(&vec![b'x'; MAX_REQUEST * 2]).unwrap();
     assert!(read_line(&mut raw)["error"]["desc"].as_str().unwrap().contains("larger than 65536"));
     raw.write_all(b"\n{\"execute\": \"stop\"}").unwrap();
+    assert_eq!(read_line(&mut raw)["event"], "STOP", "what happened before the reply comes before it, as in QEMU");
     assert_eq!(read_line(&mut raw)["return"], json!({}));
 }
 

@@ -46,7 +46,7 @@ impl Remaining {
 
     /// Takes out the next pages that are likely to be needed; `None` when there are none left. Returns the chunk and its pages.
     pub fn claim_block(&self) -> Option<(u64, Words)> {
-        while let Some(word) = self.hints().pop_front() {
+        while let Some(word) = self.newest_hint() {
             // What follows a touched page first, then what comes before.
             for start in [word, word + BLOCK_WORDS, word.saturating_sub(BLOCK_WORDS)] {
                 if let Some(block) = self.take(start) {
@@ -76,6 +76,11 @@ impl Remaining {
             }
         }
         (words != [0; CHUNK_WORDS]).then_some((first as u64 * 64 / CHUNK_PAGES, words))
+    }
+
+    /// A function of its own, so that the lock is free again before the hint is followed.
+    fn newest_hint(&self) -> Option<usize> {
+        self.hints().pop_front()
     }
 
     fn remember(&self, word: usize) {
