@@ -283,12 +283,13 @@ impl Migrations {
 
     /// The guest has shut down or the process is about to end: an outgoing migration is told, and given up.
     pub fn guest_gone(&self, reason: &str) {
-        if let Some(outgoing) = &mut self.current().outgoing {
+        let until = Instant::now() + FAREWELL;
+        if let Some(outgoing) = &self.current().outgoing {
             outgoing.guest_gone(reason);
-            let until = Instant::now() + FAREWELL;
-            while !outgoing.has_ended() && Instant::now() < until {
-                std::thread::park_timeout(INTERRUPT_AGAIN);
-            }
+        }
+        // Locked only for each look: clients go on asking meanwhile.
+        while self.current().outgoing.as_ref().is_some_and(|o| !o.has_ended()) && Instant::now() < until {
+            std::thread::park_timeout(INTERRUPT_AGAIN);
         }
     }
 
