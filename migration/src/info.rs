@@ -98,6 +98,47 @@ pub struct RamStats {
     pub precopy_bytes: u64,
     /// Bytes sent while the vCPUs were stopped.
     pub downtime_bytes: u64,
+    /// Bytes sent while the destination ran the guest.
+    pub postcopy_bytes: u64,
+    /// Pages that the destination asked for.
+    pub postcopy_requests: u64,
+}
+
+/// How the guest's memory arrives in postcopy. The counts of pages are live on both sides; what concerns waits is known only
+/// to the destination, where they happen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PostcopyStats {
+    /// `minor` or `missing`: how the destination's host tells of a page that is not here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault_mode: Option<String>,
+    /// Pages that are here (seen from the source: sent), of those that were missing at the switchover.
+    pub received_pages: u64,
+    /// Pages that are still missing (seen from the source: to be sent).
+    pub missing_pages: u64,
+    /// Bytes that travelled as answers to page requests.
+    pub urgent_bytes: u64,
+    /// Bytes that travelled in the background stream.
+    pub background_bytes: u64,
+    /// Waits of the guest, its devices and KVM, once there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waits: Option<PageWaits>,
+}
+
+/// Waits for pages that had to be asked for, in microseconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PageWaits {
+    /// How many have ended.
+    pub count: u64,
+    /// All of them added up.
+    pub total_us: u64,
+    /// The longest.
+    pub longest_us: u64,
+    /// Accesses that were let through without the source, because the page was here or is zero.
+    pub local: u64,
+    /// Pages that somebody waits for now.
+    pub pending: u64,
 }
 
 /// Named parts of the downtime, in microseconds; their sum is the switchover as the source saw it.
@@ -171,4 +212,13 @@ pub struct MigrationInfo {
     /// The handshake in force.
     #[serde(rename = "x-ferry-handshake", skip_serializing_if = "Option::is_none")]
     pub x_ferry_handshake: Option<Handshake>,
+    /// Destination: the mean wait for a page that was asked for, in nanoseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub postcopy_latency: Option<u64>,
+    /// Destination: how many of these waits took 2^n to 2^(n+1) microseconds, from n = 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub postcopy_latency_dist: Option<Vec<u64>>,
+    /// How postcopy goes, once it has begun.
+    #[serde(rename = "x-ferry-postcopy", skip_serializing_if = "Option::is_none")]
+    pub x_ferry_postcopy: Option<PostcopyStats>,
 }

@@ -23,6 +23,12 @@ impl Ferry {
         serde_json::from_value(value).expect("query-migrate returns a MigrationInfo")
     }
 
+    /// Lets the next migrations from here use postcopy.
+    pub fn allow_postcopy(&mut self) {
+        let capability = json!({ "capability": "postcopy-ram", "state": true });
+        self.qmp("migrate-set-capabilities", json!({ "capabilities": [capability] }));
+    }
+
     /// Sets migration parameters.
     pub fn set_parameters(&mut self, parameters: Value) {
         self.qmp("migrate-set-parameters", parameters);

@@ -216,6 +216,12 @@ impl Destination {
         matches!(self.state, State::Starting | State::Active | State::Paused)
     }
 
+    /// Whether the guest runs here while pages are missing.
+    #[must_use]
+    pub fn is_in_postcopy(&self) -> bool {
+        matches!(self.state, State::Active | State::Paused)
+    }
+
     /// The handshake in force.
     #[must_use]
     pub fn handshake(&self) -> Handshake {

@@ -54,6 +54,12 @@ impl Handover {
         self.generation
     }
 
+    /// The migration's id.
+    #[must_use]
+    pub fn migration_id(&self) -> u128 {
+        self.migration_id
+    }
+
     /// The source, before `Hello`: a hand-over is under way, and here is the number that the destination must read back.
     #[must_use]
     pub fn announce(&self, nonce: u64) -> Change {

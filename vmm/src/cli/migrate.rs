@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use clap::Args;
-use ferry_migration::{MigrationInfo, Status};
+use clap::{Args, ValueEnum};
+use ferry_migration::{Handshake, MigrationInfo, Status};
 use serde_json::{Map, Value, json};
 
 use super::progress::Progress;
@@ -31,6 +31,18 @@ pub struct Options {
     /// Where the destination listens
     #[arg(long, value_name = "tcp:HOST:PORT|unix:PATH")]
     to: Endpoint,
+    /// Send all memory before the guest moves, or let it run at the destination while the rest follows
+    #[arg(long, value_name = "precopy|postcopy", value_enum)]
+    mode: Option<Mode>,
+    /// When postcopy begins: after the first round, when rounds no longer pay, or at once
+    #[arg(long, value_name = "first-round|no-progress|at-once", value_enum, requires = "mode")]
+    postcopy_when: Option<When>,
+    /// Reconnect a paused postcopy of this process
+    #[arg(long, conflicts_with_all = ["mode", "downtime_limit", "max_rounds", "on_limit", "no_rehearsal", "handshake"])]
+    resume: bool,
+    /// What ends the switchover; left out, owned where there is an ownership record, else setup
+    #[arg(long, value_name = "none|pong|setup|owned", value_parser = ["none", "pong", "setup", "owned"])]
+    handshake: Option<String>,
     /// Longest downtime to aim for, in milliseconds
     #[arg(long, value_name = "MS")]
     downtime_limit: Option<u64>,
@@ -54,6 +66,21 @@ pub struct Options {
     keep_source: bool,
 }
 
+/// How the memory goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    Precopy,
+    Postcopy,
+}
+
+/// When postcopy begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum When {
+    FirstRound,
+    NoProgress,
+    AtOnce,
+}
+
 /// Runs `ferry migrate`.
 pub fn run(options: &Options) -> Result<(), CliError> {
     let signals = signals::receive().map_err(|error| CliError::failed("cannot watch for signals", error))?;
@@ -66,7 +93,15 @@ fn migrate(options: &Options, signals: &Receiver<Signal>) -> Result<(), CliError
     if !parameters.is_empty() {
         client.execute("migrate-set-parameters", Value::Object(parameters))?;
     }
-    client.execute("migrate", json!({ "uri": for_anyone(&options.to)?.to_string() }))?;
+    if let Some(mode) = options.mode {
+        let postcopy = json!([{ "capability": "postcopy-ram", "state": mode == Mode::Postcopy }]);
+        client.execute("migrate-set-capabilities", json!({ "capabilities": postcopy }))?;
+    }
+    let to = for_anyone(&options.to)?.to_string();
+    client.execute("migrate", json!({ "uri": to, "resume": options.resume }))?;
+    if options.postcopy_when == Some(When::AtOnce) {
+        client.execute("migrate-start-postcopy", json!({}))?;
+    }
     let patience = options.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let watch = Watch { client: &mut client, signals, interrupted: false, patience, cancelled_by: None };
     let info = watch.until_end()?;
@@ -78,6 +113,16 @@ fn migrate(options: &Options, signals: &Receiver<Signal>) -> Result<(), CliError
             }
             Ok(())
         }
+        Status::PostcopyPaused => Err(CliError::Failed(format!(
+            "the postcopy is paused: {}; when the network is well, reconnect with: ferry migrate --resume --qmp unix:{} --to {}",
+            reason(&info),
+            options.qmp.display(),
+            options.to
+        ))),
+        Status::Uncertain => Err(CliError::Failed(format!(
+            "it is uncertain who owns the guest: {}. See ferry status on both sides, then: ferry resolve --help",
+            reason(&info)
+        ))),
         Status::Cancelled => Err(CliError::Failed("the migration was cancelled; the guest is still here".into())),
         status => Err(CliError::Failed(format!("the migration {}: {}", outcome(status), reason(&info)))),
     }
@@ -87,7 +132,15 @@ impl Options {
     /// What differs from the process's present parameters because it was asked for.
     fn parameters(&self) -> Map<String, Value> {
         let rehearsal = self.no_rehearsal.then_some(false);
-        let all: [(&str, Option<Value>); 5] = [
+        let when = match (self.mode, self.postcopy_when) {
+            (None, _) => None,
+            (Some(Mode::Precopy), _) | (_, Some(When::AtOnce)) => Some("manual"),
+            (Some(Mode::Postcopy), None | Some(When::FirstRound)) => Some("first-round"),
+            (Some(Mode::Postcopy), Some(When::NoProgress)) => Some("no-progress"),
+        };
+        let all: [(&str, Option<Value>); 7] = [
+            ("x-ferry-postcopy-when", when.map(Value::from)),
+            ("x-ferry-handshake", self.handshake.clone().map(Value::from)),
             ("downtime-limit", self.downtime_limit.map(Value::from)),
             ("max-bandwidth", self.max_bandwidth.map(Value::from)),
             ("x-ferry-max-rounds", self.max_rounds.map(Value::from)),
@@ -133,7 +186,11 @@ impl Watch<'_> {
         let mut progress = Progress::new();
         loop {
             let info = self.client.query_migrate()?;
-            if !info.status.unwrap_or_default().is_active() {
+            let status = info.status.unwrap_or_default();
+            // Neither goes on by itself, but for a record that is asked again.
+            let waits_for_operator = status == Status::PostcopyPaused
+                || (status == Status::Uncertain && info.x_ferry_handshake != Some(Handshake::Owned));
+            if !status.is_active() || waits_for_operator {
                 return Ok(info);
             }
             progress.show(&info);

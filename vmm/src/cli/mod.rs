@@ -6,6 +6,7 @@
 mod demo;
 mod migrate;
 mod progress;
+mod resolve;
 mod run;
 mod signals;
 mod status;
@@ -47,6 +48,8 @@ enum Command {
     Migrate(migrate::Options),
     /// Show a process's guest and its migration
     Status(status::Options),
+    /// Say who owns a guest of which that is uncertain
+    Resolve(resolve::Options),
     /// The whole story on one machine, with nothing to prepare
     Demo(demo::Options),
 }
@@ -58,6 +61,7 @@ pub fn main() -> ExitCode {
         Command::Run(options) => run::run(options),
         Command::Migrate(options) => migrate::run(options),
         Command::Status(options) => status::run(options),
+        Command::Resolve(options) => resolve::run(options),
         Command::Demo(options) => demo::run(options),
     });
     match outcome {

@@ -9,36 +9,85 @@ use serde_json::{Value, json};
 
 use super::style::Style;
 use super::{CliError, QMP_TIMEOUT, qmp_path, say, summary, units};
+use crate::ownership::file::{FileRecord, LOCK_TIMEOUT};
 use crate::qmp::client::Client;
+use crate::runtime::record::OwnershipInfo;
 
 /// The options of `ferry status`.
 #[derive(Args, Debug)]
 pub struct Options {
     /// QMP socket of the process
-    #[arg(long, value_name = "unix:PATH", value_parser = qmp_path)]
-    qmp: PathBuf,
-    /// Print JSON: name, status and migration as QMP has them
+    #[arg(long, value_name = "unix:PATH", value_parser = qmp_path, required_unless_present = "ownership")]
+    qmp: Option<PathBuf>,
+    /// Show an ownership record by itself, without any process
+    #[arg(long, value_name = "file:PATH", value_parser = record_path, conflicts_with = "qmp")]
+    ownership: Option<PathBuf>,
+    /// Print JSON: name, status, migration and ownership as QMP has them
     #[arg(long)]
     json: bool,
 }
 
 /// Runs `ferry status`.
 pub fn run(options: &Options) -> Result<(), CliError> {
-    let mut client = Client::connect(&options.qmp, QMP_TIMEOUT)?;
+    let Some(qmp) = &options.qmp else { return show_record(options) };
+    let mut client = Client::connect(qmp, QMP_TIMEOUT)?;
     let name = client.execute("query-name", json!({}))?["name"].take();
     let run_state = client.execute("query-status", json!({}))?["status"].take();
     let migration = client.execute("query-migrate", json!({}))?;
+    let ownership = client.execute("x-ferry-query-ownership", json!({}))?;
     if options.json {
-        say(&format!("{:#}", json!({ "name": name, "status": run_state, "migration": migration })));
+        let all = json!({ "name": name, "status": run_state, "migration": migration, "ownership": ownership });
+        say(&format!("{all:#}"));
         return Ok(());
     }
+    let ownership = serde_json::from_value::<OwnershipInfo>(ownership).ok();
     let info: MigrationInfo = serde_json::from_value(migration.clone())
         .map_err(|error| CliError::failed("the reply to 'query-migrate' is not understood", error))?;
     let listening = migration.get("socket-address").and_then(|all| all.get(0)).map(socket_address);
-    let text =
+    let mut text =
         block(name.as_str().unwrap_or_default(), run_state.as_str().unwrap_or("unknown"), &info, listening.as_deref());
+    if let Some(ownership) = ownership {
+        text.push_str(&owner(&ownership));
+    }
     say(&text);
     Ok(())
+}
+
+/// A record that no process need be asked for.
+fn show_record(options: &Options) -> Result<(), CliError> {
+    let path = options.ownership.clone().unwrap_or_default();
+    let info = OwnershipInfo::read(&FileRecord::new(path, LOCK_TIMEOUT), None);
+    say(&if options.json { format!("{:#}", json!(info)) } else { owner(&info) });
+    match info.error {
+        Some(error) => Err(CliError::Failed(error)),
+        None => Ok(()),
+    }
+}
+
+/// Who owns the guest, by its record.
+fn owner(info: &OwnershipInfo) -> String {
+    let style = Style::stdout();
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "  {} {value}", style.dim(&format!("{name:<10}")));
+    };
+    line("record", &info.place);
+    if let Some(error) = &info.error {
+        line("", &style.bad(error));
+    }
+    if let (Some(owner), Some(generation), Some(settled)) = (&info.owner, info.generation, info.settled) {
+        let here = if info.owned_here == Some(true) { " (this process)" } else { "" };
+        let state = if settled { "" } else { ", a hand-over is under way" };
+        line("owner", &format!("{}{here}, generation {generation}{state}", style.bold(owner)));
+    }
+    text
+}
+
+fn record_path(text: &str) -> Result<PathBuf, String> {
+    match text.strip_prefix("file:") {
+        Some(path) if !path.is_empty() => Ok(path.into()),
+        _ => Err("write file:PATH".into()),
+    }
 }
 
 fn block(name: &str, run_state: &str, info: &MigrationInfo, listening: Option<&str>) -> String {

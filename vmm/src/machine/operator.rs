@@ -24,6 +24,15 @@ impl Machine {
         }
     }
 
+    /// Takes what running needs (the disk's lock) before the guest is first let run, and keeps it.
+    ///
+    /// # Errors
+    /// The device that could not begin to run, and why: another process has its disk.
+    pub fn take_resources(&self) -> Result<(), MachineError> {
+        let _turn = self.parts.control.turn.take("taking the disk")?;
+        self.parts.acquire()
+    }
+
     /// The operator's `stop`. Remembered while a hold is in place.
     ///
     /// # Errors

@@ -92,6 +92,16 @@ impl OwnershipError {
         matches!(self, OwnershipError::Unreachable { .. })
     }
 
+    /// Whether the place takes no record at all: its storage is read-only, or this process may not write there.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        let kind = match self {
+            OwnershipError::Unreachable { source, .. } => source.kind(),
+            _ => return false,
+        };
+        matches!(kind, io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+    }
+
     /// Whether the new record may be there although the call failed.
     #[must_use]
     pub fn maybe_applied(&self) -> bool {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use ferry_devices::fault::FaultSpec;
+use ferry_migration::source::Owner;
 use ferry_migration::{MigrationInfo, Parameters, Status};
 
 use super::memory_hash::MemoryHash;
@@ -11,6 +12,7 @@ use super::wire::CommandError;
 use crate::endpoint::Endpoint;
 use crate::events::{Event, Events};
 use crate::machine::RunState;
+use crate::runtime::record::OwnershipInfo;
 
 /// Remembers what it was told.
 pub struct Mock {
@@ -26,6 +28,12 @@ pub struct State {
     pub listening: Option<(Endpoint, bool)>,
     pub parameters: Parameters,
     pub faults: Vec<String>,
+    pub postcopy: bool,
+    pub start_postcopy: usize,
+    pub pauses: usize,
+    pub resumed: Vec<Endpoint>,
+    pub recovered: Vec<Endpoint>,
+    pub resolved: Vec<Owner>,
     /// Why a cancel is refused; it is accepted when there is no reason.
     pub no_cancel: Option<&'static str>,
 }
@@ -40,6 +48,12 @@ impl Mock {
             listening: None,
             parameters: Parameters::default(),
             faults: Vec::new(),
+            postcopy: false,
+            start_postcopy: 0,
+            pauses: 0,
+            resumed: Vec::new(),
+            recovered: Vec::new(),
+            resolved: Vec::new(),
             no_cancel: None,
         };
         Arc::new(Mock { events: Arc::default(), state: Mutex::new(state) })
@@ -98,6 +112,45 @@ impl Target for Mock {
     fn incoming(&self, at: &Endpoint, exit_on_error: bool) -> Done {
         self.state().listening = Some((at.clone(), exit_on_error));
         Ok(())
+    }
+
+    fn resume_migration(&self, to: Endpoint) -> Done {
+        let mut state = self.state();
+        state.resumed.push(to);
+        state.info.status = Some(Status::PostcopyRecover);
+        Ok(())
+    }
+
+    fn start_postcopy(&self) -> Done {
+        self.state().start_postcopy += 1;
+        Ok(())
+    }
+
+    fn pause_migration(&self) -> Done {
+        self.state().pauses += 1;
+        Ok(())
+    }
+
+    fn recover(&self, at: &Endpoint) -> Done {
+        self.state().recovered.push(at.clone());
+        Ok(())
+    }
+
+    fn resolve(&self, owner: Owner) -> Done {
+        self.state().resolved.push(owner);
+        Ok(())
+    }
+
+    fn ownership(&self) -> Option<OwnershipInfo> {
+        None
+    }
+
+    fn postcopy_allowed(&self) -> bool {
+        self.state().postcopy
+    }
+
+    fn allow_postcopy(&self, allowed: bool) {
+        self.state().postcopy = allowed;
     }
 
     fn cancel(&self) -> Done {

@@ -2,10 +2,11 @@
 //!
 //! `ferry run` builds one, hands it to the server, and hears from it when an incoming migration has ended.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 
 use ferry_devices::fault::FaultSpec;
+use ferry_migration::source::Owner;
 use ferry_migration::{MigrationInfo, Parameters};
 
 use super::memory_hash::{self, MemoryHash};
@@ -13,6 +14,7 @@ use super::target::{Done, Target};
 use super::wire::CommandError;
 use crate::endpoint::Endpoint;
 use crate::machine::{Machine, RunState};
+use crate::runtime::record::OwnershipInfo;
 use crate::runtime::{MigrationError, Migrations};
 
 /// Hears why an incoming migration failed.
@@ -22,7 +24,6 @@ type OnFailure = Arc<dyn Fn(MigrationError) + Send + Sync>;
 pub struct Process {
     machine: Arc<Machine>,
     migrations: Arc<Migrations>,
-    listening: Arc<Mutex<Option<Endpoint>>>,
     on_incoming_failed: OnFailure,
 }
 
@@ -35,7 +36,7 @@ impl Process {
         on_incoming_failed: impl Fn(MigrationError) + Send + Sync + 'static,
     ) -> Self {
         let on_incoming_failed: OnFailure = Arc::new(on_incoming_failed);
-        Process { machine, migrations, listening: Arc::default(), on_incoming_failed }
+        Process { machine, migrations, on_incoming_failed }
     }
 
     /// Listens for an incoming migration, tells the address on standard error and follows it to its end.
@@ -43,24 +44,15 @@ impl Process {
     /// # Errors
     /// When the process takes no guest, listens already, or cannot listen there.
     pub fn listen(&self, at: &Endpoint, exit_on_error: bool) -> Result<(), MigrationError> {
-        let mut listening = lock(&self.listening);
-        if let Some(at) = &*listening {
-            return Err(MigrationError::Listening(at.clone()));
-        }
         let at = self.migrations.incoming(at)?;
         // Scripts that gave port 0 read this line.
         eprintln!("listening on {at}");
-        *listening = Some(at);
-        let (migrations, listening) = (self.migrations.clone(), self.listening.clone());
+        let migrations = self.migrations.clone();
         let on_failure = exit_on_error.then(|| self.on_incoming_failed.clone());
-        let follow = move || {
-            let outcome = migrations.wait_incoming();
-            *lock(&listening) = None;
-            match (outcome, on_failure) {
-                (Err(error), Some(on_failure)) => on_failure(error),
-                (Err(error), None) => tracing::warn!("{error}"),
-                (Ok(()), _) => {}
-            }
+        let follow = move || match (migrations.wait_incoming(), on_failure) {
+            (Err(error), Some(on_failure)) => on_failure(error),
+            (Err(error), None) => tracing::warn!("{error}"),
+            (Ok(()), _) => {}
         };
         thread::Builder::new().name("incoming".into()).spawn(follow).map_err(MigrationError::Host)?;
         Ok(())
@@ -97,7 +89,7 @@ impl Target for Process {
     }
 
     fn listening(&self) -> Option<Endpoint> {
-        lock(&self.listening).clone()
+        self.migrations.listening_at()
     }
 
     fn migrate(&self, to: Endpoint) -> Done {
@@ -106,6 +98,41 @@ impl Target for Process {
 
     fn incoming(&self, at: &Endpoint, exit_on_error: bool) -> Done {
         self.listen(at, exit_on_error).map_err(refused)
+    }
+
+    fn resume_migration(&self, to: Endpoint) -> Done {
+        self.migrations.recover_outgoing(to).map_err(refused)
+    }
+
+    fn start_postcopy(&self) -> Done {
+        self.migrations.start_postcopy().map_err(refused)
+    }
+
+    fn pause_migration(&self) -> Done {
+        self.migrations.pause().map_err(refused)
+    }
+
+    fn recover(&self, at: &Endpoint) -> Done {
+        let at = self.migrations.recover_incoming(at).map_err(refused)?;
+        // As for the first address.
+        eprintln!("listening on {at}");
+        Ok(())
+    }
+
+    fn resolve(&self, owner: Owner) -> Done {
+        self.migrations.resolve(owner).map_err(refused)
+    }
+
+    fn ownership(&self) -> Option<OwnershipInfo> {
+        self.migrations.ownership()
+    }
+
+    fn postcopy_allowed(&self) -> bool {
+        self.migrations.postcopy_allowed()
+    }
+
+    fn allow_postcopy(&self, allowed: bool) {
+        self.migrations.allow_postcopy(allowed);
     }
 
     fn cancel(&self) -> Done {
@@ -136,8 +163,4 @@ impl Target for Process {
 
 fn refused(error: impl std::error::Error + 'static) -> CommandError {
     CommandError::from_chain(&error)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,12 +4,14 @@
 //! No method may wait for a migration: the socket answers at all times.
 
 use ferry_devices::fault::FaultSpec;
+use ferry_migration::source::Owner;
 use ferry_migration::{MigrationInfo, Parameters};
 
 use super::memory_hash::MemoryHash;
 use super::wire::CommandError;
 use crate::endpoint::Endpoint;
 use crate::machine::RunState;
+use crate::runtime::record::OwnershipInfo;
 
 /// The outcome of a command that has nothing to return.
 pub type Done = Result<(), CommandError>;
@@ -36,8 +38,24 @@ pub trait Target: Send + Sync {
     fn migrate(&self, to: Endpoint) -> Done;
     /// Listens for an incoming migration; if it fails, the process ends when `exit_on_error` is set.
     fn incoming(&self, at: &Endpoint, exit_on_error: bool) -> Done;
+    /// Reconnects a paused postcopy of which this process is the source.
+    fn resume_migration(&self, to: Endpoint) -> Done;
+    /// Lets the destination of the migration that goes on run the guest now.
+    fn start_postcopy(&self) -> Done;
+    /// Breaks the links of a postcopy, on either side.
+    fn pause_migration(&self) -> Done;
+    /// Waits at another address for the source of a paused postcopy.
+    fn recover(&self, at: &Endpoint) -> Done;
+    /// Says who owns the guest, the other side being fenced.
+    fn resolve(&self, owner: Owner) -> Done;
+    /// Who owns the guest, by the ownership record; none without a record.
+    fn ownership(&self) -> Option<OwnershipInfo>;
     /// Cancels the outgoing migration.
     fn cancel(&self) -> Done;
+    /// Whether migrations may use postcopy.
+    fn postcopy_allowed(&self) -> bool;
+    /// Allows, or does not, that migrations use postcopy.
+    fn allow_postcopy(&self, allowed: bool);
     /// The migration parameters.
     fn parameters(&self) -> Parameters;
     /// Replaces the migration parameters.

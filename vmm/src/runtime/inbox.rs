@@ -23,7 +23,7 @@ pub enum Next<E> {
     Timer(Timer),
     /// A page link was lost a while ago, and the control link has said nothing.
     PagesLost(String),
-    /// Nothing came for as long as was asked.
+    /// Nothing came until the time that was asked for.
     Nothing,
 }
 
@@ -46,10 +46,9 @@ impl HeldLoss {
     }
 }
 
-/// Waits, `at_most` for so long if that is given. What has arrived comes before any timer: after a pause of the whole process (a debugger, SIGSTOP) the peer's
+/// Waits, until `wake_at` at the latest if that is given. What has arrived comes before any timer: after a pause of the whole process (a debugger, SIGSTOP) the peer's
 /// messages are waiting, and its silence was ours.
-pub fn next<E>(events: &Receiver<E>, timers: &mut Timers, loss: &mut HeldLoss, at_most: Option<Duration>) -> Next<E> {
-    let idle_at = at_most.map(|wait| Instant::now() + wait);
+pub fn next<E>(events: &Receiver<E>, timers: &mut Timers, loss: &mut HeldLoss, wake_at: Option<Instant>) -> Next<E> {
     loop {
         if let Ok(event) = events.try_recv() {
             return Next::Event(event);
@@ -60,10 +59,10 @@ pub fn next<E>(events: &Receiver<E>, timers: &mut Timers, loss: &mut HeldLoss, a
         if let Some(reason) = loss.take_due() {
             return Next::PagesLost(reason);
         }
-        if idle_at.is_some_and(|at| at <= Instant::now()) {
+        if wake_at.is_some_and(|at| at <= Instant::now()) {
             return Next::Nothing;
         }
-        let wake = [timers.next(), loss.due(), idle_at].into_iter().flatten().min();
+        let wake = [timers.next(), loss.due(), wake_at].into_iter().flatten().min();
         let wait = wake.map_or(IDLE, |at| at.saturating_duration_since(Instant::now()));
         match events.recv_timeout(wait) {
             Ok(event) => return Next::Event(event),

@@ -17,7 +17,7 @@ use crate::events::Events;
 use crate::machine::Machine;
 use crate::runtime::destination::Incoming;
 use crate::runtime::progress::{Direction, Progress};
-use crate::runtime::record::{OwnRecord, RecordError};
+use crate::runtime::record::{OwnRecord, OwnershipInfo, RecordError};
 use crate::runtime::settings::Settings;
 use crate::runtime::source::{Command, Outgoing};
 
@@ -97,8 +97,7 @@ pub struct Migrations {
 #[derive(Debug, Default)]
 struct Current {
     outgoing: Option<Outgoing>,
-    incoming: Option<Incoming>,
-    arrived: bool,
+    incoming: Option<Arc<Incoming>>,
     /// What `query-migrate` shows.
     newest: Option<Arc<Progress>>,
 }
@@ -149,22 +148,23 @@ impl Migrations {
     /// # Errors
     /// When this process has a guest, listens already, or cannot listen there.
     pub fn incoming(&self, at: &Endpoint) -> Result<Endpoint, MigrationError> {
-        let mut current = self.current();
+        let current = self.current();
         if !self.machine.awaits_guest() {
             return Err(MigrationError::NotIncoming);
         }
-        if let Some(previous) = &mut current.incoming {
-            if previous.progress.status().is_none_or(Status::is_active) && !previous.has_ended() {
-                return Err(MigrationError::Listening(previous.endpoint().clone()));
-            }
-            previous.join();
+        // Clients hear of an end as the driver's last act: whoever answers to it at once waits until it is put away.
+        let ending = |current: &mut Current| current.incoming.as_ref().is_some_and(|previous| !previous.goes_on());
+        let (mut current, _) =
+            self.changed.wait_timeout_while(current, FAREWELL, ending).unwrap_or_else(PoisonError::into_inner);
+        if let Some(previous) = &current.incoming {
+            return Err(MigrationError::Listening(previous.endpoint()));
         }
         let progress = self.progress(Direction::Incoming);
         let parameters = self.settings.parameters();
         let incoming = Incoming::listen(self.machine.clone(), at, &parameters, progress.clone(), self.record.clone())
             .map_err(|source| MigrationError::Listen { at: at.clone(), source })?;
-        let endpoint = incoming.endpoint().clone();
-        current.incoming = Some(incoming);
+        let endpoint = incoming.endpoint();
+        current.incoming = Some(Arc::new(incoming));
         current.newest = Some(progress);
         self.changed.notify_all();
         Ok(endpoint)
@@ -189,19 +189,39 @@ impl Migrations {
         self.command(Command::StartPostcopy)
     }
 
-    /// QMP `migrate-pause`, on the source.
+    /// QMP `migrate-pause`, on either side.
     ///
     /// # Errors
     /// When no postcopy is active.
     pub fn pause(&self) -> Result<(), MigrationError> {
-        self.command(Command::Pause)
+        let incoming = self.current().incoming.clone();
+        match incoming {
+            Some(incoming) => incoming.pause().map_err(MigrationError::TooLate),
+            None => self.command(Command::Pause),
+        }
+    }
+
+    /// QMP `migrate-recover`, on the destination: the source of a paused postcopy is awaited at `at`. Returns the address with
+    /// the port that was chosen.
+    ///
+    /// # Errors
+    /// When no incoming postcopy is paused, or the address cannot be listened at.
+    pub fn recover_incoming(&self, at: &Endpoint) -> Result<Endpoint, MigrationError> {
+        let Some(incoming) = self.current().incoming.clone() else { return Err(MigrationError::NoMigration) };
+        incoming.recover(at)
+    }
+
+    /// What the ownership record says, if this process has one.
+    #[must_use]
+    pub fn ownership(&self) -> Option<OwnershipInfo> {
+        self.record.as_ref().map(|own| own.info())
     }
 
     /// QMP `migrate` with `resume`: reconnects a paused postcopy.
     ///
     /// # Errors
     /// When no postcopy is paused.
-    pub fn recover(&self, to: Endpoint) -> Result<(), MigrationError> {
+    pub fn recover_outgoing(&self, to: Endpoint) -> Result<(), MigrationError> {
         self.command(Command::Recover(to))
     }
 
@@ -256,7 +276,7 @@ impl Migrations {
     #[must_use]
     pub fn listening_at(&self) -> Option<Endpoint> {
         let current = self.current();
-        current.incoming.as_ref().filter(|i| !i.has_ended()).map(|i| i.endpoint().clone())
+        current.incoming.as_ref().filter(|incoming| incoming.goes_on()).map(|incoming| incoming.endpoint())
     }
 
     /// Blocks until an incoming migration has ended; without one, until there is one.
@@ -264,20 +284,16 @@ impl Migrations {
     /// # Errors
     /// Why it failed, naming the device if one did.
     pub fn wait_incoming(&self) -> Result<(), MigrationError> {
-        let mut current = self.current();
-        let mut incoming = loop {
-            if let Some(incoming) = current.incoming.take() {
-                break incoming;
-            }
-            current = self.changed.wait(current).unwrap_or_else(PoisonError::into_inner);
-        };
+        let waiting = |current: &mut Current| current.incoming.is_none();
+        let current = self.changed.wait_while(self.current(), waiting).unwrap_or_else(PoisonError::into_inner);
+        let incoming = current.incoming.clone();
         drop(current);
-        match incoming.join() {
+        let outcome = incoming.and_then(|incoming| incoming.join());
+        self.current().incoming = None;
+        self.changed.notify_all();
+        match outcome {
             Some(Outcome::Failed(reason)) => Err(MigrationError::Incoming(reason)),
-            _ => {
-                self.current().arrived = true;
-                Ok(())
-            }
+            _ => Ok(()),
         }
     }
 

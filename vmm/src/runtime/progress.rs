@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use ferry_migration::info::{Downtime, RamStats};
+use ferry_migration::info::{Downtime, PageWaits, PostcopyStats, RamStats};
 use ferry_migration::pages::PAGE_SIZE;
 use ferry_migration::{Handshake, MigrationInfo, Status};
 
 use crate::events::{Event, Events};
+use crate::memory::userfault::{Blocktime, Faults};
 
 /// Page counters of one migration, on either side.
 #[derive(Debug, Default)]
@@ -34,6 +35,14 @@ pub struct PageCounters {
     pub expected_us: AtomicU64,
     /// Bytes sent before the vCPUs stopped.
     pub precopy_bytes: AtomicU64,
+    /// Pages that were missing when postcopy began; 0 before.
+    pub missing_at_first: AtomicU64,
+    /// Pages that the destination asked for.
+    pub requests: AtomicU64,
+    /// Of `bytes`, answers to page requests.
+    pub urgent_bytes: AtomicU64,
+    /// Of `bytes`, postcopy's background stream.
+    pub background_bytes: AtomicU64,
 }
 
 /// Which way a migration goes.
@@ -55,6 +64,29 @@ struct Facts {
     downtime: Option<Downtime>,
     error: Option<String>,
     handshake: Handshake,
+    waits: Waits,
+}
+
+/// What is known of accesses to missing pages.
+#[derive(Debug, Default)]
+enum Waits {
+    /// No postcopy, or this is its source.
+    #[default]
+    None,
+    /// They happen now.
+    Live(Arc<Faults>),
+    /// What they came to.
+    Past(&'static str, Blocktime),
+}
+
+impl Waits {
+    fn read(&self) -> Option<(&'static str, Blocktime, u64)> {
+        match self {
+            Waits::None => None,
+            Waits::Live(faults) => Some((faults.mode(), faults.blocktime(), faults.awaited().len() as u64)),
+            Waits::Past(mode, blocktime) => Some((mode, *blocktime, 0)),
+        }
+    }
 }
 
 /// One migration's progress.
@@ -80,6 +112,7 @@ impl Progress {
             downtime: None,
             error: None,
             handshake: Handshake::Setup,
+            waits: Waits::None,
         };
         let pages = PageCounters::default();
         pages.remaining_pages.store(ram_bytes / PAGE_SIZE, Relaxed);
@@ -114,9 +147,28 @@ impl Progress {
         self.facts().error = Some(reason);
     }
 
+    /// What was wrong is so no more.
+    pub fn clear_error(&self) {
+        self.facts().error = None;
+    }
+
     /// The handshake in force.
     pub fn set_handshake(&self, handshake: Handshake) {
         self.facts().handshake = handshake;
+    }
+
+    /// Destination: postcopy has begun, and `faults` knows how it goes.
+    pub fn watch_faults(&self, faults: Arc<Faults>) {
+        self.pages.missing_at_first.store(faults.remaining(), Relaxed);
+        self.facts().waits = Waits::Live(faults);
+    }
+
+    /// Destination: postcopy has ended; its figures stay.
+    pub fn keep_faults(&self) {
+        let mut facts = self.facts();
+        if let Some((mode, blocktime, _)) = facts.waits.read() {
+            facts.waits = Waits::Past(mode, blocktime);
+        }
     }
 
     /// The measured downtime.
@@ -133,12 +185,17 @@ impl Progress {
     /// As `query-migrate` shows it.
     #[must_use]
     pub fn info(&self) -> MigrationInfo {
-        let ram = self.ram();
+        let mut ram = self.ram();
         let facts = self.facts();
         let Some(status) = facts.status else {
             return MigrationInfo::default();
         };
         let outgoing = facts.direction == Direction::Outgoing;
+        let waits = facts.waits.read();
+        if let Some((_, blocktime, _)) = waits {
+            ram.postcopy_requests = blocktime.requests;
+        }
+        let blocktime = waits.map(|(_, blocktime, _)| blocktime).filter(|blocktime| blocktime.waits > 0);
         MigrationInfo {
             status: Some(status),
             ram: Some(ram),
@@ -152,7 +209,33 @@ impl Progress {
             x_ferry_downtime_us: facts.downtime.map(|d| d.total_us()),
             x_ferry_direction: Some(if outgoing { "outgoing" } else { "incoming" }.to_owned()),
             x_ferry_handshake: Some(facts.handshake),
+            postcopy_latency: blocktime.map(|b| b.total_us * 1000 / b.waits),
+            postcopy_latency_dist: blocktime.map(|b| b.histogram.to_vec()),
+            x_ferry_postcopy: self.postcopy(waits),
         }
+    }
+
+    fn postcopy(&self, waits: Option<(&'static str, Blocktime, u64)>) -> Option<PostcopyStats> {
+        let get = |counter: &AtomicU64| counter.load(Relaxed);
+        let at_first = get(&self.pages.missing_at_first);
+        if at_first == 0 && waits.is_none() {
+            return None;
+        }
+        let missing_pages = get(&self.pages.remaining_pages).min(at_first);
+        Some(PostcopyStats {
+            fault_mode: waits.map(|(mode, ..)| mode.to_owned()),
+            received_pages: at_first - missing_pages,
+            missing_pages,
+            urgent_bytes: get(&self.pages.urgent_bytes),
+            background_bytes: get(&self.pages.background_bytes),
+            waits: waits.map(|(_, blocktime, pending)| PageWaits {
+                count: blocktime.waits,
+                total_us: blocktime.total_us,
+                longest_us: blocktime.longest_us,
+                local: blocktime.local,
+                pending,
+            }),
+        })
     }
 
     fn ram(&self) -> RamStats {
@@ -160,6 +243,7 @@ impl Progress {
         let (bytes, data) = (get(&self.pages.bytes), get(&self.pages.data_pages));
         let byte_rate = get(&self.pages.byte_rate);
         let precopy = get(&self.pages.precopy_bytes);
+        let postcopy = get(&self.pages.urgent_bytes) + get(&self.pages.background_bytes);
         RamStats {
             transferred: bytes,
             remaining: get(&self.pages.remaining_pages) * PAGE_SIZE,
@@ -173,7 +257,9 @@ impl Progress {
             page_size: PAGE_SIZE,
             pages_per_second: byte_rate / PAGE_SIZE,
             precopy_bytes: if precopy == 0 { bytes } else { precopy },
-            downtime_bytes: if precopy == 0 { 0 } else { bytes - precopy },
+            downtime_bytes: if precopy == 0 { 0 } else { bytes.saturating_sub(precopy + postcopy) },
+            postcopy_bytes: postcopy,
+            postcopy_requests: get(&self.pages.requests),
         }
     }
 

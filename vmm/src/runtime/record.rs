@@ -4,14 +4,24 @@
 //! migration's, on either side: it asks for the changes of the switchover and answers in the state machines' words. Every call
 //! may take as long as the storage does, so the drivers make them on threads of their own.
 
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
 
 use ferry_migration::destination::{Claim, GiveBack};
-use ferry_migration::ownership::{Change, Handover, Name, NameError, OwnerId, Record, RuleError, Standing, Swap};
+use ferry_migration::ownership::{
+    Change, Expected, Handover, Name, NameError, OwnerId, Record, RuleError, Standing, Swap,
+};
 use ferry_migration::source::TakeBack;
 
 use crate::ownership::{Ownership, OwnershipError};
+
+/// How often a record that did not answer is asked again by whoever insists.
+const INSIST_AGAIN: Duration = Duration::from_millis(500);
+/// How long a driver waits for the record's answer before it goes on as if there were none.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Why a record could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +32,19 @@ pub enum RecordError {
     /// The kernel gave no random number for this process's identity.
     #[error("no random number can be had: {0}")]
     Random(std::io::Error),
+    /// Some process may still hold the guest's memory.
+    #[error(
+        "the ownership record {place} says that a hand-over is under way, and names {owner} in generation {generation}: end \
+         every other process of this guest, then start it with --ownership …,take"
+    )]
+    InHandover {
+        /// Where the record is.
+        place: String,
+        /// Who owns the guest.
+        owner: String,
+        /// Since which generation.
+        generation: u64,
+    },
     /// Somebody else owns the guest.
     #[error("the ownership record {place} names {owner} in generation {generation}, not this process")]
     NotOurs {
@@ -38,6 +61,56 @@ pub enum RecordError {
     /// The record's generation cannot grow.
     #[error(transparent)]
     Rule(#[from] RuleError),
+}
+
+/// What a record says, for an operator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct OwnershipInfo {
+    /// Where the record is.
+    pub place: String,
+    /// Why the rest is not known; nothing was changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The guest's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vm: Option<String>,
+    /// Counts the changes of owner.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// Who owns the guest: `HOST:PID` of the process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// The owner is the process that was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owned_here: Option<bool>,
+    /// No hand-over is under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub settled: Option<bool>,
+}
+
+impl OwnershipInfo {
+    /// What the record at `backend` says; `me` is who asks.
+    #[must_use]
+    pub fn read(backend: &dyn Ownership, me: Option<&OwnerId>) -> Self {
+        let read = backend.read();
+        let error = match &read {
+            Ok(Some(_)) => None,
+            Ok(None) => Some("there is no record yet".to_owned()),
+            Err(error) => Some(super::causes(error)),
+        };
+        let record = read.ok().flatten();
+        let of = record.as_ref();
+        OwnershipInfo {
+            place: backend.place(),
+            error,
+            vm: of.map(|record| record.vm.to_string()),
+            generation: of.map(|record| record.generation),
+            owner: of.map(|record| record.owner.to_string()),
+            owned_here: of.and_then(|record| Some(record.owner == *me?)),
+            settled: of.map(|record| record.settled),
+        }
+    }
 }
 
 /// The record of a process's guest.
@@ -60,34 +133,80 @@ impl OwnRecord {
     }
 
     /// Makes this process the owner of a guest that it boots afresh. The disk's lock is held: nobody runs the guest that the
-    /// record names now, and who holds its stale memory loses the record here.
+    /// record names now.
     ///
     /// # Errors
-    /// When the record does not answer, or is damaged.
-    pub fn take_at_boot(&self) -> Result<(), RecordError> {
-        let won = match self.backend.read()? {
-            None => {
-                let first = self.settled(1);
-                self.backend.create(&first)?
-            }
+    /// When the record does not answer, or is damaged; or, unless `even_in_handover`, when it says that a hand-over is under
+    /// way: some process may still hold the guest's memory, and would lose it here.
+    pub fn take_at_boot(&self, even_in_handover: bool) -> Result<(), RecordError> {
+        match self.backend.read()? {
+            Some(there) if !there.settled && !even_in_handover => Err(RecordError::InHandover {
+                place: self.place(),
+                owner: there.owner.to_string(),
+                generation: there.generation,
+            }),
+            there => self.take_from(there),
+        }
+    }
+
+    fn take_from(&self, there: Option<Record>) -> Result<(), RecordError> {
+        let (generation, won) = match there {
+            None => (1, self.backend.create(&self.settled(1))?),
             Some(there) => {
-                let change = Change {
-                    expected: ferry_migration::ownership::Expected {
-                        generation: there.generation,
-                        owner: there.owner.clone(),
-                    },
-                    record: self.settled(there.generation + 1),
-                };
-                self.backend.swap(&change.expected, &change.record)?
+                let expected = Expected { generation: there.generation, owner: there.owner.clone() };
+                let generation =
+                    there.generation.checked_add(1).ok_or(RuleError::Exhausted { generation: u64::MAX })?;
+                (generation, self.backend.swap(&expected, &self.settled(generation))?)
             }
         };
         match won {
             Swap::Won => {
-                let there = self.backend.read()?;
-                self.generation.store(there.map_or(1, |record| record.generation), SeqCst);
+                self.generation.store(generation, SeqCst);
                 Ok(())
             }
             Swap::Lost(record) => Err(self.not_ours(&record)),
+        }
+    }
+
+    /// Makes the record name this process, which owns the guest whatever the record says: it arrived without the record, or
+    /// the operator has said so. Goes on in the background until the record has it.
+    pub fn assert_ownership(self: &Arc<Self>) {
+        self.insist("name this process", |own| match own.backend.read()? {
+            Some(there) if there.owner == own.me => {
+                own.generation.store(there.generation, SeqCst);
+                Ok(())
+            }
+            there => own.take_from(there),
+        });
+    }
+
+    /// Repeats `change` on a thread of its own until it succeeds; a record that is no record is left alone.
+    fn insist(
+        self: &Arc<Self>,
+        what: &'static str,
+        change: impl Fn(&Self) -> Result<(), RecordError> + Send + 'static,
+    ) {
+        let own = self.clone();
+        let run = move || {
+            let mut told = false;
+            loop {
+                match change(&own) {
+                    Ok(()) => return,
+                    Err(RecordError::Ownership(error)) if error.is_unreachable() => {
+                        if !std::mem::replace(&mut told, true) {
+                            tracing::warn!(%error, "the ownership record does not {what} yet; this is tried again");
+                        }
+                        std::thread::sleep(INSIST_AGAIN);
+                    }
+                    Err(error) => {
+                        return tracing::warn!(error = super::causes(&error), "the ownership record does not {what}");
+                    }
+                }
+            }
+        };
+        // It ends with the record's answer or with the process: storage that hangs must not keep a migration from ending.
+        if let Err(error) = std::thread::Builder::new().name("ferry-record".into()).spawn(run) {
+            tracing::warn!(%error, "no thread to make the ownership record {what}");
         }
     }
 
@@ -103,12 +222,26 @@ impl OwnRecord {
         self.backend.place()
     }
 
-    /// What the record says now.
-    ///
-    /// # Errors
-    /// When it does not answer.
-    pub fn read(&self) -> Result<Option<Record>, OwnershipError> {
-        self.backend.read()
+    /// What the record says now, for an operator. Storage that hangs counts as unreachable after a while.
+    #[must_use]
+    pub fn info(self: &Arc<Self>) -> OwnershipInfo {
+        let (answer, answered) = channel();
+        let own = self.clone();
+        let ask = move || {
+            // Whoever asked may have given up.
+            let _ = answer.send(OwnershipInfo::read(&*own.backend, Some(&own.me)));
+        };
+        let asked = std::thread::Builder::new().name("ferry-record".into()).spawn(ask);
+        let info = asked.ok().and_then(|_| answered.recv_timeout(ANSWER_DEADLINE).ok());
+        info.unwrap_or_else(|| OwnershipInfo {
+            place: self.place(),
+            error: Some(format!("no answer within {} s; its storage hangs", ANSWER_DEADLINE.as_secs())),
+            vm: None,
+            generation: None,
+            owner: None,
+            owned_here: None,
+            settled: None,
+        })
     }
 
     /// Whether the record can be read and holds `nonce`: the source's view and this one are the same.
@@ -134,6 +267,10 @@ impl OwnRecord {
         HandoverRecord { own: self.clone(), handover, nonce: 0 }
     }
 
+    fn is_unsettled(&self, record: &Record, handover: &Handover) -> bool {
+        record.owner == self.me && !record.settled && record.migration_id == handover.migration_id()
+    }
+
     fn settled(&self, generation: u64) -> Record {
         Record { vm: self.vm.clone(), generation, owner: self.me.clone(), migration_id: 0, settled: true, nonce: 0 }
     }
@@ -152,6 +289,12 @@ pub struct HandoverRecord {
 }
 
 impl HandoverRecord {
+    /// The process's part of it.
+    #[must_use]
+    pub fn own(&self) -> &Arc<OwnRecord> {
+        &self.own
+    }
+
     /// The hand-over, for the greeting.
     #[must_use]
     pub fn handover(&self) -> &Handover {
@@ -223,20 +366,20 @@ impl HandoverRecord {
         }
     }
 
-    /// Either side, when the migration has ended with the guest here: nothing is under way any more. For people only; a record
-    /// that does not answer now stays as it is.
+    /// Either side, when the guest is here for good: makes the record say that no hand-over is under way any more. Goes on in
+    /// the background until the record has it, or belongs to somebody else or to another hand-over.
     pub fn settle(&self) {
-        let settled = match self.own.backend.read() {
-            Ok(Some(record)) if record.owner == self.own.me && !record.settled => {
-                let change = record.settle();
-                self.swap(&change).map(drop)
+        let handover = self.handover.clone();
+        self.own.insist("say that the hand-over has ended", move |own| {
+            match own.backend.read()? {
+                Some(record) if own.is_unsettled(&record, &handover) => {
+                    let change = record.settle();
+                    own.backend.swap(&change.expected, &change.record)?;
+                }
+                _ => {}
             }
-            Ok(_) => Ok(()),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = settled {
-            tracing::warn!(%error, "the ownership record stays marked as in a hand-over");
-        }
+            Ok(())
+        });
     }
 
     fn took_back(&self) -> TakeBack {
@@ -249,5 +392,90 @@ impl HandoverRecord {
 
     fn swap(&self, change: &Change) -> Result<Swap, OwnershipError> {
         self.own.backend.swap(&change.expected, &change.record)
+    }
+}
+
+/// The call to a record that a driver has under way. Storage may hang: the driver then hears at a deadline that the record
+/// is unreachable, asks again later, and the thread that hangs answers the later question when it comes back.
+#[derive(Debug)]
+pub struct Call<Q> {
+    /// What the driver waits for, and until when.
+    asked: Option<(Q, Instant)>,
+    /// What the newest thread was asked, while it has not answered.
+    hanging: Option<Q>,
+    /// Tells the threads apart.
+    serial: u32,
+}
+
+impl<Q: Copy + PartialEq> Call<Q> {
+    /// None is under way.
+    #[must_use]
+    pub fn new() -> Self {
+        Call { asked: None, hanging: None, serial: 0 }
+    }
+
+    /// The driver asks `question`; `spawn` starts a thread that will answer with this number, unless one hangs over the same.
+    pub fn ask(&mut self, question: Q, spawn: impl FnOnce(u32) -> std::io::Result<()>) {
+        self.asked = Some((question, Instant::now() + ANSWER_DEADLINE));
+        if self.hanging == Some(question) {
+            return;
+        }
+        self.serial += 1;
+        match spawn(self.serial) {
+            Ok(()) => self.hanging = Some(question),
+            Err(error) => tracing::error!(%error, "no thread to ask the ownership record"),
+        }
+    }
+
+    /// A thread has answered; whether the driver still waits for that.
+    pub fn answered(&mut self, serial: u32) -> bool {
+        if serial != self.serial {
+            return false;
+        }
+        self.hanging = None;
+        self.asked.take().is_some()
+    }
+
+    /// When the driver must hear something at the latest.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.asked.map(|(_, at)| at)
+    }
+
+    /// The question whose deadline has passed.
+    pub fn overdue(&mut self) -> Option<Q> {
+        self.asked.take_if(|(_, at)| *at <= Instant::now()).map(|(question, _)| question)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_hangs_answers_the_later_question() {
+        let mut call = Call::new();
+        let mut spawned = Vec::new();
+        call.ask('a', |serial| {
+            spawned.push(serial);
+            Ok(())
+        });
+        call.asked = Some(('a', Instant::now()));
+        assert_eq!((call.overdue(), call.overdue()), (Some('a'), None));
+        call.ask('a', |serial| {
+            spawned.push(serial);
+            Ok(())
+        });
+        assert_eq!(spawned, [1], "one thread hangs over it already");
+        assert!(call.answered(1));
+        assert!(!call.answered(1), "it was answered");
+        call.ask('a', |_| Err(std::io::ErrorKind::OutOfMemory.into()));
+        assert!(call.deadline().is_some(), "the driver hears of it at the deadline");
+        call.ask('a', |serial| {
+            spawned.push(serial);
+            Ok(())
+        });
+        assert_eq!(spawned, [1, 3]);
+        assert!(!call.answered(1), "an old thread");
     }
 }

@@ -1,6 +1,7 @@
 //! `ferry run`: builds the machine, opens the QMP socket, lets the guest run or waits for one, and stays until it ends.
 
 mod options;
+pub mod ownership;
 
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock, Weak};
@@ -24,7 +25,13 @@ pub fn run(options: &Options) -> Result<(), CliError> {
     let events = Arc::new(Events::default());
     let machine = Arc::new(Machine::build(&options.machine(), events.clone()).map_err(CliError::because)?);
     let signal = quit_on_signal(signals, Arc::downgrade(&machine))?;
-    let migrations = Migrations::new(machine.clone(), events.clone(), None);
+    let record = options.ownership.record(&options.name, options.disk.as_ref())?;
+    if let (Some(own), None) = (&record, &options.incoming) {
+        // Who holds the disk may take the record: nobody runs the guest then.
+        machine.take_resources().map_err(CliError::because)?;
+        options.ownership.take_at_boot(own)?;
+    }
+    let migrations = Migrations::new(machine.clone(), events.clone(), record);
 
     let incoming_failure = Arc::new(OnceLock::new());
     let (failure, quitting) = (incoming_failure.clone(), Arc::downgrade(&machine));

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use clap::Args;
 use ferry_devices::fault::FaultSpec;
 
+use super::ownership::OwnershipOption;
 use crate::cli::qmp_path;
 use crate::endpoint::Endpoint;
 use crate::machine::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink};
@@ -47,6 +48,10 @@ pub struct Options {
     /// The guest's name, the same on both sides of a migration
     #[arg(long, value_name = "NAME", default_value = "guest")]
     pub name: String,
+    /// Where the ownership record is: auto is IMAGE.owner beside a writable disk, else none; with `,take`, the guest is booted
+    /// even though the record says that a hand-over is under way
+    #[arg(long, value_name = "auto|file:PATH|none[,take]", default_value = "auto")]
+    pub ownership: OwnershipOption,
     /// Add a rule to the fault device: fault,at=save|load|post_load,do=fail|hang|delay:MS[,times=N][,in=incoming|outgoing]
     #[arg(long = "device", value_name = "fault,at=…,do=…", value_parser = fault)]
     pub faults: Vec<FaultSpec>,
@@ -171,6 +176,7 @@ mod tests {
             ("--memory=7", "give 16M to 16G, a multiple of 2M"),
             ("--cpus=17", "1..=16"),
             ("--qmp=/tmp/x", "write unix:PATH"),
+            ("--ownership=/a", "write auto, file:PATH or none"),
         ] {
             let error = parse(&[argument]).unwrap_err();
             assert!(error.contains(hint), "{argument}: {error}");

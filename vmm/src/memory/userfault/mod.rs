@@ -189,6 +189,12 @@ impl Faults {
         Ok(())
     }
 
+    /// How the host tells of missing pages: `minor` faults on a memfd, `missing` faults on anonymous memory.
+    #[must_use]
+    pub fn mode(&self) -> &'static str {
+        if self.memfd.is_some() { "minor" } else { "missing" }
+    }
+
     /// How many pages are missing. A page counts until shortly after whoever waited for it goes on.
     #[must_use]
     pub fn remaining(&self) -> u64 {

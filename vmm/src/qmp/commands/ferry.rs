@@ -1,10 +1,11 @@
-//! Ferry's own commands: making the fault device fail, and comparing guest memory.
+//! Ferry's own commands: who owns the guest, making the fault device fail, and comparing guest memory.
 
 use ferry_devices::fault::FaultSpec;
+use ferry_migration::source::Owner;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Arguments, Outcome};
+use super::{Arguments, Outcome, value};
 use crate::machine::RunState;
 use crate::qmp::arguments::{Nothing, read};
 use crate::qmp::session::Session;
@@ -41,6 +42,40 @@ pub fn fault_set(session: &Session, arguments: Arguments) -> Done {
     let given = values.iter().filter_map(|(key, value)| Some((*key, value.as_deref()?)));
     let rule = FaultSpec::from_pairs(given).map_err(|error| CommandError::from_chain(&error))?;
     session.target.set_fault(rule)
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Resolve {
+    owner: Side,
+    peer_fenced: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Side {
+    Source,
+    Destination,
+}
+
+/// `x-ferry-resolve`: the operator says who owns the guest. Only one who has made sure that the other side does not run it, and
+/// never will, can say so.
+pub fn resolve(session: &Session, arguments: Resolve) -> Done {
+    if !arguments.peer_fenced {
+        return Err(CommandError::generic(
+            "Nothing was resolved: end the other side's process first, or cut its host off for good, then say so with \
+             'peer-fenced': true. Two running copies of one guest destroy its disk",
+        ));
+    }
+    session.target.resolve(match arguments.owner {
+        Side::Source => Owner::Source,
+        Side::Destination => Owner::Destination,
+    })
+}
+
+/// `x-ferry-query-ownership`: what the ownership record says; an empty object without a record.
+pub fn query_ownership(session: &Session, _: Nothing) -> Outcome {
+    session.target.ownership().map_or(Ok(json!({})), value)
 }
 
 /// `x-ferry-memory-hash`: equal on two sides exactly when their guest memory is.

@@ -18,6 +18,13 @@ pub struct Migrate {
     /// QEMU takes and ignores it: a migration begun through QMP never holds the connection.
     #[serde(rename = "detach")]
     _detach: Option<bool>,
+    resume: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MigrateRecover {
+    uri: String,
 }
 
 #[derive(Deserialize)]
@@ -68,7 +75,20 @@ enum SocketType {
 }
 
 pub fn migrate(session: &Session, arguments: Migrate) -> Done {
-    session.target.migrate(endpoint(arguments.uri, arguments.channels)?)
+    let to = endpoint(arguments.uri, arguments.channels)?;
+    if arguments.resume == Some(true) { session.target.resume_migration(to) } else { session.target.migrate(to) }
+}
+
+pub fn migrate_start_postcopy(session: &Session, _: Nothing) -> Done {
+    session.target.start_postcopy()
+}
+
+pub fn migrate_pause(session: &Session, _: Nothing) -> Done {
+    session.target.pause_migration()
+}
+
+pub fn migrate_recover(session: &Session, arguments: MigrateRecover) -> Done {
+    session.target.recover(&endpoint(Some(arguments.uri), None)?)
 }
 
 pub fn migrate_incoming(session: &Session, arguments: MigrateIncoming) -> Done {

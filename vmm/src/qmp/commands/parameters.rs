@@ -34,6 +34,8 @@ pub fn query_parameters(session: &Session, _: Nothing) -> Outcome {
 enum Capability {
     /// Send `MIGRATION` and `MIGRATION_PASS`.
     Events,
+    /// Migrations may switch to postcopy.
+    PostcopyRam,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -56,12 +58,16 @@ pub fn set_capabilities(session: &Session, arguments: SetCapabilities) -> Done {
     for CapabilityState { capability, state } in arguments.capabilities {
         match capability {
             Capability::Events => session.shared.migration_events.store(state, Ordering::Relaxed),
+            Capability::PostcopyRam => session.target.allow_postcopy(state),
         }
     }
     Ok(())
 }
 
 pub fn query_capabilities(session: &Session, _: Nothing) -> Outcome {
-    let state = session.shared.migration_events.load(Ordering::Relaxed);
-    value([CapabilityState { capability: Capability::Events, state }])
+    let events = session.shared.migration_events.load(Ordering::Relaxed);
+    value([
+        CapabilityState { capability: Capability::Events, state: events },
+        CapabilityState { capability: Capability::PostcopyRam, state: session.target.postcopy_allowed() },
+    ])
 }

@@ -3,8 +3,8 @@
 //! [`Incoming::listen`] spawns the driver's thread. It waits for a source as long as it takes, lives through one migration, and
 //! ends with the guest here or with the reason why not; by then its listener, workers and links are gone.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use ferry_migration::destination::{Input, Outcome};
@@ -14,7 +14,8 @@ use ferry_migration::{Parameters, Status};
 
 use crate::endpoint::Endpoint;
 use crate::machine::Machine;
-use crate::runtime::destination::driver::Driver;
+use crate::runtime::MigrationError;
+use crate::runtime::destination::driver::{Driver, NOT_PAUSED};
 use crate::runtime::destination::missing::Missing;
 use crate::runtime::progress::Progress;
 use crate::runtime::record::OwnRecord;
@@ -31,26 +32,48 @@ mod worker;
 pub enum Event {
     /// For the state machine.
     Input(Input),
-    /// A message of the source with its attachment.
-    Message(ToDestination, Vec<u8>),
-    /// A page link of this connection was lost; the text says which and how.
-    PagesLost(u32, String),
-    /// The control link of this connection has ended; nothing more comes from its reader.
-    ControlLost(u32, String),
+    /// The ownership record has answered the call of this number.
+    Record(u32, Input),
+    /// From the connection of this number.
+    OfLink(u32, LinkEvent),
     /// Postcopy: the remaining pages are armed, and this thread hears who waits for one.
     Armed(Arc<Missing>, JoinHandle<()>),
     /// A link of some migration is here.
     Arrived(Preamble, Stream),
     /// Nothing more can arrive.
     ListenFailed(std::io::Error),
+    /// The operator commands; the answer says whether it is accepted.
+    Command(Command, Sender<Result<(), &'static str>>),
+}
+
+/// What comes of a connection; a connection that has been replaced is not heard any more.
+#[derive(Debug)]
+pub enum LinkEvent {
+    /// The source said something, with this attachment.
+    Message(ToDestination, Vec<u8>),
+    /// A page link was lost; the text says which and how.
+    PagesLost(String),
+    /// The control link has ended; nothing more comes from its reader.
+    Lost(String),
+    /// The control link took no message, or a link could not be served.
+    SendFailed(String),
+}
+
+/// What an operator may want of an incoming migration.
+#[derive(Debug)]
+pub enum Command {
+    /// Break the link of a postcopy.
+    Pause,
+    /// Wait for the source of a paused postcopy here.
+    Recover(Listener),
 }
 
 /// An incoming migration that is awaited, goes on, or has ended.
 #[derive(Debug)]
 pub struct Incoming {
     events: Sender<Event>,
-    thread: Option<JoinHandle<Outcome>>,
-    endpoint: Endpoint,
+    thread: Mutex<Option<JoinHandle<Outcome>>>,
+    endpoint: Mutex<Endpoint>,
     /// What is known about it.
     pub progress: Arc<Progress>,
 }
@@ -68,34 +91,66 @@ impl Incoming {
         record: Option<Arc<OwnRecord>>,
     ) -> std::io::Result<Self> {
         let listener = Listener::bind(at)?;
-        let endpoint = listener.endpoint().clone();
+        let endpoint = Mutex::new(listener.endpoint().clone());
         let (events, inbox) = channel();
         let driver = Driver::new(machine, listener, parameters, progress.clone(), events.clone(), record)?;
         let thread = std::thread::Builder::new().name("ferry-dest".into()).spawn(move || driver.run(&inbox))?;
-        Ok(Incoming { events, thread: Some(thread), endpoint, progress })
+        Ok(Incoming { events, thread: Mutex::new(Some(thread)), endpoint, progress })
     }
 
     /// Where it listens, with the port that was chosen.
     #[must_use]
-    pub fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
+    pub fn endpoint(&self) -> Endpoint {
+        lock(&self.endpoint).clone()
     }
 
-    /// Asks for the end. A guest that has been permitted to run here is not stopped by it.
-    pub fn cancel(&self) {
-        // A migration that has ended does not mind.
-        let _ = self.events.send(Event::Input(Input::Cancel));
-    }
-
-    /// Whether the driver has ended.
+    /// Whether it is awaited or goes on.
     #[must_use]
-    pub fn has_ended(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    pub fn goes_on(&self) -> bool {
+        self.progress.status().is_none_or(Status::is_active)
+    }
+
+    /// Breaks the link of a postcopy.
+    ///
+    /// # Errors
+    /// When no postcopy is active.
+    pub fn pause(&self) -> Result<(), &'static str> {
+        self.command(Command::Pause)
+    }
+
+    /// Waits at `at` for the source of a paused postcopy; where it was awaited before it is no more. Returns the address with
+    /// the port that was chosen.
+    ///
+    /// # Errors
+    /// When no postcopy is paused, or the address cannot be listened at.
+    pub fn recover(&self, at: &Endpoint) -> Result<Endpoint, MigrationError> {
+        if self.progress.status() != Some(Status::PostcopyPaused) {
+            return Err(MigrationError::TooLate(NOT_PAUSED));
+        }
+        let mut endpoint = lock(&self.endpoint);
+        if *at == *endpoint {
+            return Ok(endpoint.clone());
+        }
+        let listener = Listener::bind(at).map_err(|source| MigrationError::Listen { at: at.clone(), source })?;
+        let bound = listener.endpoint().clone();
+        self.command(Command::Recover(listener)).map_err(MigrationError::TooLate)?;
+        *endpoint = bound.clone();
+        Ok(bound)
+    }
+
+    fn command(&self, command: Command) -> Result<(), &'static str> {
+        let (answer, answered) = channel();
+        let sent = self.events.send(Event::Command(command, answer));
+        // The driver answers at once or has ended, which closes the channel.
+        match sent.map(|()| answered.recv()) {
+            Ok(Ok(result)) => result,
+            _ => Err("the incoming migration has ended"),
+        }
     }
 
     /// Waits for the end; `None` when somebody has waited before.
-    pub fn join(&mut self) -> Option<Outcome> {
-        let thread = self.thread.take()?;
+    pub fn join(&self) -> Option<Outcome> {
+        let thread = lock(&self.thread).take()?;
         Some(thread.join().unwrap_or_else(|_| {
             let reason = "the migration thread ended unexpectedly; see the log".to_owned();
             self.progress.set_error(reason.clone());
@@ -103,4 +158,8 @@ impl Incoming {
             Outcome::Failed(reason)
         }))
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

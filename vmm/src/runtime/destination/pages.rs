@@ -13,6 +13,9 @@ use crate::runtime::destination::missing::{LandError, Missing};
 use crate::runtime::progress::Progress;
 use crate::runtime::stream::Stream;
 
+/// The name of the link on which page requests are answered.
+pub const URGENT: &str = "urgent";
+
 /// Where the threads that receive pages learn that the memory is armed, or that it never will be.
 #[derive(Debug, Default)]
 pub struct Armed {
@@ -117,6 +120,7 @@ impl PageReceiver {
                 Frame::Chunk(chunk) => {
                     missing.land(&chunk, &self.stream, self.link, &mut landing)?;
                     self.count(&chunk);
+                    self.count_postcopy(&chunk);
                     self.progress.pages.remaining_pages.store(missing.faults.remaining(), Relaxed);
                 }
                 Frame::Marker(_) | Frame::Switch(_) => {
@@ -173,6 +177,12 @@ impl PageReceiver {
                 self.written.clear(first_page + u64::from(page));
             }
         }
+    }
+
+    fn count_postcopy(&self, chunk: &Chunk) {
+        let pages = &self.progress.pages;
+        let class = if self.link == URGENT { &pages.urgent_bytes } else { &pages.background_bytes };
+        class.fetch_add(HEADER_LEN as u64 + chunk.data_bytes(), Relaxed);
     }
 
     fn count(&self, chunk: &Chunk) {

@@ -10,9 +10,9 @@ use ferry_migration::message::Failure;
 use ferry_migration::package;
 
 use crate::machine::Machine;
-use crate::runtime::destination::Event;
 use crate::runtime::destination::missing::Missing;
 use crate::runtime::destination::pages::{Armed, Mark, PageReceiver};
+use crate::runtime::destination::{Event, LinkEvent};
 use crate::runtime::source::guest_worker::{failure, machine_failure};
 
 /// What the machine's worker can be asked for.
@@ -90,7 +90,9 @@ pub fn page_worker(
     events: Sender<Event>,
 ) -> std::io::Result<JoinHandle<()>> {
     let run = move || {
-        let lost = |error: &dyn std::error::Error| Event::PagesLost(connection, crate::runtime::causes(error));
+        let lost = |error: &dyn std::error::Error| {
+            Event::OfLink(connection, LinkEvent::PagesLost(crate::runtime::causes(error)))
+        };
         let mut landing = !precopy;
         while !landing {
             let event = match receiver.until_mark() {

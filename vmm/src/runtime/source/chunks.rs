@@ -19,6 +19,17 @@ use crate::runtime::stream::Stream;
 /// The pages of one chunk.
 pub type Words = [u64; CHUNK_WORDS];
 
+/// What pages on a link are for, so that their bytes are counted where they belong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Rounds, and the last pages.
+    Precopy,
+    /// Postcopy's background stream.
+    Background,
+    /// Answers to page requests.
+    Urgent,
+}
+
 /// The sending end of a link.
 pub struct ChunkSender {
     machine: Arc<Machine>,
@@ -27,6 +38,8 @@ pub struct ChunkSender {
     link: &'static str,
     session: u32,
     sequence: u32,
+    /// What the pages on it are for.
+    pub purpose: Purpose,
 }
 
 impl ChunkSender {
@@ -39,7 +52,7 @@ impl ChunkSender {
         link: &'static str,
         session: u32,
     ) -> Self {
-        ChunkSender { machine, progress, stream, link, session, sequence: 0 }
+        ChunkSender { machine, progress, stream, link, session, sequence: 0, purpose: Purpose::Precopy }
     }
 
     /// Sends the `wanted` pages of chunk `index`; those that are not `populated` are zero and are not looked at. Returns the
@@ -90,6 +103,11 @@ impl ChunkSender {
         self.send_head(&Frame::Switch(number))
     }
 
+    /// The destination has asked for a page.
+    pub fn note_request(&self) {
+        self.progress.pages.requests.fetch_add(1, Relaxed);
+    }
+
     /// Whether the peer still has the link open.
     ///
     /// # Errors
@@ -105,7 +123,7 @@ impl ChunkSender {
     fn send_head(&mut self, frame: &Frame) -> Result<(), LinkError> {
         let head = self.head(frame);
         self.stream.write_all(&head).map_err(LinkError::io(self.link))?;
-        self.progress.pages.bytes.fetch_add(head.len() as u64, Relaxed);
+        self.count_bytes(head.len() as u64);
         Ok(())
     }
 
@@ -119,11 +137,21 @@ impl ChunkSender {
         let pages = &self.progress.pages;
         let data = chunk.data_bytes() / PAGE_SIZE;
         let zero = chunk.zero.iter().map(|w| u64::from(w.count_ones())).sum::<u64>();
-        pages.bytes.fetch_add(head + chunk.data_bytes(), Relaxed);
+        self.count_bytes(head + chunk.data_bytes());
         pages.data_pages.fetch_add(data, Relaxed);
         pages.zero_pages.fetch_add(zero, Relaxed);
         pages.remaining_pages.fetch_sub(data + zero, Relaxed);
         head + chunk.data_bytes()
+    }
+
+    fn count_bytes(&self, bytes: u64) {
+        let pages = &self.progress.pages;
+        pages.bytes.fetch_add(bytes, Relaxed);
+        match self.purpose {
+            Purpose::Precopy => {}
+            Purpose::Background => drop(pages.background_bytes.fetch_add(bytes, Relaxed)),
+            Purpose::Urgent => drop(pages.urgent_bytes.fetch_add(bytes, Relaxed)),
+        }
     }
 }
 

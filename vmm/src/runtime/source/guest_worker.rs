@@ -35,7 +35,7 @@ pub fn guest_worker(
     let run = move || {
         for job in inbox {
             let input = do_guest_job(&machine, job, &events);
-            if events.send(Event::Input(input)).is_err() {
+            if events.send(Event::Guest(input)).is_err() {
                 return;
             }
         }

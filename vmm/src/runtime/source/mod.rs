@@ -35,22 +35,35 @@ mod urgent;
 pub enum Event {
     /// For the state machine.
     Input(Input),
-    /// The control link is open.
-    Control(Stream),
-    /// The control link of this connection was lost; the text says how.
-    ControlLost(u32, String),
-    /// A page link is open: the driver keeps it to end it from outside.
-    Link(Stream),
-    /// A page link of this connection was lost; the text says which and how.
-    PagesLost(u32, String),
+    /// The guest's worker has done a job.
+    Guest(Input),
+    /// The ownership record has answered the call of this number.
+    Record(u32, Input),
+    /// From the connection of this number.
+    OfLink(u32, LinkEvent),
     /// Postcopy: the pages that remain, ahead of the input that announces them.
     Remaining(PageBitmap),
-    /// The destination said something that carries an attachment.
-    Attached(ToSource, Vec<u8>),
     /// State for the next `Rehearse` or `Package`, ahead of the input that announces it.
     State(Vec<u8>),
     /// The operator commands; the answer says whether it is accepted.
     Command(Command, Sender<Result<(), &'static str>>),
+}
+
+/// What comes of a connection; a connection that has been replaced is not heard any more.
+#[derive(Debug)]
+pub enum LinkEvent {
+    /// The control link is open.
+    Control(Stream),
+    /// A page link is open: the driver keeps it to end it from outside.
+    Pages(Stream),
+    /// The destination said something, with this attachment.
+    Message(ToSource, Vec<u8>),
+    /// The page worker has done a job.
+    PagesDone(Input),
+    /// The control link was lost, or could not be opened; the text says how.
+    Lost(String),
+    /// A page link was lost; the text says which and how.
+    PagesLost(String),
 }
 
 /// What an operator may want of a migration that goes on.
@@ -91,6 +104,8 @@ impl Outgoing {
     ) -> Result<Self, MigrationError> {
         let (events, inbox) = channel();
         let migration_id = crate::runtime::random_id().map_err(MigrationError::Host)?;
+        // A guest that arrived without the record may not have got it yet.
+        let record = record.filter(|own| own.generation() > 0);
         let record = record.map(|own| own.outgoing(migration_id)).transpose()?.map(Arc::new);
         let driver = Driver::new(machine, to, settings, progress.clone(), events.clone(), (migration_id, record))
             .map_err(MigrationError::Host)?;

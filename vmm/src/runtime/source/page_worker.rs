@@ -19,11 +19,11 @@ use crate::endpoint::Endpoint;
 use crate::machine::Machine;
 use crate::runtime::control::LinkError;
 use crate::runtime::settings::Settings;
-use crate::runtime::source::Event;
-use crate::runtime::source::chunks::ChunkSender;
+use crate::runtime::source::chunks::{ChunkSender, Purpose};
 use crate::runtime::source::pages::{Controls, PageSender, PagesError};
 use crate::runtime::source::remaining::Remaining;
 use crate::runtime::source::urgent;
+use crate::runtime::source::{Event, LinkEvent};
 use crate::runtime::stream::Stream;
 
 /// What the page worker can be asked for.
@@ -106,12 +106,12 @@ impl PageWorker {
     fn run(&mut self, inbox: &Receiver<PageJob>) {
         for job in inbox {
             let event = match self.job(job) {
-                Ok(input) => Event::Input(input),
+                Ok(input) => LinkEvent::PagesDone(input),
                 // Whoever interrupted knows why.
                 Err(PagesError::Interrupted) => continue,
-                Err(error) => Event::PagesLost(self.epoch, crate::runtime::causes(&error)),
+                Err(error) => LinkEvent::PagesLost(crate::runtime::causes(&error)),
             };
-            if self.events.send(event).is_err() {
+            if self.events.send(Event::OfLink(self.epoch, event)).is_err() {
                 break;
             }
         }
@@ -156,18 +156,22 @@ impl PageWorker {
 
     fn serve(&mut self, pages: &PageBitmap) -> Result<Input, PagesError> {
         let remaining = Arc::new(Remaining::new(pages));
-        self.controls.progress.pages.remaining_pages.store(pages.count(), Relaxed);
-        let (stream, chunks) = self.open(Link::Urgent, "urgent")?;
+        let counters = &self.controls.progress.pages;
+        counters.remaining_pages.store(pages.count(), Relaxed);
+        counters.missing_at_first.fetch_max(pages.count(), Relaxed);
+        let (stream, mut chunks) = self.open(Link::Urgent, "urgent")?;
+        chunks.purpose = Purpose::Urgent;
         let (session, count) = (session(self.route.migration_id), pages.pages());
         let (shared, events, epoch) = (remaining.clone(), self.events.clone(), self.epoch);
         let serve = move || {
             let error = urgent::serve(&stream, session, count, &shared, chunks);
             // Without a driver nobody needs to know.
-            let _ = events.send(Event::PagesLost(epoch, crate::runtime::causes(&error)));
+            let _ = events.send(Event::OfLink(epoch, LinkEvent::PagesLost(crate::runtime::causes(&error))));
         };
         let thread = std::thread::Builder::new().name("ferry-src-urgent".into()).spawn(serve);
         self.urgent = Some(thread.map_err(PagesError::Thread)?);
         let sender = self.sender()?;
+        sender.begin_background();
         sender.stream(&remaining)?;
         sender.mark_end()?;
         Ok(Input::AllSent)
@@ -199,7 +203,7 @@ impl PageWorker {
         let deadline = Instant::now() + self.route.setup;
         let stream = Stream::connect(&self.route.to, deadline, &self.route.cancel).map_err(LinkError::io(name))?;
         // The driver keeps it to end it from outside; without a driver there is nothing to do.
-        let _ = self.events.send(Event::Link(stream.clone()));
+        let _ = self.events.send(Event::OfLink(self.epoch, LinkEvent::Pages(stream.clone())));
         let preamble = Preamble { migration_id: self.route.migration_id, link };
         stream.write_all(&preamble.encode()).map_err(LinkError::io(name))?;
         let session = session(self.route.migration_id);

@@ -13,7 +13,7 @@ use crate::machine::Machine;
 use crate::runtime::control::LinkError;
 use crate::runtime::progress::Progress;
 use crate::runtime::rate::{Limiter, Measured};
-use crate::runtime::source::chunks::{ChunkSender, Words};
+use crate::runtime::source::chunks::{ChunkSender, Purpose, Words};
 use crate::runtime::source::remaining::Remaining;
 
 /// Chunks whose log is cleared together: 32 MiB, about 50 µs of work for KVM.
@@ -179,6 +179,11 @@ impl PageSender {
         self.marker += 1;
         self.chunks.send_switch(self.marker)?;
         Ok((self.marker, self.pending.clone()))
+    }
+
+    /// Postcopy: what the bulk link carries from now on is the background stream.
+    pub fn begin_background(&mut self) {
+        self.chunks.purpose = Purpose::Background;
     }
 
     /// Postcopy: sends what remains, until nothing does. Pages that the host never allocated travel as bits.

@@ -39,6 +39,7 @@ pub fn serve(
 }
 
 fn answer(page: u64, remaining: &Remaining, sender: &mut ChunkSender) -> Result<(), LinkError> {
+    sender.note_request();
     if !remaining.claim(page) {
         // It is on its way on the bulk link.
         return Ok(());

@@ -1,0 +1,48 @@
+//! `ferry resolve`: the operator says who owns a guest of which that is uncertain, the other side being fenced.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+use super::{CliError, QMP_TIMEOUT, qmp_path, say};
+use crate::qmp::client::Client;
+
+/// The options of `ferry resolve`.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// QMP socket of the process whose migration is uncertain, or whose postcopy is paused
+    #[arg(long, value_name = "unix:PATH", value_parser = qmp_path)]
+    qmp: PathBuf,
+    /// Who owns the guest from now on
+    #[arg(long, value_enum)]
+    owner: Owner,
+    /// The other side's process has ended, or its host is cut off for good: it does not run the guest and never will
+    #[arg(long)]
+    peer_fenced: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Owner {
+    Source,
+    Destination,
+}
+
+/// Runs `ferry resolve`.
+pub fn run(options: &Options) -> Result<(), CliError> {
+    if !options.peer_fenced {
+        return Err(CliError::Usage(
+            "nothing was resolved: end the other side's process, or cut its host off for good, then say so with --peer-fenced; \
+             two running copies of one guest destroy its disk"
+                .into(),
+        ));
+    }
+    let (owner, told) = match options.owner {
+        Owner::Source => ("source", "the guest is the source's"),
+        Owner::Destination => ("destination", "the guest is the destination's"),
+    };
+    let mut client = Client::connect(&options.qmp, QMP_TIMEOUT)?;
+    client.execute("x-ferry-resolve", json!({ "owner": owner, "peer-fenced": true }))?;
+    say(told);
+    Ok(())
+}

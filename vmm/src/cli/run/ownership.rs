@@ -1,0 +1,104 @@
+//! `--ownership`: where the guest's ownership record is, and how this process comes by it.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::cli::CliError;
+use crate::machine::DiskConfig;
+use crate::ownership::file::{FileRecord, LOCK_TIMEOUT};
+use crate::runtime::record::{OwnRecord, RecordError};
+
+/// The value of `--ownership`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnershipOption {
+    place: Place,
+    /// Boot the guest whatever hand-over the record tells of.
+    pub take: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    /// Beside a writable disk's image; without one there is none.
+    Auto,
+    File(PathBuf),
+    None,
+}
+
+impl FromStr for OwnershipOption {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (place, take) = text.strip_suffix(",take").map_or((text, false), |place| (place, true));
+        let place = match (place, place.strip_prefix("file:")) {
+            ("auto", _) => Place::Auto,
+            ("none", _) => Place::None,
+            (_, Some(path)) if !path.is_empty() => Place::File(path.into()),
+            _ => return Err("write auto, file:PATH or none; ,take may follow".into()),
+        };
+        Ok(OwnershipOption { place, take })
+    }
+}
+
+impl OwnershipOption {
+    /// The record of the guest named `vm`, if it is to have one. Nothing is read or written yet.
+    ///
+    /// # Errors
+    /// When the guest's name cannot stand in a record, or the disk's image cannot be found.
+    pub fn record(&self, vm: &str, disk: Option<&DiskConfig>) -> Result<Option<Arc<OwnRecord>>, CliError> {
+        let path = match (&self.place, disk) {
+            (Place::None, _) | (Place::Auto, None | Some(DiskConfig { read_only: true, .. })) => return Ok(None),
+            (Place::Auto, Some(disk)) => FileRecord::beside(&disk.path).map_err(|error| {
+                CliError::failed(&format!("the image {} cannot be found", disk.path.display()), error)
+            })?,
+            (Place::File(path), _) => std::path::absolute(path)
+                .map_err(|error| CliError::failed(&format!("{} cannot be made absolute", path.display()), error))?,
+        };
+        let backend = Arc::new(FileRecord::new(path, LOCK_TIMEOUT));
+        OwnRecord::new(backend, vm).map(|own| Some(Arc::new(own))).map_err(CliError::because)
+    }
+
+    /// Makes this process the owner of the guest that it is about to boot, whose disk it has locked. With `auto`, a folder that
+    /// takes no record is no reason to fail: migrations then go without.
+    ///
+    /// # Errors
+    /// What is wrong with the record; nothing was changed then.
+    pub fn take_at_boot(&self, own: &OwnRecord) -> Result<(), CliError> {
+        match own.take_at_boot(self.take) {
+            Err(RecordError::Ownership(error)) if self.place == Place::Auto && error.is_read_only() => {
+                tracing::warn!(%error, "there is no ownership record; migrations use the handshake setup");
+                Ok(())
+            }
+            result => result.map_err(CliError::because),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_read() {
+        let option = |text: &str| text.parse::<OwnershipOption>();
+        assert_eq!(option("auto").unwrap(), OwnershipOption { place: Place::Auto, take: false });
+        assert_eq!(option("none").unwrap().place, Place::None);
+        let file = option("file:/a,b,take").unwrap();
+        assert_eq!(file, OwnershipOption { place: Place::File("/a,b".into()), take: true });
+        for text in ["", "file:", "/a", "take", "auto,steal"] {
+            assert!(option(text).unwrap_err().contains("auto, file:PATH or none"), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_a_writable_disk_has_a_record_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        std::fs::write(&path, [0; 512]).unwrap();
+        let auto: OwnershipOption = "auto".parse().unwrap();
+        let disk = |read_only| DiskConfig { path: path.clone(), read_only };
+        let record = auto.record("vm", Some(&disk(false))).unwrap().unwrap();
+        assert!(record.place().ends_with("disk.owner"), "{}", record.place());
+        assert!(auto.record("vm", Some(&disk(true))).unwrap().is_none() && auto.record("vm", None).unwrap().is_none());
+    }
+}

@@ -1,0 +1,168 @@
+//! The destination's links: accepted, used, lost, closed.
+
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::Instant;
+
+use ferry_migration::Status;
+use ferry_migration::destination::Input;
+use ferry_migration::message::{ToDestination, ToSource};
+use ferry_migration::wire::preamble::{Link, Preamble, session};
+
+use super::{Driver, FAREWELL, SEND_TIMEOUT};
+use crate::runtime::control;
+use crate::runtime::destination::pages::PageReceiver;
+use crate::runtime::destination::worker::page_worker;
+use crate::runtime::destination::{Event, LinkEvent};
+use crate::runtime::inbox::HeldLoss;
+use crate::runtime::stream::Stream;
+
+impl Driver {
+    pub(super) fn arrived(&mut self, preamble: Preamble, stream: Stream) {
+        match (preamble.link, self.migration_id) {
+            (Link::Control, None) => {
+                self.migration_id = Some(preamble.migration_id);
+                self.progress.set_status(Status::Setup);
+                self.begin(preamble.migration_id, stream);
+                let first = self.core.start();
+                self.perform(first);
+            }
+            (Link::Control, Some(id)) if id == preamble.migration_id && self.core.is_in_postcopy() => {
+                self.source_is_back(id, stream);
+            }
+            (Link::Control, Some(_)) => {
+                let busy = ToSource::Refused { reason: "another migration to this destination is going on".to_owned() };
+                let mut second = control::Sender::new(stream, session(preamble.migration_id));
+                match second.send(&busy, &[]) {
+                    Ok(()) => second.stream().finish_sending(),
+                    Err(error) => tracing::info!(%error, "a second source left before it was refused"),
+                }
+                self.refused.push(second);
+            }
+            (Link::Bulk(index), Some(id)) if id == preamble.migration_id => {
+                self.bulk_links.push((index, stream.clone()));
+                self.links.push(stream);
+                self.receive_pages();
+            }
+            (Link::Urgent, Some(id)) if id == preamble.migration_id => self.urgent_arrived(id, stream),
+            (Link::Bulk(_) | Link::Urgent, _) => {
+                tracing::warn!("a page link of a migration that is not known was closed")
+            }
+        }
+    }
+
+    /// The source comes again: what it has given up is given up here, whether or not this side has noticed the break.
+    fn source_is_back(&mut self, migration_id: u128, stream: Stream) {
+        if !self.paused {
+            self.input(Input::LinkLost("the source has come back on a new connection".to_owned()));
+        }
+        self.drop_connection();
+        self.progress.set_status(Status::PostcopyRecover);
+        self.begin(migration_id, stream);
+    }
+
+    fn begin(&mut self, migration_id: u128, stream: Stream) {
+        self.links.push(stream.clone());
+        let connection = self.connection;
+        let started = stream.set_write_timeout(Some(SEND_TIMEOUT)).and_then(|()| {
+            let receiver = control::Receiver::new(stream.clone(), session(migration_id));
+            let events = self.events.clone();
+            std::thread::Builder::new()
+                .name("ferry-dst-recv".into())
+                .spawn(move || read_control(receiver, connection, &events))
+        });
+        self.control = Some(control::Sender::new(stream, session(migration_id)));
+        match started {
+            Ok(thread) => {
+                self.reading = true;
+                self.threads.push(thread);
+            }
+            Err(error) => self.failed(format!("no thread for the control link: {error}")),
+        }
+    }
+
+    /// Takes pages from every bulk link that has arrived, as soon as the machines are known to match.
+    pub(super) fn receive_pages(&mut self) {
+        let Some(migration_id) = self.migration_id else { return };
+        if !self.receiving {
+            return;
+        }
+        let precopy = self.missing.is_none();
+        for (_, stream) in std::mem::take(&mut self.bulk_links) {
+            self.receive_from(migration_id, stream, "bulk", precopy);
+        }
+    }
+
+    pub(super) fn receive_from(&mut self, migration_id: u128, stream: Stream, link: &'static str, precopy: bool) {
+        let progress = self.progress.clone();
+        let receiver = PageReceiver::new(self.machine.clone(), stream, link, session(migration_id), progress);
+        match page_worker(receiver, self.armed.clone(), precopy, self.connection, self.events.clone()) {
+            Ok(thread) => self.threads.push(thread),
+            Err(error) => self.failed(format!("no thread for pages: {error}")),
+        }
+    }
+
+    pub(super) fn send(&mut self, message: &ToSource) {
+        let Some(control) = &mut self.control else { return };
+        let attachment = match (message, &self.missing) {
+            (ToSource::RecoverAck, Some(missing)) => missing.faults.received().encode(),
+            _ => Vec::new(),
+        };
+        if let Err(error) = control.send(message, &attachment) {
+            let reason = format!("sending {}: {}", message.name(), crate::runtime::causes(&error));
+            self.failed(reason);
+        }
+    }
+
+    /// The state machine hears of it as of any loss, after what it is doing now.
+    fn failed(&self, reason: String) {
+        // The driver holds its own channel open.
+        let _ = self.events.send(Event::OfLink(self.connection, LinkEvent::SendFailed(reason)));
+    }
+
+    /// Ends every link of the present connection. What its threads still say is not heard.
+    pub(super) fn drop_connection(&mut self) {
+        self.connection += 1;
+        self.loss = HeldLoss::default();
+        self.reading = false;
+        self.control = None;
+        self.bulk_links.clear();
+        for link in self.links.drain(..) {
+            link.shutdown();
+        }
+    }
+
+    /// The last word may still be on its way: the control link's reader goes on until the source has closed it too.
+    pub(super) fn close_links(&mut self) {
+        if let Some(control) = self.control.take() {
+            control.stream().finish_sending();
+        }
+        if self.paused {
+            self.progress.set_status(Status::PostcopyPaused);
+        }
+    }
+
+    pub(super) fn await_farewell(&mut self, inbox: &Receiver<Event>) {
+        let until = Instant::now() + FAREWELL;
+        while self.reading {
+            match inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Event::OfLink(connection, LinkEvent::Lost(_))) if connection == self.connection => {
+                    self.reading = false;
+                }
+                Err(_) => self.reading = false,
+                Ok(_) => {}
+            }
+        }
+    }
+}
+
+fn read_control(mut receiver: control::Receiver, connection: u32, events: &Sender<Event>) {
+    loop {
+        let (event, more) = match receiver.receive::<ToDestination>() {
+            Ok((message, attachment)) => (LinkEvent::Message(message, attachment), true),
+            Err(error) => (LinkEvent::Lost(crate::runtime::causes(&error)), false),
+        };
+        if events.send(Event::OfLink(connection, event)).is_err() || !more {
+            return;
+        }
+    }
+}

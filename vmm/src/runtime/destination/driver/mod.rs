@@ -1,0 +1,325 @@
+//! The thread that carries a destination's state machine: events in, outputs carried out, in order.
+//!
+//! Started by [`Incoming::listen`](super::Incoming::listen). It waits only for its inbox and its timers; what blocks is done by
+//! workers, and everything that was opened or started here is gone when it ends. [`links`] accepts, uses and closes the links,
+//! [`postcopy`] holds what only a guest with missing pages needs, [`record`] asks the ownership record.
+
+mod links;
+mod postcopy;
+mod record;
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ferry_migration::destination::{Destination, Input, Outcome, Output};
+use ferry_migration::message::{Failure, ToDestination, ToSource};
+use ferry_migration::wire::preamble::session;
+use ferry_migration::{Greeting, Parameters, Status, description};
+use vmm_sys_util::eventfd::EventFd;
+
+use self::record::Question;
+use super::missing::Missing;
+use super::pages::Armed;
+use super::worker::{LoadJob, MachineJob, machine_worker};
+use super::{Command, Event, LinkEvent, arrivals};
+use crate::machine::Machine;
+use crate::memory::userfault;
+use crate::runtime::control;
+use crate::runtime::inbox::{HeldLoss, Next, next};
+use crate::runtime::progress::Progress;
+use crate::runtime::record::{Call, HandoverRecord, OwnRecord};
+use crate::runtime::stream::{Listener, Stream};
+use crate::runtime::timers::{Durations, Timers};
+
+/// Longest that one message may wait in a full socket before the link counts as lost.
+const SEND_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest that the source may take to read this side's last word.
+const FAREWELL: Duration = Duration::from_secs(1);
+const NOT_ACTIVE: &str = "only a postcopy that is active can be paused";
+pub(super) const NOT_PAUSED: &str = "only a postcopy that is paused can be recovered";
+
+/// One incoming migration: its state machine, and everything that it has in hand.
+pub(super) struct Driver {
+    core: Destination,
+    machine: Arc<Machine>,
+    migration_id: Option<u128>,
+    progress: Arc<Progress>,
+    timers: Timers,
+    events: Sender<Event>,
+    stop_listening: EventFd,
+    jobs: Option<Sender<MachineJob>>,
+    threads: Vec<JoinHandle<()>>,
+    /// The control link's reader has not said that it has ended.
+    reading: bool,
+    control: Option<control::Sender>,
+    links: Vec<Stream>,
+    loss: HeldLoss,
+    /// Sources that came second: their links stay open until this migration ends, so that they can read why.
+    refused: Vec<control::Sender>,
+    receiving: bool,
+    bulk_links: Vec<(u8, Stream)>,
+    /// The newest attachment and when it arrived.
+    attachment: (Vec<u8>, Instant),
+    gathered: Instant,
+    permitted: Instant,
+    /// Counts connections: what a link of an earlier one says late is not heard.
+    connection: u32,
+    paused: bool,
+    armed: Arc<Armed>,
+    missing: Option<Arc<Missing>>,
+    /// The urgent link, while the memory is not armed yet.
+    urgent: Option<Stream>,
+    own_record: Option<Arc<OwnRecord>>,
+    record: Option<Arc<HandoverRecord>>,
+    record_call: Call<Question>,
+    outcome: Option<Outcome>,
+}
+
+impl Driver {
+    /// Listens from now on; nobody has connected yet.
+    pub(super) fn new(
+        machine: Arc<Machine>,
+        listener: Listener,
+        parameters: &Parameters,
+        progress: Arc<Progress>,
+        events: Sender<Event>,
+        own_record: Option<Arc<OwnRecord>>,
+    ) -> std::io::Result<Self> {
+        let (jobs, worker) = machine_worker(machine.clone(), events.clone())?;
+        let stop_listening = EventFd::new(libc::EFD_CLOEXEC)?;
+        let accepting = arrivals::listen(listener, stop_listening.try_clone()?, events.clone())?;
+        let now = Instant::now();
+        Ok(Driver {
+            core: Destination::new(),
+            machine,
+            migration_id: None,
+            progress,
+            timers: Timers::new(Durations::new(parameters)),
+            events,
+            stop_listening,
+            jobs: Some(jobs),
+            threads: vec![worker, accepting],
+            reading: false,
+            control: None,
+            links: Vec::new(),
+            loss: HeldLoss::default(),
+            refused: Vec::new(),
+            receiving: false,
+            bulk_links: Vec::new(),
+            attachment: (Vec::new(), now),
+            gathered: now,
+            permitted: now,
+            connection: 0,
+            paused: false,
+            armed: Arc::default(),
+            missing: None,
+            urgent: None,
+            own_record,
+            record: None,
+            record_call: Call::new(),
+            outcome: None,
+        })
+    }
+
+    /// Lives through it.
+    pub(super) fn run(mut self, inbox: &Receiver<Event>) -> Outcome {
+        while self.outcome.is_none() {
+            match next(inbox, &mut self.timers, &mut self.loss, self.record_call.deadline()) {
+                Next::Nothing => self.record_is_late(),
+                Next::Timer(timer) => self.input(Input::Timer(timer)),
+                Next::PagesLost(reason) => self.input(Input::LinkLost(reason)),
+                Next::Event(event) => self.event(event),
+            }
+        }
+        self.wind_up(inbox)
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Input(input) => self.input(input),
+            Event::Record(serial, input) => {
+                if self.record_call.answered(serial) {
+                    self.input(input);
+                }
+            }
+            Event::Armed(missing, thread) => self.armed(missing, thread),
+            Event::Arrived(preamble, stream) => self.arrived(preamble, stream),
+            Event::ListenFailed(error) => self.listening_failed(&error),
+            Event::Command(command, answer) => self.command(command, &answer),
+            Event::OfLink(connection, event) if connection == self.connection => self.link_event(event),
+            // What a replaced connection says late is not heard.
+            Event::OfLink(..) => {}
+        }
+    }
+
+    fn link_event(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Message(message, attachment) => self.message(message, attachment),
+            LinkEvent::PagesLost(reason) => self.loss.hold(reason),
+            LinkEvent::Lost(reason) => {
+                self.reading = false;
+                self.input(Input::LinkLost(reason));
+            }
+            LinkEvent::SendFailed(reason) => self.input(Input::LinkLost(reason)),
+        }
+    }
+
+    fn command(&mut self, command: Command, answer: &Sender<Result<(), &'static str>>) {
+        let result = match command {
+            Command::Pause if self.paused || !self.core.is_in_postcopy() => Err(NOT_ACTIVE),
+            Command::Pause => {
+                self.progress.set_error("paused by the operator".to_owned());
+                self.input(Input::Pause);
+                Ok(())
+            }
+            Command::Recover(listener) => self.listen_again(listener),
+        };
+        // Nobody waits for the answer when the client has gone.
+        let _ = answer.send(result);
+    }
+
+    fn input(&mut self, input: Input) {
+        tracing::debug!(?input, "destination");
+        if matches!(input, Input::MarkerReached(_)) {
+            self.gathered = Instant::now();
+        }
+        let outputs = self.core.step(input);
+        self.perform(outputs);
+    }
+
+    fn message(&mut self, message: ToDestination, attachment: Vec<u8>) {
+        match message {
+            ToDestination::Permit { .. } => self.permitted = Instant::now(),
+            ToDestination::Hello { .. } | ToDestination::Rehearse | ToDestination::Package { .. } => {
+                self.attachment = (attachment, Instant::now());
+            }
+            _ => {}
+        }
+        self.input(Input::Message(message));
+    }
+
+    fn perform(&mut self, outputs: Vec<Output>) {
+        for output in outputs {
+            tracing::debug!(?output, "destination");
+            match output {
+                Output::CheckGreeting => {
+                    let result = self.check_greeting();
+                    self.input(Input::Checked(result));
+                }
+                Output::ReceivePages => {
+                    self.progress.set_handshake(self.core.handshake());
+                    self.progress.set_status(Status::Active);
+                    self.receiving = true;
+                    self.receive_pages();
+                }
+                Output::Send(message) => {
+                    if matches!(message, ToSource::Started { .. }) {
+                        self.started();
+                    }
+                    self.send(&message);
+                }
+                Output::StartTimer(timer) => self.timers.start(timer),
+                Output::StopTimer(timer) => self.timers.stop(timer),
+                Output::Load { rehearsal, postcopy } => {
+                    if !rehearsal {
+                        self.progress.set_status(if postcopy { Status::PostcopySetup } else { Status::Device });
+                    }
+                    let (package, arrived) = (std::mem::take(&mut self.attachment.0), self.attachment.1);
+                    let gathered = if rehearsal { arrived } else { self.gathered };
+                    let session = self.migration_id.map_or(0, session);
+                    self.job(MachineJob::Load(LoadJob { package, arrived, gathered, postcopy, session }));
+                }
+                Output::Claim => self.ask_record(Question::Claim),
+                Output::GiveBack => self.ask_record(Question::GiveBack),
+                Output::Settle => self.settle_record(),
+                Output::Paused => self.pause(),
+                Output::Resumed => self.resumed(),
+                Output::LoseGuest(reason) => self.lose_guest(&reason),
+                Output::Start => self.start_guest(),
+                Output::Interrupt => self.machine.interrupt_faults(),
+                Output::CloseLinks => self.close_links(),
+                Output::Finish(outcome) => self.outcome = Some(outcome),
+            }
+        }
+    }
+
+    fn check_greeting(&mut self) -> Result<bool, String> {
+        let bytes = std::mem::take(&mut self.attachment.0);
+        let greeting: Greeting =
+            postcard::from_bytes(&bytes).map_err(|error| format!("its greeting does not decode: {error}"))?;
+        description::check(&greeting.machine, self.machine.description()).map_err(|error| error.to_string())?;
+        self.timers.durations.heartbeat = Duration::from_millis(greeting.heartbeat_timeout_ms.clamp(100, 600_000));
+        self.machine.memory().discard().map_err(|error| format!("its memory cannot be emptied: {error}"))?;
+        if self.core.may_go_postcopy() {
+            userfault::support(self.machine.memory().backing())
+                .map_err(|error| format!("postcopy is not possible here: {}", crate::runtime::causes(&error)))?;
+        }
+        tracing::info!(vm = greeting.vm, "incoming migration");
+        let shared = match (&self.own_record, greeting.record) {
+            (Some(own), Some(announced)) if own.shows(announced.nonce) => {
+                self.record = Some(Arc::new(own.incoming(announced.handover)));
+                true
+            }
+            _ => false,
+        };
+        Ok(shared)
+    }
+
+    fn start_guest(&mut self) {
+        if let Some(missing) = &self.missing
+            && let Err(error) = missing.faults.guest_started()
+        {
+            let failure = Failure { device: "memory".to_owned(), reason: crate::runtime::causes(&error) };
+            return self.input(Input::Started(Err(failure)));
+        }
+        self.job(MachineJob::Start(self.permitted));
+    }
+
+    fn started(&self) {
+        if self.missing.is_some() {
+            self.progress.set_status(Status::PostcopyActive);
+        }
+        self.guest_started();
+    }
+
+    fn job(&self, job: MachineJob) {
+        if let Some(jobs) = &self.jobs {
+            // The worker ends only when this sender is dropped.
+            let _ = jobs.send(job);
+        }
+    }
+
+    fn wind_up(mut self, inbox: &Receiver<Event>) -> Outcome {
+        self.close_links();
+        self.await_farewell(inbox);
+        for link in self.links.drain(..) {
+            link.shutdown();
+        }
+        self.jobs = None;
+        self.armed.give_up();
+        if let Some(missing) = &self.missing {
+            missing.stop();
+            let ended = match &self.outcome {
+                Some(Outcome::Completed) => missing.faults.disarm(),
+                _ => missing.faults.release(),
+            };
+            self.progress.keep_faults();
+            if let Err(error) = ended {
+                tracing::warn!(error = crate::runtime::causes(&error), "missing pages are still watched");
+            }
+        }
+        // An eventfd takes 2^64 signals before a write could fail.
+        let _ = self.stop_listening.write(1);
+        crate::runtime::join_interrupting(&self.machine, self.threads.drain(..));
+        let outcome = self.outcome.take().expect("the driver runs until there is one");
+        if let Outcome::Failed(reason) = &outcome {
+            self.progress.set_error(reason.clone());
+            self.progress.set_status(Status::Failed);
+        } else {
+            self.progress.set_status(Status::Completed);
+        }
+        outcome
+    }
+}

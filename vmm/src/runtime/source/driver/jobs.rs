@@ -1,0 +1,72 @@
+//! What the source's workers are given to do.
+
+use ferry_migration::pages::PageBitmap;
+
+use super::Driver;
+use crate::runtime::source::guest_worker::GuestJob;
+use crate::runtime::source::page_worker::{self, PageJob, Reconnected, Route};
+
+impl Driver {
+    pub(super) fn guest_job(&mut self, job: GuestJob) {
+        // The worker ends only when this sender is dropped.
+        if self.guest_jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok()) {
+            self.guest_jobs_open += 1;
+        }
+    }
+
+    pub(super) fn page_job(&mut self, job: PageJob) {
+        if self.page_jobs.is_none() && self.start_page_worker().is_err() {
+            self.lost("the page thread could not be started".to_owned());
+        }
+        if let Some(jobs) = &self.page_jobs {
+            // A worker that has failed has said so.
+            let _ = jobs.send(job);
+        }
+    }
+
+    pub(super) fn serve_pages(&mut self) {
+        let remaining = self.remaining.clone().unwrap_or_else(|| PageBitmap::new(self.machine.memory().pages()));
+        self.page_job(PageJob::Serve(remaining));
+    }
+
+    /// After a break: what remained at the switchover, less what the destination says it has.
+    pub(super) fn serve_missing_pages(&mut self) {
+        let mut missing = self.remaining.clone().unwrap_or_else(|| PageBitmap::new(self.machine.memory().pages()));
+        if let Some(received) = &self.received {
+            missing.subtract(received);
+        }
+        match self.cancel.try_clone() {
+            Ok(cancel) => {
+                let connection = Reconnected { to: self.to.clone(), cancel, epoch: self.epoch };
+                self.page_job(PageJob::ServeAgain(missing, connection));
+            }
+            Err(error) => self.lost(format!("no eventfd can be had: {error}")),
+        }
+    }
+
+    fn start_page_worker(&mut self) -> std::io::Result<()> {
+        let route = Route {
+            to: self.to.clone(),
+            migration_id: self.migration_id,
+            cancel: self.cancel.try_clone()?,
+            setup: self.timers.durations.setup,
+        };
+        let (jobs, thread) = page_worker::start(
+            self.machine.clone(),
+            route,
+            self.controls.clone(),
+            self.settings.clone(),
+            self.events.clone(),
+        )?;
+        self.page_jobs = Some(jobs);
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    pub(super) fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) {
+        match std::thread::Builder::new().name(name.to_owned()).spawn(run) {
+            Ok(thread) => self.threads.push(thread),
+            Err(error) => self.lost(format!("no thread can be started: {error}")),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The source's links: opened, used, lost, closed.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use ferry_migration::greeting::Announced;
+use ferry_migration::message::{ToDestination, ToSource};
+use ferry_migration::source::Input;
+use ferry_migration::wire::preamble::{Link, Preamble, session};
+use ferry_migration::{Greeting, package};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{Driver, SEND_TIMEOUT};
+use crate::runtime::control;
+use crate::runtime::inbox::HeldLoss;
+use crate::runtime::source::{Event, LinkEvent};
+use crate::runtime::stream::Stream;
+
+impl Driver {
+    pub(super) fn connect(&mut self) {
+        if let Some(to) = self.recover_to.take() {
+            self.to = to;
+            self.epoch += 1;
+            self.loss = HeldLoss::default();
+            self.controls.stop.store(false, Relaxed);
+            // The break has signalled the one before.
+            match EventFd::new(libc::EFD_CLOEXEC) {
+                Ok(cancel) => self.cancel = cancel,
+                Err(error) => return self.lost(format!("no eventfd can be had: {error}")),
+            }
+        }
+        let (to, events, epoch) = (self.to.clone(), self.events.clone(), self.epoch);
+        let deadline = Instant::now() + self.timers.durations.setup;
+        let preamble = Preamble { migration_id: self.migration_id, link: Link::Control };
+        let cancel = self.cancel.try_clone();
+        let connect = move || {
+            let opened = cancel.and_then(|cancel| Stream::connect(&to, deadline, &cancel)).and_then(|stream| {
+                stream.set_write_timeout(Some(SEND_TIMEOUT))?;
+                stream.write_all(&preamble.encode())?;
+                Ok(stream)
+            });
+            let event = match opened {
+                Ok(stream) => LinkEvent::Control(stream),
+                Err(error) => LinkEvent::Lost(format!("cannot connect to {to}: {error}")),
+            };
+            // The driver may have been cancelled meanwhile; the stream then closes here.
+            let _ = events.send(Event::OfLink(epoch, event));
+        };
+        self.spawn("ferry-src-connect", connect);
+    }
+
+    pub(super) fn control_is_open(&mut self, stream: Stream) {
+        let session = session(self.migration_id);
+        self.links.push(stream.clone());
+        self.control = Some(control::Sender::new(stream.clone(), session));
+        let (events, epoch) = (self.events.clone(), self.epoch);
+        self.spawn("ferry-src-recv", move || {
+            let mut receiver = control::Receiver::new(stream, session);
+            loop {
+                let (event, more) = match receiver.receive::<ToSource>() {
+                    Ok((message, attachment)) => (LinkEvent::Message(message, attachment), true),
+                    Err(error) => (LinkEvent::Lost(crate::runtime::causes(&error)), false),
+                };
+                if events.send(Event::OfLink(epoch, event)).is_err() || !more {
+                    return;
+                }
+            }
+        });
+        self.input(Input::Connected);
+    }
+
+    pub(super) fn send(&mut self, message: &ToDestination) {
+        let attachment = match message {
+            ToDestination::Hello { .. } => self.greeting(),
+            ToDestination::Rehearse => package::encode(&std::mem::take(&mut self.state), None),
+            ToDestination::Package { .. } => package::encode(&std::mem::take(&mut self.state), self.remaining.as_ref()),
+            _ => Vec::new(),
+        };
+        let Some(control) = &mut self.control else { return };
+        if let Err(error) = control.send(message, &attachment) {
+            let reason = format!("sending {}: {}", message.name(), crate::runtime::causes(&error));
+            self.lost(reason);
+        }
+    }
+
+    fn greeting(&self) -> Vec<u8> {
+        let greeting = Greeting {
+            vm: self.machine.name().to_owned(),
+            machine: self.machine.description().clone(),
+            bulk_links: 1,
+            record: self
+                .record
+                .as_ref()
+                .map(|record| Announced { handover: record.handover().clone(), nonce: record.nonce() }),
+            heartbeat_timeout_ms: self.timers.durations.heartbeat.as_millis() as u64,
+        };
+        postcard::to_stdvec(&greeting).expect("a greeting is plain data")
+    }
+
+    pub(super) fn close_links(&mut self) {
+        // An eventfd takes 2^64 signals before a write could fail.
+        let _ = self.cancel.write(1);
+        for link in self.links.drain(..) {
+            link.shutdown();
+        }
+        self.control = None;
+    }
+
+    /// The state machine hears of it as of any loss, after what it is doing now.
+    pub(super) fn lost(&self, reason: String) {
+        // The driver holds its own channel open.
+        let _ = self.events.send(Event::OfLink(self.epoch, LinkEvent::Lost(reason)));
+    }
+}

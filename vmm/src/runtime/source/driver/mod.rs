@@ -1,0 +1,358 @@
+//! The thread that carries a source's state machine: events in, outputs carried out, in order.
+//!
+//! Started by [`Outgoing::start`](super::Outgoing::start). It waits only for its inbox and its timers; what blocks is done by
+//! workers, and everything that was opened or started here is gone when it ends. [`links`] opens, uses and closes the links,
+//! [`jobs`] hands work to the workers, [`record`] asks the ownership record.
+
+mod jobs;
+mod links;
+mod record;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Receiver, Sender};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ferry_migration::message::ToSource;
+use ferry_migration::pages::PageBitmap;
+use ferry_migration::source::{Input, Outcome, Output, Owner, Plan, Source, TakeBack};
+use ferry_migration::{Handshake, Parameters, Status};
+use vmm_sys_util::eventfd::EventFd;
+
+use self::record::Question;
+use super::guest_worker::{GuestJob, guest_worker};
+use super::page_worker::PageJob;
+use super::pages::Controls;
+use super::stopwatch::Stopwatch;
+use super::{Command, Event, LinkEvent};
+use crate::endpoint::Endpoint;
+use crate::machine::{Hold, Machine};
+use crate::runtime::control;
+use crate::runtime::inbox::{HeldLoss, Next, next};
+use crate::runtime::progress::Progress;
+use crate::runtime::record::{Call, HandoverRecord};
+use crate::runtime::settings::Settings;
+use crate::runtime::stream::Stream;
+use crate::runtime::timers::{Durations, Timers};
+
+/// Longest that one message may wait in a full socket before the link counts as lost.
+const SEND_TIMEOUT: Duration = Duration::from_secs(1);
+/// The generation of a guest that no ownership record counts.
+const FIRST_GENERATION: u64 = 1;
+
+/// One migration on the source: its state machine, and everything that it has in hand.
+pub(super) struct Driver {
+    core: Source,
+    machine: Arc<Machine>,
+    to: Endpoint,
+    migration_id: u128,
+    progress: Arc<Progress>,
+    settings: Arc<Settings>,
+    timers: Timers,
+    stopwatch: Stopwatch,
+    events: Sender<Event>,
+    cancel: EventFd,
+    controls: Controls,
+    guest_jobs: Option<Sender<GuestJob>>,
+    page_jobs: Option<Sender<PageJob>>,
+    threads: Vec<JoinHandle<()>>,
+    control: Option<control::Sender>,
+    links: Vec<Stream>,
+    loss: HeldLoss,
+    /// Counts connections: what a link of an earlier one says late is not heard.
+    epoch: u32,
+    /// Framed sections for the next message that carries them.
+    state: Vec<u8>,
+    /// Postcopy: the pages that remained at the switchover.
+    remaining: Option<PageBitmap>,
+    /// Postcopy, while recovering: the pages that the destination has.
+    received: Option<PageBitmap>,
+    /// Postcopy, while recovering: where the destination listens now.
+    recover_to: Option<Endpoint>,
+    record: Option<Arc<HandoverRecord>>,
+    record_call: Call<Question>,
+    /// Whom the operator has named as the owner.
+    resolved: Option<Owner>,
+    /// What the guest's worker has not answered yet.
+    guest_jobs_open: u32,
+    outcome: Option<Outcome>,
+}
+
+/// What the parameters, the capability and the record come to.
+fn plan(parameters: &Parameters, postcopy: bool, record: Option<&HandoverRecord>) -> Plan {
+    let handshake = match (parameters.handshake, record) {
+        (Some(Handshake::Owned) | None, None) => Handshake::Setup,
+        (None, Some(_)) => Handshake::Owned,
+        (Some(asked), _) => asked,
+    };
+    Plan {
+        generation: record.map_or(FIRST_GENERATION, |record| record.handover().generation()),
+        rehearse: parameters.rehearsal,
+        postcopy,
+        handshake,
+        insist_on_record: parameters.handshake == Some(Handshake::Owned),
+    }
+}
+
+impl Driver {
+    /// Prepares a migration; nothing has been sent yet.
+    pub(super) fn new(
+        machine: Arc<Machine>,
+        to: Endpoint,
+        settings: Arc<Settings>,
+        progress: Arc<Progress>,
+        events: Sender<Event>,
+        (migration_id, record): (u128, Option<Arc<HandoverRecord>>),
+    ) -> std::io::Result<Self> {
+        let parameters = settings.parameters();
+        let plan = plan(&parameters, settings.postcopy(), record.as_deref());
+        let (guest_jobs, guest_thread) = guest_worker(machine.clone(), events.clone())?;
+        let controls = Controls {
+            stop: Arc::default(),
+            end_round: Arc::default(),
+            arrived: Arc::default(),
+            patience: Duration::from_millis(parameters.heartbeat_timeout_ms),
+            max_bandwidth: settings.max_bandwidth(),
+            progress: progress.clone(),
+        };
+        Ok(Driver {
+            core: Source::new(plan),
+            machine,
+            to,
+            migration_id,
+            progress,
+            settings,
+            timers: Timers::new(Durations::new(&parameters)),
+            stopwatch: Stopwatch::default(),
+            events,
+            cancel: EventFd::new(libc::EFD_CLOEXEC)?,
+            controls,
+            guest_jobs: Some(guest_jobs),
+            page_jobs: None,
+            threads: vec![guest_thread],
+            control: None,
+            links: Vec::new(),
+            loss: HeldLoss::default(),
+            epoch: 0,
+            state: Vec::new(),
+            remaining: None,
+            received: None,
+            recover_to: None,
+            record,
+            record_call: Call::new(),
+            resolved: None,
+            guest_jobs_open: 0,
+            outcome: None,
+        })
+    }
+
+    /// Lives through it.
+    pub(super) fn run(mut self, inbox: &Receiver<Event>) {
+        let first = self.core.start();
+        self.perform(first);
+        while self.outcome.is_none() {
+            let wake_at = [self.record_call.deadline(), self.interrupt_again_at()].into_iter().flatten().min();
+            match next(inbox, &mut self.timers, &mut self.loss, wake_at) {
+                Next::Nothing => self.wake(),
+                Next::Timer(timer) => self.input(Input::Timer(timer)),
+                Next::PagesLost(reason) => self.input(Input::LinkLost(reason)),
+                Next::Event(event) => self.event(event),
+            }
+        }
+        self.wind_up();
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Input(input) => self.input(input),
+            Event::Guest(input) => {
+                self.guest_jobs_open -= 1;
+                self.input(input);
+            }
+            Event::Record(serial, input) => {
+                if self.record_call.answered(serial) {
+                    self.input(input);
+                }
+            }
+            Event::Command(command, answer) => self.command(command, &answer),
+            Event::State(state) => self.state = state,
+            Event::Remaining(pages) => self.remaining = Some(pages),
+            Event::OfLink(epoch, event) if epoch == self.epoch => self.link_event(event),
+            Event::OfLink(_, LinkEvent::Control(stream) | LinkEvent::Pages(stream)) => stream.shutdown(),
+            // What a replaced connection says late is not heard.
+            Event::OfLink(..) => {}
+        }
+    }
+
+    fn link_event(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Control(stream) => self.control_is_open(stream),
+            LinkEvent::Pages(stream) => self.links.push(stream),
+            LinkEvent::Message(message, attachment) => self.message(message, &attachment),
+            LinkEvent::PagesDone(input) => self.input(input),
+            LinkEvent::Lost(reason) => self.input(Input::LinkLost(reason)),
+            LinkEvent::PagesLost(reason) => self.loss.hold(reason),
+        }
+    }
+
+    /// A device that was interrupted a moment before it began to hang must not be missed.
+    fn interrupt_again_at(&self) -> Option<Instant> {
+        let hangs = self.guest_jobs_open > 0 && self.controls.stop.load(Relaxed);
+        hangs.then(|| Instant::now() + crate::runtime::INTERRUPT_AGAIN)
+    }
+
+    fn wake(&mut self) {
+        match self.record_call.overdue() {
+            Some(Question::Announce) => self.input(Input::NonceWritten(Err("it did not answer in time".to_owned()))),
+            Some(Question::TakeBack) => self.input(Input::TookBack(TakeBack::Unreachable)),
+            None => self.machine.interrupt_faults(),
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        tracing::debug!(?input, "source");
+        self.stopwatch.note_input(&input);
+        let trouble = match &input {
+            Input::LinkLost(reason) => reason.clone(),
+            _ => "the destination did not answer in time".to_owned(),
+        };
+        let outputs = self.core.step(input);
+        self.explain(&outputs, &trouble);
+        self.perform(outputs);
+    }
+
+    /// What a client must know about a status that is no end.
+    fn explain(&self, outputs: &[Output], trouble: &str) {
+        let what_next = match self.core.handshake() {
+            Handshake::Owned => "the ownership record decides, and is asked until it answers",
+            _ => "look there, end one of the two, and say which (x-ferry-resolve)",
+        };
+        for output in outputs {
+            match output {
+                Output::Status(Status::Uncertain) => self.progress.set_error(format!(
+                    "{trouble}, after the permit was sent: the destination may run the guest. This side keeps it stopped; {what_next}"
+                )),
+                Output::Status(Status::PostcopyPaused) => self.progress.set_error(format!(
+                    "{trouble}; the guest runs on at the destination until it needs a page from here: reconnect with migrate, \
+                     resume set"
+                )),
+                Output::Status(Status::PostcopyActive | Status::Completed) => self.progress.clear_error(),
+                _ => {}
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command, answer: &Sender<Result<(), &'static str>>) {
+        let input = match command {
+            Command::Cancel => Input::Cancel,
+            Command::StartPostcopy => Input::StartPostcopy,
+            Command::Pause => Input::Pause,
+            Command::Resolve(owner) => Input::Resolve(owner),
+            Command::Recover(to) => {
+                self.recover_to = Some(to);
+                Input::Recover
+            }
+        };
+        let asked = input.clone();
+        let outputs = self.core.step(input);
+        let refused = outputs.iter().find_map(|o| if let Output::Refuse(why) = o { Some(*why) } else { None });
+        if let (Input::Resolve(owner), None) = (&asked, refused) {
+            self.resolved = Some(*owner);
+        }
+        self.explain(&outputs, "the operator paused it");
+        // Nobody waits for the answer when the client has gone.
+        let _ = answer.send(refused.map_or(Ok(()), Err));
+        self.perform(outputs);
+    }
+
+    fn message(&mut self, message: ToSource, attachment: &[u8]) {
+        match &message {
+            ToSource::MarkerReached { marker } => self.controls.arrived.tell(*marker),
+            // What the destination has need not be sent.
+            ToSource::RecoverAck => match PageBitmap::decode(attachment, self.machine.memory().pages()) {
+                Ok(received) => self.received = Some(received),
+                Err(error) => return self.input(Input::LinkLost(format!("the received bitmap: {error}"))),
+            },
+            _ => {}
+        }
+        self.input(Input::Message(message));
+    }
+
+    fn perform(&mut self, outputs: Vec<Output>) {
+        for output in outputs {
+            tracing::debug!(?output, "source");
+            self.stopwatch.note_output(&output);
+            match output {
+                Output::Status(status) => self.show(status),
+                Output::Connect => self.connect(),
+                Output::Send(message) => self.send(&message),
+                Output::StartTimer(timer) => self.timers.start(timer),
+                Output::StopTimer(timer) => self.timers.stop(timer),
+                Output::SendRound => self.page_job(PageJob::Round),
+                Output::EndRound => {
+                    self.controls.end_round.store(true, Relaxed);
+                    self.controls.arrived.wake();
+                }
+                Output::SendLastPages { postcopy: false } => self.page_job(PageJob::LastPages),
+                Output::SendLastPages { postcopy: true } => self.page_job(PageJob::LeavePages),
+                Output::ServePages => self.serve_pages(),
+                Output::ServeMissingPages => self.serve_missing_pages(),
+                Output::Handshake(handshake) => self.handshake(handshake),
+                Output::WriteNonce => self.ask_record(Question::Announce),
+                Output::TakeBack => self.ask_record(Question::TakeBack),
+                Output::Snapshot => self.guest_job(GuestJob::Snapshot),
+                Output::StopGuest => self.guest_job(GuestJob::Stop),
+                Output::Save => self.guest_job(GuestJob::Save),
+                Output::ResumeGuest => self.guest_job(GuestJob::Resume),
+                Output::Interrupt => self.interrupt(),
+                Output::HandOver => self.hand_over(),
+                Output::CloseLinks => self.close_links(),
+                Output::Refuse(_) => {}
+                Output::Finish(outcome) => self.outcome = Some(outcome),
+            }
+        }
+    }
+
+    /// Ends are shown in `wind_up`, when everything of this attempt has been released and the next one can begin.
+    fn show(&self, status: Status) {
+        if !matches!(status, Status::Completed | Status::Failed | Status::Cancelled) {
+            self.progress.set_status(status);
+        }
+    }
+
+    fn interrupt(&self) {
+        self.controls.stop.store(true, Relaxed);
+        self.controls.arrived.wake();
+        self.machine.interrupt_faults();
+    }
+
+    fn hand_over(&mut self) {
+        if let Err(error) = self.machine.hold(Hold::HandedOver) {
+            tracing::error!(%error, "the machine could not be marked as handed over; its vCPUs are stopped all the same");
+        }
+    }
+
+    fn wind_up(mut self) {
+        self.interrupt();
+        self.close_links();
+        self.guest_jobs = None;
+        self.page_jobs = None;
+        crate::runtime::join_interrupting(&self.machine, self.threads.drain(..));
+        if let Some(outcome) = &self.outcome {
+            self.settle_record(outcome);
+        }
+        let status = match self.outcome.take() {
+            Some(Outcome::Completed) => {
+                self.progress.set_downtime(self.stopwatch.downtime());
+                Status::Completed
+            }
+            Some(Outcome::Failed(reason) | Outcome::Stranded(reason)) => {
+                self.progress.set_error(reason);
+                Status::Failed
+            }
+            _ => Status::Cancelled,
+        };
+        self.progress.set_status(status);
+    }
+}

@@ -1,0 +1,60 @@
+//! What the source asks of the ownership record, and what it tells it.
+
+use ferry_migration::Handshake;
+use ferry_migration::source::{Input, Outcome, Owner};
+
+use super::Driver;
+use crate::runtime::source::Event;
+
+/// What the record can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Question {
+    /// Write the nonce.
+    Announce,
+    /// Name the source again.
+    TakeBack,
+}
+
+impl Driver {
+    /// Asks on a thread of its own: storage may take its time, or hang.
+    pub(super) fn ask_record(&mut self, question: Question) {
+        let Some(record) = self.record.clone() else {
+            // Without a record the handshake is never `owned`, and the state machine asks nothing.
+            return;
+        };
+        let events = self.events.clone();
+        self.record_call.ask(question, |serial| {
+            let ask = move || {
+                let input = match question {
+                    Question::Announce => {
+                        Input::NonceWritten(record.announce().map_err(|e| crate::runtime::causes(&e)))
+                    }
+                    Question::TakeBack => Input::TookBack(record.take_back()),
+                };
+                // A driver that has ended knows the answer by other ways.
+                let _ = events.send(Event::Record(serial, input));
+            };
+            std::thread::Builder::new().name("ferry-src-record".into()).spawn(ask).map(drop)
+        });
+    }
+
+    /// The handshake in force. A record that the destination does not see has nothing to do with this migration: it is not to
+    /// say for ever that a hand-over is under way.
+    pub(super) fn handshake(&self, handshake: Handshake) {
+        self.progress.set_handshake(handshake);
+        if let Some(record) = self.record.as_ref().filter(|_| handshake != Handshake::Owned) {
+            record.settle();
+        }
+    }
+
+    /// The guest stays here: the record says so, whatever becomes of its storage meanwhile.
+    pub(super) fn settle_record(&self, outcome: &Outcome) {
+        let Some(record) = &self.record else { return };
+        if matches!(outcome, Outcome::Failed(_) | Outcome::Cancelled) {
+            match self.resolved {
+                Some(Owner::Source) => record.own().assert_ownership(),
+                _ => record.settle(),
+            }
+        }
+    }
+}
