@@ -76,7 +76,7 @@ enum Waits {
     /// They happen now.
     Live(Arc<Faults>),
     /// What they came to.
-    Past(&'static str, Blocktime),
+    Past(&'static str, Box<Blocktime>),
 }
 
 impl Waits {
@@ -84,7 +84,7 @@ impl Waits {
         match self {
             Waits::None => None,
             Waits::Live(faults) => Some((faults.mode(), faults.blocktime(), faults.awaited().len() as u64)),
-            Waits::Past(mode, blocktime) => Some((mode, *blocktime, 0)),
+            Waits::Past(mode, blocktime) => Some((mode, **blocktime, 0)),
         }
     }
 }
@@ -167,7 +167,7 @@ impl Progress {
     pub fn keep_faults(&self) {
         let mut facts = self.facts();
         if let Some((mode, blocktime, _)) = facts.waits.read() {
-            facts.waits = Waits::Past(mode, blocktime);
+            facts.waits = Waits::Past(mode, Box::new(blocktime));
         }
     }
 

@@ -407,13 +407,14 @@ pub struct Call<Q> {
     serial: u32,
 }
 
-impl<Q: Copy + PartialEq> Call<Q> {
+impl<Q> Default for Call<Q> {
     /// None is under way.
-    #[must_use]
-    pub fn new() -> Self {
+    fn default() -> Self {
         Call { asked: None, hanging: None, serial: 0 }
     }
+}
 
+impl<Q: Copy + PartialEq> Call<Q> {
     /// The driver asks `question`; `spawn` starts a thread that will answer with this number, unless one hangs over the same.
     pub fn ask(&mut self, question: Q, spawn: impl FnOnce(u32) -> std::io::Result<()>) {
         self.asked = Some((question, Instant::now() + ANSWER_DEADLINE));
@@ -454,7 +455,7 @@ mod tests {
 
     #[test]
     fn a_call_that_hangs_answers_the_later_question() {
-        let mut call = Call::new();
+        let mut call = Call::default();
         let mut spawned = Vec::new();
         call.ask('a', |serial| {
             spawned.push(serial);

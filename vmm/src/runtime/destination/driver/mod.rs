@@ -118,7 +118,7 @@ impl Driver {
             urgent: None,
             own_record,
             record: None,
-            record_call: Call::new(),
+            record_call: Call::default(),
             outcome: None,
         })
     }

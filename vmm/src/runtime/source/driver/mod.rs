@@ -140,7 +140,7 @@ impl Driver {
             received: None,
             recover_to: None,
             record,
-            record_call: Call::new(),
+            record_call: Call::default(),
             resolved: None,
             guest_jobs_open: 0,
             outcome: None,
