@@ -264,6 +264,12 @@ impl Source {
         )
     }
 
+    /// Whether the guest is to run at the destination before all of its memory is there.
+    #[must_use]
+    pub fn goes_postcopy(&self) -> bool {
+        self.go_postcopy
+    }
+
     /// The handshake in force.
     #[must_use]
     pub fn handshake(&self) -> Handshake {

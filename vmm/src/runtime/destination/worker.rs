@@ -10,6 +10,7 @@ use ferry_migration::message::Failure;
 use ferry_migration::package;
 
 use crate::machine::Machine;
+use crate::memory::userfault::{UserfaultError, discard_outdated};
 use crate::runtime::destination::missing::Missing;
 use crate::runtime::destination::pages::{Armed, Mark, PageReceiver};
 use crate::runtime::destination::{Event, LinkEvent};
@@ -33,6 +34,8 @@ pub struct LoadJob {
     pub arrived: Instant,
     /// When the last pages were here.
     pub gathered: Instant,
+    /// The state is loaded on trial.
+    pub rehearsal: bool,
     /// Whether pages remain, which are armed first: devices may touch them while they load.
     pub postcopy: bool,
     /// For page requests.
@@ -73,12 +76,21 @@ fn load(machine: &Machine, job: &LoadJob, events: &Sender<Event>) -> Result<(), 
     let (sections, remaining) = package::decode(&job.package, pages)
         .map_err(|error| Failure { device: "package".to_owned(), reason: error.to_string() })?;
     if job.postcopy {
-        let (missing, thread) = Missing::arm(machine, &remaining, job.session, events.clone())
-            .map_err(|error| Failure { device: "memory".to_owned(), reason: crate::runtime::causes(&error) })?;
+        let (missing, thread) =
+            Missing::arm(machine, &remaining, job.session, events.clone()).map_err(memory_failure)?;
         // The driver lives as long as its workers.
         let _ = events.send(Event::Armed(missing, thread));
     }
-    machine.load(&sections).map_err(failure)
+    machine.load(&sections).map_err(failure)?;
+    if job.rehearsal && remaining.count() > 0 {
+        // They are not zero before the devices have been tried on them, and gone before the guest stops, when time is dear.
+        discard_outdated(machine.memory(), &remaining).map_err(memory_failure)?;
+    }
+    Ok(())
+}
+
+fn memory_failure(error: UserfaultError) -> Failure {
+    Failure { device: "memory".to_owned(), reason: crate::runtime::causes(&error) }
 }
 
 /// Starts the thread of a bulk link.

@@ -41,7 +41,7 @@ pub enum Event {
     Record(u32, Input),
     /// From the connection of this number.
     OfLink(u32, LinkEvent),
-    /// Postcopy: the pages that remain, ahead of the input that announces them.
+    /// Postcopy, or a round before it: the pages that remain, ahead of the input that announces them.
     Remaining(PageBitmap),
     /// State for the next `Rehearse` or `Package`, ahead of the input that announces it.
     State(Vec<u8>),

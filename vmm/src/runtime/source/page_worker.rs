@@ -145,6 +145,11 @@ impl PageWorker {
 
     fn round(&mut self) -> Result<Input, PagesError> {
         let numbers = self.sender()?.round()?;
+        if self.settings.postcopy() {
+            let outdated = self.sender()?.pending().clone();
+            // Without a driver nobody needs to know.
+            let _ = self.events.send(Event::Remaining(outdated));
+        }
         let report = RoundReport {
             round: self.controls.progress.pages.rounds.load(Relaxed),
             remaining_pages: numbers.remaining_pages,

@@ -170,6 +170,12 @@ impl PageSender {
         Ok(self.marker)
     }
 
+    /// The pages that were dirty when the log was last read.
+    #[must_use]
+    pub fn pending(&self) -> &PageBitmap {
+        &self.pending
+    }
+
     /// Postcopy: finds out which pages remain, and sends only a marker behind what was sent before.
     ///
     /// # Errors

@@ -229,7 +229,7 @@ impl Driver {
                     let (package, arrived) = (std::mem::take(&mut self.attachment.0), self.attachment.1);
                     let gathered = if rehearsal { arrived } else { self.gathered };
                     let session = self.migration_id.map_or(0, session);
-                    self.job(MachineJob::Load(LoadJob { package, arrived, gathered, postcopy, session }));
+                    self.job(MachineJob::Load(LoadJob { package, arrived, gathered, rehearsal, postcopy, session }));
                 }
                 Output::Claim => self.ask_record(Question::Claim),
                 Output::GiveBack => self.ask_record(Question::GiveBack),

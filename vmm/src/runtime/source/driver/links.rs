@@ -72,8 +72,11 @@ impl Driver {
     pub(super) fn send(&mut self, message: &ToDestination) {
         let attachment = match message {
             ToDestination::Hello { .. } => self.greeting(),
-            ToDestination::Rehearse => package::encode(&std::mem::take(&mut self.state), None),
-            ToDestination::Package { .. } => package::encode(&std::mem::take(&mut self.state), self.remaining.as_ref()),
+            // In a rehearsal, what the guest has written since it was sent: the destination discards that before the guest stops.
+            ToDestination::Rehearse | ToDestination::Package { .. } => {
+                let remaining = self.remaining.as_ref().filter(|_| self.core.goes_postcopy());
+                package::encode(&std::mem::take(&mut self.state), remaining)
+            }
             _ => Vec::new(),
         };
         let Some(control) = &mut self.control else { return };
