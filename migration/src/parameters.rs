@@ -60,8 +60,8 @@ pub struct Parameters {
     /// When postcopy starts by itself, where the capability `postcopy-ram` allows it.
     #[serde(rename = "x-ferry-postcopy-when")]
     pub postcopy_when: PostcopyWhen,
-    /// What ends the switchover; left out, `owned` where there is an ownership record, else `setup`.
-    #[serde(rename = "x-ferry-handshake", skip_serializing_if = "Option::is_none")]
+    /// What ends the switchover; `None` (on the wire `auto`): `owned` where there is an ownership record, else `setup`.
+    #[serde(rename = "x-ferry-handshake", with = "asked_handshake")]
     pub handshake: Option<Handshake>,
     /// Load the device state on the destination once while the source still runs.
     #[serde(rename = "x-ferry-rehearsal")]
@@ -83,6 +83,44 @@ impl Default for Parameters {
             handshake: None,
             rehearsal: true,
         }
+    }
+}
+
+/// A handshake, or `auto`.
+mod asked_handshake {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::message::Handshake;
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    enum Asked {
+        Auto,
+        None,
+        Pong,
+        Setup,
+        Owned,
+    }
+
+    pub fn serialize<S: Serializer>(handshake: &Option<Handshake>, serializer: S) -> Result<S::Ok, S::Error> {
+        match handshake {
+            None => Asked::Auto,
+            Some(Handshake::None) => Asked::None,
+            Some(Handshake::Pong) => Asked::Pong,
+            Some(Handshake::Setup) => Asked::Setup,
+            Some(Handshake::Owned) => Asked::Owned,
+        }
+        .serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Handshake>, D::Error> {
+        Ok(match Asked::deserialize(deserializer)? {
+            Asked::Auto => None,
+            Asked::None => Some(Handshake::None),
+            Asked::Pong => Some(Handshake::Pong),
+            Asked::Setup => Some(Handshake::Setup),
+            Asked::Owned => Some(Handshake::Owned),
+        })
     }
 }
 

@@ -40,8 +40,8 @@ pub struct Options {
     /// Reconnect a paused postcopy of this process
     #[arg(long, conflicts_with_all = ["mode", "downtime_limit", "max_rounds", "on_limit", "no_rehearsal", "handshake"])]
     resume: bool,
-    /// What ends the switchover; left out, owned where there is an ownership record, else setup
-    #[arg(long, value_name = "none|pong|setup|owned", value_parser = ["none", "pong", "setup", "owned"])]
+    /// What ends the switchover; auto is owned where there is an ownership record, else setup
+    #[arg(long, value_name = "auto|none|pong|setup|owned", value_parser = ["auto", "none", "pong", "setup", "owned"])]
     handshake: Option<String>,
     /// Longest downtime to aim for, in milliseconds
     #[arg(long, value_name = "MS")]

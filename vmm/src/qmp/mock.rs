@@ -90,8 +90,9 @@ impl Target for Mock {
         Ok(())
     }
 
-    fn quit(&self) {
+    fn quit(&self) -> Done {
         self.state().quits += 1;
+        Ok(())
     }
 
     fn migration(&self) -> MigrationInfo {

@@ -80,8 +80,12 @@ impl Target for Process {
         self.machine.reset().map_err(refused)
     }
 
-    fn quit(&self) {
+    fn quit(&self) -> Done {
+        if let Some(why) = self.migrations.is_needed() {
+            return Err(CommandError::generic(format!("{why}; to end the process all the same, send it two signals")));
+        }
         self.machine.quit();
+        Ok(())
     }
 
     fn migration(&self) -> MigrationInfo {

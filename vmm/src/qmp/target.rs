@@ -28,8 +28,8 @@ pub trait Target: Send + Sync {
     fn cont(&self) -> Done;
     /// Resets the machine.
     fn reset(&self) -> Done;
-    /// Asks the process to end; returns before it does.
-    fn quit(&self);
+    /// Asks the process to end; returns before it does. Refused while a guest elsewhere would be lost with it.
+    fn quit(&self) -> Done;
     /// Where the present or last migration stands.
     fn migration(&self) -> MigrationInfo;
     /// Where this process listens for an incoming migration.

@@ -258,6 +258,18 @@ impl Migrations {
         newest.map(|progress| progress.info()).unwrap_or_default()
     }
 
+    /// Why this process must not end now, if so: a guest that runs elsewhere would be lost with it.
+    #[must_use]
+    pub fn is_needed(&self) -> Option<&'static str> {
+        match self.current().outgoing.as_ref().and_then(|outgoing| outgoing.progress.status())? {
+            Status::PostcopySetup | Status::PostcopyActive | Status::PostcopyPaused | Status::PostcopyRecover => {
+                Some("the destination still needs pages that only this process has: without them the guest is lost")
+            }
+            Status::Uncertain => Some("this process may hold the only copy of the guest: first resolve who owns it"),
+            _ => None,
+        }
+    }
+
     /// QMP `query-migrate-parameters`.
     #[must_use]
     pub fn parameters(&self) -> Parameters {

@@ -24,7 +24,6 @@ pub fn run(options: &Options) -> Result<(), CliError> {
     let signals = signals::receive().map_err(|error| CliError::failed("cannot watch for signals", error))?;
     let events = Arc::new(Events::default());
     let machine = Arc::new(Machine::build(&options.machine(), events.clone()).map_err(CliError::because)?);
-    let signal = quit_on_signal(signals, Arc::downgrade(&machine))?;
     let record = options.ownership.record(&options.name, options.disk.as_ref())?;
     if let (Some(own), None) = (&record, &options.incoming) {
         // Who holds the disk may take the record: nobody runs the guest then.
@@ -33,6 +32,7 @@ pub fn run(options: &Options) -> Result<(), CliError> {
     }
     let migrations = Migrations::new(machine.clone(), events.clone(), record);
 
+    let signal = quit_on_signal(signals, Arc::downgrade(&machine), Arc::downgrade(&migrations))?;
     let incoming_failure = Arc::new(OnceLock::new());
     let (failure, quitting) = (incoming_failure.clone(), Arc::downgrade(&machine));
     let process = Arc::new(Process::new(machine.clone(), migrations.clone(), move |error| {
@@ -72,8 +72,13 @@ pub fn run(options: &Options) -> Result<(), CliError> {
     }
 }
 
-/// Ends the guest on the first signal, and the process on the second; returns where the first is noted.
-fn quit_on_signal(signals: Receiver<Signal>, machine: Weak<Machine>) -> Result<Arc<OnceLock<Signal>>, CliError> {
+/// Ends the guest on the first signal, unless that would lose one that runs elsewhere, and the process on the second; returns
+/// where the first is noted.
+fn quit_on_signal(
+    signals: Receiver<Signal>,
+    machine: Weak<Machine>,
+    migrations: Weak<Migrations>,
+) -> Result<Arc<OnceLock<Signal>>, CliError> {
     let first = Arc::new(OnceLock::new());
     let noted = first.clone();
     let watch = move || {
@@ -81,7 +86,12 @@ fn quit_on_signal(signals: Receiver<Signal>, machine: Weak<Machine>) -> Result<A
             if noted.set(signal).is_err() {
                 signals::die_of(signal);
             }
-            quit(&machine, "host-signal");
+            match migrations.upgrade().and_then(|migrations| migrations.is_needed()) {
+                Some(why) => {
+                    eprintln!("ferry: not ended by {}: {why}; a second signal ends it all the same", signal.name())
+                }
+                None => quit(&machine, "host-signal"),
+            }
         }
     };
     let thread = thread::Builder::new().name("quit-on-signal".into()).spawn(watch);

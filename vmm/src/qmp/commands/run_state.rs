@@ -29,8 +29,7 @@ pub fn system_reset(session: &Session, _: Nothing) -> Done {
 }
 
 pub fn quit(session: &Session, _: Nothing) -> Done {
-    session.target.quit();
-    Ok(())
+    session.target.quit()
 }
 
 /// QEMU's name of a run state.

@@ -1,0 +1,337 @@
+//! Who owns the guest: the record beside the disk, and what becomes of a guest when the link breaks at the worst moment.
+//!
+//! These guests have a writable disk, hence a record, and migrate by the handshake `owned`.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use ferry_migration::Handshake;
+use ferry_migration::info::Status;
+use ferry_tests::migration::move_guest;
+use ferry_tests::relay::{Fault, Spot};
+use ferry_tests::scene::gave_up;
+use ferry_tests::wait::wait_for;
+use ferry_tests::{Ferry, Lab, SOON, Scene, Spec, disk};
+use serde_json::{Value, json};
+
+const PERMIT: Spot = Spot::Message("Permit");
+const STARTED: Spot = Spot::Message("Started");
+
+/// A guest with a disk.
+fn scene() -> Option<Scene> {
+    Scene::with(|lab, spec| spec.disk(&disk::image(lab, "disk.img", 4 << 20)))
+}
+
+fn record(lab: &Lab) -> PathBuf {
+    lab.path("disk.img.owner")
+}
+
+/// What the record says, as `ferry` shows it.
+fn ownership(ferry: &mut Ferry) -> Value {
+    ferry.qmp("x-ferry-query-ownership", json!({}))
+}
+
+/// The record comes to name the guest's process, with nothing under way.
+fn is_settled_at(ferry: &mut Ferry, generation: u64) {
+    let what = format!("the record to name {} in generation {generation}", ferry.label());
+    wait_for(&what, SOON, || {
+        let now = ownership(ferry);
+        now["owned-here"] == true && now["settled"] == true && now["generation"] == generation
+    });
+}
+
+#[test]
+fn the_record_follows_the_guest_from_process_to_process() {
+    let Some(mut scene) = scene() else { return };
+    is_settled_at(&mut scene.source, 1);
+    for generation in 2..5 {
+        let mut destination = scene.destination();
+        assert_eq!(ownership(&mut destination)["owned-here"], false);
+        let info = move_guest(&mut scene.source, &mut destination, &mut scene.guest);
+        assert_eq!(info.x_ferry_handshake, Some(Handshake::Owned));
+        assert_eq!(destination.migration().x_ferry_handshake, Some(Handshake::Owned));
+        is_settled_at(&mut destination, generation);
+        assert_eq!(ownership(&mut scene.source)["owned-here"], false);
+        scene.source.quit();
+        scene.source = destination;
+    }
+    scene.ends_well();
+}
+
+#[test]
+fn a_lost_permit_is_decided_by_the_record_and_the_guest_goes_on_at_the_source() {
+    let Some(mut scene) = scene() else { return };
+    for fault in [Fault::Cut, Fault::Stall] {
+        scene.be_impatient();
+        let (mut destination, relay) = scene.destination_behind(PERMIT, fault);
+        let reason = scene.fails(&relay.uri());
+        assert!(reason.contains("the ownership record names this side"), "{reason}");
+        drop(relay);
+        let _ = gave_up(&mut destination);
+        let generation = ownership(&mut scene.source)["generation"].as_u64().unwrap();
+        is_settled_at(&mut scene.source, generation);
+    }
+    scene.ends_well();
+}
+
+#[test]
+fn a_permit_that_comes_too_late_starts_nothing() {
+    let Some(mut scene) = scene() else { return };
+    scene.source.set_parameters(json!({ "x-ferry-load-timeout-ms": 500 }));
+    let (mut destination, relay) = scene.destination_behind(PERMIT, Fault::Stall);
+    let reason = scene.fails(&relay.uri());
+    assert!(reason.contains("the ownership record names this side"), "{reason}");
+    // The source has taken the guest back; now the permit comes after all.
+    relay.heal();
+    let error = gave_up(&mut destination);
+    assert!(error.contains("took the guest back") || error.contains("link"), "{error}");
+    drop(relay);
+    scene.ends_well();
+}
+
+#[test]
+fn a_lost_answer_leaves_the_guest_where_the_record_says() {
+    let Some(mut scene) = scene() else { return };
+    let (mut destination, relay) = scene.destination_behind(STARTED, Fault::Cut);
+    scene.source.begin_migration(&relay.uri());
+    let info = scene.source.wait_migration_end();
+    assert_eq!(info.status, Some(Status::Completed), "{info:?}");
+    assert_eq!(info.error_desc, None, "what was in doubt is so no more");
+    scene.guest.moved_to(&destination);
+    destination.wait_run_state("running");
+    is_settled_at(&mut destination, 2);
+    scene.guest.wait_reports(2);
+    scene.guest.assert_ran_in_one_place();
+    scene.source.quit();
+    scene.source = destination;
+    scene.ends_well();
+}
+
+#[test]
+fn a_lost_answer_in_postcopy_leads_to_a_pause_that_can_be_recovered() {
+    let Some(mut scene) = scene() else { return };
+    scene.source.allow_postcopy();
+    scene.source.set_parameters(
+        json!({ "x-ferry-postcopy-when": "first-round", "downtime-limit": 0, "max-bandwidth": 4 << 20 }),
+    );
+    let (mut destination, relay) = scene.destination_behind(STARTED, Fault::Cut);
+    scene.source.begin_migration(&relay.uri());
+    scene.source.wait_migration(Status::PostcopyPaused);
+    scene.source.set_parameters(json!({ "max-bandwidth": 0 }));
+    scene.guest.moved_to(&destination);
+    scene.source.qmp("migrate", json!({ "uri": destination.wait_listening(), "resume": true }));
+    assert_eq!(scene.source.wait_migration_end().status, Some(Status::Completed));
+    assert_eq!(destination.wait_migration_end().status, Some(Status::Completed));
+    is_settled_at(&mut destination, 2);
+    scene.guest.wait_reports(2);
+    scene.guest.assert_ran_in_one_place();
+    scene.source.quit();
+    scene.source = destination;
+    scene.ends_well();
+}
+
+#[test]
+fn a_record_that_is_out_of_reach_leaves_it_uncertain_until_it_is_back() {
+    let Some(mut scene) = scene() else { return };
+    scene.be_impatient();
+    let (mut destination, relay) = scene.destination_behind(PERMIT, Fault::Cut);
+    // The permit's fault is planned; the record goes out of reach when the guest has stopped.
+    scene.source.set_fault(json!({ "at": "save", "do": "delay:300", "in": "outgoing" }));
+    scene.without_rehearsal();
+    scene.source.begin_migration(&relay.uri());
+    scene.source.wait_migration(Status::Device);
+    let away = scene.lab.path("away");
+    std::fs::rename(record(&scene.lab), &away).unwrap();
+    let info = scene.source.wait_migration(Status::Uncertain);
+    assert!(info.error_desc.is_some_and(|why| why.contains("ownership record")));
+    assert!(ownership(&mut scene.source)["error"].is_string());
+    for command in ["migrate_cancel", "migrate-start-postcopy", "migrate-pause"] {
+        assert!(!scene.source.refused(command, json!({})).is_empty());
+    }
+    assert_ne!(scene.source.run_state(), "running");
+    let _ = gave_up(&mut destination);
+    std::fs::rename(&away, record(&scene.lab)).unwrap();
+    assert_eq!(scene.source.wait_migration_end().status, Some(Status::Failed));
+    scene.source.wait_run_state("running");
+    is_settled_at(&mut scene.source, 2);
+    scene.ends_well();
+}
+
+#[test]
+fn a_destination_without_the_record_does_not_run_and_the_source_goes_on() {
+    let Some(mut scene) = scene() else { return };
+    // The destination sees the same record by another path, which can be taken from it.
+    let other = scene.lab.path("other.owner");
+    std::fs::hard_link(record(&scene.lab), &other).unwrap();
+    let mut spec = scene.spec.clone();
+    spec.more = vec!["--ownership".into(), format!("file:{}", other.display())];
+    let mut destination = scene.lab.start_destination(&spec);
+    let relay = ferry_tests::Relay::new(
+        &destination.wait_listening(),
+        Some(ferry_tests::relay::Plan { at: PERMIT, fault: Fault::Stall }),
+    );
+    scene.source.begin_migration(&relay.uri());
+    relay.wait_fired();
+    std::fs::remove_file(&other).unwrap();
+    relay.heal();
+    // It closes the link for want of the record, so that the source asks it.
+    let reason = scene.source.wait_migration_failed();
+    assert!(reason.contains("the ownership record names this side"), "{reason}");
+    std::fs::hard_link(record(&scene.lab), &other).unwrap();
+    let error = gave_up(&mut destination);
+    assert!(error.contains("took the guest back"), "{error}");
+    drop(relay);
+    scene.ends_well();
+}
+
+#[test]
+fn a_destination_that_sees_no_record_takes_the_guest_by_the_setup_handshake() {
+    let Some(mut scene) = scene() else { return };
+    let mut spec = scene.spec.clone();
+    spec.more = vec!["--ownership".into(), "none".into()];
+    // Told to insist, the source does not go without.
+    scene.source.set_parameters(json!({ "x-ferry-handshake": "owned" }));
+    let mut destination = scene.lab.start_destination(&spec);
+    let reason = scene.fails(&destination.wait_listening());
+    assert!(reason.contains("--ownership"), "{reason}");
+    let _ = gave_up(&mut destination);
+    is_settled_at(&mut scene.source, 1);
+
+    scene.source.set_parameters(json!({ "x-ferry-handshake": "auto" }));
+    let mut destination = scene.lab.start_destination(&spec);
+    let info = move_guest(&mut scene.source, &mut destination, &mut scene.guest);
+    assert_eq!(info.x_ferry_handshake, Some(Handshake::Setup));
+    is_settled_at(&mut scene.source, 1);
+    scene.source.quit();
+    scene.source = destination;
+
+    // The next process has a record again, and gets it as soon as it has the guest.
+    let mut destination = scene.destination();
+    move_guest(&mut scene.source, &mut destination, &mut scene.guest);
+    is_settled_at(&mut destination, 2);
+    scene.source.quit();
+    scene.source = destination;
+    scene.ends_well();
+}
+
+#[test]
+fn the_operator_decides_without_a_record() {
+    let Some(mut scene) = Scene::new() else { return };
+    let nobody = scene.source.refused("x-ferry-resolve", json!({ "owner": "source", "peer-fenced": true }));
+    assert!(nobody.contains("no migration"), "{nobody}");
+    for owner in ["source", "destination"] {
+        let (mut destination, relay) = scene.destination_behind(PERMIT, Fault::Cut);
+        scene.source.begin_migration(&relay.uri());
+        scene.source.wait_migration(Status::Uncertain);
+        let _ = gave_up(&mut destination);
+        let refused = scene.source.refused("x-ferry-resolve", json!({ "owner": owner, "peer-fenced": false }));
+        assert!(refused.contains("peer-fenced"), "{refused}");
+        scene.source.qmp("x-ferry-resolve", json!({ "owner": owner, "peer-fenced": true }));
+        let info = scene.source.wait_migration_end();
+        if owner == "source" {
+            assert_eq!(info.status, Some(Status::Failed));
+            assert!(info.error_desc.is_some_and(|why| why.contains("operator")));
+            scene.source.wait_run_state("running");
+            scene.guest.wait_reports(2);
+        } else {
+            assert_eq!(info.status, Some(Status::Completed));
+            assert_eq!(scene.source.run_state(), "postmigrate");
+            assert!(!scene.source.refused("cont", json!({})).is_empty());
+        }
+    }
+    scene.guest.assert_ran_in_one_place();
+}
+
+#[test]
+fn the_operator_may_decide_while_the_record_is_out_of_reach() {
+    let Some(mut scene) = scene() else { return };
+    let (mut destination, relay) = scene.destination_behind(PERMIT, Fault::Stall);
+    scene.source.begin_migration(&relay.uri());
+    relay.wait_fired();
+    let away = scene.lab.path("away");
+    std::fs::rename(record(&scene.lab), &away).unwrap();
+    relay.cut();
+    scene.source.wait_migration(Status::Uncertain);
+    let _ = gave_up(&mut destination);
+    scene.source.qmp("x-ferry-resolve", json!({ "owner": "source", "peer-fenced": true }));
+    assert_eq!(scene.source.wait_migration_end().status, Some(Status::Failed));
+    scene.source.wait_run_state("running");
+    // The record learns of it when it is back.
+    std::fs::rename(&away, record(&scene.lab)).unwrap();
+    drop(relay);
+    scene.ends_well();
+}
+
+/// Starts a process that must refuse to boot, and returns why.
+fn refuses(lab: &Lab, spec: &Spec) -> String {
+    let output = std::process::Command::new(ferry_tests::lab::binary())
+        .args(spec.arguments(&lab.path("refused.qmp"), &lab.path("refused.serial")))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn a_record_that_is_none_is_left_alone() {
+    let Some(lab) = Lab::new() else { return };
+    let spec = Spec::new().disk(&disk::image(&lab, "disk.img", 4 << 20)).paused();
+    lab.start(&spec).quit();
+    let whole = std::fs::read(record(&lab)).unwrap();
+    let mut newer = whole.clone();
+    (newer[8], newer[4096 + 8]) = (99, 99);
+    for slot in [0, 4096] {
+        let sum = crc32c::crc32c(&newer[slot..slot + 508]);
+        newer[slot + 508..slot + 512].copy_from_slice(&sum.to_le_bytes());
+    }
+    for (bytes, hint) in [
+        (whole[..whole.len() / 2].to_vec(), "damaged"),
+        (b"#!/bin/sh\nexit 0\n".to_vec(), "no ownership record"),
+        (vec![0; whole.len()], "damaged"),
+        (newer, "later ferry"),
+    ] {
+        std::fs::write(record(&lab), &bytes).unwrap();
+        let error = refuses(&lab, &spec);
+        assert!(error.contains(hint) && error.contains("disk.img.owner"), "{error}");
+        assert_eq!(std::fs::read(record(&lab)).unwrap(), bytes, "nothing was overwritten");
+    }
+    std::fs::write(record(&lab), &whole).unwrap();
+    lab.start(&spec).quit();
+}
+
+#[test]
+fn a_guest_in_the_middle_of_a_hand_over_is_not_booted_again() {
+    let Some(mut scene) = scene() else { return };
+    scene.source.set_fault(json!({ "at": "save", "do": "hang", "in": "outgoing" }));
+    scene.without_rehearsal();
+    let destination = scene.destination();
+    scene.source.begin_migration(&destination.wait_listening());
+    scene.source.wait_migration(Status::Device);
+    // Both hosts are lost now.
+    scene.source.kill();
+    drop(destination);
+    let spec = scene.spec.clone().paused();
+    let error = refuses(&scene.lab, &spec);
+    assert!(error.contains("hand-over is under way") && error.contains("take"), "{error}");
+    let mut taken = spec.clone();
+    taken.more = vec!["--ownership".into(), "auto,take".into()];
+    let mut ferry = scene.lab.start(&taken);
+    is_settled_at(&mut ferry, 2);
+    ferry.quit();
+    scene.lab.start(&spec).quit();
+}
+
+#[test]
+fn a_folder_that_takes_no_record_is_no_reason_not_to_run() {
+    let Some(lab) = Lab::new() else { return };
+    let image = disk::image(&lab, "disk.img", 4 << 20);
+    // Root may write anywhere but where nobody may: a folder in the record's place is an error all the same.
+    std::fs::create_dir(record(&lab)).unwrap();
+    let spec = Spec::new().disk(&image).paused();
+    let error = refuses(&lab, &spec);
+    assert!(error.contains("a folder"), "{error}");
+    let mut without = spec;
+    without.more = vec!["--ownership".into(), "none".into()];
+    lab.start(&without).quit();
+    assert!(File::open(record(&lab)).unwrap().metadata().unwrap().is_dir());
+}
