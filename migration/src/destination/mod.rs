@@ -278,6 +278,10 @@ impl Destination {
                 self.handshake = handshake;
                 self.hello(version)
             }
+            (State::AwaitHello, ToDestination::Recover { .. }) => {
+                let reason = "this process has no paused postcopy: it waits for a new guest".to_owned();
+                return self.end(Some(ToSource::RecoverRefused { reason: reason.clone() }), reason);
+            }
             (State::Receiving, ToDestination::Rehearse) => {
                 self.state = State::Rehearsing;
                 vec![Output::Load { rehearsal: true, postcopy: false }]

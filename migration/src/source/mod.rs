@@ -340,7 +340,7 @@ impl Source {
             // The destination counts the pages itself, and may be done before this side has noticed that it is.
             (State::Active(_), ToSource::DrainedAck) => self.completed(),
             (State::Recovering(_), ToSource::RecoverAck) => self.recovered(),
-            (State::Recovering(_), ToSource::RecoverRefused { reason }) => {
+            (State::Recovering(_), ToSource::RecoverRefused { reason } | ToSource::Refused { reason }) => {
                 self.lost(format!("the destination refused to recover: {reason}"))
             }
             (State::Active(_) | State::Paused(_) | State::Recovering(_), unexpected) => {

@@ -25,6 +25,8 @@ pub enum Link {
 pub struct Preamble {
     /// Random, new for each migration.
     pub migration_id: u128,
+    /// Counts the connections of the migration, from 0: a recover makes the next. What belongs to an earlier one is not taken.
+    pub connection: u32,
     /// Which link.
     pub link: Link,
 }
@@ -43,6 +45,7 @@ impl Preamble {
         out[8..10].copy_from_slice(&PROTOCOL_VERSION.to_le_bytes());
         out[10] = role;
         out[11] = index;
+        out[12..16].copy_from_slice(&self.connection.to_le_bytes());
         out[16..32].copy_from_slice(&self.migration_id.to_le_bytes());
         let crc = crc32c::crc32c(&out[..36]);
         out[36..].copy_from_slice(&crc.to_le_bytes());
@@ -80,7 +83,8 @@ impl Preamble {
         };
         let mut id = [0; 16];
         id.copy_from_slice(&bytes[16..32]);
-        Ok(Preamble { migration_id: u128::from_le_bytes(id), link })
+        let connection = super::le_u32(&bytes[12..]);
+        Ok(Preamble { migration_id: u128::from_le_bytes(id), connection, link })
     }
 }
 
@@ -104,15 +108,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn reads_back_what_was_written(migration_id: u128, index: u8, role in 0u8..3) {
+        fn reads_back_what_was_written(migration_id: u128, connection: u32, index: u8, role in 0u8..3) {
             let link = [Link::Control, Link::Urgent, Link::Bulk(index)][usize::from(role)];
-            let preamble = Preamble { migration_id, link };
+            let preamble = Preamble { migration_id, connection, link };
             prop_assert_eq!(Preamble::decode(&preamble.encode()), Ok(preamble));
         }
 
         #[test]
         fn any_flipped_bit_is_noticed(bit in 0usize..PREAMBLE_LEN * 8) {
-            let mut bytes = Preamble { migration_id: 7, link: Link::Bulk(3) }.encode();
+            let mut bytes = Preamble { migration_id: 7, connection: 9, link: Link::Bulk(3) }.encode();
             bytes[bit / 8] ^= 1 << (bit % 8);
             prop_assert!(Preamble::decode(&bytes).is_err());
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ferry_migration::Status;
+use ferry_migration::source::Owner;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -157,12 +158,48 @@ fn capabilities_are_set_by_name_and_not_during_a_migration() {
     let mut talk = Talk::negotiated();
     let set = |name: &str| json!({ "capabilities": [{ "capability": name, "state": true }] });
     let unknown = talk.refused("migrate-set-capabilities", set("xbzrle"));
-    assert_eq!(unknown, "Parameter 'capabilities[0].capability' does not accept value 'xbzrle'; it accepts events");
+    let known = "it accepts events, postcopy-ram";
+    assert_eq!(unknown, format!("Parameter 'capabilities[0].capability' does not accept value 'xbzrle'; {known}"));
     talk.returned("migrate-set-capabilities", set("events"));
-    let all = talk.returned("query-migrate-capabilities", json!({}));
-    assert_eq!(all, json!([{ "capability": "events", "state": true }]));
+    let all = |postcopy: bool| json!([{ "capability": "events", "state": true }, { "capability": "postcopy-ram", "state": postcopy }]);
+    assert_eq!(talk.returned("query-migrate-capabilities", json!({})), all(false));
+    talk.returned("migrate-set-capabilities", set("postcopy-ram"));
+    assert_eq!(talk.returned("query-migrate-capabilities", json!({})), all(true));
     talk.mock.state().info.status = Some(Status::Active);
     assert!(talk.refused("migrate-set-capabilities", set("events")).starts_with("There's a migration"));
+}
+
+#[test]
+fn postcopy_is_started_paused_and_reconnected() {
+    let mut talk = Talk::negotiated();
+    talk.returned("migrate-start-postcopy", json!({}));
+    talk.returned("migrate-pause", json!({}));
+    talk.returned("migrate", json!({ "uri": "tcp:h:1", "resume": true }));
+    talk.returned("migrate-recover", json!({ "uri": "tcp:h:2" }));
+    let state = talk.mock.state();
+    assert_eq!((state.start_postcopy, state.pauses, state.migrations.len()), (1, 1, 0));
+    assert_eq!((state.resumed[0].to_string(), state.recovered[0].to_string()), ("tcp:h:1".into(), "tcp:h:2".into()));
+}
+
+#[test]
+fn only_who_has_fenced_the_peer_resolves() {
+    let mut talk = Talk::negotiated();
+    let resolve = |fenced: bool| json!({ "owner": "destination", "peer-fenced": fenced });
+    assert!(talk.refused("x-ferry-resolve", resolve(false)).contains("'peer-fenced': true"));
+    assert_eq!(talk.refused("x-ferry-resolve", json!({ "owner": "source" })), "Parameter 'peer-fenced' is missing");
+    assert!(talk.mock.state().resolved.is_empty());
+    talk.returned("x-ferry-resolve", resolve(true));
+    assert_eq!(talk.mock.state().resolved, [Owner::Destination]);
+    assert_eq!(talk.returned("x-ferry-query-ownership", json!({})), json!({}), "there is no record");
+}
+
+#[test]
+fn the_handshake_can_be_set_back() {
+    let mut talk = Talk::negotiated();
+    for handshake in ["owned", "none", "pong", "setup", "auto"] {
+        talk.returned("migrate-set-parameters", json!({ "x-ferry-handshake": handshake }));
+        assert_eq!(talk.returned("query-migrate-parameters", json!({}))["x-ferry-handshake"], handshake);
+    }
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn introduce(stream: Stream, events: &Sender<Event>) {
             tracing::warn!(%error, "a connection was refused");
             if matches!(error, WireError::Version { .. }) {
                 // Our own preamble tells the other Ferry which version is spoken here.
-                let ours = Preamble { migration_id: 0, link: Link::Control };
+                let ours = Preamble { migration_id: 0, connection: 0, link: Link::Control };
                 if stream.write_all(&ours.encode()).is_ok() {
                     stream.finish_sending();
                     stream.drain();

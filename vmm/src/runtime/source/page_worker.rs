@@ -209,7 +209,7 @@ impl PageWorker {
         let stream = Stream::connect(&self.route.to, deadline, &self.route.cancel).map_err(LinkError::io(name))?;
         // The driver keeps it to end it from outside; without a driver there is nothing to do.
         let _ = self.events.send(Event::OfLink(self.epoch, LinkEvent::Pages(stream.clone())));
-        let preamble = Preamble { migration_id: self.route.migration_id, link };
+        let preamble = Preamble { migration_id: self.route.migration_id, connection: self.epoch, link };
         stream.write_all(&preamble.encode()).map_err(LinkError::io(name))?;
         let session = session(self.route.migration_id);
         let chunks =

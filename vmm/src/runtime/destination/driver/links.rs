@@ -8,7 +8,7 @@ use ferry_migration::destination::Input;
 use ferry_migration::message::{ToDestination, ToSource};
 use ferry_migration::wire::preamble::{Link, Preamble, session};
 
-use super::{Driver, FAREWELL, SEND_TIMEOUT};
+use super::{Driver, FAREWELL, MOST_REFUSED, SEND_TIMEOUT};
 use crate::runtime::control;
 use crate::runtime::destination::pages::PageReceiver;
 use crate::runtime::destination::worker::page_worker;
@@ -21,32 +21,52 @@ impl Driver {
         match (preamble.link, self.migration_id) {
             (Link::Control, None) => {
                 self.migration_id = Some(preamble.migration_id);
+                self.source_connection = preamble.connection;
                 self.progress.set_status(Status::Setup);
                 self.begin(preamble.migration_id, stream);
                 let first = self.core.start();
                 self.perform(first);
             }
-            (Link::Control, Some(id)) if id == preamble.migration_id && self.core.is_in_postcopy() => {
+            (Link::Control, Some(id)) if self.is_next_connection(&preamble) => {
+                self.source_connection = preamble.connection;
                 self.source_is_back(id, stream);
             }
-            (Link::Control, Some(_)) => {
-                let busy = ToSource::Refused { reason: "another migration to this destination is going on".to_owned() };
-                let mut second = control::Sender::new(stream, session(preamble.migration_id));
-                match second.send(&busy, &[]) {
-                    Ok(()) => second.stream().finish_sending(),
-                    Err(error) => tracing::info!(%error, "a second source left before it was refused"),
-                }
-                self.refused.push(second);
-            }
-            (Link::Bulk(index), Some(id)) if id == preamble.migration_id => {
+            (Link::Control, Some(_)) => self.refuse(preamble.migration_id, stream),
+            (Link::Bulk(index), Some(_)) if self.is_of_present_connection(&preamble) => {
                 self.bulk_links.push((index, stream.clone()));
                 self.links.push(stream);
                 self.receive_pages();
             }
-            (Link::Urgent, Some(id)) if id == preamble.migration_id => self.urgent_arrived(id, stream),
+            (Link::Urgent, Some(id)) if self.is_of_present_connection(&preamble) => self.urgent_arrived(id, stream),
             (Link::Bulk(_) | Link::Urgent, _) => {
-                tracing::warn!("a page link of a migration that is not known was closed")
+                tracing::warn!("a page link of a connection that is not known was closed")
             }
+        }
+    }
+
+    /// A recover's control link. One that was overtaken by a later one on its way is none.
+    fn is_next_connection(&self, preamble: &Preamble) -> bool {
+        self.migration_id == Some(preamble.migration_id)
+            && self.core.is_in_postcopy()
+            && preamble.connection > self.source_connection
+    }
+
+    fn is_of_present_connection(&self, preamble: &Preamble) -> bool {
+        self.migration_id == Some(preamble.migration_id)
+            && self.control.is_some()
+            && preamble.connection == self.source_connection
+    }
+
+    fn refuse(&mut self, migration_id: u128, stream: Stream) {
+        let busy = ToSource::Refused { reason: "another migration to this destination is going on".to_owned() };
+        let mut second = control::Sender::new(stream, session(migration_id));
+        match second.send(&busy, &[]) {
+            Ok(()) => second.stream().finish_sending(),
+            Err(error) => tracing::info!(%error, "a second source left before it was refused"),
+        }
+        self.refused.push_back(second);
+        if self.refused.len() > MOST_REFUSED {
+            self.refused.pop_front();
         }
     }
 

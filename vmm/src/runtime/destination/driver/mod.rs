@@ -8,6 +8,7 @@ mod links;
 mod postcopy;
 mod record;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::thread::JoinHandle;
@@ -37,6 +38,8 @@ use crate::runtime::timers::{Durations, Timers};
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest that the source may take to read this side's last word.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// Sources that were refused and whose links are still open; the oldest goes first.
+const MOST_REFUSED: usize = 16;
 const NOT_ACTIVE: &str = "only a postcopy that is active can be paused";
 pub(super) const NOT_PAUSED: &str = "only a postcopy that is paused can be recovered";
 
@@ -57,15 +60,17 @@ pub(super) struct Driver {
     links: Vec<Stream>,
     loss: HeldLoss,
     /// Sources that came second: their links stay open until this migration ends, so that they can read why.
-    refused: Vec<control::Sender>,
+    refused: VecDeque<control::Sender>,
     receiving: bool,
     bulk_links: Vec<(u8, Stream)>,
     /// The newest attachment and when it arrived.
     attachment: (Vec<u8>, Instant),
     gathered: Instant,
     permitted: Instant,
-    /// Counts connections: what a link of an earlier one says late is not heard.
+    /// Counts connections, and their ends: what a link of an earlier one says late is not heard.
     connection: u32,
+    /// The present connection, as the source counts.
+    source_connection: u32,
     paused: bool,
     armed: Arc<Armed>,
     missing: Option<Arc<Missing>>,
@@ -105,13 +110,14 @@ impl Driver {
             control: None,
             links: Vec::new(),
             loss: HeldLoss::default(),
-            refused: Vec::new(),
+            refused: VecDeque::new(),
             receiving: false,
             bulk_links: Vec::new(),
             attachment: (Vec::new(), now),
             gathered: now,
             permitted: now,
             connection: 0,
+            source_connection: 0,
             paused: false,
             armed: Arc::default(),
             missing: None,
