@@ -27,6 +27,30 @@ pub fn resize(path: &Path, bytes: u64) {
     file.set_len(bytes).expect("an image can be resized");
 }
 
+/// Checks what the guest of this seed has written to an image: every sector is empty or one whole stamp of its own place
+/// (`guest/kernel/disk.rs`). Nobody writes meanwhile. Returns how many sectors hold a stamp.
+///
+/// # Panics
+/// When one is torn, in another's place or of another guest.
+#[must_use]
+pub fn assert_intact(image: &Path, seed: u64) -> usize {
+    const SECTOR: usize = 512;
+    let bytes = std::fs::read(image).expect("the image can be read");
+    let mut stamped = 0;
+    for (sector, content) in (0_u64..).zip(bytes.chunks(SECTOR)) {
+        let words: Vec<_> =
+            content.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))).collect();
+        if words.iter().all(|word| *word == 0) {
+            continue;
+        }
+        stamped += 1;
+        let stamp = &words[..4];
+        assert_eq!((stamp[0], stamp[2]), (sector, seed), "sector {sector} holds another's stamp: {stamp:x?}");
+        assert!(words.chunks(4).all(|other| other == stamp), "sector {sector} is torn: {words:x?}");
+    }
+    stamped
+}
+
 /// A third party that wants an image's lock, and takes it as soon as it is free.
 #[derive(Debug)]
 pub struct Lock(JoinHandle<File>);
