@@ -47,10 +47,22 @@ pub fn moment(event: &Value) -> SystemTime {
 }
 
 impl Scene {
-    /// The next migrations go by postcopy, after the first round.
+    /// The next migrations may go by postcopy.
     pub fn by_postcopy(&mut self, rehearsal: bool) {
         self.source.allow_postcopy();
-        self.source.set_parameters(json!({ "x-ferry-postcopy-when": "first-round", "x-ferry-rehearsal": rehearsal }));
+        self.source.set_parameters(json!({ "x-ferry-rehearsal": rehearsal }));
+    }
+
+    /// Begins to migrate by postcopy, whose switchover comes as soon as pages could be sent at all.
+    ///
+    /// # Panics
+    /// When the source refuses.
+    pub fn begin_postcopy(&mut self, to: &str) {
+        // The first round must not end before postcopy was asked for.
+        self.source.set_parameters(json!({ "max-bandwidth": 8 << 20 }));
+        self.source.begin_migration(to);
+        self.source.qmp("migrate-start-postcopy", json!({}));
+        self.source.set_parameters(json!({ "max-bandwidth": 0 }));
     }
 
     /// A postcopy has just failed for this reason, before the permit: the source says so and runs the guest. Returns when it
@@ -93,18 +105,20 @@ impl Scene {
         self.be_patient();
         self.by_postcopy(true);
         let mut destination = self.destination();
-        let info = self.source.migrate_to(&destination.wait_listening());
+        self.begin_postcopy(&destination.wait_listening());
+        let info = self.arrived(&mut destination);
         assert!(info.x_ferry_postcopy.is_some(), "{info:?}");
-        self.arrived(&mut destination);
         self.source.quit();
         self.intact_at(&mut destination);
     }
 
-    /// The guest is at `destination` and works, and nowhere else.
+    /// The migration completes, and the guest is at `destination` and works, and nowhere else.
     ///
     /// # Panics
     /// When it is not so.
     pub fn arrived(&mut self, destination: &mut Ferry) -> MigrationInfo {
+        let info = self.source.wait_migration_end();
+        assert_eq!(info.status, Some(Status::Completed), "{info:?}");
         self.guest.moved_to(destination);
         destination.wait_run_state("running");
         let info = destination.wait_migration_end();
@@ -112,6 +126,11 @@ impl Scene {
         self.guest.wait_reports(2);
         self.guest.assert_ran_in_one_place();
         info
+    }
+
+    /// The source has handed its guest over to `destination`, which is the next source.
+    pub fn lives_in(&mut self, destination: Ferry) {
+        std::mem::replace(&mut self.source, destination).quit();
     }
 
     /// Stops the guest where it is and looks at its disk, if it has one.

@@ -67,7 +67,7 @@ fn whatever_fails_to_load_the_source_resumes() {
         let mut destination = scene.destination_with(&format!("fault,{rule},do=fail,in=incoming"));
         let plan = Plan { at: Spot::Message("LoadFailed"), fault: Fault::Note };
         let relay = Relay::new(&destination.wait_listening(), Some(plan));
-        scene.source.begin_migration(&relay.uri());
+        scene.begin_postcopy(&relay.uri());
         let resumed = scene.both_failed_as(&mut destination, &told, &STOPPED);
         times.note(relay.fired_at(), resumed.unwrap_or(UNIX_EPOCH));
     }
@@ -82,7 +82,7 @@ fn whatever_fails_to_load_a_rehearsal_finds_it_while_the_guest_runs() {
     scene.by_postcopy(true);
     for Case { rule, told } in all_cases(&mut scene.source) {
         let mut destination = scene.destination_with(&format!("fault,{rule},do=fail,in=incoming"));
-        scene.source.begin_migration(&destination.wait_listening());
+        scene.begin_postcopy(&destination.wait_listening());
         scene.both_failed_as(&mut destination, &told, &REHEARSED);
     }
     scene.ends_well_by_postcopy();
@@ -105,12 +105,12 @@ fn whatever_fails_to_save_the_source_resumes() {
         arguments.as_object_mut().expect("an object").extend(rule);
         scene.source.set_fault(arguments);
         let mut destination = scene.destination();
-        scene.source.begin_migration(&destination.wait_listening());
+        scene.begin_postcopy(&destination.wait_listening());
         // A host reads the vector registers by one of two calls.
         if told.contains("XSAVE") && scene.source.wait_migration_end().status == Some(Status::Completed) {
             unused.push(told);
             scene.arrived(&mut destination);
-            std::mem::replace(&mut scene.source, destination).quit();
+            scene.lives_in(destination);
             scene.by_postcopy(false);
             continue;
         }
@@ -129,7 +129,7 @@ fn a_device_that_refuses_its_state_is_named_and_the_source_resumes() {
         let mut destination = scene.destination();
         let plan = Plan { at: Spot::Message("Package"), fault: Fault::Spoil(section) };
         let relay = Relay::new(&destination.wait_listening(), Some(plan));
-        scene.source.begin_migration(&relay.uri());
+        scene.begin_postcopy(&relay.uri());
         relay.wait_fired();
         let spoiled = relay.spoiled();
         scene.both_failed_as(&mut destination, &format!("{}: ", spoiled.name), &STOPPED);
@@ -153,7 +153,7 @@ fn calls_that_only_another_processor_needs_are_not_made_here() {
         spec = spec.device(&format!("fault,at={},do=fail", call.name()));
     }
     let mut destination = scene.lab.start_destination(&spec);
-    scene.source.migrate_to(&destination.wait_listening());
+    scene.begin_postcopy(&destination.wait_listening());
     scene.arrived(&mut destination);
 }
 
@@ -173,7 +173,7 @@ fn a_destination_that_lives_through_a_failed_load_takes_the_guest_at_the_next_tr
             destination.set_fault(json!({ "at": at, "do": "fail", "times": 1, "in": "incoming" }));
             destination.forget_events();
             destination.qmp("migrate-incoming", json!({ "uri": uri, "exit-on-error": false }));
-            scene.source.begin_migration(&uri);
+            scene.begin_postcopy(&uri);
             scene.failed_as(told, walk);
             let info = destination.wait_migration_end();
             assert_eq!(info.status, Some(Status::Failed), "{info:?}");
@@ -187,8 +187,8 @@ fn a_destination_that_lives_through_a_failed_load_takes_the_guest_at_the_next_tr
     }
     scene.by_postcopy(true);
     destination.qmp("migrate-incoming", json!({ "uri": uri, "exit-on-error": false }));
-    scene.source.migrate_to(&uri);
+    scene.begin_postcopy(&uri);
     scene.arrived(&mut destination);
-    std::mem::replace(&mut scene.source, destination).quit();
+    scene.lives_in(destination);
     scene.ends_well_by_postcopy();
 }
