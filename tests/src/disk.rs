@@ -3,9 +3,12 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 
 use crate::Lab;
+use crate::wait::{SOON, wait_for};
 
 /// Makes a sparse raw image of this many bytes in the test's directory.
 ///
@@ -53,7 +56,10 @@ pub fn assert_intact(image: &Path, seed: u64) -> usize {
 
 /// A third party that wants an image's lock, and takes it as soon as it is free.
 #[derive(Debug)]
-pub struct Lock(JoinHandle<File>);
+pub struct Lock {
+    waiting: JoinHandle<File>,
+    taken: Arc<AtomicBool>,
+}
 
 impl Lock {
     /// Begins to wait for the lock of `image`, which somebody holds.
@@ -63,10 +69,22 @@ impl Lock {
     #[must_use]
     pub fn wait_for(image: &Path) -> Self {
         let file = File::options().read(true).write(true).open(image).expect("the image can be opened");
-        Lock(std::thread::spawn(move || {
+        let taken = Arc::new(AtomicBool::new(false));
+        let told = taken.clone();
+        let waiting = std::thread::spawn(move || {
             lock(&file);
+            told.store(true, Relaxed);
             file
-        }))
+        });
+        Lock { waiting, taken }
+    }
+
+    /// Waits until it has the lock.
+    ///
+    /// # Panics
+    /// When it does not get it in time.
+    pub fn wait_taken(&self) {
+        wait_for("the lock to be free", SOON, || self.taken.load(Relaxed));
     }
 
     /// Lets go of the lock, once it was taken.
@@ -74,7 +92,7 @@ impl Lock {
     /// # Panics
     /// When the lock could not be taken.
     pub fn release(self) {
-        drop(self.0.join().expect("waiting for a lock does not fail"));
+        drop(self.waiting.join().expect("waiting for a lock does not fail"));
     }
 }
 

@@ -58,11 +58,19 @@ impl Scene {
     /// # Panics
     /// When the source refuses.
     pub fn begin_postcopy(&mut self, to: &str) {
-        // The first round must not end before postcopy was asked for.
+        self.begin_slow_postcopy(to);
+        self.source.set_parameters(json!({ "max-bandwidth": 0 }));
+    }
+
+    /// The same, with pages that are still pending a second later.
+    ///
+    /// # Panics
+    /// When the source refuses.
+    pub fn begin_slow_postcopy(&mut self, to: &str) {
+        // Nor must the first round end before postcopy was asked for.
         self.source.set_parameters(json!({ "max-bandwidth": 8 << 20 }));
         self.source.begin_migration(to);
         self.source.qmp("migrate-start-postcopy", json!({}));
-        self.source.set_parameters(json!({ "max-bandwidth": 0 }));
     }
 
     /// A postcopy has just failed for this reason, before the permit: the source says so and runs the guest. Returns when it
