@@ -276,14 +276,12 @@ fn a_destination_that_dies_after_the_permit_without_having_claimed_the_guest_lea
 fn a_destination_that_dies_once_it_runs_takes_the_guest_with_it_and_the_source_says_so() {
     with_both(|mut scene, handshake| {
         let mut destination = scene.destination();
-        let relay = behind(&destination, PERMIT, Fault::StallAfter);
-        scene.be_impatient();
+        let relay = behind(&destination, STARTED, Fault::Cut);
         scene.begin_slow_postcopy(&relay.uri());
         relay.wait_fired();
         destination.wait_run_state("running");
         scene.guest.moved_to(&destination);
         destination.kill();
-        relay.heal();
         if handshake == Handshake::Setup {
             is_uncertain(&mut scene.source);
             resolve(&mut scene.source, "destination");
