@@ -3,9 +3,12 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 
 use crate::Lab;
+use crate::wait::{SOON, wait_for};
 
 /// Makes a sparse raw image of this many bytes in the test's directory.
 ///
@@ -27,9 +30,36 @@ pub fn resize(path: &Path, bytes: u64) {
     file.set_len(bytes).expect("an image can be resized");
 }
 
+/// Checks what the guest of this seed has written to an image: every sector is empty or one whole stamp of its own place
+/// (`guest/kernel/disk.rs`). Nobody writes meanwhile. Returns how many sectors hold a stamp.
+///
+/// # Panics
+/// When one is torn, in another's place or of another guest.
+#[must_use]
+pub fn assert_intact(image: &Path, seed: u64) -> usize {
+    const SECTOR: usize = 512;
+    let bytes = std::fs::read(image).expect("the image can be read");
+    let mut stamped = 0;
+    for (sector, content) in (0_u64..).zip(bytes.chunks(SECTOR)) {
+        let words: Vec<_> =
+            content.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))).collect();
+        if words.iter().all(|word| *word == 0) {
+            continue;
+        }
+        stamped += 1;
+        let stamp = &words[..4];
+        assert_eq!((stamp[0], stamp[2]), (sector, seed), "sector {sector} holds another's stamp: {stamp:x?}");
+        assert!(words.chunks(4).all(|other| other == stamp), "sector {sector} is torn: {words:x?}");
+    }
+    stamped
+}
+
 /// A third party that wants an image's lock, and takes it as soon as it is free.
 #[derive(Debug)]
-pub struct Lock(JoinHandle<File>);
+pub struct Lock {
+    waiting: JoinHandle<File>,
+    taken: Arc<AtomicBool>,
+}
 
 impl Lock {
     /// Begins to wait for the lock of `image`, which somebody holds.
@@ -39,10 +69,22 @@ impl Lock {
     #[must_use]
     pub fn wait_for(image: &Path) -> Self {
         let file = File::options().read(true).write(true).open(image).expect("the image can be opened");
-        Lock(std::thread::spawn(move || {
+        let taken = Arc::new(AtomicBool::new(false));
+        let told = taken.clone();
+        let waiting = std::thread::spawn(move || {
             lock(&file);
+            told.store(true, Relaxed);
             file
-        }))
+        });
+        Lock { waiting, taken }
+    }
+
+    /// Waits until it has the lock.
+    ///
+    /// # Panics
+    /// When it does not get it in time.
+    pub fn wait_taken(&self) {
+        wait_for("the lock to be free", SOON, || self.taken.load(Relaxed));
     }
 
     /// Lets go of the lock, once it was taken.
@@ -50,7 +92,7 @@ impl Lock {
     /// # Panics
     /// When the lock could not be taken.
     pub fn release(self) {
-        drop(self.0.join().expect("waiting for a lock does not fail"));
+        drop(self.waiting.join().expect("waiting for a lock does not fail"));
     }
 }
 

@@ -8,6 +8,7 @@
 pub mod bad_input;
 pub mod disk;
 pub mod explorer;
+pub mod failing;
 pub mod ferry;
 pub mod guest;
 pub mod image;

@@ -1,22 +1,29 @@
 //! The handle by which the operator steers a fault device while it works, or while it hangs.
 //!
 //! QMP (`x-ferry-fault-set`) changes rules through it; the migration runtime ends a hang through it when a deadline passes. The
-//! device asks it, in each step, what to do.
+//! device asks it, in each step, what to do; so does the machine, before each step of its other devices and before each call
+//! that saves or loads state. Without a rule that costs one load of a flag.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::spec::{Direction, FaultAction, FaultSpec, FaultStep};
+use super::spec::{Direction, FaultAction, FaultPoint, FaultSpec, FaultStep};
+use crate::device::DeviceId;
 
 /// Rules that one device may have at a time.
 pub const MAX_RULES: usize = 64;
 
 /// Rules, counters and the way out of a hang, shared between the operator and the device.
+#[derive(Debug)]
 pub struct FaultControl {
+    /// There are rules. Whoever is in a step while this changes may miss the change.
+    armed: AtomicBool,
     inner: Mutex<Inner>,
     changed: Condvar,
 }
 
+#[derive(Debug)]
 struct Inner {
     direction: Direction,
     rules: Vec<Rule>,
@@ -28,14 +35,20 @@ struct Inner {
     waiting: usize,
 }
 
+#[derive(Debug)]
 struct Rule {
     spec: FaultSpec,
     left: Option<u32>,
 }
 
-/// The step was told to fail.
-#[derive(Debug)]
-pub(super) struct Injected;
+/// A step or a call was told to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Injected {
+    /// At once.
+    Failed,
+    /// After a hang or a delay that was interrupted.
+    Interrupted,
+}
 
 /// More rules than [`MAX_RULES`].
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,7 +60,7 @@ impl FaultControl {
     #[must_use]
     pub fn new(direction: Direction) -> Self {
         let inner = Inner { direction, rules: Vec::new(), fired: [0; 3], interrupts: 0, clears: 0, waiting: 0 };
-        FaultControl { inner: Mutex::new(inner), changed: Condvar::new() }
+        FaultControl { armed: AtomicBool::new(false), inner: Mutex::new(inner), changed: Condvar::new() }
     }
 
     /// Adds a rule. When several apply to a step, the oldest that has times left decides.
@@ -60,7 +73,9 @@ impl FaultControl {
         if inner.rules.len() >= MAX_RULES {
             return Err(TooManyRules);
         }
+        tracing::warn!(rule = %spec, "a fault will be injected");
         inner.rules.push(Rule { left: spec.times, spec });
+        self.armed.store(true, Relaxed);
         Ok(())
     }
 
@@ -68,6 +83,7 @@ impl FaultControl {
     pub fn clear(&self) {
         let mut inner = self.lock();
         inner.rules.clear();
+        self.armed.store(false, Relaxed);
         inner.clears += 1;
         self.changed.notify_all();
     }
@@ -101,14 +117,52 @@ impl FaultControl {
         self.lock().waiting > 0
     }
 
-    /// The device is in `step`: does what the rules say.
+    /// The fault device is in `step`: does what the rules say.
     pub(super) fn enter(&self, step: FaultStep) -> Result<(), Injected> {
+        self.meet(
+            step.as_str(),
+            |rule| rule.at == FaultPoint::Step(step) && rule.of.is_none(),
+            |inner| {
+                inner.fired[step as usize] += 1;
+            },
+        )
+    }
+
+    /// `device`, whichever of the machine's, is about to be in `step`: does what the rules say that name it.
+    ///
+    /// # Errors
+    /// The step is to fail.
+    pub fn before_step(&self, step: FaultStep, device: &DeviceId) -> Result<(), Injected> {
+        self.meet(step.as_str(), |rule| rule.at == FaultPoint::Step(step) && names(rule, device), |_| ())
+    }
+
+    /// The machine is about to make this call to the kernel about `part`: does what the rules say.
+    ///
+    /// # Errors
+    /// The call is to fail, and must not be made.
+    pub fn before_call(&self, call: &str, part: &DeviceId) -> Result<(), Injected> {
+        let is_here = |rule: &FaultSpec| {
+            let at = matches!(&rule.at, FaultPoint::Call(name) if name == call);
+            at && (rule.of.is_none() || names(rule, part))
+        };
+        self.meet(call, is_here, |_| ())
+    }
+
+    fn meet(
+        &self,
+        point: &str,
+        is_here: impl Fn(&FaultSpec) -> bool,
+        count: impl FnOnce(&mut Inner),
+    ) -> Result<(), Injected> {
+        if !self.armed.load(Relaxed) {
+            return Ok(());
+        }
         let mut inner = self.lock();
-        let Some(action) = inner.take_action(step) else { return Ok(()) };
-        inner.fired[step as usize] += 1;
-        tracing::info!(step = step.as_str(), ?action, "injecting a fault");
+        let Some(action) = inner.take_action(is_here) else { return Ok(()) };
+        count(&mut inner);
+        tracing::info!(point, ?action, "injecting a fault");
         match action {
-            FaultAction::Fail => Err(Injected),
+            FaultAction::Fail => Err(Injected::Failed),
             FaultAction::Hang => self.wait(inner, None),
             FaultAction::Delay(time) => self.wait(inner, Some(Instant::now() + time)),
         }
@@ -120,7 +174,7 @@ impl FaultControl {
         inner.waiting += 1;
         let result = loop {
             if inner.interrupts != interrupts {
-                break Err(Injected);
+                break Err(Injected::Interrupted);
             }
             if inner.clears != clears || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 break Ok(());
@@ -142,12 +196,17 @@ impl FaultControl {
     }
 }
 
+/// Whether a rule is about this part by name.
+fn names(rule: &FaultSpec, part: &DeviceId) -> bool {
+    rule.of.as_deref().is_some_and(|of| of == part.to_string())
+}
+
 impl Inner {
     /// The action of the first rule that applies, which is used up by one.
-    fn take_action(&mut self, step: FaultStep) -> Option<FaultAction> {
+    fn take_action(&mut self, is_here: impl Fn(&FaultSpec) -> bool) -> Option<FaultAction> {
         let direction = self.direction;
         let rule = self.rules.iter_mut().find(|rule| {
-            rule.spec.at == step && rule.left != Some(0) && rule.spec.direction.is_none_or(|wanted| wanted == direction)
+            is_here(&rule.spec) && rule.left != Some(0) && rule.spec.direction.is_none_or(|wanted| wanted == direction)
         })?;
         rule.left = rule.left.map(|left| left - 1);
         Some(rule.spec.action)

@@ -1,6 +1,7 @@
 //! The fault device: saved and loaded like any other, and told to fail, hang or be slow while that happens.
 //!
 //! It lets an operator and the fault matrix try every way in which a device can spoil a migration. The guest does not see it.
+//! Its rules may also name another device, or a call to the kernel: the machine asks [`FaultControl`] before each of these.
 //! `--device fault,…` and QMP `x-ferry-fault-set` end in [`FaultSpec`] and [`FaultControl`].
 
 mod control;
@@ -11,8 +12,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::control::{FaultControl, MAX_RULES, TooManyRules};
-pub use self::spec::{Direction, FaultAction, FaultSpec, FaultSpecError, FaultStep, MAX_DELAY_MS};
+pub use self::control::{FaultControl, Injected, MAX_RULES, TooManyRules};
+pub use self::spec::{Direction, FaultAction, FaultPoint, FaultSpec, FaultSpecError, FaultStep, MAX_DELAY_MS};
 use crate::device::{Device, DeviceId, LoadError, SaveError};
 use crate::saved::{self, check};
 

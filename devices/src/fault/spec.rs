@@ -1,7 +1,8 @@
-//! What the fault device is told to do: `at=save|load|post_load,do=fail|hang|delay:MS[,times=N][,in=incoming|outgoing]`.
+//! What the fault device is told to do:
+//! `at=save|load|post_load|KVM_…,do=fail|hang|delay:MS[,of=PART][,times=N][,in=incoming|outgoing]`.
 //!
 //! The command line and QMP (`x-ferry-fault-set`) both end in a [`FaultSpec`], one from text, the other from key and value
-//! pairs.
+//! pairs. Which calls and parts there are only the machine knows: it refuses rules that could never apply.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,8 +10,10 @@ use std::time::Duration;
 
 /// The longest `delay`, in milliseconds: ten minutes.
 pub const MAX_DELAY_MS: u64 = 600_000;
+/// The longest name of a call or a part.
+const MAX_NAME: usize = 40;
 
-/// The step in which a fault happens.
+/// A step in which a fault happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FaultStep {
     /// [`Device::save`](crate::Device::save)
@@ -33,7 +36,27 @@ impl FaultStep {
     }
 }
 
-/// What happens in that step.
+/// Where a fault happens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum FaultPoint {
+    /// In a step of a device.
+    Step(FaultStep),
+    /// In place of, or before, a call of this name to the kernel, made while the machine's state is saved or loaded.
+    Call(String),
+}
+
+impl FaultPoint {
+    /// As specifications write it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            FaultPoint::Step(step) => step.as_str(),
+            FaultPoint::Call(name) => name,
+        }
+    }
+}
+
+/// What happens there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FaultAction {
     /// It fails at once.
@@ -67,8 +90,11 @@ impl Direction {
 /// One rule: when it applies, and what happens then.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct FaultSpec {
-    /// The step.
-    pub at: FaultStep,
+    /// Where.
+    pub at: FaultPoint,
+    /// The part of the machine, for example `serial/0` or `vcpu/1`. `None`: of steps, the fault device's own; of calls, those
+    /// for any part.
+    pub of: Option<String>,
     /// What happens.
     pub action: FaultAction,
     /// Only the first so many times; every time if `None`.
@@ -81,10 +107,10 @@ pub struct FaultSpec {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FaultSpecError {
     /// A part without `=`.
-    #[error("fault: `{0}` is not KEY=VALUE: write at=, do=, times= or in=")]
+    #[error("fault: `{0}` is not KEY=VALUE: write at=, do=, of=, times= or in=")]
     NotAPair(String),
     /// A key that no rule has.
-    #[error("fault: unknown key `{0}`: write at=, do=, times= or in=")]
+    #[error("fault: unknown key `{0}`: write at=, do=, of=, times= or in=")]
     UnknownKey(String),
     /// The same key twice.
     #[error("fault: `{0}` is given twice: keep one")]
@@ -109,8 +135,9 @@ pub enum FaultSpecError {
     },
 }
 
-const AT: (&str, &str) = ("at", "save|load|post_load");
+const AT: (&str, &str) = ("at", "save|load|post_load|KVM_…");
 const DO: (&str, &str) = ("do", "fail|hang|delay:MS (at most 600000)");
+const OF: (&str, &str) = ("of", "PART, for example serial/0");
 const TIMES: (&str, &str) = ("times", "N, from 1");
 const IN: (&str, &str) = ("in", "incoming|outgoing");
 
@@ -121,11 +148,12 @@ impl FaultSpec {
     ///
     /// A key is unknown, missing or given twice, or its value means nothing; the error names the key.
     pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, FaultSpecError> {
-        let (mut at, mut action, mut times, mut direction) = (None, None, None, None);
+        let (mut at, mut action, mut of, mut times, mut direction) = (None, None, None, None, None);
         for (key, value) in pairs {
             let again = match key {
-                "at" => at.replace(parse(AT, value, step)?).is_some(),
+                "at" => at.replace(parse(AT, value, point)?).is_some(),
                 "do" => action.replace(parse(DO, value, self::action)?).is_some(),
+                "of" => of.replace(parse(OF, value, part)?).is_some(),
                 "times" => times.replace(parse(TIMES, value, count)?).is_some(),
                 "in" => direction.replace(parse(IN, value, self::direction)?).is_some(),
                 _ => return Err(FaultSpecError::UnknownKey(key.to_owned())),
@@ -138,6 +166,7 @@ impl FaultSpec {
         Ok(FaultSpec {
             at: at.ok_or_else(|| missing(AT))?,
             action: action.ok_or_else(|| missing(DO))?,
+            of,
             times,
             direction,
         })
@@ -165,6 +194,9 @@ impl fmt::Display for FaultSpec {
             FaultAction::Hang => f.write_str("hang")?,
             FaultAction::Delay(time) => write!(f, "delay:{}", time.as_millis())?,
         }
+        if let Some(part) = &self.of {
+            write!(f, ",of={part}")?;
+        }
         if let Some(times) = self.times {
             write!(f, ",times={times}")?;
         }
@@ -183,8 +215,24 @@ fn parse<T>(
     read(value).ok_or_else(|| FaultSpecError::Value { key, value: value.to_owned(), allowed })
 }
 
-fn step(value: &str) -> Option<FaultStep> {
-    [FaultStep::Save, FaultStep::Load, FaultStep::PostLoad].into_iter().find(|step| step.as_str() == value)
+fn point(value: &str) -> Option<FaultPoint> {
+    let steps = [FaultStep::Save, FaultStep::Load, FaultStep::PostLoad];
+    let is_call = |name: &str| {
+        let of_a_name = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+        name.len() <= MAX_NAME
+            && name.strip_prefix("KVM_").is_some_and(|rest| !rest.is_empty() && rest.bytes().all(of_a_name))
+    };
+    match steps.into_iter().find(|step| step.as_str() == value) {
+        Some(step) => Some(FaultPoint::Step(step)),
+        None => is_call(value).then(|| FaultPoint::Call(value.to_owned())),
+    }
+}
+
+fn part(value: &str) -> Option<String> {
+    let of_a_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let (name, instance) = value.split_once('/')?;
+    let fits = !name.is_empty() && name.bytes().all(of_a_name) && value.len() <= MAX_NAME;
+    (fits && instance.parse::<u32>().is_ok_and(|number| number.to_string() == instance)).then(|| value.to_owned())
 }
 
 fn direction(value: &str) -> Option<Direction> {
@@ -218,7 +266,8 @@ mod tests {
         assert_eq!(
             spec,
             FaultSpec {
-                at: FaultStep::PostLoad,
+                at: FaultPoint::Step(FaultStep::PostLoad),
+                of: None,
                 action: FaultAction::Delay(Duration::from_millis(250)),
                 times: Some(2),
                 direction: Some(Direction::Incoming),
@@ -229,18 +278,33 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_may_name_a_call_and_a_part() {
+        let text = "at=KVM_SET_CPUID2,do=fail,of=vcpu/1,times=1,in=incoming";
+        let spec: FaultSpec = text.parse().unwrap();
+        assert_eq!(spec.at, FaultPoint::Call("KVM_SET_CPUID2".to_owned()));
+        assert_eq!(spec.of.as_deref(), Some("vcpu/1"));
+        assert_eq!(spec.to_string(), text);
+        for at in ["KVM_", "kvm_set_regs", "SET_REGS", "KVM_SET REGS", "KVM_set", &format!("KVM_{}", "A".repeat(40))] {
+            assert!(format!("at={at},do=fail").parse::<FaultSpec>().is_err(), "{at}");
+        }
+        for of in ["serial", "serial/", "/0", "serial/00", "serial/x", "Serial/0", "a/b/0"] {
+            assert!(format!("at=load,do=fail,of={of}").parse::<FaultSpec>().is_err(), "{of}");
+        }
+    }
+
+    #[test]
     fn errors_name_the_key_and_what_it_accepts() {
         for (text, expected) in [
             ("at=save", "fault: `do` is missing: add do=fail|hang|delay:MS (at most 600000)"),
-            ("do=fail", "fault: `at` is missing: add at=save|load|post_load"),
-            ("at=boot,do=fail", "fault: at=boot: write at=save|load|post_load"),
+            ("do=fail", "fault: `at` is missing: add at=save|load|post_load|KVM_…"),
+            ("at=boot,do=fail", "fault: at=boot: write at=save|load|post_load|KVM_…"),
             ("at=save,do=delay:", "fault: do=delay:: write do=fail|hang|delay:MS (at most 600000)"),
             ("at=save,do=delay:600001", "fault: do=delay:600001: write do=fail|hang|delay:MS (at most 600000)"),
             ("at=save,do=fail,times=0", "fault: times=0: write times=N, from 1"),
             ("at=save,do=fail,in=both", "fault: in=both: write in=incoming|outgoing"),
             ("at=save,do=fail,at=load", "fault: `at` is given twice: keep one"),
-            ("at=save,when=now", "fault: unknown key `when`: write at=, do=, times= or in="),
-            ("", "fault: `` is not KEY=VALUE: write at=, do=, times= or in="),
+            ("at=save,when=now", "fault: unknown key `when`: write at=, do=, of=, times= or in="),
+            ("", "fault: `` is not KEY=VALUE: write at=, do=, of=, times= or in="),
         ] {
             assert_eq!(text.parse::<FaultSpec>().unwrap_err().to_string(), expected);
         }
@@ -248,7 +312,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused_and_what_is_read_round_trips(text in "(at|do|in|times|,|=|save|fail|delay:|[0-9a-z]){0,12}") {
+        fn any_text_is_read_or_refused_and_what_is_read_round_trips(text in "(at|do|in|of|times|,|=|save|KVM_A|fail|delay:|a/0|[0-9a-z]){0,12}") {
             if let Ok(spec) = text.parse::<FaultSpec>() {
                 prop_assert_eq!(spec.to_string().parse::<FaultSpec>().unwrap(), spec);
             }

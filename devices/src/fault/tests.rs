@@ -60,6 +60,28 @@ fn a_rule_for_the_other_direction_waits_until_the_direction_changes() {
 }
 
 #[test]
+fn a_rule_for_a_part_or_a_call_applies_to_nothing_else() {
+    let [serial, disk, first, second] = ["serial/0", "virtio-blk/0", "vcpu/0", "vcpu/1"].map(|name| {
+        let (name, instance) = name.split_once('/').unwrap();
+        DeviceId { name, instance: instance.parse().unwrap() }
+    });
+    let rules = ["at=load,do=fail,of=serial/0,times=1", "at=KVM_A,do=fail,of=vcpu/1", "at=KVM_B,do=fail,times=2"];
+    let (mut fault, control) = device(&rules);
+    fault.post_load().unwrap();
+    let state = fault.save().unwrap();
+    fault.load(1, &state).unwrap();
+    control.before_step(FaultStep::Load, &disk).unwrap();
+    control.before_step(FaultStep::PostLoad, &serial).unwrap();
+    assert_eq!(control.before_step(FaultStep::Load, &serial), Err(Injected::Failed));
+    control.before_step(FaultStep::Load, &serial).unwrap();
+    control.before_call("KVM_A", &first).unwrap();
+    assert_eq!(control.before_call("KVM_A", &second), Err(Injected::Failed));
+    assert_eq!([&first, &second, &first].map(|part| control.before_call("KVM_B", part).is_err()), [true, true, false]);
+    control.clear();
+    control.before_call("KVM_A", &second).unwrap();
+}
+
+#[test]
 fn a_hang_ends_in_an_error_when_interrupted_and_the_next_step_hangs_anew() {
     let (mut fault, control) = device(&["at=save,do=hang"]);
     for _ in 0..2 {

@@ -4,6 +4,7 @@
 //! arrive" is a place in the stream and no race: a [`Plan`] names a frame and what happens to it. Without a plan, or besides
 //! it, a test cuts, stalls and heals the link by hand.
 
+mod package;
 mod pump;
 #[cfg(test)]
 mod tests;
@@ -12,10 +13,12 @@ mod unit;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::SystemTime;
 
+pub use self::package::Spoiled;
 pub use self::unit::Spot;
 use self::unit::Unit;
-use crate::wait::{SOON, wait_for};
+use crate::wait::{SOON, wait_until};
 
 /// What happens to the frame that was chosen, and from then on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +39,9 @@ pub enum Fault {
     Repeat,
     /// The frame does not arrive; later ones do.
     Lose,
+    /// Of a package: the state of the section of this number, from 0, becomes nonsense, behind checksums that fit
+    /// ([`Relay::spoiled`]).
+    Spoil(usize),
     /// Nothing: the test only wants to know when the frame passes ([`Relay::wait_fired`]).
     Note,
 }
@@ -67,7 +73,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     plan: Option<Plan>,
-    fired: bool,
+    fired: Option<SystemTime>,
+    spoiled: Option<Spoiled>,
     stalled: bool,
     ending: bool,
     connections: Vec<TcpStream>,
@@ -103,8 +110,26 @@ impl Relay {
     /// # Panics
     /// When that does not happen in time.
     pub fn wait_fired(&self) {
+        let _at = self.fired_at();
+    }
+
+    /// Waits until the plan has been carried out, and says when that was.
+    ///
+    /// # Panics
+    /// When that does not happen in time.
+    #[must_use]
+    pub fn fired_at(&self) -> SystemTime {
         let plan = self.shared.lock().plan;
-        wait_for(&format!("the relay to carry out {plan:?}"), SOON, || self.shared.lock().fired);
+        wait_until(&format!("the relay to carry out {plan:?}"), SOON, || self.shared.lock().fired)
+    }
+
+    /// What [`Fault::Spoil`] has spoiled.
+    ///
+    /// # Panics
+    /// When it has spoiled nothing.
+    #[must_use]
+    pub fn spoiled(&self) -> Spoiled {
+        self.shared.lock().spoiled.clone().expect("a package has passed, with a section of that number")
     }
 
     /// Closes all connections.
@@ -158,11 +183,11 @@ impl Shared {
     /// What is to be written for a frame that was read; `None` ends the connection. Blocks while the relay is stalled.
     fn judge(&self, mut unit: Unit) -> Option<Vec<u8>> {
         let mut state = self.lock();
-        let plan = state.plan.filter(|plan| !state.fired && plan.at == unit.spot);
+        let plan = state.plan.filter(|plan| state.fired.is_none() && plan.at == unit.spot);
         let Some(plan) = plan else {
             return self.pass(state).1.then_some(unit.bytes);
         };
-        state.fired = true;
+        state.fired = Some(SystemTime::now());
         match plan.fault {
             Fault::Cut => {
                 state.cut();
@@ -171,6 +196,7 @@ impl Shared {
             Fault::Stall => state.stalled = true,
             Fault::Corrupt(at) => unit.bytes[at] ^= 1,
             Fault::Replace(at, with) => unit.bytes[at..at + with.len()].copy_from_slice(with),
+            Fault::Spoil(section) => state.spoiled = package::spoil(&mut unit.bytes, section),
             Fault::Repeat => unit.bytes.extend_from_within(..),
             Fault::Lose => unit.bytes.clear(),
             Fault::Note => {}
@@ -182,7 +208,7 @@ impl Shared {
     /// What happens once the frame at `spot` has been forwarded.
     fn after(&self, spot: Spot) {
         let mut state = self.lock();
-        match state.plan.filter(|plan| plan.at == spot && state.fired).map(|plan| plan.fault) {
+        match state.plan.filter(|plan| plan.at == spot && state.fired.is_some()).map(|plan| plan.fault) {
             Some(Fault::CutAfter) => state.cut(),
             Some(Fault::StallAfter) => state.stalled = true,
             _ => {}

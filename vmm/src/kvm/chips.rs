@@ -1,12 +1,18 @@
 //! The interrupt controllers (two PICs, the IOAPIC) and the timer that KVM emulates, as saved state.
 
+use ferry_devices::DeviceId;
 use kvm_bindings::{KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_irqchip, kvm_pit_state2};
-use kvm_ioctls::VmFd;
 use serde::{Deserialize, Serialize};
 
-use super::error::{StateError, state_call};
+use super::calls::StateCall;
+use super::error::StateError;
 use super::exact::{Exact, decode, encode};
+use super::vm::Vm;
 
+/// The interrupt controllers.
+pub const IRQCHIP: DeviceId = DeviceId { name: "irqchip", instance: 0 };
+/// The timer.
+pub const PIT: DeviceId = DeviceId { name: "pit", instance: 0 };
 /// Version of the `irqchip` state.
 pub const IRQCHIP_VERSION: u32 = 1;
 /// Version of the `pit` state.
@@ -20,17 +26,18 @@ struct SavedChips {
 }
 
 /// Saves the interrupt controllers.
-pub(crate) fn save_irqchip(vm: &VmFd) -> Result<Vec<u8>, StateError> {
+pub(crate) fn save_irqchip(vm: &Vm) -> Result<Vec<u8>, StateError> {
+    let calls = vm.calls(IRQCHIP);
     let mut chips = [Exact(kvm_irqchip::default()); 3];
     for (chip, id) in chips.iter_mut().zip(CHIPS) {
         chip.0.chip_id = id;
-        vm.get_irqchip(&mut chip.0).map_err(state_call("KVM_GET_IRQCHIP"))?;
+        calls.make(StateCall::GetIrqchip, || vm.fd().get_irqchip(&mut chip.0))?;
     }
     encode(&SavedChips { chips })
 }
 
 /// Sets the interrupt controllers. The local APICs must be set before: the IOAPIC hands over what is pending at once.
-pub(crate) fn load_irqchip(vm: &VmFd, version: u32, payload: &[u8]) -> Result<(), StateError> {
+pub(crate) fn load_irqchip(vm: &Vm, version: u32, payload: &[u8]) -> Result<(), StateError> {
     let saved: SavedChips = decode(version, IRQCHIP_VERSION, payload)?;
     for (Exact(chip), id) in saved.chips.iter().zip(CHIPS) {
         if chip.chip_id != id {
@@ -38,19 +45,20 @@ pub(crate) fn load_irqchip(vm: &VmFd, version: u32, payload: &[u8]) -> Result<()
             return Err(StateError::OutOfBounds { field: "chip_id", value, allowed: "PICs, then the IOAPIC" });
         }
     }
+    let calls = vm.calls(IRQCHIP);
     for Exact(chip) in &saved.chips {
-        vm.set_irqchip(chip).map_err(state_call("KVM_SET_IRQCHIP"))?;
+        calls.make(StateCall::SetIrqchip, || vm.fd().set_irqchip(chip))?;
     }
     Ok(())
 }
 
 /// Saves the timer.
-pub(crate) fn save_pit(vm: &VmFd) -> Result<Vec<u8>, StateError> {
-    encode(&Exact(vm.get_pit2().map_err(state_call("KVM_GET_PIT2"))?))
+pub(crate) fn save_pit(vm: &Vm) -> Result<Vec<u8>, StateError> {
+    encode(&Exact(vm.calls(PIT).make(StateCall::GetPit2, || vm.fd().get_pit2())?))
 }
 
 /// Sets the timer.
-pub(crate) fn load_pit(vm: &VmFd, version: u32, payload: &[u8]) -> Result<(), StateError> {
+pub(crate) fn load_pit(vm: &Vm, version: u32, payload: &[u8]) -> Result<(), StateError> {
     let Exact(pit) = decode::<Exact<kvm_pit_state2>>(version, PIT_VERSION, payload)?;
-    vm.set_pit2(&pit).map_err(state_call("KVM_SET_PIT2"))
+    vm.calls(PIT).make(StateCall::SetPit2, || vm.fd().set_pit2(&pit))
 }

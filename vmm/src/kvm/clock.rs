@@ -5,13 +5,18 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ferry_devices::DeviceId;
 use kvm_bindings::{KVM_CLOCK_REALTIME, kvm_clock_data};
-use kvm_ioctls::{Cap, VmFd};
+use kvm_ioctls::Cap;
 use serde::{Deserialize, Serialize};
 
-use super::error::{StateError, state_call};
+use super::calls::StateCall;
+use super::error::StateError;
 use super::exact::{decode, encode};
+use super::vm::Vm;
 
+/// The guest's kvmclock.
+pub const KVMCLOCK: DeviceId = DeviceId { name: "kvmclock", instance: 0 };
 /// Version of the `kvmclock` state.
 pub const VERSION: u32 = 1;
 
@@ -45,17 +50,17 @@ struct SavedClock {
 }
 
 /// Saves kvmclock.
-pub(crate) fn save(vm: &VmFd) -> Result<Vec<u8>, StateError> {
-    let clock = vm.get_clock().map_err(state_call("KVM_GET_CLOCK"))?;
+pub(crate) fn save(vm: &Vm) -> Result<Vec<u8>, StateError> {
+    let clock = vm.calls(KVMCLOCK).make(StateCall::GetClock, || vm.fd().get_clock())?;
     let taken_ns = if clock.flags & KVM_CLOCK_REALTIME != 0 { clock.realtime } else { real_ns() };
     encode(&SavedClock { clock_ns: clock.clock, taken_ns })
 }
 
 /// Sets kvmclock, moved forward by the real time since the save.
-pub(crate) fn load(vm: &VmFd, version: u32, payload: &[u8]) -> Result<(), StateError> {
+pub(crate) fn load(vm: &Vm, version: u32, payload: &[u8]) -> Result<(), StateError> {
     let saved: SavedClock = decode(version, VERSION, payload)?;
     let elapsed = elapsed_ns(saved.taken_ns);
-    let knows_real_time = vm.check_extension_int(Cap::AdjustClock) as u32 & KVM_CLOCK_REALTIME != 0;
+    let knows_real_time = vm.fd().check_extension_int(Cap::AdjustClock) as u32 & KVM_CLOCK_REALTIME != 0;
     let clock = if knows_real_time && elapsed > 0 {
         // The kernel adds the time since then itself, at the moment of setting.
         kvm_clock_data {
@@ -67,7 +72,7 @@ pub(crate) fn load(vm: &VmFd, version: u32, payload: &[u8]) -> Result<(), StateE
     } else {
         kvm_clock_data { clock: saved.clock_ns.saturating_add(elapsed), ..Default::default() }
     };
-    vm.set_clock(&clock).map_err(state_call("KVM_SET_CLOCK"))
+    vm.calls(KVMCLOCK).make(StateCall::SetClock, || vm.fd().set_clock(&clock))
 }
 
 /// How a vCPU's TSC behaves on this host.

@@ -96,8 +96,3 @@ pub enum StateError {
         here: u32,
     },
 }
-
-/// Wraps the error of the ioctl named `call`, for saved state.
-pub(super) fn state_call(call: &'static str) -> impl FnOnce(Errno) -> StateError {
-    move |errno| StateError::Call { call, errno }
-}

@@ -3,6 +3,7 @@
 //! Everything here is a thin, checked layer over ioctls (Linux `Documentation/virt/kvm/api.rst`); the machine decides when
 //! to call it. A capability is probed before what it guards is called.
 
+pub(crate) mod calls;
 pub(crate) mod chips;
 pub(crate) mod clock;
 pub(crate) mod cpuid;
@@ -17,6 +18,7 @@ pub(crate) mod testing;
 pub(crate) mod vcpu;
 mod vm;
 
+pub use calls::StateCall;
 pub use clock::Tsc;
 pub use dirty_log::DirtyLog;
 pub use error::{KvmError, StateError};

@@ -3,7 +3,8 @@
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::{Kvm, VcpuFd};
 
-use super::error::{KvmError, StateError, call, state_call};
+use super::calls::{Calls, StateCall};
+use super::error::{KvmError, StateError, call};
 
 /// IA32_TIME_STAMP_COUNTER.
 pub(super) const TSC: u32 = 0x10;
@@ -14,14 +15,14 @@ pub(super) const TSC_DEADLINE: u32 = 0x6e0;
 const BATCH: usize = 255;
 
 /// The registers of KVM's own list that can be read here and set to what was read, found out on a fresh vCPU.
-pub(super) fn list(kvm: &Kvm, fresh: &VcpuFd) -> Result<Vec<u32>, KvmError> {
+pub(super) fn list(kvm: &Kvm, calls: &Calls, fresh: &VcpuFd) -> Result<Vec<u32>, KvmError> {
     let listed = kvm.get_msr_index_list().map_err(call("KVM_GET_MSR_INDEX_LIST"))?;
     let mut usable = listed.as_slice().to_vec();
     usable.sort_unstable();
     usable.dedup();
     loop {
         // Each failure takes one register out, so this ends.
-        let (index, why) = match get(fresh, &usable).and_then(|entries| set(fresh, &entries)) {
+        let (index, why) = match get(calls, fresh, &usable).and_then(|entries| set(calls, fresh, &entries)) {
             Ok(()) => return Ok(usable),
             Err(StateError::MsrUnreadable { index }) => (index, "read"),
             Err(StateError::MsrRefused { index, .. }) => (index, "set"),
@@ -34,12 +35,12 @@ pub(super) fn list(kvm: &Kvm, fresh: &VcpuFd) -> Result<Vec<u32>, KvmError> {
 }
 
 /// Reads registers.
-pub(super) fn get(vcpu: &VcpuFd, indexes: &[u32]) -> Result<Vec<kvm_msr_entry>, StateError> {
+pub(super) fn get(calls: &Calls, vcpu: &VcpuFd, indexes: &[u32]) -> Result<Vec<kvm_msr_entry>, StateError> {
     let mut entries = Vec::with_capacity(indexes.len());
     for batch in indexes.chunks(BATCH) {
         let wanted: Vec<_> = batch.iter().map(|index| kvm_msr_entry { index: *index, ..Default::default() }).collect();
         let mut msrs = wrap(&wanted)?;
-        let count = vcpu.get_msrs(&mut msrs).map_err(state_call("KVM_GET_MSRS"))?;
+        let count = calls.make(StateCall::GetMsrs, || vcpu.get_msrs(&mut msrs))?;
         if let Some(index) = batch.get(count) {
             return Err(StateError::MsrUnreadable { index: *index });
         }
@@ -49,9 +50,10 @@ pub(super) fn get(vcpu: &VcpuFd, indexes: &[u32]) -> Result<Vec<kvm_msr_entry>, 
 }
 
 /// Sets registers, in the order given.
-pub(super) fn set(vcpu: &VcpuFd, entries: &[kvm_msr_entry]) -> Result<(), StateError> {
+pub(super) fn set(calls: &Calls, vcpu: &VcpuFd, entries: &[kvm_msr_entry]) -> Result<(), StateError> {
     for batch in entries.chunks(BATCH) {
-        let count = vcpu.set_msrs(&wrap(batch)?).map_err(state_call("KVM_SET_MSRS"))?;
+        let msrs = wrap(batch)?;
+        let count = calls.make(StateCall::SetMsrs, || vcpu.set_msrs(&msrs))?;
         if let Some(refused) = batch.get(count) {
             return Err(StateError::MsrRefused { index: refused.index, value: refused.data });
         }

@@ -11,8 +11,9 @@ use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
 use zerocopy::IntoBytes;
 
+use super::calls::{Calls, StateCall};
 use super::clock::{elapsed_ns, real_ns};
-use super::error::{StateError, state_call};
+use super::error::StateError;
 use super::exact::{Exact, decode, encode};
 use super::msrs;
 use super::vcpu::{Vcpu, XSAVE_MIN, set_cpuid};
@@ -81,22 +82,22 @@ impl VcpuState {
     fn apply(&self, vcpu: &mut Vcpu) -> Result<(), StateError> {
         self.apply_cpuid(vcpu)?;
         self.apply_tsc_rate(vcpu)?;
-        let fd = &vcpu.fd;
-        fd.set_sregs(&self.sregs.0).map_err(state_call("KVM_SET_SREGS"))?;
+        let (fd, calls) = (&vcpu.fd, &vcpu.calls);
+        calls.make(StateCall::SetSregs, || fd.set_sregs(&self.sregs.0))?;
         if vcpu.host.has_xcrs && self.xcrs.0.nr_xcrs > 0 {
-            fd.set_xcrs(&self.xcrs.0).map_err(state_call("KVM_SET_XCRS"))?;
+            calls.make(StateCall::SetXcrs, || fd.set_xcrs(&self.xcrs.0))?;
         }
-        set_xsave(fd, &self.xsave, vcpu.host.xsave_len)?;
-        fd.set_regs(&self.regs.0).map_err(state_call("KVM_SET_REGS"))?;
+        set_xsave(calls, fd, &self.xsave, vcpu.host.xsave_len)?;
+        calls.make(StateCall::SetRegs, || fd.set_regs(&self.regs.0))?;
         if vcpu.host.has_debug_registers {
-            fd.set_debug_regs(&self.debug_registers.0).map_err(state_call("KVM_SET_DEBUGREGS"))?;
+            calls.make(StateCall::SetDebugRegs, || fd.set_debug_regs(&self.debug_registers.0))?;
         }
         // The MSRs after the local APIC: its mode decides whether IA32_TSC_DEADLINE takes, and without the deadline a guest
         // that sleeps on it would sleep for ever.
-        fd.set_lapic(&self.lapic.0).map_err(state_call("KVM_SET_LAPIC"))?;
-        msrs::set(fd, &self.msrs_now(vcpu))?;
-        fd.set_mp_state(self.mp_state.0).map_err(state_call("KVM_SET_MP_STATE"))?;
-        fd.set_vcpu_events(&self.events.0).map_err(state_call("KVM_SET_VCPU_EVENTS"))
+        calls.make(StateCall::SetLapic, || fd.set_lapic(&self.lapic.0))?;
+        msrs::set(calls, fd, &self.msrs_now(vcpu))?;
+        calls.make(StateCall::SetMpState, || fd.set_mp_state(self.mp_state.0))?;
+        calls.make(StateCall::SetVcpuEvents, || fd.set_vcpu_events(&self.events.0))
     }
 
     /// KVM takes CPUID only before the first run, unless nothing changes.
@@ -104,7 +105,7 @@ impl VcpuState {
         let same = vcpu.cpuid.len() == self.cpuid.len() && vcpu.cpuid.iter().zip(&self.cpuid).all(|(a, b)| *a == b.0);
         if !same {
             let entries: Vec<_> = self.cpuid.iter().map(|entry| entry.0).collect();
-            set_cpuid(&vcpu.fd, &entries).map_err(state_call("KVM_SET_CPUID2"))?;
+            vcpu.calls.make(StateCall::SetCpuid2, || set_cpuid(&vcpu.fd, &entries))?;
             vcpu.cpuid = entries;
         }
         Ok(())
@@ -119,7 +120,7 @@ impl VcpuState {
         if !vcpu.host.has_tsc_control {
             return Err(StateError::TscRate { saved, here });
         }
-        vcpu.fd.set_tsc_khz(saved).map_err(state_call("KVM_SET_TSC_KHZ"))
+        vcpu.calls.make(StateCall::SetTscKhz, || vcpu.fd.set_tsc_khz(saved))
     }
 
     /// The MSRs with time moved on.
@@ -142,28 +143,28 @@ impl Vcpu {
     /// # Errors
     /// When KVM refuses a part, naming it.
     pub fn save(&self) -> Result<Vec<u8>, StateError> {
-        let (fd, host) = (&self.fd, &self.host);
+        let (fd, host, calls) = (&self.fd, &self.host, &self.calls);
         // First, because asking makes KVM take pending INIT and SIPI, which changes registers.
-        let mp_state = fd.get_mp_state().map_err(state_call("KVM_GET_MP_STATE"))?;
+        let mp_state = calls.make(StateCall::GetMpState, || fd.get_mp_state())?;
         let xcrs = match host.has_xcrs {
-            true => fd.get_xcrs().map_err(state_call("KVM_GET_XCRS"))?,
+            true => calls.make(StateCall::GetXcrs, || fd.get_xcrs())?,
             false => kvm_xcrs::default(),
         };
         let debug_registers = match host.has_debug_registers {
-            true => fd.get_debug_regs().map_err(state_call("KVM_GET_DEBUGREGS"))?,
+            true => calls.make(StateCall::GetDebugRegs, || fd.get_debug_regs())?,
             false => kvm_debugregs::default(),
         };
         let taken_ns = real_ns();
         encode(&VcpuState {
             mp_state: Exact(mp_state),
-            regs: Exact(fd.get_regs().map_err(state_call("KVM_GET_REGS"))?),
-            sregs: Exact(fd.get_sregs().map_err(state_call("KVM_GET_SREGS"))?),
-            xsave: get_xsave(fd, host.xsave_len)?,
+            regs: Exact(calls.make(StateCall::GetRegs, || fd.get_regs())?),
+            sregs: Exact(calls.make(StateCall::GetSregs, || fd.get_sregs())?),
+            xsave: get_xsave(calls, fd, host.xsave_len)?,
             xcrs: Exact(xcrs),
             debug_registers: Exact(debug_registers),
-            lapic: Exact(fd.get_lapic().map_err(state_call("KVM_GET_LAPIC"))?),
-            msrs: msrs::get(fd, &host.msrs)?.into_iter().map(Exact).collect(),
-            events: Exact(fd.get_vcpu_events().map_err(state_call("KVM_GET_VCPU_EVENTS"))?),
+            lapic: Exact(calls.make(StateCall::GetLapic, || fd.get_lapic())?),
+            msrs: msrs::get(calls, fd, &host.msrs)?.into_iter().map(Exact).collect(),
+            events: Exact(calls.make(StateCall::GetVcpuEvents, || fd.get_vcpu_events())?),
             cpuid: self.cpuid.iter().copied().map(Exact).collect(),
             tsc_khz: host.tsc_khz,
             taken_ns,
@@ -191,20 +192,22 @@ impl Vcpu {
     }
 }
 
-fn get_xsave(fd: &VcpuFd, len: usize) -> Result<Vec<u32>, StateError> {
+fn get_xsave(calls: &Calls, fd: &VcpuFd, len: usize) -> Result<Vec<u32>, StateError> {
     if len <= XSAVE_MIN {
-        let xsave = fd.get_xsave().map_err(state_call("KVM_GET_XSAVE"))?;
+        let xsave = calls.make(StateCall::GetXsave, || fd.get_xsave())?;
         return Ok(xsave.region.to_vec());
     }
     let mut xsave = xsave_of(len)?;
-    // SAFETY: the area is as long as KVM says that it writes, and nothing enables features later.
-    unsafe { fd.get_xsave2(&mut xsave) }.map_err(state_call("KVM_GET_XSAVE2"))?;
+    calls.make(StateCall::GetXsave2, || {
+        // SAFETY: the area is as long as KVM says that it writes, and nothing enables features later.
+        unsafe { fd.get_xsave2(&mut xsave) }
+    })?;
     let region = xsave.as_fam_struct_ref().xsave.region;
     Ok(region.iter().chain(xsave.as_slice()).copied().collect())
 }
 
 /// Sets the area; a source's that is longer than this host's must be empty past it.
-fn set_xsave(fd: &VcpuFd, words: &[u32], len: usize) -> Result<(), StateError> {
+fn set_xsave(calls: &Calls, fd: &VcpuFd, words: &[u32], len: usize) -> Result<(), StateError> {
     let here = words.len().min(len / 4);
     if words[here..].iter().any(|word| *word != 0) {
         let value = words.len() as u64 * 4;
@@ -215,8 +218,10 @@ fn set_xsave(fd: &VcpuFd, words: &[u32], len: usize) -> Result<(), StateError> {
     // SAFETY: only `region` is written; the length of the array behind it stays.
     unsafe { xsave.as_mut_fam_struct() }.xsave.region.as_mut_bytes().copy_from_slice(head.as_bytes());
     xsave.as_mut_slice()[..tail.len()].copy_from_slice(tail);
-    // SAFETY: the area is as long as KVM says that it reads.
-    unsafe { fd.set_xsave2(&xsave) }.map_err(state_call("KVM_SET_XSAVE"))
+    calls.make(StateCall::SetXsave, || {
+        // SAFETY: the area is as long as KVM says that it reads.
+        unsafe { fd.set_xsave2(&xsave) }
+    })
 }
 
 fn xsave_of(len: usize) -> Result<Xsave, StateError> {

@@ -1,9 +1,13 @@
 //! vCPU, chip and clock state on the real KVM: what is saved loads again, and what is damaged is refused by name.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::kvm::testing::{has_kvm, machine};
+use crate::kvm::vcpu::part;
+use crate::kvm::{chips, clock};
 
 /// What must be equal between two saves with a load between: everything but time.
 fn without_time(payload: &[u8]) -> String {
@@ -70,14 +74,14 @@ fn a_pending_deadline_survives_a_load() {
     sregs.apic_base |= 1 << 11;
     vcpu.fd.set_sregs(&sregs).unwrap();
     vcpu.fd.set_lapic(&lapic).unwrap();
-    let now = msrs::get(&vcpu.fd, &[msrs::TSC]).unwrap()[0].data;
+    let now = msrs::get(&vcpu.calls, &vcpu.fd, &[msrs::TSC]).unwrap()[0].data;
     let far = kvm_msr_entry { index: msrs::TSC_DEADLINE, data: now + (1 << 44), ..Default::default() };
-    msrs::set(&vcpu.fd, &[far]).unwrap();
+    msrs::set(&vcpu.calls, &vcpu.fd, &[far]).unwrap();
     let saved = vcpu.save().unwrap();
     // A fresh vCPU's timer is in another mode, in which the register takes no value.
     let (_memory2, _vm2, mut fresh) = machine(16 << 20, 1);
     fresh[0].load(VERSION, &saved).unwrap();
-    assert_eq!(msrs::get(&fresh[0].fd, &[msrs::TSC_DEADLINE]).unwrap()[0].data, far.data);
+    assert_eq!(msrs::get(&fresh[0].calls, &fresh[0].fd, &[msrs::TSC_DEADLINE]).unwrap()[0].data, far.data);
 }
 
 #[test]
@@ -87,8 +91,70 @@ fn a_refused_msr_is_named() {
     }
     let (_memory, _vm, vcpus) = machine(16 << 20, 1);
     let no_such = kvm_msr_entry { index: 0x4567_89ab, data: 7, ..Default::default() };
-    let error = msrs::set(&vcpus[0].fd, &[no_such]).unwrap_err().to_string();
+    let error = msrs::set(&vcpus[0].calls, &vcpus[0].fd, &[no_such]).unwrap_err().to_string();
     assert!(error.contains("0x456789ab = 0x7 is refused"), "{error}");
+}
+
+#[test]
+fn every_call_can_be_made_to_fail_and_then_succeeds() {
+    if !has_kvm() {
+        return;
+    }
+    let (_memory, vm, mut vcpus) = machine(16 << 20, 2);
+    let vcpu = &mut vcpus[1];
+    let faults = vm.calls(part(1)).faults();
+    let saved = vcpu.save().unwrap();
+    let (irqchip, pit) = (chips::save_irqchip(&vm).unwrap(), chips::save_pit(&vm).unwrap());
+    let kvmclock = clock::save(&vm).unwrap();
+    // These depend on the guest, and have a test of their own; one of the two reads is never made on a host.
+    let conditional = [StateCall::SetCpuid2, StateCall::SetTscKhz];
+    let either = [StateCall::GetXsave, StateCall::GetXsave2];
+    let mut reads = 0;
+    for call in StateCall::ALL.iter().filter(|call| !conditional.contains(call)) {
+        faults.set(format!("at={},do=fail,times=1", call.name()).parse().unwrap()).unwrap();
+        let mut attempt = || match (call.part(), call.loads()) {
+            ("irqchip", true) => chips::load_irqchip(&vm, chips::IRQCHIP_VERSION, &irqchip),
+            ("irqchip", false) => chips::save_irqchip(&vm).map(drop),
+            ("pit", true) => chips::load_pit(&vm, chips::PIT_VERSION, &pit),
+            ("pit", false) => chips::save_pit(&vm).map(drop),
+            ("kvmclock", true) => clock::load(&vm, clock::VERSION, &kvmclock),
+            ("kvmclock", false) => clock::save(&vm).map(drop),
+            (_, true) => vcpu.load(VERSION, &saved),
+            (_, false) => vcpu.save().map(drop),
+        };
+        match attempt() {
+            Ok(()) => assert!(either.contains(call), "{} was not made", call.name()),
+            Err(error) => {
+                reads += u32::from(either.contains(call));
+                assert_eq!(error.to_string(), format!("{}: Invalid argument (os error 22)", call.name()));
+            }
+        }
+        attempt().unwrap();
+        faults.clear();
+    }
+    assert_eq!(reads, 1);
+}
+
+#[test]
+fn calls_that_only_another_processor_needs_can_be_made_to_fail() {
+    if !has_kvm() {
+        return;
+    }
+    let (_memory, vm, mut vcpus) = machine(16 << 20, 1);
+    let vcpu = &mut vcpus[0];
+    let faults = vm.calls(part(0)).faults();
+    for call in [StateCall::SetCpuid2, StateCall::SetTscKhz] {
+        let mut state = VcpuState::decode(VERSION, &vcpu.save().unwrap()).unwrap();
+        if call == StateCall::SetCpuid2 {
+            state.cpuid.last_mut().unwrap().0.ecx ^= 1;
+        } else {
+            let host = Arc::make_mut(&mut vcpu.host);
+            (host.tsc_khz, host.has_tsc_control, state.tsc_khz) = (1_000_000, true, 2_000_000);
+        }
+        faults.set(format!("at={},do=fail", call.name()).parse().unwrap()).unwrap();
+        let error = vcpu.load(VERSION, &encode(&state).unwrap()).unwrap_err().to_string();
+        assert_eq!(error, format!("{}: Invalid argument (os error 22)", call.name()));
+    }
 }
 
 #[test]
@@ -108,14 +174,13 @@ fn damaged_states_are_refused_before_anything_is_set() {
     let error = vcpus[0].load(VERSION, &encode(&state).unwrap()).unwrap_err().to_string();
     assert!(error.contains("xsave bytes = 400"), "{error}");
 
-    let (vm, chips, clock) =
-        (vm.fd(), crate::kvm::chips::save_irqchip(vm.fd()).unwrap(), crate::kvm::clock::save(vm.fd()).unwrap());
-    assert!(crate::kvm::chips::load_irqchip(vm, 1, &chips[..chips.len() - 1]).is_err());
-    assert!(crate::kvm::chips::load_pit(vm, 1, &chips).is_err());
-    assert!(crate::kvm::clock::load(vm, 2, &clock).is_err());
-    crate::kvm::chips::load_irqchip(vm, 1, &chips).unwrap();
-    crate::kvm::clock::load(vm, 1, &clock).unwrap();
-    assert_eq!(crate::kvm::chips::save_irqchip(vm).unwrap(), chips);
+    let (vm, chips, clock) = (&*vm, chips::save_irqchip(&vm).unwrap(), clock::save(&vm).unwrap());
+    assert!(chips::load_irqchip(vm, 1, &chips[..chips.len() - 1]).is_err());
+    assert!(chips::load_pit(vm, 1, &chips).is_err());
+    assert!(clock::load(vm, 2, &clock).is_err());
+    chips::load_irqchip(vm, 1, &chips).unwrap();
+    clock::load(vm, 1, &clock).unwrap();
+    assert_eq!(chips::save_irqchip(vm).unwrap(), chips);
 }
 
 #[test]
@@ -125,10 +190,10 @@ fn kvmclock_goes_on_by_the_time_between_save_and_load() {
     }
     let (_memory, vm, _vcpus) = machine(16 << 20, 1);
     let before = vm.fd().get_clock().unwrap().clock;
-    let saved = crate::kvm::clock::save(vm.fd()).unwrap();
+    let saved = clock::save(&vm).unwrap();
     let (_memory2, other, _vcpus2) = machine(16 << 20, 1);
     for _ in 0..2 {
-        crate::kvm::clock::load(other.fd(), crate::kvm::clock::VERSION, &saved).unwrap();
+        clock::load(&other, clock::VERSION, &saved).unwrap();
         let (here, there) = (vm.fd().get_clock().unwrap().clock, other.fd().get_clock().unwrap().clock);
         assert!(there >= before, "the guest's clock went backwards");
         assert!(here.abs_diff(there) < 100_000_000, "{here} and {there} ns on one host");

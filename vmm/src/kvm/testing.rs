@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use ferry_devices::fault::{Direction, FaultControl};
+
 use super::{Vcpu, Vm, create_all};
 use crate::memory::{Backing, Memory, MemoryConfig};
 
@@ -17,10 +19,15 @@ pub(crate) fn has_kvm() -> bool {
     true
 }
 
+/// No rule yet.
+pub(crate) fn no_faults() -> Arc<FaultControl> {
+    Arc::new(FaultControl::new(Direction::Incoming))
+}
+
 /// Memory, machine and vCPUs.
 pub(crate) fn machine(size: u64, cpus: u32) -> (Arc<Memory>, Arc<Vm>, Vec<Vcpu>) {
     let memory = Arc::new(Memory::new(&MemoryConfig { size, backing: Backing::Anon }).unwrap());
-    let vm = Arc::new(Vm::create(&memory).unwrap());
+    let vm = Arc::new(Vm::create(&memory, &no_faults()).unwrap());
     let vcpus = create_all(&vm, cpus).unwrap();
     (memory, vm, vcpus)
 }

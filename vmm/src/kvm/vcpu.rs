@@ -6,17 +6,19 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use ferry_devices::DeviceId;
 use kvm_bindings::{CpuId, kvm_cpuid_entry2, kvm_run};
 use kvm_ioctls::{Cap, VcpuFd};
 
+use super::calls::{Calls, StateCall};
 use super::clock::Tsc;
-use super::error::{KvmError, StateError, call, state_call};
+use super::error::{KvmError, StateError, call};
 use super::vm::Vm;
 use super::{cpuid, msrs};
 use crate::boot::{Entry, registers};
 
 /// What all vCPUs of a machine have in common on this host.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Host {
     /// MSRs that are saved.
     pub msrs: Vec<u32>,
@@ -37,6 +39,7 @@ pub struct Vcpu {
     pub(super) fd: VcpuFd,
     pub(super) cpuid: Vec<kvm_cpuid_entry2>,
     pub(super) host: Arc<Host>,
+    pub(super) calls: Calls,
 }
 
 /// Creates `count` vCPUs with ids from 0.
@@ -62,18 +65,24 @@ pub fn create_all(vm: &Vm, count: u32) -> Result<Vec<Vcpu>, KvmError> {
     for (id, fd) in (0..).zip(fds) {
         let cpuid = cpuid::of_vcpu(&offered, id, count);
         set_cpuid(&fd, &cpuid).map_err(call("KVM_SET_CPUID2"))?;
-        vcpus.push(Vcpu { id, fd, cpuid, host: host.clone() });
+        vcpus.push(Vcpu { id, fd, cpuid, host: host.clone(), calls: vm.calls(part(id)) });
     }
     Ok(vcpus)
 }
 
+/// How a vCPU is called where parts of the machine are named.
+pub(crate) fn part(id: u32) -> DeviceId {
+    DeviceId { name: "vcpu", instance: id }
+}
+
 fn host(vm: &Vm, first: &VcpuFd, tsc_khz: u32) -> Result<Host, KvmError> {
-    let fresh_tsc = match msrs::get(first, &[msrs::TSC]) {
+    let calls = vm.calls(part(0));
+    let fresh_tsc = match msrs::get(&calls, first, &[msrs::TSC]) {
         Ok(entries) => entries[0].data,
         Err(_) => return Err(KvmError::Missing("a readable IA32_TSC")),
     };
     let tsc = Tsc::probe(fresh_tsc);
-    let msrs = msrs::list(vm.kvm(), first)?;
+    let msrs = msrs::list(vm.kvm(), &calls, first)?;
     let kvm = vm.kvm();
     let xsave_len = usize::try_from(vm.fd().check_extension_int(Cap::Xsave2)).unwrap_or(0).max(XSAVE_MIN);
     tracing::debug!(?tsc, tsc_khz, msrs = msrs.len(), xsave_len, "this host's vCPUs");
@@ -125,10 +134,10 @@ impl Vcpu {
     /// # Errors
     /// When KVM refuses.
     pub fn enter_at(&self, entry: Entry) -> Result<(), StateError> {
-        let mut sregs = self.fd.get_sregs().map_err(state_call("KVM_GET_SREGS"))?;
+        let mut sregs = self.calls.make(StateCall::GetSregs, || self.fd.get_sregs())?;
         registers::special(entry, &mut sregs);
-        self.fd.set_sregs(&sregs).map_err(state_call("KVM_SET_SREGS"))?;
-        self.fd.set_regs(&registers::general(entry)).map_err(state_call("KVM_SET_REGS"))
+        self.calls.make(StateCall::SetSregs, || self.fd.set_sregs(&sregs))?;
+        self.calls.make(StateCall::SetRegs, || self.fd.set_regs(&registers::general(entry)))
     }
 
     /// Tells the guest's kvmclock that it was stopped, so that its watchdogs forgive (KVM API, `KVM_KVMCLOCK_CTRL`). A guest

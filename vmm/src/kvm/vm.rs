@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use ferry_devices::DeviceId;
+use ferry_devices::fault::FaultControl;
 use kvm_bindings::{
     KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_INITIALLY_SET, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
     KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY, kvm_enable_cap, kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 
+use super::calls::Calls;
 use super::error::{KvmError, call};
 use crate::memory::Memory;
 
@@ -44,14 +47,16 @@ pub struct Vm {
     fd: Arc<VmFd>,
     slots: Vec<Slot>,
     protection: Protection,
+    faults: Arc<FaultControl>,
 }
 
 impl Vm {
-    /// Creates the machine around `memory`, which must stay mapped as long as it lives.
+    /// Creates the machine around `memory`, which must stay mapped as long as it lives. `faults` may spoil the calls that save
+    /// and load its state.
     ///
     /// # Errors
     /// When `/dev/kvm` does not open or KVM lacks or refuses something, naming the call.
-    pub fn create(memory: &Memory) -> Result<Self, KvmError> {
+    pub fn create(memory: &Memory, faults: &Arc<FaultControl>) -> Result<Self, KvmError> {
         let kvm = Kvm::new().map_err(KvmError::Open)?;
         for (needed, name) in [
             (Cap::Irqchip, "an in-kernel irqchip"),
@@ -72,9 +77,14 @@ impl Vm {
         fd.create_pit2(pit).map_err(call("KVM_CREATE_PIT2"))?;
         let protection = enable_manual_protection(&fd);
         tracing::debug!(?protection, "dirty log");
-        let vm = Vm { kvm, fd: Arc::new(fd), slots: slots(memory), protection };
+        let vm = Vm { kvm, fd: Arc::new(fd), slots: slots(memory), protection, faults: faults.clone() };
         vm.set_dirty_logging(false).map_err(call("KVM_SET_USER_MEMORY_REGION"))?;
         Ok(vm)
+    }
+
+    /// The way to make calls about this part of the machine's state.
+    pub(crate) fn calls(&self, part: DeviceId) -> Calls {
+        Calls::new(part, self.faults.clone())
     }
 
     /// KVM itself, for what belongs to the host rather than to this machine.

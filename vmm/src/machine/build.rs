@@ -59,7 +59,9 @@ pub(super) fn assemble(config: &MachineConfig, events: Arc<Events>) -> Result<Pa
     let boot =
         BootSource::open(config.kernel.as_deref(), config.initrd.as_deref(), &config.full_command_line(), config.cpus)?;
     let memory = Arc::new(Memory::new(&config.memory)?);
-    let vm = Arc::new(Vm::create(&memory)?);
+    let direction = if config.incoming { Direction::Incoming } else { Direction::Outgoing };
+    let faults = Arc::new(FaultControl::new(direction));
+    let vm = Arc::new(Vm::create(&memory, &faults)?);
     let mut vcpus = create_all(&vm, config.cpus)?;
     let power_on = PowerOn::take(&vm, &vcpus)?;
     let has_spoken = Arc::new(AtomicBool::new(config.incoming));
@@ -71,7 +73,7 @@ pub(super) fn assemble(config: &MachineConfig, events: Arc<Events>) -> Result<Pa
     let serial = board.add_serial(sink(&config.serial, has_spoken)?)?;
     board.add_exit_devices(&control)?;
     let disk = config.disk.as_ref().map(|disk| board.add_disk(disk, &memory)).transpose()?;
-    let faults = board.add_fault_device(config)?;
+    board.devices.push(Box::new(FaultDevice::new(0, faults.clone())));
     let Board { ports, mmio, devices, .. } = board;
     let description = description::describe(&memory, &vcpus, &devices, disk.as_ref());
     Ok(Parts {
@@ -82,6 +84,7 @@ pub(super) fn assemble(config: &MachineConfig, events: Arc<Events>) -> Result<Pa
         control,
         ports,
         mmio,
+        device_names: devices.iter().map(|device| device.id().to_string()).collect(),
         devices: Mutex::new(devices),
         serial,
         faults,
@@ -138,16 +141,6 @@ impl Board<'_> {
         self.mmio.insert(DISK_ADDRESS, MMIO_LEN, disk.clone())?;
         self.devices.push(Box::new(disk.clone()));
         Ok(disk)
-    }
-
-    fn add_fault_device(&mut self, config: &MachineConfig) -> Result<Arc<FaultControl>, MachineError> {
-        let direction = if config.incoming { Direction::Incoming } else { Direction::Outgoing };
-        let control = Arc::new(FaultControl::new(direction));
-        for rule in &config.faults {
-            control.set(rule.clone())?;
-        }
-        self.devices.push(Box::new(FaultDevice::new(0, control.clone())));
-        Ok(control)
     }
 
     fn wire_interrupt(&self, name: &str, event: &EventFd, irq: u32) -> Result<(), MachineError> {

@@ -4,10 +4,10 @@ use std::io;
 use std::path::PathBuf;
 
 use ferry_devices::BusError;
-use ferry_devices::fault::TooManyRules;
 use ferry_devices::virtio::BlockError;
 
 use super::config::CPUS_MAX;
+use super::faults::FaultRuleError;
 use crate::boot::BootError;
 use crate::kvm::{KvmError, StateError};
 use crate::memory::MemoryError;
@@ -38,9 +38,9 @@ pub enum MachineError {
         /// Why not.
         source: io::Error,
     },
-    /// Too many fault rules.
+    /// A rule of the fault device that is not taken.
     #[error(transparent)]
-    Faults(#[from] TooManyRules),
+    Faults(#[from] FaultRuleError),
     /// Two devices at one address.
     #[error(transparent)]
     Bus(#[from] BusError),

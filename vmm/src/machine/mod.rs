@@ -18,6 +18,7 @@ mod config;
 mod control;
 mod description;
 mod error;
+mod faults;
 mod gate;
 mod moving;
 mod operator;
@@ -42,6 +43,7 @@ use crate::memory::Memory;
 
 pub use config::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink};
 pub use error::{DeviceFailure, ExitReason, GuestFailure, MachineError};
+pub use faults::FaultRuleError;
 use parts::Parts;
 pub use status::{Hold, RunState};
 
@@ -63,6 +65,10 @@ impl Machine {
         let parts = build::assemble(config, events)?;
         if !config.incoming {
             reset::load_guest(&parts)?;
+        }
+        // The guest is loaded: rules are about what comes.
+        for rule in &config.faults {
+            faults::set(&parts, rule.clone())?;
         }
         Self::start(parts)
     }

@@ -28,6 +28,8 @@ pub(super) struct Parts {
     pub(super) ports: Bus,
     pub(super) mmio: Bus,
     pub(super) devices: Mutex<Vec<Box<dyn Device>>>,
+    /// Of the devices, in order: a load that hangs has the devices locked.
+    pub(super) device_names: Vec<String>,
     pub(super) serial: Arc<Serial>,
     pub(super) faults: Arc<FaultControl>,
     /// This host's offer.

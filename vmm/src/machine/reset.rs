@@ -26,8 +26,8 @@ impl PowerOn {
         let vcpu = |vcpu: &Vcpu| vcpu.save().map_err(of_part(format!("vcpu/{}", vcpu.id())));
         Ok(PowerOn {
             vcpus: vcpus.iter().map(vcpu).collect::<Result<_, _>>()?,
-            irqchip: chips::save_irqchip(vm.fd()).map_err(of_part("irqchip/0"))?,
-            pit: chips::save_pit(vm.fd()).map_err(of_part("pit/0"))?,
+            irqchip: chips::save_irqchip(vm).map_err(of_part("irqchip/0"))?,
+            pit: chips::save_pit(vm).map_err(of_part("pit/0"))?,
         })
     }
 }
@@ -82,7 +82,7 @@ fn reset(parts: &Parts) -> Result<(), MachineError> {
     for (index, power_on) in parts.power_on.vcpus.iter().enumerate() {
         parts.vcpu(index).reset(power_on).map_err(of_part(format!("vcpu/{index}")))?;
     }
-    let vm = parts.vm.fd();
+    let vm = &parts.vm;
     let PowerOn { irqchip, pit, .. } = &parts.power_on;
     chips::load_irqchip(vm, chips::IRQCHIP_VERSION, irqchip).map_err(of_part("irqchip/0"))?;
     chips::load_pit(vm, chips::PIT_VERSION, pit).map_err(of_part("pit/0"))?;

@@ -6,21 +6,21 @@
 use std::collections::HashMap;
 
 use ferry_devices::DeviceId;
+use ferry_devices::fault::FaultStep;
 use ferry_migration::Section;
 use serde::{Deserialize, Serialize};
 
-use super::Parts;
 use super::error::DeviceFailure;
 use super::status::ResetCause;
-use crate::kvm::{StateError, chips, clock, state};
+use super::{Parts, faults};
+use crate::kvm::chips::{IRQCHIP, PIT};
+use crate::kvm::clock::KVMCLOCK;
+use crate::kvm::{StateError, chips, clock, state, vcpu};
 
 /// The machine as a whole.
 pub(super) const MACHINE: DeviceId = DeviceId { name: "machine", instance: 0 };
 /// Version of the machine's own state.
 pub(super) const MACHINE_VERSION: u32 = 1;
-const IRQCHIP: DeviceId = DeviceId { name: "irqchip", instance: 0 };
-const PIT: DeviceId = DeviceId { name: "pit", instance: 0 };
-const CLOCK: DeviceId = DeviceId { name: "kvmclock", instance: 0 };
 
 /// What no device knows.
 #[derive(Debug, Serialize, Deserialize)]
@@ -33,12 +33,8 @@ struct SavedMachine {
 
 /// The sections that KVM fills, with their versions, in order.
 pub(super) fn of_kvm(vcpus: usize) -> impl Iterator<Item = (DeviceId, u32)> {
-    let vcpus = (0..vcpus as u32).map(|instance| (vcpu_id(instance), state::VERSION));
-    vcpus.chain([(IRQCHIP, chips::IRQCHIP_VERSION), (PIT, chips::PIT_VERSION), (CLOCK, clock::VERSION)])
-}
-
-fn vcpu_id(instance: u32) -> DeviceId {
-    DeviceId { name: "vcpu", instance }
+    let vcpus = (0..vcpus as u32).map(|instance| (vcpu::part(instance), state::VERSION));
+    vcpus.chain([(IRQCHIP, chips::IRQCHIP_VERSION), (PIT, chips::PIT_VERSION), (KVMCLOCK, clock::VERSION)])
 }
 
 /// Saves everything but memory. The vCPUs are stopped.
@@ -46,13 +42,14 @@ pub(super) fn save(parts: &Parts) -> Result<Vec<Section>, DeviceFailure> {
     let mut devices = parts.devices();
     let mut sections = Vec::with_capacity(parts.vcpus.len() + devices.len() + 4);
     for instance in 0..parts.vcpus.len() {
-        sections.push(of_part(vcpu_id(instance as u32), state::VERSION, parts.vcpu(instance).save())?);
+        sections.push(of_part(vcpu::part(instance as u32), state::VERSION, parts.vcpu(instance).save())?);
     }
-    let vm = parts.vm.fd();
+    let vm = &parts.vm;
     sections.push(of_part(IRQCHIP, chips::IRQCHIP_VERSION, chips::save_irqchip(vm))?);
     sections.push(of_part(PIT, chips::PIT_VERSION, chips::save_pit(vm))?);
-    sections.push(of_part(CLOCK, clock::VERSION, clock::save(vm))?);
+    sections.push(of_part(KVMCLOCK, clock::VERSION, clock::save(vm))?);
     for device in devices.iter_mut() {
+        faults::before(parts, FaultStep::Save, &**device)?;
         let payload = device.save().map_err(|error| DeviceFailure::new(device.id(), error))?;
         sections.push(section(device.id(), device.state_version(), payload));
     }
@@ -71,8 +68,8 @@ pub(super) fn load(parts: &Parts, sections: &[Section]) -> Result<(), DeviceFail
     let mut devices = parts.devices();
     let mut left = Unclaimed::new(sections)?;
     // All sections are claimed before the first is loaded: a wrong set changes nothing.
-    let vcpus = (0..parts.vcpus.len() as u32).map(|id| left.claim(vcpu_id(id))).collect::<Result<Vec<_>, _>>()?;
-    let (irqchip, pit, clock) = (left.claim(IRQCHIP)?, left.claim(PIT)?, left.claim(CLOCK)?);
+    let vcpus = (0..parts.vcpus.len() as u32).map(|id| left.claim(vcpu::part(id))).collect::<Result<Vec<_>, _>>()?;
+    let (irqchip, pit, clock) = (left.claim(IRQCHIP)?, left.claim(PIT)?, left.claim(KVMCLOCK)?);
     let of_devices = devices.iter().map(|device| left.claim(device.id())).collect::<Result<Vec<_>, _>>()?;
     let own = left.claim(MACHINE)?;
     left.check_empty()?;
@@ -81,14 +78,16 @@ pub(super) fn load(parts: &Parts, sections: &[Section]) -> Result<(), DeviceFail
     for (instance, section) in vcpus.into_iter().enumerate() {
         in_part(section, |version, payload| parts.vcpu(instance).load(version, payload))?;
     }
-    let vm = parts.vm.fd();
+    let vm = &parts.vm;
     in_part(irqchip, |version, payload| chips::load_irqchip(vm, version, payload))?;
     in_part(pit, |version, payload| chips::load_pit(vm, version, payload))?;
     in_part(clock, |version, payload| clock::load(vm, version, payload))?;
     for (device, section) in devices.iter_mut().zip(of_devices) {
+        faults::before(parts, FaultStep::Load, &**device)?;
         device.load(section.version, &section.payload).map_err(|error| DeviceFailure::new(device.id(), error))?;
     }
     for device in devices.iter_mut() {
+        faults::before(parts, FaultStep::PostLoad, &**device)?;
         device.post_load().map_err(|error| DeviceFailure::new(device.id(), error))?;
     }
     let mut status = parts.control.status();

@@ -152,7 +152,7 @@ impl Target for Process {
     }
 
     fn set_fault(&self, rule: FaultSpec) -> Done {
-        self.machine.faults().set(rule).map_err(refused)
+        self.machine.set_fault(rule).map_err(refused)
     }
 
     fn clear_faults(&self) -> Done {

@@ -52,7 +52,7 @@ pub struct Options {
     /// even though the record says that a hand-over is under way
     #[arg(long, value_name = "auto|file:PATH|none[,take]", default_value = "auto")]
     pub ownership: OwnershipOption,
-    /// Add a rule to the fault device: fault,at=save|load|post_load,do=fail|hang|delay:MS[,times=N][,in=incoming|outgoing]
+    /// Add a rule to the fault device: fault,at=save|load|post_load|KVM_…,do=fail|hang|delay:MS[,of=PART][,times=N][,in=incoming|outgoing]
     #[arg(long = "device", value_name = "fault,at=…,do=…", value_parser = fault)]
     pub faults: Vec<FaultSpec>,
 }

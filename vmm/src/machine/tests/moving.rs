@@ -182,3 +182,35 @@ fn saving_takes_little_time() {
     times.sort_unstable_by_key(|(_, load)| *load);
     eprintln!("load of the same: p50 {:?}, p99 {:?}", times[100].1, times[198].1);
 }
+
+#[test]
+fn rules_may_name_any_device_and_call_and_nothing_that_is_not_here() {
+    if !has_kvm() {
+        return;
+    }
+    let rig = Rig::new(WORK, |config| config.paused = true);
+    let machine = &rig.machine;
+    let refused = |text: &str| machine.set_fault(rule(text)).unwrap_err().to_string();
+    assert!(refused("at=KVM_SET_NOTHING,do=fail").contains("KVM_GET_REGS, KVM_GET_SREGS"));
+    assert!(refused("at=KVM_SET_REGS,do=fail,of=vcpu/2").ends_with("write of= with one of vcpu/0, vcpu/1"));
+    assert!(refused("at=KVM_SET_PIT2,do=fail,of=vcpu/0").ends_with("write of= with one of pit/0"));
+    assert!(refused("at=load,do=fail,of=virtio-blk/0").ends_with("write of= with one of serial/0, fault/0"));
+    assert!(machine.faults().rules().is_empty());
+
+    let state = machine.save().unwrap();
+    for (text, failure) in [
+        ("at=load,do=fail,of=serial/0", "serial/0: told to fail in load"),
+        ("at=post_load,do=fail,of=serial/0", "serial/0: told to fail in post_load"),
+        ("at=load,do=fail,of=fault/0", "fault/0: told to fail in load"),
+        ("at=KVM_SET_LAPIC,do=fail,of=vcpu/1", "vcpu/1: KVM_SET_LAPIC: Invalid argument (os error 22)"),
+        ("at=KVM_SET_IRQCHIP,do=fail", "irqchip/0: KVM_SET_IRQCHIP: Invalid argument (os error 22)"),
+    ] {
+        machine.set_fault(rule(text)).unwrap();
+        assert_eq!(machine.load(&state).unwrap_err().to_string(), failure);
+        machine.faults().clear();
+        machine.load(&state).unwrap();
+    }
+    machine.set_fault(rule("at=save,do=fail,of=serial/0,times=1")).unwrap();
+    assert_eq!(machine.save().unwrap_err().to_string(), "serial/0: told to fail in save");
+    machine.save().unwrap();
+}

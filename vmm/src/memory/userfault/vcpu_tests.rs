@@ -15,7 +15,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::Faults;
 use super::figures::report;
 use super::harness::*;
-use crate::kvm::testing::has_kvm;
+use crate::kvm::testing::{has_kvm, no_faults};
 use crate::kvm::{Vcpu, Vm, create_all};
 use crate::memory::Backing;
 
@@ -69,7 +69,7 @@ fn run(vcpu: &mut Vcpu) -> u32 {
 fn touched(backing: Backing, privilege: u8, count: u64, here: bool) -> Vec<(u32, Duration)> {
     let memory = memory(SIZE, backing);
     memory.guest().write_slice(&LOOP, GuestAddress(CODE)).unwrap();
-    let vm = Vm::create(&memory).unwrap();
+    let vm = Vm::create(&memory, &no_faults()).unwrap();
     let mut vcpu = create_all(&vm, 1).unwrap().remove(0);
     let missing = pages(memory.pages(), |page| page >= FIRST);
     let faults = Faults::arm(&memory, &missing).unwrap();

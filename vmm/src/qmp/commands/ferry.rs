@@ -18,12 +18,13 @@ struct Clear {
     clear: bool,
 }
 
-/// The keys of `--device fault,…`; the fault device's own parser checks their values.
+/// The keys of `--device fault,…`; the fault device's own parser, and the machine, check their values.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Rule {
     at: String,
     r#do: String,
+    of: Option<String>,
     times: Option<u64>,
     r#in: Option<String>,
 }
@@ -38,7 +39,7 @@ pub fn fault_set(session: &Session, arguments: Arguments) -> Done {
     }
     let rule = read::<Rule>(arguments)?;
     let times = rule.times.map(|times| times.to_string());
-    let values = [("at", Some(rule.at)), ("do", Some(rule.r#do)), ("times", times), ("in", rule.r#in)];
+    let values = [("at", Some(rule.at)), ("do", Some(rule.r#do)), ("of", rule.of), ("times", times), ("in", rule.r#in)];
     let given = values.iter().filter_map(|(key, value)| Some((*key, value.as_deref()?)));
     let rule = FaultSpec::from_pairs(given).map_err(|error| CommandError::from_chain(&error))?;
     session.target.set_fault(rule)

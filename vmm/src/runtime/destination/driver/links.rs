@@ -165,6 +165,7 @@ impl Driver {
         let until = Instant::now() + FAREWELL;
         while self.reading {
             match inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Event::Armed(missing, thread)) => self.armed(missing, thread),
                 Ok(Event::OfLink(connection, LinkEvent::Lost(_))) if connection == self.connection => {
                     self.reading = false;
                 }

@@ -305,20 +305,10 @@ impl Driver {
         }
         self.jobs = None;
         self.armed.give_up();
-        if let Some(missing) = &self.missing {
-            missing.stop();
-            let ended = match &self.outcome {
-                Some(Outcome::Completed) => missing.faults.disarm(),
-                _ => missing.faults.release(),
-            };
-            self.progress.keep_faults();
-            if let Err(error) = ended {
-                tracing::warn!(error = crate::runtime::causes(&error), "missing pages are still watched");
-            }
-        }
+        self.let_go();
         // An eventfd takes 2^64 signals before a write could fail.
         let _ = self.stop_listening.write(1);
-        crate::runtime::join_interrupting(&self.machine, self.threads.drain(..));
+        self.join(inbox);
         let outcome = self.outcome.take().expect("the driver runs until there is one");
         if let Outcome::Failed(reason) = &outcome {
             self.progress.set_error(reason.clone());

@@ -1,16 +1,18 @@
 //! The destination's driver while pages are missing: armed, paused, recovered, lost.
 
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 
 use ferry_migration::Status;
-use ferry_migration::destination::Input;
+use ferry_migration::destination::{Input, Outcome};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{Driver, NOT_PAUSED};
-use crate::runtime::destination::arrivals;
+use crate::runtime::INTERRUPT_AGAIN;
 use crate::runtime::destination::missing::Missing;
 use crate::runtime::destination::pages::URGENT;
+use crate::runtime::destination::{Event, arrivals};
 use crate::runtime::stream::{Listener, Stream};
 
 impl Driver {
@@ -22,6 +24,42 @@ impl Driver {
         self.armed.set(missing.clone());
         self.progress.watch_faults(missing.faults.clone());
         self.missing = Some(missing);
+    }
+
+    /// Nobody waits for a page any more: every page is here, or the guest never runs here.
+    pub(super) fn let_go(&self) {
+        let Some(missing) = &self.missing else { return };
+        missing.stop();
+        let ended = match &self.outcome {
+            Some(Outcome::Completed) => missing.faults.disarm(),
+            _ => missing.faults.release(),
+        };
+        self.progress.keep_faults();
+        if let Err(error) = ended {
+            tracing::warn!(error = crate::runtime::causes(&error), "missing pages are still watched");
+        }
+    }
+
+    /// Waits for every thread, and ends whatever holds one up, however late it begins to: a device that hangs, or a load that
+    /// waits for a page in memory that it has armed when the migration was given up already.
+    pub(super) fn join(&mut self, inbox: &Receiver<Event>) {
+        loop {
+            let (ended, running): (Vec<_>, Vec<_>) = self.threads.drain(..).partition(JoinHandle::is_finished);
+            self.threads = running;
+            crate::runtime::join_interrupting(&self.machine, ended);
+            // After the look at the threads: what an ended thread has said is heard.
+            for event in inbox.try_iter() {
+                if let Event::Armed(missing, thread) = event {
+                    self.armed(missing, thread);
+                    self.let_go();
+                }
+            }
+            if self.threads.is_empty() {
+                return;
+            }
+            self.machine.interrupt_faults();
+            std::thread::park_timeout(INTERRUPT_AGAIN);
+        }
     }
 
     /// Requests go out on it, and the pages asked for come back.
