@@ -1,7 +1,7 @@
 //! Measures gaps: how much later a page touch ended than it was due, and than the touch before it. Pacing and the loop's own
-//! chores are none.
+//! chores are none. And stalls: how long a touch took by itself.
 
-use crate::lines::Histogram;
+use crate::lines::{Histogram, Stalls};
 use crate::time;
 
 /// The gaps of one processor. Times are of the TSC.
@@ -12,6 +12,7 @@ pub struct Gaps {
     worst_since_report: u64,
     worst: u64,
     histogram: Histogram,
+    stalls: Stalls,
 }
 
 /// What a chore may take without being a gap.
@@ -22,17 +23,25 @@ const ACCESS_US: u64 = 40;
 impl Gaps {
     pub fn new() -> Self {
         let cycles_per_us = (time::khz() / 1000).max(1);
-        Self { last: time::now(), cycles_per_us, worst_since_report: 0, worst: 0, histogram: Histogram::default() }
+        Self {
+            last: time::now(),
+            cycles_per_us,
+            worst_since_report: 0,
+            worst: 0,
+            histogram: Histogram::default(),
+            stalls: Stalls::default(),
+        }
     }
 
-    /// A touch that was due at `due` has ended.
+    /// A touch that was due at `due` and began at `began` has ended.
     #[inline]
-    pub fn touched(&mut self, due: u64) {
+    pub fn touched(&mut self, due: u64, began: u64) {
         let now = time::now();
         let gap = now.saturating_sub(self.last.max(due));
         self.last = now;
         self.worst_since_report = self.worst_since_report.max(gap);
         self.histogram.add(gap / self.cycles_per_us);
+        self.stalls.add(now.saturating_sub(began) / self.cycles_per_us);
     }
 
     /// Chores with so many accesses to devices have ended, begun after the last touch. What they took beyond their
@@ -50,6 +59,11 @@ impl Gaps {
         let since_report = self.worst_since_report;
         self.worst_since_report = 0;
         (since_report / self.cycles_per_us, self.worst / self.cycles_per_us)
+    }
+
+    /// The stalls since this was last asked.
+    pub fn take_stalls(&mut self) -> Stalls {
+        core::mem::take(&mut self.stalls)
     }
 
     /// All gaps so far.

@@ -59,16 +59,19 @@ pub fn print_regardless<S: fmt::Display>(line: &Line<S>) {
     while pending.pump(NOBODY - 1) != 0 {}
 }
 
+/// Room for a line: the longest report that a guest can bring about.
+const LINE: usize = 1536;
+
 /// A line on its way out.
 pub struct Pending {
-    text: [u8; 512],
+    text: [u8; LINE],
     length: usize,
     sent: usize,
 }
 
 impl Pending {
     pub const fn new() -> Self {
-        Self { text: [0; 512], length: 0, sent: 0 }
+        Self { text: [0; LINE], length: 0, sent: 0 }
     }
 
     /// Whether a line is still under way.

@@ -138,9 +138,10 @@ impl Worker {
                 ((u128::from(self.position) * u128::from(self.pages.count)) >> 64) as u64
             }
         };
+        let began = time::now();
         let result = self.pages.touch(at);
         self.touched += 1;
-        self.gaps.touched(due);
+        self.gaps.touched(due, began);
         if let Err(wrong) = result {
             let began = time::now();
             self.log.error(format_args!("{wrong}"));
@@ -260,6 +261,7 @@ impl Worker {
             errors: self.log.errors(),
             uptime_ms: time::uptime_ms(),
             kvmclock_ms: self.plan.kvmclock.then_some(self.kvmclock_ns / 1_000_000),
+            stalls: self.gaps.take_stalls(),
         }
     }
 

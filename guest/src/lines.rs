@@ -7,6 +7,13 @@ use core::fmt::{self, Display, Formatter};
 
 /// Buckets of a [`Histogram`].
 pub const BUCKETS: usize = 24;
+/// A touch that takes at least so long is a stall, in µs. A first write to a page that is logged takes less, an access to one that
+/// has to come from another host takes more.
+pub const STALL_US: u64 = 16;
+/// Buckets of [`Stalls`].
+pub const STALL_BUCKETS: usize = 128;
+/// Buckets of [`Stalls`] from one power of two to the next.
+pub const STALL_STEPS: u64 = 8;
 
 /// One line of the guest. `S` is its text type: borrowed or formatted on the fly in the guest, owned on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +93,8 @@ pub struct Report {
     pub uptime_ms: u64,
     /// kvmclock in milliseconds; absent without it.
     pub kvmclock_ms: Option<u64>,
+    /// Touches since the previous report that took long by themselves, however late they were.
+    pub stalls: Stalls,
 }
 
 /// Something is wrong.
@@ -124,6 +133,44 @@ impl Histogram {
     /// The bucket of a duration, in µs.
     pub fn bucket(us: u64) -> usize {
         (us.max(1).ilog2() as usize).min(BUCKETS - 1)
+    }
+}
+
+/// Touches of [`STALL_US`] or longer, counted finely enough to tell percentiles.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stalls {
+    /// All of them added up, in µs.
+    pub total_us: u64,
+    /// How many took from [`Stalls::floor_us`] of the bucket to below that of the next; the last one counts all that is longer.
+    pub counts: [u32; STALL_BUCKETS],
+}
+
+impl Default for Stalls {
+    fn default() -> Self {
+        Stalls { total_us: 0, counts: [0; STALL_BUCKETS] }
+    }
+}
+
+impl Stalls {
+    /// Counts one touch, in µs, if it is a stall.
+    pub fn add(&mut self, us: u64) {
+        if us >= STALL_US {
+            self.total_us = self.total_us.saturating_add(us);
+            self.counts[Self::bucket(us)] += 1;
+        }
+    }
+
+    /// The bucket of a stall, in µs: [`STALL_STEPS`] equal steps from each power of two to the next.
+    pub fn bucket(us: u64) -> usize {
+        let octave = u64::from(us.max(STALL_US).ilog2() - STALL_US.ilog2());
+        let step = (us.max(STALL_US) >> octave) / (STALL_US / STALL_STEPS) - STALL_STEPS;
+        ((octave * STALL_STEPS + step) as usize).min(STALL_BUCKETS - 1)
+    }
+
+    /// The shortest stall of a bucket, in µs.
+    pub fn floor_us(bucket: usize) -> u64 {
+        let (octave, step) = (bucket as u64 / STALL_STEPS, bucket as u64 % STALL_STEPS);
+        ((STALL_STEPS + step) * (STALL_US / STALL_STEPS)) << octave
     }
 }
 
@@ -242,23 +289,31 @@ impl Display for Report {
         write!(f, "ferry r c={} s={} p={} ", self.cpu, self.sequence, self.pages)?;
         write!(f, "g={} G={} h={} ", self.gap_us, self.worst_gap_us, self.gaps)?;
         write!(f, "t={} d={} e={} u={}", self.ticks, self.disk_requests, self.errors, self.uptime_ms)?;
-        match self.kvmclock_ms {
-            Some(ms) => write!(f, " k={ms}"),
-            None => Ok(()),
+        if let Some(ms) = self.kvmclock_ms {
+            write!(f, " k={ms}")?;
         }
+        if self.stalls.total_us == 0 {
+            return Ok(());
+        }
+        write!(f, " W={} w=", self.stalls.total_us)?;
+        sparse(f, &self.stalls.counts)
     }
 }
 
 /// The counts that are not 0, as `bucket:count,…`; `-` when all are.
 impl Display for Histogram {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let mut separator = "";
-        for (bucket, count) in self.0.iter().enumerate().filter(|(_, count)| **count != 0) {
-            write!(f, "{separator}{bucket}:{count}")?;
-            separator = ",";
-        }
-        if separator.is_empty() { f.write_str("-") } else { Ok(()) }
+        sparse(f, &self.0)
     }
+}
+
+fn sparse<N: Copy + Display + Default + PartialEq>(f: &mut Formatter<'_>, counts: &[N]) -> fmt::Result {
+    let mut separator = "";
+    for (bucket, count) in counts.iter().enumerate().filter(|(_, count)| **count != N::default()) {
+        write!(f, "{separator}{bucket}:{count}")?;
+        separator = ",";
+    }
+    if separator.is_empty() { f.write_str("-") } else { Ok(()) }
 }
 
 /// The text comes last, because it may hold anything but a line end.

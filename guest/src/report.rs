@@ -1,7 +1,7 @@
 //! Reads the lines that the guest prints. Tests, benchmarks and the demo call [`parse_line`] on what comes from the serial
 //! port.
 
-use crate::lines::{self, BUCKETS, Boot, Disk, End, Fault, Histogram, Ready, Report, Simd, Timer, TscSource};
+use crate::lines::{self, BUCKETS, Boot, Disk, End, Fault, Histogram, Ready, Report, Simd, Stalls, Timer, TscSource};
 use crate::workload::Exit;
 
 /// One line of the guest.
@@ -66,12 +66,17 @@ fn report(fields: Fields<'_>) -> Result<Report, String> {
         pages: fields.number("p")?,
         gap_us: fields.number("g")?,
         worst_gap_us: fields.number("G")?,
-        gaps: fields.word("h", histogram)?,
+        gaps: Histogram(fields.word("h", counts::<u64, BUCKETS>)?),
         ticks: fields.number("t")?,
         disk_requests: fields.number("d")?,
         errors: fields.number("e")?,
         uptime_ms: fields.number("u")?,
         kvmclock_ms: fields.get("k").map(|_| fields.number("k")).transpose()?,
+        // Left out where there were none.
+        stalls: match fields.get("w") {
+            Some(_) => Stalls { total_us: fields.number("W")?, counts: fields.word("w", counts)? },
+            None => Stalls::default(),
+        },
     })
 }
 
@@ -82,17 +87,46 @@ fn fault(rest: &str) -> Result<Fault<String>, String> {
     Ok(Fault { cpu: head.number("c")?, uptime_ms: head.number("u")?, text: text.to_owned() })
 }
 
-fn histogram(text: &str) -> Option<Histogram> {
-    let mut histogram = Histogram::default();
+fn counts<N: Copy + Default + std::str::FromStr, const BUCKETS: usize>(text: &str) -> Option<[N; BUCKETS]> {
+    let mut counts = [N::default(); BUCKETS];
     if text == "-" {
-        return Some(histogram);
+        return Some(counts);
     }
     for part in text.split(',') {
         let (bucket, count) = part.split_once(':')?;
-        let bucket = bucket.parse::<usize>().ok().filter(|bucket| *bucket < BUCKETS)?;
-        histogram.0[bucket] = count.parse().ok()?;
+        *counts.get_mut(bucket.parse::<usize>().ok()?)? = count.parse().ok()?;
     }
-    Some(histogram)
+    Some(counts)
+}
+
+impl Stalls {
+    /// How many there were.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.counts.iter().map(|count| u64::from(*count)).sum()
+    }
+
+    /// Adds those of another period or vCPU.
+    pub fn merge(&mut self, other: &Stalls) {
+        self.total_us = self.total_us.saturating_add(other.total_us);
+        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
+            *count = count.saturating_add(*more);
+        }
+    }
+
+    /// How long the stall took that is longer than `percent` of 100 others, in µs, to within half a bucket (6 %). `None`
+    /// without stalls.
+    #[must_use]
+    pub fn percentile_us(&self, percent: u32) -> Option<f64> {
+        let rank = (self.count() * u64::from(percent)).div_ceil(100).max(1);
+        let mut before = 0;
+        let found = self.counts.iter().position(|count| {
+            before += u64::from(*count);
+            before >= rank
+        })?;
+        let [low, high] = [found, found + 1].map(|bucket| Stalls::floor_us(bucket) as f64);
+        Some(f64::midpoint(low, high))
+    }
 }
 
 /// The `key=value` pairs of a line.
@@ -117,6 +151,7 @@ impl<'a> Fields<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lines::{STALL_BUCKETS, STALL_STEPS, STALL_US};
 
     fn report() -> Report {
         let mut gaps = Histogram::default();
@@ -135,7 +170,14 @@ mod tests {
             errors: 1,
             uptime_ms: 12_345,
             kvmclock_ms: Some(12_399),
+            stalls: Stalls::default(),
         }
+    }
+
+    fn stalls(times_us: &[u64]) -> Stalls {
+        let mut stalls = Stalls::default();
+        times_us.iter().for_each(|us| stalls.add(*us));
+        stalls
     }
 
     fn lines() -> Vec<Line> {
@@ -163,6 +205,8 @@ mod tests {
             Line::Ready(Ready { cpu: 2, pages: 65_536, uptime_ms: 17 }),
             Line::Report(report()),
             Line::Report(Report::default()),
+            Line::Report(Report { stalls: stalls(&[16, 47, 47, 3_000_000]), ..report() }),
+            Line::Report(Report { kvmclock_ms: None, stalls: stalls(&[u64::MAX]), ..report() }),
             Line::Error(fault.clone()),
             Line::Fatal(fault),
             Line::End(End { exit: Exit::Shutdown, errors: 0, uptime_ms: 3000 }),
@@ -183,6 +227,8 @@ mod tests {
     fn a_report_looks_as_documented() {
         let text = "ferry r c=3 s=12 p=123456 g=45000 G=1200000 h=0:2,1:2,9:1,15:1,23:1 t=998 d=7 e=1 u=12345 k=12399";
         assert_eq!(Line::Report(report()).to_string(), text);
+        let stalled = Report { stalls: stalls(&[15, 16, 40, 41]), ..report() };
+        assert_eq!(Line::Report(stalled).to_string(), format!("{text} W=97 w=0:1,10:2"));
     }
 
     #[test]
@@ -203,6 +249,8 @@ mod tests {
             ("ferry r c=0 s=1 p=1 g=1 G=1 h=24:1 t=1 d=0 e=0 u=1", "h=24:1 is out of place"),
             ("ferry r c=0 s=1 p=1 g=1 G=1 h=1 t=1 d=0 e=0 u=1", "h=1 is out of place"),
             ("ferry r c=0 s=1 p=1 g=1 G=1 h=- t=1 d=0 e=0 u=1 k=x", "k=x is out of place"),
+            ("ferry r c=0 s=1 p=1 g=1 G=1 h=- t=1 d=0 e=0 u=1 W=9 w=128:1", "w=128:1 is out of place"),
+            ("ferry r c=0 s=1 p=1 g=1 G=1 h=- t=1 d=0 e=0 u=1 w=1:1", "W= is missing"),
             ("ferry boot cpus=1 mem=1 ws=1 khz=1 tsc=sundial simd=off", "tsc=sundial is out of place"),
             ("ferry error c=0 u=1", "the text is missing"),
             ("ferry fatal hello to you all", "c= is missing"),
@@ -227,5 +275,26 @@ mod tests {
     fn buckets_are_powers_of_two() {
         let buckets = [0, 1, 2, 3, 4, 1023, 1024, (1 << 23) - 1, 1 << 23, u64::MAX].map(Histogram::bucket);
         assert_eq!(buckets, [0, 0, 1, 1, 2, 9, 10, 22, 23, 23]);
+    }
+
+    #[test]
+    fn stalls_are_counted_in_eighths_of_a_power_of_two() {
+        for us in (STALL_US..5000).chain([1 << 19, (1 << 20) - 1]) {
+            let bucket = Stalls::bucket(us);
+            let (low, high) = (Stalls::floor_us(bucket), Stalls::floor_us(bucket + 1));
+            assert!((low..high).contains(&us) && (high - low) * STALL_STEPS <= low, "{us}: {low}..{high}");
+        }
+        assert_eq!(Stalls::bucket(u64::MAX), STALL_BUCKETS - 1);
+    }
+
+    #[test]
+    fn percentiles_are_found_across_reports() {
+        assert_eq!(Stalls::default().percentile_us(50), None);
+        let mut all = stalls(&[3, 40, 40, 40]);
+        all.merge(&stalls(&[1000; 1]));
+        assert_eq!((all.count(), all.total_us), (4, 1120));
+        assert_eq!(all.percentile_us(50), Some(42.0));
+        assert_eq!(all.percentile_us(75), Some(42.0));
+        assert_eq!(all.percentile_us(99), Some(992.0));
     }
 }

@@ -135,6 +135,10 @@ pub struct PageWaits {
     pub total_us: u64,
     /// The longest.
     pub longest_us: u64,
+    /// Half of them took no longer.
+    pub p50_us: u64,
+    /// 99 of 100 took no longer.
+    pub p99_us: u64,
     /// Accesses that were let through without the source, because the page was here or is zero.
     pub local: u64,
     /// Pages that somebody waits for now.

@@ -232,6 +232,8 @@ impl Progress {
                 count: blocktime.waits,
                 total_us: blocktime.total_us,
                 longest_us: blocktime.longest_us,
+                p50_us: blocktime.p50_us,
+                p99_us: blocktime.p99_us,
                 local: blocktime.local,
                 pending,
             }),

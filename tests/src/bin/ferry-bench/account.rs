@@ -9,7 +9,8 @@ use crate::error::BenchError;
 use crate::limit::Copy;
 use crate::machine::Guest;
 use crate::peer::{Kind, Peer};
-use crate::{migration, startup};
+use crate::postcopy::Contender;
+use crate::{migration, postcopy, startup};
 
 /// All samples of one run of the bench.
 #[derive(Debug, Serialize)]
@@ -39,6 +40,8 @@ pub struct Size {
     pub backing: String,
     /// Migrations, by VMM.
     pub migrations: BTreeMap<&'static str, Vec<migration::Sample>>,
+    /// Migrations by postcopy, by VMM and way.
+    pub postcopies: BTreeMap<&'static str, Vec<postcopy::Sample>>,
     /// Bare copies, each of as many bytes as Ferry had just moved.
     pub copies: Vec<Copy>,
 }
@@ -53,6 +56,11 @@ impl Account {
     /// Takes a migration.
     pub fn migrated(&mut self, guest: &Guest, peer: &Peer, sample: migration::Sample) {
         self.size(guest).migrations.entry(peer.name()).or_default().push(sample);
+    }
+
+    /// Takes a migration by postcopy.
+    pub fn moved_by_postcopy(&mut self, guest: &Guest, contender: &Contender<'_>, sample: postcopy::Sample) {
+        self.size(guest).postcopies.entry(contender.name()).or_default().push(sample);
     }
 
     /// Takes a bare copy.
@@ -86,6 +94,7 @@ impl Account {
                 load: guest.load.clone(),
                 backing: guest.backing.clone(),
                 migrations: BTreeMap::new(),
+                postcopies: BTreeMap::new(),
                 copies: vec![],
             });
         }

@@ -4,7 +4,7 @@
 //! installed, and its bytes are then copied by a bare pair of sockets, in turns, so that all three meet the same moods of the
 //! machine. Everything is killed and removed at the end, also when it is interrupted.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -13,6 +13,7 @@ use crate::account::Account;
 use crate::error::BenchError;
 use crate::machine::Guest;
 use crate::peer::Peer;
+use crate::postcopy::Contender;
 
 mod account;
 mod error;
@@ -20,6 +21,7 @@ mod limit;
 mod machine;
 mod migration;
 mod peer;
+mod postcopy;
 mod process;
 mod serial;
 mod startup;
@@ -46,6 +48,9 @@ struct Options {
     /// Let the guest fill half of its memory and then do next to nothing
     #[arg(long)]
     idle: bool,
+    /// Switch to postcopy after the first round; QEMU is measured without and with postcopy-preempt
+    #[arg(long)]
+    postcopy: bool,
     /// What backs Ferry's guest memory
     #[arg(long, default_value = "anon", value_name = "anon|memfd", value_parser = ["anon", "memfd"])]
     backing: String,
@@ -79,14 +84,12 @@ fn run(options: &Options) -> Result<(), BenchError> {
         let guest = Guest::new(size_mib << 20, options.cpus, options.rate << 20, options.idle);
         let guest = guest.backed_by(&options.backing);
         for run in 1..=options.runs {
-            for peer in &peers {
-                eprintln!("{size_mib} MiB, run {run} of {}: {}", options.runs, peer.name());
-                let sample = migration::measure(peer, &guest, directory.path())?;
-                account.migrated(&guest, peer, sample);
+            let turn = format!("{size_mib} MiB, run {run} of {}", options.runs);
+            if options.postcopy {
+                by_postcopy(&mut account, &peers, &guest, directory.path(), &turn)?;
+            } else {
+                by_precopy(&mut account, &peers, &guest, directory.path(), &turn)?;
             }
-            eprintln!("{size_mib} MiB, run {run} of {}: bare copy", options.runs);
-            let copy = limit::measure(account.newest_bytes(&guest))?;
-            account.copied(&guest, copy);
         }
     }
     for start in 1..=options.starts {
@@ -98,6 +101,39 @@ fn run(options: &Options) -> Result<(), BenchError> {
     print!("{}", table::render(&account));
     if let Some(path) = &options.json {
         account.write_json(path)?;
+    }
+    Ok(())
+}
+
+/// Everybody's turn, and then the bare copy's.
+fn by_precopy(
+    account: &mut Account,
+    peers: &[Peer],
+    guest: &Guest,
+    directory: &Path,
+    turn: &str,
+) -> Result<(), BenchError> {
+    for peer in peers {
+        eprintln!("{turn}: {}", peer.name());
+        account.migrated(guest, peer, migration::measure(peer, guest, directory)?);
+    }
+    eprintln!("{turn}: bare copy");
+    let copy = limit::measure(account.newest_bytes(guest))?;
+    account.copied(guest, copy);
+    Ok(())
+}
+
+/// Everybody's turn, QEMU's in both ways.
+fn by_postcopy(
+    account: &mut Account,
+    peers: &[Peer],
+    guest: &Guest,
+    directory: &Path,
+    turn: &str,
+) -> Result<(), BenchError> {
+    for contender in Contender::all(peers) {
+        eprintln!("{turn}: {} by postcopy", contender.name());
+        account.moved_by_postcopy(guest, &contender, postcopy::measure(&contender, guest, directory)?);
     }
     Ok(())
 }

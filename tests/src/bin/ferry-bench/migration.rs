@@ -13,20 +13,20 @@ use crate::process::Process;
 use crate::serial::SerialLog;
 
 /// Filling half of 8 GiB, on a slow machine.
-const FILL: Duration = Duration::from_secs(120);
+pub const FILL: Duration = Duration::from_secs(120);
 /// The longest migration that is worth waiting for.
-const MIGRATE: Duration = Duration::from_secs(180);
+pub const MIGRATE: Duration = Duration::from_secs(180);
 /// A report is due ten times a second.
-const REPORTS: Duration = Duration::from_secs(30);
+pub const REPORTS: Duration = Duration::from_secs(30);
 /// Reports of the loaded guest before it is migrated: about a second at its pace.
-const WARM_UP: usize = 10;
+pub const WARM_UP: usize = 10;
 /// Reports on the destination, of which the first or, when the stop fell into the printing of one, the second spans the
 /// switchover.
-const SPANNING: usize = 2;
+pub const SPANNING: usize = 2;
 /// QEMU's own default, said to both.
 const DOWNTIME_LIMIT_MS: u64 = 300;
 /// No limit that a loopback link could reach; QEMU's default of 128 MiB/s is one.
-const MAX_BANDWIDTH: u64 = 1 << 40;
+pub const MAX_BANDWIDTH: u64 = 1 << 40;
 
 /// What one migration took.
 #[derive(Clone, Debug, Serialize)]
@@ -59,7 +59,7 @@ pub fn measure(peer: &Peer, guest: &Guest, directory: &Path) -> Result<Sample, B
     let mut source = Process::start(peer, guest, Role::Source, directory)?;
     let mut log = SerialLog::new(&source)?;
     let mut destination = Process::start(peer, guest, Role::Destination, directory)?;
-    let uri = destination.listening_at()?;
+    let uri = destination.listen()?;
     let parameters = json!({ "downtime-limit": DOWNTIME_LIMIT_MS, "max-bandwidth": MAX_BANDWIDTH });
     source.execute("migrate-set-parameters", parameters)?;
     log.wait_ready(&mut source, guest.cpus, FILL)?;

@@ -33,7 +33,7 @@ pub struct Peer {
 pub enum Role {
     /// Boots the guest.
     Source,
-    /// Waits for it, on a free port of loopback.
+    /// Waits for it, and listens when it is told to.
     Destination,
 }
 
@@ -93,7 +93,7 @@ fn ferry(command: &mut Command, guest: &Guest, role: Role, console: Console<'_>,
         Console::Stdout => command.args(["--serial", "stdio"]),
     };
     if role == Role::Destination {
-        command.args(["--incoming", "tcp:127.0.0.1:0"]);
+        command.args(["--incoming", "defer"]);
     }
 }
 
@@ -108,7 +108,7 @@ fn qemu(command: &mut Command, guest: &Guest, role: Role, console: Console<'_>, 
         Console::Stdout => command.args(["-serial", "stdio"]),
     };
     if role == Role::Destination {
-        command.args(["-incoming", "tcp:127.0.0.1:0"]);
+        command.args(["-incoming", "defer"]);
     }
 }
 

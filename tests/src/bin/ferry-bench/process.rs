@@ -72,9 +72,15 @@ impl Process {
         let client = Client::connect_when_up(&qmp, ANSWER, || matches!(child.0.try_wait(), Ok(None)))
             .map_err(|_| silent(&mut child, &label, &stderr))?;
         let mut process = Process { child, label, serial, stderr, client };
-        let events = json!({ "capabilities": [{ "capability": "events", "state": true }] });
-        process.execute("migrate-set-capabilities", events)?;
+        process.switch_on(&["events"])?;
         Ok(process)
+    }
+
+    /// Switches migration capabilities on.
+    pub fn switch_on(&mut self, capabilities: &[&str]) -> Result<(), BenchError> {
+        let on = |name: &&str| json!({ "capability": name, "state": true });
+        let on: Vec<_> = capabilities.iter().map(on).collect();
+        self.execute("migrate-set-capabilities", json!({ "capabilities": on })).map(drop)
     }
 
     /// Executes a QMP command.
@@ -84,8 +90,9 @@ impl Process {
             .map_err(|source| BenchError::Qmp { process: self.label.clone(), source })
     }
 
-    /// Where a destination listens, as a URI for `migrate`.
-    pub fn listening_at(&mut self) -> Result<String, BenchError> {
+    /// Lets a destination listen on a free port of loopback. Capabilities must be set before. Returns a URI for `migrate`.
+    pub fn listen(&mut self) -> Result<String, BenchError> {
+        self.execute("migrate-incoming", json!({ "uri": "tcp:127.0.0.1:0" }))?;
         let deadline = Instant::now() + ANSWER;
         loop {
             let reply = self.execute("query-migrate", json!({}))?;
@@ -99,7 +106,22 @@ impl Process {
         }
     }
 
-    /// Waits for the end of the migration that was begun here, and returns `query-migrate`.
+    /// Waits until this round begins.
+    pub fn wait_round(&mut self, round: u64, within: Duration) -> Result<(), BenchError> {
+        let deadline = Instant::now() + within;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let event = self
+                .client
+                .wait_event("MIGRATION_PASS", left)
+                .map_err(|source| BenchError::Qmp { process: self.label.clone(), source })?;
+            if event["data"]["pass"].as_u64().is_some_and(|pass| pass >= round) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for the end of the migration that goes on here, and returns `query-migrate`.
     pub fn wait_completed(&mut self, within: Duration) -> Result<Value, BenchError> {
         let deadline = Instant::now() + within;
         loop {
@@ -109,7 +131,7 @@ impl Process {
                 .wait_event("MIGRATION", left)
                 .map_err(|source| BenchError::Qmp { process: self.label.clone(), source })?;
             let status = event["data"]["status"].as_str().unwrap_or_default();
-            if matches!(status, "completed" | "failed" | "cancelled" | "uncertain") {
+            if matches!(status, "completed" | "failed" | "cancelled" | "uncertain" | "postcopy-paused") {
                 break;
             }
         }

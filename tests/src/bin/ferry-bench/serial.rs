@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use ferry_guest::lines::Report;
+use ferry_guest::lines::{Report, Stalls};
 use ferry_guest::{Line, parse_line};
 
 use crate::error::BenchError;
@@ -70,6 +70,16 @@ impl SerialLog {
             reports.iter().skip(from).take(most).map(|report| report.gap_us).max()
         };
         self.reports.iter().filter_map(after).max().unwrap_or(0)
+    }
+
+    /// The stalls of all vCPUs in the reports after `from`.
+    pub fn stalls(&self, from: &BTreeMap<u32, usize>) -> Stalls {
+        let mut all = Stalls::default();
+        for (cpu, reports) in &self.reports {
+            let from = from.get(cpu).copied().unwrap_or(0);
+            reports.iter().skip(from).for_each(|report| all.merge(&report.stalls));
+        }
+        all
     }
 
     /// Reads what is new.

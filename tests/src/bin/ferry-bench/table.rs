@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::account::{Account, Size};
 use crate::peer::Kind;
 use crate::statistics::median;
-use crate::{migration, startup};
+use crate::{migration, postcopy, startup};
 
 const FERRY: &str = Kind::Ferry.name();
 const QEMU: &str = Kind::Qemu.name();
@@ -18,8 +18,12 @@ pub fn render(account: &Account) -> String {
     let _ = writeln!(text, "guests with {} vCPU; medians of {} runs, taken in turns", account.cpus, account.runs);
     for size in &account.sizes {
         let _ = writeln!(text, "\n{} MiB ({} under ferry), {}", size.memory >> 20, size.backing, size.load);
-        text += HEAD;
-        for row in migrations(size) {
+        let (head, rows) = match size.postcopies.is_empty() {
+            true => (HEAD, migrations(size)),
+            false => (POSTCOPY_HEAD, postcopies(size)),
+        };
+        text += head;
+        for row in rows {
             text += &row.render();
         }
     }
@@ -35,11 +39,14 @@ pub fn render(account: &Account) -> String {
 
 const HEAD: &str = "                          ferry/QEMU  ferry/limit       ferry        QEMU       limit\n";
 
+const POSTCOPY_HEAD: &str = "  postcopy after a round  ferry/QEMU ferry/preempt      ferry        QEMU     preempt\n";
+
 struct Row {
     name: &'static str,
     unit: &'static str,
     ferry: Option<f64>,
     qemu: Option<f64>,
+    /// What the host could do at best; in postcopy, QEMU's other way.
     limit: Option<f64>,
 }
 
@@ -97,6 +104,30 @@ fn migrations(size: &Size) -> Vec<Row> {
         row("  into touched memory", "GB", migration::Sample::gigabytes_per_second, touched_rate),
         row("moved", "GB", |s| s.bytes as f64 / 1e9, None),
         row("rounds", "", |s| s.rounds as f64, None),
+    ]
+}
+
+fn postcopies(size: &Size) -> Vec<Row> {
+    let row = |name, unit, field: fn(&postcopy::Sample) -> Option<f64>| {
+        let of = |name: &str| median(size.postcopies.get(name)?.iter().filter_map(field));
+        Row { name, unit, ferry: of(FERRY), qemu: of(QEMU), limit: of(postcopy::PREEMPT) }
+    };
+    vec![
+        row("total time", "ms", |s| Some(s.total_ms)),
+        row("  by the bench's clock", "ms", |s| Some(s.observed_ms)),
+        row("downtime", "ms", |s| s.downtime_ms),
+        row("guest's longest gap", "ms", |s| Some(s.gap_ms)),
+        row("  until the end", "ms", |s| Some(s.longest_gap_ms)),
+        row("one stall, p50", "µs", |s| s.stalls.p50_us),
+        row("one stall, p99", "µs", |s| s.stalls.p99_us),
+        row("all stalls", "ms", |s| Some(s.stalls.total_ms)),
+        row("stalls", "", |s| Some(s.stalls.count as f64)),
+        row("pages asked for", "", |s| Some(s.requests as f64)),
+        row("  one wait, p50", "µs", |s| s.waits.p50_us),
+        row("  one wait, p99", "µs", |s| s.waits.p99_us),
+        row("  one wait, mean", "µs", |s| s.waits.mean_us),
+        row("  all waits", "ms", |s| s.waits.total_ms),
+        row("moved", "GB", |s| Some(s.bytes as f64 / 1e9)),
     ]
 }
 

@@ -1,0 +1,211 @@
+//! Measures one migration by postcopy: one round, then the guest runs at the destination while the rest follows.
+//!
+//! What a missing page costs is told by two witnesses: the guest, which is the same one under every VMM and times each touch
+//! of a page by itself, and the destination, as far as it keeps figures.
+
+use std::path::Path;
+use std::time::Instant;
+
+use ferry_guest::lines::Stalls;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::error::BenchError;
+use crate::machine::Guest;
+use crate::migration::{FILL, MAX_BANDWIDTH, MIGRATE, REPORTS, SPANNING, WARM_UP};
+use crate::peer::{Kind, Peer, Role};
+use crate::process::Process;
+use crate::serial::SerialLog;
+
+/// So short that no VMM finds rounds to be enough.
+const DOWNTIME_LIMIT_MS: u64 = 1;
+
+/// A VMM and its way to do postcopy.
+#[derive(Clone, Copy, Debug)]
+pub struct Contender<'a> {
+    peer: &'a Peer,
+    preempt: bool,
+}
+
+/// What one migration by postcopy took.
+#[derive(Clone, Debug, Serialize)]
+pub struct Sample {
+    /// `total-time`, in milliseconds.
+    pub total_ms: f64,
+    /// From the command to the event of its end, by the bench's own clock, in milliseconds.
+    pub observed_ms: f64,
+    /// `downtime`, in milliseconds; Ferry gives it to the microsecond. Missing where it is longer than all: QEMU 7.2 forgets to
+    /// note the stop.
+    pub downtime_ms: Option<f64>,
+    /// The longest gap between two touches of pages, in milliseconds, in the guest's reports that span the switchover.
+    pub gap_ms: f64,
+    /// The same in all reports from the switchover to the end.
+    pub longest_gap_ms: f64,
+    /// Touches that stalled, by the guest's own clock, from the switchover to the end.
+    pub stalls: Stalled,
+    /// Waits for pages that were asked for, as the destination tells of them.
+    pub waits: Waits,
+    /// Page requests, as the source counts them.
+    pub requests: u64,
+    /// Bytes of RAM that were moved, as the source counts them.
+    pub bytes: u64,
+}
+
+/// Stalls that the guest saw.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Stalled {
+    /// How many.
+    pub count: u64,
+    /// All added up, in milliseconds.
+    pub total_ms: f64,
+    /// Half of them were no longer, in microseconds.
+    pub p50_us: Option<f64>,
+    /// 99 of 100 were no longer.
+    pub p99_us: Option<f64>,
+}
+
+/// Waits that the destination saw; what it does not tell is missing.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Waits {
+    /// All added up, in milliseconds. QEMU's vCPUs, each counted by itself.
+    pub total_ms: Option<f64>,
+    /// The mean, in microseconds.
+    pub mean_us: Option<f64>,
+    /// Half of them were no longer, in microseconds.
+    pub p50_us: Option<f64>,
+    /// 99 of 100 were no longer.
+    pub p99_us: Option<f64>,
+}
+
+impl<'a> Contender<'a> {
+    /// All ways that these VMMs have.
+    pub fn all(peers: &'a [Peer]) -> Vec<Self> {
+        let ways = |peer: &'a Peer| {
+            let ways: &[bool] = if peer.kind == Kind::Qemu { &[false, true] } else { &[false] };
+            ways.iter().map(move |preempt| Contender { peer, preempt: *preempt })
+        };
+        peers.iter().flat_map(ways).collect()
+    }
+
+    /// Its name in tables.
+    pub fn name(&self) -> &'static str {
+        if self.preempt { PREEMPT } else { self.peer.name() }
+    }
+
+    fn capabilities(&self, role: Role) -> Vec<&'static str> {
+        let mut names = vec!["postcopy-ram"];
+        names.extend(self.preempt.then_some("postcopy-preempt"));
+        // Ferry always keeps these figures.
+        names.extend((self.peer.kind == Kind::Qemu && role == Role::Destination).then_some("postcopy-blocktime"));
+        names
+    }
+}
+
+/// QEMU with a channel of its own for pages that are asked for.
+pub const PREEMPT: &str = "preempt";
+
+/// Boots, loads, migrates, switches to postcopy after the first round, measures, and ends both processes.
+pub fn measure(contender: &Contender<'_>, guest: &Guest, directory: &Path) -> Result<Sample, BenchError> {
+    let mut source = Process::start(contender.peer, guest, Role::Source, directory)?;
+    let mut log = SerialLog::new(&source)?;
+    let mut destination = Process::start(contender.peer, guest, Role::Destination, directory)?;
+    source.switch_on(&contender.capabilities(Role::Source))?;
+    destination.switch_on(&contender.capabilities(Role::Destination))?;
+    let uri = destination.listen()?;
+    let parameters = json!({ "downtime-limit": DOWNTIME_LIMIT_MS, "max-bandwidth": MAX_BANDWIDTH });
+    source.execute("migrate-set-parameters", parameters)?;
+    log.wait_ready(&mut source, guest.cpus, FILL)?;
+    log.wait_reports(&mut source, guest.cpus, WARM_UP, REPORTS)?;
+
+    let began = Instant::now();
+    begin(contender, &mut source, &uri)?;
+    let info = source.wait_completed(MIGRATE)?;
+    let observed = began.elapsed();
+    log.read(&source)?;
+    let left = log.position();
+    log.moved_to(&destination)?;
+    let arrived = destination.wait_completed(MIGRATE)?;
+    log.wait_reports(&mut destination, guest.cpus, SPANNING, REPORTS)?;
+
+    let (downtime_ms, waits) = match contender.peer.kind {
+        Kind::Ferry => (source.number(&info, &["x-ferry-downtime-us"])? as f64 / 1e3, ferry_waits(&arrived)),
+        Kind::Qemu => (source.number(&info, &["downtime"])? as f64, qemu_waits(&arrived)),
+    };
+    let total_ms = source.number(&info, &["total-time"])?.max(1) as f64;
+    Ok(Sample {
+        total_ms,
+        observed_ms: observed.as_secs_f64() * 1e3,
+        downtime_ms: Some(downtime_ms).filter(|ms| *ms <= total_ms),
+        gap_ms: log.longest_gap_us(&left, SPANNING) as f64 / 1e3,
+        longest_gap_ms: log.longest_gap_us(&left, usize::MAX) as f64 / 1e3,
+        stalls: stalled(&log.stalls(&left)),
+        waits,
+        requests: source.number(&info, &["ram", "postcopy-requests"])?,
+        bytes: source.number(&info, &["ram", "transferred"])?,
+    })
+}
+
+/// Ferry knows when the first round is over; QEMU is told then.
+fn begin(contender: &Contender<'_>, source: &mut Process, uri: &str) -> Result<(), BenchError> {
+    if contender.peer.kind == Kind::Ferry {
+        source.execute("migrate-set-parameters", json!({ "x-ferry-postcopy-when": "first-round" }))?;
+    }
+    source.execute("migrate", json!({ "uri": uri }))?;
+    if contender.peer.kind == Kind::Qemu {
+        source.wait_round(2, MIGRATE)?;
+        source.execute("migrate-start-postcopy", json!({}))?;
+    }
+    Ok(())
+}
+
+fn stalled(stalls: &Stalls) -> Stalled {
+    Stalled {
+        count: stalls.count(),
+        total_ms: stalls.total_us as f64 / 1e3,
+        p50_us: stalls.percentile_us(50),
+        p99_us: stalls.percentile_us(99),
+    }
+}
+
+fn ferry_waits(info: &Value) -> Waits {
+    let waits = &info["x-ferry-postcopy"]["waits"];
+    Waits {
+        total_ms: waits["total-us"].as_f64().map(|us| us / 1e3),
+        mean_us: mean_us(info),
+        p50_us: waits["p50-us"].as_f64(),
+        p99_us: waits["p99-us"].as_f64(),
+    }
+}
+
+/// QEMU knows each vCPU's sum, in whole milliseconds, and from 10.1 on the mean. Its powers of two are too coarse for percentiles.
+fn qemu_waits(info: &Value) -> Waits {
+    let sum = |vcpus: &Vec<Value>| vcpus.iter().filter_map(Value::as_f64).sum();
+    let total_ms = info["postcopy-vcpu-blocktime"].as_array().map(sum);
+    Waits { total_ms, mean_us: mean_us(info), ..Waits::default() }
+}
+
+fn mean_us(info: &Value) -> Option<f64> {
+    info["postcopy-latency"].as_f64().map(|ns| ns / 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_is_asked_only_for_what_it_tells() {
+        let ferry = json!({
+            "postcopy-latency": 41_500,
+            "x-ferry-postcopy": { "waits": { "count": 2, "total-us": 83, "p50-us": 40, "p99-us": 43 } },
+        });
+        let waits = ferry_waits(&ferry);
+        assert_eq!((waits.total_ms, waits.mean_us), (Some(0.083), Some(41.5)));
+        assert_eq!((waits.p50_us, waits.p99_us), (Some(40.0), Some(43.0)));
+
+        let old = json!({ "postcopy-blocktime": 9, "postcopy-vcpu-blocktime": [9, 12] });
+        let waits = qemu_waits(&old);
+        assert_eq!((waits.total_ms, waits.mean_us, waits.p50_us), (Some(21.0), None, None));
+        let waits = qemu_waits(&json!({ "postcopy-latency": 256_000, "postcopy-latency-dist": [0, 1] }));
+        assert_eq!((waits.total_ms, waits.mean_us, waits.p99_us), (None, Some(256.0), None));
+    }
+}
