@@ -4,8 +4,8 @@ use std::io::Write;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 
-use super::Shared;
 use super::unit::{Reader, Side};
+use super::{Connection, Shared};
 
 /// Accepts until the relay ends, then waits for the pumps.
 pub fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
@@ -14,12 +14,16 @@ pub fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
         if shared.lock().ending {
             break;
         }
+        if shared.lock().refusing {
+            continue;
+        }
         let Ok(far) = TcpStream::connect(shared.target) else { continue };
         let clone = |stream: &TcpStream| stream.try_clone().expect("the test has descriptors left");
         // Small messages must not wait for one another: the relay is not the subject of the test.
         let _ = near.set_nodelay(true).and_then(|()| far.set_nodelay(true));
-        shared.lock().connections.extend([clone(&near), clone(&far)]);
         let link = Arc::default();
+        let connection = Connection { link: Arc::clone(&link), ends: [clone(&near), clone(&far)] };
+        shared.lock().connections.push(connection);
         for (from, to, side) in [(clone(&near), clone(&far), Side::Source), (far, near, Side::Destination)] {
             let (shared, link) = (shared.clone(), Arc::clone(&link));
             pumps.push(std::thread::spawn(move || pump(&mut Reader::new(from, side, link), to, &shared)));
@@ -32,16 +36,17 @@ pub fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
 }
 
 fn pump(from: &mut Reader, mut to: TcpStream, shared: &Shared) {
+    let side = from.side();
     while let Ok(Some(unit)) = from.next() {
         let spot = unit.spot;
-        let Some(bytes) = shared.judge(unit) else { break };
+        let Some(bytes) = shared.judge(unit, side) else { break };
         if to.write_all(&bytes).is_err() {
             break;
         }
         shared.after(spot);
     }
     // An end is forwarded as an end, once everything before it was.
-    let (_state, goes_on) = shared.pass(shared.lock());
+    let (_state, goes_on) = shared.pass(shared.lock(), side);
     if goes_on {
         let _ = to.shutdown(Shutdown::Write);
     }
