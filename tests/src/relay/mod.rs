@@ -69,6 +69,10 @@ struct Shared {
 struct State {
     plan: Option<Plan>,
     fired: bool,
+    /// The first connection that the plan is for.
+    from: u64,
+    /// Connections so far.
+    accepted: u64,
     /// What each side sends is held back: the source's, the destination's.
     stalled: [bool; 2],
     refusing: bool,
@@ -115,8 +119,14 @@ impl Relay {
 
     /// Replaces the plan; frames that have passed do not count.
     pub fn set_plan(&self, at: Spot, fault: Fault) {
+        self.shared.lock().begin(Plan { at, fault }, 0);
+    }
+
+    /// Replaces the plan with one for connections that are still to come.
+    pub fn plan_for_new_connections(&self, at: Spot, fault: Fault) {
         let mut state = self.shared.lock();
-        (state.plan, state.fired) = (Some(Plan { at, fault }), false);
+        let from = state.accepted;
+        state.begin(Plan { at, fault }, from);
     }
 
     /// Waits until the plan has been carried out.
@@ -195,12 +205,13 @@ impl Shared {
         (state, goes_on)
     }
 
-    /// What is to be written for a frame that `side` sent; `None` ends the connection. Blocks while it is held back.
-    fn judge(&self, mut unit: Unit, side: Side) -> Option<Vec<u8>> {
+    /// What is to be written for a frame that `side` sent on a connection, and what happens behind it; `None` ends the
+    /// connection. Blocks while it is held back.
+    fn judge(&self, mut unit: Unit, side: Side, connection: u64) -> Option<(Vec<u8>, Option<Fault>)> {
         let mut state = self.lock();
-        let plan = state.plan.filter(|plan| !state.fired && plan.at == unit.spot);
+        let plan = state.plan.filter(|plan| !state.fired && connection >= state.from && plan.at == unit.spot);
         let Some(plan) = plan else {
-            return self.pass(state, side).1.then_some(unit.bytes);
+            return self.pass(state, side).1.then_some((unit.bytes, None));
         };
         state.fired = true;
         match plan.fault {
@@ -214,25 +225,27 @@ impl Shared {
             Fault::Repeat => unit.bytes.extend_from_within(..),
             Fault::Lose => unit.bytes.clear(),
             Fault::Note => {}
-            Fault::CutAfter | Fault::StallAfter => return Some(unit.bytes),
+            Fault::CutAfter | Fault::StallAfter => return Some((unit.bytes, Some(plan.fault))),
         }
-        self.pass(state, side).1.then_some(unit.bytes)
+        self.pass(state, side).1.then_some((unit.bytes, None))
     }
 
-    /// What happens once the frame at `spot` has been forwarded.
-    fn after(&self, spot: Spot) {
+    /// What happens once the frame that was chosen has been forwarded.
+    fn after(&self, fault: Fault) {
         let mut state = self.lock();
-        match state.plan.filter(|plan| plan.at == spot && state.fired).map(|plan| plan.fault) {
-            Some(Fault::CutAfter) => {
-                state.cut(|_| true);
-            }
-            Some(Fault::StallAfter) => state.stalled = [true; 2],
-            _ => {}
+        if fault == Fault::CutAfter {
+            state.cut(|_| true);
+        } else {
+            state.stalled = [true; 2];
         }
     }
 }
 
 impl State {
+    fn begin(&mut self, plan: Plan, from: u64) {
+        (self.plan, self.fired, self.from) = (Some(plan), false, from);
+    }
+
     /// Closes the connections whose link is wanted, and tells how many.
     fn cut(&mut self, wanted: impl Fn(Option<Link>) -> bool) -> usize {
         let all = self.connections.len();

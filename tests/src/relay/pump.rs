@@ -23,10 +23,15 @@ pub fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
         let _ = near.set_nodelay(true).and_then(|()| far.set_nodelay(true));
         let link = Arc::default();
         let connection = Connection { link: Arc::clone(&link), ends: [clone(&near), clone(&far)] };
-        shared.lock().connections.push(connection);
+        let number = {
+            let mut state = shared.lock();
+            state.connections.push(connection);
+            state.accepted += 1;
+            state.accepted - 1
+        };
         for (from, to, side) in [(clone(&near), clone(&far), Side::Source), (far, near, Side::Destination)] {
             let (shared, link) = (shared.clone(), Arc::clone(&link));
-            pumps.push(std::thread::spawn(move || pump(&mut Reader::new(from, side, link), to, &shared)));
+            pumps.push(std::thread::spawn(move || pump(&mut Reader::new(from, side, link), to, (&shared, number))));
         }
     }
     for pump in pumps {
@@ -35,15 +40,18 @@ pub fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
-fn pump(from: &mut Reader, mut to: TcpStream, shared: &Shared) {
+fn pump(from: &mut Reader, mut to: TcpStream, (shared, number): (&Shared, u64)) {
     let side = from.side();
     while let Ok(Some(unit)) = from.next() {
-        let spot = unit.spot;
-        let Some(bytes) = shared.judge(unit, side) else { break };
+        let Some((bytes, behind)) = shared.judge(unit, side, number) else { break };
         if to.write_all(&bytes).is_err() {
+            // A connection that is gone at one end is reset at the other.
+            from.close();
             break;
         }
-        shared.after(spot);
+        if let Some(fault) = behind {
+            shared.after(fault);
+        }
     }
     // An end is forwarded as an end, once everything before it was.
     let (_state, goes_on) = shared.pass(shared.lock(), side);

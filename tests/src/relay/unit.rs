@@ -1,7 +1,7 @@
 //! Splits what passes through the relay into the units that a plan can name: a preamble, a message, a frame of pages.
 
 use std::io::{self, ErrorKind, Read};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, OnceLock};
 
 use ferry_migration::pages::PAGE_SIZE;
@@ -75,6 +75,12 @@ impl Reader {
 
     pub fn side(&self) -> Side {
         self.side
+    }
+
+    /// Ends the connection that is read.
+    pub fn close(&self) {
+        // A peer that has gone already is what is wanted.
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 
     /// The next unit; `None` at the end of the stream.
