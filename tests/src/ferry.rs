@@ -168,6 +168,21 @@ impl Ferry {
         })
     }
 
+    /// Where a destination listens now, as `query-migrate` shows it.
+    ///
+    /// # Panics
+    /// When it listens nowhere.
+    pub fn listening_at(&mut self) -> String {
+        let info = self.qmp("query-migrate", json!({}));
+        let address = &info["socket-address"][0];
+        let text = |member: &str| address[member].as_str().map(str::to_owned);
+        match (text("path"), text("host"), text("port")) {
+            (Some(path), ..) => format!("unix:{path}"),
+            (_, Some(host), Some(port)) => format!("tcp:{host}:{port}"),
+            _ => panic!("{} listens nowhere: {info}", self.label),
+        }
+    }
+
     /// Types into the guest's serial port; the machine was started with [`Spec::console`].
     ///
     /// # Panics

@@ -3,7 +3,7 @@
 use ferry_migration::info::{MigrationInfo, Status};
 use serde_json::{Value, json};
 
-use crate::wait::{LONG, wait_until};
+use crate::wait::{LONG, poll, wait_until};
 use crate::{Ferry, GuestLog};
 
 /// The statuses in `MIGRATION` events, in order.
@@ -46,12 +46,15 @@ impl Ferry {
     /// When it does not come in time.
     pub fn wait_migration(&mut self, wanted: Status) -> MigrationInfo {
         let what = format!("{} to be in status {}", self.label(), wanted.as_str());
-        wait_until(&what, LONG, || {
-            let info = self.migration();
-            let ended = info.status.is_some_and(|status| !status.is_active() && status != wanted);
-            assert!(!ended, "{what}: the migration ended: {info:?}");
-            (info.status == Some(wanted)).then_some(info)
-        })
+        let mut newest = MigrationInfo::default();
+        let found = poll(LONG, || {
+            newest = self.migration();
+            let ended = newest.status.is_some_and(|status| !status.is_active() && status != wanted);
+            assert!(!ended, "{what}: the migration ended: {newest:?}");
+            (newest.status == Some(wanted)).then_some(())
+        });
+        assert!(found.is_some(), "waited in vain for {what}: {newest:?}");
+        newest
     }
 
     /// Waits until the migration has ended, whatever way.

@@ -9,14 +9,14 @@ use crate::{Ferry, GuestLog, Lab, Relay, Spec, memory};
 /// A source with a guest that runs.
 #[derive(Debug)]
 pub struct Scene {
-    /// The test's directory.
-    pub lab: Lab,
     /// What the machine is made of.
     pub spec: Spec,
     /// Where the guest runs.
     pub source: Ferry,
     /// What it says.
     pub guest: GuestLog,
+    /// The test's directory: the last to go, so that a failed test can show the files of its processes.
+    pub lab: Lab,
 }
 
 impl Scene {

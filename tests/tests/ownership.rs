@@ -250,7 +250,7 @@ fn the_operator_may_decide_while_the_record_is_out_of_reach() {
     relay.wait_fired();
     let away = scene.lab.path("away");
     std::fs::rename(record(&scene.lab), &away).unwrap();
-    relay.cut();
+    relay.cut_all();
     scene.source.wait_migration(Status::Uncertain);
     let _ = gave_up(&mut destination);
     scene.source.qmp("x-ferry-resolve", json!({ "owner": "source", "peer-fenced": true }));

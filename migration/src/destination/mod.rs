@@ -272,15 +272,15 @@ impl Destination {
                 return self.lost(format!("the source sent {} during postcopy", unexpected.name()));
             }
             (_, ToDestination::Cancel { reason }) => return self.end(None, reason),
+            (State::AwaitHello, ToDestination::Recover { .. }) => {
+                let reason = "this process waits for a new migration: it has no paused postcopy to recover".to_owned();
+                return self.end(Some(ToSource::RecoverRefused { reason: reason.clone() }), reason);
+            }
             (State::AwaitHello, ToDestination::Hello { version, generation, postcopy, handshake }) => {
                 self.generation = generation;
                 self.postcopy_offered = postcopy;
                 self.handshake = handshake;
                 self.hello(version)
-            }
-            (State::AwaitHello, ToDestination::Recover { .. }) => {
-                let reason = "this process has no paused postcopy: it waits for a new guest".to_owned();
-                return self.end(Some(ToSource::RecoverRefused { reason: reason.clone() }), reason);
             }
             (State::Receiving, ToDestination::Rehearse) => {
                 self.state = State::Rehearsing;
@@ -319,6 +319,7 @@ impl Destination {
                 self.lost("the source did not introduce itself in time".into())
             }
             (Timer::PeerSilent, _) if self.hears_peer() => self.lost("the source gave no sign of life in time".into()),
+            (Timer::Recover, State::Paused) => self.lost("the source did not ask to recover in time".into()),
             (Timer::RetryRecord, State::Unsure) => {
                 self.state = State::Claiming;
                 vec![Output::Claim]

@@ -2,7 +2,8 @@
 //!
 //! It stands on loopback and forwards every connection to its target. It knows Ferry's frames, so "when the permit is about to
 //! arrive" is a place in the stream and no race: a [`Plan`] names a frame and what happens to it. Without a plan, or besides
-//! it, a test cuts, stalls and heals the link by hand.
+//! it, a test cuts, stalls and heals links by hand. New connections are taken after a cut as before it, so that a broken
+//! postcopy can be recovered through the same relay, with a new plan ([`Relay::set_plan`]) for the new connections.
 
 mod package;
 mod pump;
@@ -11,13 +12,13 @@ mod tests;
 mod unit;
 
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 pub use self::package::Spoiled;
-pub use self::unit::Spot;
 use self::unit::Unit;
+pub use self::unit::{Link, Side, Spot};
 use crate::wait::{SOON, wait_until};
 
 /// What happens to the frame that was chosen, and from then on.
@@ -75,9 +76,21 @@ struct State {
     plan: Option<Plan>,
     fired: Option<SystemTime>,
     spoiled: Option<Spoiled>,
-    stalled: bool,
+    /// The first connection that the plan is for.
+    from: u64,
+    /// Connections so far.
+    accepted: u64,
+    /// What each side sends is held back: the source's, the destination's.
+    stalled: [bool; 2],
+    refusing: bool,
     ending: bool,
-    connections: Vec<TcpStream>,
+    connections: Vec<Connection>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    link: Arc<OnceLock<Link>>,
+    ends: [TcpStream; 2],
 }
 
 impl Relay {
@@ -103,6 +116,24 @@ impl Relay {
     #[must_use]
     pub fn uri(&self) -> String {
         format!("tcp:{}", self.address)
+    }
+
+    /// Where it forwards to.
+    #[must_use]
+    pub fn target(&self) -> String {
+        format!("tcp:{}", self.shared.target)
+    }
+
+    /// Replaces the plan; frames that have passed do not count.
+    pub fn set_plan(&self, at: Spot, fault: Fault) {
+        self.shared.lock().begin(Plan { at, fault }, 0);
+    }
+
+    /// Replaces the plan with one for connections that are still to come.
+    pub fn plan_for_new_connections(&self, at: Spot, fault: Fault) {
+        let mut state = self.shared.lock();
+        let from = state.accepted;
+        state.begin(Plan { at, fault }, from);
     }
 
     /// Waits until the plan has been carried out.
@@ -133,19 +164,38 @@ impl Relay {
     }
 
     /// Closes all connections.
-    pub fn cut(&self) {
-        self.shared.lock().cut();
+    pub fn cut_all(&self) {
+        self.shared.lock().cut(|_| true);
     }
 
-    /// Forwards nothing any more.
-    pub fn stall(&self) {
-        self.shared.lock().stalled = true;
+    /// Closes the connections that are this link.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn cut_link(&self, link: Link) {
+        let closed = self.shared.lock().cut(|found| found == Some(link));
+        assert!(closed > 0, "the relay has no {link:?} link to cut");
+    }
+
+    /// Forwards nothing any more, in no direction; nothing is closed.
+    pub fn stall_all(&self) {
+        self.shared.lock().stalled = [true; 2];
+    }
+
+    /// Forwards nothing any more of what this side sends; nothing is closed.
+    pub fn stall_from(&self, side: Side) {
+        self.shared.lock().stalled[side as usize] = true;
     }
 
     /// Forwards again what was held back.
     pub fn heal(&self) {
-        self.shared.lock().stalled = false;
+        self.shared.lock().stalled = [false; 2];
         self.shared.changed.notify_all();
+    }
+
+    /// Takes no new connections, or takes them again.
+    pub fn refuse(&self, refusing: bool) {
+        self.shared.lock().refusing = refusing;
     }
 }
 
@@ -154,7 +204,7 @@ impl Drop for Relay {
         {
             let mut state = self.shared.lock();
             state.ending = true;
-            state.cut();
+            state.cut(|_| true);
         }
         self.shared.changed.notify_all();
         // Wakes the thread that accepts; when that fails it has ended.
@@ -171,56 +221,72 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits while the relay is stalled; false when it ends.
-    fn pass<'a>(&self, mut state: MutexGuard<'a, State>) -> (MutexGuard<'a, State>, bool) {
-        while state.stalled && !state.ending {
+    /// Waits while what `side` sends is held back; false when the relay ends.
+    fn pass<'a>(&self, mut state: MutexGuard<'a, State>, side: Side) -> (MutexGuard<'a, State>, bool) {
+        while state.stalled[side as usize] && !state.ending {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         let goes_on = !state.ending;
         (state, goes_on)
     }
 
-    /// What is to be written for a frame that was read; `None` ends the connection. Blocks while the relay is stalled.
-    fn judge(&self, mut unit: Unit) -> Option<Vec<u8>> {
+    /// What is to be written for a frame that `side` sent on a connection, and what happens behind it; `None` ends the
+    /// connection. Blocks while it is held back.
+    fn judge(&self, mut unit: Unit, side: Side, connection: u64) -> Option<(Vec<u8>, Option<Fault>)> {
         let mut state = self.lock();
-        let plan = state.plan.filter(|plan| state.fired.is_none() && plan.at == unit.spot);
+        let plan = state
+            .plan
+            .filter(|plan| state.fired.is_none() && connection >= state.from && plan.at == unit.spot);
         let Some(plan) = plan else {
-            return self.pass(state).1.then_some(unit.bytes);
+            return self.pass(state, side).1.then_some((unit.bytes, None));
         };
         state.fired = Some(SystemTime::now());
         match plan.fault {
             Fault::Cut => {
-                state.cut();
+                state.cut(|_| true);
                 return None;
             }
-            Fault::Stall => state.stalled = true,
+            Fault::Stall => state.stalled = [true; 2],
             Fault::Corrupt(at) => unit.bytes[at] ^= 1,
             Fault::Replace(at, with) => unit.bytes[at..at + with.len()].copy_from_slice(with),
             Fault::Spoil(section) => state.spoiled = package::spoil(&mut unit.bytes, section),
             Fault::Repeat => unit.bytes.extend_from_within(..),
             Fault::Lose => unit.bytes.clear(),
             Fault::Note => {}
-            Fault::CutAfter | Fault::StallAfter => return Some(unit.bytes),
+            Fault::CutAfter | Fault::StallAfter => return Some((unit.bytes, Some(plan.fault))),
         }
-        self.pass(state).1.then_some(unit.bytes)
+        self.pass(state, side).1.then_some((unit.bytes, None))
     }
 
-    /// What happens once the frame at `spot` has been forwarded.
-    fn after(&self, spot: Spot) {
+    /// What happens once the frame that was chosen has been forwarded.
+    fn after(&self, fault: Fault) {
         let mut state = self.lock();
-        match state.plan.filter(|plan| plan.at == spot && state.fired.is_some()).map(|plan| plan.fault) {
-            Some(Fault::CutAfter) => state.cut(),
-            Some(Fault::StallAfter) => state.stalled = true,
-            _ => {}
+        if fault == Fault::CutAfter {
+            state.cut(|_| true);
+        } else {
+            state.stalled = [true; 2];
         }
     }
 }
 
 impl State {
-    fn cut(&mut self) {
-        for connection in self.connections.drain(..) {
-            // A peer that has gone already is what is wanted.
-            let _ = connection.shutdown(Shutdown::Both);
-        }
+    fn begin(&mut self, plan: Plan, from: u64) {
+        (self.plan, self.fired, self.from) = (Some(plan), None, from);
+    }
+
+    /// Closes the connections whose link is wanted, and tells how many.
+    fn cut(&mut self, wanted: impl Fn(Option<Link>) -> bool) -> usize {
+        let all = self.connections.len();
+        self.connections.retain(|connection| {
+            let keep = !wanted(connection.link.get().copied());
+            if !keep {
+                for end in &connection.ends {
+                    // A peer that has gone already is what is wanted.
+                    let _ = end.shutdown(Shutdown::Both);
+                }
+            }
+            keep
+        });
+        all - self.connections.len()
     }
 }

@@ -8,8 +8,9 @@ use ferry_migration::ToDestination;
 use ferry_migration::wire::bulk::{self, Chunk, Frame};
 use ferry_migration::wire::control;
 use ferry_migration::wire::preamble::{Link, Preamble};
+use ferry_migration::wire::request;
 
-use super::{Fault, Plan, Relay, Spot};
+use super::{Fault, Plan, Relay, Side, Spot};
 use crate::wait::SOON;
 
 /// Both ends of a connection through a relay.
@@ -48,6 +49,18 @@ fn bulk_link() -> Vec<u8> {
     bytes
 }
 
+/// What the source says on an urgent link: its preamble and two answers.
+fn urgent_link() -> Vec<u8> {
+    let mut bytes = Preamble { migration_id: 7, link: Link::Urgent }.encode().to_vec();
+    for (sequence, page) in [(0, 1), (1, 3)] {
+        let mut data = [0; 8];
+        data[0] = 1 << page;
+        bytes.extend(bulk::encode(&Frame::Chunk(Chunk { index: 0, data, zero: [0; 8] }), 7, sequence));
+        bytes.extend([page; 4096]);
+    }
+    bytes
+}
+
 fn received(near: &mut TcpStream, far: &mut TcpStream, bytes: &[u8]) -> Vec<u8> {
     near.write_all(bytes).unwrap();
     near.shutdown(std::net::Shutdown::Write).unwrap();
@@ -59,7 +72,7 @@ fn received(near: &mut TcpStream, far: &mut TcpStream, bytes: &[u8]) -> Vec<u8> 
 
 #[test]
 fn what_is_not_spoiled_arrives_as_it_was() {
-    for bytes in [control_link(), bulk_link(), vec![3; 10_000]] {
+    for bytes in [control_link(), bulk_link(), urgent_link(), vec![3; 10_000]] {
         let (mut near, mut far, _relay) = through(None);
         assert_eq!(received(&mut near, &mut far, &bytes), bytes);
     }
@@ -72,6 +85,8 @@ fn a_byte_of_the_chosen_frame_is_flipped() {
         (control_link(), Spot::Message("Hello"), 40),
         (bulk_link(), Spot::Pages(0), 40),
         (bulk_link(), Spot::Marker, 40 + 160 + 8192),
+        (urgent_link(), Spot::UrgentPreamble, 0),
+        (urgent_link(), Spot::UrgentPages(1), 40 + 160 + 4096),
     ] {
         let (mut near, mut far, relay) = through(Some(Plan { at, fault: Fault::Corrupt(2) }));
         let mut expected = bytes.clone();
@@ -114,4 +129,60 @@ fn a_stall_holds_back_until_it_is_healed() {
     let mut rest = vec![0; bytes.len() - 40];
     far.read_exact(&mut rest).unwrap();
     assert_eq!(rest, bytes[40..]);
+}
+
+#[test]
+fn page_requests_are_counted_on_their_own() {
+    let (mut near, mut far, relay) = through(Some(Plan { at: Spot::Request(1), fault: Fault::Lose }));
+    near.write_all(&urgent_link()).unwrap();
+    let requests = [5, 6, 7].map(|page| request::encode(page, 7));
+    far.write_all(requests.as_flattened()).unwrap();
+    let mut arrived = [0; 2 * request::REQUEST_LEN];
+    near.read_exact(&mut arrived).unwrap();
+    relay.wait_fired();
+    assert_eq!(arrived, [requests[0], requests[2]].as_flattened());
+}
+
+#[test]
+fn one_direction_can_be_held_back_alone() {
+    let (mut near, mut far, relay) = through(None);
+    relay.stall_from(Side::Destination);
+    near.write_all(&urgent_link()).unwrap();
+    let mut there = vec![0; urgent_link().len()];
+    far.read_exact(&mut there).unwrap();
+    far.write_all(&request::encode(5, 7)).unwrap();
+    near.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    assert_eq!(near.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::WouldBlock, "nothing comes back");
+    relay.heal();
+    near.set_read_timeout(Some(SOON)).unwrap();
+    near.read_exact(&mut [0; request::REQUEST_LEN]).unwrap();
+}
+
+#[test]
+fn one_link_can_be_cut_and_the_relay_takes_new_ones() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let relay = Relay::new(&format!("tcp:{}", listener.local_addr().unwrap()), None);
+    let connect = |bytes: &[u8]| {
+        let mut near = TcpStream::connect(relay.uri().strip_prefix("tcp:").unwrap()).unwrap();
+        let mut far = listener.accept().unwrap().0;
+        for stream in [&near, &far] {
+            stream.set_read_timeout(Some(SOON)).unwrap();
+        }
+        near.write_all(bytes).unwrap();
+        far.read_exact(&mut vec![0; bytes.len()]).unwrap();
+        (near, far)
+    };
+    let (mut bulk, mut urgent) = (connect(&bulk_link()), connect(&urgent_link()));
+    relay.cut_link(super::Link::Bulk);
+    assert_eq!(bulk.1.read(&mut [0; 1]).unwrap_or(0), 0, "this one has ended");
+    urgent.1.write_all(&request::encode(5, 7)).unwrap();
+    urgent.0.read_exact(&mut [0; request::REQUEST_LEN]).unwrap();
+    relay.cut_all();
+    assert_eq!(urgent.0.read(&mut [0; 1]).unwrap_or(0), 0, "and now the other");
+    relay.set_plan(Spot::BulkPreamble, Fault::Note);
+    let _again = connect(&bulk_link());
+    relay.wait_fired();
+    relay.refuse(true);
+    let mut refused = TcpStream::connect(relay.uri().strip_prefix("tcp:").unwrap()).unwrap();
+    assert_eq!(refused.read(&mut [0; 1]).unwrap_or(0), 0, "closed at once");
 }

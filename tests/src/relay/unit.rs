@@ -1,11 +1,11 @@
 //! Splits what passes through the relay into the units that a plan can name: a preamble, a message, a frame of pages.
 
 use std::io::{self, ErrorKind, Read};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, OnceLock};
 
 use ferry_migration::pages::PAGE_SIZE;
-use ferry_migration::wire::{Message, bulk, control, preamble};
+use ferry_migration::wire::{Message, bulk, control, preamble, request};
 use ferry_migration::{ToDestination, ToSource};
 
 /// A place in a migration.
@@ -15,12 +15,18 @@ pub enum Spot {
     ControlPreamble,
     /// The preamble of a bulk link.
     BulkPreamble,
+    /// The preamble of an urgent link.
+    UrgentPreamble,
     /// The first message of this name, in either direction: `Hello`, `Permit`, `Started`, …
     Message(&'static str),
-    /// The bulk frame of this number, from 0: the pages of a chunk.
+    /// The frame of this number on a bulk link, from 0: the pages of a chunk.
     Pages(u64),
     /// The marker behind the last pages.
     Marker,
+    /// The page request of this number on an urgent link, from 0.
+    Request(u64),
+    /// The answer of this number on an urgent link, from 0.
+    UrgentPages(u64),
     /// What is no Ferry link.
     Foreign,
 }
@@ -32,17 +38,25 @@ pub struct Unit {
     pub bytes: Vec<u8>,
 }
 
-/// Whose bytes are read.
+/// Whose bytes they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
+    /// Sent by the source.
     Source,
+    /// Sent by the destination.
     Destination,
 }
 
+/// What a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
+    /// Messages.
     Control,
+    /// Pages in order.
     Bulk,
+    /// Page requests and their answers.
+    Urgent,
+    /// No link of Ferry's.
     Foreign,
 }
 
@@ -59,16 +73,28 @@ impl Reader {
         Reader { stream, side, link, frames: 0 }
     }
 
+    pub fn side(&self) -> Side {
+        self.side
+    }
+
+    /// Ends the connection that is read.
+    pub fn close(&self) {
+        // A peer that has gone already is what is wanted.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+
     /// The next unit; `None` at the end of the stream.
     pub fn next(&mut self) -> io::Result<Option<Unit>> {
         let unit = match (self.side, self.link.get()) {
             (Side::Source, None) => self.preamble(),
             (Side::Source, Some(Link::Control)) => self.message::<ToDestination>(),
-            (Side::Source, Some(Link::Bulk)) => self.pages(),
+            (Side::Source, Some(Link::Bulk)) => self.pages(Spot::Pages),
+            (Side::Source, Some(Link::Urgent)) => self.pages(Spot::UrgentPages),
             (Side::Source, Some(Link::Foreign)) => self.foreign(),
             (Side::Destination, _) => match self.link.wait() {
                 Link::Control => self.message::<ToSource>(),
-                _ => self.foreign(),
+                Link::Urgent => self.request(),
+                Link::Bulk | Link::Foreign => self.foreign(),
             },
         };
         match unit {
@@ -94,8 +120,8 @@ impl Reader {
         let (link, spot) = match preamble::Preamble::decode(head).map(|preamble| preamble.link) {
             Ok(preamble::Link::Control) => (Link::Control, Spot::ControlPreamble),
             Ok(preamble::Link::Bulk(_)) => (Link::Bulk, Spot::BulkPreamble),
-            // Postcopy's requests and answers are passed on as they come.
-            Ok(preamble::Link::Urgent) | Err(_) => (Link::Foreign, Spot::Foreign),
+            Ok(preamble::Link::Urgent) => (Link::Urgent, Spot::UrgentPreamble),
+            Err(_) => (Link::Foreign, Spot::Foreign),
         };
         // Only this side sets it, once.
         let _ = self.link.set(link);
@@ -112,14 +138,22 @@ impl Reader {
         Ok(Unit { spot: name.map_or(Spot::Foreign, Spot::Message), bytes })
     }
 
-    fn pages(&mut self) -> io::Result<Unit> {
+    fn pages(&mut self, spot: impl Fn(u64) -> Spot) -> io::Result<Unit> {
         let mut bytes = Vec::new();
         self.exact(&mut bytes, bulk::HEADER_LEN)?;
         // A chunk's first bitmap says how many pages follow; a marker's is empty.
         let pages: u32 = bytes[24..88].iter().map(|byte| byte.count_ones()).sum();
         let is_marker = bytes[12] != 1;
         self.exact(&mut bytes, pages as usize * PAGE_SIZE as usize)?;
-        let spot = if is_marker { Spot::Marker } else { Spot::Pages(self.frames) };
+        let spot = if is_marker { Spot::Marker } else { spot(self.frames) };
+        self.frames += 1;
+        Ok(Unit { spot, bytes })
+    }
+
+    fn request(&mut self) -> io::Result<Unit> {
+        let mut bytes = Vec::new();
+        self.exact(&mut bytes, request::REQUEST_LEN)?;
+        let spot = Spot::Request(self.frames);
         self.frames += 1;
         Ok(Unit { spot, bytes })
     }

@@ -359,6 +359,15 @@ fn join_interrupting(machine: &Machine, threads: impl IntoIterator<Item = std::t
     }
 }
 
+/// Puts away threads that have ended: a postcopy that is broken and recovered for long starts many.
+fn join_finished(threads: &mut Vec<std::thread::JoinHandle<()>>) {
+    for thread in threads.extract_if(.., |thread| thread.is_finished()) {
+        if thread.join().is_err() {
+            tracing::error!("a thread of the migration ended unexpectedly");
+        }
+    }
+}
+
 /// A number that no other migration has.
 fn random_id() -> std::io::Result<u128> {
     let mut bytes = [0; 16];

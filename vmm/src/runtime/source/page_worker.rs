@@ -135,6 +135,8 @@ impl PageWorker {
             PageJob::ServeAgain(missing, connection) => {
                 self.join_urgent();
                 self.epoch = connection.epoch;
+                // What the break has stopped has ended: this thread did it.
+                self.controls.stop.store(false, Relaxed);
                 (self.route.to, self.route.cancel) = (connection.to, connection.cancel);
                 let chunks = self.open_bulk()?;
                 self.sender()?.reconnect(chunks);

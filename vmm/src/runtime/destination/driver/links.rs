@@ -3,10 +3,10 @@
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
 
-use ferry_migration::Status;
 use ferry_migration::destination::Input;
 use ferry_migration::message::{ToDestination, ToSource};
 use ferry_migration::wire::preamble::{Link, Preamble, session};
+use ferry_migration::{Status, Timer};
 
 use super::{Driver, FAREWELL, MOST_REFUSED, SEND_TIMEOUT};
 use crate::runtime::control;
@@ -76,6 +76,8 @@ impl Driver {
             self.input(Input::LinkLost("the source has come back on a new connection".to_owned()));
         }
         self.drop_connection();
+        crate::runtime::join_finished(&mut self.threads);
+        self.timers.start(Timer::Recover);
         self.progress.set_status(Status::PostcopyRecover);
         self.begin(migration_id, stream);
     }

@@ -4,6 +4,7 @@
 //! workers, and everything that was opened or started here is gone when it ends. [`links`] accepts, uses and closes the links,
 //! [`postcopy`] holds what only a guest with missing pages needs, [`record`] asks the ownership record.
 
+mod explain;
 mod links;
 mod postcopy;
 mod record;
@@ -52,6 +53,7 @@ pub(super) struct Driver {
     timers: Timers,
     events: Sender<Event>,
     stop_listening: EventFd,
+    accepting: JoinHandle<()>,
     jobs: Option<Sender<MachineJob>>,
     threads: Vec<JoinHandle<()>>,
     /// The control link's reader has not said that it has ended.
@@ -104,8 +106,9 @@ impl Driver {
             timers: Timers::new(Durations::new(parameters)),
             events,
             stop_listening,
+            accepting,
             jobs: Some(jobs),
-            threads: vec![worker, accepting],
+            threads: vec![worker],
             reading: false,
             control: None,
             links: Vec::new(),
@@ -176,7 +179,6 @@ impl Driver {
         let result = match command {
             Command::Pause if self.paused || !self.core.is_in_postcopy() => Err(NOT_ACTIVE),
             Command::Pause => {
-                self.progress.set_error("paused by the operator".to_owned());
                 self.input(Input::Pause);
                 Ok(())
             }
@@ -191,7 +193,9 @@ impl Driver {
         if matches!(input, Input::MarkerReached(_)) {
             self.gathered = Instant::now();
         }
+        let trouble = explain::trouble(&input);
         let outputs = self.core.step(input);
+        self.explain(&outputs, &trouble);
         self.perform(outputs);
     }
 
@@ -309,6 +313,7 @@ impl Driver {
         // An eventfd takes 2^64 signals before a write could fail.
         let _ = self.stop_listening.write(1);
         self.join(inbox);
+        crate::runtime::join_interrupting(&self.machine, [self.accepting]);
         let outcome = self.outcome.take().expect("the driver runs until there is one");
         if let Outcome::Failed(reason) = &outcome {
             self.progress.set_error(reason.clone());

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 
-use ferry_migration::Status;
 use ferry_migration::destination::{Input, Outcome};
+use ferry_migration::{Status, Timer};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{Driver, NOT_PAUSED};
@@ -75,6 +75,7 @@ impl Driver {
     /// The link is gone: the guest waits where it needs a page. Whoever comes with this migration's id goes on with it.
     pub(super) fn pause(&mut self) {
         self.paused = true;
+        self.timers.stop(Timer::Recover);
         if let Some(missing) = &self.missing {
             missing.disconnect();
         }
@@ -84,6 +85,7 @@ impl Driver {
 
     pub(super) fn resumed(&mut self) {
         self.paused = false;
+        self.timers.stop(Timer::Recover);
         self.progress.clear_error();
         self.progress.set_status(Status::PostcopyActive);
     }
@@ -109,7 +111,10 @@ impl Driver {
         let (stop, thread) = accepting.map_err(|_| "the host gave no thread or descriptor to listen with")?;
         // An eventfd takes 2^64 signals before a write could fail.
         let _ = std::mem::replace(&mut self.stop_listening, stop).write(1);
-        self.threads.push(thread);
+        // The operator is answered when nobody can come by the old address any more.
+        if std::mem::replace(&mut self.accepting, thread).join().is_err() {
+            tracing::error!("the thread that took connections ended unexpectedly");
+        }
         Ok(())
     }
 

@@ -1,6 +1,5 @@
 //! The source's links: opened, used, lost, closed.
 
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use ferry_migration::greeting::Announced;
@@ -20,9 +19,7 @@ impl Driver {
     pub(super) fn connect(&mut self) {
         if let Some(to) = self.recover_to.take() {
             self.to = to;
-            self.epoch += 1;
-            self.loss = HeldLoss::default();
-            self.controls.stop.store(false, Relaxed);
+            crate::runtime::join_finished(&mut self.threads);
             // The break has signalled the one before.
             match EventFd::new(libc::EFD_CLOEXEC) {
                 Ok(cancel) => self.cancel = cancel,
@@ -107,6 +104,9 @@ impl Driver {
             link.shutdown();
         }
         self.control = None;
+        self.loss = HeldLoss::default();
+        // A link that was being opened meanwhile is closed when it comes.
+        self.epoch += 1;
     }
 
     /// The state machine hears of it as of any loss, after what it is doing now.

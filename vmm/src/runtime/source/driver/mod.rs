@@ -2,8 +2,9 @@
 //!
 //! Started by [`Outgoing::start`](super::Outgoing::start). It waits only for its inbox and its timers; what blocks is done by
 //! workers, and everything that was opened or started here is gone when it ends. [`links`] opens, uses and closes the links,
-//! [`jobs`] hands work to the workers, [`record`] asks the ownership record.
+//! [`jobs`] hands work to the workers, [`record`] asks the ownership record, [`explain`] says what a client must know.
 
+mod explain;
 mod jobs;
 mod links;
 mod record;
@@ -213,34 +214,10 @@ impl Driver {
     fn input(&mut self, input: Input) {
         tracing::debug!(?input, "source");
         self.stopwatch.note_input(&input);
-        let trouble = match &input {
-            Input::LinkLost(reason) => reason.clone(),
-            _ => "the destination did not answer in time".to_owned(),
-        };
+        let trouble = explain::trouble(&input);
         let outputs = self.core.step(input);
         self.explain(&outputs, &trouble);
         self.perform(outputs);
-    }
-
-    /// What a client must know about a status that is no end.
-    fn explain(&self, outputs: &[Output], trouble: &str) {
-        let what_next = match self.core.handshake() {
-            Handshake::Owned => "the ownership record decides, and is asked until it answers",
-            _ => "look there, end one of the two, and say which (x-ferry-resolve)",
-        };
-        for output in outputs {
-            match output {
-                Output::Status(Status::Uncertain) => self.progress.set_error(format!(
-                    "{trouble}, after the permit was sent: the destination may run the guest. This side keeps it stopped; {what_next}"
-                )),
-                Output::Status(Status::PostcopyPaused) => self.progress.set_error(format!(
-                    "{trouble}; the guest runs on at the destination until it needs a page from here: reconnect with migrate, \
-                     resume set"
-                )),
-                Output::Status(Status::PostcopyActive | Status::Completed) => self.progress.clear_error(),
-                _ => {}
-            }
-        }
     }
 
     fn command(&mut self, command: Command, answer: &Sender<Result<(), &'static str>>) {
@@ -254,13 +231,20 @@ impl Driver {
                 Input::Recover
             }
         };
-        let asked = input.clone();
+        let (asked, trouble) = (input.clone(), explain::trouble(&input));
         let outputs = self.core.step(input);
         let refused = outputs.iter().find_map(|o| if let Output::Refuse(why) = o { Some(*why) } else { None });
         if let (Input::Resolve(owner), None) = (&asked, refused) {
             self.resolved = Some(*owner);
         }
-        self.explain(&outputs, "the operator paused it");
+        if refused.is_some() {
+            self.recover_to = None;
+        }
+        self.explain(&outputs, &trouble);
+        // Whoever asks once this is answered finds the status that it led to.
+        if let Some(Output::Status(status)) = outputs.iter().find(|output| matches!(output, Output::Status(_))) {
+            self.show(*status);
+        }
         // Nobody waits for the answer when the client has gone.
         let _ = answer.send(refused.map_or(Ok(()), Err));
         self.perform(outputs);

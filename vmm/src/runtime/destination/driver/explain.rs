@@ -1,0 +1,32 @@
+//! What the destination tells its client about a postcopy that is paused: what happened, and what can be done.
+
+use ferry_migration::Timer;
+use ferry_migration::destination::{Input, Output};
+
+use super::Driver;
+
+/// What went wrong, if `input` leads to a pause.
+pub(super) fn trouble(input: &Input) -> String {
+    match input {
+        Input::LinkLost(reason) => reason.clone(),
+        Input::Timer(Timer::Recover) => "the source connected and did not ask to recover in time".to_owned(),
+        Input::Timer(_) => "the source gave no sign of life in time".to_owned(),
+        Input::Pause => "paused by the operator".to_owned(),
+        Input::Message(message) => format!("the source sent {}, which does not belong here", message.name()),
+        _ => "the link was lost while the guest was started".to_owned(),
+    }
+}
+
+impl Driver {
+    /// Ahead of the status that it explains. A recovery that fails is the same pause for another reason.
+    pub(super) fn explain(&self, outputs: &[Output], trouble: &str) {
+        let pauses = |output: &Output| matches!(output, Output::Paused);
+        let recovery_fails = self.paused && matches!(outputs, [Output::CloseLinks]);
+        if recovery_fails || outputs.iter().any(pauses) {
+            self.progress.set_error(format!(
+                "{trouble}; the guest runs on here until it needs a page that is missing: reconnect from the source with \
+                 migrate, resume set; migrate-recover gives this side another address"
+            ));
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! What the source tells its client about a status that is no end: what happened, and what can be done.
+
+use ferry_migration::message::ToSource;
+use ferry_migration::source::{Input, Output};
+use ferry_migration::{Handshake, Status, Timer};
+
+use super::Driver;
+
+/// What went wrong, if `input` leads to a status that needs a reason.
+pub(super) fn trouble(input: &Input) -> String {
+    match input {
+        Input::LinkLost(reason) => reason.clone(),
+        Input::Timer(Timer::PeerSilent) => "the destination gave no sign of life in time".to_owned(),
+        Input::Timer(Timer::Recover) => "the destination did not recover in time".to_owned(),
+        Input::Pause => "paused by the operator".to_owned(),
+        Input::Message(ToSource::RecoverRefused { reason } | ToSource::Refused { reason }) => {
+            format!("the destination refused to recover: {reason}")
+        }
+        Input::Message(message) => format!("the destination sent {}, which does not belong here", message.name()),
+        _ => "the destination did not answer in time".to_owned(),
+    }
+}
+
+impl Driver {
+    /// Ahead of the status that it explains.
+    pub(super) fn explain(&self, outputs: &[Output], trouble: &str) {
+        let what_next = match self.core.handshake() {
+            Handshake::Owned => "the ownership record decides, and is asked until it answers",
+            _ => "look there, end one of the two, and say which (x-ferry-resolve)",
+        };
+        for output in outputs {
+            match output {
+                Output::Status(Status::Uncertain) => self.progress.set_error(format!(
+                    "{trouble}, after the permit was sent: the destination may run the guest. This side keeps it stopped; {what_next}"
+                )),
+                Output::Status(Status::PostcopyPaused) => self.progress.set_error(format!(
+                    "{trouble}; the guest runs on at the destination until it needs a page from here: reconnect with migrate, \
+                     resume set, or, if the destination needs nothing more or is lost, end this with x-ferry-resolve, owner \
+                     destination"
+                )),
+                Output::Status(Status::PostcopyActive | Status::Completed) => self.progress.clear_error(),
+                _ => {}
+            }
+        }
+    }
+}
