@@ -170,7 +170,6 @@ impl Driver {
         let result = match command {
             Command::Pause if self.paused || !self.core.is_in_postcopy() => Err(NOT_ACTIVE),
             Command::Pause => {
-                self.progress.set_error("paused by the operator".to_owned());
                 self.input(Input::Pause);
                 Ok(())
             }
@@ -185,7 +184,11 @@ impl Driver {
         if matches!(input, Input::MarkerReached(_)) {
             self.gathered = Instant::now();
         }
+        let trouble = postcopy::trouble(&input);
         let outputs = self.core.step(input);
+        if outputs.contains(&Output::Paused) {
+            self.explain_pause(&trouble);
+        }
         self.perform(outputs);
     }
 

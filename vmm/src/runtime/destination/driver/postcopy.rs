@@ -34,6 +34,14 @@ impl Driver {
         self.receive_from(migration_id, stream, URGENT, false);
     }
 
+    /// What a client must know about a pause.
+    pub(super) fn explain_pause(&self, trouble: &str) {
+        self.progress.set_error(format!(
+            "{trouble}; the guest runs on here until it needs a page that is missing: reconnect at the source with migrate, resume \
+             set, to this address or to one given with migrate-recover"
+        ));
+    }
+
     /// The link is gone: the guest waits where it needs a page. Whoever comes with this migration's id goes on with it.
     pub(super) fn pause(&mut self) {
         self.paused = true;
@@ -79,5 +87,15 @@ impl Driver {
     pub(super) fn lose_guest(&self, reason: &str) {
         tracing::error!(reason, "the guest is lost");
         self.machine.quit_because("host-error");
+    }
+}
+
+/// Why a postcopy that this input pauses is paused, for people.
+pub(super) fn trouble(input: &Input) -> String {
+    match input {
+        Input::LinkLost(reason) => reason.clone(),
+        Input::Timer(_) => "the source gave no sign of life in time".to_owned(),
+        Input::Pause => "paused by the operator".to_owned(),
+        _ => "the link to the source was lost".to_owned(),
     }
 }
