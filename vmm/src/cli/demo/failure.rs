@@ -9,8 +9,8 @@ use super::stage::Stage;
 use crate::cli::CliError;
 
 const STORY: &str = "\
-Another process has a device that fails after it has loaded its state. In this postcopy nobody tries that beforehand: the
-guest is stopped, and its devices sent, when the failure shows. The destination has no permit to run it, so it can go back.";
+Another process has a device that fails after it has loaded its state. In this postcopy nobody tries that beforehand:
+the guest is stopped and its devices are sent when it shows. The destination has no permit to run it, so it runs on here.";
 
 /// Plays the act; the guest stays where it is.
 pub fn play(stage: &mut Stage, mut source: FerryRun) -> Result<(FerryRun, Account), CliError> {
@@ -20,11 +20,11 @@ pub fn play(stage: &mut Stage, mut source: FerryRun) -> Result<(FerryRun, Accoun
     stage.line("the source:", &source.statuses()?);
     stage.bad(&format!("the source says: {}", cast::reason(&info)));
     stage.bad(&format!("the destination says: {last_words}"));
-    stage.good("the guest runs on where it was");
+    stage.good("the guest runs on where it was, with all of its memory");
     let account = cast::goes_on(stage, &mut source)?;
     fail(stage, &mut source, "rehearsing", Plan { rehearsal: true, ..blind })?;
     let walk = source.statuses()?;
-    stage.good(&format!("with the rehearsal, which is the default, it would not even have stopped: {walk}"));
+    stage.good(&format!("with the rehearsal, the default, it would not even have stopped: {walk}"));
     Ok((source, account))
 }
 

@@ -9,8 +9,8 @@ use super::stage::Stage;
 use crate::cli::CliError;
 
 const STORY: &str = "\
-The destination may run the guest only when the source permits it, and the source then may not. A link that breaks just there
-leaves both in doubt: was the permit heard? Neither guesses. Each asks the record to name it; only one can win.";
+The destination runs the guest only with the source's permit; the source, once that is out, only if it got lost. A link
+that breaks just there leaves it in doubt. It does not guess: each side asks the record to name it, and only one wins.";
 
 /// Plays the act; returns the process that the guest has moved to.
 pub fn play(stage: &mut Stage, source: FerryRun) -> Result<(FerryRun, Account), CliError> {
@@ -26,9 +26,7 @@ fn lose_permit(stage: &mut Stage, mut source: FerryRun) -> Result<FerryRun, CliE
     cast::expect(&info, Status::Failed)?;
     stage.wait_until("the end of the process without a permit", |_| destination.ended())?;
     stage.bad(&format!("the permit was lost; the destination says: {}", destination.last_words()));
-    stage.good(
-        "the source has made the record name it anew; whoever comes with the old permit loses. The guest runs on here",
-    );
+    stage.good("the record names the source anew, so an old permit is worth nothing: the guest runs on here");
     cast::goes_on(stage, &mut source)?;
     Ok(source)
 }
@@ -38,8 +36,8 @@ fn lose_answer(stage: &mut Stage, mut source: FerryRun) -> Result<(FerryRun, Acc
     let mut destination = cast::start_destination(stage, "fifth", &[])?;
     let info = migrate_until_cut(stage, &mut source, &mut destination, "Started")?;
     cast::expect(&info, Status::Completed)?;
-    stage.bad("next, the answer that the guest runs there was lost");
-    stage.good("the record names the destination: the source lets go without having heard from it");
+    stage.bad("next time the permit arrived, and the answer was lost");
+    stage.good("the record names the destination: the source, which has heard nothing, lets go");
     let account = cast::leave(stage, source, &mut destination)?;
     Ok((destination, account))
 }

@@ -17,8 +17,8 @@ const SETTLE: Duration = Duration::from_millis(400);
 const TRICKLE: u64 = 2 << 20;
 
 const STORY: &str = "\
-Postcopy again, through a network of the demo's own, which is cut when the guest runs there and part of its memory is still
-here. Neither side is whole by itself, so both keep what they have and wait.";
+Postcopy again, through a network of the demo's own. It is cut when the guest runs there and part of its memory is
+still here: neither side is whole by itself, so both keep what they have and wait to be connected again.";
 
 /// Plays the act; returns the process that the guest has moved to.
 pub fn play(stage: &mut Stage, mut source: FerryRun) -> Result<(FerryRun, Account), CliError> {
@@ -45,7 +45,7 @@ pub fn play(stage: &mut Stage, mut source: FerryRun) -> Result<(FerryRun, Accoun
     cast::expect(&info, Status::Completed)?;
     let took = units::millis(cut.elapsed().as_millis() as u64);
     stage.good(&format!(
-        "reconnected by migrate-recover there and migrate with resume here; whole {took} after the cut"
+        "reconnected: migrate-recover there, migrate with resume here; all memory is there {took} after the cut"
     ));
     stage.line("the source:", &source.statuses()?);
     destination.ended_well(stage)?;
@@ -59,22 +59,21 @@ fn tell_paused(stage: &mut Stage, source: &mut FerryRun, destination: &mut Ferry
             Ok(Some(process.client.query_migrate()?).filter(|info| info.status == Some(Status::PostcopyPaused)))
         })?;
         let missing = info.x_ferry_postcopy.as_ref().map(|stats| stats.missing_pages).unwrap_or_default();
-        let missing = format!("{} pages to go", units::count(missing));
-        stage.bad(&format!("the {} process: postcopy-paused, {missing}; {}", process.name(), cast::reason(&info)));
+        let missing = units::count(missing);
+        stage.bad(&format!("the {} process: postcopy-paused, {missing} pages to go", process.name()));
+        stage.line("  it says:", cast::reason(&info));
     }
     Ok(())
 }
 
-/// The guest goes on until each vCPU needs a page that is not there.
+/// The guest goes on until it needs what is not there.
 fn wait_for_pages(stage: &mut Stage, destination: &mut FerryRun, before: &Account) -> Result<(), CliError> {
-    stage.wait_until("a guest that needs a missing page", |_| {
+    let waits = stage.wait_until("a guest that needs missing pages", |_| {
         let stats = destination.client.query_migrate()?.x_ferry_postcopy;
         let pending = stats.and_then(|stats| stats.waits).map(|waits| waits.pending);
         Ok(pending.filter(|pending| *pending >= cast::CPUS as u64))
     })?;
     let pages = units::count(stage.log.account().pages.saturating_sub(before.pages));
-    stage.good(&format!(
-        "the guest went on, {pages} pages more, until both vCPUs needed one that is missing; then they wait"
-    ));
+    stage.good(&format!("the guest went on for {pages} pages more; now it waits for {waits} that are missing"));
     Ok(())
 }
