@@ -61,13 +61,18 @@ impl Source {
             self.plan.handshake = Handshake::Setup;
         }
         self.state = State::Rounds;
-        vec![
+        let mut out = vec![
             Output::StopTimer(Timer::Setup),
             Output::StartTimer(Timer::Heartbeat),
             Output::Handshake(self.plan.handshake),
             Output::Status(Status::Active),
             Output::SendRound,
-        ]
+        ];
+        if self.go_postcopy {
+            // Asked for while the link was opened: the first round only begins the dirty log.
+            out.push(Output::EndRound);
+        }
+        out
     }
 
     pub(super) fn start_postcopy(&mut self) -> Vec<Output> {

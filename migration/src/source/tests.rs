@@ -211,6 +211,17 @@ fn postcopy_begins_when_asked_also_before_the_first_round_ends() {
 }
 
 #[test]
+fn postcopy_that_is_asked_for_before_the_first_round_does_not_wait_for_its_end() {
+    let (mut early, asked) = walk(plan(Handshake::Setup), &[Input::StartPostcopy, Input::Connected]);
+    assert!(matches!(asked[..], [Output::Send(ToDestination::Hello { .. })]), "{asked:?}");
+    let outputs = early.step(Input::Message(ToSource::HelloAck { record_shared: false }));
+    assert!(
+        outputs.ends_with(&[Output::SendRound, Output::EndRound, Output::StartTimer(Timer::PeerSilent)]),
+        "{outputs:?}"
+    );
+}
+
+#[test]
 fn postcopy_that_is_not_allowed_never_stops_the_guest() {
     let plan = Plan { postcopy: false, ..plan(Handshake::Setup) };
     let rounds = [Input::Connected, Input::Message(ToSource::HelloAck { record_shared: false })];

@@ -234,9 +234,7 @@ impl Shared {
     /// connection. Blocks while it is held back.
     fn judge(&self, mut unit: Unit, side: Side, connection: u64) -> Option<(Vec<u8>, Option<Fault>)> {
         let mut state = self.lock();
-        let plan = state
-            .plan
-            .filter(|plan| state.fired.is_none() && connection >= state.from && plan.at == unit.spot);
+        let plan = state.plan.filter(|plan| state.fired.is_none() && connection >= state.from && plan.at == unit.spot);
         let Some(plan) = plan else {
             return self.pass(state, side).1.then_some((unit.bytes, None));
         };

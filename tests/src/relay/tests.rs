@@ -51,7 +51,7 @@ fn bulk_link() -> Vec<u8> {
 
 /// What the source says on an urgent link: its preamble and two answers.
 fn urgent_link() -> Vec<u8> {
-    let mut bytes = Preamble { migration_id: 7, link: Link::Urgent }.encode().to_vec();
+    let mut bytes = Preamble { migration_id: 7, connection: 0, link: Link::Urgent }.encode().to_vec();
     for (sequence, page) in [(0, 1), (1, 3)] {
         let mut data = [0; 8];
         data[0] = 1 << page;

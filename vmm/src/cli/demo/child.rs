@@ -6,16 +6,19 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use ferry_migration::{MigrationInfo, Status};
 use rustix::process::{Signal, set_parent_process_death_signal};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::stage::Stage;
 use crate::cli::{CliError, QMP_TIMEOUT};
 use crate::qmp::client::Client;
+use crate::runtime::record::OwnershipInfo;
 
 /// A running `ferry run`.
 #[derive(Debug)]
 pub struct FerryRun {
-    name: String,
+    name: &'static str,
     child: Child,
     log: PathBuf,
     /// Its QMP connection.
@@ -26,13 +29,18 @@ pub struct FerryRun {
 
 impl FerryRun {
     /// Starts a process with its files in `dir`, and waits until it answers.
-    pub fn start(dir: &Path, name: &str, arguments: &[String]) -> Result<Self, CliError> {
+    pub fn start(dir: &Path, name: &'static str, arguments: &[String]) -> Result<Self, CliError> {
         let file = |kind: &str| dir.join(format!("{name}.{kind}"));
         let (qmp, serial, log) = (file("qmp"), file("serial"), file("log"));
         let mut child = spawn(&qmp, &serial, &log, arguments)
             .map_err(|error| CliError::failed("cannot start a process of this binary", error))?;
         match Client::connect_when_up(&qmp, QMP_TIMEOUT, || matches!(child.try_wait(), Ok(None))) {
-            Ok(client) => Ok(FerryRun { name: name.to_owned(), child, log, client, serial }),
+            Ok(client) => {
+                let mut run = FerryRun { name, child, log, client, serial };
+                let events = json!([{ "capability": "events", "state": true }]);
+                run.client.execute("migrate-set-capabilities", json!({ "capabilities": events }))?;
+                Ok(run)
+            }
             Err(error) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -49,6 +57,34 @@ impl FerryRun {
             (Some(host), Some(port)) => Ok(format!("tcp:{host}:{port}")),
             _ => Err(CliError::Failed(format!("{} does not say where it listens: {info}", self.name))),
         }
+    }
+
+    /// What it is called: the first process, the second.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The statuses that its migration has passed through since events were last looked at, as one line.
+    pub fn statuses(&mut self) -> Result<String, CliError> {
+        // A reply comes after the events that happened before it.
+        self.client.query_migrate()?;
+        let events = self.client.take_events();
+        let of_event = |event: &Value| event["data"]["status"].as_str().map(str::to_owned);
+        let migration = events.iter().filter(|event| event["event"] == "MIGRATION");
+        Ok(migration.filter_map(of_event).collect::<Vec<_>>().join(" → "))
+    }
+
+    /// What the ownership record says, as this process sees it.
+    pub fn ownership(&mut self) -> Result<OwnershipInfo, CliError> {
+        Ok(self.client.query("x-ferry-query-ownership")?)
+    }
+
+    /// Waits until this destination has everything, and returns its account of the migration.
+    pub fn ended_well(&mut self, stage: &mut Stage) -> Result<MigrationInfo, CliError> {
+        stage.wait_until("the destination's last page", |_| {
+            Ok(Some(self.client.query_migrate()?).filter(|info| info.status == Some(Status::Completed)))
+        })
     }
 
     /// How the process ended, once it did.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use ferry_migration::MigrationInfo;
+use ferry_migration::{MigrationInfo, Status};
 use indicatif::{ProgressBar, ProgressStyle};
 use tempfile::TempDir;
 
@@ -71,6 +71,16 @@ impl Stage {
         say(&format!("  {} {text}", self.style.bad("✗")));
     }
 
+    /// Tells a fact under its name.
+    pub fn line(&self, name: &str, value: &str) {
+        say(&format!("  {} {value}", self.style.dim(name)));
+    }
+
+    /// Tells several lines, as they are.
+    pub fn text(&self, text: &str) {
+        say(text);
+    }
+
     /// How this stage's text is painted.
     #[must_use]
     pub fn style(&self) -> Style {
@@ -79,7 +89,7 @@ impl Stage {
 
     /// Tells the guest's own account.
     pub fn guest_says(&self, account: &Account) {
-        say(&format!("  {} {}", self.style.dim("the guest says:"), told(account)));
+        self.line("the guest:", &told(account));
     }
 
     /// Lets the guest work for a while, and on a terminal shows how it does.
@@ -113,6 +123,29 @@ impl Stage {
             progress.show(&info);
             Ok(None)
         })
+    }
+
+    /// Follows the migration that `source` has begun until it has this status.
+    pub fn follow_until(&mut self, source: &mut FerryRun, wanted: Status) -> Result<(), CliError> {
+        let mut progress = Progress::new();
+        self.wait_until(&format!("a migration in {}", wanted.as_str()), |_| {
+            let info = source.client.query_migrate()?;
+            let status = info.status.unwrap_or_default();
+            if status == wanted {
+                return Ok(Some(()));
+            }
+            if !status.is_active() {
+                let why = info.error_desc.unwrap_or_else(|| "no reason was given".into());
+                return Err(CliError::Failed(format!("the migration {} too soon: {why}", status.as_str())));
+            }
+            progress.show(&info);
+            Ok(None)
+        })
+    }
+
+    /// Goes on reading what the guest says where `process` writes it.
+    pub fn follow_guest(&mut self, process: &FerryRun) -> Result<(), CliError> {
+        self.log.follow(&process.serial).map_err(|error| CliError::failed("cannot read what the guest prints", error))
     }
 
     /// Waits until `check` gives something, while the guest's words are taken in. Ends on Ctrl-C, and when the guest complains.

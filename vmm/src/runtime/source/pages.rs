@@ -152,7 +152,10 @@ impl PageSender {
         self.harvest()?;
         let numbers = self.numbers();
         progress.pages.expected_us.store(numbers.expected_us, Relaxed);
-        progress.pages.dirty_rate.store(per_second(numbers.remaining_pages, took), Relaxed);
+        if !self.controls.end_round.load(Relaxed) {
+            // Of a round that was ended early, most of what remains was never sent: it says nothing about the guest.
+            progress.pages.dirty_rate.store(per_second(numbers.remaining_pages, took), Relaxed);
+        }
         progress.pages.byte_rate.store(per_second(bytes, took), Relaxed);
         progress.pages.precopy_bytes.store(bytes_before + bytes, Relaxed);
         Ok(numbers)
