@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn the_chosen_message_does_not_arrive_and_nothing_after_it() {
         let (relay, mut source, mut destination) = connected(Some("Permit"));
-        let preamble = Preamble { migration_id: 7, link: Link::Control }.encode();
+        let preamble = Preamble { migration_id: 7, connection: 0, link: Link::Control }.encode();
         assert!(passes(&mut source, &mut destination, &preamble));
         let rehearse = encode(&ToDestination::Rehearse, &[1; 9], 7, 0).unwrap();
         assert!(passes(&mut source, &mut destination, &[&rehearse[..], &[1; 9]].concat()));
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn other_links_pass_as_they_are_until_the_cut() {
         let (relay, mut source, mut destination) = connected(None);
-        assert!(passes(&mut source, &mut destination, &Preamble { migration_id: 7, link: Link::Urgent }.encode()));
+        assert!(passes(&mut source, &mut destination, &Preamble { migration_id: 7, connection: 0, link: Link::Urgent }.encode()));
         assert!(passes(&mut source, &mut destination, b"pages"));
         assert!(passes(&mut destination, &mut source, b"requests"));
         relay.cut();
