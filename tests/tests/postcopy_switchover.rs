@@ -281,6 +281,12 @@ fn a_destination_that_dies_once_it_runs_takes_the_guest_with_it_and_the_source_s
         relay.wait_fired();
         destination.wait_run_state("running");
         scene.guest.moved_to(&destination);
+        if handshake == Handshake::Owned {
+            // Until the record says that the guest has arrived for good, the destination might still give it back.
+            wait_for("the record to be settled", SOON, || {
+                destination.qmp("x-ferry-query-ownership", json!({}))["settled"] == true
+            });
+        }
         destination.kill();
         if handshake == Handshake::Setup {
             is_uncertain(&mut scene.source);
