@@ -67,9 +67,10 @@ impl Scene {
     /// # Panics
     /// When the source refuses.
     pub fn begin_slow_postcopy(&mut self, to: &str) {
-        // Nor must the first round end before postcopy was asked for.
+        // The first round must last until postcopy is asked for: then some pages remain for sure.
         self.source.set_parameters(json!({ "max-bandwidth": 8 << 20 }));
         self.source.begin_migration(to);
+        self.source.wait_migration(Status::Active);
         self.source.qmp("migrate-start-postcopy", json!({}));
     }
 

@@ -39,6 +39,8 @@ const CASES: &[(&str, &str)] = &[
     ("run --incoming udp:127.0.0.1:4444", "write tcp:HOST:PORT or unix:PATH, or defer"),
     ("run --device virtio-net", "write fault,at=…,do=…"),
     ("run --device fault,at=sometimes,do=fail", "write at=save|load|post_load"),
+    ("run --device fault,at=KVM_SET_NOTHING,do=fail", "write one of KVM_GET_MP_STATE"),
+    ("run --device fault,at=load,do=fail,of=serial", "of=PART, for example serial/0"),
     ("run --device fault,at=load,do=explode", "fail|hang|delay:MS"),
     ("run --device fault,at=load,do=delay:", "fail|hang|delay:MS"),
     ("run --device fault,at=load,do=delay:600001", "at most 600000"),

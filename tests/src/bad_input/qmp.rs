@@ -51,6 +51,10 @@ const CASES: &[(&str, &str)] = &[
     ),
     (r#"{"execute": "migrate-set-capabilities", "arguments": {}}"#, "Parameter 'capabilities' is missing"),
     (r#"{"execute": "x-ferry-fault-set", "arguments": {"at": "load", "do": "explode"}}"#, "fail|hang|delay:MS"),
+    (
+        r#"{"execute": "x-ferry-fault-set", "arguments": {"at": "post_load", "do": "fail", "of": "vcpu/0"}}"#,
+        "write of= with one of serial/0",
+    ),
     (r#"{"execute": "x-ferry-fault-set", "arguments": {"at": "load"}}"#, "Parameter 'do' is missing"),
     (r#"{"execute": "x-ferry-fault-set", "arguments": {"clear": false}}"#, "'clear' can only be true"),
     (r#"{"execute": "x-ferry-memory-hash"}"#, "send 'stop' before this"),

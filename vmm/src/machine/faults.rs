@@ -52,14 +52,25 @@ pub(super) fn set(parts: &Parts, rule: FaultSpec) -> Result<(), FaultRuleError> 
     Ok(parts.faults.set(rule)?)
 }
 
+/// The call that a rule is about, if it is about one.
+///
+/// # Errors
+/// When there is no such call.
+pub fn call_of(rule: &FaultSpec) -> Result<Option<StateCall>, FaultRuleError> {
+    match &rule.at {
+        FaultPoint::Step(_) => Ok(None),
+        FaultPoint::Call(name) => match StateCall::ALL.iter().find(|call| call.name() == name) {
+            Some(call) => Ok(Some(*call)),
+            None => {
+                let known = StateCall::ALL.iter().map(|call| call.name()).collect::<Vec<_>>().join(", ");
+                Err(FaultRuleError::Call { name: name.clone(), known })
+            }
+        },
+    }
+}
+
 fn check(parts: &Parts, rule: &FaultSpec) -> Result<(), FaultRuleError> {
-    let call = match &rule.at {
-        FaultPoint::Step(_) => None,
-        FaultPoint::Call(name) => Some(StateCall::ALL.iter().find(|call| call.name() == name).ok_or_else(|| {
-            let known = StateCall::ALL.iter().map(|call| call.name()).collect::<Vec<_>>().join(", ");
-            FaultRuleError::Call { name: name.clone(), known }
-        })?),
-    };
+    let call = call_of(rule)?;
     let Some(of) = &rule.of else { return Ok(()) };
     let known = match call {
         Some(call) => sections::of_kvm(parts.vcpus.len())

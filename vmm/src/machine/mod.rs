@@ -43,7 +43,7 @@ use crate::memory::Memory;
 
 pub use config::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink};
 pub use error::{DeviceFailure, ExitReason, GuestFailure, MachineError};
-pub use faults::FaultRuleError;
+pub use faults::{FaultRuleError, call_of};
 use parts::Parts;
 pub use status::{Hold, RunState};
 

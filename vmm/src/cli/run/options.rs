@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
-use ferry_devices::fault::FaultSpec;
+use ferry_devices::fault::{FaultSpec, FaultSpecError};
 
 use super::ownership::OwnershipOption;
 use crate::cli::qmp_path;
 use crate::endpoint::Endpoint;
-use crate::machine::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink};
+use crate::machine::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink, call_of};
 use crate::memory::MemoryConfig;
 
 /// The options of `ferry run`.
@@ -120,10 +120,12 @@ fn serial(text: &str) -> Result<SerialSink, String> {
 }
 
 fn fault(text: &str) -> Result<FaultSpec, String> {
-    match text.split_once(',') {
-        Some(("fault", rule)) => rule.parse().map_err(|error: ferry_devices::fault::FaultSpecError| error.to_string()),
-        _ => Err("only the fault device can be told something: write fault,at=…,do=…".into()),
-    }
+    let Some(("fault", rule)) = text.split_once(',') else {
+        return Err("only the fault device can be told something: write fault,at=…,do=…".into());
+    };
+    let rule: FaultSpec = rule.parse().map_err(|error: FaultSpecError| error.to_string())?;
+    call_of(&rule).map_err(|error| error.to_string())?;
+    Ok(rule)
 }
 
 #[cfg(test)]
@@ -173,6 +175,7 @@ mod tests {
             ("--incoming=1234", "write tcp:HOST:PORT or unix:PATH, or defer"),
             ("--device=virtio-net", "write fault,at=…,do=…"),
             ("--device=fault,at=x,do=fail", "write at=save|load|post_load"),
+            ("--device=fault,at=KVM_SET_NOTHING,do=fail", "KVM_SET_REGS"),
             ("--memory=7", "give 16M to 16G, a multiple of 2M"),
             ("--cpus=17", "1..=16"),
             ("--qmp=/tmp/x", "write unix:PATH"),

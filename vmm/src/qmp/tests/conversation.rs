@@ -207,6 +207,8 @@ fn faults_are_written_as_on_the_command_line() {
     let mut talk = Talk::negotiated();
     talk.returned("x-ferry-fault-set", json!({ "at": "load", "do": "delay:5", "times": 2, "in": "incoming" }));
     assert_eq!(talk.mock.state().faults, ["at=load,do=delay:5,times=2,in=incoming"]);
+    talk.returned("x-ferry-fault-set", json!({ "at": "KVM_SET_MSRS", "do": "fail", "of": "vcpu/1" }));
+    assert_eq!(talk.mock.state().faults[1], "at=KVM_SET_MSRS,do=fail,of=vcpu/1");
     assert_eq!(talk.refused("x-ferry-fault-set", json!({ "at": "load" })), "Parameter 'do' is missing");
     assert!(talk.refused("x-ferry-fault-set", json!({ "at": "load", "do": "fail,times=3" })).contains("do=fail|hang"));
     talk.returned("x-ferry-fault-set", json!({ "clear": true }));

@@ -25,7 +25,10 @@ impl Driver {
     /// Ahead of the status that it explains.
     pub(super) fn explain(&self, outputs: &[Output], trouble: &str) {
         let what_next = match self.core.handshake() {
-            Handshake::Owned => "the ownership record decides, and is asked until it answers",
+            Handshake::Owned => {
+                "the ownership record decides, and is asked until it answers; if the destination has died over it, end it for \
+                 good and say who owns the guest (x-ferry-resolve)"
+            }
             _ => "look there, end one of the two, and say which (x-ferry-resolve)",
         };
         for output in outputs {
