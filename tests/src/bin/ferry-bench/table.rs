@@ -39,7 +39,7 @@ pub fn render(account: &Account) -> String {
 
 const HEAD: &str = "                          ferry/QEMU  ferry/limit       ferry        QEMU       limit\n";
 
-const POSTCOPY_HEAD: &str = "  postcopy after a round  ferry/QEMU ferry/preempt      ferry        QEMU     preempt\n";
+const POSTCOPY_HEAD: &str = "  by postcopy             ferry/QEMU ferry/preempt      ferry        QEMU     preempt\n";
 
 struct Row {
     name: &'static str,
