@@ -114,6 +114,19 @@ impl Stalls {
         }
     }
 
+    /// The longest `count` of them, their sum taken from the middles of their buckets.
+    #[must_use]
+    pub fn longest(&self, count: u64) -> Stalls {
+        let (mut left, mut longest) = (count, Stalls::default());
+        for (bucket, here) in self.counts.iter().enumerate().rev() {
+            let taken = u64::from(*here).min(left);
+            left -= taken;
+            longest.counts[bucket] = taken as u32;
+            longest.total_us += taken * u64::midpoint(Stalls::floor_us(bucket), Stalls::floor_us(bucket + 1));
+        }
+        longest
+    }
+
     /// How long the stall took that is longer than `percent` of 100 others, in µs, to within half a bucket (6 %). `None`
     /// without stalls.
     #[must_use]
@@ -296,5 +309,9 @@ mod tests {
         assert_eq!(all.percentile_us(50), Some(42.0));
         assert_eq!(all.percentile_us(75), Some(42.0));
         assert_eq!(all.percentile_us(99), Some(992.0));
+        let longest = all.longest(2);
+        assert_eq!((longest.count(), longest.total_us), (2, 992 + 42));
+        assert_eq!(longest.percentile_us(50), Some(42.0));
+        assert_eq!(all.longest(9).count(), 4);
     }
 }

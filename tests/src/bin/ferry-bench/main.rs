@@ -13,7 +13,7 @@ use crate::account::Account;
 use crate::error::BenchError;
 use crate::machine::Guest;
 use crate::peer::Peer;
-use crate::postcopy::Contender;
+use crate::postcopy::{Contender, When};
 
 mod account;
 mod error;
@@ -48,9 +48,9 @@ struct Options {
     /// Let the guest fill half of its memory and then do next to nothing
     #[arg(long)]
     idle: bool,
-    /// Switch to postcopy after the first round; QEMU is measured without and with postcopy-preempt
-    #[arg(long)]
-    postcopy: bool,
+    /// Migrate by postcopy, QEMU without and with postcopy-preempt, and switch then [when not said: first-round]
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, default_missing_value = "first-round")]
+    postcopy: Option<When>,
     /// What backs Ferry's guest memory
     #[arg(long, default_value = "anon", value_name = "anon|memfd", value_parser = ["anon", "memfd"])]
     backing: String,
@@ -85,10 +85,15 @@ fn run(options: &Options) -> Result<(), BenchError> {
         let guest = guest.backed_by(&options.backing);
         for run in 1..=options.runs {
             let turn = format!("{size_mib} MiB, run {run} of {}", options.runs);
-            if options.postcopy {
-                by_postcopy(&mut account, &peers, &guest, directory.path(), &turn)?;
-            } else {
-                by_precopy(&mut account, &peers, &guest, directory.path(), &turn)?;
+            match options.postcopy {
+                Some(when) => {
+                    for contender in Contender::all(&peers, when) {
+                        eprintln!("{turn}: {} by postcopy", contender.name());
+                        let sample = postcopy::measure(&contender, &guest, directory.path())?;
+                        account.moved_by_postcopy(&guest, &contender, sample);
+                    }
+                }
+                None => by_precopy(&mut account, &peers, &guest, directory.path(), &turn)?,
             }
         }
     }
@@ -120,20 +125,5 @@ fn by_precopy(
     eprintln!("{turn}: bare copy");
     let copy = limit::measure(account.newest_bytes(guest))?;
     account.copied(guest, copy);
-    Ok(())
-}
-
-/// Everybody's turn, QEMU's in both ways.
-fn by_postcopy(
-    account: &mut Account,
-    peers: &[Peer],
-    guest: &Guest,
-    directory: &Path,
-    turn: &str,
-) -> Result<(), BenchError> {
-    for contender in Contender::all(peers) {
-        eprintln!("{turn}: {} by postcopy", contender.name());
-        account.moved_by_postcopy(guest, &contender, postcopy::measure(&contender, guest, directory)?);
-    }
     Ok(())
 }

@@ -1,7 +1,9 @@
-//! Measures one migration by postcopy: one round, then the guest runs at the destination while the rest follows.
+//! Measures one migration by postcopy: the guest runs at the destination while its memory follows.
 //!
 //! What a missing page costs is told by two witnesses: the guest, which is the same one under every VMM and times each touch
-//! of a page by itself, and the destination, as far as it keeps figures.
+//! of a page by itself, and the destination, as far as it keeps figures. The guest cannot know why a touch took long: KVM also
+//! maps each page that is there when it is first touched. As many of its longest stalls as pages were asked for are taken
+//! for those that had to wait.
 
 use std::path::Path;
 use std::time::Instant;
@@ -25,6 +27,16 @@ const DOWNTIME_LIMIT_MS: u64 = 1;
 pub struct Contender<'a> {
     peer: &'a Peer,
     preempt: bool,
+    when: When,
+}
+
+/// When the guest changes sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum When {
+    /// After the first round: what was dirtied meanwhile is missing.
+    FirstRound,
+    /// At once: nearly everything is missing.
+    AtOnce,
 }
 
 /// What one migration by postcopy took.
@@ -41,8 +53,10 @@ pub struct Sample {
     pub gap_ms: f64,
     /// The same in all reports from the switchover to the end.
     pub longest_gap_ms: f64,
-    /// Touches that stalled, by the guest's own clock, from the switchover to the end.
+    /// Touches that took long, by the guest's own clock, from the switchover to the end.
     pub stalls: Stalled,
+    /// The longest of them, as many as pages were asked for.
+    pub missing: Stalled,
     /// Waits for pages that were asked for, as the destination tells of them.
     pub waits: Waits,
     /// Page requests, as the source counts them.
@@ -79,10 +93,10 @@ pub struct Waits {
 
 impl<'a> Contender<'a> {
     /// All ways that these VMMs have.
-    pub fn all(peers: &'a [Peer]) -> Vec<Self> {
+    pub fn all(peers: &'a [Peer], when: When) -> Vec<Self> {
         let ways = |peer: &'a Peer| {
             let ways: &[bool] = if peer.kind == Kind::Qemu { &[false, true] } else { &[false] };
-            ways.iter().map(move |preempt| Contender { peer, preempt: *preempt })
+            ways.iter().map(move |preempt| Contender { peer, preempt: *preempt, when })
         };
         peers.iter().flat_map(ways).collect()
     }
@@ -104,7 +118,7 @@ impl<'a> Contender<'a> {
 /// QEMU with a channel of its own for pages that are asked for.
 pub const PREEMPT: &str = "preempt";
 
-/// Boots, loads, migrates, switches to postcopy after the first round, measures, and ends both processes.
+/// Boots, loads, migrates, switches to postcopy, measures, and ends both processes.
 pub fn measure(contender: &Contender<'_>, guest: &Guest, directory: &Path) -> Result<Sample, BenchError> {
     let mut source = Process::start(contender.peer, guest, Role::Source, directory)?;
     let mut log = SerialLog::new(&source)?;
@@ -132,30 +146,36 @@ pub fn measure(contender: &Contender<'_>, guest: &Guest, directory: &Path) -> Re
         Kind::Qemu => (source.number(&info, &["downtime"])? as f64, qemu_waits(&arrived)),
     };
     let total_ms = source.number(&info, &["total-time"])?.max(1) as f64;
+    let requests = source.number(&info, &["ram", "postcopy-requests"])?;
+    let stalls = log.stalls(&left);
     Ok(Sample {
         total_ms,
         observed_ms: observed.as_secs_f64() * 1e3,
         downtime_ms: Some(downtime_ms).filter(|ms| *ms <= total_ms),
         gap_ms: log.longest_gap_us(&left, SPANNING) as f64 / 1e3,
         longest_gap_ms: log.longest_gap_us(&left, usize::MAX) as f64 / 1e3,
-        stalls: stalled(&log.stalls(&left)),
+        stalls: stalled(&stalls),
+        missing: stalled(&stalls.longest(requests)),
         waits,
-        requests: source.number(&info, &["ram", "postcopy-requests"])?,
+        requests,
         bytes: source.number(&info, &["ram", "transferred"])?,
     })
 }
 
-/// Ferry knows when the first round is over; QEMU is told then.
+/// Ferry knows by itself when the first round is over; QEMU is told then.
 fn begin(contender: &Contender<'_>, source: &mut Process, uri: &str) -> Result<(), BenchError> {
-    if contender.peer.kind == Kind::Ferry {
+    let by_itself = contender.peer.kind == Kind::Ferry && contender.when == When::FirstRound;
+    if by_itself {
         source.execute("migrate-set-parameters", json!({ "x-ferry-postcopy-when": "first-round" }))?;
     }
     source.execute("migrate", json!({ "uri": uri }))?;
-    if contender.peer.kind == Kind::Qemu {
-        source.wait_round(2, MIGRATE)?;
-        source.execute("migrate-start-postcopy", json!({}))?;
+    if by_itself {
+        return Ok(());
     }
-    Ok(())
+    if contender.when == When::FirstRound {
+        source.wait_round(2, MIGRATE)?;
+    }
+    source.execute("migrate-start-postcopy", json!({})).map(drop)
 }
 
 fn stalled(stalls: &Stalls) -> Stalled {

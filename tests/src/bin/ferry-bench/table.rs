@@ -39,7 +39,7 @@ pub fn render(account: &Account) -> String {
 
 const HEAD: &str = "                          ferry/QEMU  ferry/limit       ferry        QEMU       limit\n";
 
-const POSTCOPY_HEAD: &str = "  postcopy after a round  ferry/QEMU ferry/preempt      ferry        QEMU     preempt\n";
+const POSTCOPY_HEAD: &str = "  by postcopy             ferry/QEMU ferry/preempt      ferry        QEMU     preempt\n";
 
 struct Row {
     name: &'static str,
@@ -118,15 +118,15 @@ fn postcopies(size: &Size) -> Vec<Row> {
         row("downtime", "ms", |s| s.downtime_ms),
         row("guest's longest gap", "ms", |s| Some(s.gap_ms)),
         row("  until the end", "ms", |s| Some(s.longest_gap_ms)),
-        row("one stall, p50", "µs", |s| s.stalls.p50_us),
-        row("one stall, p99", "µs", |s| s.stalls.p99_us),
-        row("all stalls", "ms", |s| Some(s.stalls.total_ms)),
-        row("stalls", "", |s| Some(s.stalls.count as f64)),
         row("pages asked for", "", |s| Some(s.requests as f64)),
-        row("  one wait, p50", "µs", |s| s.waits.p50_us),
-        row("  one wait, p99", "µs", |s| s.waits.p99_us),
-        row("  one wait, mean", "µs", |s| s.waits.mean_us),
-        row("  all waits", "ms", |s| s.waits.total_ms),
+        row("guest: one, p50", "µs", |s| s.missing.p50_us),
+        row("  one, p99", "µs", |s| s.missing.p99_us),
+        row("  all", "ms", |s| Some(s.missing.total_ms)),
+        row("  with other stalls", "ms", |s| Some(s.stalls.total_ms)),
+        row("destination: one, p50", "µs", |s| s.waits.p50_us),
+        row("  one, p99", "µs", |s| s.waits.p99_us),
+        row("  one, mean", "µs", |s| s.waits.mean_us),
+        row("  all", "ms", |s| s.waits.total_ms),
         row("moved", "GB", |s| Some(s.bytes as f64 / 1e9)),
     ]
 }
