@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ferry_guest::lines::{Fault, Report};
 use ferry_guest::{Line, parse_line};
@@ -14,7 +14,7 @@ use ferry_guest::{Line, parse_line};
 /// The guest's output, read as it grows.
 #[derive(Debug, Default)]
 pub struct GuestLog {
-    file: Option<File>,
+    file: Option<(PathBuf, File)>,
     partial: Vec<u8>,
     newest: BTreeMap<u32, Report>,
     gap_us: u64,
@@ -43,16 +43,18 @@ pub struct Account {
 }
 
 impl GuestLog {
-    /// Goes on reading in another file, from its beginning.
+    /// Goes on reading in another file, from its beginning; in the file that is read already, where it was.
     pub fn follow(&mut self, path: &Path) -> io::Result<()> {
         self.read()?;
-        self.file = Some(File::open(path)?);
+        if self.file.as_ref().is_none_or(|(present, _)| present != path) {
+            self.file = Some((path.to_owned(), File::open(path)?));
+        }
         Ok(())
     }
 
     /// Takes in what was written since the last call.
     pub fn read(&mut self) -> io::Result<()> {
-        let Some(file) = &mut self.file else { return Ok(()) };
+        let Some((_, file)) = &mut self.file else { return Ok(()) };
         file.read_to_end(&mut self.partial)?;
         while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = self.partial.drain(..=end).collect();
@@ -149,6 +151,9 @@ mod tests {
         writeln!(OpenOptions::new().append(true).open(&second).unwrap(), "{}", report(0, 11, 3)).unwrap();
         log.read().unwrap();
         assert_eq!((log.account().pages, log.lines(), log.complaint()), (31, 4, None));
+        log.follow(&second).unwrap();
+        log.read().unwrap();
+        assert_eq!(log.lines(), 4, "nothing is read twice");
     }
 
     #[test]

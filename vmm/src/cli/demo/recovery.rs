@@ -60,8 +60,9 @@ fn tell_paused(stage: &mut Stage, source: &mut FerryRun, destination: &mut Ferry
         })?;
         let missing = info.x_ferry_postcopy.as_ref().map(|stats| stats.missing_pages).unwrap_or_default();
         let missing = units::count(missing);
-        stage.bad(&format!("the {} process: postcopy-paused, {missing} pages to go", process.name()));
-        stage.line("  it says:", cast::reason(&info));
+        // What to do about it, which comes after the reason, is what this act does.
+        let why = cast::reason(&info).split(';').next().unwrap_or_default();
+        stage.bad(&format!("the {} process: postcopy-paused, {missing} pages to go: {why}", process.name()));
     }
     Ok(())
 }
