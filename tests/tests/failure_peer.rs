@@ -171,7 +171,7 @@ fn strangers_do_not_disturb_a_destination_that_waits() {
     strangers.push(stranger(&to, b"GET / HTTP/1.1\r\nHost: guest\r\nAccept: everything\r\n\r\n"));
     strangers.push(stranger(&to, &[0xff; 100]));
     strangers.push(stranger(&to, b"FERRYMIG"));
-    let unknown = Preamble { migration_id: 7, link: Link::Bulk(0) };
+    let unknown = Preamble { migration_id: 7, link: Link::Bulk(0), connection: 0 };
     strangers.push(stranger(&to, &unknown.encode()));
     ferry_tests::migration::move_guest(&mut scene.source, &mut destination, &mut scene.guest);
     drop(strangers);
@@ -186,8 +186,8 @@ fn strangers_do_not_disturb_a_migration_that_goes_on() {
     scene.slow_down();
     scene.source.begin_migration(&to);
     wait_for("pages to be sent", SOON, || scene.source.migration().ram.is_some_and(|ram| ram.normal > 0));
-    let second = Preamble { migration_id: 7, link: Link::Control };
-    let bulk = Preamble { migration_id: 7, link: Link::Bulk(0) };
+    let second = Preamble { migration_id: 7, link: Link::Control, connection: 0 };
+    let bulk = Preamble { migration_id: 7, link: Link::Bulk(0), connection: 0 };
     let strangers =
         [&second.encode()[..], &bulk.encode(), b"GET / HTTP/1.1\r\nHost: guest\r\nAccept: everything\r\n\r\n", b""]
             .map(|bytes| stranger(&to, bytes));

@@ -27,6 +27,9 @@ pub struct Preamble {
     pub migration_id: u128,
     /// Which link.
     pub link: Link,
+    /// Which connection of this migration the link belongs to. The source counts them upwards: a postcopy that is recovered has
+    /// several, and a link of an earlier one that the network delivers late is not taken for one of the present.
+    pub connection: u32,
 }
 
 impl Preamble {
@@ -43,6 +46,7 @@ impl Preamble {
         out[8..10].copy_from_slice(&PROTOCOL_VERSION.to_le_bytes());
         out[10] = role;
         out[11] = index;
+        out[12..16].copy_from_slice(&self.connection.to_le_bytes());
         out[16..32].copy_from_slice(&self.migration_id.to_le_bytes());
         let crc = crc32c::crc32c(&out[..36]);
         out[36..].copy_from_slice(&crc.to_le_bytes());
@@ -80,7 +84,7 @@ impl Preamble {
         };
         let mut id = [0; 16];
         id.copy_from_slice(&bytes[16..32]);
-        Ok(Preamble { migration_id: u128::from_le_bytes(id), link })
+        Ok(Preamble { migration_id: u128::from_le_bytes(id), link, connection: super::le_u32(&bytes[12..]) })
     }
 }
 
@@ -104,15 +108,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn reads_back_what_was_written(migration_id: u128, index: u8, role in 0u8..3) {
+        fn reads_back_what_was_written(migration_id: u128, index: u8, role in 0u8..3, connection: u32) {
             let link = [Link::Control, Link::Urgent, Link::Bulk(index)][usize::from(role)];
-            let preamble = Preamble { migration_id, link };
+            let preamble = Preamble { migration_id, link, connection };
             prop_assert_eq!(Preamble::decode(&preamble.encode()), Ok(preamble));
         }
 
         #[test]
         fn any_flipped_bit_is_noticed(bit in 0usize..PREAMBLE_LEN * 8) {
-            let mut bytes = Preamble { migration_id: 7, link: Link::Bulk(3) }.encode();
+            let mut bytes = Preamble { migration_id: 7, link: Link::Bulk(3), connection: 2 }.encode();
             bytes[bit / 8] ^= 1 << (bit % 8);
             prop_assert!(Preamble::decode(&bytes).is_err());
         }

@@ -32,7 +32,7 @@ fn control_link() -> Vec<u8> {
         postcopy: false,
         handshake: ferry_migration::Handshake::Setup,
     };
-    let mut bytes = Preamble { migration_id: 7, link: Link::Control }.encode().to_vec();
+    let mut bytes = Preamble { migration_id: 7, link: Link::Control, connection: 0 }.encode().to_vec();
     bytes.extend(control::encode(&hello, &[5; 100], 7, 0).unwrap());
     bytes.extend([5; 100]);
     bytes.extend(control::encode(&ToDestination::Permit { generation: 1 }, &[], 7, 1).unwrap());
@@ -40,7 +40,7 @@ fn control_link() -> Vec<u8> {
 }
 
 fn bulk_link() -> Vec<u8> {
-    let mut bytes = Preamble { migration_id: 7, link: Link::Bulk(0) }.encode().to_vec();
+    let mut bytes = Preamble { migration_id: 7, link: Link::Bulk(0), connection: 0 }.encode().to_vec();
     let mut data = [0; 8];
     data[3] = 0b101;
     bytes.extend(bulk::encode(&Frame::Chunk(Chunk { index: 0, data, zero: [0; 8] }), 7, 0));
@@ -51,7 +51,7 @@ fn bulk_link() -> Vec<u8> {
 
 /// What the source says on an urgent link: its preamble and two answers.
 fn urgent_link() -> Vec<u8> {
-    let mut bytes = Preamble { migration_id: 7, link: Link::Urgent }.encode().to_vec();
+    let mut bytes = Preamble { migration_id: 7, link: Link::Urgent, connection: 0 }.encode().to_vec();
     for (sequence, page) in [(0, 1), (1, 3)] {
         let mut data = [0; 8];
         data[0] = 1 << page;

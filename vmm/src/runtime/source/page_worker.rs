@@ -111,8 +111,12 @@ impl PageWorker {
                 Err(PagesError::Interrupted) => continue,
                 Err(error) => LinkEvent::PagesLost(crate::runtime::causes(&error)),
             };
+            let all_sent = matches!(event, LinkEvent::PagesDone(Input::AllSent));
             if self.events.send(Event::OfLink(self.epoch, event)).is_err() {
                 break;
+            }
+            if all_sent {
+                self.await_end();
             }
         }
         self.join_urgent();
@@ -179,6 +183,15 @@ impl PageWorker {
         Ok(Input::AllSent)
     }
 
+    /// Nothing is written any more: only a read tells that the link was lost with pages on their way.
+    fn await_end(&self) {
+        if let Some(sender) = &self.sender {
+            let error = LinkEvent::PagesLost(crate::runtime::causes(&sender.wait_closed()));
+            // Without a driver nobody needs to know.
+            let _ = self.events.send(Event::OfLink(self.epoch, error));
+        }
+    }
+
     /// Ends with the link that it serves.
     fn join_urgent(&mut self) {
         if let Some(thread) = self.urgent.take()
@@ -206,7 +219,7 @@ impl PageWorker {
         let stream = Stream::connect(&self.route.to, deadline, &self.route.cancel).map_err(LinkError::io(name))?;
         // The driver keeps it to end it from outside; without a driver there is nothing to do.
         let _ = self.events.send(Event::OfLink(self.epoch, LinkEvent::Pages(stream.clone())));
-        let preamble = Preamble { migration_id: self.route.migration_id, link };
+        let preamble = Preamble { migration_id: self.route.migration_id, link, connection: self.epoch };
         stream.write_all(&preamble.encode()).map_err(LinkError::io(name))?;
         let session = session(self.route.migration_id);
         let chunks =

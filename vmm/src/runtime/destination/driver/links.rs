@@ -21,12 +21,18 @@ impl Driver {
         match (preamble.link, self.migration_id) {
             (Link::Control, None) => {
                 self.migration_id = Some(preamble.migration_id);
+                self.source_connection = preamble.connection;
                 self.progress.set_status(Status::Setup);
                 self.begin(preamble.migration_id, stream);
                 let first = self.core.start();
                 self.perform(first);
             }
-            (Link::Control, Some(id)) if id == preamble.migration_id && self.core.is_in_postcopy() => {
+            (Link::Control, Some(id))
+                if id == preamble.migration_id
+                    && preamble.connection > self.source_connection
+                    && self.core.is_in_postcopy() =>
+            {
+                self.source_connection = preamble.connection;
                 self.source_is_back(id, stream);
             }
             (Link::Control, Some(_)) => {
@@ -38,16 +44,24 @@ impl Driver {
                 }
                 self.refused.push(second);
             }
-            (Link::Bulk(index), Some(id)) if id == preamble.migration_id => {
+            (Link::Bulk(index), _) if self.is_of_connection(&preamble) => {
                 self.bulk_links.push((index, stream.clone()));
                 self.links.push(stream);
                 self.receive_pages();
             }
-            (Link::Urgent, Some(id)) if id == preamble.migration_id => self.urgent_arrived(id, stream),
+            (Link::Urgent, Some(id)) if self.is_of_connection(&preamble) => self.urgent_arrived(id, stream),
             (Link::Bulk(_) | Link::Urgent, _) => {
-                tracing::warn!("a page link of a migration that is not known was closed")
+                tracing::warn!("a page link of a migration, or of a connection, that is not known was closed");
+                stream.shutdown();
             }
         }
+    }
+
+    /// Whether a page link belongs beside the present control link.
+    fn is_of_connection(&self, preamble: &Preamble) -> bool {
+        !self.paused
+            && self.migration_id == Some(preamble.migration_id)
+            && self.source_connection == preamble.connection
     }
 
     /// The source comes again: what it has given up is given up here, whether or not this side has noticed the break.

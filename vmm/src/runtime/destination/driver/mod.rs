@@ -68,6 +68,8 @@ pub(super) struct Driver {
     permitted: Instant,
     /// Counts connections: what a link of an earlier one says late is not heard.
     connection: u32,
+    /// The source's own count of the present one.
+    source_connection: u32,
     paused: bool,
     armed: Arc<Armed>,
     missing: Option<Arc<Missing>>,
@@ -115,6 +117,7 @@ impl Driver {
             gathered: now,
             permitted: now,
             connection: 0,
+            source_connection: 0,
             paused: false,
             armed: Arc::default(),
             missing: None,

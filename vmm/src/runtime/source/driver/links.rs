@@ -28,7 +28,7 @@ impl Driver {
         }
         let (to, events, epoch) = (self.to.clone(), self.events.clone(), self.epoch);
         let deadline = Instant::now() + self.timers.durations.setup;
-        let preamble = Preamble { migration_id: self.migration_id, link: Link::Control };
+        let preamble = Preamble { migration_id: self.migration_id, link: Link::Control, connection: self.epoch };
         let cancel = self.cancel.try_clone();
         let connect = move || {
             let opened = cancel.and_then(|cancel| Stream::connect(&to, deadline, &cancel)).and_then(|stream| {
