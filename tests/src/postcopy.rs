@@ -1,11 +1,12 @@
 //! The stage of a recovery test: a guest that runs at its destination while most of its memory is still at the source, and a
 //! relay between the two.
 
+use ferry_guest::workload::Order;
 use ferry_migration::info::{MigrationInfo, Status};
 use serde_json::json;
 
 use crate::wait::{LONG, wait_until};
-use crate::{Ferry, Relay, Scene};
+use crate::{Ferry, Lab, Relay, Scene, Spec};
 
 /// A postcopy that goes on, slowly enough that there is time to break it.
 #[derive(Debug)]
@@ -16,6 +17,15 @@ pub struct Postcopy {
     pub relay: Relay,
     /// The source and the guest.
     pub scene: Scene,
+}
+
+/// A guest with two vCPUs that touch most of its memory, in no order: until it has all of its pages, it needs one soon.
+#[must_use]
+pub fn restless(_: &Lab, spec: Spec) -> Spec {
+    spec.cpus(2).memory("64M").workload(|load| {
+        load.working_set = 40 << 20;
+        load.order = Order::Rand;
+    })
 }
 
 impl Postcopy {

@@ -1,6 +1,7 @@
 //! A postcopy whose link breaks: both sides wait, the guest loses nothing, and a recovery goes on where it was.
 
 use ferry_migration::info::Status;
+use ferry_tests::postcopy::restless;
 use ferry_tests::relay::{Fault, Link, Side, Spot};
 use ferry_tests::wait::wait_for;
 use ferry_tests::{Postcopy, SOON, Scene};
@@ -8,12 +9,12 @@ use serde_json::json;
 
 /// A guest with two vCPUs, in a postcopy that goes slowly.
 fn stage() -> Option<Postcopy> {
-    Some(Postcopy::begin(Scene::with(|_, spec| spec.cpus(2))?))
+    Some(Postcopy::begin(Scene::with(restless)?))
 }
 
 /// The same, with deadlines of half a second.
 fn impatient_stage() -> Option<Postcopy> {
-    let mut scene = Scene::with(|_, spec| spec.cpus(2))?;
+    let mut scene = Scene::with(restless)?;
     scene.source.set_parameters(json!({
         "x-ferry-setup-timeout-ms": 1000, "x-ferry-heartbeat-timeout-ms": 500,
     }));

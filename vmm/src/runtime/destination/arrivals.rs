@@ -42,7 +42,10 @@ fn accept_all(listener: &Listener, cancel: &EventFd, events: &Sender<Event>) {
                 let (counted, events, introduced) = (strangers.clone(), events.clone(), stream.clone());
                 counted.fetch_add(1, SeqCst);
                 let spawned = std::thread::Builder::new().name("ferry-dst-hello".into()).spawn(move || {
-                    introduce(introduced, &events);
+                    if !introduce(&introduced, &events) {
+                        // Whoever accepts keeps a share of it until somebody else comes.
+                        introduced.shutdown();
+                    }
                     counted.fetch_sub(1, SeqCst);
                 });
                 match spawned {
@@ -67,19 +70,18 @@ fn accept_all(listener: &Listener, cancel: &EventFd, events: &Sender<Event>) {
     }
 }
 
-fn introduce(stream: Stream, events: &Sender<Event>) {
+/// Whether the driver has it now.
+fn introduce(stream: &Stream, events: &Sender<Event>) -> bool {
     let mut bytes = [0; PREAMBLE_LEN];
     let read = stream.set_read_timeout(Some(INTRODUCTION)).and_then(|()| stream.read_exact(&mut bytes));
     if let Err(error) = read {
         tracing::info!(%error, "a connection did not introduce itself and was closed");
-        return;
+        return false;
     }
     match Preamble::decode(&bytes) {
         Ok(preamble) => {
-            if stream.set_read_timeout(None).is_ok() {
-                // The driver ends only after this thread.
-                let _ = events.send(Event::Arrived(preamble, stream));
-            }
+            // The driver ends only after this thread.
+            stream.set_read_timeout(None).is_ok() && events.send(Event::Arrived(preamble, stream.clone())).is_ok()
         }
         Err(error) => {
             tracing::warn!(%error, "a connection was refused");
@@ -91,6 +93,7 @@ fn introduce(stream: Stream, events: &Sender<Event>) {
                     stream.drain();
                 }
             }
+            false
         }
     }
 }

@@ -103,6 +103,15 @@ impl ChunkSender {
         self.send_head(&Frame::Switch(number))
     }
 
+    /// Waits until the link has ended, and tells how. Nothing comes on a bulk link, so a read waits for its end.
+    #[must_use]
+    pub fn wait_closed(&self) -> LinkError {
+        match self.stream.read_exact(&mut [0]) {
+            Err(error) => LinkError::io(self.link)(error),
+            Ok(()) => LinkError::Closed { link: self.link },
+        }
+    }
+
     /// The destination has asked for a page.
     pub fn note_request(&self) {
         self.progress.pages.requests.fetch_add(1, Relaxed);

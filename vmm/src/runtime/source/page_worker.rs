@@ -111,8 +111,12 @@ impl PageWorker {
                 Err(PagesError::Interrupted) => continue,
                 Err(error) => LinkEvent::PagesLost(crate::runtime::causes(&error)),
             };
+            let all_sent = matches!(event, LinkEvent::PagesDone(Input::AllSent));
             if self.events.send(Event::OfLink(self.epoch, event)).is_err() {
                 break;
+            }
+            if all_sent {
+                self.await_end();
             }
         }
         self.join_urgent();
@@ -182,6 +186,15 @@ impl PageWorker {
         sender.stream(&remaining)?;
         sender.mark_end()?;
         Ok(Input::AllSent)
+    }
+
+    /// Nothing is written any more: only a read tells that the link was lost with pages on their way.
+    fn await_end(&self) {
+        if let Some(sender) = &self.sender {
+            let error = LinkEvent::PagesLost(crate::runtime::causes(&sender.wait_closed()));
+            // Without a driver nobody needs to know.
+            let _ = self.events.send(Event::OfLink(self.epoch, error));
+        }
     }
 
     /// Ends with the link that it serves.

@@ -204,6 +204,8 @@ impl PageSender {
             if self.controls.stop.load(Relaxed) {
                 return Err(PagesError::Interrupted);
             }
+            // A destination that has not taken this link would wait for what is claimed here for ever.
+            self.chunks.check_open()?;
             let mut populated = [0; CHUNK_WORDS];
             let memory = self.machine.memory();
             memory.populated_words(chunk * CHUNK_PAGES, &mut populated).map_err(PagesError::PageMap)?;
@@ -220,6 +222,12 @@ impl PageSender {
     pub fn mark_end(&mut self) -> Result<(), PagesError> {
         self.marker += 1;
         Ok(self.chunks.send_marker(self.marker)?)
+    }
+
+    /// Waits until the link has ended, and tells how.
+    #[must_use]
+    pub fn wait_closed(&self) -> LinkError {
+        self.chunks.wait_closed()
     }
 
     /// Goes on over another link.

@@ -39,7 +39,8 @@ impl Driver {
             }
             (Link::Urgent, Some(id)) if self.is_of_present_connection(&preamble) => self.urgent_arrived(id, stream),
             (Link::Bulk(_) | Link::Urgent, _) => {
-                tracing::warn!("a page link of a connection that is not known was closed")
+                tracing::warn!("a page link of a connection that is not known was closed");
+                stream.shutdown();
             }
         }
     }
@@ -54,6 +55,7 @@ impl Driver {
     fn is_of_present_connection(&self, preamble: &Preamble) -> bool {
         self.migration_id == Some(preamble.migration_id)
             && self.control.is_some()
+            && !self.paused
             && preamble.connection == self.source_connection
     }
 
