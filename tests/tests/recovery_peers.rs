@@ -185,3 +185,19 @@ fn a_frozen_side_is_paused_and_recovers_when_it_thaws() {
     }
     stage.ends_well();
 }
+
+#[test]
+fn the_death_of_what_serves_missing_pages_is_told_and_not_a_hang() {
+    let Some(mut stage) = stage() else { return };
+    // From now on the next page that the guest lacks ends the thread that hears of it.
+    stage.destination.set_fault(json!({ "at": "USERFAULTFD_READ", "do": "fail" }));
+    assert_eq!(stage.destination.wait_exit(SOON), 1);
+    let error = stage.destination.stderr();
+    assert!(error.contains("cannot get its missing pages") && error.contains("USERFAULTFD_READ"), "{error}");
+    let source = &mut stage.scene.source;
+    source.wait_migration(Status::PostcopyPaused);
+    never_runs_again(source);
+    source.qmp("x-ferry-resolve", json!({ "owner": "destination", "peer-fenced": true }));
+    assert_eq!(source.wait_migration_end().status, Some(Status::Completed));
+    source.quit();
+}

@@ -1,5 +1,5 @@
 //! What the fault device is told to do:
-//! `at=save|load|post_load|KVM_…,do=fail|hang|delay:MS[,of=PART][,times=N][,in=incoming|outgoing]`.
+//! `at=save|load|post_load|KVM_…|USERFAULTFD_READ,do=fail|hang|delay:MS[,of=PART][,times=N][,in=incoming|outgoing]`.
 //!
 //! The command line and QMP (`x-ferry-fault-set`) both end in a [`FaultSpec`], one from text, the other from key and value
 //! pairs. Which calls and parts there are only the machine knows: it refuses rules that could never apply.
@@ -135,7 +135,9 @@ pub enum FaultSpecError {
     },
 }
 
-const AT: (&str, &str) = ("at", "save|load|post_load|KVM_…");
+/// How the names of calls begin.
+const CALLS: [&str; 2] = ["KVM_", "USERFAULTFD_"];
+const AT: (&str, &str) = ("at", "save|load|post_load|KVM_…|USERFAULTFD_READ");
 const DO: (&str, &str) = ("do", "fail|hang|delay:MS (at most 600000)");
 const OF: (&str, &str) = ("of", "PART, for example serial/0");
 const TIMES: (&str, &str) = ("times", "N, from 1");
@@ -219,8 +221,8 @@ fn point(value: &str) -> Option<FaultPoint> {
     let steps = [FaultStep::Save, FaultStep::Load, FaultStep::PostLoad];
     let is_call = |name: &str| {
         let of_a_name = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
-        name.len() <= MAX_NAME
-            && name.strip_prefix("KVM_").is_some_and(|rest| !rest.is_empty() && rest.bytes().all(of_a_name))
+        let rest = CALLS.iter().find_map(|family| name.strip_prefix(family));
+        name.len() <= MAX_NAME && rest.is_some_and(|rest| !rest.is_empty() && rest.bytes().all(of_a_name))
     };
     match steps.into_iter().find(|step| step.as_str() == value) {
         Some(step) => Some(FaultPoint::Step(step)),
@@ -296,8 +298,8 @@ mod tests {
     fn errors_name_the_key_and_what_it_accepts() {
         for (text, expected) in [
             ("at=save", "fault: `do` is missing: add do=fail|hang|delay:MS (at most 600000)"),
-            ("do=fail", "fault: `at` is missing: add at=save|load|post_load|KVM_…"),
-            ("at=boot,do=fail", "fault: at=boot: write at=save|load|post_load|KVM_…"),
+            ("do=fail", "fault: `at` is missing: add at=save|load|post_load|KVM_…|USERFAULTFD_READ"),
+            ("at=boot,do=fail", "fault: at=boot: write at=save|load|post_load|KVM_…|USERFAULTFD_READ"),
             ("at=save,do=delay:", "fault: do=delay:: write do=fail|hang|delay:MS (at most 600000)"),
             ("at=save,do=delay:600001", "fault: do=delay:600001: write do=fail|hang|delay:MS (at most 600000)"),
             ("at=save,do=fail,times=0", "fault: times=0: write times=N, from 1"),

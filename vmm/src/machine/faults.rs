@@ -10,6 +10,7 @@ use super::error::DeviceFailure;
 use super::parts::Parts;
 use super::{Machine, sections};
 use crate::kvm::StateCall;
+use crate::memory::userfault::HEAR;
 
 /// A rule that this machine does not take.
 #[derive(Debug, thiserror::Error)]
@@ -59,10 +60,11 @@ pub(super) fn set(parts: &Parts, rule: FaultSpec) -> Result<(), FaultRuleError> 
 pub fn call_of(rule: &FaultSpec) -> Result<Option<StateCall>, FaultRuleError> {
     match &rule.at {
         FaultPoint::Step(_) => Ok(None),
+        FaultPoint::Call(name) if name == HEAR => Ok(None),
         FaultPoint::Call(name) => match StateCall::ALL.iter().find(|call| call.name() == name) {
             Some(call) => Ok(Some(*call)),
             None => {
-                let known = StateCall::ALL.iter().map(|call| call.name()).collect::<Vec<_>>().join(", ");
+                let known = StateCall::ALL.iter().map(|call| call.name()).chain([HEAR]).collect::<Vec<_>>().join(", ");
                 Err(FaultRuleError::Call { name: name.clone(), known })
             }
         },

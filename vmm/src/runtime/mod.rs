@@ -359,6 +359,22 @@ fn join_interrupting(machine: &Machine, threads: impl IntoIterator<Item = std::t
     }
 }
 
+/// Starts a thread whose death would leave somebody waiting for ever: a panic is told through `died`.
+fn spawn_watched(
+    name: &str,
+    run: impl FnOnce() + Send + 'static,
+    died: impl FnOnce(String) + Send + 'static,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
+    let name = name.to_owned();
+    let reason = format!("the thread {name} ended unexpectedly; see the log");
+    std::thread::Builder::new().name(name).spawn(move || {
+        // What the closure holds is not used any more after a panic.
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err() {
+            died(reason);
+        }
+    })
+}
+
 /// Puts away threads that have ended: a postcopy that is broken and recovered for long starts many.
 fn join_finished(threads: &mut Vec<std::thread::JoinHandle<()>>) {
     for thread in threads.extract_if(.., |thread| thread.is_finished()) {

@@ -251,7 +251,11 @@ mod tests {
     #[test]
     fn other_links_pass_as_they_are_until_the_cut() {
         let (relay, mut source, mut destination) = connected(None);
-        assert!(passes(&mut source, &mut destination, &Preamble { migration_id: 7, connection: 0, link: Link::Urgent }.encode()));
+        assert!(passes(
+            &mut source,
+            &mut destination,
+            &Preamble { migration_id: 7, connection: 0, link: Link::Urgent }.encode()
+        ));
         assert!(passes(&mut source, &mut destination, b"pages"));
         assert!(passes(&mut destination, &mut source, b"requests"));
         relay.cut();

@@ -64,6 +64,8 @@ pub use open::support;
 
 /// Received neighbours that are mapped along with a page that somebody waits for.
 const MAP_AROUND: u64 = 8;
+/// What a rule of the fault device calls hearing of a missing page: whoever does so asks it first.
+pub const HEAR: &str = "USERFAULTFD_READ";
 /// What a page that holds nothing reads as.
 static ZERO_PAGE: [u8; PAGE_SIZE as usize] = [0; PAGE_SIZE as usize];
 

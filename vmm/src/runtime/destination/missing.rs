@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use ferry_devices::DeviceId;
+use ferry_devices::fault::FaultControl;
 use ferry_migration::destination::Input;
 use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE, PageBitmap};
 use ferry_migration::wire::bulk::Chunk;
@@ -16,13 +18,14 @@ use ferry_migration::wire::request;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::machine::Machine;
-use crate::memory::userfault::{Faults, Landing, Next, UserfaultError};
+use crate::memory::userfault::{Faults, HEAR, Landing, Next, UserfaultError};
 use crate::runtime::control::LinkError;
 use crate::runtime::destination::Event;
 use crate::runtime::stream::Stream;
 
 /// How long the handler sleeps between looks at nothing in particular.
 const LOOK: Duration = Duration::from_secs(3600);
+const MEMORY: DeviceId = DeviceId { name: "memory", instance: 0 };
 
 /// Why received pages could not be placed.
 #[derive(Debug, thiserror::Error)]
@@ -68,11 +71,14 @@ impl Missing {
             stop,
             events,
         });
-        let handler = missing.clone();
-        let thread = std::thread::Builder::new()
-            .name("ferry-dst-faults".into())
-            .spawn(move || handler.hear_faults())
-            .map_err(UserfaultError::Open)?;
+        let (handler, dead) = (missing.clone(), missing.clone());
+        let injected = machine.faults().clone();
+        let thread = crate::runtime::spawn_watched(
+            "ferry-dst-faults",
+            move || handler.hear_faults(&injected),
+            move |reason| dead.died(reason),
+        );
+        let thread = thread.map_err(UserfaultError::Open)?;
         missing.look_if_all_here();
         Ok((missing, thread))
     }
@@ -132,21 +138,23 @@ impl Missing {
         }
     }
 
-    fn hear_faults(&self) {
+    fn hear_faults(&self, injected: &FaultControl) {
         let mut handler = self.faults.handler();
         loop {
             match handler.next(LOOK, &self.stop) {
-                Ok(Next::Page(page)) => self.request(page),
+                Ok(Next::Page(page)) if injected.before_call(HEAR, &MEMORY).is_ok() => self.request(page),
+                Ok(Next::Page(page)) => return self.died(format!("told to fail in {HEAR}, of page {page}")),
                 Ok(Next::TimedOut) => {}
                 Ok(Next::Cancelled) => return,
-                Err(error) => {
-                    let reason = crate::runtime::causes(&error);
-                    // Without a driver nobody needs to know.
-                    let _ = self.events.send(Event::Input(Input::FaultsDied(reason)));
-                    return;
-                }
+                Err(error) => return self.died(crate::runtime::causes(&error)),
             }
         }
+    }
+
+    /// Nobody hears of missing pages any more: who waits for one would wait for ever.
+    fn died(&self, reason: String) {
+        // Without a driver nobody needs to know.
+        let _ = self.events.send(Event::Input(Input::FaultsDied(reason)));
     }
 
     fn request(&self, page: u64) {

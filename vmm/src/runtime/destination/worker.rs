@@ -1,5 +1,6 @@
 //! The threads that work for a destination's driver: one loads and starts the machine, one for each bulk link takes pages.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
@@ -14,7 +15,7 @@ use crate::memory::userfault::{UserfaultError, discard_outdated};
 use crate::runtime::destination::missing::Missing;
 use crate::runtime::destination::pages::{Armed, Mark, PageReceiver};
 use crate::runtime::destination::{Event, LinkEvent};
-use crate::runtime::source::guest_worker::{failure, machine_failure};
+use crate::runtime::source::guest_worker::{failure, machine_failure, panicked};
 
 /// What the machine's worker can be asked for.
 #[derive(Debug)]
@@ -50,18 +51,12 @@ pub fn machine_worker(
     let (jobs, inbox) = channel();
     let run = move || {
         for job in inbox {
-            let input = match job {
-                MachineJob::Load(job) => Input::Loaded(load(&machine, &job, &events).map(|()| LoadTimes {
-                    load_us: job.arrived.elapsed().as_micros() as u64,
-                    pages_us: job.gathered.saturating_duration_since(job.arrived).as_micros() as u64,
-                })),
-                MachineJob::Start(permitted) => Input::Started(
-                    machine
-                        .release_hold()
-                        .map(|()| permitted.elapsed().as_micros() as u64)
-                        .map_err(|error| machine_failure(&error)),
-                ),
-            };
+            let starts = matches!(job, MachineJob::Start(_));
+            let input =
+                catch_unwind(AssertUnwindSafe(|| do_job(&machine, job, &events))).unwrap_or_else(|_| match starts {
+                    true => Input::Started(Err(panicked())),
+                    false => Input::Loaded(Err(panicked())),
+                });
             if events.send(Event::Input(input)).is_err() {
                 return;
             }
@@ -69,6 +64,21 @@ pub fn machine_worker(
     };
     let thread = std::thread::Builder::new().name("ferry-dst-load".into()).spawn(run)?;
     Ok((jobs, thread))
+}
+
+fn do_job(machine: &Machine, job: MachineJob, events: &Sender<Event>) -> Input {
+    match job {
+        MachineJob::Load(job) => Input::Loaded(load(machine, &job, events).map(|()| LoadTimes {
+            load_us: job.arrived.elapsed().as_micros() as u64,
+            pages_us: job.gathered.saturating_duration_since(job.arrived).as_micros() as u64,
+        })),
+        MachineJob::Start(permitted) => Input::Started(
+            machine
+                .release_hold()
+                .map(|()| permitted.elapsed().as_micros() as u64)
+                .map_err(|error| machine_failure(&error)),
+        ),
+    }
 }
 
 fn load(machine: &Machine, job: &LoadJob, events: &Sender<Event>) -> Result<(), Failure> {
@@ -101,6 +111,7 @@ pub fn page_worker(
     connection: u32,
     events: Sender<Event>,
 ) -> std::io::Result<JoinHandle<()>> {
+    let told = events.clone();
     let run = move || {
         let lost = |error: &dyn std::error::Error| {
             Event::OfLink(connection, LinkEvent::PagesLost(crate::runtime::causes(error)))
@@ -128,5 +139,8 @@ pub fn page_worker(
             let _ = events.send(lost(&error));
         }
     };
-    std::thread::Builder::new().name("ferry-dst-pages".into()).spawn(run)
+    crate::runtime::spawn_watched("ferry-dst-pages", run, move |reason| {
+        // As above.
+        let _ = told.send(Event::OfLink(connection, LinkEvent::PagesLost(reason)));
+    })
 }

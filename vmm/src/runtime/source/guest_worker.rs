@@ -2,6 +2,7 @@
 //!
 //! It does one job after another, answers each with an input for the state machine, and ends when its job channel closes.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
@@ -34,7 +35,8 @@ pub fn guest_worker(
     let (jobs, inbox) = channel();
     let run = move || {
         for job in inbox {
-            let input = do_guest_job(&machine, job, &events);
+            let done = catch_unwind(AssertUnwindSafe(|| do_guest_job(&machine, job, &events)));
+            let input = done.unwrap_or_else(|_| answer(job, Err(panicked())));
             if events.send(Event::Guest(input)).is_err() {
                 return;
             }
@@ -49,12 +51,27 @@ fn do_guest_job(machine: &Machine, job: GuestJob, events: &Sender<Event>) -> Inp
         // The driver lives as long as its workers.
         let _ = events.send(Event::State(section::encode(&state)));
     };
+    let result = match job {
+        GuestJob::Snapshot => machine.snapshot().map(keep).map_err(failure),
+        GuestJob::Stop => stop(machine),
+        GuestJob::Save => machine.save().map(keep).map_err(failure),
+        GuestJob::Resume => resume(machine),
+    };
+    answer(job, result)
+}
+
+fn answer(job: GuestJob, result: Result<(), Failure>) -> Input {
     match job {
-        GuestJob::Snapshot => Input::Snapshotted(machine.snapshot().map(keep).map_err(failure)),
-        GuestJob::Stop => Input::Stopped(stop(machine)),
-        GuestJob::Save => Input::Saved(machine.save().map(keep).map_err(failure)),
-        GuestJob::Resume => Input::Resumed(resume(machine)),
+        GuestJob::Snapshot => Input::Snapshotted(result),
+        GuestJob::Stop => Input::Stopped(result),
+        GuestJob::Save => Input::Saved(result),
+        GuestJob::Resume => Input::Resumed(result),
     }
+}
+
+/// What is told of a job that has panicked: every job is answered, or the driver would wait for ever.
+pub fn panicked() -> Failure {
+    Failure { device: "machine".to_owned(), reason: "ended unexpectedly; see the log".to_owned() }
 }
 
 fn stop(machine: &Machine) -> Result<(), Failure> {

@@ -85,7 +85,13 @@ pub fn start(
         rounds: Convergence::default(),
         began: Instant::now(),
     };
-    let thread = std::thread::Builder::new().name("ferry-src-pages".into()).spawn(move || worker.run(&inbox))?;
+    let told = worker.events.clone();
+    let thread = crate::runtime::spawn_watched(
+        "ferry-src-pages",
+        move || worker.run(&inbox),
+        // Without a driver nobody needs to know.
+        move |reason| drop(told.send(Event::Input(Input::LinkLost(reason)))),
+    )?;
     Ok((jobs, thread))
 }
 
@@ -179,7 +185,11 @@ impl PageWorker {
             // Without a driver nobody needs to know.
             let _ = events.send(Event::OfLink(epoch, LinkEvent::PagesLost(crate::runtime::causes(&error))));
         };
-        let thread = std::thread::Builder::new().name("ferry-src-urgent".into()).spawn(serve);
+        let (told, epoch) = (self.events.clone(), self.epoch);
+        let thread = crate::runtime::spawn_watched("ferry-src-urgent", serve, move |reason| {
+            // As above.
+            let _ = told.send(Event::OfLink(epoch, LinkEvent::PagesLost(reason)));
+        });
         self.urgent = Some(thread.map_err(PagesError::Thread)?);
         let sender = self.sender()?;
         sender.begin_background();
