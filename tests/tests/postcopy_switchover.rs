@@ -379,3 +379,17 @@ fn a_load_that_hangs_is_given_up_after_the_load_timeout() {
         scene.ends_well_by_postcopy();
     });
 }
+
+#[test]
+fn a_source_that_dies_before_the_permit_ends_its_destination_even_in_a_load_that_hangs() {
+    for at in ["load", "post_load", "KVM_SET_LAPIC,of=vcpu/1"] {
+        with_both(|mut scene, _| {
+            let mut destination = scene.destination_with(&format!("fault,at={at},do=hang,in=incoming"));
+            scene.begin_slow_postcopy(&destination.wait_listening());
+            destination.wait_migration(Status::PostcopySetup);
+            scene.source.kill();
+            let error = gave_up(&mut destination);
+            assert!(error.contains("link"), "{at}: {error}");
+        });
+    }
+}
