@@ -24,6 +24,9 @@ const IN_A_RECOVERY: [Spot; 6] = [
     Spot::Pages(0),
 ];
 
+/// Recoveries that may fail one after the other without having been told to.
+const UNWANTED_BREAKS: u32 = 5;
+
 /// Numbers that a seed determines (splitmix64, Steele and others, 2014).
 #[derive(Debug)]
 struct Random(u64);
@@ -222,12 +225,29 @@ impl Run {
             }
             self.summary.breaks += 1;
         }
-        self.resume();
-        wait_until("the recovery", LONG, || {
-            let statuses = self.statuses();
+        self.recover();
+    }
+
+    /// A machine that is too busy for its heartbeats may break a recovery by itself, but not again and again.
+    fn recover(&mut self) {
+        for _ in 0..UNWANTED_BREAKS {
+            self.resume();
+            let settled = |status: &Option<Status>| {
+                matches!(status, Some(Status::PostcopyActive | Status::PostcopyPaused | Status::Completed))
+            };
             let good = |status: &Option<Status>| matches!(status, Some(Status::PostcopyActive | Status::Completed));
-            statuses.iter().all(good).then_some(())
-        });
+            let statuses = wait_until("the recovery, or its failure", LONG, || {
+                Some(self.statuses()).filter(|statuses| statuses.iter().all(settled))
+            });
+            if statuses.iter().all(good) {
+                return;
+            }
+            self.wait_noticed();
+            if !self.goes_on() {
+                return;
+            }
+        }
+        panic!("{:?} {:?}", self.source.migration(), self.destination.migration());
     }
 
     fn resume(&mut self) {
