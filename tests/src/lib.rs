@@ -21,6 +21,7 @@ pub mod procfs;
 pub mod relay;
 pub mod scene;
 pub mod simulator;
+pub mod soak;
 pub mod spec;
 pub mod wait;
 

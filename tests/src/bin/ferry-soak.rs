@@ -1,14 +1,16 @@
 //! Moves one loaded guest to and fro many times and prints what each move cost; ends with status 1 at the first error.
 //!
 //! For whoever wants to trust Ferry for longer than a test runs: `cargo run --release -p ferry-tests --bin ferry-soak 1000`.
+//! With `--postcopy` every move is a postcopy of a new guest, with breaks and recoveries that a seed chooses.
 
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use clap::Parser;
 use ferry_guest::workload::{Order, Rate};
 use ferry_tests::migration::move_guest;
 use ferry_tests::procfs::Holdings;
-use ferry_tests::{GuestLog, Lab, Spec, disk};
+use ferry_tests::{GuestLog, Lab, Spec, disk, soak};
 
 /// Migrations when the command line names no number.
 const DEFAULT_MOVES: u64 = 100;
@@ -21,21 +23,52 @@ struct Costs {
     gap_us: Vec<u64>,
 }
 
+/// Moves one guest to and fro, or with --postcopy one guest after the other, with breaks on the way.
+#[derive(Debug, Parser)]
+struct Options {
+    /// How many.
+    #[arg(default_value_t = DEFAULT_MOVES)]
+    moves: u64,
+    /// Move by postcopy, and break and recover it at random.
+    #[arg(long)]
+    postcopy: bool,
+    /// What chance begins with; the clock when left out. The run after it has the next seed.
+    #[arg(long, requires = "postcopy")]
+    seed: Option<u64>,
+}
+
 fn main() -> ExitCode {
-    let moves = match std::env::args().nth(1).map(|text| text.parse()) {
-        None => DEFAULT_MOVES,
-        Some(Ok(moves)) => moves,
-        Some(Err(_)) => {
-            eprintln!("usage: ferry-soak [MOVES]; MOVES is a number, {DEFAULT_MOVES} when left out");
-            return ExitCode::from(2);
-        }
-    };
+    let options = Options::parse();
     let Some(lab) = Lab::new() else { return ExitCode::SUCCESS };
     // Everything that goes wrong is a panic of the harness, with the processes' last lines.
-    match std::panic::catch_unwind(|| soak(&lab, moves)) {
+    let run = || if options.postcopy { postcopies(&lab, &options) } else { soak(&lab, options.moves) };
+    match std::panic::catch_unwind(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+fn postcopies(lab: &Lab, options: &Options) {
+    let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let first = options.seed.unwrap_or_else(clock);
+    let began = Instant::now();
+    let (mut breaks, mut postcopies, mut compared, mut resolved) = (0, 0, 0, 0);
+    for seed in (first..).take(options.moves as usize) {
+        // Said first, for the case that it does not come back.
+        println!("ferry-soak --postcopy --seed {seed} 1");
+        let summary = soak::postcopy(lab, seed);
+        println!("    {summary}");
+        breaks += summary.breaks;
+        postcopies += u64::from(summary.postcopy);
+        compared += u64::from(summary.compared);
+        resolved += u64::from(summary.resolved);
+    }
+    println!(
+        "\n{} moves in {:.1} s, no error of a guest: {postcopies} by postcopy, {breaks} breaks, {resolved} ends by the \
+         operator's word, memory compared {compared} times",
+        options.moves,
+        began.elapsed().as_secs_f64()
+    );
 }
 
 fn soak(lab: &Lab, moves: u64) {

@@ -38,6 +38,9 @@ pub enum MigrationError {
     /// One at a time.
     #[error("a migration is going on already: wait for its end, or cancel it")]
     Busy,
+    /// One at a time, and this one needs its operator.
+    #[error("a postcopy is going on and is paused: set resume to reconnect it, or end it with x-ferry-resolve")]
+    Paused,
     /// A destination has no guest to give away.
     #[error("this process waits for an incoming migration and has no guest to migrate")]
     NoGuest,
@@ -122,6 +125,10 @@ impl Migrations {
     /// When one is going on, or there is no guest to migrate.
     pub fn migrate(&self, to: Endpoint) -> Result<(), MigrationError> {
         let mut current = self.current();
+        let paused = current.outgoing.as_ref().is_some_and(|o| o.progress.status() == Some(Status::PostcopyPaused));
+        if paused {
+            return Err(MigrationError::Paused);
+        }
         if self.machine.is_handed_over() {
             return Err(MigrationError::HandedOver);
         }
