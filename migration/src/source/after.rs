@@ -161,6 +161,7 @@ impl Source {
             (State::Uncertain(_), Owner::Destination) => self.destination_owns(),
             // The destination's last word was lost, or it is lost itself: an operator who has looked there ends it here.
             (State::Paused(_), Owner::Destination) => self.completed(),
+            (State::Active(_) | State::Recovering(_), Owner::Source) => vec![Output::Refuse(OUTRUN)],
             (State::Paused(_), Owner::Source) if self.guards.has(Guard::PausedNeverResolvesToSource) => {
                 vec![Output::Refuse(OUTRUN)]
             }

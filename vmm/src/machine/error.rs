@@ -177,6 +177,9 @@ pub enum GuestFailure {
         /// Which vCPU.
         vcpu: u32,
     },
+    /// Pages that the guest lacks will never come.
+    #[error("the guest cannot get its missing pages and is lost: {0}")]
+    Lost(String),
     /// The machine could not be reset.
     #[error("reset failed: {0}")]
     Reset(String),

@@ -2,7 +2,7 @@
 //!
 //! QMP and the console call this. A wish that a hold forbids for now is remembered and fulfilled when the hold ends.
 
-use super::error::{ExitReason, MachineError};
+use super::error::{ExitReason, GuestFailure, MachineError};
 use super::status::{Hold, ResetCause};
 use super::{Machine, reset};
 
@@ -102,6 +102,11 @@ impl Machine {
     /// The operator's `quit`: the guest stops and [`Machine::wait_exit`] returns.
     pub fn quit(&self) {
         self.quit_because("host-qmp-quit");
+    }
+
+    /// The guest cannot go on: a page that it needs will never come. It stops and [`Machine::wait_exit`] returns.
+    pub fn lose_guest(&self, reason: &str) {
+        self.parts.control.end(ExitReason::Failed(GuestFailure::Lost(reason.to_owned())));
     }
 
     /// As [`Machine::quit`], for another of QEMU's `ShutdownCause`s, for example `host-signal` or `host-ui`.

@@ -44,6 +44,9 @@ pub enum MigrationError {
     /// A destination has no guest to give away.
     #[error("this process waits for an incoming migration and has no guest to migrate")]
     NoGuest,
+    /// The guest is not all here.
+    #[error("the guest is still arriving by postcopy: wait for the end of that before it moves on")]
+    Arriving,
     /// The guest went to another process.
     #[error("the guest was handed over: this process has no guest any more; end it with quit")]
     HandedOver,
@@ -124,7 +127,7 @@ impl Migrations {
     /// # Errors
     /// When one is going on, or there is no guest to migrate.
     pub fn migrate(&self, to: Endpoint) -> Result<(), MigrationError> {
-        let mut current = self.current();
+        let current = self.current();
         let paused = current.outgoing.as_ref().is_some_and(|o| o.progress.status() == Some(Status::PostcopyPaused));
         if paused {
             return Err(MigrationError::Paused);
@@ -134,6 +137,14 @@ impl Migrations {
         }
         if self.machine.awaits_guest() {
             return Err(MigrationError::NoGuest);
+        }
+        // A guest that has arrived may leave at once; its arrival is put away first.
+        let arriving =
+            |current: &mut Current| current.incoming.as_ref().is_some_and(|incoming| !incoming.lacks_pages());
+        let (mut current, _) =
+            self.changed.wait_timeout_while(current, FAREWELL * 2, arriving).unwrap_or_else(PoisonError::into_inner);
+        if current.incoming.is_some() {
+            return Err(MigrationError::Arriving);
         }
         if let Some(previous) = &mut current.outgoing {
             // Clients hear of the end as the driver's last act: whoever answers to it at once waits for the thread to be gone.

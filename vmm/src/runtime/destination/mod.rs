@@ -110,6 +110,14 @@ impl Incoming {
         self.progress.status().is_none_or(Status::is_active)
     }
 
+    /// Whether a guest runs here while pages are missing, or is about to.
+    #[must_use]
+    pub fn lacks_pages(&self) -> bool {
+        use Status::{PostcopyActive, PostcopyPaused, PostcopyRecover, PostcopySetup};
+        let status = self.progress.status();
+        status.is_some_and(|s| matches!(s, PostcopySetup | PostcopyActive | PostcopyPaused | PostcopyRecover))
+    }
+
     /// Breaks the link of a postcopy.
     ///
     /// # Errors

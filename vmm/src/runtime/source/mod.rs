@@ -66,6 +66,8 @@ pub enum LinkEvent {
     PagesLost(String),
 }
 
+const ENDED: &str = "the migration has ended";
+
 /// What an operator may want of a migration that goes on.
 #[derive(Clone, Debug)]
 pub enum Command {
@@ -117,17 +119,19 @@ impl Outgoing {
         Ok(Outgoing { events, thread: Some(thread), progress })
     }
 
-    /// Commands it; returns once that is accepted. A migration that has ended accepts everything and does nothing.
+    /// Commands it; returns once that is accepted. A migration that has ended accepts a cancel, and does nothing.
     ///
     /// # Errors
     /// The reason for which the command does not fit.
     pub fn command(&self, command: Command) -> Result<(), &'static str> {
         let (answer, answered) = channel();
+        // A cancel that comes too late to do anything is none the worse.
+        let ended = if matches!(command, Command::Cancel) { Ok(()) } else { Err(ENDED) };
         if self.events.send(Event::Command(command, answer)).is_err() {
-            return Ok(());
+            return ended;
         }
         // The driver answers at once or has ended, which closes the channel.
-        answered.recv().unwrap_or(Ok(()))
+        answered.recv().unwrap_or(ended)
     }
 
     /// Tells it that there is no guest any more.

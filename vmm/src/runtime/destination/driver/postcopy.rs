@@ -121,6 +121,6 @@ impl Driver {
     /// Its vCPUs wait for pages that will not come; a client reads why.
     pub(super) fn lose_guest(&self, reason: &str) {
         tracing::error!(reason, "the guest is lost");
-        self.machine.quit_because("host-error");
+        self.machine.lose_guest(reason);
     }
 }
