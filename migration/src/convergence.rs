@@ -60,16 +60,14 @@ impl Convergence {
         {
             return Decision::Switch;
         }
-        if within_limit && self.without_progress >= PATIENCE {
-            return Decision::Switch;
-        }
         let postcopy = match parameters.postcopy_when {
             PostcopyWhen::Manual => false,
             PostcopyWhen::FirstRound => true,
-            PostcopyWhen::NoProgress => self.without_progress >= PATIENCE,
+            PostcopyWhen::NoProgress => !within_limit && self.without_progress >= PATIENCE,
         };
         match exhausted(report, parameters) {
-            None if postcopy && !within_limit => Decision::Postcopy,
+            _ if postcopy => Decision::Postcopy,
+            None if within_limit && self.without_progress >= PATIENCE => Decision::Switch,
             None => Decision::Again,
             Some(_) if within_limit || parameters.on_limit == OnLimit::Switch => Decision::Switch,
             Some(limit) => Decision::GiveUp(format!(
@@ -135,6 +133,15 @@ mod tests {
         assert_eq!(rounds.judge(report(3, 500_000, 1_000_000), &parameters), Decision::Postcopy);
         let parameters = Parameters { postcopy_when: PostcopyWhen::FirstRound, ..parameters };
         assert_eq!(Convergence::default().judge(report(1, 500_000, 1_000_000), &parameters), Decision::Postcopy);
+        let soon = Convergence::default().judge(report(1, 5_000, 10_000), &parameters);
+        assert_eq!(soon, Decision::Postcopy, "also when a downtime without it would be within the limit");
+        assert_eq!(Convergence::default().judge(report(1, 9, 100), &parameters), Decision::Switch, "nothing to gain");
+        let parameters = Parameters { postcopy_when: PostcopyWhen::NoProgress, ..parameters };
+        let mut rounds = Convergence::default();
+        for round in 1..3 {
+            assert_eq!(rounds.judge(report(round, 5_000, 10_000), &parameters), Decision::Again);
+        }
+        assert_eq!(rounds.judge(report(3, 5_000, 10_000), &parameters), Decision::Switch, "within the limit");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use ferry_migration::convergence::{Convergence, RoundReport};
 use ferry_migration::pages::PageBitmap;
+use ferry_migration::parameters::PostcopyWhen;
 use ferry_migration::source::Input;
 use ferry_migration::wire::preamble::{Link, Preamble, session};
 use vmm_sys_util::eventfd::EventFd;
@@ -168,7 +169,12 @@ impl PageWorker {
             expected_us: numbers.expected_us,
             elapsed_ms: self.began.elapsed().as_millis() as u64,
         };
-        Ok(Input::RoundDone(self.rounds.judge(report, &self.settings.parameters())))
+        let mut parameters = self.settings.parameters();
+        if !self.settings.postcopy() {
+            // A wish that is not allowed must not keep precopy from its own end.
+            parameters.postcopy_when = PostcopyWhen::Manual;
+        }
+        Ok(Input::RoundDone(self.rounds.judge(report, &parameters)))
     }
 
     fn serve(&mut self, pages: &PageBitmap) -> Result<Input, PagesError> {
