@@ -393,3 +393,27 @@ fn a_source_that_dies_before_the_permit_ends_its_destination_even_in_a_load_that
         });
     }
 }
+
+#[test]
+fn a_destination_whose_disk_was_taken_takes_the_guest_at_the_next_try() {
+    let Some(mut scene) = Scene::with(working) else { return };
+    scene.by_postcopy(false);
+    let mut destination = scene.lab.start(&scene.spec.clone().incoming("defer"));
+    let listen = json!({ "uri": "tcp:127.0.0.1:0", "exit-on-error": false });
+    destination.qmp("migrate-incoming", listen);
+    let relay = behind(&destination, Spot::Message("NotStarted"), Fault::Stall);
+    let thief = disk::Lock::wait_for(&scene.lab.path("disk.img"));
+    scene.begin_slow_postcopy(&relay.uri());
+    relay.wait_fired();
+    thief.release();
+    relay.heal();
+    scene.failed_as("virtio-blk/0", &STOPPED);
+    assert_eq!(destination.wait_migration_end().status, Some(Status::Failed));
+    assert_eq!(destination.run_state(), "inmigrate");
+    let uri = format!("unix:{}", scene.lab.path("m.sock").display());
+    destination.qmp("migrate-incoming", json!({ "uri": uri, "exit-on-error": false }));
+    scene.begin_postcopy(&uri);
+    scene.arrived(&mut destination);
+    scene.lives_in(destination);
+    scene.ends_well_by_postcopy();
+}

@@ -185,6 +185,9 @@ impl Driver {
         if matches!(input, Input::MarkerReached(_)) {
             self.gathered = Instant::now();
         }
+        if let (Input::Started(Err(_)), Some(missing)) = (&input, &self.missing) {
+            missing.faults.guest_not_started();
+        }
         let outputs = self.core.step(input);
         self.perform(outputs);
     }
