@@ -72,7 +72,7 @@ impl Lock {
         let taken = Arc::new(AtomicBool::new(false));
         let told = taken.clone();
         let waiting = std::thread::spawn(move || {
-            lock(&file);
+            set_lock(&file, libc::F_WRLCK);
             told.store(true, Relaxed);
             file
         });
@@ -92,14 +92,16 @@ impl Lock {
     /// # Panics
     /// When the lock could not be taken.
     pub fn release(self) {
-        drop(self.waiting.join().expect("waiting for a lock does not fail"));
+        let file = self.waiting.join().expect("waiting for a lock does not fail");
+        // Closing would not do while a process that another test is starting holds a copy of the descriptor.
+        set_lock(&file, libc::F_UNLCK);
     }
 }
 
-/// Waits for the open file description's lock of the whole file (fcntl(2), `F_OFD_SETLKW`).
-fn lock(file: &File) {
-    let whole = libc::flock { l_type: libc::F_WRLCK as i16, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
+/// Takes, waiting for it, or lets go of the open file description's lock of the whole file (fcntl(2), `F_OFD_SETLKW`).
+fn set_lock(file: &File, kind: libc::c_int) {
+    let whole = libc::flock { l_type: kind as i16, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
     // SAFETY: the descriptor is open, and F_OFD_SETLKW reads one `flock`, which `whole` is.
-    let taken = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLKW, &whole) };
-    assert_eq!(taken, 0, "{}", std::io::Error::last_os_error());
+    let done = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLKW, &whole) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
 }

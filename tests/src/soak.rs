@@ -260,7 +260,8 @@ impl Run {
         assert_eq!(info.status, Some(Status::Completed), "{info:?}");
         let info = self.source.wait_migration_end_or(Status::PostcopyPaused);
         if info.status == Some(Status::PostcopyPaused) {
-            self.source.qmp("x-ferry-resolve", json!({ "owner": "destination", "peer-fenced": true }));
+            self.source
+                .qmp("x-ferry-resolve", json!({ "owner": "destination", "peer-fenced": true, "drop-pages": true }));
             self.summary.resolved = true;
         }
         let info = self.source.wait_migration_end();

@@ -62,10 +62,10 @@ fn goes_on_at(mut scene: Scene, mut destination: Ferry, resolves: bool, to: &str
         assert_ne!(scene.source.run_state(), "running", "two run: {info:?}");
         match info.status.expect("there is a migration") {
             Status::Completed => return Some(()),
-            Status::Uncertain if resolves => resolve(&mut scene.source, "destination"),
+            Status::Uncertain if resolves => resolve(&mut scene.source, "destination", false),
             Status::PostcopyPaused if destination.migration().status == Some(Status::Completed) => {
                 // It has every page, and does not listen any more.
-                resolve(&mut scene.source, "destination");
+                resolve(&mut scene.source, "destination", true);
             }
             Status::PostcopyPaused => {
                 // The destination may notice later than the source, or be done meanwhile.
@@ -80,9 +80,9 @@ fn goes_on_at(mut scene: Scene, mut destination: Ferry, resolves: bool, to: &str
     scene.ends_well_by_postcopy();
 }
 
-fn resolve(source: &mut Ferry, owner: &str) {
+fn resolve(source: &mut Ferry, owner: &str, drop_pages: bool) {
     // It may have resolved itself since it was looked at.
-    let _ = source.try_qmp("x-ferry-resolve", json!({ "owner": owner, "peer-fenced": true }));
+    let _ = source.try_qmp("x-ferry-resolve", json!({ "owner": owner, "peer-fenced": true, "drop-pages": drop_pages }));
 }
 
 /// An uncertain source says what can be done, and does nothing by itself.
@@ -235,7 +235,7 @@ fn a_destination_that_dies_after_its_answer_and_before_the_permit_leaves_one_run
                 let reason =
                     scene.source.refused("x-ferry-resolve", json!({ "owner": "source", "peer-fenced": false }));
                 assert!(reason.contains("peer-fenced"), "{reason}");
-                resolve(&mut scene.source, "source");
+                resolve(&mut scene.source, "source", false);
             }
             let info = scene.source.wait_migration_end();
             assert_eq!(info.status, Some(Status::Failed), "{at:?}: {info:?}");
@@ -295,14 +295,14 @@ fn a_destination_that_dies_once_it_runs_takes_the_guest_with_it_and_the_source_s
         destination.kill();
         if handshake == Handshake::Setup {
             is_uncertain(&mut scene.source);
-            resolve(&mut scene.source, "destination");
+            resolve(&mut scene.source, "destination", false);
         }
         let info = scene.source.wait_migration_end_or(Status::PostcopyPaused);
         assert_eq!(info.status, Some(Status::PostcopyPaused), "{info:?}");
         assert!(info.error_desc.is_some(), "{info:?}");
         let reason = scene.source.refused("x-ferry-resolve", json!({ "owner": "source", "peer-fenced": true }));
         assert!(reason.contains("old"), "memory that was outrun never runs again: {reason}");
-        resolve(&mut scene.source, "destination");
+        resolve(&mut scene.source, "destination", false);
         assert_eq!(scene.source.wait_migration_end().status, Some(Status::Completed));
         assert_eq!(scene.source.run_state(), "postmigrate");
         scene.guest.assert_ran_in_one_place();
@@ -392,4 +392,28 @@ fn a_source_that_dies_before_the_permit_ends_its_destination_even_in_a_load_that
             assert!(error.contains("link"), "{at}: {error}");
         });
     }
+}
+
+#[test]
+fn a_destination_whose_disk_was_taken_takes_the_guest_at_the_next_try() {
+    let Some(mut scene) = Scene::with(working) else { return };
+    scene.by_postcopy(false);
+    let mut destination = scene.lab.start(&scene.spec.clone().incoming("defer"));
+    let listen = json!({ "uri": "tcp:127.0.0.1:0", "exit-on-error": false });
+    destination.qmp("migrate-incoming", listen);
+    let relay = behind(&destination, Spot::Message("NotStarted"), Fault::Stall);
+    let thief = disk::Lock::wait_for(&scene.lab.path("disk.img"));
+    scene.begin_slow_postcopy(&relay.uri());
+    relay.wait_fired();
+    thief.release();
+    relay.heal();
+    scene.failed_as("virtio-blk/0", &STOPPED);
+    assert_eq!(destination.wait_migration_end().status, Some(Status::Failed));
+    assert_eq!(destination.run_state(), "inmigrate");
+    let uri = format!("unix:{}", scene.lab.path("m.sock").display());
+    destination.qmp("migrate-incoming", json!({ "uri": uri, "exit-on-error": false }));
+    scene.begin_postcopy(&uri);
+    scene.arrived(&mut destination);
+    scene.lives_in(destination);
+    scene.ends_well_by_postcopy();
 }

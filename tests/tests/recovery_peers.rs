@@ -126,7 +126,7 @@ fn a_destination_that_is_killed_takes_the_guest_with_it_and_the_source_says_so()
     let reason = resume_in_vain(source, &to, "cannot connect");
     assert!(reason.contains("x-ferry-resolve"), "{reason}");
     never_runs_again(source);
-    source.qmp("x-ferry-resolve", json!({ "owner": "destination", "peer-fenced": true }));
+    source.qmp("x-ferry-resolve", json!({ "owner": "destination", "peer-fenced": true, "drop-pages": true }));
     assert_eq!(source.wait_migration_end().status, Some(Status::Completed));
     let reason = source.refused("cont", json!({}));
     assert!(!reason.is_empty());
@@ -146,7 +146,7 @@ fn a_drained_ack_that_is_lost_is_for_the_operator_to_resolve() {
     never_runs_again(source);
     let reason = resume_in_vain(source, &stage.relay.target(), "cannot connect");
     assert!(reason.contains("needs nothing more") && reason.contains("x-ferry-resolve"), "{reason}");
-    source.qmp("x-ferry-resolve", json!({ "owner": "destination", "peer-fenced": true }));
+    source.qmp("x-ferry-resolve", json!({ "owner": "destination", "peer-fenced": true, "drop-pages": true }));
     assert_eq!(source.wait_migration_end().status, Some(Status::Completed));
     stage.go_on().ends_well();
 }
@@ -166,7 +166,7 @@ fn a_drained_that_is_lost_with_the_link_is_said_again() {
             stage.complete();
         }
         (Some(Status::PostcopyPaused), Some(Status::Completed)) => {
-            let end = json!({ "owner": "destination", "peer-fenced": true });
+            let end = json!({ "owner": "destination", "peer-fenced": true, "drop-pages": true });
             stage.scene.source.qmp("x-ferry-resolve", end);
         }
         both => assert_eq!(both, (Some(Status::Completed), Some(Status::Completed))),
@@ -206,7 +206,7 @@ fn the_death_of_what_serves_missing_pages_is_told_and_not_a_hang() {
     let source = &mut stage.scene.source;
     source.wait_migration(Status::PostcopyPaused);
     never_runs_again(source);
-    source.qmp("x-ferry-resolve", json!({ "owner": "destination", "peer-fenced": true }));
+    source.qmp("x-ferry-resolve", json!({ "owner": "destination", "peer-fenced": true, "drop-pages": true }));
     assert_eq!(source.wait_migration_end().status, Some(Status::Completed));
     source.quit();
 }

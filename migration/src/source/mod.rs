@@ -264,6 +264,12 @@ impl Source {
         )
     }
 
+    /// Whether a postcopy waits to be reconnected.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        matches!(self.state, State::Paused(_))
+    }
+
     /// Whether the guest is to run at the destination before all of its memory is there.
     #[must_use]
     pub fn goes_postcopy(&self) -> bool {

@@ -20,6 +20,9 @@ pub struct Options {
     /// The other side's process has ended, or its host is cut off for good: it does not run the guest and never will
     #[arg(long)]
     peer_fenced: bool,
+    /// End a paused postcopy: the destination has ended, or says that it is completed, and needs no pages from here
+    #[arg(long)]
+    drop_pages: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -42,7 +45,8 @@ pub fn run(options: &Options) -> Result<(), CliError> {
         Owner::Destination => ("destination", "the guest is the destination's"),
     };
     let mut client = Client::connect(&options.qmp, QMP_TIMEOUT)?;
-    client.execute("x-ferry-resolve", json!({ "owner": owner, "peer-fenced": true }))?;
+    client
+        .execute("x-ferry-resolve", json!({ "owner": owner, "peer-fenced": true, "drop-pages": options.drop_pages }))?;
     say(told);
     Ok(())
 }

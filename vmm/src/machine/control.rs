@@ -68,11 +68,11 @@ impl Control {
         }
         (status.running, status.ever_ran) = (true, true);
         self.events.publish(Event::Resume);
-        self.let_in(status).inspect_err(|_| {
-            self.gate.close();
-            self.status().running = false;
-            self.events.publish(Event::Stop);
-        })
+        // From here on a guest instruction may have run: a vCPU that is late does not undo that.
+        if let Err(error) = self.let_in(status) {
+            tracing::error!(%error, "the guest runs without it for now");
+        }
+        Ok(())
     }
 
     /// Lets the vCPUs of a running guest in again after a snapshot or a reset. The caller has the turn.

@@ -33,7 +33,7 @@ pub struct State {
     pub pauses: usize,
     pub resumed: Vec<Endpoint>,
     pub recovered: Vec<Endpoint>,
-    pub resolved: Vec<Owner>,
+    pub resolved: Vec<(Owner, bool)>,
     /// Why a cancel is refused; it is accepted when there is no reason.
     pub no_cancel: Option<&'static str>,
 }
@@ -137,8 +137,8 @@ impl Target for Mock {
         Ok(())
     }
 
-    fn resolve(&self, owner: Owner) -> Done {
-        self.state().resolved.push(owner);
+    fn resolve(&self, owner: Owner, drop_pages: bool) -> Done {
+        self.state().resolved.push((owner, drop_pages));
         Ok(())
     }
 

@@ -123,8 +123,8 @@ impl Target for Process {
         Ok(())
     }
 
-    fn resolve(&self, owner: Owner) -> Done {
-        self.migrations.resolve(owner).map_err(refused)
+    fn resolve(&self, owner: Owner, drop_pages: bool) -> Done {
+        self.migrations.resolve(owner, drop_pages).map_err(refused)
     }
 
     fn ownership(&self) -> Option<OwnershipInfo> {

@@ -46,8 +46,8 @@ pub trait Target: Send + Sync {
     fn pause_migration(&self) -> Done;
     /// Waits at another address for the source of a paused postcopy.
     fn recover(&self, at: &Endpoint) -> Done;
-    /// Says who owns the guest, the other side being fenced.
-    fn resolve(&self, owner: Owner) -> Done;
+    /// Says who owns the guest, the other side being fenced; with `drop_pages` also if the destination may need pages from here.
+    fn resolve(&self, owner: Owner, drop_pages: bool) -> Done;
     /// Who owns the guest, by the ownership record; none without a record.
     fn ownership(&self) -> Option<OwnershipInfo>;
     /// Cancels the outgoing migration.

@@ -243,12 +243,13 @@ impl Migrations {
         self.command(Command::Recover(to))
     }
 
-    /// QMP `x-ferry-resolve`: the operator says who owns the guest, the other side being fenced.
+    /// QMP `x-ferry-resolve`: the operator says who owns the guest, the other side being fenced. With `drop_pages` it also ends a
+    /// paused postcopy.
     ///
     /// # Errors
-    /// When that is not uncertain.
-    pub fn resolve(&self, owner: Owner) -> Result<(), MigrationError> {
-        self.command(Command::Resolve(owner))
+    /// When that is not uncertain, or the destination may need pages from here that are not to be dropped.
+    pub fn resolve(&self, owner: Owner, drop_pages: bool) -> Result<(), MigrationError> {
+        self.command(Command::Resolve { owner, drop_pages })
     }
 
     /// The capability `postcopy-ram`.

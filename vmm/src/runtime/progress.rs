@@ -3,7 +3,7 @@
 //! Page threads count into atomics, once a chunk; the driver writes the rest when its state changes; QMP reads at any time
 //! and never waits for a migration.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -35,7 +35,9 @@ pub struct PageCounters {
     pub expected_us: AtomicU64,
     /// Bytes sent before the vCPUs stopped.
     pub precopy_bytes: AtomicU64,
-    /// Pages that were missing when postcopy began; 0 before.
+    /// Postcopy has begun.
+    pub is_postcopy: AtomicBool,
+    /// Pages that were missing when it did.
     pub missing_at_first: AtomicU64,
     /// Pages that the destination asked for.
     pub requests: AtomicU64,
@@ -159,7 +161,9 @@ impl Progress {
 
     /// Destination: postcopy has begun, and `faults` knows how it goes.
     pub fn watch_faults(&self, faults: Arc<Faults>) {
+        self.pages.is_postcopy.store(true, Relaxed);
         self.pages.missing_at_first.store(faults.remaining(), Relaxed);
+        self.pages.remaining_pages.store(faults.remaining(), Relaxed);
         self.facts().waits = Waits::Live(faults);
     }
 
@@ -218,7 +222,7 @@ impl Progress {
     fn postcopy(&self, waits: Option<(&'static str, Blocktime, u64)>) -> Option<PostcopyStats> {
         let get = |counter: &AtomicU64| counter.load(Relaxed);
         let at_first = get(&self.pages.missing_at_first);
-        if at_first == 0 && waits.is_none() {
+        if !self.pages.is_postcopy.load(Relaxed) {
             return None;
         }
         let missing_pages = get(&self.pages.remaining_pages).min(at_first);
@@ -246,6 +250,7 @@ impl Progress {
         let byte_rate = get(&self.pages.byte_rate);
         let precopy = get(&self.pages.precopy_bytes);
         let postcopy = get(&self.pages.urgent_bytes) + get(&self.pages.background_bytes);
+        let before = bytes.saturating_sub(postcopy);
         RamStats {
             transferred: bytes,
             remaining: get(&self.pages.remaining_pages) * PAGE_SIZE,
@@ -258,8 +263,8 @@ impl Progress {
             dirty_sync_count: get(&self.pages.rounds),
             page_size: PAGE_SIZE,
             pages_per_second: byte_rate / PAGE_SIZE,
-            precopy_bytes: if precopy == 0 { bytes } else { precopy },
-            downtime_bytes: if precopy == 0 { 0 } else { bytes.saturating_sub(precopy + postcopy) },
+            precopy_bytes: if precopy == 0 { before } else { precopy },
+            downtime_bytes: if precopy == 0 { 0 } else { before.saturating_sub(precopy) },
             postcopy_bytes: postcopy,
             postcopy_requests: get(&self.pages.requests),
         }

@@ -155,6 +155,14 @@ impl Faults {
         Ok(())
     }
 
+    /// The start that [`Faults::guest_started`] announced has failed: the guest never runs here, and its pages can be released.
+    pub fn guest_not_started(&self) {
+        let mut phase = self.phase.write().unwrap_or_else(PoisonError::into_inner);
+        if *phase == Phase::Running {
+            *phase = Phase::Armed;
+        }
+    }
+
     /// Ends the watch when every page is here: memory is as fast as any other again. Doing it twice does no harm.
     ///
     /// # Errors

@@ -267,6 +267,8 @@ fn a_guest_that_runs_never_finds_zeros() {
         let memory = Arc::new(memory(SIZE, backing));
         let faults = Faults::arm(&memory, &pages(PAGES, |page| page == 3)).unwrap();
         faults.guest_started().unwrap();
+        faults.guest_not_started();
+        faults.guest_started().unwrap();
         assert!(matches!(faults.release(), Err(UserfaultError::GuestRuns { remaining: 1 })));
         assert!(matches!(faults.disarm(), Err(UserfaultError::Incomplete { remaining: 1 })));
         let guest = memory.clone();

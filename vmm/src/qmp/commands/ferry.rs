@@ -50,6 +50,8 @@ pub fn fault_set(session: &Session, arguments: Arguments) -> Done {
 pub struct Resolve {
     owner: Side,
     peer_fenced: bool,
+    #[serde(default)]
+    drop_pages: bool,
 }
 
 #[derive(Deserialize)]
@@ -68,10 +70,11 @@ pub fn resolve(session: &Session, arguments: Resolve) -> Done {
              'peer-fenced': true. Two running copies of one guest destroy its disk",
         ));
     }
-    session.target.resolve(match arguments.owner {
+    let owner = match arguments.owner {
         Side::Source => Owner::Source,
         Side::Destination => Owner::Destination,
-    })
+    };
+    session.target.resolve(owner, arguments.drop_pages)
 }
 
 /// `x-ferry-query-ownership`: what the ownership record says; an empty object without a record.

@@ -189,7 +189,8 @@ fn only_who_has_fenced_the_peer_resolves() {
     assert_eq!(talk.refused("x-ferry-resolve", json!({ "owner": "source" })), "Parameter 'peer-fenced' is missing");
     assert!(talk.mock.state().resolved.is_empty());
     talk.returned("x-ferry-resolve", resolve(true));
-    assert_eq!(talk.mock.state().resolved, [Owner::Destination]);
+    talk.returned("x-ferry-resolve", json!({ "owner": "source", "peer-fenced": true, "drop-pages": true }));
+    assert_eq!(talk.mock.state().resolved, [(Owner::Destination, false), (Owner::Source, true)]);
     assert_eq!(talk.returned("x-ferry-query-ownership", json!({})), json!({}), "there is no record");
 }
 

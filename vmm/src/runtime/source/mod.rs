@@ -80,7 +80,12 @@ pub enum Command {
     /// Reconnect a paused postcopy.
     Recover(Endpoint),
     /// Say who owns the guest.
-    Resolve(Owner),
+    Resolve {
+        /// Who does.
+        owner: Owner,
+        /// Also if the destination may need pages from here.
+        drop_pages: bool,
+    },
 }
 
 /// A migration that goes on or has ended.

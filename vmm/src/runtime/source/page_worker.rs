@@ -182,6 +182,7 @@ impl PageWorker {
         let counters = &self.controls.progress.pages;
         counters.remaining_pages.store(pages.count(), Relaxed);
         counters.missing_at_first.fetch_max(pages.count(), Relaxed);
+        counters.is_postcopy.store(true, Relaxed);
         let (stream, mut chunks) = self.open(Link::Urgent, "urgent")?;
         chunks.purpose = Purpose::Urgent;
         let (session, count) = (session(self.route.migration_id), pages.pages());

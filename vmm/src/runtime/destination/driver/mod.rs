@@ -194,6 +194,9 @@ impl Driver {
             self.gathered = Instant::now();
         }
         let trouble = explain::trouble(&input);
+        if let (Input::Started(Err(_)), Some(missing)) = (&input, &self.missing) {
+            missing.faults.guest_not_started();
+        }
         let outputs = self.core.step(input);
         self.explain(&outputs, &trouble);
         self.perform(outputs);

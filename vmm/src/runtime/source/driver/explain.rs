@@ -39,7 +39,7 @@ impl Driver {
                 Output::Status(Status::PostcopyPaused) => self.progress.set_error(format!(
                     "{trouble}; the guest runs on at the destination until it needs a page from here: reconnect with migrate, \
                      resume set, or, if the destination needs nothing more or is lost, end this with x-ferry-resolve, owner \
-                     destination"
+                     destination, drop-pages true"
                 )),
                 Output::Status(Status::PostcopyActive | Status::Completed) => self.progress.clear_error(),
                 _ => {}

@@ -39,6 +39,9 @@ use crate::runtime::timers::{Durations, Timers};
 
 /// Longest that one message may wait in a full socket before the link counts as lost.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
+/// What a look a moment ago may not have shown: an uncertainty has ended in a paused postcopy.
+const NEEDS_PAGES: &str = "the postcopy is paused, and the destination may need pages that only this process has: reconnect it, or, if it \
+                           has ended or says that it is completed, drop them ('drop-pages': true, or --drop-pages)";
 /// The generation of a guest that no ownership record counts.
 const FIRST_GENERATION: u64 = 1;
 
@@ -225,7 +228,12 @@ impl Driver {
             Command::Cancel => Input::Cancel,
             Command::StartPostcopy => Input::StartPostcopy,
             Command::Pause => Input::Pause,
-            Command::Resolve(owner) => Input::Resolve(owner),
+            Command::Resolve { owner: Owner::Destination, drop_pages: false } if self.core.is_paused() => {
+                // Nobody waits for the answer when the client has gone.
+                let _ = answer.send(Err(NEEDS_PAGES));
+                return;
+            }
+            Command::Resolve { owner, .. } => Input::Resolve(owner),
             Command::Recover(to) => {
                 self.recover_to = Some(to);
                 Input::Recover
