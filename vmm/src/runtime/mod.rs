@@ -41,6 +41,9 @@ pub enum MigrationError {
     /// One at a time, and this one needs its operator.
     #[error("a postcopy is going on and is paused: set resume to reconnect it, or end it with x-ferry-resolve")]
     Paused,
+    /// What is missing here cannot be given away.
+    #[error("the guest's memory is still arriving by postcopy: wait for the end of that, and migrate then")]
+    Arriving,
     /// A destination has no guest to give away.
     #[error("this process waits for an incoming migration and has no guest to migrate")]
     NoGuest,
@@ -134,6 +137,11 @@ impl Migrations {
         }
         if self.machine.awaits_guest() {
             return Err(MigrationError::NoGuest);
+        }
+        let arriving = [Status::PostcopyActive, Status::PostcopyPaused, Status::PostcopyRecover];
+        if current.incoming.as_ref().and_then(|i| i.progress.status()).is_some_and(|status| arriving.contains(&status))
+        {
+            return Err(MigrationError::Arriving);
         }
         if let Some(previous) = &mut current.outgoing {
             // Clients hear of the end as the driver's last act: whoever answers to it at once waits for the thread to be gone.
