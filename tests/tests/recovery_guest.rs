@@ -3,7 +3,6 @@
 use ferry_migration::info::Status;
 use ferry_tests::postcopy::restless;
 use ferry_tests::scene::assert_never_ran;
-use ferry_tests::wait::LONG;
 use ferry_tests::{Postcopy, SOON, Scene, disk, memory};
 use serde_json::json;
 
@@ -101,18 +100,4 @@ fn a_destination_ends_on_request_while_pages_come_and_while_none_do() {
         assert!(why.is_some_and(|why| why.contains("lost")));
         assert_eq!(stage.scene.source.run_state(), "postmigrate");
     }
-}
-
-#[test]
-fn a_guest_can_be_reset_while_pages_come() {
-    let Some(mut stage) = stage() else { return };
-    stage.destination.qmp("system_reset", json!({}));
-    let booted = |log: &ferry_tests::GuestLog| (log.boots() == 2).then_some(());
-    stage.scene.guest.wait("the second boot", LONG, booted);
-    stage.scene.source.set_parameters(json!({ "max-bandwidth": 0 }));
-    stage.scene.guest.wait("every vCPU to be ready again", LONG, |log| {
-        let ready = log.lines().iter().filter(|line| matches!(line, ferry_guest::Line::Ready(_))).count();
-        (ready >= 4).then_some(())
-    });
-    stage.ends_well();
 }
