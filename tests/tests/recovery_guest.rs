@@ -116,3 +116,19 @@ fn a_guest_can_be_reset_while_pages_come() {
     });
     stage.ends_well();
 }
+
+#[test]
+fn a_reset_during_the_pause_waits_for_the_pages_and_does_not_hold_up_the_client() {
+    let Some(mut stage) = stage() else { return };
+    stage.relay.cut_all();
+    stage.wait_paused();
+    stage.wait_stalled();
+    stage.destination.qmp("system_reset", json!({}));
+    assert_eq!(stage.destination.migration().status, Some(Status::PostcopyPaused));
+    stage.destination.qmp("query-status", json!({}));
+    stage.recover();
+    let booted = |log: &ferry_tests::GuestLog| (log.boots() == 2).then_some(());
+    stage.scene.guest.wait("the second boot", LONG, booted);
+    stage.scene.guest.wait_reports(1);
+    stage.ends_well();
+}

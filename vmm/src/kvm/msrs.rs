@@ -11,6 +11,11 @@ pub(super) const TSC: u32 = 0x10;
 /// IA32_TSC_DEADLINE.
 pub(super) const TSC_DEADLINE: u32 = 0x6e0;
 
+/// KVM's registers for asynchronous page faults (KVM documentation, x86 MSRs), a feature that guests are not shown. Writing the
+/// first drops what KVM's own halt of a vCPU waits for, a page that the host has yet to bring, and the vCPU would stay halted for
+/// ever (seen on 6.18): a reset in postcopy did that.
+const ASYNC_PAGE_FAULTS: [u32; 3] = [0x4b56_4d02, 0x4b56_4d06, 0x4b56_4d07];
+
 /// Registers in one call; KVM takes fewer than 256.
 const BATCH: usize = 255;
 
@@ -20,6 +25,7 @@ pub(super) fn list(kvm: &Kvm, calls: &Calls, fresh: &VcpuFd) -> Result<Vec<u32>,
     let mut usable = listed.as_slice().to_vec();
     usable.sort_unstable();
     usable.dedup();
+    usable.retain(|index| !ASYNC_PAGE_FAULTS.contains(index));
     loop {
         // Each failure takes one register out, so this ends.
         let (index, why) = match get(calls, fresh, &usable).and_then(|entries| set(calls, fresh, &entries)) {

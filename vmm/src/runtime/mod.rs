@@ -41,12 +41,12 @@ pub enum MigrationError {
     /// One at a time, and this one needs its operator.
     #[error("a postcopy is going on and is paused: set resume to reconnect it, or end it with x-ferry-resolve")]
     Paused,
+    /// What is missing here cannot be given away.
+    #[error("the guest's memory is still arriving by postcopy: wait for the end of that, and migrate then")]
+    Arriving,
     /// A destination has no guest to give away.
     #[error("this process waits for an incoming migration and has no guest to migrate")]
     NoGuest,
-    /// The guest is not all here.
-    #[error("the guest is still arriving by postcopy: wait for the end of that before it moves on")]
-    Arriving,
     /// The guest went to another process.
     #[error("the guest was handed over: this process has no guest any more; end it with quit")]
     HandedOver,
