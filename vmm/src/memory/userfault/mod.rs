@@ -99,12 +99,27 @@ impl Faults {
     /// When the host does not offer what is needed, or `missing` is of another machine. Nothing waits then; missing pages may
     /// have been discarded.
     pub fn arm(memory: &Memory, missing: &PageBitmap) -> Result<Arc<Self>, UserfaultError> {
+        Self::arm_after(memory, missing, &PageBitmap::new(memory.pages()))
+    }
+
+    /// As [`Faults::arm`], when [`discard_outdated`] has discarded some pages before and nothing has been put there since.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn arm_after(
+        memory: &Memory,
+        missing: &PageBitmap,
+        discarded: &PageBitmap,
+    ) -> Result<Arc<Self>, UserfaultError> {
         check_pages(memory, missing)?;
+        check_pages(memory, discarded)?;
+        let mut outdated = missing.clone();
+        outdated.subtract(discarded);
         let backing = memory.backing();
         let uffd = Arc::new(open::open(backing)?);
         let memfd = memory.memfd().map(File::try_clone).transpose().map_err(UserfaultError::Open)?;
         let ranges = range::cover(memory, missing);
-        discard::discard_in(&ranges, missing)?;
+        discard::discard_in(&ranges, &outdated)?;
         let faults = Faults {
             uffd,
             ranges,

@@ -51,17 +51,18 @@ pub struct Missing {
 }
 
 impl Missing {
-    /// Arms `pages` and starts to listen for faults. Requests wait for the urgent link.
+    /// Arms `pages`, of which some have been `discarded` before, and starts to listen for faults. Requests wait for the urgent link.
     ///
     /// # Errors
     /// When the host does not offer what is needed.
     pub fn arm(
         machine: &Machine,
         pages: &PageBitmap,
+        discarded: &PageBitmap,
         session: u32,
         events: Sender<Event>,
     ) -> Result<(Arc<Self>, JoinHandle<()>), UserfaultError> {
-        let faults = Faults::arm(machine.memory(), pages)?;
+        let faults = Faults::arm_after(machine.memory(), pages, discarded)?;
         let stop = EventFd::new(libc::EFD_CLOEXEC).map_err(UserfaultError::Open)?;
         let missing = Arc::new(Missing {
             faults,

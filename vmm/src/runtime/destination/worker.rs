@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -9,12 +10,14 @@ use std::time::Instant;
 use ferry_migration::destination::{Input, LoadTimes};
 use ferry_migration::message::Failure;
 use ferry_migration::package;
+use ferry_migration::pages::PageBitmap;
 
 use crate::machine::Machine;
 use crate::memory::userfault::{UserfaultError, discard_outdated};
 use crate::runtime::destination::missing::Missing;
 use crate::runtime::destination::pages::{Armed, Mark, PageReceiver};
 use crate::runtime::destination::{Event, LinkEvent};
+use crate::runtime::progress::Progress;
 use crate::runtime::source::guest_worker::{failure, machine_failure, panicked};
 
 /// What the machine's worker can be asked for.
@@ -46,14 +49,16 @@ pub struct LoadJob {
 /// Starts the machine's worker.
 pub fn machine_worker(
     machine: Arc<Machine>,
+    progress: Arc<Progress>,
     events: Sender<Event>,
 ) -> std::io::Result<(Sender<MachineJob>, JoinHandle<()>)> {
     let (jobs, inbox) = channel();
     let run = move || {
+        let mut early = Early::nothing(&machine);
         for job in inbox {
             let starts = matches!(job, MachineJob::Start(_));
-            let input =
-                catch_unwind(AssertUnwindSafe(|| do_job(&machine, job, &events))).unwrap_or_else(|_| match starts {
+            let input = catch_unwind(AssertUnwindSafe(|| do_job(&machine, &progress, &mut early, job, &events)))
+                .unwrap_or_else(|_| match starts {
                     true => Input::Started(Err(panicked())),
                     false => Input::Loaded(Err(panicked())),
                 });
@@ -66,9 +71,26 @@ pub fn machine_worker(
     Ok((jobs, thread))
 }
 
-fn do_job(machine: &Machine, job: MachineJob, events: &Sender<Event>) -> Input {
+/// Pages that were discarded in a rehearsal.
+struct Early {
+    pages: PageBitmap,
+    /// How many pages had been received by then: when more have come since, some may lie there again.
+    received: u64,
+}
+
+impl Early {
+    fn nothing(machine: &Machine) -> Self {
+        Early { pages: PageBitmap::new(machine.memory().pages()), received: 0 }
+    }
+}
+
+fn received(progress: &Progress) -> u64 {
+    progress.pages.data_pages.load(Relaxed) + progress.pages.zero_pages.load(Relaxed)
+}
+
+fn do_job(machine: &Machine, progress: &Progress, early: &mut Early, job: MachineJob, events: &Sender<Event>) -> Input {
     match job {
-        MachineJob::Load(job) => Input::Loaded(load(machine, &job, events).map(|()| LoadTimes {
+        MachineJob::Load(job) => Input::Loaded(load(machine, progress, early, &job, events).map(|()| LoadTimes {
             load_us: job.arrived.elapsed().as_micros() as u64,
             pages_us: job.gathered.saturating_duration_since(job.arrived).as_micros() as u64,
         })),
@@ -81,20 +103,33 @@ fn do_job(machine: &Machine, job: MachineJob, events: &Sender<Event>) -> Input {
     }
 }
 
-fn load(machine: &Machine, job: &LoadJob, events: &Sender<Event>) -> Result<(), Failure> {
+fn load(
+    machine: &Machine,
+    progress: &Progress,
+    early: &mut Early,
+    job: &LoadJob,
+    events: &Sender<Event>,
+) -> Result<(), Failure> {
     let pages = machine.memory().pages();
     let (sections, remaining) = package::decode(&job.package, pages)
         .map_err(|error| Failure { device: "package".to_owned(), reason: error.to_string() })?;
     if job.postcopy {
+        if early.received != received(progress) {
+            *early = Early::nothing(machine);
+        }
         let (missing, thread) =
-            Missing::arm(machine, &remaining, job.session, events.clone()).map_err(memory_failure)?;
+            Missing::arm(machine, &remaining, &early.pages, job.session, events.clone()).map_err(memory_failure)?;
         // The driver lives as long as its workers.
         let _ = events.send(Event::Armed(missing, thread));
+        tracing::debug!(us = job.arrived.elapsed().as_micros() as u64, missing = remaining.count(), "armed");
     }
     machine.load(&sections).map_err(failure)?;
     if job.rehearsal && remaining.count() > 0 {
-        // They are not zero before the devices have been tried on them, and gone before the guest stops, when time is dear.
+        // Not before the devices have been tried, which may look into them; and before the guest stops, when time is dear.
+        let before = received(progress);
         discard_outdated(machine.memory(), &remaining).map_err(memory_failure)?;
+        tracing::debug!(us = job.arrived.elapsed().as_micros() as u64, pages = remaining.count(), "discarded");
+        *early = Early { pages: remaining, received: before };
     }
     Ok(())
 }

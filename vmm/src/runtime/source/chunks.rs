@@ -61,6 +61,21 @@ impl ChunkSender {
     /// # Errors
     /// The link failed.
     pub fn send(&mut self, index: u64, wanted: &Words, populated: &Words) -> Result<u64, LinkError> {
+        let sent = self.write(index, wanted, populated)?;
+        let pages = wanted.iter().map(|word| u64::from(word.count_ones())).sum();
+        self.progress.pages.remaining_pages.fetch_sub(pages, Relaxed);
+        Ok(sent)
+    }
+
+    /// As [`ChunkSender::send`], for pages that were sent before and are not counted as remaining any more.
+    ///
+    /// # Errors
+    /// The link failed.
+    pub fn send_again(&mut self, index: u64, wanted: &Words) -> Result<u64, LinkError> {
+        self.write(index, wanted, wanted)
+    }
+
+    fn write(&mut self, index: u64, wanted: &Words, populated: &Words) -> Result<u64, LinkError> {
         let first_page = index * CHUNK_PAGES;
         let (base, contiguous) = self.machine.memory().host_pages(first_page);
         debug_assert!(contiguous >= CHUNK_PAGES.min(self.machine.memory().pages() - first_page));
@@ -149,7 +164,6 @@ impl ChunkSender {
         self.count_bytes(head + chunk.data_bytes());
         pages.data_pages.fetch_add(data, Relaxed);
         pages.zero_pages.fetch_add(zero, Relaxed);
-        pages.remaining_pages.fetch_sub(data + zero, Relaxed);
         head + chunk.data_bytes()
     }
 

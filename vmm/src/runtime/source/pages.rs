@@ -200,16 +200,21 @@ impl PageSender {
     /// # Errors
     /// The link failed, or the driver interrupted.
     pub fn stream(&mut self, remaining: &Remaining) -> Result<(), PagesError> {
+        // Asked once: the vCPUs are stopped for good, and to ask a memfd takes as long for one page as for all of a large extent.
+        let memory = self.machine.memory();
+        let mut populated = vec![0; memory.pages().div_ceil(64) as usize];
+        memory.populated_words(0, &mut populated).map_err(PagesError::PageMap)?;
         while let Some((chunk, wanted)) = remaining.claim_block() {
             if self.controls.stop.load(Relaxed) {
                 return Err(PagesError::Interrupted);
             }
             // A destination that has not taken this link would wait for what is claimed here for ever.
             self.chunks.check_open()?;
-            let mut populated = [0; CHUNK_WORDS];
-            let memory = self.machine.memory();
-            memory.populated_words(chunk * CHUNK_PAGES, &mut populated).map_err(PagesError::PageMap)?;
-            let sent = self.chunks.send(chunk, &wanted, &populated)?;
+            let at = chunk as usize * CHUNK_WORDS;
+            let mut there = [0; CHUNK_WORDS];
+            let len = CHUNK_WORDS.min(populated.len() - at);
+            there[..len].copy_from_slice(&populated[at..at + len]);
+            let sent = self.chunks.send(chunk, &wanted, &there)?;
             self.limiter.pace(sent, &self.controls.max_bandwidth, || self.controls.stop.load(Relaxed));
         }
         Ok(())

@@ -40,11 +40,13 @@ pub fn serve(
 
 fn answer(page: u64, remaining: &Remaining, sender: &mut ChunkSender) -> Result<(), LinkError> {
     sender.note_request();
-    if !remaining.claim(page) {
-        // It is on its way on the bulk link.
-        return Ok(());
-    }
+    // A page that somebody waits for does not stand in line behind the bulk link's: it is sent again if it is on its way there,
+    // and the destination takes what comes first.
+    let first = remaining.claim(page);
     let mut wanted = [0; CHUNK_WORDS];
     wanted[(page % CHUNK_PAGES / 64) as usize] = 1 << (page % 64);
-    sender.send(page / CHUNK_PAGES, &wanted, &wanted).map(drop)
+    match first {
+        true => sender.send(page / CHUNK_PAGES, &wanted, &wanted).map(drop),
+        false => sender.send_again(page / CHUNK_PAGES, &wanted).map(drop),
+    }
 }

@@ -94,7 +94,7 @@ impl Driver {
         events: Sender<Event>,
         own_record: Option<Arc<OwnRecord>>,
     ) -> std::io::Result<Self> {
-        let (jobs, worker) = machine_worker(machine.clone(), events.clone())?;
+        let (jobs, worker) = machine_worker(machine.clone(), progress.clone(), events.clone())?;
         let stop_listening = EventFd::new(libc::EFD_CLOEXEC)?;
         let accepting = arrivals::listen(listener, stop_listening.try_clone()?, events.clone())?;
         let now = Instant::now();
