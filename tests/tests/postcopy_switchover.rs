@@ -62,7 +62,10 @@ fn goes_on_at(mut scene: Scene, mut destination: Ferry, resolves: bool, to: &str
         assert_ne!(scene.source.run_state(), "running", "two run: {info:?}");
         match info.status.expect("there is a migration") {
             Status::Completed => return Some(()),
-            Status::Uncertain if resolves => resolve(&mut scene.source, "destination", false),
+            // A destination that has closed its links has taken back what was on its way.
+            Status::Uncertain if resolves || destination.migration().status == Some(Status::PostcopyPaused) => {
+                resolve(&mut scene.source, "destination", false);
+            }
             Status::PostcopyPaused if destination.migration().status == Some(Status::Completed) => {
                 // It has every page, and does not listen any more.
                 resolve(&mut scene.source, "destination", true);
@@ -302,7 +305,7 @@ fn a_destination_that_dies_once_it_runs_takes_the_guest_with_it_and_the_source_s
         assert!(info.error_desc.is_some(), "{info:?}");
         let reason = scene.source.refused("x-ferry-resolve", json!({ "owner": "source", "peer-fenced": true }));
         assert!(reason.contains("old"), "memory that was outrun never runs again: {reason}");
-        resolve(&mut scene.source, "destination", false);
+        resolve(&mut scene.source, "destination", true);
         assert_eq!(scene.source.wait_migration_end().status, Some(Status::Completed));
         assert_eq!(scene.source.run_state(), "postmigrate");
         scene.guest.assert_ran_in_one_place();
