@@ -154,7 +154,8 @@ impl Source {
 
     pub(super) fn resolve(&mut self, owner: Owner) -> Vec<Output> {
         match (&self.state, owner) {
-            (State::Uncertain(reason), Owner::Source) => {
+            // The record may be asked at this very moment: what it answers later is not heard any more.
+            (State::Uncertain(reason) | State::TakingBack(reason), Owner::Source) => {
                 let outcome = Outcome::Failed(format!("{reason}; the operator gave the guest to the source"));
                 self.give_up(outcome)
             }

@@ -344,7 +344,8 @@ impl Source {
             // With `pong` the source goes on at `Ready`, and this comes after it.
             (State::Active(_), ToSource::Started { .. }) => vec![],
             // The destination counts the pages itself, and may be done before this side has noticed that it is.
-            (State::Active(_), ToSource::DrainedAck) => self.completed(),
+            // So it may be on a connection that was to recover it.
+            (State::Active(_) | State::Recovering(_), ToSource::DrainedAck) => self.completed(),
             (State::Recovering(_), ToSource::RecoverAck) => self.recovered(),
             (State::Recovering(_), ToSource::RecoverRefused { reason } | ToSource::Refused { reason }) => {
                 self.lost(format!("the destination refused to recover: {reason}"))

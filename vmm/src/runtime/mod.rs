@@ -20,6 +20,7 @@ use crate::runtime::progress::{Direction, Progress};
 use crate::runtime::record::{OwnRecord, OwnershipInfo, RecordError};
 use crate::runtime::settings::Settings;
 use crate::runtime::source::{Command, Outgoing};
+use crate::runtime::stream::Listener;
 
 pub mod control;
 pub mod destination;
@@ -172,15 +173,24 @@ impl Migrations {
         }
         // Clients hear of an end as the driver's last act: whoever answers to it at once waits until it is put away.
         let ending = |current: &mut Current| current.incoming.as_ref().is_some_and(|previous| !previous.goes_on());
-        let (mut current, _) =
+        let (current, _) =
             self.changed.wait_timeout_while(current, FAREWELL, ending).unwrap_or_else(PoisonError::into_inner);
-        if let Some(previous) = &current.incoming {
-            return Err(MigrationError::Listening(previous.endpoint()));
-        }
+        let is_free = |current: &Current| match &current.incoming {
+            Some(previous) => Err(MigrationError::Listening(previous.endpoint())),
+            None => Ok(()),
+        };
+        is_free(&current)?;
+        drop(current);
+        // A name may take its time to be looked up: clients go on asking meanwhile.
+        let listen_failed = |source| MigrationError::Listen { at: at.clone(), source };
+        let listener = Listener::bind(at).map_err(listen_failed)?;
+        let mut current = self.current();
+        is_free(&current)?;
         let progress = self.progress(Direction::Incoming);
         let parameters = self.settings.parameters();
-        let incoming = Incoming::listen(self.machine.clone(), at, &parameters, progress.clone(), self.record.clone())
-            .map_err(|source| MigrationError::Listen { at: at.clone(), source })?;
+        let incoming =
+            Incoming::listen(self.machine.clone(), listener, &parameters, progress.clone(), self.record.clone())
+                .map_err(listen_failed)?;
         let endpoint = incoming.endpoint();
         current.incoming = Some(Arc::new(incoming));
         current.newest = Some(progress);
@@ -264,10 +274,8 @@ impl Migrations {
     }
 
     fn command(&self, command: Command) -> Result<(), MigrationError> {
-        match &self.current().outgoing {
-            Some(outgoing) => outgoing.command(command).map_err(MigrationError::TooLate),
-            None => Err(MigrationError::NoMigration),
-        }
+        let events = self.current().outgoing.as_ref().map(Outgoing::events).ok_or(MigrationError::NoMigration)?;
+        source::command(&events, command).map_err(MigrationError::TooLate)
     }
 
     /// QMP `query-migrate`.

@@ -5,9 +5,9 @@
 //! may take as long as the storage does, so the drivers make them on threads of their own.
 
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ferry_migration::destination::{Claim, GiveBack};
@@ -61,6 +61,17 @@ pub enum RecordError {
     /// The record's generation cannot grow.
     #[error(transparent)]
     Rule(#[from] RuleError),
+}
+
+impl RecordError {
+    /// Whether another try may succeed: the storage comes back, or the change follows what somebody else has written meanwhile.
+    fn may_pass(&self) -> bool {
+        match self {
+            RecordError::Ownership(error) => error.is_unreachable(),
+            RecordError::NotOurs { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 /// What a record says, for an operator.
@@ -120,6 +131,9 @@ pub struct OwnRecord {
     me: OwnerId,
     vm: Name,
     generation: AtomicU64,
+    /// Held from a look at the record to the change that follows from it: the end of one hand-over must not be written over the
+    /// beginning of the next.
+    changing: Mutex<()>,
 }
 
 impl OwnRecord {
@@ -129,7 +143,13 @@ impl OwnRecord {
     /// When the name does not fit, or the kernel gives no random number.
     pub fn new(backend: Arc<dyn Ownership>, vm: &str) -> Result<Self, RecordError> {
         let me = crate::ownership::new_owner().map_err(RecordError::Random)?;
-        Ok(OwnRecord { backend, me, vm: Name::try_from(vm)?, generation: AtomicU64::new(0) })
+        Ok(OwnRecord {
+            backend,
+            me,
+            vm: Name::try_from(vm)?,
+            generation: AtomicU64::new(0),
+            changing: Mutex::default(),
+        })
     }
 
     /// Makes this process the owner of a guest that it boots afresh. The disk's lock is held: nobody runs the guest that the
@@ -172,10 +192,11 @@ impl OwnRecord {
     /// the operator has said so. Goes on in the background until the record has it.
     pub fn assert_ownership(self: &Arc<Self>) {
         self.insist("name this process", |own| match own.backend.read()? {
-            Some(there) if there.owner == own.me => {
+            Some(there) if there.owner == own.me && there.settled => {
                 own.generation.store(there.generation, SeqCst);
                 Ok(())
             }
+            // Also if it is this process's but in a hand-over: the next generation fences who was to take it over.
             there => own.take_from(there),
         });
     }
@@ -190,18 +211,16 @@ impl OwnRecord {
         let run = move || {
             let mut told = false;
             loop {
-                match change(&own) {
-                    Ok(()) => return,
-                    Err(RecordError::Ownership(error)) if error.is_unreachable() => {
-                        if !std::mem::replace(&mut told, true) {
-                            tracing::warn!(%error, "the ownership record does not {what} yet; this is tried again");
-                        }
-                        std::thread::sleep(INSIST_AGAIN);
-                    }
-                    Err(error) => {
-                        return tracing::warn!(error = super::causes(&error), "the ownership record does not {what}");
-                    }
+                let result = own.while_nobody_changes_it(|| change(&own));
+                let Err(error) = result else { return };
+                let error_text = super::causes(&error);
+                if !error.may_pass() {
+                    return tracing::warn!(error = error_text, "the ownership record does not {what}");
                 }
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(error = error_text, "the ownership record does not {what} yet; this is tried again");
+                }
+                std::thread::sleep(INSIST_AGAIN);
             }
         };
         // It ends with the record's answer or with the process: storage that hangs must not keep a migration from ending.
@@ -271,6 +290,11 @@ impl OwnRecord {
         record.owner == self.me && !record.settled && record.migration_id == handover.migration_id()
     }
 
+    fn while_nobody_changes_it<T>(&self, change: impl FnOnce() -> T) -> T {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        change()
+    }
+
     fn settled(&self, generation: u64) -> Record {
         Record { vm: self.vm.clone(), generation, owner: self.me.clone(), migration_id: 0, settled: true, nonce: 0 }
     }
@@ -312,7 +336,7 @@ impl HandoverRecord {
     /// # Errors
     /// When the record does not answer or names somebody else.
     pub fn announce(&self) -> Result<(), RecordError> {
-        match self.swap(&self.handover.announce(self.nonce))? {
+        match self.own.while_nobody_changes_it(|| self.swap(&self.handover.announce(self.nonce)))? {
             Swap::Won => Ok(()),
             Swap::Lost(record) => Err(self.own.not_ours(&record)),
         }
@@ -321,11 +345,12 @@ impl HandoverRecord {
     /// Source: makes the record name this side again.
     #[must_use]
     pub fn take_back(&self) -> TakeBack {
-        match self.swap(&self.handover.take_back()) {
-            Ok(Swap::Won) => self.took_back(),
+        let change = self.handover.take_back();
+        match self.swap(&change) {
+            Ok(Swap::Won) => self.took_back(&change.record),
             Ok(Swap::Lost(record)) => match self.handover.standing(&self.own.me, Some(&record)) {
                 // The destination has given it back.
-                Standing::Mine => self.took_back(),
+                Standing::Mine => self.took_back(&record),
                 _ if record.settled => TakeBack::Lost,
                 _ => TakeBack::Claimed,
             },
@@ -382,11 +407,8 @@ impl HandoverRecord {
         });
     }
 
-    fn took_back(&self) -> TakeBack {
-        // A record that does not answer now is read again at the next boot or announcement.
-        if let Ok(Some(record)) = self.own.backend.read() {
-            self.own.generation.store(record.generation, SeqCst);
-        }
+    fn took_back(&self, record: &Record) -> TakeBack {
+        self.own.generation.store(record.generation, SeqCst);
         TakeBack::Won
     }
 

@@ -82,14 +82,14 @@ fn quit_on_signal(
     let first = Arc::new(OnceLock::new());
     let noted = first.clone();
     let watch = move || {
+        let mut warned = false;
         for signal in signals {
-            if noted.set(signal).is_err() {
-                signals::die_of(signal);
-            }
             match migrations.upgrade().and_then(|migrations| migrations.is_needed()) {
-                Some(why) => {
-                    eprintln!("ferry: not ended by {}: {why}; a second signal ends it all the same", signal.name())
+                Some(why) if !std::mem::replace(&mut warned, true) => {
+                    eprintln!("ferry: not ended by {}: {why}; a second signal ends it all the same", signal.name());
                 }
+                Some(_) => signals::die_of(signal),
+                None if noted.set(signal).is_err() => signals::die_of(signal),
                 None => quit(&machine, "host-signal"),
             }
         }

@@ -28,7 +28,9 @@ const BATCH: usize = 1024;
 /// When the list is of another machine or the host refuses.
 pub fn discard_outdated(memory: &Memory, outdated: &PageBitmap) -> Result<(), UserfaultError> {
     super::check_pages(memory, outdated)?;
-    discard_in(&cover(memory, outdated), outdated)
+    let ranges = cover(memory, outdated);
+    super::refuse_huge_pages(memory, &ranges);
+    discard_in(&ranges, outdated)
 }
 
 pub(super) fn discard_in(ranges: &[Range], outdated: &PageBitmap) -> Result<(), UserfaultError> {

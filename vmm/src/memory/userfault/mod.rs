@@ -119,6 +119,7 @@ impl Faults {
         let uffd = Arc::new(open::open(backing)?);
         let memfd = memory.memfd().map(File::try_clone).transpose().map_err(UserfaultError::Open)?;
         let ranges = range::cover(memory, missing);
+        refuse_huge_pages(memory, &ranges);
         discard::discard_in(&ranges, &outdated)?;
         let faults = Faults {
             uffd,
@@ -138,11 +139,7 @@ impl Faults {
 
     fn register(&self, range: &Range, backing: Backing) -> Result<(), UserfaultError> {
         let mode = match backing {
-            Backing::Anon => {
-                // A huge page would be all there or all missing.
-                advise(range, Advice::LinuxNoHugepage);
-                RegisterMode::MISSING
-            }
+            Backing::Anon => RegisterMode::MISSING,
             // A hole raises a missing fault, and would be filled with zeros without it.
             Backing::Memfd => RegisterMode::MISSING | RegisterMode::MINOR,
         };
@@ -376,6 +373,13 @@ fn check_pages(memory: &Memory, pages: &PageBitmap) -> Result<(), UserfaultError
         Ok(())
     } else {
         Err(UserfaultError::OtherMachine { expected: memory.pages(), found: pages.pages() })
+    }
+}
+
+/// A huge page would be all there or all missing, and the host may make one of what a discard has left, with zeros in the gaps.
+fn refuse_huge_pages(memory: &Memory, ranges: &[Range]) {
+    if memory.backing() == Backing::Anon {
+        ranges.iter().for_each(|range| advise(range, Advice::LinuxNoHugepage));
     }
 }
 

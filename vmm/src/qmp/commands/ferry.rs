@@ -88,6 +88,7 @@ pub fn memory_hash(session: &Session, _: Nothing) -> Outcome {
         RunState::Running => {
             Err(CommandError::generic("The guest is running and its memory changes; send 'stop' before this"))
         }
+        RunState::InMigrate => Err(CommandError::generic("The guest's memory is still arriving; wait for its end")),
         _ => Ok(()),
     };
     stopped()?;

@@ -19,6 +19,8 @@ use crate::runtime::stream::{Listener, Stream};
 
 /// Longest that a connection may take to introduce itself.
 const INTRODUCTION: Duration = Duration::from_secs(2);
+/// Pause before the next try when the host had nothing to take a connection with.
+const SCARCITY: Duration = Duration::from_millis(100);
 /// Connections that may be introducing themselves at a time; more are closed at once.
 const MOST_STRANGERS: usize = 16;
 
@@ -53,6 +55,10 @@ fn accept_all(listener: &Listener, cancel: &EventFd, events: &Sender<Event>) {
                     Err(error) => tracing::warn!(%error, "no thread for a connection"),
                 }
             }
+            Err(error) if is_scarcity(&error) => {
+                tracing::warn!(%error, "a connection could not be taken; the next is in a moment");
+                std::thread::sleep(SCARCITY);
+            }
             Err(error) => {
                 // The driver ends only after this thread.
                 let _ = events.send(Event::ListenFailed(error));
@@ -71,6 +77,11 @@ fn accept_all(listener: &Listener, cancel: &EventFd, events: &Sender<Event>) {
 }
 
 /// Whether the driver has it now.
+/// Whether the host is short of something, which passes (accept(2)).
+fn is_scarcity(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
 fn introduce(stream: &Stream, events: &Sender<Event>) -> bool {
     let mut bytes = [0; PREAMBLE_LEN];
     let read = stream.set_read_timeout(Some(INTRODUCTION)).and_then(|()| stream.read_exact(&mut bytes));

@@ -79,18 +79,17 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Listens at `at`.
+    /// Waits for a source at `listener`.
     ///
     /// # Errors
-    /// What the address answered, or when a thread cannot be had.
+    /// When a thread or a descriptor cannot be had.
     pub fn listen(
         machine: Arc<Machine>,
-        at: &Endpoint,
+        listener: Listener,
         parameters: &Parameters,
         progress: Arc<Progress>,
         record: Option<Arc<OwnRecord>>,
     ) -> std::io::Result<Self> {
-        let listener = Listener::bind(at)?;
         let endpoint = Mutex::new(listener.endpoint().clone());
         let (events, inbox) = channel();
         let driver = Driver::new(machine, listener, parameters, progress.clone(), events.clone(), record)?;
@@ -135,14 +134,13 @@ impl Incoming {
         if self.progress.status() != Some(Status::PostcopyPaused) {
             return Err(MigrationError::TooLate(NOT_PAUSED));
         }
-        let mut endpoint = lock(&self.endpoint);
-        if *at == *endpoint {
-            return Ok(endpoint.clone());
+        if *at == self.endpoint() {
+            return Ok(at.clone());
         }
         let listener = Listener::bind(at).map_err(|source| MigrationError::Listen { at: at.clone(), source })?;
         let bound = listener.endpoint().clone();
         self.command(Command::Recover(listener)).map_err(MigrationError::TooLate)?;
-        *endpoint = bound.clone();
+        *lock(&self.endpoint) = bound.clone();
         Ok(bound)
     }
 

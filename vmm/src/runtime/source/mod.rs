@@ -124,19 +124,10 @@ impl Outgoing {
         Ok(Outgoing { events, thread: Some(thread), progress })
     }
 
-    /// Commands it; returns once that is accepted. A migration that has ended accepts a cancel, and does nothing.
-    ///
-    /// # Errors
-    /// The reason for which the command does not fit.
-    pub fn command(&self, command: Command) -> Result<(), &'static str> {
-        let (answer, answered) = channel();
-        // A cancel that comes too late to do anything is none the worse.
-        let ended = if matches!(command, Command::Cancel) { Ok(()) } else { Err(ENDED) };
-        if self.events.send(Event::Command(command, answer)).is_err() {
-            return ended;
-        }
-        // The driver answers at once or has ended, which closes the channel.
-        answered.recv().unwrap_or(ended)
+    /// Where [`command`] sends to.
+    #[must_use]
+    pub fn events(&self) -> Sender<Event> {
+        self.events.clone()
     }
 
     /// Tells it that there is no guest any more.
@@ -160,4 +151,20 @@ impl Outgoing {
             self.progress.set_status(Status::Failed);
         }
     }
+}
+
+/// Commands the migration whose driver hears `events`; returns once that is accepted. One that has ended accepts a cancel, and
+/// does nothing. Nobody may hold what `query-migrate` needs meanwhile: the driver may be busy with a peer.
+///
+/// # Errors
+/// The reason for which the command does not fit.
+pub fn command(events: &Sender<Event>, command: Command) -> Result<(), &'static str> {
+    let (answer, answered) = channel();
+    // A cancel that comes too late to do anything is none the worse.
+    let ended = if matches!(command, Command::Cancel) { Ok(()) } else { Err(ENDED) };
+    if events.send(Event::Command(command, answer)).is_err() {
+        return ended;
+    }
+    // The driver answers, or ends, which closes the channel.
+    answered.recv().unwrap_or(ended)
 }

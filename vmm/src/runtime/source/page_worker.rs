@@ -4,7 +4,7 @@
 //! job with an input for the state machine, and ends when its job channel closes.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -49,6 +49,8 @@ pub struct Reconnected {
     pub to: Endpoint,
     /// Signalled when this connection is given up.
     pub cancel: EventFd,
+    /// Set to end what is sent on it at once.
+    pub stop: Arc<AtomicBool>,
     /// Which connection this is.
     pub epoch: u32,
 }
@@ -146,11 +148,11 @@ impl PageWorker {
             PageJob::ServeAgain(missing, connection) => {
                 self.join_urgent();
                 self.epoch = connection.epoch;
-                // What the break has stopped has ended: this thread did it.
-                self.controls.stop.store(false, Relaxed);
+                self.controls.stop = connection.stop;
                 (self.route.to, self.route.cancel) = (connection.to, connection.cancel);
                 let chunks = self.open_bulk()?;
-                self.sender()?.reconnect(chunks);
+                let stop = self.controls.stop.clone();
+                self.sender()?.reconnect(chunks, stop);
                 self.serve(&missing)
             }
         }

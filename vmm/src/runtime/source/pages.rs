@@ -236,8 +236,8 @@ impl PageSender {
     }
 
     /// Goes on over another link.
-    pub fn reconnect(&mut self, chunks: ChunkSender) {
-        self.chunks = chunks;
+    pub fn reconnect(&mut self, chunks: ChunkSender, stop: Arc<AtomicBool>) {
+        (self.chunks, self.controls.stop) = (chunks, stop);
     }
 
     fn harvest(&mut self) -> Result<(), PagesError> {

@@ -16,7 +16,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ferry_migration::destination::{Destination, Input, Outcome, Output};
+use ferry_migration::greeting::Announced;
 use ferry_migration::message::{Failure, ToDestination, ToSource};
+use ferry_migration::ownership::Handover;
 use ferry_migration::wire::preamble::session;
 use ferry_migration::{Greeting, Parameters, Status, description};
 use vmm_sys_util::eventfd::EventFd;
@@ -80,6 +82,8 @@ pub(super) struct Driver {
     urgent: Option<Stream>,
     own_record: Option<Arc<OwnRecord>>,
     record: Option<Arc<HandoverRecord>>,
+    /// What the source has announced, while this side looks whether its record shows it.
+    announced: Option<Handover>,
     record_call: Call<Question>,
     outcome: Option<Outcome>,
 }
@@ -127,6 +131,7 @@ impl Driver {
             urgent: None,
             own_record,
             record: None,
+            announced: None,
             record_call: Call::default(),
             outcome: None,
         })
@@ -150,6 +155,7 @@ impl Driver {
             Event::Input(input) => self.input(input),
             Event::Record(serial, input) => {
                 if self.record_call.answered(serial) {
+                    self.found(&input);
                     self.input(input);
                 }
             }
@@ -217,10 +223,11 @@ impl Driver {
         for output in outputs {
             tracing::debug!(?output, "destination");
             match output {
-                Output::CheckGreeting => {
-                    let result = self.check_greeting();
-                    self.input(Input::Checked(result));
-                }
+                Output::CheckGreeting => match self.check_greeting() {
+                    Ok(Some(announced)) => self.look_for(announced),
+                    Ok(None) => self.input(Input::Checked(Ok(false))),
+                    Err(reason) => self.input(Input::Checked(Err(reason))),
+                },
                 Output::ReceivePages => {
                     self.progress.set_handshake(self.core.handshake());
                     self.progress.set_status(Status::Active);
@@ -258,7 +265,8 @@ impl Driver {
         }
     }
 
-    fn check_greeting(&mut self) -> Result<bool, String> {
+    /// Whether this side can take the guest, and what it must find in its ownership record.
+    fn check_greeting(&mut self) -> Result<Option<Announced>, String> {
         let bytes = std::mem::take(&mut self.attachment.0);
         let greeting: Greeting =
             postcard::from_bytes(&bytes).map_err(|error| format!("its greeting does not decode: {error}"))?;
@@ -270,14 +278,7 @@ impl Driver {
                 .map_err(|error| format!("postcopy is not possible here: {}", crate::runtime::causes(&error)))?;
         }
         tracing::info!(vm = greeting.vm, "incoming migration");
-        let shared = match (&self.own_record, greeting.record) {
-            (Some(own), Some(announced)) if own.shows(announced.nonce) => {
-                self.record = Some(Arc::new(own.incoming(announced.handover)));
-                true
-            }
-            _ => false,
-        };
-        Ok(shared)
+        Ok(greeting.record)
     }
 
     fn start_guest(&mut self) {

@@ -1,7 +1,10 @@
 //! What the destination asks of the ownership record, and what it tells it.
 
+use std::sync::Arc;
+
 use ferry_migration::Handshake;
 use ferry_migration::destination::{Claim, GiveBack, Input};
+use ferry_migration::greeting::Announced;
 
 use super::Driver;
 use crate::runtime::destination::Event;
@@ -9,6 +12,8 @@ use crate::runtime::destination::Event;
 /// What the record can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Question {
+    /// Show the source's nonce.
+    Show(u64),
     /// Name this side.
     Claim,
     /// Name the source again.
@@ -16,6 +21,28 @@ pub(super) enum Question {
 }
 
 impl Driver {
+    /// Looks whether this side's record is the source's.
+    pub(super) fn look_for(&mut self, announced: Announced) {
+        let Some(own) = self.own_record.clone() else { return self.input(Input::Checked(Ok(false))) };
+        let events = self.events.clone();
+        self.announced = Some(announced.handover);
+        self.record_call.ask(Question::Show(announced.nonce), |serial| {
+            let ask = move || {
+                // A driver that has ended does not mind.
+                let _ = events.send(Event::Record(serial, Input::Checked(Ok(own.shows(announced.nonce)))));
+            };
+            std::thread::Builder::new().name("ferry-dst-record".into()).spawn(ask).map(drop)
+        });
+    }
+
+    /// The record is the source's: it decides about this hand-over.
+    pub(super) fn found(&mut self, answer: &Input) {
+        if let (Input::Checked(Ok(true)), Some(own), Some(handover)) = (answer, &self.own_record, self.announced.take())
+        {
+            self.record = Some(Arc::new(own.incoming(handover)));
+        }
+    }
+
     /// Asks on a thread of its own: storage may take its time, or hang.
     pub(super) fn ask_record(&mut self, question: Question) {
         let Some(record) = self.record.clone() else {
@@ -26,6 +53,7 @@ impl Driver {
         self.record_call.ask(question, |serial| {
             let ask = move || {
                 let input = match question {
+                    Question::Show(nonce) => Input::Checked(Ok(record.own().shows(nonce))),
                     Question::Claim => Input::Claimed(record.claim()),
                     Question::GiveBack => Input::GaveBack(record.give_back()),
                 };
@@ -38,6 +66,8 @@ impl Driver {
 
     pub(super) fn record_is_late(&mut self) {
         match self.record_call.overdue() {
+            // As if there were none.
+            Some(Question::Show(_)) => self.input(Input::Checked(Ok(false))),
             Some(Question::Claim) => self.input(Input::Claimed(Claim::Unreachable)),
             Some(Question::GiveBack) => self.input(Input::GaveBack(GiveBack::Unreachable)),
             None => {}

@@ -16,6 +16,9 @@ pub(super) fn trouble(input: &Input) -> String {
         Input::Message(ToSource::RecoverRefused { reason } | ToSource::Refused { reason }) => {
             format!("the destination refused to recover: {reason}")
         }
+        Input::Message(ToSource::Started { .. }) => "a page link was lost while the guest was being started".to_owned(),
+        Input::TookBack(_) => "the link was lost after the permit, and the record names the destination".to_owned(),
+        Input::Resolve(_) => "the operator gave the guest to the destination".to_owned(),
         Input::Message(message) => format!("the destination sent {}, which does not belong here", message.name()),
         _ => "the destination did not answer in time".to_owned(),
     }
@@ -34,7 +37,8 @@ impl Driver {
         for output in outputs {
             match output {
                 Output::Status(Status::Uncertain) => self.progress.set_error(format!(
-                    "{trouble}, after the permit was sent: the destination may run the guest. This side keeps it stopped; {what_next}"
+                    "{}, after the permit was sent: the destination may run the guest. This side keeps it stopped; {what_next}",
+                    self.core.uncertainty().unwrap_or(trouble)
                 )),
                 Output::Status(Status::PostcopyPaused) => self.progress.set_error(format!(
                     "{trouble}; the guest runs on at the destination until it needs a page from here: reconnect with migrate, \

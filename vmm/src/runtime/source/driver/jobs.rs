@@ -37,7 +37,8 @@ impl Driver {
         }
         match self.cancel.try_clone() {
             Ok(cancel) => {
-                let connection = Reconnected { to: self.to.clone(), cancel, epoch: self.epoch };
+                let stop = self.controls.stop.clone();
+                let connection = Reconnected { to: self.to.clone(), cancel, stop, epoch: self.epoch };
                 self.page_job(PageJob::ServeAgain(missing, connection));
             }
             Err(error) => self.lost(format!("no eventfd can be had: {error}")),

@@ -1,5 +1,6 @@
 //! The source's links: opened, used, lost, closed.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use ferry_migration::greeting::Announced;
@@ -20,6 +21,8 @@ impl Driver {
         if let Some(to) = self.recover_to.take() {
             self.to = to;
             crate::runtime::join_finished(&mut self.threads);
+            // The flag of the connection before stays set: its thread may not have seen it yet.
+            self.controls.stop = Arc::default();
             // The break has signalled the one before.
             match EventFd::new(libc::EFD_CLOEXEC) {
                 Ok(cancel) => self.cancel = cancel,

@@ -164,7 +164,7 @@ impl Driver {
                 Next::Event(event) => self.event(event),
             }
         }
-        self.wind_up();
+        self.wind_up(inbox);
     }
 
     fn event(&mut self, event: Event) {
@@ -325,12 +325,30 @@ impl Driver {
         }
     }
 
-    fn wind_up(mut self) {
+    /// Waits for every thread, and ends what holds one up: a device that hangs, or a link that was still being opened when the
+    /// others were closed.
+    fn join(&mut self, inbox: &Receiver<Event>) {
+        loop {
+            crate::runtime::join_finished(&mut self.threads);
+            if self.threads.is_empty() {
+                return;
+            }
+            for event in inbox.try_iter() {
+                if let Event::OfLink(_, LinkEvent::Control(stream) | LinkEvent::Pages(stream)) = event {
+                    stream.shutdown();
+                }
+            }
+            self.machine.interrupt_faults();
+            std::thread::park_timeout(crate::runtime::INTERRUPT_AGAIN);
+        }
+    }
+
+    fn wind_up(mut self, inbox: &Receiver<Event>) {
         self.interrupt();
         self.close_links();
         self.guest_jobs = None;
         self.page_jobs = None;
-        crate::runtime::join_interrupting(&self.machine, self.threads.drain(..));
+        self.join(inbox);
         if let Some(outcome) = &self.outcome {
             self.settle_record(outcome);
         }
