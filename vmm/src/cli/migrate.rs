@@ -114,8 +114,9 @@ fn migrate(options: &Options, signals: &Receiver<Signal>) -> Result<(), CliError
             Ok(())
         }
         Status::PostcopyPaused => Err(CliError::Failed(format!(
-            "the postcopy is paused: {}; when the network is well, reconnect with: ferry migrate --resume --qmp unix:{} --to {}",
-            reason(&info),
+            "the postcopy is paused: {}; the guest runs on at the destination until it needs a page from here. Reconnect with: \
+             ferry migrate --resume --qmp unix:{} --to {}",
+            reason(&info).split(';').next().unwrap_or_default(),
             options.qmp.display(),
             options.to
         ))),

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use ferry_migration::MigrationInfo;
-use ferry_migration::info::{Downtime, RamStats};
+use ferry_migration::info::{Downtime, PostcopyStats, RamStats};
 
 use super::style::{Style, bar};
 use super::units;
@@ -29,6 +29,9 @@ pub fn numbers(text: &mut String, info: &MigrationInfo, style: Style) {
     if let Some(ram) = info.ram.as_ref().filter(|ram| ram.transferred > 0) {
         let incoming = info.x_ferry_direction.as_deref() == Some("incoming");
         memory(text, ram, if incoming { "received" } else { "sent" }, info.total_time, style);
+    }
+    if let Some(postcopy) = &info.x_ferry_postcopy {
+        self::postcopy(text, postcopy, info.ram.as_ref().map_or(0, |ram| ram.postcopy_requests), style);
     }
     if let Some(handshake) = &info.x_ferry_handshake {
         line(text, style, "handshake", handshake.as_str());
@@ -75,6 +78,16 @@ fn memory(text: &mut String, ram: &RamStats, moved: &str, total_ms: Option<u64>,
     if ram.dirty_pages_rate > 0 {
         let bytes = units::bytes(ram.dirty_pages_rate.saturating_mul(ram.page_size));
         line(text, style, "dirty rate", &format!("{} pages/s ({bytes}/s)", units::count(ram.dirty_pages_rate)));
+    }
+}
+
+fn postcopy(text: &mut String, stats: &PostcopyStats, requests: u64, style: Style) {
+    let (all, asked) = (units::count(stats.received_pages + stats.missing_pages), units::count(requests));
+    line(text, style, "postcopy", &format!("{all} pages followed the guest, {asked} of them asked for"));
+    if let Some(waits) = stats.waits.as_ref().filter(|waits| waits.count > 0) {
+        let [p50, p99, longest, total] =
+            [waits.p50_us, waits.p99_us, waits.longest_us, waits.total_us].map(units::micros);
+        line(text, style, "waits", &format!("p50 {p50}, p99 {p99}, longest {longest}, together {total}"));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Pages that a destination in postcopy still lacks, shared by the threads that send them.
 //!
-//! A page is sent once on each connection: whoever takes it out of the set sends it. The background stream begins where the
+//! The stream sends a page once on each connection, unless it was asked for before: whoever takes it out of the set sends it. The background stream begins where the
 //! destination's last requests were, because what a guest touched it will touch the neighbours of.
 
 use std::collections::VecDeque;
