@@ -70,7 +70,7 @@ impl Control {
         self.events.publish(Event::Resume);
         // From here on a guest instruction may have run: a vCPU that is late does not undo that.
         if let Err(error) = self.let_in(status) {
-            tracing::error!(%error, "the guest runs without it for now");
+            tracing::error!(%error, "the guest runs, and waits for its last vCPU");
         }
         Ok(())
     }

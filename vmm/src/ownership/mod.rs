@@ -52,7 +52,10 @@ pub fn new_owner() -> std::io::Result<OwnerId> {
 }
 
 /// A number that nobody else has.
-fn random() -> std::io::Result<u128> {
+///
+/// # Errors
+/// When the kernel gives no random numbers.
+pub fn random() -> std::io::Result<u128> {
     let mut bytes = [0; 16];
     let taken = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
     debug_assert_eq!(taken, bytes.len(), "requests of up to 256 bytes are not cut short");

@@ -410,11 +410,3 @@ fn join_finished(threads: &mut Vec<std::thread::JoinHandle<()>>) {
         }
     }
 }
-
-/// A number that no other migration has.
-fn random_id() -> std::io::Result<u128> {
-    let mut bytes = [0; 16];
-    let taken = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    debug_assert_eq!(taken, bytes.len(), "requests of up to 256 bytes are not cut short");
-    Ok(u128::from_le_bytes(bytes))
-}

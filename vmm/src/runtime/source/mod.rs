@@ -110,7 +110,7 @@ impl Outgoing {
         record: Option<&Arc<OwnRecord>>,
     ) -> Result<Self, MigrationError> {
         let (events, inbox) = channel();
-        let migration_id = crate::runtime::random_id().map_err(MigrationError::Host)?;
+        let migration_id = crate::ownership::random().map_err(MigrationError::Host)?;
         // A guest that arrived without the record may not have got it yet.
         let record = record.filter(|own| own.generation() > 0);
         let record = record.map(|own| own.outgoing(migration_id)).transpose()?.map(Arc::new);

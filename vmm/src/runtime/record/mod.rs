@@ -4,24 +4,27 @@
 //! migration's, on either side: it asks for the changes of the switchover and answers in the state machines' words. Every call
 //! may take as long as the storage does, so the drivers make them on threads of their own.
 
-use serde::{Deserialize, Serialize};
+mod call;
+
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ferry_migration::destination::{Claim, GiveBack};
 use ferry_migration::ownership::{
     Change, Expected, Handover, Name, NameError, OwnerId, Record, RuleError, Standing, Swap,
 };
 use ferry_migration::source::TakeBack;
+use serde::{Deserialize, Serialize};
 
+pub use self::call::Call;
+
+use self::call::ANSWER_DEADLINE;
 use crate::ownership::{Ownership, OwnershipError};
 
 /// How often a record that did not answer is asked again by whoever insists.
 const INSIST_AGAIN: Duration = Duration::from_millis(500);
-/// How long a driver waits for the record's answer before it goes on as if there were none.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Why a record could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -414,91 +417,5 @@ impl HandoverRecord {
 
     fn swap(&self, change: &Change) -> Result<Swap, OwnershipError> {
         self.own.backend.swap(&change.expected, &change.record)
-    }
-}
-
-/// The call to a record that a driver has under way. Storage may hang: the driver then hears at a deadline that the record
-/// is unreachable, asks again later, and the thread that hangs answers the later question when it comes back.
-#[derive(Debug)]
-pub struct Call<Q> {
-    /// What the driver waits for, and until when.
-    asked: Option<(Q, Instant)>,
-    /// What the newest thread was asked, while it has not answered.
-    hanging: Option<Q>,
-    /// Tells the threads apart.
-    serial: u32,
-}
-
-impl<Q> Default for Call<Q> {
-    /// None is under way.
-    fn default() -> Self {
-        Call { asked: None, hanging: None, serial: 0 }
-    }
-}
-
-impl<Q: Copy + PartialEq> Call<Q> {
-    /// The driver asks `question`; `spawn` starts a thread that will answer with this number, unless one hangs over the same.
-    pub fn ask(&mut self, question: Q, spawn: impl FnOnce(u32) -> std::io::Result<()>) {
-        self.asked = Some((question, Instant::now() + ANSWER_DEADLINE));
-        if self.hanging == Some(question) {
-            return;
-        }
-        self.serial += 1;
-        match spawn(self.serial) {
-            Ok(()) => self.hanging = Some(question),
-            Err(error) => tracing::error!(%error, "no thread to ask the ownership record"),
-        }
-    }
-
-    /// A thread has answered; whether the driver still waits for that.
-    pub fn answered(&mut self, serial: u32) -> bool {
-        if serial != self.serial {
-            return false;
-        }
-        self.hanging = None;
-        self.asked.take().is_some()
-    }
-
-    /// When the driver must hear something at the latest.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
-        self.asked.map(|(_, at)| at)
-    }
-
-    /// The question whose deadline has passed.
-    pub fn overdue(&mut self) -> Option<Q> {
-        self.asked.take_if(|(_, at)| *at <= Instant::now()).map(|(question, _)| question)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_call_that_hangs_answers_the_later_question() {
-        let mut call = Call::default();
-        let mut spawned = Vec::new();
-        call.ask('a', |serial| {
-            spawned.push(serial);
-            Ok(())
-        });
-        call.asked = Some(('a', Instant::now()));
-        assert_eq!((call.overdue(), call.overdue()), (Some('a'), None));
-        call.ask('a', |serial| {
-            spawned.push(serial);
-            Ok(())
-        });
-        assert_eq!(spawned, [1], "one thread hangs over it already");
-        assert!(call.answered(1));
-        assert!(!call.answered(1), "it was answered");
-        call.ask('a', |_| Err(std::io::ErrorKind::OutOfMemory.into()));
-        assert!(call.deadline().is_some(), "the driver hears of it at the deadline");
-        call.ask('a', |serial| {
-            spawned.push(serial);
-            Ok(())
-        });
-        assert_eq!(spawned, [1, 3]);
-        assert!(!call.answered(1), "an old thread");
     }
 }
