@@ -14,6 +14,8 @@ use crate::memory::Backing;
 
 // UFFD_API and UFFD_FEATURE_* of linux/userfaultfd.h.
 const API: u64 = 0xaa;
+/// Above what a process of this kind has open.
+const HIGH: i32 = 512;
 const MISSING_SHMEM: u64 = 1 << 5;
 const MINOR_SHMEM: u64 = 1 << 10;
 
@@ -36,7 +38,20 @@ pub fn support(backing: Backing) -> Result<(), UserfaultError> {
 }
 
 /// A non-blocking userfaultfd with what `backing` needs.
+///
+/// It gets a high number: a process that ends gives up its descriptors from the highest down, and the watch must go before the
+/// VM, which waits for the pages that it has asked for.
 pub(super) fn open(backing: Backing) -> Result<Uffd, UserfaultError> {
+    let uffd = open_anywhere(backing)?;
+    match rustix::io::fcntl_dupfd_cloexec(&uffd, HIGH) {
+        // SAFETY: the descriptor is a userfaultfd and is given away here.
+        Ok(high) => Ok(unsafe { Uffd::from_raw_fd(high.into_raw_fd()) }),
+        // The host allows fewer descriptors.
+        Err(_) => Ok(uffd),
+    }
+}
+
+fn open_anywhere(backing: Backing) -> Result<Uffd, UserfaultError> {
     let features = match backing {
         Backing::Anon => 0,
         Backing::Memfd => MISSING_SHMEM | MINOR_SHMEM,

@@ -121,6 +121,9 @@ impl Driver {
     /// Its vCPUs wait for pages that will not come; a client reads why.
     pub(super) fn lose_guest(&self, reason: &str) {
         tracing::error!(reason, "the guest is lost");
+        // The process ends now. A VM that is closed by itself would wait in the kernel, for ever and unkillably, for a page that KVM
+        // asks for on a vCPU's behalf; with the process the watch on its memory goes first.
+        std::mem::forget(self.machine.clone());
         self.machine.lose_guest(reason);
     }
 }
