@@ -160,9 +160,11 @@ impl Progress {
     }
 
     /// Destination: postcopy has begun, and `faults` knows how it goes.
-    pub fn watch_faults(&self, faults: Arc<Faults>) {
+    ///
+    /// `missing` pages lacked when it was armed: some may have come since.
+    pub fn watch_faults(&self, faults: Arc<Faults>, missing: u64) {
         self.pages.is_postcopy.store(true, Relaxed);
-        self.pages.missing_at_first.store(faults.remaining(), Relaxed);
+        self.pages.missing_at_first.store(missing, Relaxed);
         self.pages.remaining_pages.store(faults.remaining(), Relaxed);
         self.facts().waits = Waits::Live(faults);
     }

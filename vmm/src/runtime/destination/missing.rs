@@ -43,6 +43,8 @@ pub enum LandError {
 pub struct Missing {
     /// The armed memory.
     pub faults: Arc<Faults>,
+    /// How many pages lacked when it was armed.
+    pub at_first: u64,
     session: u32,
     urgent: Mutex<Option<Stream>>,
     all_told: AtomicBool,
@@ -66,6 +68,7 @@ impl Missing {
         let stop = EventFd::new(libc::EFD_CLOEXEC).map_err(UserfaultError::Open)?;
         let missing = Arc::new(Missing {
             faults,
+            at_first: pages.count(),
             session,
             urgent: Mutex::default(),
             all_told: AtomicBool::new(false),

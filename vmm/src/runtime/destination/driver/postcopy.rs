@@ -22,7 +22,7 @@ impl Driver {
             missing.connect(stream);
         }
         self.armed.set(missing.clone());
-        self.progress.watch_faults(missing.faults.clone());
+        self.progress.watch_faults(missing.faults.clone(), missing.at_first);
         self.missing = Some(missing);
     }
 
