@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ferry_migration::info::{MigrationInfo, Status};
 use serde_json::json;
 
+use crate::relay::{Fault, Plan, Spot};
 use crate::wait::{LONG, wait_until};
 use crate::{Ferry, Lab, Relay, Scene, Spec};
 
@@ -46,17 +47,38 @@ impl Postcopy {
     /// # Panics
     /// As [`Postcopy::begin`].
     #[must_use]
-    pub fn begin_at(mut scene: Scene, destination: Ferry) -> Self {
-        let relay = Relay::new(&destination.wait_listening(), None);
+    pub fn begin_at(scene: Scene, destination: Ferry) -> Self {
+        let mut postcopy = Self::set_out(scene, destination, None);
+        postcopy.wait_active();
+        postcopy.scene.guest.moved_to(&postcopy.destination);
+        postcopy
+    }
+
+    /// As [`Postcopy::begin`], and every link is cut as soon as the destination has said that the guest runs there: it has next to
+    /// nothing of what its vCPUs need.
+    ///
+    /// # Panics
+    /// As [`Postcopy::begin`].
+    #[must_use]
+    pub fn begin_cut_at_start(scene: Scene) -> Self {
+        let destination = scene.destination();
+        let plan = Plan { at: Spot::Message("Started"), fault: Fault::CutAfter };
+        let mut postcopy = Self::set_out(scene, destination, Some(plan));
+        postcopy.relay.wait_fired();
+        postcopy.relay.cut_all();
+        postcopy.wait_paused();
+        postcopy.scene.guest.moved_to(&postcopy.destination);
+        postcopy
+    }
+
+    fn set_out(mut scene: Scene, destination: Ferry, plan: Option<Plan>) -> Self {
+        let relay = Relay::new(&destination.wait_listening(), plan);
         scene.source.allow_postcopy();
         scene.slow_down();
         scene.source.begin_migration(&relay.uri());
         scene.source.wait_migration(Status::Active);
         scene.source.qmp("migrate-start-postcopy", json!({}));
-        let mut postcopy = Postcopy { scene, destination, relay };
-        postcopy.wait_active();
-        postcopy.scene.guest.moved_to(&postcopy.destination);
-        postcopy
+        Postcopy { scene, destination, relay }
     }
 
     /// Waits until both sides are in `postcopy-active`.
@@ -113,6 +135,21 @@ impl Postcopy {
             }
             // Two vCPUs may wait for one page: then both are silent for much longer than between two reports.
             (pending >= cpus || pending > 0 && said.1.elapsed() > report * 10).then_some(())
+        });
+    }
+
+    /// Waits until the guest has booted once more, with its pages coming at full speed, and works.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn wait_second_boot(&mut self) {
+        let guest = &mut self.scene.guest;
+        guest.wait("the second boot", LONG, |log| (log.boots() == 2).then_some(()));
+        self.scene.source.set_parameters(json!({ "max-bandwidth": 0 }));
+        let ready = 2 * self.scene.spec.cpus as usize;
+        guest.wait("every vCPU to be ready again", LONG, |log| {
+            let said = log.lines().iter().filter(|line| matches!(line, ferry_guest::Line::Ready(_))).count();
+            (said >= ready).then_some(())
         });
     }
 

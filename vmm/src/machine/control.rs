@@ -17,6 +17,8 @@ use crate::events::{Event, Events};
 /// So many triple faults within [`TRIPLE_FAULT_WINDOW`] are a loop.
 const TRIPLE_FAULTS: usize = 3;
 const TRIPLE_FAULT_WINDOW: Duration = Duration::from_secs(1);
+/// How long vCPUs may take to get out of the guest before they are taken for waiting for a page, if one may be missing.
+const PAGE_PATIENCE: Duration = Duration::from_millis(200);
 
 /// The control of a machine.
 #[derive(Debug)]
@@ -89,18 +91,23 @@ impl Control {
         self.notify();
         match self.gate.wait_full() {
             // The guest may have ended, or asked for a reset, before the last vCPU was in.
-            Err(vcpus) if may_enter && self.status().may_enter() => Err(stuck(&vcpus)),
+            Err(vcpus) if may_enter && self.status().may_enter() => Err(stuck(&vcpus, DEADLINE)),
             _ => Ok(()),
         }
     }
 
-    /// Marks the guest as stopped and gets the vCPUs out; returns when they are. The caller has the turn. On error the guest
-    /// runs as before.
+    /// Marks the guest as stopped and gets the vCPUs out; returns when they are, or wait for a page and are out as soon as they
+    /// have it. The caller has the turn. On error the guest runs as before.
     pub(super) fn stop(&self) -> Result<(), MachineError> {
         if !self.status().running {
             return Ok(());
         }
-        self.halt()?;
+        self.gate.close();
+        match self.wait_halted() {
+            // The gate stays closed: who waits for a page executes nothing, and leaves when it comes.
+            Err(error) if self.status().memory_arrives => tracing::debug!(%error, "stopped"),
+            halted => halted.inspect_err(|_| self.reopen())?,
+        }
         // A guest that failed meanwhile was announced as stopped already.
         if std::mem::take(&mut self.status().running) {
             self.events.publish(Event::Stop);
@@ -111,12 +118,19 @@ impl Control {
     /// Gets the vCPUs out without telling anyone; returns when they are. On error they are let in again.
     pub(super) fn halt(&self) -> Result<(), MachineError> {
         self.gate.close();
-        self.gate.wait_empty().map_err(|vcpus| {
-            if self.status().may_enter() {
-                self.gate.open();
-            }
-            stuck(&vcpus)
-        })
+        self.wait_halted().inspect_err(|_| self.reopen())
+    }
+
+    fn reopen(&self) {
+        if self.status().may_enter() {
+            self.gate.open();
+        }
+    }
+
+    /// Waits until vCPUs that were told to come out are.
+    pub(super) fn wait_halted(&self) -> Result<(), MachineError> {
+        let within = if self.status().memory_arrives { PAGE_PATIENCE } else { DEADLINE };
+        self.gate.wait_empty(within).map_err(|vcpus| stuck(&vcpus, within))
     }
 
     /// The guest ended. The first reason counts.
@@ -172,7 +186,7 @@ impl Control {
     }
 }
 
-fn stuck(vcpus: &[usize]) -> MachineError {
+fn stuck(vcpus: &[usize], within: Duration) -> MachineError {
     let vcpus = vcpus.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
-    MachineError::Stuck { vcpus, seconds: DEADLINE.as_secs() }
+    MachineError::Stuck { vcpus, within }
 }

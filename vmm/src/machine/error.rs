@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ferry_devices::BusError;
 use ferry_devices::virtio::BlockError;
@@ -79,12 +80,12 @@ pub enum MachineError {
         doing: &'static str,
     },
     /// vCPUs that did not come out of the guest in time.
-    #[error("vCPU {vcpus} did not stop within {seconds} s; it may be waiting for a page that does not come")]
+    #[error("vCPU {vcpus} did not stop within {within:?}; the host may be overloaded: try again")]
     Stuck {
         /// The ids.
         vcpus: String,
         /// How long it was waited for.
-        seconds: u64,
+        within: Duration,
     },
 }
 

@@ -129,9 +129,9 @@ impl Gate {
     /// Waits until nobody is inside.
     ///
     /// # Errors
-    /// The vCPUs that still are when the deadline has passed.
-    pub(super) fn wait_empty(&self) -> Result<(), Vec<usize>> {
-        self.wait(DEADLINE, |state, vcpu| state.vcpus[vcpu].inside.is_none())
+    /// The vCPUs that still are when `within` has passed.
+    pub(super) fn wait_empty(&self, within: Duration) -> Result<(), Vec<usize>> {
+        self.wait(within, |state, vcpu| state.vcpus[vcpu].inside.is_none())
     }
 
     /// Waits until every thread that there is has gone in, or the gate is closed again: a guest that ends or resets at once is

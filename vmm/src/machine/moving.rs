@@ -164,11 +164,20 @@ impl Machine {
 
     /// The turn, with the vCPUs stopped.
     fn stopped(&self, doing: &'static str) -> Result<turn::TurnGuard<'_>, MachineError> {
-        let turn = self.parts.control.turn.take(doing)?;
-        match self.parts.control.status().running {
-            true => Err(MachineError::Busy { doing: "running the guest, which must be stopped first" }),
-            false => Ok(turn),
+        let control = &self.parts.control;
+        let turn = control.turn.take(doing)?;
+        if control.status().running {
+            return Err(MachineError::Busy { doing: "running the guest, which must be stopped first" });
         }
+        control.wait_halted()?;
+        Ok(turn)
+    }
+
+    /// For a destination that runs the guest while pages are missing: from now on, and until the last is here, a vCPU may stand
+    /// still in KVM where nothing reaches it. Such a guest can be stopped all the same, and what needs all vCPUs out of KVM (a
+    /// reset) waits.
+    pub fn set_memory_arrives(&self, arrives: bool) {
+        self.parts.control.status().memory_arrives = arrives;
     }
 
     pub(super) fn check_not_ended(&self) -> Result<(), MachineError> {

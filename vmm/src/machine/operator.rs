@@ -76,7 +76,7 @@ impl Machine {
     }
 
     /// The operator's `system_reset`. While a hold is in place it is remembered and travels with the guest; while the guest is
-    /// stopped it is carried out at once.
+    /// stopped it is carried out at once, or, if pages are missing that it would wait for, when the guest goes on.
     ///
     /// # Errors
     /// When the guest is not here or has ended, or a part cannot be reset.

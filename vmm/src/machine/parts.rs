@@ -72,8 +72,11 @@ impl Parts {
                 source: std::io::Error::other(failure.reason),
             });
         }
-        for index in 0..self.vcpus.len() {
-            self.vcpu(index).note_pause();
+        for vcpu in &self.vcpus {
+            // One that is locked waits in KVM for a page: it was not out.
+            if let Ok(vcpu) = vcpu.try_lock() {
+                vcpu.note_pause();
+            }
         }
         for device in self.devices().iter_mut() {
             let id = device.id();

@@ -47,20 +47,33 @@ pub(super) fn serve(parts: &Arc<Parts>) {
         if control.wait_until(due).dropped {
             return;
         }
+        // Whoever waits for a page comes out when it is here; the turn is for others meanwhile.
+        if control.wait_halted().is_err() && control.status().memory_arrives {
+            continue;
+        }
         // Busy: something long goes on, and the request is still there afterwards.
         let Ok(_turn) = control.turn.take("a reset") else { continue };
         // A hold that came first takes the request along.
         if !control.status().running {
             continue;
         }
-        if let Err(error) = carry_out_pending(parts).and_then(|()| control.go_on()) {
+        if let Err(error) = carry_out(parts).and_then(|()| control.go_on()) {
             control.end(ExitReason::Failed(GuestFailure::Reset(error.to_string())));
         }
     }
 }
 
-/// Carries out a reset that was asked for. The caller has the turn, and nobody holds the machine.
+/// Carries out a reset that was asked for, unless it may have to wait for pages: then the reset thread does that once the guest is
+/// to run. The caller has the turn, and nobody holds the machine.
 pub(super) fn carry_out_pending(parts: &Parts) -> Result<(), MachineError> {
+    let may_wait = parts.control.status().memory_arrives;
+    match may_wait {
+        true => Ok(()),
+        false => carry_out(parts),
+    }
+}
+
+fn carry_out(parts: &Parts) -> Result<(), MachineError> {
     let control = &parts.control;
     let Some(cause) = control.status().reset else { return Ok(()) };
     control.halt()?;

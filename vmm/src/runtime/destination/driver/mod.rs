@@ -288,6 +288,7 @@ impl Driver {
             let failure = Failure { device: "memory".to_owned(), reason: crate::runtime::causes(&error) };
             return self.input(Input::Started(Err(failure)));
         }
+        self.machine.set_memory_arrives(self.missing.is_some());
         self.job(MachineJob::Start(self.permitted));
     }
 

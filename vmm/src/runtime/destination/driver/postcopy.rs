@@ -34,6 +34,7 @@ impl Driver {
             Some(Outcome::Completed) => missing.faults.disarm(),
             _ => missing.faults.release(),
         };
+        self.machine.set_memory_arrives(false);
         self.progress.keep_faults();
         if let Err(error) = ended {
             tracing::warn!(error = crate::runtime::causes(&error), "missing pages are still watched");
