@@ -10,6 +10,7 @@ pub mod greeting;
 pub mod guards;
 pub mod info;
 pub mod message;
+mod named;
 pub mod ownership;
 pub mod package;
 pub mod pages;

@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::named::named;
+
 /// The protocol's version. Both sides must have the same one.
 pub const PROTOCOL_VERSION: u16 = 1;
 
@@ -146,41 +148,29 @@ pub enum ToSource {
     NotStarted(Failure),
 }
 
-impl ToDestination {
-    /// The message's name, for errors and logs.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            ToDestination::Hello { .. } => "Hello",
-            ToDestination::Heartbeat => "Heartbeat",
-            ToDestination::Rehearse => "Rehearse",
-            ToDestination::Package { .. } => "Package",
-            ToDestination::Permit { .. } => "Permit",
-            ToDestination::Drained => "Drained",
-            ToDestination::Recover { .. } => "Recover",
-            ToDestination::Cancel { .. } => "Cancel",
-        }
-    }
-}
+named!(ToDestination, "message's name":
+    ToDestination::Hello { .. } => "Hello",
+    ToDestination::Heartbeat => "Heartbeat",
+    ToDestination::Rehearse => "Rehearse",
+    ToDestination::Package { .. } => "Package",
+    ToDestination::Permit { .. } => "Permit",
+    ToDestination::Drained => "Drained",
+    ToDestination::Recover { .. } => "Recover",
+    ToDestination::Cancel { .. } => "Cancel",
+);
 
-impl ToSource {
-    /// The message's name, for errors and logs.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            ToSource::HelloAck { .. } => "HelloAck",
-            ToSource::Refused { .. } => "Refused",
-            ToSource::Heartbeat => "Heartbeat",
-            ToSource::MarkerReached { .. } => "MarkerReached",
-            ToSource::Rehearsed => "Rehearsed",
-            ToSource::RehearsalFailed(_) => "RehearsalFailed",
-            ToSource::Ready { .. } => "Ready",
-            ToSource::LoadFailed(_) => "LoadFailed",
-            ToSource::Started { .. } => "Started",
-            ToSource::DrainedAck => "DrainedAck",
-            ToSource::RecoverAck => "RecoverAck",
-            ToSource::RecoverRefused { .. } => "RecoverRefused",
-            ToSource::NotStarted(_) => "NotStarted",
-        }
-    }
-}
+named!(ToSource, "message's name":
+    ToSource::HelloAck { .. } => "HelloAck",
+    ToSource::Refused { .. } => "Refused",
+    ToSource::Heartbeat => "Heartbeat",
+    ToSource::MarkerReached { .. } => "MarkerReached",
+    ToSource::Rehearsed => "Rehearsed",
+    ToSource::RehearsalFailed(_) => "RehearsalFailed",
+    ToSource::Ready { .. } => "Ready",
+    ToSource::LoadFailed(_) => "LoadFailed",
+    ToSource::Started { .. } => "Started",
+    ToSource::DrainedAck => "DrainedAck",
+    ToSource::RecoverAck => "RecoverAck",
+    ToSource::RecoverRefused { .. } => "RecoverRefused",
+    ToSource::NotStarted(_) => "NotStarted",
+);

@@ -21,6 +21,7 @@ mod before;
 
 use crate::guards::{Guard, Guards};
 use crate::message::{Failure, Handshake, ToDestination, ToSource};
+use crate::named::named;
 use crate::timer::Timer;
 
 /// What can happen to a destination.
@@ -126,6 +127,26 @@ pub enum Output {
     /// The attempt has ended.
     Finish(Outcome),
 }
+
+named!(Output, "output's name":
+    Output::CheckGreeting => "CheckGreeting",
+    Output::ReceivePages => "ReceivePages",
+    Output::Send(_) => "Send",
+    Output::StartTimer(_) => "StartTimer",
+    Output::StopTimer(_) => "StopTimer",
+    Output::Load { rehearsal: true, .. } => "Rehearse",
+    Output::Load { rehearsal: false, .. } => "Load",
+    Output::Interrupt => "Interrupt",
+    Output::Claim => "Claim",
+    Output::GiveBack => "GiveBack",
+    Output::Settle => "Settle",
+    Output::Start => "Start",
+    Output::Paused => "Paused",
+    Output::Resumed => "Resumed",
+    Output::LoseGuest(_) => "LoseGuest",
+    Output::CloseLinks => "CloseLinks",
+    Output::Finish(_) => "Finish",
+);
 
 /// How an incoming migration ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

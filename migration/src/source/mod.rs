@@ -27,6 +27,7 @@ use crate::convergence::Decision;
 use crate::guards::Guards;
 use crate::info::Status;
 use crate::message::{Failure, Handshake, ToDestination, ToSource};
+use crate::named::named;
 use crate::timer::Timer;
 
 /// What an operator asked for.
@@ -165,6 +166,31 @@ pub enum Output {
     /// The migration has ended.
     Finish(Outcome),
 }
+
+named!(Output, "output's name":
+    Output::Status(_) => "Status",
+    Output::Connect => "Connect",
+    Output::WriteNonce => "WriteNonce",
+    Output::Handshake(_) => "Handshake",
+    Output::Send(_) => "Send",
+    Output::StartTimer(_) => "StartTimer",
+    Output::StopTimer(_) => "StopTimer",
+    Output::SendRound => "SendRound",
+    Output::EndRound => "EndRound",
+    Output::Snapshot => "Snapshot",
+    Output::StopGuest => "StopGuest",
+    Output::Save => "Save",
+    Output::SendLastPages { .. } => "SendLastPages",
+    Output::ServePages => "ServePages",
+    Output::ServeMissingPages => "ServeMissingPages",
+    Output::Interrupt => "Interrupt",
+    Output::TakeBack => "TakeBack",
+    Output::ResumeGuest => "ResumeGuest",
+    Output::HandOver => "HandOver",
+    Output::CloseLinks => "CloseLinks",
+    Output::Refuse(_) => "Refuse",
+    Output::Finish(_) => "Finish",
+);
 
 /// How a migration ended on the source.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
