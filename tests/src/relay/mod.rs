@@ -251,18 +251,22 @@ impl Shared {
             Fault::Repeat => unit.bytes.extend_from_within(..),
             Fault::Lose => unit.bytes.clear(),
             Fault::Note => {}
-            Fault::CutAfter | Fault::StallAfter => return Some((unit.bytes, Some(plan.fault))),
+            Fault::CutAfter | Fault::StallAfter => {
+                // Nothing else passes from now on: an answer to the frame could be quicker than what comes behind it.
+                state.stalled = [true; 2];
+                return Some((unit.bytes, Some(plan.fault)));
+            }
         }
         self.pass(state, side).1.then_some((unit.bytes, None))
     }
 
     /// What happens once the frame that was chosen has been forwarded.
     fn after(&self, fault: Fault) {
-        let mut state = self.lock();
         if fault == Fault::CutAfter {
+            let mut state = self.lock();
             state.cut(|_| true);
-        } else {
-            state.stalled = [true; 2];
+            state.stalled = [false; 2];
+            self.changed.notify_all();
         }
     }
 }
