@@ -18,6 +18,7 @@ pub mod migration;
 pub mod peer;
 pub mod postcopy;
 pub mod procfs;
+pub mod random;
 pub mod relay;
 pub mod scene;
 pub mod simulator;

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::relay::{Fault, Link, Spot};
 use crate::wait::{LONG, wait_until};
+use crate::random::Random;
 use crate::{Ferry, GuestLog, Lab, Relay, Spec, disk, memory};
 
 /// Frames of a recovery that always pass.
@@ -27,31 +28,9 @@ const IN_A_RECOVERY: [Spot; 6] = [
 /// Recoveries that may fail one after the other without having been told to.
 const UNWANTED_BREAKS: u32 = 5;
 
-/// Numbers that a seed determines (splitmix64, Steele and others, 2014).
-#[derive(Debug)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len() as u64) as usize]
-    }
-
-    /// Lets a random time pass: where in a migration something happens is what a seed is for.
-    fn dawdle(&mut self, most_ms: u64) {
-        std::thread::sleep(Duration::from_micros(self.below(most_ms * 1000)));
-    }
+/// Lets a random time pass: where in a migration something happens is what a seed is for.
+fn dawdle(random: &mut Random, most_ms: u64) {
+    std::thread::sleep(Duration::from_micros(random.below(most_ms * 1000)));
 }
 
 /// When the destination is told to run.
@@ -161,8 +140,8 @@ impl Run {
         self.source.begin_migration(&self.relay.uri());
         match start {
             Start::AtOnce | Start::AfterTheFirstRound => {}
-            Start::WithinTheFirstRound => self.random.dawdle(10),
-            Start::Later => self.random.dawdle(300),
+            Start::WithinTheFirstRound => dawdle(&mut self.random, 10),
+            Start::Later => dawdle(&mut self.random, 300),
         }
         wait_until("postcopy, or an end without it", LONG, || {
             let status = self.source.migration().status;
@@ -184,7 +163,7 @@ impl Run {
     }
 
     fn break_somehow(&mut self) {
-        self.random.dawdle(100);
+        dawdle(&mut self.random, 100);
         match self.random.below(5) {
             0 => self.relay.cut_all(),
             1 => self.relay.cut_link(Link::Control),

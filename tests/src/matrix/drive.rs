@@ -1,0 +1,159 @@
+//! Leads a migration to its end after the fault, as an operator would who knows the guide: looks at both sides, reconnects what is
+//! paused, and says who owns the guest where nobody else can.
+
+use std::time::{Duration, Instant};
+
+use ferry_migration::info::Status;
+use serde_json::json;
+
+use super::act::Props;
+use super::actor::View;
+use super::cell::{Side, What};
+use super::stage::{DEADLINE, Stage};
+use crate::wait::poll;
+
+/// How long nothing may change until it counts as how things stand: longer than any deadline of the protocol.
+const SETTLED: Duration = DEADLINE.saturating_mul(2);
+/// Longest that it takes until nothing changes.
+const WITHIN: Duration = Duration::from_secs(60);
+/// Recoveries that may fail: a busy machine may break one by itself.
+const RECOVERIES: u32 = 5;
+
+/// How things stand when nothing changes any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stand {
+    /// The source runs the guest, or could by the operator's word.
+    AtSource,
+    /// The destination does.
+    AtDestination,
+    /// Nobody runs it, and the source does not know who may.
+    Uncertain,
+    /// The side that has the guest is gone, or lacks pages that are gone.
+    Lost,
+    /// The guest ended by itself, or was ended.
+    Ended,
+}
+
+impl Stage {
+    /// Leads to where nothing changes by itself.
+    pub fn settle(&mut self, props: &mut Props) -> Result<Stand, String> {
+        for _ in 0..RECOVERIES {
+            let views = self.rest()?;
+            // What a third party had in its hands, or kept from passing, is free again: the operator goes on from there.
+            self.relay.heal();
+            if props.strike() {
+                self.retry();
+            }
+            match views {
+                [View::Answers(Some(Status::PostcopyPaused), _), View::Answers(Some(Status::PostcopyPaused), _)] => {
+                    self.resume();
+                }
+                [View::Answers(Some(Status::PostcopyPaused), _), View::Answers(Some(Status::Completed), _)] => {
+                    self.notes.say("the operator says that the destination has all");
+                    let word = json!({ "owner": "destination", "peer-fenced": true, "drop-pages": true });
+                    self.source.ask("x-ferry-resolve", word).ok_or("the operator's word was refused")?;
+                }
+                views => return Ok(self.stand(views)),
+            }
+        }
+        Err("a recovery does not succeed".to_owned())
+    }
+
+    /// Whoever has the guest and could not run it may try again.
+    fn retry(&mut self) {
+        for actor in [&mut self.source, &mut self.destination] {
+            if let View::Answers(_, false) = actor.view() {
+                let _ = actor.ask("cont", json!({}));
+            }
+        }
+    }
+
+    fn stand(&mut self, views: [View; 2]) -> Stand {
+        use Status::{Cancelled, Completed, Failed, PostcopyActive, PostcopyPaused};
+        let [source, destination] = views;
+        let has_ended = |view: View, actor: &super::actor::Actor| view == View::Ended && !actor.was_killed();
+        match (source, destination) {
+            (View::Answers(Some(Status::Uncertain), _), _) => Stand::Uncertain,
+            (_, View::Answers(Some(Completed), _)) => Stand::AtDestination,
+            (View::Answers(Some(Failed | Cancelled) | None, _), _) => Stand::AtSource,
+            (View::Answers(Some(Completed | PostcopyPaused), _), View::Ended) if has_ended(destination, &self.destination) => {
+                Stand::Ended
+            }
+            (View::Ended, View::Ended | View::Answers(None, _)) if has_ended(source, &self.source) => Stand::Ended,
+            (_, View::Answers(Some(PostcopyActive | PostcopyPaused), _)) => Stand::Lost,
+            _ => Stand::Lost,
+        }
+    }
+
+    /// Waits until both sides are in a state that lasts, and have been for as long as a deadline may take.
+    fn rest(&mut self) -> Result<[View; 2], String> {
+        let mut before = [View::Silent; 2];
+        let mut since = Instant::now();
+        let at_rest = poll(WITHIN, || {
+            self.tend(true);
+            let now = [self.source.view(), self.destination.view()];
+            if now != before {
+                (before, since) = (now, Instant::now());
+            }
+            let patience = match now {
+                _ if !now.into_iter().all(lasts) => return None,
+                _ if now.into_iter().all(is_final) => Duration::ZERO,
+                _ => SETTLED,
+            };
+            (since.elapsed() >= patience).then_some(now)
+        });
+        at_rest.ok_or_else(|| format!("the migration comes to no end: the source is {:?}, the destination {:?}", before[0], before[1]))
+    }
+
+    /// The operator says who owns the guest in an uncertainty: the harness knows who is there and who has run.
+    pub fn resolve(&mut self) -> Result<Stand, String> {
+        let (owner, stand) = match self.destination.view() {
+            View::Answers(Some(Status::Completed | Status::PostcopyActive | Status::PostcopyPaused), _) => {
+                ("destination", Stand::AtDestination)
+            }
+            _ if self.destination.was_killed() && self.guest_was_at(Side::Destination) => ("destination", Stand::Lost),
+            _ => {
+                // Fenced: it has ended, or is ended now.
+                self.destination.end();
+                ("source", Stand::AtSource)
+            }
+        };
+        self.notes.say(format!("the operator says that the guest is the {owner}'s"));
+        let word = json!({ "owner": owner, "peer-fenced": true });
+        match self.source.ask("x-ferry-resolve", word) {
+            Some(_) => Ok(stand),
+            None => Err(format!("the operator's word for the {owner} was refused")),
+        }
+    }
+
+    /// Whether the guest has said something on a side.
+    fn guest_was_at(&mut self, side: Side) -> bool {
+        !self.actor(side).serial().is_empty()
+    }
+
+    /// Whether the operator wanted the guest to be stopped.
+    #[must_use]
+    pub fn wants_stopped(&self) -> bool {
+        self.cell.what == What::Stop
+    }
+}
+
+/// Whether a state may last.
+fn lasts(view: View) -> bool {
+    match view {
+        View::Ended => true,
+        View::Silent => false,
+        View::Answers(status, _) => status.is_none_or(|status| {
+            !status.is_active() || matches!(status, Status::Uncertain | Status::PostcopyPaused | Status::PostcopyActive)
+        }),
+    }
+}
+
+/// Whether it cannot change any more.
+fn is_final(view: View) -> bool {
+    match view {
+        View::Ended => true,
+        View::Silent => false,
+        View::Answers(status, _) => status.is_some_and(|status| !status.is_active()),
+    }
+}

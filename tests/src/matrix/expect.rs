@@ -1,0 +1,150 @@
+//! What may come of a cell, by the promises (`docs/protocol.md`), from what was done and what the relay saw: an account of the
+//! protocol that shares no code with it.
+
+use std::time::Duration;
+
+use ferry_migration::Handshake;
+
+use super::cell::{Cell, Mode, Outcome, Side, What, When};
+use super::evidence::Ending;
+use super::stage::{DEADLINE, Stage};
+use crate::relay::Spot;
+
+/// On top of the deadline by which a silent peer is noticed, on a machine with more work than cores.
+const SLACK: Duration = Duration::from_secs(2);
+
+/// What the third party knows of a cell.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    /// The source has sent a permit.
+    pub permit_sent: bool,
+    /// It was handed to the destination as it was.
+    pub permit_arrived: bool,
+    /// The destination has said that the guest runs.
+    pub started: bool,
+}
+
+impl Known {
+    /// From the relay's log.
+    #[must_use]
+    pub fn of(stage: &Stage) -> Self {
+        let frames = stage.relay.frames();
+        let seen = |name: &str| frames.iter().filter(|frame| frame.name == name).count() > 0;
+        let arrived = |name: &str| {
+            let whole = |fate: &Option<String>| fate.as_deref().is_none_or(|fate| !is_loss(fate));
+            frames.iter().any(|frame| frame.name == name && whole(&frame.fate))
+        };
+        Known { permit_sent: seen("Permit"), permit_arrived: arrived("Permit"), started: seen("Started") }
+    }
+}
+
+/// Whether a fate means that the frame did not arrive as it was.
+fn is_loss(fate: &str) -> bool {
+    ["cut", "reset", "stalled", "lost", "flipped", "replaced"].iter().any(|word| fate.starts_with(word) || fate.ends_with(word))
+}
+
+/// How a cell may end.
+#[must_use]
+pub fn endings(cell: &Cell, known: Known) -> Vec<Ending> {
+    use Ending::{DestinationRuns, GuestEnded, Lost, SourceRuns, Stopped};
+    let postcopy = cell.mode != Mode::Precopy;
+    match cell.what {
+        What::GuestShutsDown => vec![GuestEnded],
+        What::Stop => vec![Stopped],
+        What::StopCont | What::SystemReset | What::SecondMigration | What::Stranger | What::Trickle => vec![DestinationRuns],
+        What::GuestReboots => vec![SourceRuns, DestinationRuns],
+        What::Cancel if known.permit_sent => vec![DestinationRuns],
+        What::Cancel => vec![SourceRuns],
+        What::Quit(Side::Source) if known.permit_sent => vec![DestinationRuns, GuestEnded],
+        What::Quit(Side::Source) => vec![GuestEnded],
+        What::Quit(Side::Destination) if known.permit_sent => match postcopy {
+            // Whoever quits the side that has the guest ends the guest.
+            true => vec![GuestEnded, DestinationRuns, Lost],
+            false => [vec![GuestEnded, DestinationRuns], after_permit(cell)].concat(),
+        },
+        What::Quit(Side::Destination) => vec![SourceRuns],
+        What::Kill(Side::Source) if !known.permit_sent => vec![Lost],
+        What::Kill(Side::Source) => vec![Lost, DestinationRuns],
+        What::Kill(Side::Destination) if !known.permit_sent => vec![SourceRuns],
+        What::Kill(Side::Destination) => [vec![Lost], after_permit(cell)].concat(),
+        What::Rule(_, rule) => match rule.outcome {
+            Outcome::Fails => vec![SourceRuns],
+            Outcome::Completes => vec![DestinationRuns],
+            Outcome::Either if rule.at == "USERFAULTFD_READ" => vec![SourceRuns, DestinationRuns, Lost],
+            Outcome::Either => [vec![SourceRuns, DestinationRuns], uncertain(cell)].concat(),
+        },
+        What::DiskLocked | What::RecordLocked | What::RecordTorn => {
+            [vec![SourceRuns, DestinationRuns], uncertain(cell)].concat()
+        }
+        _ if lost_in_any_case(cell) => vec![SourceRuns, DestinationRuns, Lost],
+        _ if known.permit_sent => [vec![DestinationRuns], after_permit(cell)].concat(),
+        _ => vec![SourceRuns],
+    }
+}
+
+/// What a source may come to once it has sent the permit, if it does not hear that the guest runs.
+fn after_permit(cell: &Cell) -> Vec<Ending> {
+    match cell.handshake {
+        // The record decides.
+        Handshake::Owned => vec![Ending::SourceRuns],
+        // The destination may still say that it never will.
+        _ => vec![Ending::SourceRuns, Ending::Uncertain],
+    }
+}
+
+fn uncertain(_: &Cell) -> Vec<Ending> {
+    vec![Ending::Uncertain]
+}
+
+/// The moment itself is the loss of the guest.
+fn lost_in_any_case(cell: &Cell) -> bool {
+    matches!(cell.when, When::Step(_, "LoseGuest"))
+}
+
+/// Longest time from the fault to a guest that runs again, where the source is to take it back at once.
+#[must_use]
+pub fn resume_within(cell: &Cell, known: Known) -> Option<Duration> {
+    if known.permit_sent || known.started {
+        return None;
+    }
+    match cell.what {
+        What::Kill(Side::Destination) | What::Reset | What::Close => Some(SLACK),
+        What::BlackHole(_) | What::Delay | What::Lose | What::Truncate | What::FlipBit => Some(DEADLINE * 2 + SLACK),
+        _ => None,
+    }
+}
+
+/// Words of which the reason for a failure must have one.
+#[must_use]
+pub fn cause(cell: &Cell) -> Vec<String> {
+    let words: &[&str] = match cell.what {
+        What::Rule(_, rule) => {
+            let errno = rule.action.strip_prefix("errno:").map(text_of);
+            let named = [rule.of.unwrap_or(rule.at), errno.unwrap_or(rule.at), "told to fail", "in time", "no answer"];
+            return named.map(str::to_owned).to_vec();
+        }
+        What::Cancel => &["cancel"],
+        What::DiskLocked => &["lock"],
+        _ if provoked(cell) => return Vec::new(),
+        _ => &[],
+    };
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// Whether something else has gone wrong first.
+fn provoked(cell: &Cell) -> bool {
+    matches!(cell.when, When::Frame(Spot::Message(name)) if super::catalogue::is_last_resort(name))
+}
+
+/// What the C library says for an error number.
+fn text_of(errno: &str) -> &'static str {
+    match errno {
+        "EIO" => "Input/output error",
+        "ENOSPC" => "No space left",
+        "EMFILE" => "Too many open files",
+        "ENOMEM" => "Cannot allocate memory",
+        "EAGAIN" => "Resource temporarily unavailable",
+        "EACCES" => "Permission denied",
+        _ => "os error",
+    }
+}

@@ -1,0 +1,165 @@
+//! Makes the moment of a cell come, and tells when it is there: a plan of the relay for a frame, a fault point for a step, and what
+//! provokes a moment that a migration in which all goes well does not have.
+
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+
+use super::actor::Actor;
+use super::cell::{Cell, Mode, Side, What, When};
+use super::stage::{DEADLINE, MOMENT, Stage};
+use crate::relay::{self, Fault, Spot};
+
+/// When the plan or the rule is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Before the migration begins.
+    First,
+    /// When a postcopy is active and about to be broken.
+    BeforeTheBreak,
+    /// When a broken postcopy is about to be resumed.
+    BeforeTheResume,
+}
+
+impl Stage {
+    /// When the moment of this cell is prepared.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        match (self.cell.mode, self.cell.when) {
+            (Mode::Recovered, When::Step(_, "Paused")) => Phase::BeforeTheBreak,
+            (Mode::Recovered, _) => Phase::BeforeTheResume,
+            _ => Phase::First,
+        }
+    }
+
+    /// Prepares the moment.
+    pub fn arm(&mut self) {
+        match self.cell.when {
+            When::Frame(spot) => {
+                let fault = self.fault();
+                if self.cell.mode == Mode::Recovered {
+                    self.relay.plan_for_new_connections(spot, fault);
+                } else {
+                    self.relay.set_plan(spot, fault);
+                }
+            }
+            When::HalfPackage => self.relay.set_plan(Spot::Message("Package"), self.fault_of_half()),
+            When::Step(side, name) => {
+                let action = if matches!(self.cell.what, What::Kill(_)) { "kill" } else { "freeze" };
+                let rule = json!({ "at": format!("step:{name}"), "do": action, "times": 1 });
+                self.actor(side).ferry.set_fault(rule);
+            }
+            When::Throughout => {
+                if let What::Rule(side, rule) = self.cell.what {
+                    let mut value = json!({ "at": rule.at, "do": rule.action });
+                    if let Some(of) = rule.of {
+                        value["of"] = Value::from(of);
+                    }
+                    self.actor(side).ferry.set_fault(value);
+                }
+            }
+        }
+    }
+
+    /// What the relay does to the frame by itself, or that it holds it until the harness has done the rest.
+    fn fault(&mut self) -> Fault {
+        let Stage { cell, random, .. } = self;
+        match cell.what {
+            What::Reset => Fault::Reset,
+            What::Close => Fault::Cut,
+            What::BlackHole(None) => Fault::Stall,
+            What::BlackHole(Some(side)) => Fault::StallOnly(Some(side.into()), None),
+            What::Delay => Fault::Delay(DEADLINE * 3),
+            What::Trickle => Fault::Trickle,
+            // Headers only: of what lies behind them, the data of pages has no checksum but TCP's.
+            What::FlipBit => Fault::Corrupt(random.below(20) as usize),
+            What::Truncate => Fault::Truncate(1 + random.below(19) as usize),
+            What::Duplicate => Fault::Repeat,
+            What::Lose => Fault::Lose,
+            // What the earlier migration said is known later.
+            _ => Fault::Hold,
+        }
+    }
+
+    fn fault_of_half(&self) -> Fault {
+        Fault::HoldHalf
+    }
+
+    /// Sets what leads to a moment that nobody meets in good weather.
+    pub fn provoke(&mut self) {
+        let fail = |at: &str| json!({ "at": at, "do": "fail" });
+        match self.cell.when {
+            When::Frame(Spot::Message("RehearsalFailed")) => self.destination.ferry.set_fault(fail("load")),
+            When::Frame(Spot::Message("LoadFailed")) | When::Step(Side::Source, "ResumeGuest") => {
+                self.source.ferry.set_parameters(json!({ "x-ferry-rehearsal": false }));
+                self.destination.ferry.set_fault(fail("load"));
+            }
+            When::Frame(Spot::Message("NotStarted")) | When::Step(_, "GiveBack") => {
+                let rule = json!({ "at": "disk:lock", "do": "errno:EIO", "in": "incoming" });
+                self.destination.ferry.set_fault(rule);
+            }
+            When::Step(Side::Source, "TakeBack") => self.relay.set_plan(Spot::Message("Permit"), Fault::Reset),
+            When::Step(Side::Destination, "LoseGuest") => {
+                self.destination.ferry.set_fault(fail("USERFAULTFD_READ"));
+            }
+            _ => {}
+        }
+    }
+
+    /// Waits for the moment. An error: it did not come.
+    pub fn await_moment(&mut self) -> Result<SystemTime, String> {
+        let cell = self.cell.clone();
+        if cell.when == When::Throughout {
+            return Ok(SystemTime::now());
+        }
+        let hurry = comes_late(&cell);
+        let mut cancelled = false;
+        let there = self.look(MOMENT, hurry, |stage| {
+            if cell.when == When::Frame(Spot::Message("Cancel")) && !cancelled {
+                cancelled = stage.source.ask("migrate_cancel", json!({})).is_some();
+            }
+            stage.moment_is_there(cell.when)
+        });
+        there.ok_or_else(|| {
+            let (source, destination) = (self.source.view(), self.destination.view());
+            format!("the moment never came: the source is {source:?}, the destination {destination:?}")
+        })
+    }
+
+    fn moment_is_there(&mut self, when: When) -> Option<SystemTime> {
+        match when {
+            When::Frame(_) | When::HalfPackage => self.relay.fired(),
+            When::Step(side, _) => {
+                let actor = self.actor(side);
+                (actor.has_ended() || actor.is_stopped()).then(SystemTime::now)
+            }
+            When::Throughout => Some(SystemTime::now()),
+        }
+    }
+
+    /// The process of a side.
+    pub fn actor(&mut self, side: Side) -> &mut Actor {
+        match side {
+            Side::Source => &mut self.source,
+            Side::Destination => &mut self.destination,
+        }
+    }
+}
+
+/// Whether the moment lies at the end of a migration, which must get there.
+fn comes_late(cell: &Cell) -> bool {
+    match cell.when {
+        When::Frame(Spot::Message("Drained" | "DrainedAck")) => true,
+        When::Step(_, "CloseLinks" | "Finish" | "Settle") => true,
+        _ => false,
+    }
+}
+
+impl From<Side> for relay::Side {
+    fn from(side: Side) -> Self {
+        match side {
+            Side::Source => relay::Side::Source,
+            Side::Destination => relay::Side::Destination,
+        }
+    }
+}

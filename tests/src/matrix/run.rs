@@ -1,0 +1,252 @@
+//! Runs one cell, from an empty directory to the oracles' verdicts.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use ferry_migration::Handshake;
+use ferry_vmm::report::matrix::{self as report, Finding};
+use serde_json::json;
+
+use super::cell::{Cell, Mode, What};
+use super::drive::Stand;
+use super::evidence::{CellFacts, Evidence, Role};
+use super::expect::{self, Known};
+use super::moment::Phase;
+use super::next;
+use super::oracles::{ORACLES, Verdict};
+use super::stage::Stage;
+use super::watch::{left, record};
+use super::{actor::View, timeline};
+use crate::wait::poll;
+use crate::{disk, replay};
+
+/// What a cell came to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// For the report.
+    pub cell: report::Cell,
+    /// What was seen, unless the cell broke off.
+    pub evidence: Option<Box<Evidence>>,
+}
+
+/// Runs a cell. `keep`: where the files of a cell that fails are put. `None` where KVM is skipped.
+#[must_use]
+pub fn run(cell: &Cell, seed: u64, keep: &Path) -> Option<Outcome> {
+    let began = Instant::now();
+    let mut stage = Stage::set(cell, seed)?;
+    let played = catch_unwind(AssertUnwindSafe(|| play(&mut stage)));
+    let broke_off = match played {
+        Ok(Ok(played)) => Ok(played),
+        Ok(Err(why)) => Err(why),
+        Err(panic) => Err(text_of(&*panic)),
+    };
+    let outcome = conclude(stage, broke_off, keep);
+    Some(Outcome {
+        cell: report::Cell { millis: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX), ..outcome.0 },
+        evidence: outcome.1,
+    })
+}
+
+/// What is known when the migration has settled.
+struct Played {
+    evidence: Evidence,
+    stand: Stand,
+}
+
+/// The cell's story: the migration, the fault, the end, the next migration.
+fn play(stage: &mut Stage) -> Result<Played, String> {
+    let replayed = stage.replays().map(|spot| replay::frame(&stage.lab, &stage.cell, spot));
+    stage.prepare();
+    stage.provoke();
+    let mut props = stage.lay_out();
+    let arm = |stage: &mut Stage| {
+        stage.arm();
+        if let (Some(bytes), Some(spot)) = (&replayed, stage.replays()) {
+            stage.relay.set_plan(spot, crate::relay::Fault::Insert(bytes.clone()));
+        }
+    };
+    let phase = stage.phase();
+    if phase == Phase::First {
+        arm(stage);
+    }
+    stage.begin();
+    if stage.cell.mode == Mode::Recovered {
+        recovered(stage, phase, arm);
+    }
+    let at = stage.await_moment()?;
+    stage.act(at, &mut props)?;
+    let mut stand = stage.settle(&mut props)?;
+    let evidence = gather(stage, stand);
+    if stand == Stand::Uncertain {
+        stand = stage.resolve()?;
+    }
+    Ok(Played { evidence, stand })
+}
+
+/// Goes to a postcopy that is active, breaks it, and reconnects.
+fn recovered(stage: &mut Stage, phase: Phase, arm: impl Fn(&mut Stage)) {
+    use ferry_migration::Status;
+    stage.wait_both(Status::PostcopyActive);
+    if phase == Phase::BeforeTheBreak {
+        arm(stage);
+        stage.break_postcopy();
+        return;
+    }
+    stage.break_postcopy();
+    stage.wait_both(Status::PostcopyPaused);
+    arm(stage);
+    stage.resume();
+}
+
+/// What can be seen when nothing changes any more.
+fn gather(stage: &mut Stage, stand: Stand) -> Evidence {
+    // Whoever runs now is seen to run.
+    let _ = poll(Evidence::REST, || None::<()>);
+    let known = Known::of(stage);
+    let cell = &stage.cell;
+    let facts = CellFacts {
+        handshake: cell.handshake,
+        postcopy: cell.mode != Mode::Precopy,
+        cpus: cell.cpus,
+        seed: stage.spec.workload.seed,
+        disk: true,
+        record: cell.handshake == Handshake::Owned,
+        may_end: expect::endings(cell, known),
+        cause: expect::cause(cell),
+        resume_within: expect::resume_within(cell, known),
+    };
+    let settled = std::time::SystemTime::now();
+    let processes = vec![stage.source.evidence(), stage.destination.evidence()];
+    stage.notes.say(format!("nothing changes any more: {stand:?}"));
+    Evidence {
+        cell: facts,
+        broken: stage.notes.broken,
+        settled,
+        processes,
+        samples: Vec::new(),
+        writes: None,
+        disk_stamps: None,
+        record: (stage.cell.handshake == Handshake::Owned).then(|| record::read(&stage.record())),
+        next: None,
+        left: Vec::new(),
+    }
+}
+
+/// The next migration, what the third party saw, the verdicts, and the end of everything.
+fn conclude(
+    mut stage: Stage,
+    played: Result<Played, String>,
+    keep: &Path,
+) -> (report::Cell, Option<Box<Evidence>>) {
+    let (mut evidence, mut why) = match played {
+        Ok(Played { mut evidence, stand }) => {
+            next::migrate(&mut stage, stand, &mut evidence);
+            (Some(evidence), None)
+        }
+        Err(why) => (None, Some(why)),
+    };
+    let frames = stage.relay.frames();
+    let mut actors = [&mut stage.source, &mut stage.destination];
+    let gone: Vec<PathBuf> =
+        actors.iter_mut().filter(|a| !a.was_killed() && a.end()).map(|a| a.ferry.qmp_path().to_owned()).collect();
+    let Stage { cell, seed, spec, image, source, destination, relay, sampler, writes, notes, lab, .. } = stage;
+    let rerun = format!("ci/matrix --cell {} --seed {seed}", cell.name());
+    drop(relay);
+    let samples = sampler.finish();
+    let writes = writes.and_then(super::watch::disk::Watch::finish);
+    let mut oracles = Vec::new();
+    if let Some(evidence) = &mut evidence {
+        evidence.samples = samples;
+        evidence.writes = Some(writes);
+        evidence.disk_stamps = Some(disk::intact(&image, spec.workload.seed));
+        evidence.left = left::behind(lab.directory(), &gone, &[]);
+        for (name, judge) in ORACLES {
+            let verdict = catch_unwind(|| judge(evidence)).unwrap_or_else(|panic| Verdict::Fail(text_of(&*panic)));
+            let (verdict, says) = match verdict {
+                Verdict::Pass(says) => (Finding::Pass, says),
+                Verdict::Fail(says) => {
+                    why.get_or_insert_with(|| format!("{name}: {says}"));
+                    (Finding::Fail, says)
+                }
+                Verdict::None(says) => (Finding::None, says),
+            };
+            oracles.push(report::Oracle { name: name.to_owned(), verdict, says });
+        }
+    }
+    let failed = why.is_some();
+    let logs = timeline::logs([&source, &destination], failed);
+    let entries = timeline::entries(&notes, &frames, evidence.as_ref());
+    if failed {
+        keep_files(&lab, keep, evidence.as_ref());
+    }
+    let finding = |name: &str| oracles.iter().find(|oracle| oracle.name == name);
+    let ending = finding("ending").map_or_else(|| "the cell broke off".to_owned(), |oracle| oracle.says.clone());
+    let resume_ms = evidence.as_ref().and_then(super::oracles::resume_ms);
+    let report = report::Cell {
+        name: cell.name(),
+        mode: timeline::mode(cell.mode),
+        handshake: cell.handshake.as_str().to_owned(),
+        cpus: cell.cpus,
+        when: cell.when.to_string(),
+        what: cell.what.to_string(),
+        place: timeline::place(cell.place()),
+        seed,
+        verdict: if failed { report::Verdict::Fail } else { report::Verdict::Pass },
+        millis: 0,
+        rerun,
+        injected: timeline::sentence(&cell),
+        ending,
+        resume_ms,
+        why,
+        oracles,
+        timeline: entries,
+        logs,
+    };
+    (report, evidence.map(Box::new))
+}
+
+/// Everything that a failed cell has left, for whoever looks into it.
+fn keep_files(lab: &crate::Lab, keep: &Path, evidence: Option<&Evidence>) {
+    let copied = std::fs::create_dir_all(keep).and_then(|()| {
+        for entry in std::fs::read_dir(lab.directory())?.flatten() {
+            if entry.file_type()?.is_file() {
+                std::fs::copy(entry.path(), keep.join(entry.file_name()))?;
+            }
+        }
+        if let Some(evidence) = evidence {
+            std::fs::write(keep.join("evidence.json"), json!(evidence).to_string())?;
+        }
+        Ok(())
+    });
+    if let Err(error) = copied {
+        eprintln!("{}: the cell's files cannot be kept: {error}", keep.display());
+    }
+}
+
+fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("the harness panicked").to_owned()
+}
+
+/// Whether a side answers.
+#[must_use]
+pub fn answers(view: View) -> bool {
+    matches!(view, View::Answers(..))
+}
+
+/// The process that has the guest.
+#[must_use]
+pub fn role_of(stand: Stand) -> Option<Role> {
+    match stand {
+        Stand::AtSource => Some(Role::Source),
+        Stand::AtDestination => Some(Role::Destination),
+        Stand::Uncertain | Stand::Lost | Stand::Ended => None,
+    }
+}
+
+/// Whether a cell is about a guest that the operator has stopped.
+#[must_use]
+pub fn is_stopped_cell(cell: &Cell) -> bool {
+    cell.what == What::Stop
+}

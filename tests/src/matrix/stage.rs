@@ -1,0 +1,234 @@
+//! The stage of a cell: a source with a guest that works on memory and a disk, a destination, a relay between the two, and the
+//! third party that watches.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use ferry_guest::workload::{Exit, Order, Rate};
+use ferry_migration::Handshake;
+use ferry_migration::info::Status;
+use serde_json::json;
+
+use super::actor::{Actor, View};
+use super::cell::{Cell, Mode, What, When};
+use super::evidence::Role;
+use super::note::Notes;
+use super::watch::{Sampler, disk};
+use crate::random::Random;
+use crate::relay::Relay;
+use crate::wait::{LONG, poll, wait_until};
+use crate::{GuestLog, Lab, Spec};
+
+/// What a side waits for an answer, for a load, or for a sign of life.
+pub const DEADLINE: Duration = Duration::from_millis(1500);
+/// The bandwidth while a moment is awaited, so that there is something left to be sent.
+const SLOW: u64 = 8 << 20;
+/// How long a guest that ends by itself lives.
+const LIFE_MS: u64 = 700;
+
+/// A cell's stage.
+#[derive(Debug)]
+pub struct Stage {
+    /// Which cell.
+    pub cell: Cell,
+    /// Chooses what the cell leaves open.
+    pub random: Random,
+    /// The seed of it all.
+    pub seed: u64,
+    /// What the machines are made of.
+    pub spec: Spec,
+    /// The disk image.
+    pub image: PathBuf,
+    /// Has the guest.
+    pub source: Actor,
+    /// Is to get it.
+    pub destination: Actor,
+    /// Between the two.
+    pub relay: Relay,
+    /// The processes' CPU time.
+    pub sampler: Sampler,
+    /// Who writes into the image.
+    pub writes: Result<disk::Watch, String>,
+    /// What the harness did.
+    pub notes: Notes,
+    asked_for_postcopy: bool,
+    at_full_speed: bool,
+    /// The last to go, so that a failed cell's files can be kept.
+    pub lab: Lab,
+}
+
+impl Stage {
+    /// Sets the stage: the guest runs, nothing has begun. `None` where KVM is skipped.
+    ///
+    /// # Panics
+    /// When a process does not start.
+    #[must_use]
+    pub fn set(cell: &Cell, seed: u64) -> Option<Self> {
+        let lab = Lab::new()?;
+        let mut random = Random(seed);
+        let image = crate::disk::image(&lab, "disk.img", 256 << 10);
+        let spec = spec(cell, &mut random).disk(&image);
+        let source = lab.start(&spec);
+        let mut guest = GuestLog::new(&source, spec.cpus);
+        guest.wait_ready();
+        guest.wait_reports(1);
+        let destination = lab.start_destination(&spec_of_destination(cell, &spec, &mut random));
+        let relay = Relay::new(&destination.wait_listening(), None);
+        let record = image.with_extension("img.owner");
+        let writes = disk::Watch::start(&image, (cell.handshake == Handshake::Owned).then_some(&*record));
+        let sampler = Sampler::start();
+        let source = Actor::new(source, Role::Source);
+        let destination = Actor::new(destination, Role::Destination);
+        sampler.watch(0, source.ferry.pid());
+        sampler.watch(1, destination.ferry.pid());
+        Some(Stage {
+            cell: cell.clone(),
+            random,
+            seed,
+            spec,
+            image,
+            source,
+            destination,
+            relay,
+            sampler,
+            writes,
+            notes: Notes::new(),
+            asked_for_postcopy: false,
+            at_full_speed: false,
+            lab,
+        })
+    }
+
+    /// Where the ownership record is.
+    #[must_use]
+    pub fn record(&self) -> PathBuf {
+        self.image.with_extension("img.owner")
+    }
+
+    /// Sets what a migration of this cell needs.
+    pub fn prepare(&mut self) {
+        let postcopy = self.cell.mode != Mode::Precopy;
+        if postcopy {
+            self.source.ferry.allow_postcopy();
+        }
+        let slow = postcopy || self.wants_rounds();
+        // A guest that ends by itself is waited for while a frame is held.
+        let deadline = match self.cell.what {
+            What::GuestReboots | What::GuestShutsDown => 3 * DEADLINE,
+            _ => DEADLINE,
+        };
+        let ms = deadline.as_millis();
+        self.source.ferry.set_parameters(json!({
+            "max-bandwidth": if slow { SLOW } else { 0 }, "downtime-limit": if slow { 1 } else { 300 },
+            "x-ferry-setup-timeout-ms": ms, "x-ferry-load-timeout-ms": ms, "x-ferry-heartbeat-timeout-ms": ms,
+        }));
+    }
+
+    /// Begins the migration under test.
+    pub fn begin(&mut self) {
+        self.source.begins();
+        self.destination.begins();
+        self.notes.say("the migration begins");
+        self.source.ferry.qmp("migrate", json!({ "uri": self.relay.uri() }));
+    }
+
+    /// Whether the moment lies behind the first round of a precopy.
+    fn wants_rounds(&self) -> bool {
+        use crate::relay::Spot;
+        match self.cell.when {
+            When::Frame(Spot::Message("Heartbeat" | "Cancel")) => true,
+            When::Frame(Spot::Pages(number)) => number > 0,
+            _ => false,
+        }
+    }
+
+    /// Does what an operator does while a migration goes on: asks for postcopy, and lets it end.
+    pub fn tend(&mut self, in_a_hurry: bool) {
+        let wants_postcopy = self.cell.mode != Mode::Precopy && !self.asked_for_postcopy;
+        if !wants_postcopy && (self.at_full_speed || !in_a_hurry) {
+            return;
+        }
+        let View::Answers(Some(status), _) = self.source.view() else { return };
+        if wants_postcopy && status == Status::Active {
+            self.asked_for_postcopy = self.source.ask("migrate-start-postcopy", json!({})).is_some();
+        }
+        let early = matches!(status, Status::Setup | Status::Active) && self.cell.mode != Mode::Precopy;
+        if in_a_hurry && !early {
+            self.at_full_speed =
+                self.source.ask("migrate-set-parameters", json!({ "max-bandwidth": 0, "downtime-limit": 300 })).is_some();
+        }
+    }
+
+    /// Waits until both sides are in `postcopy-active`, breaks the links, and waits until both have noticed.
+    ///
+    /// # Panics
+    /// When they do not get there.
+    pub fn break_postcopy(&mut self) {
+        self.wait_both(Status::PostcopyActive);
+        self.notes.say("all links are cut");
+        self.relay.cut_all();
+    }
+
+    /// Waits until both sides have this status.
+    ///
+    /// # Panics
+    /// When they do not get there.
+    pub fn wait_both(&mut self, wanted: Status) {
+        wait_until(&format!("both sides to be in {}", wanted.as_str()), LONG, || {
+            self.tend(false);
+            let is = |view: View| matches!(view, View::Answers(Some(status), _) if status == wanted);
+            (is(self.source.view()) && is(self.destination.view())).then_some(())
+        });
+    }
+
+    /// Reconnects a paused postcopy.
+    pub fn resume(&mut self) {
+        self.notes.say("the operator resumes the migration");
+        let _ = self.source.ask("migrate", json!({ "uri": self.relay.uri(), "resume": true }));
+    }
+
+    /// Looks until `found`, tending the migration; `None` after a while.
+    pub fn look<T>(&mut self, within: Duration, in_a_hurry: bool, mut found: impl FnMut(&mut Self) -> Option<T>) -> Option<T> {
+        poll(within, || {
+            self.tend(in_a_hurry);
+            found(self)
+        })
+    }
+}
+
+fn spec(cell: &Cell, random: &mut Random) -> Spec {
+    let backing = random.one_of(&["memfd", "anon"]);
+    let mut spec = Spec::new().cpus(cell.cpus).memory(&format!("32M,backing={backing}")).workload(|load| {
+        load.working_set = random.one_of(&[4, 8]) << 20;
+        load.rate = Rate::BytesPerSecond(random.one_of(&[8, 16]) << 20);
+        load.order = random.one_of(&[Order::Seq, Order::Rand]);
+        load.report_ms = 50;
+        load.seed = 1 + random.below(1 << 32);
+        if matches!(cell.what, What::GuestReboots | What::GuestShutsDown) {
+            load.runtime_ms = LIFE_MS;
+            load.exit = if cell.what == What::GuestReboots { Exit::Reboot } else { Exit::Shutdown };
+        }
+    });
+    if cell.handshake == Handshake::Setup {
+        spec.more = vec!["--ownership".into(), "none".into()];
+    }
+    spec
+}
+
+fn spec_of_destination(cell: &Cell, spec: &Spec, random: &mut Random) -> Spec {
+    let backing = random.one_of(&["memfd", "anon"]);
+    let size = match cell.when {
+        When::Frame(crate::relay::Spot::Message("Refused")) => "48M",
+        _ => "32M",
+    };
+    spec.clone().memory(&format!("{size},backing={backing}"))
+}
+
+/// Longest that a moment is waited for.
+pub const MOMENT: Duration = Duration::from_secs(30);
+
+/// When something was, for the harness.
+#[must_use]
+pub fn now() -> SystemTime {
+    SystemTime::now()
+}

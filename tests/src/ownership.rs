@@ -1,0 +1,60 @@
+//! What a third party does to an ownership record, by its specification (`docs/ownership-record.md`), with code that is not
+//! Ferry's.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+const SLOTS: [usize; 2] = [0, 4096];
+const SLOT_LEN: usize = 512;
+const WRITE_NUMBER: usize = 16;
+
+/// Overwrites the second half of the slot that a crash would have torn: the one that is not the newest.
+///
+/// # Panics
+/// When there is no record.
+pub fn tear_older_slot(record: &Path) {
+    let bytes = std::fs::read(record).expect("there is a record");
+    let number = |slot: usize| {
+        let at = slot + WRITE_NUMBER;
+        u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+    };
+    let [first, second] = SLOTS;
+    let older = if number(first) < number(second) { first } else { second };
+    let mut file = File::options().write(true).open(record).expect("the record can be written");
+    file.seek(SeekFrom::Start((older + SLOT_LEN / 2) as u64)).expect("a file can be sought in");
+    file.write_all(&[0xa5; SLOT_LEN / 2]).expect("the record can be written");
+}
+
+/// Holds a record's lock until dropped.
+#[derive(Debug)]
+pub struct Held(File);
+
+impl Held {
+    /// Takes the lock of a record that nobody has.
+    ///
+    /// # Panics
+    /// When there is no record, or somebody has its lock for good.
+    #[must_use]
+    pub fn of(record: &Path) -> Self {
+        let file = File::options().read(true).write(true).open(record).expect("there is a record");
+        set_lock(&file, libc::F_WRLCK);
+        Held(file)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Closing would not do while a process that another test is starting holds a copy of the descriptor.
+        set_lock(&self.0, libc::F_UNLCK);
+    }
+}
+
+/// Takes, waiting for it, or lets go of the open file description's lock of the whole file (fcntl(2), `F_OFD_SETLKW`).
+pub(crate) fn set_lock(file: &File, kind: libc::c_int) {
+    let whole = libc::flock { l_type: kind as i16, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
+    // SAFETY: the descriptor is open, and F_OFD_SETLKW reads one `flock`, which `whole` is.
+    let done = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLKW, &whole) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+}
