@@ -44,8 +44,8 @@ impl Random {
         self.next() % end
     }
 
-    fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len() as u64) as usize]
+    fn one_of<T: Clone>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len() as u64) as usize].clone()
     }
 
     /// Lets a random time pass: where in a migration something happens is what a seed is for.
