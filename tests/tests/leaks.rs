@@ -42,7 +42,7 @@ fn failed_migrations_leave_nothing_behind_at_the_source() {
             (Spot::Message("Package"), Fault::Stall),
             (Spot::Message("Ready"), Fault::Cut),
         ];
-        let (at, fault) = faults[number % faults.len()];
+        let (at, fault) = faults[number % faults.len()].clone();
         let (mut destination, relay) = scene.destination_behind(at, fault);
         let _ = scene.fails(&relay.uri());
         drop(relay);

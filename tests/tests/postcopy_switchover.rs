@@ -157,7 +157,7 @@ fn an_answer_that_is_lost_before_the_permit_leaves_the_guest_at_the_source() {
             for pending in [true, false] {
                 scene.be_impatient();
                 let mut destination = scene.destination();
-                let relay = behind(&destination, READY, fault);
+                let relay = behind(&destination, READY, fault.clone());
                 match pending {
                     true => scene.begin_slow_postcopy(&relay.uri()),
                     false => scene.begin_postcopy(&relay.uri()),
@@ -191,7 +191,7 @@ fn a_word_of_the_start_that_is_lost_while_pages_are_pending_never_makes_two_runn
         with_both(|mut scene, handshake| {
             scene.be_impatient();
             let mut destination = scene.destination();
-            let relay = behind(&destination, STARTED, fault);
+            let relay = behind(&destination, STARTED, fault.clone());
             scene.begin_slow_postcopy(&relay.uri());
             relay.wait_fired();
             destination.wait_run_state("running");
@@ -212,7 +212,7 @@ fn a_word_of_the_start_that_is_lost_while_pages_are_pending_never_makes_two_runn
 fn a_word_of_the_start_that_is_lost_with_nothing_left_to_send_leaves_nobody_stuck() {
     for fault in [Fault::Cut, Fault::Lose] {
         with_both(|mut scene, handshake| {
-            let (mut destination, relay) = all_sent(&mut scene, handshake, STARTED, fault);
+            let (mut destination, relay) = all_sent(&mut scene, handshake, STARTED, fault.clone());
             destination.qmp("x-ferry-fault-set", json!({ "clear": true }));
             relay.wait_fired();
             assert_eq!(destination.wait_migration_end().status, Some(Status::Completed), "it has every page");

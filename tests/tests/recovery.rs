@@ -128,7 +128,7 @@ fn break_recoveries(fault: Fault) {
     stage.relay.cut_all();
     stage.wait_paused();
     for at in IN_A_RECOVERY {
-        stage.relay.plan_for_new_connections(at, fault);
+        stage.relay.plan_for_new_connections(at, fault.clone());
         stage.resume_to(&stage.relay.uri());
         stage.relay.wait_fired();
         let [ours, theirs] = stage.wait_paused();

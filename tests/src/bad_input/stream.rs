@@ -48,7 +48,7 @@ pub fn rows(lab: &Lab) -> Vec<Row> {
     scene.be_impatient();
     let mut rows = vec![];
     for (what, at, fault, at_source, at_destination) in CASES {
-        let (mut destination, relay) = scene.destination_behind(*at, *fault);
+        let (mut destination, relay) = scene.destination_behind(*at, fault.clone());
         let reason = scene.fails(&relay.uri());
         drop(relay);
         rows.push(Row::new(lab, "Migration stream", format!("{what}, at the source"), &reason, at_source));

@@ -2,95 +2,38 @@
 //!
 //! It stands on loopback and forwards every connection to its target. It knows Ferry's frames, so "when the permit is about to
 //! arrive" is a place in the stream and no race: a [`Plan`] names a frame and what happens to it. Without a plan, or besides
-//! it, a test cuts, stalls and heals links by hand. New connections are taken after a cut as before it, so that a broken
+//! it, a test cuts, resets, stalls and heals links by hand, and says what becomes of a frame that is held. What has passed is
+//! in the frame log ([`Relay::frames`]). New connections are taken after a cut as before it, so that a broken
 //! postcopy can be recovered through the same relay, with a new plan ([`Relay::set_plan`]) for the new connections.
 
+mod direction;
+mod log;
 mod package;
+mod plan;
 mod pump;
+mod state;
 #[cfg(test)]
 mod tests;
 mod unit;
 
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
+pub use self::log::Frame;
 pub use self::package::Spoiled;
-use self::unit::Unit;
+pub use self::plan::{Fault, Plan, TRICKLED};
+use self::state::{Ending, Shared, Word};
 pub use self::unit::{Link, Side, Spot};
 use crate::wait::{SOON, wait_until};
 
-/// What happens to the frame that was chosen, and from then on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// All connections are closed; the frame does not arrive.
-    Cut,
-    /// The frame arrives, then all connections are closed.
-    CutAfter,
-    /// Nothing is forwarded any more, in no direction, and nothing is closed; the frame does not arrive.
-    Stall,
-    /// As `Stall`, but the frame itself still arrives.
-    StallAfter,
-    /// A bit of this byte of the frame is flipped.
-    Corrupt(usize),
-    /// These bytes of the frame are replaced, from this place on.
-    Replace(usize, &'static [u8]),
-    /// The frame arrives twice.
-    Repeat,
-    /// The frame does not arrive; later ones do.
-    Lose,
-    /// Of a package: the state of the section of this number, from 0, becomes nonsense, behind checksums that fit
-    /// ([`Relay::spoiled`]).
-    Spoil(usize),
-    /// Nothing: the test only wants to know when the frame passes ([`Relay::wait_fired`]).
-    Note,
-}
-
-/// Which frame, and what happens to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// The frame.
-    pub at: Spot,
-    /// What happens.
-    pub fault: Fault,
-}
-
-/// The relay. Ends with its connections when it is dropped.
+/// The relay. Ends with its connections and threads when it is dropped, also while it holds a frame.
 #[derive(Debug)]
 pub struct Relay {
     shared: Arc<Shared>,
     address: SocketAddr,
     accepting: Option<JoinHandle<()>>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    target: SocketAddr,
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    plan: Option<Plan>,
-    fired: Option<SystemTime>,
-    spoiled: Option<Spoiled>,
-    /// The first connection that the plan is for.
-    from: u64,
-    /// Connections so far.
-    accepted: u64,
-    /// What each side sends is held back: the source's, the destination's.
-    stalled: [bool; 2],
-    refusing: bool,
-    ending: bool,
-    connections: Vec<Connection>,
-}
-
-#[derive(Debug)]
-struct Connection {
-    link: Arc<OnceLock<Link>>,
-    ends: [TcpStream; 2],
 }
 
 impl Relay {
@@ -103,8 +46,7 @@ impl Relay {
         let target = target.strip_prefix("tcp:").and_then(|t| t.parse().ok()).expect("the target is tcp:ADDRESS:PORT");
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         let address = listener.local_addr().expect("a listener has an address");
-        let state = Mutex::new(State { plan, ..State::default() });
-        let shared = Arc::new(Shared { target, state, changed: Condvar::new() });
+        let shared = Arc::new(Shared::new(target, plan));
         let accepting = std::thread::spawn({
             let shared = shared.clone();
             move || pump::accept_all(&listener, &shared)
@@ -144,13 +86,14 @@ impl Relay {
         let _at = self.fired_at();
     }
 
-    /// Waits until the plan has been carried out, and says when that was.
+    /// Waits until the plan has been carried out, and says when that was: before the frame passes, unless the fault comes
+    /// behind it or in it.
     ///
     /// # Panics
     /// When that does not happen in time.
     #[must_use]
     pub fn fired_at(&self) -> SystemTime {
-        let plan = self.shared.lock().plan;
+        let plan = self.shared.lock().plan.as_ref().map(|plan| (plan.at, plan.fault.fate()));
         wait_until(&format!("the relay to carry out {plan:?}"), SOON, || self.shared.lock().fired)
     }
 
@@ -163,9 +106,35 @@ impl Relay {
         self.shared.lock().spoiled.clone().expect("a package has passed, with a section of that number")
     }
 
+    /// Lets what is held pass, and what follows it. Nothing happens when nothing is held (any more): wait for the fault first.
+    pub fn release(&self) {
+        self.shared.change(|state| state.say(Word::Release));
+    }
+
+    /// Discards the frame that is held, or the half of it that has not arrived, and lets what follows pass.
+    pub fn drop_held(&self) {
+        self.shared.change(|state| state.say(Word::Drop));
+    }
+
+    /// What has come to the relay so far, in this order.
+    #[must_use]
+    pub fn frames(&self) -> Vec<Frame> {
+        self.shared.lock().log.frames()
+    }
+
+    /// The bytes of the newest frame of this spot, as they came, whatever became of it. Of pages and requests, only the first
+    /// four of a connection are there.
+    ///
+    /// # Panics
+    /// When no such frame has come.
+    #[must_use]
+    pub fn recorded(&self, spot: Spot) -> Vec<u8> {
+        self.shared.lock().log.recorded(spot).unwrap_or_else(|| panic!("the relay has seen no {spot:?}"))
+    }
+
     /// Closes all connections.
     pub fn cut_all(&self) {
-        self.shared.lock().cut(|_| true);
+        self.shared.end_all(Ending::Cut);
     }
 
     /// Closes the connections that are this link.
@@ -173,24 +142,46 @@ impl Relay {
     /// # Panics
     /// When there is none.
     pub fn cut_link(&self, link: Link) {
-        let closed = self.shared.lock().cut(|found| found == Some(link));
-        assert!(closed > 0, "the relay has no {link:?} link to cut");
+        self.end_link(Ending::Cut, link);
+    }
+
+    /// Resets all connections (RST).
+    pub fn reset_all(&self) {
+        self.shared.end_all(Ending::Reset);
+    }
+
+    /// Resets the connections that are this link (RST).
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn reset_link(&self, link: Link) {
+        self.end_link(Ending::Reset, link);
+    }
+
+    fn end_link(&self, how: Ending, link: Link) {
+        let ended = self.shared.end(how, |connection| connection.link.get() == Some(&link));
+        assert!(ended > 0, "the relay has no {link:?} link to end");
     }
 
     /// Forwards nothing any more, in no direction; nothing is closed.
     pub fn stall_all(&self) {
-        self.shared.lock().stalled = [true; 2];
+        self.stall(None, None);
     }
 
     /// Forwards nothing any more of what this side sends; nothing is closed.
     pub fn stall_from(&self, side: Side) {
-        self.shared.lock().stalled[side as usize] = true;
+        self.stall(Some(side), None);
     }
 
-    /// Forwards again what was held back.
+    /// Forwards nothing any more of what this side sends (`None`: both) on this link (`None`: all); nothing is closed. It adds to
+    /// what is stalled already, and is true of new connections too.
+    pub fn stall(&self, side: Option<Side>, link: Option<Link>) {
+        self.shared.stall(side, link);
+    }
+
+    /// Forwards again what was stalled.
     pub fn heal(&self) {
-        self.shared.lock().stalled = [false; 2];
-        self.shared.changed.notify_all();
+        self.shared.change(state::State::heal);
     }
 
     /// Takes no new connections, or takes them again.
@@ -201,94 +192,15 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        {
-            let mut state = self.shared.lock();
+        self.shared.change(|state| {
             state.ending = true;
-            state.cut(|_| true);
-        }
-        self.shared.changed.notify_all();
+            state.end(Ending::Cut, |_| true);
+        });
         // Wakes the thread that accepts; when that fails it has ended.
         let _ = TcpStream::connect(self.address);
         if let Some(thread) = self.accepting.take() {
             // A pump that panicked has said so.
             let _ = thread.join();
         }
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits while what `side` sends is held back; false when the relay ends.
-    fn pass<'a>(&self, mut state: MutexGuard<'a, State>, side: Side) -> (MutexGuard<'a, State>, bool) {
-        while state.stalled[side as usize] && !state.ending {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        let goes_on = !state.ending;
-        (state, goes_on)
-    }
-
-    /// What is to be written for a frame that `side` sent on a connection, and what happens behind it; `None` ends the
-    /// connection. Blocks while it is held back.
-    fn judge(&self, mut unit: Unit, side: Side, connection: u64) -> Option<(Vec<u8>, Option<Fault>)> {
-        let mut state = self.lock();
-        let plan = state.plan.filter(|plan| state.fired.is_none() && connection >= state.from && plan.at == unit.spot);
-        let Some(plan) = plan else {
-            return self.pass(state, side).1.then_some((unit.bytes, None));
-        };
-        state.fired = Some(SystemTime::now());
-        match plan.fault {
-            Fault::Cut => {
-                state.cut(|_| true);
-                return None;
-            }
-            Fault::Stall => state.stalled = [true; 2],
-            Fault::Corrupt(at) => unit.bytes[at] ^= 1,
-            Fault::Replace(at, with) => unit.bytes[at..at + with.len()].copy_from_slice(with),
-            Fault::Spoil(section) => state.spoiled = package::spoil(&mut unit.bytes, section),
-            Fault::Repeat => unit.bytes.extend_from_within(..),
-            Fault::Lose => unit.bytes.clear(),
-            Fault::Note => {}
-            Fault::CutAfter | Fault::StallAfter => {
-                // Nothing else passes from now on: an answer to the frame could be quicker than what comes behind it.
-                state.stalled = [true; 2];
-                return Some((unit.bytes, Some(plan.fault)));
-            }
-        }
-        self.pass(state, side).1.then_some((unit.bytes, None))
-    }
-
-    /// What happens once the frame that was chosen has been forwarded.
-    fn after(&self, fault: Fault) {
-        if fault == Fault::CutAfter {
-            let mut state = self.lock();
-            state.cut(|_| true);
-            state.stalled = [false; 2];
-            self.changed.notify_all();
-        }
-    }
-}
-
-impl State {
-    fn begin(&mut self, plan: Plan, from: u64) {
-        (self.plan, self.fired, self.from) = (Some(plan), None, from);
-    }
-
-    /// Closes the connections whose link is wanted, and tells how many.
-    fn cut(&mut self, wanted: impl Fn(Option<Link>) -> bool) -> usize {
-        let all = self.connections.len();
-        self.connections.retain(|connection| {
-            let keep = !wanted(connection.link.get().copied());
-            if !keep {
-                for end in &connection.ends {
-                    // A peer that has gone already is what is wanted.
-                    let _ = end.shutdown(Shutdown::Both);
-                }
-            }
-            keep
-        });
-        all - self.connections.len()
     }
 }

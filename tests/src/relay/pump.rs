@@ -1,20 +1,26 @@
-//! The relay's threads: one accepts, and two for each connection forwards, frame by frame.
+//! The relay's threads: one accepts, and two for each connection forward, frame by frame.
 
-use std::io::Write;
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::unit::{Reader, Side};
-use super::{Connection, Shared};
+use super::direction::Direction;
+use super::log::Place;
+use super::state::{Connection, Shared};
+use super::unit::{Link, Reader, Side};
 
-/// Longest that the end of a connection waits for what was sent before it.
+/// Longest that the end of a connection waits for what was sent before it and is not held back.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Longest that the target may take to let a connection in.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Between two looks at what is still on its way.
+const POLL: Duration = Duration::from_millis(1);
 
 /// Accepts until the relay ends, then waits for the pumps.
 pub fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
-    let mut pumps = Vec::new();
+    let mut pumps: Vec<JoinHandle<()>> = Vec::new();
     while let Ok((near, _)) = listener.accept() {
         if shared.lock().ending {
             break;
@@ -22,25 +28,11 @@ pub fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
         if shared.lock().refusing {
             continue;
         }
-        let Ok(far) = TcpStream::connect(shared.target) else { continue };
-        let clone = |stream: &TcpStream| stream.try_clone().expect("the test has descriptors left");
+        let Ok(far) = TcpStream::connect_timeout(&shared.target, CONNECT) else { continue };
         // Small messages must not wait for one another: the relay is not the subject of the test.
         let _ = near.set_nodelay(true).and_then(|()| far.set_nodelay(true));
-        let link = Arc::default();
-        let connection = Connection { link: Arc::clone(&link), ends: [clone(&near), clone(&far)] };
-        let number = {
-            let mut state = shared.lock();
-            state.connections.push(connection);
-            state.accepted += 1;
-            state.accepted - 1
-        };
-        let in_hand = Arc::<[AtomicBool; 2]>::default();
-        for (from, to, side) in [(clone(&near), clone(&far), Side::Source), (far, near, Side::Destination)] {
-            let (shared, link, in_hand) = (shared.clone(), Arc::clone(&link), in_hand.clone());
-            pumps.push(std::thread::spawn(move || {
-                pump(&mut Reader::new(from, side, link), to, (&shared, number, &in_hand));
-            }));
-        }
+        pumps.retain(|pump| !pump.is_finished());
+        pumps.extend(open(shared, Arc::new(near), Arc::new(far)));
     }
     for pump in pumps {
         // A pump that panicked has said so.
@@ -48,32 +40,52 @@ pub fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
-/// `in_hand` tells of each side whether something that it sent has been read and not been forwarded yet.
-fn pump(from: &mut Reader, mut to: TcpStream, (shared, number, in_hand): (&Shared, u64, &[AtomicBool; 2])) {
+/// Takes a connection in and starts its pumps.
+fn open(shared: &Arc<Shared>, near: Arc<TcpStream>, far: Arc<TcpStream>) -> [JoinHandle<()>; 2] {
+    let link = Arc::default();
+    let number = {
+        let mut state = shared.lock();
+        let number = state.accepted;
+        state.accepted += 1;
+        let ends = [near.clone(), far.clone()];
+        state.open(Connection { number, link: Arc::clone(&link), ends, directions: 2 });
+        number
+    };
+    let in_hand = [Arc::<AtomicUsize>::default(), Arc::default()];
+    let other_way = [in_hand[1].clone(), in_hand[0].clone()];
+    [(&near, &far, Side::Source), (&far, &near, Side::Destination)].map(|(from, to, side)| {
+        let reader = Reader::new(from.clone(), side, Arc::clone(&link));
+        let direction = Direction::new(shared.clone(), to.clone(), in_hand[side as usize].clone());
+        let (shared, theirs) = (shared.clone(), other_way[side as usize].clone());
+        std::thread::spawn(move || {
+            pump(reader, direction, &shared, (number, &theirs));
+            shared.lock().leave(number);
+        })
+    })
+}
+
+/// `theirs` counts what the other side has sent on this connection and is still on its way.
+fn pump(mut from: Reader, mut to: Direction, shared: &Shared, (number, theirs): (u64, &AtomicUsize)) {
     let side = from.side();
-    let [ours, theirs] = if side == Side::Source { [0, 1] } else { [1, 0] };
-    while let Ok(Some(unit)) = from.next() {
-        in_hand[ours].store(true, SeqCst);
-        let Some((bytes, behind)) = shared.judge(unit, side, number) else { break };
-        let written = to.write_all(&bytes);
-        in_hand[ours].store(false, SeqCst);
-        if written.is_err() {
+    let place = |link: Option<Link>, side| Place { connection: number, side, link: link.unwrap_or(Link::Foreign) };
+    let end = loop {
+        let unit = match from.next() {
+            Ok(Some(unit)) => unit,
+            Ok(None) => break "end",
+            Err(_) => break "broken",
+        };
+        if to.take(unit, place(from.link(), side)).is_err() {
             // A connection that is gone at one end is reset at the other, behind what that end had sent before.
             let until = Instant::now() + LAST_WORDS;
-            while in_hand[theirs].load(SeqCst) && Instant::now() < until {
-                std::thread::yield_now();
+            let back = place(from.link(), side.other());
+            while theirs.load(SeqCst) > 0 && (Instant::now() < until || shared.lock().holds_back(back)) {
+                std::thread::sleep(POLL);
             }
             from.close();
-            break;
+            return;
         }
-        if let Some(fault) = behind {
-            shared.after(fault);
-        }
-    }
-    in_hand[ours].store(false, SeqCst);
-    // An end is forwarded as an end, once everything before it was.
-    let (_state, goes_on) = shared.pass(shared.lock(), side);
-    if goes_on {
-        let _ = to.shutdown(Shutdown::Write);
-    }
+    };
+    let place = place(from.link(), side);
+    shared.lock().ended(end, place);
+    to.finish(place);
 }

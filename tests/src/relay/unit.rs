@@ -9,7 +9,7 @@ use ferry_migration::wire::{Message, bulk, control, preamble, request};
 use ferry_migration::{ToDestination, ToSource};
 
 /// A place in a migration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Spot {
     /// The preamble of the control link.
     ControlPreamble,
@@ -31,6 +31,20 @@ pub enum Spot {
     Foreign,
 }
 
+impl Spot {
+    /// What the frame log calls such frames, and the number of this one if they are numbered.
+    pub(super) fn kind(self) -> (&'static str, Option<u64>) {
+        match self {
+            Spot::ControlPreamble | Spot::BulkPreamble | Spot::UrgentPreamble => ("preamble", None),
+            Spot::Message(name) => (name, None),
+            Spot::Pages(number) | Spot::UrgentPages(number) => ("pages", Some(number)),
+            Spot::Marker => ("marker", None),
+            Spot::Request(number) => ("request", Some(number)),
+            Spot::Foreign => ("foreign", None),
+        }
+    }
+}
+
 /// Bytes that belong together.
 #[derive(Debug)]
 pub struct Unit {
@@ -39,7 +53,7 @@ pub struct Unit {
 }
 
 /// Whose bytes they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
     /// Sent by the source.
     Source,
@@ -47,8 +61,18 @@ pub enum Side {
     Destination,
 }
 
+impl Side {
+    /// The one that hears this one.
+    pub(super) fn other(self) -> Side {
+        match self {
+            Side::Source => Side::Destination,
+            Side::Destination => Side::Source,
+        }
+    }
+}
+
 /// What a connection is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Link {
     /// Messages.
     Control,
@@ -60,21 +84,31 @@ pub enum Link {
     Foreign,
 }
 
+impl Link {
+    /// Every link.
+    pub const ALL: [Link; 4] = [Link::Control, Link::Bulk, Link::Urgent, Link::Foreign];
+}
+
 /// Reads units from one direction of a connection. Both directions learn from the source's preamble what link it is.
 pub struct Reader {
-    stream: TcpStream,
+    stream: Arc<TcpStream>,
     side: Side,
     link: Arc<OnceLock<Link>>,
     frames: u64,
 }
 
 impl Reader {
-    pub fn new(stream: TcpStream, side: Side, link: Arc<OnceLock<Link>>) -> Self {
+    pub fn new(stream: Arc<TcpStream>, side: Side, link: Arc<OnceLock<Link>>) -> Self {
         Reader { stream, side, link, frames: 0 }
     }
 
     pub fn side(&self) -> Side {
         self.side
+    }
+
+    /// What the connection is; `None` before the source's preamble.
+    pub fn link(&self) -> Option<Link> {
+        self.link.get().copied()
     }
 
     /// Ends the connection that is read.
@@ -106,7 +140,7 @@ impl Reader {
     fn exact(&mut self, bytes: &mut Vec<u8>, more: usize) -> io::Result<()> {
         let from = bytes.len();
         bytes.resize(from + more, 0);
-        self.stream.read_exact(&mut bytes[from..])
+        (&*self.stream).read_exact(&mut bytes[from..])
     }
 
     fn preamble(&mut self) -> io::Result<Unit> {
@@ -160,7 +194,7 @@ impl Reader {
 
     fn foreign(&mut self) -> io::Result<Unit> {
         let mut bytes = vec![0; 4096];
-        let taken = self.stream.read(&mut bytes)?;
+        let taken = (&*self.stream).read(&mut bytes)?;
         if taken == 0 {
             return Err(ErrorKind::UnexpectedEof.into());
         }

@@ -1,4 +1,10 @@
-//! The relay itself: what is not spoiled arrives as it was, and what is spoiled does not.
+//! The relay itself: what is not spoiled arrives as it was, and what is spoiled does not. Here are the streams that the tests
+//! send and the faults that change bytes; the other files are about a kind of fault each.
+
+mod ends;
+mod frames;
+mod holds;
+mod time;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -23,6 +29,33 @@ fn through(plan: Option<Plan>) -> (TcpStream, TcpStream, Relay) {
         stream.set_read_timeout(Some(SOON)).unwrap();
     }
     (near, far, relay)
+}
+
+/// Both ends of one more connection through a relay to `listener`, which have spoken already.
+fn speaking(relay: &Relay, listener: &TcpListener, bytes: &[u8]) -> (TcpStream, TcpStream) {
+    let mut near = TcpStream::connect(relay.uri().strip_prefix("tcp:").unwrap()).unwrap();
+    let mut far = listener.accept().unwrap().0;
+    for stream in [&near, &far] {
+        stream.set_read_timeout(Some(SOON)).unwrap();
+    }
+    near.write_all(bytes).unwrap();
+    far.read_exact(&mut vec![0; bytes.len()]).unwrap();
+    (near, far)
+}
+
+/// Exactly this arrives, and for a while nothing more.
+fn arrives(stream: &mut TcpStream, bytes: &[u8]) {
+    let mut arrived = vec![0; bytes.len()];
+    stream.read_exact(&mut arrived).unwrap();
+    assert_eq!(arrived, bytes);
+    stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    assert_eq!(stream.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::WouldBlock, "nothing more passes");
+    stream.set_read_timeout(Some(SOON)).unwrap();
+}
+
+/// Where the permit begins in [`control_link`].
+fn permit() -> usize {
+    control_link().len() - (control::HEADER_LEN + 2)
 }
 
 fn control_link() -> Vec<u8> {
@@ -99,9 +132,8 @@ fn a_byte_of_the_chosen_frame_is_flipped() {
 #[test]
 fn a_cut_lets_nothing_of_the_frame_through() {
     let bytes = control_link();
-    let permit = bytes.len() - (control::HEADER_LEN + 2);
     let (mut near, mut far, _relay) = through(Some(Plan { at: Spot::Message("Permit"), fault: Fault::Cut }));
-    assert_eq!(received(&mut near, &mut far, &bytes), bytes[..permit]);
+    assert_eq!(received(&mut near, &mut far, &bytes), bytes[..permit()]);
 }
 
 #[test]
@@ -120,15 +152,9 @@ fn a_stall_holds_back_until_it_is_healed() {
     let (mut near, mut far, relay) = through(Some(Plan { at: Spot::Message("Hello"), fault: Fault::Stall }));
     near.write_all(&bytes).unwrap();
     relay.wait_fired();
-    let mut preamble = [0; 40];
-    far.read_exact(&mut preamble).unwrap();
-    far.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-    assert_eq!(far.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::WouldBlock, "nothing passes");
+    arrives(&mut far, &bytes[..40]);
     relay.heal();
-    far.set_read_timeout(Some(SOON)).unwrap();
-    let mut rest = vec![0; bytes.len() - 40];
-    far.read_exact(&mut rest).unwrap();
-    assert_eq!(rest, bytes[40..]);
+    arrives(&mut far, &bytes[40..]);
 }
 
 #[test]
@@ -141,48 +167,4 @@ fn page_requests_are_counted_on_their_own() {
     near.read_exact(&mut arrived).unwrap();
     relay.wait_fired();
     assert_eq!(arrived, [requests[0], requests[2]].as_flattened());
-}
-
-#[test]
-fn one_direction_can_be_held_back_alone() {
-    let (mut near, mut far, relay) = through(None);
-    relay.stall_from(Side::Destination);
-    near.write_all(&urgent_link()).unwrap();
-    let mut there = vec![0; urgent_link().len()];
-    far.read_exact(&mut there).unwrap();
-    far.write_all(&request::encode(5, 7)).unwrap();
-    near.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-    assert_eq!(near.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::WouldBlock, "nothing comes back");
-    relay.heal();
-    near.set_read_timeout(Some(SOON)).unwrap();
-    near.read_exact(&mut [0; request::REQUEST_LEN]).unwrap();
-}
-
-#[test]
-fn one_link_can_be_cut_and_the_relay_takes_new_ones() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let relay = Relay::new(&format!("tcp:{}", listener.local_addr().unwrap()), None);
-    let connect = |bytes: &[u8]| {
-        let mut near = TcpStream::connect(relay.uri().strip_prefix("tcp:").unwrap()).unwrap();
-        let mut far = listener.accept().unwrap().0;
-        for stream in [&near, &far] {
-            stream.set_read_timeout(Some(SOON)).unwrap();
-        }
-        near.write_all(bytes).unwrap();
-        far.read_exact(&mut vec![0; bytes.len()]).unwrap();
-        (near, far)
-    };
-    let (mut bulk, mut urgent) = (connect(&bulk_link()), connect(&urgent_link()));
-    relay.cut_link(super::Link::Bulk);
-    assert_eq!(bulk.1.read(&mut [0; 1]).unwrap_or(0), 0, "this one has ended");
-    urgent.1.write_all(&request::encode(5, 7)).unwrap();
-    urgent.0.read_exact(&mut [0; request::REQUEST_LEN]).unwrap();
-    relay.cut_all();
-    assert_eq!(urgent.0.read(&mut [0; 1]).unwrap_or(0), 0, "and now the other");
-    relay.set_plan(Spot::BulkPreamble, Fault::Note);
-    let _again = connect(&bulk_link());
-    relay.wait_fired();
-    relay.refuse(true);
-    let mut refused = TcpStream::connect(relay.uri().strip_prefix("tcp:").unwrap()).unwrap();
-    assert_eq!(refused.read(&mut [0; 1]).unwrap_or(0), 0, "closed at once");
 }

@@ -1,0 +1,249 @@
+//! What the relay's threads and the test share: the plan, what is stalled or held, the connections, the log.
+
+use std::collections::HashSet;
+use std::io::{self, ErrorKind};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use super::log::{Log, Place};
+use super::package::Spoiled;
+use super::plan::{Fault, Plan};
+use super::unit::{Link, Side, Unit};
+
+#[derive(Debug)]
+pub struct Shared {
+    pub target: SocketAddr,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+pub struct State {
+    pub plan: Option<Plan>,
+    /// The plan's frame has come.
+    taken: bool,
+    /// When the plan had been carried out.
+    pub fired: Option<SystemTime>,
+    /// The first connection that the plan is for.
+    from: u64,
+    pub spoiled: Option<Spoiled>,
+    /// Connections so far.
+    pub accepted: u64,
+    pub stalled: Stalled,
+    held: Vec<(u64, Side)>,
+    /// How often the test has said what becomes of what is held, and what it said last.
+    words: u64,
+    word: Word,
+    pub refusing: bool,
+    pub ending: bool,
+    connections: Vec<Connection>,
+    pub log: Log,
+}
+
+/// What is not forwarded: what this side sends on this link.
+pub type Stalled = HashSet<(Side, Link)>;
+
+/// What becomes of what was held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Word {
+    #[default]
+    Release,
+    Drop,
+}
+
+/// How the relay ends a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Cut,
+    Reset,
+}
+
+#[derive(Debug)]
+pub struct Connection {
+    pub number: u64,
+    pub link: Arc<OnceLock<Link>>,
+    /// The source's end and the destination's.
+    pub ends: [Arc<TcpStream>; 2],
+    /// Directions that have not ended.
+    pub directions: u8,
+}
+
+impl Connection {
+    fn end(&self, how: Ending) {
+        for end in &self.ends {
+            match how {
+                // A peer that has gone already is what is wanted.
+                Ending::Cut => drop(end.shutdown(Shutdown::Both)),
+                // Unlike a lingering close, it needs no last owner: it ends what others wait for, and sends the reset now.
+                Ending::Reset => {
+                    rustix::net::connect_unspec(end)
+                        .expect("Linux 6.6 and later disconnect a socket that is being read");
+                }
+            }
+        }
+    }
+}
+
+/// The error of what cannot go on because its connection has ended.
+pub fn gone() -> io::Error {
+    ErrorKind::ConnectionAborted.into()
+}
+
+impl Shared {
+    pub fn new(target: SocketAddr, plan: Option<Plan>) -> Self {
+        Shared { target, state: Mutex::new(State { plan, ..State::default() }), changed: Condvar::new() }
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes something that a thread may be waiting for.
+    pub fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.lock());
+        self.changed.notify_all();
+        result
+    }
+
+    /// Notes a frame that has come; returns what it is to suffer, and its entry in the log.
+    pub fn arrive(&self, unit: &Unit, place: Place) -> Option<(Fault, usize)> {
+        let state = &mut *self.lock();
+        let fault = state.take(unit, place);
+        let stalled = || state.stalled.contains(&(place.side, place.link)).then(|| "stalled".to_owned());
+        let fate = fault.as_ref().map(Fault::fate).or_else(stalled);
+        let entry = state.log.frame(unit.spot, &unit.bytes, place, fate);
+        fault.map(|fault| (fault, entry))
+    }
+
+    /// Waits while what comes from this place is stalled; an error when its connection has ended.
+    pub fn pass(&self, place: Place) -> io::Result<()> {
+        let mut state = self.lock();
+        while state.stalled.contains(&(place.side, place.link)) && state.carries(place.connection) {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.carries(place.connection).then_some(()).ok_or_else(gone)
+    }
+
+    /// Holds a frame, which carries the plan out, until the test says what becomes of it; an error when its connection has ended.
+    pub fn hold(&self, place: Place, entry: usize) -> io::Result<Word> {
+        let mut state = self.lock();
+        let (words, held) = (state.words, (place.connection, place.side));
+        state.held.push(held);
+        state.fire();
+        while state.words == words && state.carries(place.connection) {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.held.retain(|other| *other != held);
+        if !state.carries(place.connection) {
+            return Err(gone());
+        }
+        let word = state.word;
+        state.log.add_fate(entry, if word == Word::Release { "released" } else { "dropped" });
+        Ok(word)
+    }
+
+    /// Waits until a moment; an error when the connection ends before.
+    pub fn wait_due(&self, due: Instant, connection: u64) -> io::Result<()> {
+        let mut state = self.lock();
+        while state.carries(connection) {
+            let left = due.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Err(gone())
+    }
+
+    /// Ends the connections that are wanted, and tells how many.
+    pub fn end(&self, how: Ending, wanted: impl Fn(&Connection) -> bool) -> usize {
+        self.change(|state| state.end(how, wanted))
+    }
+
+    /// Ends all connections.
+    pub fn end_all(&self, how: Ending) {
+        self.end(how, |_| true);
+    }
+
+    /// Stalls what this side sends (`None`: both) on this link (`None`: all).
+    pub fn stall(&self, side: Option<Side>, link: Option<Link>) {
+        let sides = side.map_or(vec![Side::Source, Side::Destination], |side| vec![side]);
+        let links = link.map_or(Link::ALL.to_vec(), |link| vec![link]);
+        let places = sides.iter().flat_map(|side| links.iter().map(|link| (*side, *link)));
+        self.lock().stalled.extend(places);
+    }
+}
+
+impl State {
+    pub fn begin(&mut self, plan: Plan, from: u64) {
+        (self.plan, self.taken, self.fired, self.from) = (Some(plan), false, None, from);
+    }
+
+    /// The plan has been carried out.
+    pub fn fire(&mut self) {
+        self.fired = Some(SystemTime::now());
+    }
+
+    pub fn heal(&mut self) {
+        self.stalled.clear();
+    }
+
+    pub fn say(&mut self, word: Word) {
+        (self.word, self.words) = (word, self.words + 1);
+    }
+
+    /// The fault that the plan has for this frame; the next such frame passes.
+    fn take(&mut self, unit: &Unit, place: Place) -> Option<Fault> {
+        let due = !self.taken && place.connection >= self.from;
+        let plan = self.plan.as_ref().filter(|plan| due && plan.at == unit.spot)?;
+        self.taken = true;
+        Some(plan.fault.clone())
+    }
+
+    fn carries(&self, connection: u64) -> bool {
+        !self.ending && self.connections.iter().any(|other| other.number == connection)
+    }
+
+    /// Whether a direction waits for a word of the test's.
+    pub fn holds_back(&self, place: Place) -> bool {
+        let Place { connection, side, link } = place;
+        let waits = self.stalled.contains(&(side, link)) || self.held.contains(&(connection, side));
+        waits && self.carries(connection)
+    }
+
+    /// Takes a connection in.
+    pub fn open(&mut self, connection: Connection) {
+        let place = Place { connection: connection.number, side: Side::Source, link: Link::Foreign };
+        self.log.event("opened", 0, place, None);
+        self.connections.push(connection);
+    }
+
+    /// A side has ended its direction of a connection; nothing when the relay has done so.
+    pub fn ended(&mut self, name: &str, place: Place) {
+        if self.carries(place.connection) {
+            self.log.event(name, 0, place, None);
+        }
+    }
+
+    /// Nothing comes in a direction of a connection any more.
+    pub fn leave(&mut self, connection: u64) {
+        let Some(at) = self.connections.iter().position(|other| other.number == connection) else { return };
+        self.connections[at].directions -= 1;
+        if self.connections[at].directions == 0 {
+            self.connections.swap_remove(at);
+        }
+    }
+
+    pub fn end(&mut self, how: Ending, wanted: impl Fn(&Connection) -> bool) -> usize {
+        let ended: Vec<_> = self.connections.extract_if(.., |connection| wanted(connection)).collect();
+        for connection in &ended {
+            connection.end(how);
+            let link = connection.link.get().copied().unwrap_or(Link::Foreign);
+            let place = Place { connection: connection.number, side: Side::Source, link };
+            let fate = if how == Ending::Cut { "cut" } else { "reset" };
+            self.log.event("closed", 0, place, Some(fate.to_owned()));
+        }
+        ended.len()
+    }
+}
