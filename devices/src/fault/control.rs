@@ -2,13 +2,16 @@
 //!
 //! QMP (`x-ferry-fault-set`) changes rules through it; the migration runtime ends a hang through it when a deadline passes. The
 //! device asks it, in each step, what to do; so does the machine, before each step of its other devices and before each call
-//! that saves or loads state. Without a rule that costs one load of a flag.
+//! that saves or loads state, and whoever is at a [`Place`] or a [`Moment`]. Without a rule that costs one load of a flag.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::spec::{Direction, FaultAction, FaultPoint, FaultSpec, FaultStep};
+use super::action::{Errno, FaultAction};
+use super::point::{FaultPoint, FaultStep, Moment, Place};
+use super::spec::{Direction, FaultSpec};
 use crate::device::DeviceId;
 
 /// Rules that one device may have at a time.
@@ -46,6 +49,8 @@ struct Rule {
 pub enum Injected {
     /// At once.
     Failed,
+    /// With this error of the system.
+    Errno(Errno),
     /// After a hang or a delay that was interrupted.
     Interrupted,
 }
@@ -120,7 +125,7 @@ impl FaultControl {
     /// The fault device is in `step`: does what the rules say.
     pub(super) fn enter(&self, step: FaultStep) -> Result<(), Injected> {
         self.meet(
-            step.as_str(),
+            None,
             |rule| rule.at == FaultPoint::Step(step) && rule.of.is_none(),
             |inner| {
                 inner.fired[step as usize] += 1;
@@ -133,7 +138,7 @@ impl FaultControl {
     /// # Errors
     /// The step is to fail.
     pub fn before_step(&self, step: FaultStep, device: &DeviceId) -> Result<(), Injected> {
-        self.meet(step.as_str(), |rule| rule.at == FaultPoint::Step(step) && names(rule, device), |_| ())
+        self.meet(None, |rule| rule.at == FaultPoint::Step(step) && names(rule, device), |_| ())
     }
 
     /// The machine is about to make this call to the kernel about `part`: does what the rules say.
@@ -145,12 +150,46 @@ impl FaultControl {
             let at = matches!(&rule.at, FaultPoint::Call(name) if name == call);
             at && (rule.of.is_none() || names(rule, part))
         };
-        self.meet(call, is_here, |_| ())
+        self.meet(None, is_here, |_| ())
     }
 
+    /// This process is about to ask its host for something: does what the rules say. A hang or a delay that is interrupted is
+    /// over, and no failure: it stands for a host that is slow.
+    ///
+    /// # Errors
+    /// It is to fail, as the host would fail it, and must not be done.
+    pub fn before(&self, place: Place) -> io::Result<()> {
+        match self.meet(None, |rule| rule.at == FaultPoint::Place(place), |_| ()) {
+            Ok(()) | Err(Injected::Interrupted) => Ok(()),
+            Err(Injected::Failed) => Err(io::Error::from_raw_os_error(libc::EIO)),
+            Err(Injected::Errno(errno)) => Err(io::Error::from_raw_os_error(errno.number())),
+        }
+    }
+
+    /// A migration's driver, of the side that `direction` names, is at this moment of the output or message `name`: does what
+    /// the rules say, and goes on.
+    pub fn reach(&self, direction: Direction, moment: Moment, name: &str) {
+        let is_here = |rule: &FaultSpec| matches!(&rule.at, FaultPoint::Moment(at, of) if *at == moment && of == name);
+        // Whatever ends a wait, the driver goes on: an output that was decided on is carried out.
+        let _ = self.meet(Some(direction), is_here, |_| ());
+    }
+
+    /// By how many milliseconds the wall clock is off, as it is read now.
+    #[must_use]
+    pub fn clock_skew_ms(&self) -> i64 {
+        if !self.armed.load(Relaxed) {
+            return 0;
+        }
+        match self.lock().take_action(None, |rule| rule.at == FaultPoint::Place(Place::ClockRealtime)) {
+            Some((_, FaultAction::Skew(ms))) => ms,
+            _ => 0,
+        }
+    }
+
+    /// `direction` counts in place of the process's own.
     fn meet(
         &self,
-        point: &str,
+        direction: Option<Direction>,
         is_here: impl Fn(&FaultSpec) -> bool,
         count: impl FnOnce(&mut Inner),
     ) -> Result<(), Injected> {
@@ -158,13 +197,24 @@ impl FaultControl {
             return Ok(());
         }
         let mut inner = self.lock();
-        let Some(action) = inner.take_action(is_here) else { return Ok(()) };
+        let Some((point, action)) = inner.take_action(direction, is_here) else { return Ok(()) };
         count(&mut inner);
-        tracing::info!(point, ?action, "injecting a fault");
+        tracing::info!(%point, %action, "injecting a fault");
         match action {
             FaultAction::Fail => Err(Injected::Failed),
+            FaultAction::Errno(errno) => Err(Injected::Errno(errno)),
             FaultAction::Hang => self.wait(inner, None),
             FaultAction::Delay(time) => self.wait(inner, Some(Instant::now() + time)),
+            FaultAction::Kill => {
+                drop(inner);
+                stop_here(libc::SIGKILL)
+            }
+            FaultAction::Freeze => {
+                drop(inner);
+                stop_here(libc::SIGSTOP)
+            }
+            // A clock is asked for its skew, and takes nothing else.
+            FaultAction::Skew(_) => Ok(()),
         }
     }
 
@@ -196,19 +246,30 @@ impl FaultControl {
     }
 }
 
+/// Ends the process, or halts it until it is told to continue: the signal reaches this thread before anything after this call.
+fn stop_here(signal: i32) -> Result<(), Injected> {
+    // SAFETY: neither signal can be caught, so no handler runs; raise(3) has no other requirements.
+    unsafe { libc::raise(signal) };
+    Ok(())
+}
+
 /// Whether a rule is about this part by name.
 fn names(rule: &FaultSpec, part: &DeviceId) -> bool {
     rule.of.as_deref().is_some_and(|of| of == part.to_string())
 }
 
 impl Inner {
-    /// The action of the first rule that applies, which is used up by one.
-    fn take_action(&mut self, is_here: impl Fn(&FaultSpec) -> bool) -> Option<FaultAction> {
-        let direction = self.direction;
+    /// The point and the action of the first rule that applies, which is used up by one.
+    fn take_action(
+        &mut self,
+        direction: Option<Direction>,
+        is_here: impl Fn(&FaultSpec) -> bool,
+    ) -> Option<(FaultPoint, FaultAction)> {
+        let direction = direction.unwrap_or(self.direction);
         let rule = self.rules.iter_mut().find(|rule| {
             is_here(&rule.spec) && rule.left != Some(0) && rule.spec.direction.is_none_or(|wanted| wanted == direction)
         })?;
         rule.left = rule.left.map(|left| left - 1);
-        Some(rule.spec.action)
+        Some((rule.spec.at.clone(), rule.spec.action))
     }
 }

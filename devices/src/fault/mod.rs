@@ -1,10 +1,13 @@
 //! The fault device: saved and loaded like any other, and told to fail, hang or be slow while that happens.
 //!
 //! It lets an operator and the fault matrix try every way in which a device can spoil a migration. The guest does not see it.
-//! Its rules may also name another device, or a call to the kernel: the machine asks [`FaultControl`] before each of these.
-//! `--device fault,…` and QMP `x-ferry-fault-set` end in [`FaultSpec`] and [`FaultControl`].
+//! Its rules may also name another device, a call to the kernel, a step or a message of the migration, or something that the
+//! process asks of its host: whoever is there asks [`FaultControl`] first. `--device fault,…` and QMP `x-ferry-fault-set` end in
+//! [`FaultSpec`] and [`FaultControl`].
 
+mod action;
 mod control;
+mod point;
 mod spec;
 
 use std::io;
@@ -12,8 +15,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::action::{Errno, FaultAction, MAX_DELAY_MS, MAX_SKEW_MS};
 pub use self::control::{FaultControl, Injected, MAX_RULES, TooManyRules};
-pub use self::spec::{Direction, FaultAction, FaultPoint, FaultSpec, FaultSpecError, FaultStep, MAX_DELAY_MS};
+pub use self::point::{FaultPoint, FaultStep, Moment, Place};
+pub use self::spec::{Direction, FaultSpec, FaultSpecError};
 use crate::device::{Device, DeviceId, LoadError, SaveError};
 use crate::saved::{self, check};
 

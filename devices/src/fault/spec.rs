@@ -1,71 +1,13 @@
-//! What the fault device is told to do:
-//! `at=save|load|post_load|KVM_…|USERFAULTFD_READ,do=fail|hang|delay:MS[,of=PART][,times=N][,in=incoming|outgoing]`.
+//! One rule of the fault device: `at=POINT,do=ACTION[,of=PART][,times=N][,in=incoming|outgoing]`.
 //!
 //! The command line and QMP (`x-ferry-fault-set`) both end in a [`FaultSpec`], one from text, the other from key and value
-//! pairs. Which calls and parts there are only the machine knows: it refuses rules that could never apply.
+//! pairs. Which calls, parts, outputs and messages there are only the machine knows: it refuses rules that could never apply.
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
 
-/// The longest `delay`, in milliseconds: ten minutes.
-pub const MAX_DELAY_MS: u64 = 600_000;
-/// The longest name of a call or a part.
-const MAX_NAME: usize = 40;
-
-/// A step in which a fault happens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FaultStep {
-    /// [`Device::save`](crate::Device::save)
-    Save,
-    /// [`Device::load`](crate::Device::load)
-    Load,
-    /// [`Device::post_load`](crate::Device::post_load)
-    PostLoad,
-}
-
-impl FaultStep {
-    /// As specifications and errors write it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            FaultStep::Save => "save",
-            FaultStep::Load => "load",
-            FaultStep::PostLoad => "post_load",
-        }
-    }
-}
-
-/// Where a fault happens.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum FaultPoint {
-    /// In a step of a device.
-    Step(FaultStep),
-    /// In place of, or before, a call of this name to the kernel, made while the machine's state is saved or loaded.
-    Call(String),
-}
-
-impl FaultPoint {
-    /// As specifications write it.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        match self {
-            FaultPoint::Step(step) => step.as_str(),
-            FaultPoint::Call(name) => name,
-        }
-    }
-}
-
-/// What happens there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FaultAction {
-    /// It fails at once.
-    Fail,
-    /// It does not return until it is interrupted (and then fails) or its rule is cleared (and then succeeds).
-    Hang,
-    /// It takes this much longer.
-    Delay(Duration),
-}
+use super::action::{ERRNO_NAMES, FaultAction, action};
+use super::point::{FaultPoint, MAX_NAME, point};
 
 /// Which way the migration goes, as this process sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -92,8 +34,7 @@ impl Direction {
 pub struct FaultSpec {
     /// Where.
     pub at: FaultPoint,
-    /// The part of the machine, for example `serial/0` or `vcpu/1`. `None`: of steps, the fault device's own; of calls, those
-    /// for any part.
+    /// The part of the machine, for example `serial/0` or `vcpu/1`. `None`: of steps, the fault device's own; otherwise any.
     pub of: Option<String>,
     /// What happens.
     pub action: FaultAction,
@@ -133,12 +74,27 @@ pub enum FaultSpecError {
         /// What it accepts.
         allowed: &'static str,
     },
+    /// An action that makes no sense there.
+    #[error("fault: at={at} takes no do={action}: write do={allowed}")]
+    Unfit {
+        /// Where.
+        at: FaultPoint,
+        /// What was to happen.
+        action: FaultAction,
+        /// What can happen there.
+        allowed: &'static str,
+    },
+    /// An error of the system that no rule knows.
+    #[error("fault: do={0}: write errno: and one of {names}", names = &ERRNO_NAMES[1..])]
+    Errno(String),
 }
 
-/// How the names of calls begin.
-const CALLS: [&str; 2] = ["KVM_", "USERFAULTFD_"];
-const AT: (&str, &str) = ("at", "save|load|post_load|KVM_…|USERFAULTFD_READ");
-const DO: (&str, &str) = ("do", "fail|hang|delay:MS (at most 600000)");
+const AT: (&str, &str) = (
+    "at",
+    "save|load|post_load|KVM_…|USERFAULTFD_READ|step:OUTPUT|{send,sent,received}:MESSAGE|record:{read,write,sync,lock}|\
+     disk:{open,lock,read,write,flush}|host:{connect,accept,thread,userfaultfd,memory}|clock:realtime",
+);
+const DO: (&str, &str) = ("do", "fail|errno:NAME|hang|delay:MS (at most 600000)|kill|freeze|skew:MS (at most a year)");
 const OF: (&str, &str) = ("of", "PART, for example serial/0");
 const TIMES: (&str, &str) = ("times", "N, from 1");
 const IN: (&str, &str) = ("in", "incoming|outgoing");
@@ -154,6 +110,9 @@ impl FaultSpec {
         for (key, value) in pairs {
             let again = match key {
                 "at" => at.replace(parse(AT, value, point)?).is_some(),
+                "do" if value.starts_with("errno:") && self::action(value).is_none() => {
+                    return Err(FaultSpecError::Errno(value.to_owned()));
+                }
                 "do" => action.replace(parse(DO, value, self::action)?).is_some(),
                 "of" => of.replace(parse(OF, value, part)?).is_some(),
                 "times" => times.replace(parse(TIMES, value, count)?).is_some(),
@@ -165,14 +124,17 @@ impl FaultSpec {
             }
         }
         let missing = |(key, allowed)| FaultSpecError::Missing { key, allowed };
-        Ok(FaultSpec {
-            at: at.ok_or_else(|| missing(AT))?,
-            action: action.ok_or_else(|| missing(DO))?,
-            of,
-            times,
-            direction,
-        })
+        let at = at.ok_or_else(|| missing(AT))?;
+        let action = action.ok_or_else(|| missing(DO))?;
+        check_fits(&at, action)?;
+        Ok(FaultSpec { at, action, of, times, direction })
     }
+}
+
+fn check_fits(at: &FaultPoint, action: FaultAction) -> Result<(), FaultSpecError> {
+    let allowed = at.actions();
+    let fits = allowed.split('|').any(|fitting| fitting.split(':').next() == Some(action.kind()));
+    if fits { Ok(()) } else { Err(FaultSpecError::Unfit { at: at.clone(), action, allowed }) }
 }
 
 impl FromStr for FaultSpec {
@@ -190,12 +152,7 @@ impl FromStr for FaultSpec {
 /// As [`FaultSpec::from_str`] reads it.
 impl fmt::Display for FaultSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "at={},do=", self.at.as_str())?;
-        match self.action {
-            FaultAction::Fail => f.write_str("fail")?,
-            FaultAction::Hang => f.write_str("hang")?,
-            FaultAction::Delay(time) => write!(f, "delay:{}", time.as_millis())?,
-        }
+        write!(f, "at={},do={}", self.at, self.action)?;
         if let Some(part) = &self.of {
             write!(f, ",of={part}")?;
         }
@@ -217,19 +174,6 @@ fn parse<T>(
     read(value).ok_or_else(|| FaultSpecError::Value { key, value: value.to_owned(), allowed })
 }
 
-fn point(value: &str) -> Option<FaultPoint> {
-    let steps = [FaultStep::Save, FaultStep::Load, FaultStep::PostLoad];
-    let is_call = |name: &str| {
-        let of_a_name = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
-        let rest = CALLS.iter().find_map(|family| name.strip_prefix(family));
-        name.len() <= MAX_NAME && rest.is_some_and(|rest| !rest.is_empty() && rest.bytes().all(of_a_name))
-    };
-    match steps.into_iter().find(|step| step.as_str() == value) {
-        Some(step) => Some(FaultPoint::Step(step)),
-        None => is_call(value).then(|| FaultPoint::Call(value.to_owned())),
-    }
-}
-
 fn part(value: &str) -> Option<String> {
     let of_a_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let (name, instance) = value.split_once('/')?;
@@ -245,21 +189,12 @@ fn count(value: &str) -> Option<u32> {
     value.parse().ok().filter(|count| *count > 0)
 }
 
-fn action(value: &str) -> Option<FaultAction> {
-    match value {
-        "fail" => Some(FaultAction::Fail),
-        "hang" => Some(FaultAction::Hang),
-        _ => {
-            let delay_ms: u64 = value.strip_prefix("delay:")?.parse().ok()?;
-            (delay_ms <= MAX_DELAY_MS).then(|| FaultAction::Delay(Duration::from_millis(delay_ms)))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::point::{FaultStep, Moment, Place};
     use super::*;
     use proptest::prelude::*;
+    use std::time::Duration;
 
     #[test]
     fn a_full_specification_is_read_and_written_back() {
@@ -297,11 +232,6 @@ mod tests {
     #[test]
     fn errors_name_the_key_and_what_it_accepts() {
         for (text, expected) in [
-            ("at=save", "fault: `do` is missing: add do=fail|hang|delay:MS (at most 600000)"),
-            ("do=fail", "fault: `at` is missing: add at=save|load|post_load|KVM_…|USERFAULTFD_READ"),
-            ("at=boot,do=fail", "fault: at=boot: write at=save|load|post_load|KVM_…|USERFAULTFD_READ"),
-            ("at=save,do=delay:", "fault: do=delay:: write do=fail|hang|delay:MS (at most 600000)"),
-            ("at=save,do=delay:600001", "fault: do=delay:600001: write do=fail|hang|delay:MS (at most 600000)"),
             ("at=save,do=fail,times=0", "fault: times=0: write times=N, from 1"),
             ("at=save,do=fail,in=both", "fault: in=both: write in=incoming|outgoing"),
             ("at=save,do=fail,at=load", "fault: `at` is given twice: keep one"),
@@ -310,11 +240,60 @@ mod tests {
         ] {
             assert_eq!(text.parse::<FaultSpec>().unwrap_err().to_string(), expected);
         }
+        for (text, start, (_, allowed)) in [
+            ("at=save", "fault: `do` is missing: add do=", DO),
+            ("do=fail", "fault: `at` is missing: add at=", AT),
+            ("at=boot,do=fail", "fault: at=boot: write at=", AT),
+            ("at=step:,do=kill", "fault: at=step:: write at=", AT),
+            ("at=disk:eject,do=kill", "fault: at=disk:eject: write at=", AT),
+            ("at=save,do=delay:", "fault: do=delay:: write do=", DO),
+            ("at=save,do=delay:600001", "fault: do=delay:600001: write do=", DO),
+            ("at=clock:realtime,do=skew:99999999999", "fault: do=skew:99999999999: write do=", DO),
+        ] {
+            assert_eq!(text.parse::<FaultSpec>().unwrap_err().to_string(), format!("{start}{allowed}"));
+        }
+    }
+
+    #[test]
+    fn every_place_and_moment_is_read_written_back_and_told_of() {
+        for place in Place::ALL {
+            let action = if *place == Place::ClockRealtime { "skew:-3600000" } else { "errno:ENOSPC" };
+            let text = format!("at={},do={action},times=1,in=incoming", place.as_str());
+            let spec: FaultSpec = text.parse().unwrap();
+            assert_eq!((&spec.at, spec.to_string()), (&FaultPoint::Place(*place), text));
+            let (group, name) = place.as_str().split_once(':').unwrap();
+            let of_group = AT.1.split('|').find_map(|known| known.strip_prefix(group)?.strip_prefix(':')).unwrap();
+            assert!(of_group.split(['{', ',', '}']).any(|known| known == name), "{place:?} in {of_group}");
+        }
+        for moment in Moment::ALL {
+            let text = format!("at={}:Start,do=freeze", moment.as_str());
+            let spec: FaultSpec = text.parse().unwrap();
+            assert_eq!((&spec.at, spec.to_string()), (&FaultPoint::Moment(moment, "Start".to_owned()), text));
+            assert!(AT.1.contains(moment.as_str()), "{moment:?}");
+        }
+    }
+
+    #[test]
+    fn an_action_that_makes_no_sense_is_refused_with_what_does() {
+        for (at, action, allowed) in [
+            ("step:Start", "fail", "hang|delay:MS|kill|freeze"),
+            ("sent:Permit", "errno:EIO", "hang|delay:MS|kill|freeze"),
+            ("save", "errno:EIO", "fail|hang|delay:MS|kill|freeze"),
+            ("USERFAULTFD_READ", "errno:EIO", "fail|hang|delay:MS|kill|freeze"),
+            ("disk:flush", "skew:1", "fail|errno:NAME|hang|delay:MS|kill|freeze"),
+            ("KVM_SET_REGS", "skew:1", "fail|errno:NAME|hang|delay:MS|kill|freeze"),
+            ("clock:realtime", "hang", "skew:MS"),
+        ] {
+            let error = format!("at={at},do={action}").parse::<FaultSpec>().unwrap_err().to_string();
+            assert_eq!(error, format!("fault: at={at} takes no do={action}: write do={allowed}"));
+        }
+        let error = "at=disk:flush,do=errno:ENOTHING".parse::<FaultSpec>().unwrap_err().to_string();
+        assert!(error.starts_with("fault: do=errno:ENOTHING: write errno: and one of EACCES|EAGAIN|"), "{error}");
     }
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused_and_what_is_read_round_trips(text in "(at|do|in|of|times|,|=|save|KVM_A|fail|delay:|a/0|[0-9a-z]){0,12}") {
+        fn any_text_is_read_or_refused_and_what_is_read_round_trips(text in "(at|do|in|of|times|,|=|save|KVM_A|step:|disk:read|fail|delay:|errno:EIO|skew:-|a/0|[0-9a-z]){0,12}") {
             if let Ok(spec) = text.parse::<FaultSpec>() {
                 prop_assert_eq!(spec.to_string().parse::<FaultSpec>().unwrap(), spec);
             }

@@ -116,6 +116,56 @@ fn a_delay_takes_its_time_and_then_succeeds() {
 }
 
 #[test]
+fn a_place_fails_as_the_host_would() {
+    let (_, control) = device(&[
+        "at=disk:flush,do=errno:ENOSPC,times=1",
+        "at=record:sync,do=fail",
+        "at=host:accept,do=errno:EMFILE,in=incoming",
+    ]);
+    assert_eq!(control.before(Place::DiskFlush).unwrap_err().raw_os_error(), Some(libc::ENOSPC));
+    control.before(Place::DiskFlush).unwrap();
+    assert_eq!(control.before(Place::RecordSync).unwrap_err().raw_os_error(), Some(libc::EIO));
+    control.before(Place::RecordWrite).unwrap();
+    control.before(Place::HostAccept).unwrap();
+    control.set_direction(Direction::Incoming);
+    assert_eq!(control.before(Place::HostAccept).unwrap_err().raw_os_error(), Some(libc::EMFILE));
+}
+
+#[test]
+fn a_place_that_hangs_goes_on_when_interrupted() {
+    let (_, control) = device(&["at=record:sync,do=hang"]);
+    let own = Arc::clone(&control);
+    let hung = thread::spawn(move || own.before(Place::RecordSync));
+    wait_until_waiting(&control);
+    control.interrupt();
+    hung.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_moment_is_of_one_name_and_of_the_side_that_reaches_it() {
+    let (_, control) = device(&["at=step:Finish,do=hang,in=incoming"]);
+    control.reach(Direction::Outgoing, Moment::Step, "Finish");
+    control.reach(Direction::Incoming, Moment::Step, "Start");
+    control.reach(Direction::Incoming, Moment::Sent, "Finish");
+    let own = Arc::clone(&control);
+    // The process runs a guest by now, but it is the destination that finishes.
+    let hung = thread::spawn(move || own.reach(Direction::Incoming, Moment::Step, "Finish"));
+    wait_until_waiting(&control);
+    control.clear();
+    hung.join().unwrap();
+}
+
+#[test]
+fn a_clock_is_off_as_often_as_told() {
+    let (_, control) = device(&["at=clock:realtime,do=skew:-250,times=2"]);
+    assert_eq!([(); 3].map(|()| control.clock_skew_ms()), [-250, -250, 0]);
+    control.set("at=clock:realtime,do=skew:3600000,in=incoming".parse().unwrap()).unwrap();
+    assert_eq!(control.clock_skew_ms(), 0);
+    control.set_direction(Direction::Incoming);
+    assert_eq!(control.clock_skew_ms(), 3_600_000);
+}
+
+#[test]
 fn a_damaged_state_is_refused() {
     let (mut fault, _) = device(&[]);
     let mut state = fault.save().unwrap();

@@ -2,8 +2,10 @@
 
 use std::fmt::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
+use ferry_devices::fault::{Direction, FaultControl};
 use ferry_migration::{MigrationInfo, Status};
 use serde_json::{Value, json};
 
@@ -56,7 +58,8 @@ pub fn run(options: &Options) -> Result<(), CliError> {
 /// A record that no process need be asked for.
 fn show_record(options: &Options) -> Result<(), CliError> {
     let path = options.ownership.clone().unwrap_or_default();
-    let info = OwnershipInfo::read(&FileRecord::new(path, LOCK_TIMEOUT), None);
+    let faults = Arc::new(FaultControl::new(Direction::Outgoing));
+    let info = OwnershipInfo::read(&FileRecord::new(path, LOCK_TIMEOUT, faults), None);
     say(&if options.json { format!("{:#}", json!(info)) } else { owner(&info) });
     match info.error {
         Some(error) => Err(CliError::Failed(error)),

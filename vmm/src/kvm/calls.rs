@@ -100,10 +100,16 @@ impl Calls {
         self.faults.clone()
     }
 
+    /// How far off the wall clock is, by the rules of the fault device.
+    pub(super) fn clock_skew_ns(&self) -> i64 {
+        self.faults.clock_skew_ms() * 1_000_000
+    }
+
     /// Makes a call, unless a rule of the fault device makes it fail. That looks as when the kernel refuses.
     pub(super) fn make<T>(&self, call: StateCall, ioctl: impl FnOnce() -> Result<T, Errno>) -> Result<T, StateError> {
         let injected = self.faults.before_call(call.name(), &self.part).map_err(|injected| match injected {
             Injected::Failed => Errno::new(libc::EINVAL),
+            Injected::Errno(errno) => Errno::new(errno.number()),
             Injected::Interrupted => Errno::new(libc::EIO),
         });
         injected.and_then(|()| ioctl()).map_err(|errno| StateError::Call { call: call.name(), errno })

@@ -10,7 +10,7 @@ use kvm_bindings::{KVM_CLOCK_REALTIME, kvm_clock_data};
 use kvm_ioctls::Cap;
 use serde::{Deserialize, Serialize};
 
-use super::calls::StateCall;
+use super::calls::{Calls, StateCall};
 use super::error::StateError;
 use super::exact::{decode, encode};
 use super::vm::Vm;
@@ -23,14 +23,19 @@ pub const VERSION: u32 = 1;
 /// The longest time that a clock is moved forward. More than that is a host whose clock is wrong.
 const ELAPSED_MAX_NS: u64 = 10 * 60 * 1_000_000_000;
 
-/// Nanoseconds since 1970.
-pub(super) fn real_ns() -> u64 {
+/// Nanoseconds since 1970, as this host's clock has it.
+fn host_ns() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
 }
 
-/// Real time since `taken_ns`, or 0 when the two hosts' clocks cannot both be right.
-pub(super) fn elapsed_ns(taken_ns: u64) -> u64 {
-    let elapsed = real_ns().saturating_sub(taken_ns);
+/// Nanoseconds since 1970, off by what the rules of the fault device say.
+pub(super) fn real_ns(calls: &Calls) -> u64 {
+    host_ns().saturating_add_signed(calls.clock_skew_ns())
+}
+
+/// Real time from `taken_ns` to `now_ns`, or 0 when the two hosts' clocks cannot both be right.
+pub(super) fn elapsed_ns(taken_ns: u64, now_ns: u64) -> u64 {
+    let elapsed = now_ns.saturating_sub(taken_ns);
     if elapsed > ELAPSED_MAX_NS {
         tracing::warn!(
             elapsed_s = elapsed / 1_000_000_000,
@@ -51,28 +56,33 @@ struct SavedClock {
 
 /// Saves kvmclock.
 pub(crate) fn save(vm: &Vm) -> Result<Vec<u8>, StateError> {
-    let clock = vm.calls(KVMCLOCK).make(StateCall::GetClock, || vm.fd().get_clock())?;
-    let taken_ns = if clock.flags & KVM_CLOCK_REALTIME != 0 { clock.realtime } else { real_ns() };
+    let calls = vm.calls(KVMCLOCK);
+    let clock = calls.make(StateCall::GetClock, || vm.fd().get_clock())?;
+    let host = if clock.flags & KVM_CLOCK_REALTIME != 0 { clock.realtime } else { host_ns() };
+    let taken_ns = host.saturating_add_signed(calls.clock_skew_ns());
     encode(&SavedClock { clock_ns: clock.clock, taken_ns })
 }
 
 /// Sets kvmclock, moved forward by the real time since the save.
 pub(crate) fn load(vm: &Vm, version: u32, payload: &[u8]) -> Result<(), StateError> {
     let saved: SavedClock = decode(version, VERSION, payload)?;
-    let elapsed = elapsed_ns(saved.taken_ns);
+    let calls = vm.calls(KVMCLOCK);
+    let skew_ns = calls.clock_skew_ns();
+    let elapsed = elapsed_ns(saved.taken_ns, host_ns().saturating_add_signed(skew_ns));
     let knows_real_time = vm.fd().check_extension_int(Cap::AdjustClock) as u32 & KVM_CLOCK_REALTIME != 0;
     let clock = if knows_real_time && elapsed > 0 {
         // The kernel adds the time since then itself, at the moment of setting.
         kvm_clock_data {
             clock: saved.clock_ns,
             flags: KVM_CLOCK_REALTIME,
-            realtime: saved.taken_ns,
+            // By the kernel's own clock, which no rule skews.
+            realtime: saved.taken_ns.saturating_add_signed(-skew_ns),
             ..Default::default()
         }
     } else {
         kvm_clock_data { clock: saved.clock_ns.saturating_add(elapsed), ..Default::default() }
     };
-    vm.calls(KVMCLOCK).make(StateCall::SetClock, || vm.fd().set_clock(&clock))
+    calls.make(StateCall::SetClock, || vm.fd().set_clock(&clock))
 }
 
 /// How a vCPU's TSC behaves on this host.
@@ -134,8 +144,8 @@ mod tests {
 
     #[test]
     fn a_clock_from_the_future_or_the_far_past_moves_nothing() {
-        assert_eq!(elapsed_ns(u64::MAX), 0);
-        assert_eq!(elapsed_ns(1), 0);
-        assert!(elapsed_ns(real_ns() - 1_000_000) >= 1_000_000);
+        assert_eq!(elapsed_ns(u64::MAX, host_ns()), 0);
+        assert_eq!(elapsed_ns(1, host_ns()), 0);
+        assert!(elapsed_ns(host_ns() - 1_000_000, host_ns()) >= 1_000_000);
     }
 }

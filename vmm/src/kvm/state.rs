@@ -126,7 +126,7 @@ impl VcpuState {
     /// The MSRs with time moved on.
     fn msrs_now(&self, vcpu: &Vcpu) -> Vec<kvm_msr_entry> {
         let value = |index| self.msrs.iter().find(|msr| msr.0.index == index).map_or(0, |msr| msr.0.data);
-        let elapsed = elapsed_ns(self.taken_ns);
+        let elapsed = elapsed_ns(self.taken_ns, real_ns(&vcpu.calls));
         let (tsc, deadline) = vcpu.host.tsc.resumed(value(msrs::TSC), value(msrs::TSC_DEADLINE), elapsed, self.tsc_khz);
         let now = |msr: &Exact<kvm_msr_entry>| match msr.0.index {
             msrs::TSC => tsc.map(|data| kvm_msr_entry { data, ..msr.0 }),
@@ -154,7 +154,7 @@ impl Vcpu {
             true => calls.make(StateCall::GetDebugRegs, || fd.get_debug_regs())?,
             false => kvm_debugregs::default(),
         };
-        let taken_ns = real_ns();
+        let taken_ns = real_ns(calls);
         encode(&VcpuState {
             mp_state: Exact(mp_state),
             regs: Exact(calls.make(StateCall::GetRegs, || fd.get_regs())?),
@@ -187,7 +187,7 @@ impl Vcpu {
     pub fn reset(&mut self, power_on: &[u8]) -> Result<(), StateError> {
         let mut state = VcpuState::decode(VERSION, power_on)?;
         state.cpuid = self.cpuid.iter().copied().map(Exact).collect();
-        state.taken_ns = real_ns();
+        state.taken_ns = real_ns(&self.calls);
         state.apply(self)
     }
 }

@@ -31,6 +31,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::config::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink};
 use super::control::Control;
 use super::error::{ExitReason, MachineError};
+use super::faults::{FaultRuleError, comes_first};
 use super::gate::Gate;
 use super::reset::PowerOn;
 use super::status::{Hold, ResetCause, Status};
@@ -61,6 +62,9 @@ pub(super) fn assemble(config: &MachineConfig, events: Arc<Events>) -> Result<Pa
     let memory = Arc::new(Memory::new(&config.memory)?);
     let direction = if config.incoming { Direction::Incoming } else { Direction::Outgoing };
     let faults = Arc::new(FaultControl::new(direction));
+    for rule in config.faults.iter().filter(|rule| comes_first(rule)) {
+        faults.set(rule.clone()).map_err(FaultRuleError::from)?;
+    }
     let vm = Arc::new(Vm::create(&memory, &faults)?);
     let mut vcpus = create_all(&vm, config.cpus)?;
     let power_on = PowerOn::take(&vm, &vcpus)?;
@@ -72,7 +76,7 @@ pub(super) fn assemble(config: &MachineConfig, events: Arc<Events>) -> Result<Pa
     let mut board = Board { vm: &vm, ports: Bus::ports(), mmio: Bus::mmio(), devices: Vec::new() };
     let serial = board.add_serial(sink(&config.serial, has_spoken)?)?;
     board.add_exit_devices(&control)?;
-    let disk = config.disk.as_ref().map(|disk| board.add_disk(disk, &memory)).transpose()?;
+    let disk = config.disk.as_ref().map(|disk| board.add_disk(disk, &memory, &faults)).transpose()?;
     board.devices.push(Box::new(FaultDevice::new(0, faults.clone())));
     let Board { ports, mmio, devices, .. } = board;
     let description = description::describe(&memory, &vcpus, &devices, disk.as_ref());
@@ -126,8 +130,13 @@ impl Board<'_> {
         Ok(self.ports.insert(I8042_BASE, I8042_PORTS, Arc::new(I8042::new(handler)))?)
     }
 
-    fn add_disk(&mut self, config: &DiskConfig, memory: &Memory) -> Result<Disk, MachineError> {
-        let block = Block::open(0, &config.path, config.read_only, memory.guest().clone())?;
+    fn add_disk(
+        &mut self,
+        config: &DiskConfig,
+        memory: &Memory,
+        faults: &Arc<FaultControl>,
+    ) -> Result<Disk, MachineError> {
+        let block = Block::open(0, &config.path, config.read_only, memory.guest().clone(), faults.clone())?;
         let disk = Arc::new(VirtioMmio::new(block));
         let name = disk.device().id().to_string();
         self.wire_interrupt(&name, disk.interrupt(), DISK_IRQ)?;

@@ -1,10 +1,13 @@
 //! Rules of the fault device, checked against what this machine has: a rule that could never apply is refused.
 //!
 //! The command line and QMP set rules through [`Machine::set_fault`]; [`sections`](super::sections) asks before each step of a
-//! device, and [`Calls`](crate::kvm::calls::Calls) before each call to the kernel.
+//! device, and [`Calls`](crate::kvm::calls::Calls) before each call to the kernel. The drivers of a migration, the disk's image and
+//! the ownership record ask [`Machine::faults`] themselves.
 
 use ferry_devices::Device;
-use ferry_devices::fault::{FaultPoint, FaultSpec, FaultStep, Injected, TooManyRules};
+use ferry_devices::fault::{Direction, FaultPoint, FaultSpec, FaultStep, Injected, Moment, Place, TooManyRules};
+use ferry_migration::message::{ToDestination, ToSource};
+use ferry_migration::{destination, source};
 
 use super::error::DeviceFailure;
 use super::parts::Parts;
@@ -22,6 +25,34 @@ pub enum FaultRuleError {
         name: String,
         /// The names that there are.
         known: String,
+    },
+    /// No such output or message on that side.
+    #[error("fault: at={at} is reached by no migration: write {moment}: and one of {known}")]
+    Moment {
+        /// Where the fault was to happen.
+        at: String,
+        /// What comes before the colon.
+        moment: &'static str,
+        /// The names that there are.
+        known: String,
+    },
+    /// There is only one of it.
+    #[error("fault: at={at} is not about a part of the machine: leave of= out")]
+    NoPart {
+        /// Where the fault was to happen.
+        at: String,
+    },
+    /// The machine has no disk.
+    #[error("fault: at={at} does not happen here: start this process with --disk")]
+    NoDisk {
+        /// Where the fault was to happen.
+        at: String,
+    },
+    /// It has happened already.
+    #[error("fault: at={at} happens when the process starts: give it with --device fault,…")]
+    Past {
+        /// Where the fault was to happen.
+        at: String,
     },
     /// The machine has no such part, or the step or call is not about it.
     #[error("fault: at={at} does not happen to {of} here: write of= with one of {known}")]
@@ -44,6 +75,9 @@ impl Machine {
     /// # Errors
     /// When the rule could never apply here, naming what could, or there are too many.
     pub fn set_fault(&self, rule: FaultSpec) -> Result<(), FaultRuleError> {
+        if comes_first(&rule) {
+            return Err(FaultRuleError::Past { at: rule.at.to_string() });
+        }
         set(&self.parts, rule)
     }
 }
@@ -53,13 +87,25 @@ pub(super) fn set(parts: &Parts, rule: FaultSpec) -> Result<(), FaultRuleError> 
     Ok(parts.faults.set(rule)?)
 }
 
-/// The call that a rule is about, if it is about one.
+/// Whether a rule is about what happens while the machine is put together, so that it must be in force before.
+pub(super) fn comes_first(rule: &FaultSpec) -> bool {
+    rule.at == FaultPoint::Place(Place::DiskOpen)
+}
+
+/// The call that a rule is about, if it is about one. Whatever it is about is known to some machine.
 ///
 /// # Errors
-/// When there is no such call.
+/// When there is no such call, output or message.
 pub fn call_of(rule: &FaultSpec) -> Result<Option<StateCall>, FaultRuleError> {
     match &rule.at {
-        FaultPoint::Step(_) => Ok(None),
+        FaultPoint::Step(_) | FaultPoint::Place(_) => Ok(None),
+        FaultPoint::Moment(moment, name) => {
+            let known = names(*moment, rule.direction);
+            if known.contains(&name.as_str()) {
+                return Ok(None);
+            }
+            Err(FaultRuleError::Moment { at: rule.at.to_string(), moment: moment.as_str(), known: known.join(", ") })
+        }
         FaultPoint::Call(name) if name == HEAR => Ok(None),
         FaultPoint::Call(name) => match StateCall::ALL.iter().find(|call| call.name() == name) {
             Some(call) => Ok(Some(*call)),
@@ -71,10 +117,46 @@ pub fn call_of(rule: &FaultSpec) -> Result<Option<StateCall>, FaultRuleError> {
     }
 }
 
+/// Outputs at which nothing is carried out that could be interrupted, or that have a moment of their own.
+const NO_STEP: [&str; 7] = ["Send", "StartTimer", "StopTimer", "Interrupt", "Status", "Handshake", "Refuse"];
+
+/// The names that a moment can have: on that side, or on either.
+fn names(moment: Moment, direction: Option<Direction>) -> Vec<&'static str> {
+    let (of_source, of_destination) = match moment {
+        Moment::Step => (source::Output::NAMES, destination::Output::NAMES),
+        Moment::Send | Moment::Sent => (ToDestination::NAMES, ToSource::NAMES),
+        Moment::Received => (ToSource::NAMES, ToDestination::NAMES),
+    };
+    let mut names = match direction {
+        Some(Direction::Outgoing) => of_source.to_vec(),
+        Some(Direction::Incoming) => of_destination.to_vec(),
+        None => [of_source, of_destination].concat(),
+    };
+    names.sort_unstable();
+    names.dedup();
+    names.retain(|name| moment != Moment::Step || !NO_STEP.contains(name));
+    names
+}
+
+fn is_of_disk(place: Place) -> bool {
+    use Place::{DiskFlush, DiskLock, DiskOpen, DiskRead, DiskWrite};
+    matches!(place, DiskOpen | DiskLock | DiskRead | DiskWrite | DiskFlush)
+}
+
 fn check(parts: &Parts, rule: &FaultSpec) -> Result<(), FaultRuleError> {
     let call = call_of(rule)?;
+    let disks =
+        || parts.device_names.iter().filter(|name| name.starts_with("virtio-blk/")).cloned().collect::<Vec<_>>();
+    let is_disk = matches!(rule.at, FaultPoint::Place(place) if is_of_disk(place));
+    if is_disk && disks().is_empty() {
+        return Err(FaultRuleError::NoDisk { at: rule.at.to_string() });
+    }
     let Some(of) = &rule.of else { return Ok(()) };
     let known = match call {
+        None if is_disk => disks(),
+        None if matches!(rule.at, FaultPoint::Place(_) | FaultPoint::Moment(..)) => {
+            return Err(FaultRuleError::NoPart { at: rule.at.to_string() });
+        }
         Some(call) => sections::of_kvm(parts.vcpus.len())
             .filter(|(part, _)| part.name == call.part())
             .map(|(part, _)| part.to_string())
@@ -84,7 +166,7 @@ fn check(parts: &Parts, rule: &FaultSpec) -> Result<(), FaultRuleError> {
     match known.contains(of) {
         true => Ok(()),
         false => {
-            let at = rule.at.as_str().to_owned();
+            let at = rule.at.to_string();
             Err(FaultRuleError::Part { at, of: of.clone(), known: known.join(", ") })
         }
     }

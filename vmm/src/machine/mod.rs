@@ -67,7 +67,7 @@ impl Machine {
             reset::load_guest(&parts)?;
         }
         // The guest is loaded: rules are about what comes.
-        for rule in &config.faults {
+        for rule in config.faults.iter().filter(|rule| !faults::comes_first(rule)) {
             faults::set(&parts, rule.clone())?;
         }
         Self::start(parts)
@@ -129,7 +129,7 @@ impl Machine {
         self.parts.faults.interrupt();
     }
 
-    /// The fault device's rules.
+    /// The fault device's rules, for whoever is at a point that they can name.
     #[must_use]
     pub fn faults(&self) -> &Arc<FaultControl> {
         &self.parts.faults

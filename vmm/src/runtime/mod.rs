@@ -7,6 +7,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ferry_devices::fault::{FaultControl, Place};
 use ferry_migration::destination::Outcome;
 use ferry_migration::parameters::ParameterError;
 use ferry_migration::source::Owner;
@@ -386,15 +387,25 @@ fn join_interrupting(machine: &Machine, threads: impl IntoIterator<Item = std::t
     }
 }
 
-/// Starts a thread whose death would leave somebody waiting for ever: a panic is told through `died`.
+/// Starts a worker of a migration.
+fn spawn<T: Send + 'static>(
+    faults: &FaultControl,
+    name: &str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> std::io::Result<std::thread::JoinHandle<T>> {
+    faults.before(Place::HostThread)?;
+    std::thread::Builder::new().name(name.to_owned()).spawn(run)
+}
+
+/// Starts a worker whose death would leave somebody waiting for ever: a panic is told through `died`.
 fn spawn_watched(
+    faults: &FaultControl,
     name: &str,
     run: impl FnOnce() + Send + 'static,
     died: impl FnOnce(String) + Send + 'static,
 ) -> std::io::Result<std::thread::JoinHandle<()>> {
-    let name = name.to_owned();
     let reason = format!("the thread {name} ended unexpectedly; see the log");
-    std::thread::Builder::new().name(name).spawn(move || {
+    spawn(faults, name, move || {
         // What the closure holds is not used any more after a panic.
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err() {
             died(reason);

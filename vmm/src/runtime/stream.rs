@@ -10,6 +10,7 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ferry_devices::fault::{FaultControl, Place};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, sockopt};
@@ -254,17 +255,18 @@ impl Listener {
         &self.at
     }
 
-    /// Waits for the next connection; `None` when `cancel` was signalled.
+    /// Waits for the next connection; `None` when `cancel` was signalled. `faults` may spoil the taking of it.
     ///
     /// # Errors
     /// When the socket itself fails. A connection that is gone before it is taken is no error.
-    pub fn accept(&self, cancel: &EventFd) -> io::Result<Option<Stream>> {
+    pub fn accept(&self, cancel: &EventFd, faults: &FaultControl) -> io::Result<Option<Stream>> {
         loop {
             match wait(self.fd.as_fd(), PollFlags::IN, None, cancel) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(None),
                 Err(error) => return Err(error),
                 Ok(_) => {}
             }
+            faults.before(Place::HostAccept)?;
             match rustix::net::accept_with(&self.fd, SocketFlags::CLOEXEC) {
                 Ok(fd) => return Stream::new(fd).map(Some),
                 Err(Errno::INTR | Errno::AGAIN | Errno::CONNABORTED) => {}
@@ -287,11 +289,15 @@ impl Drop for Listener {
 mod tests {
     use super::*;
 
+    fn no_faults() -> FaultControl {
+        FaultControl::new(ferry_devices::fault::Direction::Incoming)
+    }
+
     fn pair() -> (Stream, Stream, EventFd) {
         let listener = Listener::bind(&"tcp:127.0.0.1:0".parse().unwrap()).unwrap();
         let cancel = EventFd::new(0).unwrap();
         let near = Stream::connect(listener.endpoint(), Instant::now() + Duration::from_secs(5), &cancel).unwrap();
-        let far = listener.accept(&cancel).unwrap().unwrap();
+        let far = listener.accept(&cancel, &no_faults()).unwrap().unwrap();
         (near, far, cancel)
     }
 
@@ -340,7 +346,7 @@ mod tests {
         let cancel = EventFd::new(0).unwrap();
         cancel.write(1).unwrap();
         let listener = Listener::bind(&"tcp:127.0.0.1:0".parse().unwrap()).unwrap();
-        assert!(listener.accept(&cancel).unwrap().is_none());
+        assert!(listener.accept(&cancel, &no_faults()).unwrap().is_none());
     }
 
     #[test]

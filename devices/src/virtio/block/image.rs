@@ -9,7 +9,10 @@ use std::io::{self, ErrorKind, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::fault::{FaultControl, Place};
 
 /// Bytes in a sector, the unit of every virtio-blk address (virtio 1.2 §5.2.6).
 pub(super) const SECTOR_BYTES: u64 = 512;
@@ -57,14 +60,17 @@ pub(super) struct Image {
     pub(super) file: File,
     pub(super) bytes: u64,
     pub(super) read_only: bool,
+    /// What is to go wrong with it.
+    pub(super) faults: Arc<FaultControl>,
     path: PathBuf,
     /// Something was written since the file was last made durable.
     unsynced: AtomicBool,
 }
 
 impl Image {
-    pub(super) fn open(path: &Path, read_only: bool) -> Result<Self, BlockError> {
+    pub(super) fn open(path: &Path, read_only: bool, faults: Arc<FaultControl>) -> Result<Self, BlockError> {
         let failed = |source| BlockError::Open { path: path.to_owned(), source };
+        faults.before(Place::DiskOpen).map_err(failed)?;
         let file = OpenOptions::new().read(true).write(!read_only).open(path).map_err(failed)?;
         let kind = file.metadata().map_err(failed)?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
@@ -74,7 +80,7 @@ impl Image {
         if bytes == 0 || !bytes.is_multiple_of(SECTOR_BYTES) {
             return Err(BlockError::Size { path: path.to_owned(), bytes });
         }
-        Ok(Image { file, bytes, read_only, path: path.to_owned(), unsynced: AtomicBool::new(false) })
+        Ok(Image { file, bytes, read_only, faults, path: path.to_owned(), unsynced: AtomicBool::new(false) })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -88,7 +94,8 @@ impl Image {
     /// Another process, or another guest of this one, holds it; or the image has changed its size since it was opened.
     pub(super) fn lock(&self) -> io::Result<()> {
         let kind = if self.read_only { libc::F_RDLCK } else { libc::F_WRLCK };
-        self.set_lock(kind).map_err(|error| match error.kind() {
+        let locked = self.faults.before(Place::DiskLock).and_then(|()| self.set_lock(kind));
+        locked.map_err(|error| match error.kind() {
             ErrorKind::WouldBlock | ErrorKind::PermissionDenied => io::Error::new(
                 ErrorKind::ResourceBusy,
                 format!(
@@ -139,19 +146,27 @@ impl Image {
 
     /// Makes everything written so far durable.
     pub(super) fn sync(&self) -> io::Result<()> {
-        if self.read_only {
-            return Ok(());
-        }
-        self.unsynced.store(false, Ordering::SeqCst);
-        self.file.sync_data().map_err(|error| {
-            self.mark_unsynced();
-            io::Error::new(error.kind(), format!("cannot flush disk image {}: {error}", self.path.display()))
-        })
+        self.flush(true)
     }
 
     /// As [`Image::sync`], when there is anything to make durable.
     pub(super) fn sync_if_written(&self) -> io::Result<()> {
-        if self.is_unsynced() { self.sync() } else { Ok(()) }
+        self.flush(self.is_unsynced())
+    }
+
+    fn flush(&self, needed: bool) -> io::Result<()> {
+        if self.read_only {
+            return Ok(());
+        }
+        let flushed = self.faults.before(Place::DiskFlush).and_then(|()| {
+            if !needed {
+                return Ok(());
+            }
+            self.unsynced.store(false, Ordering::SeqCst);
+            self.file.sync_data().inspect_err(|_| self.mark_unsynced())
+        });
+        let path = self.path.display();
+        flushed.map_err(|error| io::Error::new(error.kind(), format!("cannot flush disk image {path}: {error}")))
     }
 }
 

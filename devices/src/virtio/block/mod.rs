@@ -29,6 +29,7 @@ use self::worker::Worker;
 use super::{QueuePosition, Signals, VirtioDevice};
 use crate::GuestMemory;
 use crate::device::{DeviceId, LoadError};
+use crate::fault::FaultControl;
 use crate::saved::check;
 
 /// How long a reset, or a load, waits for a request at hand.
@@ -52,13 +53,20 @@ pub struct BlockFacts {
 
 impl Block {
     /// The `instance`th disk of a machine, on the raw image at `path`. Takes no lock and serves no request before `acquire`.
+    /// `faults` may spoil what it asks of the image.
     ///
     /// # Errors
     ///
     /// The image cannot be opened, is not a file or block device, or is not made of whole sectors; or the host is out of
     /// eventfds or threads.
-    pub fn open(instance: u32, path: &Path, read_only: bool, memory: Arc<GuestMemory>) -> Result<Self, BlockError> {
-        let image = Image::open(path, read_only)?;
+    pub fn open(
+        instance: u32,
+        path: &Path,
+        read_only: bool,
+        memory: Arc<GuestMemory>,
+        faults: Arc<FaultControl>,
+    ) -> Result<Self, BlockError> {
+        let image = Image::open(path, read_only, faults)?;
         let worker = Worker::start(memory, image, config::id(instance))
             .map_err(|source| BlockError::Host { path: path.to_owned(), source })?;
         Ok(Block { id: DeviceId { name: "virtio-blk", instance }, worker })

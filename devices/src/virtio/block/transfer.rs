@@ -11,6 +11,7 @@ use vm_memory::{GuestAddress, GuestMemory as _, Permissions, VolatileSlice};
 
 use super::image::Image;
 use crate::GuestMemory;
+use crate::fault::Place;
 
 /// Vectors handed to the kernel at once (`IOV_MAX` on Linux).
 const MAX_VECTORS: usize = 1024;
@@ -29,6 +30,7 @@ pub(super) struct Segment {
 /// A segment is not in guest memory (nothing is read then), or the host cannot read.
 pub(super) fn read(image: &Image, offset: u64, memory: &GuestMemory, segments: &[Segment]) -> io::Result<()> {
     let slices = resolve(memory, segments, Permissions::Write)?;
+    image.faults.before(Place::DiskRead)?;
     let result = run(offset, vectors(&slices), |vectors, offset| {
         // SAFETY: the descriptor is open; each vector covers a live mapping of guest memory, which the caller's reference to
         // it keeps. The guest may access the same bytes meanwhile, which is what its driver asked for; no Rust reference
@@ -49,6 +51,7 @@ pub(super) fn read(image: &Image, offset: u64, memory: &GuestMemory, segments: &
 /// A segment is not in guest memory (nothing is written then), or the host cannot write.
 pub(super) fn write(image: &Image, offset: u64, memory: &GuestMemory, segments: &[Segment]) -> io::Result<()> {
     let slices = resolve(memory, segments, Permissions::Read)?;
+    image.faults.before(Place::DiskWrite)?;
     image.mark_unsynced();
     run(offset, vectors(&slices), |vectors, offset| {
         // SAFETY: as in `read`; the kernel only reads the guest's bytes.

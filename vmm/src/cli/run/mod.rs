@@ -24,7 +24,7 @@ pub fn run(options: &Options) -> Result<(), CliError> {
     let signals = signals::receive().map_err(|error| CliError::failed("cannot watch for signals", error))?;
     let events = Arc::new(Events::default());
     let machine = Arc::new(Machine::build(&options.machine(), events.clone()).map_err(CliError::because)?);
-    let record = options.ownership.record(&options.name, options.disk.as_ref())?;
+    let record = options.ownership.record(&options.name, options.disk.as_ref(), machine.faults())?;
     if let (Some(own), None) = (&record, &options.incoming) {
         // Who holds the disk may take the record: nobody runs the guest then.
         machine.take_resources().map_err(CliError::because)?;

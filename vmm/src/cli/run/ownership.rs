@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use ferry_devices::fault::FaultControl;
+
 use crate::cli::CliError;
 use crate::machine::DiskConfig;
 use crate::ownership::file::{FileRecord, LOCK_TIMEOUT};
@@ -41,11 +43,17 @@ impl FromStr for OwnershipOption {
 }
 
 impl OwnershipOption {
-    /// The record of the guest named `vm`, if it is to have one. Nothing is read or written yet.
+    /// The record of the guest named `vm`, if it is to have one. Nothing is read or written yet. `faults` may spoil what is asked
+    /// of its storage.
     ///
     /// # Errors
     /// When the guest's name cannot stand in a record, or the disk's image cannot be found.
-    pub fn record(&self, vm: &str, disk: Option<&DiskConfig>) -> Result<Option<Arc<OwnRecord>>, CliError> {
+    pub fn record(
+        &self,
+        vm: &str,
+        disk: Option<&DiskConfig>,
+        faults: &Arc<FaultControl>,
+    ) -> Result<Option<Arc<OwnRecord>>, CliError> {
         let path = match (&self.place, disk) {
             (Place::None, _) | (Place::Auto, None | Some(DiskConfig { read_only: true, .. })) => return Ok(None),
             (Place::Auto, Some(disk)) => FileRecord::beside(&disk.path).map_err(|error| {
@@ -54,7 +62,7 @@ impl OwnershipOption {
             (Place::File(path), _) => std::path::absolute(path)
                 .map_err(|error| CliError::failed(&format!("{} cannot be made absolute", path.display()), error))?,
         };
-        let backend = Arc::new(FileRecord::new(path, LOCK_TIMEOUT));
+        let backend = Arc::new(FileRecord::new(path, LOCK_TIMEOUT, faults.clone()));
         OwnRecord::new(backend, vm).map(|own| Some(Arc::new(own))).map_err(CliError::because)
     }
 
@@ -77,6 +85,7 @@ impl OwnershipOption {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ferry_devices::fault::Direction;
 
     #[test]
     fn places_are_read() {
@@ -97,8 +106,10 @@ mod tests {
         std::fs::write(&path, [0; 512]).unwrap();
         let auto: OwnershipOption = "auto".parse().unwrap();
         let disk = |read_only| DiskConfig { path: path.clone(), read_only };
-        let record = auto.record("vm", Some(&disk(false))).unwrap().unwrap();
-        assert!(record.place().ends_with("disk.owner"), "{}", record.place());
-        assert!(auto.record("vm", Some(&disk(true))).unwrap().is_none() && auto.record("vm", None).unwrap().is_none());
+        let faults = Arc::new(FaultControl::new(Direction::Outgoing));
+        let record = |disk| auto.record("vm", disk, &faults).unwrap();
+        let beside = record(Some(&disk(false))).unwrap();
+        assert!(beside.place().ends_with("disk.owner"), "{}", beside.place());
+        assert!(record(Some(&disk(true))).is_none() && record(None).is_none());
     }
 }

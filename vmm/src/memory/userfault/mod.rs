@@ -60,7 +60,7 @@ pub use discard::discard_outdated;
 pub use error::UserfaultError;
 pub use handler::{Handler, Next};
 pub use landing::{LANDING_PAGES, Landing};
-pub use open::support;
+pub use open::{before_open, support};
 
 /// Received neighbours that are mapped along with a page that somebody waits for.
 const MAP_AROUND: u64 = 8;

@@ -5,6 +5,7 @@
 use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 
+use ferry_devices::fault::{FaultControl, Place};
 use userfaultfd::{Error, FeatureFlags, Uffd, UffdBuilder};
 use vmm_sys_util::ioctl::ioctl_with_mut_ref;
 use vmm_sys_util::ioctl_iowr_nr;
@@ -29,12 +30,21 @@ struct ApiArguments {
     ioctls: u64,
 }
 
-/// Whether this host can wait for missing pages of such memory, found by trying.
+/// Whether this host can wait for missing pages of such memory, found by trying. `faults` may spoil the try.
 ///
 /// # Errors
 /// What is lacking, and what the operator can do.
-pub fn support(backing: Backing) -> Result<(), UserfaultError> {
+pub fn support(backing: Backing, faults: &FaultControl) -> Result<(), UserfaultError> {
+    before_open(backing, faults)?;
     open(backing).map(drop)
+}
+
+/// Whether the rules of the fault device let a userfaultfd be opened.
+///
+/// # Errors
+/// As when the host does not.
+pub fn before_open(backing: Backing, faults: &FaultControl) -> Result<(), UserfaultError> {
+    faults.before(Place::HostUserfaultfd).map_err(|error| explain(error, backing))
 }
 
 /// A non-blocking userfaultfd with what `backing` needs.
@@ -120,6 +130,7 @@ pub(super) fn errno(error: &Error) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ferry_devices::fault::Direction;
 
     #[test]
     fn the_ioctl_has_the_number_of_linux() {
@@ -128,8 +139,9 @@ mod tests {
 
     #[test]
     fn both_ways_to_open_work_here() {
-        support(Backing::Anon).unwrap();
-        support(Backing::Memfd).unwrap();
+        let faults = FaultControl::new(Direction::Incoming);
+        support(Backing::Anon, &faults).unwrap();
+        support(Backing::Memfd, &faults).unwrap();
         by_system_call(MISSING_SHMEM | MINOR_SHMEM).unwrap();
         assert_eq!(by_system_call(1 << 63).unwrap_err().raw_os_error(), Some(libc::EINVAL));
     }

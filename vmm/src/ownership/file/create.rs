@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use ferry_devices::fault::{FaultControl, Place};
 use ferry_migration::ownership::file as format;
 
 use crate::ownership::file::FileRecord;
@@ -17,7 +18,7 @@ impl FileRecord {
     /// Makes the file; false if the name is taken by now.
     pub(super) fn create_file(&self, record: &Record) -> Result<bool, OwnershipError> {
         let failed = |error| self.unreachable("creating it", false, error);
-        let draft = Draft::write(self.draft_path().map_err(failed)?, record).map_err(failed)?;
+        let draft = Draft::write(self.draft_path().map_err(failed)?, record, &self.faults).map_err(failed)?;
         match fs::hard_link(&draft.path, &self.path) {
             Ok(()) => self.sync_folder().map(|()| true),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
@@ -56,13 +57,13 @@ struct Draft {
 }
 
 impl Draft {
-    fn write(path: PathBuf, record: &Record) -> io::Result<Self> {
+    fn write(path: PathBuf, record: &Record, faults: &FaultControl) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(0o600).custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW);
         let mut file = options.open(&path)?;
         let draft = Draft { path };
-        file.write_all(&format::create(record))?;
-        file.sync_all()?;
+        faults.before(Place::RecordWrite).and_then(|()| file.write_all(&format::create(record)))?;
+        faults.before(Place::RecordSync).and_then(|()| file.sync_all())?;
         Ok(draft)
     }
 }

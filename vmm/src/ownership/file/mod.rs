@@ -8,9 +8,10 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ferry_devices::fault::{FaultControl, Place};
 use ferry_migration::ownership::file::{self as format, Newest};
 use ferry_migration::ownership::judge;
 use ferry_migration::ownership::swap::{Verdict, judge_create};
@@ -34,13 +35,15 @@ pub struct FileRecord {
     held: Mutex<Option<File>>,
     /// See [`Tear`].
     tear: Mutex<Option<usize>>,
+    faults: Arc<FaultControl>,
 }
 
 impl FileRecord {
-    /// The record at `path`, which need not exist yet. Nothing is opened before the first operation.
+    /// The record at `path`, which need not exist yet. Nothing is opened before the first operation. `faults` may spoil what is
+    /// asked of the storage.
     #[must_use]
-    pub fn new(path: PathBuf, lock_timeout: Duration) -> Self {
-        FileRecord { path, lock_timeout, held: Mutex::default(), tear: Mutex::default() }
+    pub fn new(path: PathBuf, lock_timeout: Duration, faults: Arc<FaultControl>) -> Self {
+        FileRecord { path, lock_timeout, held: Mutex::default(), tear: Mutex::default(), faults }
     }
 
     /// Where the record of a guest with this disk image is: beside the file that holds the image, links followed, so that
@@ -67,7 +70,8 @@ impl FileRecord {
             *held = self.open()?;
         }
         let Some(file) = &*held else { return Ok(None) };
-        lock::acquire(file, kind, deadline).map_err(|error| self.unreachable("locking it", false, error))?;
+        let locked = self.faults.before(Place::RecordLock).and_then(|()| lock::acquire(file, kind, deadline));
+        locked.map_err(|error| self.unreachable("locking it", false, error))?;
         let result = self.check_in_place(file).and_then(|()| operate(file));
         let stale = matches!(&result, Err(OwnershipError::Unreachable { source, .. }) if is_stale(source));
         // Closing ends a lock as well, and lets a file that its server has forgotten be opened anew.
@@ -117,6 +121,7 @@ impl FileRecord {
     }
 
     fn newest(&self, file: &File) -> Result<Newest, OwnershipError> {
+        self.faults.before(Place::RecordRead).map_err(|error| self.unreachable("reading it", false, error))?;
         // One byte more than is right, to notice what is too long.
         let mut bytes = [0; format::FILE_LEN + 1];
         let mut filled = 0;
@@ -139,8 +144,11 @@ impl FileRecord {
             let error = torn.err().unwrap_or_else(|| io::Error::other("a planned fault ended the write"));
             return Err(self.unreachable("writing it", true, error));
         }
-        file.write_all_at(&write.bytes, write.offset).map_err(|error| self.unreachable("writing it", true, error))?;
-        file.sync_data().map_err(|error| self.unreachable("making it durable", true, error))
+        let written =
+            self.faults.before(Place::RecordWrite).and_then(|()| file.write_all_at(&write.bytes, write.offset));
+        written.map_err(|error| self.unreachable("writing it", true, error))?;
+        let synced = self.faults.before(Place::RecordSync).and_then(|()| file.sync_data());
+        synced.map_err(|error| self.unreachable("making it durable", true, error))
     }
 
     fn unreachable(&self, doing: &'static str, maybe_applied: bool, source: io::Error) -> OwnershipError {

@@ -4,11 +4,17 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use ferry_devices::fault::Direction;
 use ferry_migration::ownership::file::FILE_LEN;
 use ferry_migration::ownership::{Handover, Name, OwnerId};
 
 use super::*;
 use crate::ownership::Change;
+
+/// Storage that does what it can.
+fn no_faults() -> Arc<FaultControl> {
+    Arc::new(FaultControl::new(Direction::Incoming))
+}
 
 /// A folder of its own for a test, removed at its end.
 pub(super) struct Folder(pub(super) PathBuf);
@@ -28,7 +34,7 @@ impl Folder {
 
     /// Another opener of the same record, as another process would be.
     pub(super) fn opener(&self) -> FileRecord {
-        FileRecord::new(self.path(), Duration::from_secs(30))
+        FileRecord::new(self.path(), Duration::from_secs(30), no_faults())
     }
 }
 
@@ -162,7 +168,7 @@ fn what_is_not_understood_is_never_overwritten() {
 fn only_a_regular_file_is_opened() {
     let folder = Folder::new();
     created(&folder);
-    let at = |name: &str| FileRecord::new(folder.0.join(name), LOCK_TIMEOUT).read().unwrap_err();
+    let at = |name: &str| FileRecord::new(folder.0.join(name), LOCK_TIMEOUT, no_faults()).read().unwrap_err();
     std::os::unix::fs::symlink(folder.path(), folder.0.join("link")).unwrap();
     fs::create_dir(folder.0.join("folder")).unwrap();
     rustix::fs::mknodat(rustix::fs::CWD, folder.0.join("pipe"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
@@ -197,7 +203,7 @@ fn a_lock_that_is_kept_has_a_deadline() {
     created(&folder);
     let keeper = File::options().read(true).write(true).open(folder.path()).unwrap();
     lock::acquire(&keeper, Kind::Exclusive, Instant::now() + Duration::from_secs(30)).unwrap();
-    let file = FileRecord::new(folder.path(), Duration::from_millis(20));
+    let file = FileRecord::new(folder.path(), Duration::from_millis(20), no_faults());
     for error in [file.read().unwrap_err(), ask(&file, &handover().take_back()).unwrap_err()] {
         assert!(error.is_unreachable() && !error.maybe_applied(), "{error}");
         assert!(error.to_string().contains("lslocks"), "{error}");
@@ -212,7 +218,7 @@ fn readers_do_not_exclude_each_other_and_nobody_keeps_the_lock() {
     created(&folder);
     let reader = File::options().read(true).open(folder.path()).unwrap();
     lock::acquire(&reader, Kind::Shared, Instant::now() + Duration::from_secs(30)).unwrap();
-    let file = FileRecord::new(folder.path(), Duration::from_millis(20));
+    let file = FileRecord::new(folder.path(), Duration::from_millis(20), no_faults());
     assert!(file.read().is_ok());
     assert!(ask(&file, &handover().take_back()).is_err());
     lock::release(&reader).unwrap();
@@ -223,7 +229,7 @@ fn readers_do_not_exclude_each_other_and_nobody_keeps_the_lock() {
 #[test]
 fn a_place_that_does_not_exist_is_an_error_of_the_storage() {
     let folder = Folder::new();
-    let file = FileRecord::new(folder.0.join("nowhere/disk.owner"), LOCK_TIMEOUT);
+    let file = FileRecord::new(folder.0.join("nowhere/disk.owner"), LOCK_TIMEOUT, no_faults());
     assert_eq!(file.read().unwrap(), None);
     let error = file.create(&handover().announce(0).record).unwrap_err();
     assert!(error.is_unreachable() && !error.maybe_applied(), "{error}");

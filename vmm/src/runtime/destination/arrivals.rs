@@ -10,6 +10,7 @@ use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use ferry_devices::fault::FaultControl;
 use ferry_migration::wire::WireError;
 use ferry_migration::wire::preamble::{Link, PREAMBLE_LEN, Preamble};
 use vmm_sys_util::eventfd::EventFd;
@@ -25,15 +26,21 @@ const SCARCITY: Duration = Duration::from_millis(100);
 const MOST_STRANGERS: usize = 16;
 
 /// Starts the thread that listens until `cancel` is signalled.
-pub fn listen(listener: Listener, cancel: EventFd, events: Sender<Event>) -> std::io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name("ferry-dst-accept".into()).spawn(move || accept_all(&listener, &cancel, &events))
+pub fn listen(
+    listener: Listener,
+    cancel: EventFd,
+    events: Sender<Event>,
+    faults: Arc<FaultControl>,
+) -> std::io::Result<JoinHandle<()>> {
+    let own = faults.clone();
+    crate::runtime::spawn(&own, "ferry-dst-accept", move || accept_all(&listener, &cancel, &events, &faults))
 }
 
-fn accept_all(listener: &Listener, cancel: &EventFd, events: &Sender<Event>) {
+fn accept_all(listener: &Listener, cancel: &EventFd, events: &Sender<Event>, faults: &FaultControl) {
     let strangers = Arc::new(AtomicUsize::new(0));
     let mut threads: VecDeque<(Stream, JoinHandle<()>)> = VecDeque::new();
     loop {
-        match listener.accept(cancel) {
+        match listener.accept(cancel, faults) {
             Ok(None) => break,
             Ok(Some(stream)) => {
                 threads.retain(|(_, thread)| !thread.is_finished());
@@ -43,7 +50,7 @@ fn accept_all(listener: &Listener, cancel: &EventFd, events: &Sender<Event>) {
                 }
                 let (counted, events, introduced) = (strangers.clone(), events.clone(), stream.clone());
                 counted.fetch_add(1, SeqCst);
-                let spawned = std::thread::Builder::new().name("ferry-dst-hello".into()).spawn(move || {
+                let spawned = crate::runtime::spawn(faults, "ferry-dst-hello", move || {
                     if !introduce(&introduced, &events) {
                         // Whoever accepts keeps a share of it until somebody else comes.
                         introduced.shutdown();

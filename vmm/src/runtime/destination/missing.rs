@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ferry_devices::DeviceId;
-use ferry_devices::fault::FaultControl;
+use ferry_devices::fault::{FaultControl, Place};
 use ferry_migration::destination::Input;
 use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE, PageBitmap};
 use ferry_migration::wire::bulk::Chunk;
@@ -18,7 +18,7 @@ use ferry_migration::wire::request;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::machine::Machine;
-use crate::memory::userfault::{Faults, HEAR, Landing, Next, UserfaultError};
+use crate::memory::userfault::{self, Faults, HEAR, Landing, Next, UserfaultError};
 use crate::runtime::control::LinkError;
 use crate::runtime::destination::Event;
 use crate::runtime::stream::Stream;
@@ -50,6 +50,8 @@ pub struct Missing {
     all_told: AtomicBool,
     stop: EventFd,
     events: Sender<Event>,
+    /// What is to go wrong here.
+    injected: Arc<FaultControl>,
 }
 
 impl Missing {
@@ -64,6 +66,7 @@ impl Missing {
         session: u32,
         events: Sender<Event>,
     ) -> Result<(Arc<Self>, JoinHandle<()>), UserfaultError> {
+        userfault::before_open(machine.memory().backing(), machine.faults())?;
         let faults = Faults::arm_after(machine.memory(), pages, discarded)?;
         let stop = EventFd::new(libc::EFD_CLOEXEC).map_err(UserfaultError::Open)?;
         let missing = Arc::new(Missing {
@@ -74,12 +77,13 @@ impl Missing {
             all_told: AtomicBool::new(false),
             stop,
             events,
+            injected: machine.faults().clone(),
         });
         let (handler, dead) = (missing.clone(), missing.clone());
-        let injected = machine.faults().clone();
         let thread = crate::runtime::spawn_watched(
+            machine.faults(),
             "ferry-dst-faults",
-            move || handler.hear_faults(&injected),
+            move || handler.hear_faults(),
             move |reason| dead.died(reason),
         );
         let thread = thread.map_err(UserfaultError::Open)?;
@@ -121,6 +125,10 @@ impl Missing {
         let mut placed = 0;
         for (at, (data, zero)) in chunk.data.iter().zip(&chunk.zero).enumerate() {
             let first_page = u64::from(chunk.index) * CHUNK_PAGES + at as u64 * 64;
+            if *zero != 0 || *data != 0 {
+                let allowed = self.injected.before(Place::HostMemory);
+                allowed.map_err(|source| UserfaultError::Place { page: first_page, source })?;
+            }
             if *zero != 0 {
                 placed += u64::from(landing.place_zero(first_page, *zero)?.count_ones());
             }
@@ -142,11 +150,11 @@ impl Missing {
         }
     }
 
-    fn hear_faults(&self, injected: &FaultControl) {
+    fn hear_faults(&self) {
         let mut handler = self.faults.handler();
         loop {
             match handler.next(LOOK, &self.stop) {
-                Ok(Next::Page(page)) if injected.before_call(HEAR, &MEMORY).is_ok() => self.request(page),
+                Ok(Next::Page(page)) if self.injected.before_call(HEAR, &MEMORY).is_ok() => self.request(page),
                 Ok(Next::Page(page)) => return self.died(format!("told to fail in {HEAR}, of page {page}")),
                 Ok(Next::TimedOut) => {}
                 Ok(Next::Cancelled) => return,

@@ -92,8 +92,9 @@ impl Incoming {
     ) -> std::io::Result<Self> {
         let endpoint = Mutex::new(listener.endpoint().clone());
         let (events, inbox) = channel();
+        let faults = machine.faults().clone();
         let driver = Driver::new(machine, listener, parameters, progress.clone(), events.clone(), record)?;
-        let thread = std::thread::Builder::new().name("ferry-dest".into()).spawn(move || driver.run(&inbox))?;
+        let thread = crate::runtime::spawn(&faults, "ferry-dest", move || driver.run(&inbox))?;
         Ok(Incoming { events, thread: Mutex::new(Some(thread)), endpoint, progress })
     }
 

@@ -7,6 +7,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use ferry_devices::fault::FaultControl;
 use ferry_migration::destination::{Input, LoadTimes};
 use ferry_migration::message::Failure;
 use ferry_migration::package;
@@ -53,6 +54,7 @@ pub fn machine_worker(
     events: Sender<Event>,
 ) -> std::io::Result<(Sender<MachineJob>, JoinHandle<()>)> {
     let (jobs, inbox) = channel();
+    let faults = machine.faults().clone();
     let run = move || {
         let mut early = Early::nothing(&machine);
         for job in inbox {
@@ -67,7 +69,7 @@ pub fn machine_worker(
             }
         }
     };
-    let thread = std::thread::Builder::new().name("ferry-dst-load".into()).spawn(run)?;
+    let thread = crate::runtime::spawn(&faults, "ferry-dst-load", run)?;
     Ok((jobs, thread))
 }
 
@@ -145,6 +147,7 @@ pub fn page_worker(
     precopy: bool,
     connection: u32,
     events: Sender<Event>,
+    faults: &FaultControl,
 ) -> std::io::Result<JoinHandle<()>> {
     let told = events.clone();
     let run = move || {
@@ -174,7 +177,7 @@ pub fn page_worker(
             let _ = events.send(lost(&error));
         }
     };
-    crate::runtime::spawn_watched("ferry-dst-pages", run, move |reason| {
+    crate::runtime::spawn_watched(faults, "ferry-dst-pages", run, move |reason| {
         // As above.
         let _ = told.send(Event::OfLink(connection, LinkEvent::PagesLost(reason)));
     })

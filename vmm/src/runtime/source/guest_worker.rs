@@ -33,6 +33,7 @@ pub fn guest_worker(
     events: Sender<Event>,
 ) -> std::io::Result<(Sender<GuestJob>, JoinHandle<()>)> {
     let (jobs, inbox) = channel();
+    let faults = machine.faults().clone();
     let run = move || {
         for job in inbox {
             let done = catch_unwind(AssertUnwindSafe(|| do_guest_job(&machine, job, &events)));
@@ -42,7 +43,7 @@ pub fn guest_worker(
             }
         }
     };
-    let thread = std::thread::Builder::new().name("ferry-src-guest".into()).spawn(run)?;
+    let thread = crate::runtime::spawn(&faults, "ferry-src-guest", run)?;
     Ok((jobs, thread))
 }
 

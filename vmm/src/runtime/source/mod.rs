@@ -110,6 +110,7 @@ impl Outgoing {
         record: Option<&Arc<OwnRecord>>,
     ) -> Result<Self, MigrationError> {
         let (events, inbox) = channel();
+        let faults = machine.faults().clone();
         let migration_id = crate::ownership::random().map_err(MigrationError::Host)?;
         // A guest that arrived without the record may not have got it yet.
         let record = record.filter(|own| own.generation() > 0);
@@ -117,10 +118,8 @@ impl Outgoing {
         let driver = Driver::new(machine, to, settings, progress.clone(), events.clone(), (migration_id, record))
             .map_err(MigrationError::Host)?;
         progress.set_status(Status::Setup);
-        let thread = std::thread::Builder::new()
-            .name("ferry-source".into())
-            .spawn(move || driver.run(&inbox))
-            .map_err(MigrationError::Host)?;
+        let thread = crate::runtime::spawn(&faults, "ferry-source", move || driver.run(&inbox));
+        let thread = thread.map_err(MigrationError::Host)?;
         Ok(Outgoing { events, thread: Some(thread), progress })
     }
 

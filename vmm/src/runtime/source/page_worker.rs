@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use ferry_devices::fault::Place;
 use ferry_migration::convergence::{Convergence, RoundReport};
 use ferry_migration::pages::PageBitmap;
 use ferry_migration::parameters::PostcopyWhen;
@@ -89,7 +90,9 @@ pub fn start(
         began: Instant::now(),
     };
     let told = worker.events.clone();
+    let faults = worker.machine.faults().clone();
     let thread = crate::runtime::spawn_watched(
+        &faults,
         "ferry-src-pages",
         move || worker.run(&inbox),
         // Without a driver nobody needs to know.
@@ -195,7 +198,7 @@ impl PageWorker {
             let _ = events.send(Event::OfLink(epoch, LinkEvent::PagesLost(crate::runtime::causes(&error))));
         };
         let (told, epoch) = (self.events.clone(), self.epoch);
-        let thread = crate::runtime::spawn_watched("ferry-src-urgent", serve, move |reason| {
+        let thread = crate::runtime::spawn_watched(self.machine.faults(), "ferry-src-urgent", serve, move |reason| {
             // As above.
             let _ = told.send(Event::OfLink(epoch, LinkEvent::PagesLost(reason)));
         });
@@ -240,7 +243,9 @@ impl PageWorker {
 
     fn open(&self, link: Link, name: &'static str) -> Result<(Stream, ChunkSender), PagesError> {
         let deadline = Instant::now() + self.route.setup;
-        let stream = Stream::connect(&self.route.to, deadline, &self.route.cancel).map_err(LinkError::io(name))?;
+        let allowed = self.machine.faults().before(Place::HostConnect);
+        let stream = allowed.and_then(|()| Stream::connect(&self.route.to, deadline, &self.route.cancel));
+        let stream = stream.map_err(LinkError::io(name))?;
         // The driver keeps it to end it from outside; without a driver there is nothing to do.
         let _ = self.events.send(Event::OfLink(self.epoch, LinkEvent::Pages(stream.clone())));
         let preamble = Preamble { migration_id: self.route.migration_id, connection: self.epoch, link };

@@ -27,7 +27,8 @@ fn hand_over(from: &mut Arc<VirtioMmio<Block>>, to: &mut Arc<VirtioMmio<Block>>)
 #[test]
 fn images_that_cannot_be_disks_are_refused_by_name() {
     let memory = memory();
-    let open = |path: &std::path::Path| Block::open(0, path, false, Arc::clone(&memory)).map(drop).unwrap_err();
+    let open =
+        |path: &std::path::Path| Block::open(0, path, false, Arc::clone(&memory), no_faults()).map(drop).unwrap_err();
     let odd = Scratch::new(1000);
     assert!(matches!(open(&odd.0), BlockError::Size { bytes: 1000, .. }));
     assert!(open(&odd.0).to_string().contains("has 1000 bytes, not a positive multiple of 512"));

@@ -2,6 +2,7 @@
 //!
 //! [`Rig`] is a small machine: guest memory in three regions, a scratch image, the disk, and a driver's side of the queue.
 
+mod faults;
 mod hostile;
 mod life;
 mod requests;
@@ -22,6 +23,7 @@ use super::Block;
 use crate::GuestMemory;
 use crate::bus::BusDevice;
 use crate::device::Device;
+use crate::fault::{Direction, FaultControl};
 use crate::virtio::VirtioMmio;
 
 pub(super) const SECTORS: u64 = 128;
@@ -78,7 +80,20 @@ fn memory() -> Arc<GuestMemory> {
 }
 
 fn disk(image: &Scratch, read_only: bool, memory: &Arc<GuestMemory>) -> Arc<VirtioMmio<Block>> {
-    Arc::new(VirtioMmio::new(Block::open(0, &image.0, read_only, Arc::clone(memory)).unwrap()))
+    faulty_disk(image, read_only, memory, no_faults())
+}
+
+fn faulty_disk(
+    image: &Scratch,
+    read_only: bool,
+    memory: &Arc<GuestMemory>,
+    faults: Arc<FaultControl>,
+) -> Arc<VirtioMmio<Block>> {
+    Arc::new(VirtioMmio::new(Block::open(0, &image.0, read_only, Arc::clone(memory), faults).unwrap()))
+}
+
+fn no_faults() -> Arc<FaultControl> {
+    Arc::new(FaultControl::new(Direction::Outgoing))
 }
 
 fn write(disk: &VirtioMmio<Block>, register: u32, value: u32) {

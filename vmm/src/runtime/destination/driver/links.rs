@@ -3,6 +3,7 @@
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
 
+use ferry_devices::fault::{Direction, Moment};
 use ferry_migration::destination::Input;
 use ferry_migration::message::{ToDestination, ToSource};
 use ferry_migration::wire::preamble::{Link, Preamble, session};
@@ -90,9 +91,8 @@ impl Driver {
         let started = stream.set_write_timeout(Some(SEND_TIMEOUT)).and_then(|()| {
             let receiver = control::Receiver::new(stream.clone(), session(migration_id));
             let events = self.events.clone();
-            std::thread::Builder::new()
-                .name("ferry-dst-recv".into())
-                .spawn(move || read_control(receiver, connection, &events))
+            let read = move || read_control(receiver, connection, &events);
+            crate::runtime::spawn(self.machine.faults(), "ferry-dst-recv", read)
         });
         self.control = Some(control::Sender::new(stream, session(migration_id)));
         match started {
@@ -119,7 +119,8 @@ impl Driver {
     pub(super) fn receive_from(&mut self, migration_id: u128, stream: Stream, link: &'static str, precopy: bool) {
         let progress = self.progress.clone();
         let receiver = PageReceiver::new(self.machine.clone(), stream, link, session(migration_id), progress);
-        match page_worker(receiver, self.armed.clone(), precopy, self.connection, self.events.clone()) {
+        let (armed, events) = (self.armed.clone(), self.events.clone());
+        match page_worker(receiver, armed, precopy, self.connection, events, self.machine.faults()) {
             Ok(thread) => self.threads.push(thread),
             Err(error) => self.failed(format!("no thread for pages: {error}")),
         }
@@ -131,10 +132,12 @@ impl Driver {
             (ToSource::RecoverAck, Some(missing)) => missing.faults.received().encode(),
             _ => Vec::new(),
         };
+        self.machine.faults().reach(Direction::Incoming, Moment::Send, message.name());
         if let Err(error) = control.send(message, &attachment) {
             let reason = format!("sending {}: {}", message.name(), crate::runtime::causes(&error));
-            self.failed(reason);
+            return self.failed(reason);
         }
+        self.machine.faults().reach(Direction::Incoming, Moment::Sent, message.name());
     }
 
     /// The state machine hears of it as of any loss, after what it is doing now.

@@ -15,6 +15,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use ferry_devices::fault::{Direction, Moment, Place};
 use ferry_migration::destination::{Destination, Input, Outcome, Output};
 use ferry_migration::greeting::Announced;
 use ferry_migration::message::{Failure, ToDestination, ToSource};
@@ -100,7 +101,8 @@ impl Driver {
     ) -> std::io::Result<Self> {
         let (jobs, worker) = machine_worker(machine.clone(), progress.clone(), events.clone())?;
         let stop_listening = EventFd::new(libc::EFD_CLOEXEC)?;
-        let accepting = arrivals::listen(listener, stop_listening.try_clone()?, events.clone())?;
+        let accepting =
+            arrivals::listen(listener, stop_listening.try_clone()?, events.clone(), machine.faults().clone())?;
         let now = Instant::now();
         Ok(Driver {
             core: Destination::new(),
@@ -209,6 +211,7 @@ impl Driver {
     }
 
     fn message(&mut self, message: ToDestination, attachment: Vec<u8>) {
+        self.machine.faults().reach(Direction::Incoming, Moment::Received, message.name());
         match message {
             ToDestination::Permit { .. } => self.permitted = Instant::now(),
             ToDestination::Hello { .. } | ToDestination::Rehearse | ToDestination::Package { .. } => {
@@ -222,6 +225,7 @@ impl Driver {
     fn perform(&mut self, outputs: Vec<Output>) {
         for output in outputs {
             tracing::debug!(?output, "destination");
+            self.machine.faults().reach(Direction::Incoming, Moment::Step, output.name());
             match output {
                 Output::CheckGreeting => match self.check_greeting() {
                     Ok(Some(announced)) => self.look_for(announced),
@@ -272,9 +276,10 @@ impl Driver {
             postcard::from_bytes(&bytes).map_err(|error| format!("its greeting does not decode: {error}"))?;
         description::check(&greeting.machine, self.machine.description()).map_err(|error| error.to_string())?;
         self.timers.durations.heartbeat = Duration::from_millis(greeting.heartbeat_timeout_ms.clamp(100, 600_000));
-        self.machine.memory().discard().map_err(|error| format!("its memory cannot be emptied: {error}"))?;
+        let emptied = self.machine.faults().before(Place::HostMemory).and_then(|()| self.machine.memory().discard());
+        emptied.map_err(|error| format!("its memory cannot be emptied: {error}"))?;
         if self.core.may_go_postcopy() {
-            userfault::support(self.machine.memory().backing())
+            userfault::support(self.machine.memory().backing(), self.machine.faults())
                 .map_err(|error| format!("postcopy is not possible here: {}", crate::runtime::causes(&error)))?;
         }
         tracing::info!(vm = greeting.vm, "incoming migration");

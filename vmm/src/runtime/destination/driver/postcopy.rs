@@ -106,7 +106,8 @@ impl Driver {
             return Err(NOT_PAUSED);
         }
         let accepting = EventFd::new(libc::EFD_CLOEXEC).and_then(|stop| {
-            let thread = arrivals::listen(listener, stop.try_clone()?, self.events.clone())?;
+            let thread =
+                arrivals::listen(listener, stop.try_clone()?, self.events.clone(), self.machine.faults().clone())?;
             Ok((stop, thread))
         });
         let (stop, thread) = accepting.map_err(|_| "the host gave no thread or descriptor to listen with")?;

@@ -24,14 +24,14 @@ impl Driver {
     /// Looks whether this side's record is the source's.
     pub(super) fn look_for(&mut self, announced: Announced) {
         let Some(own) = self.own_record.clone() else { return self.input(Input::Checked(Ok(false))) };
-        let events = self.events.clone();
+        let (events, faults) = (self.events.clone(), self.machine.faults().clone());
         self.announced = Some(announced.handover);
         self.record_call.ask(Question::Show(announced.nonce), |serial| {
             let ask = move || {
                 // A driver that has ended does not mind.
                 let _ = events.send(Event::Record(serial, Input::Checked(Ok(own.shows(announced.nonce)))));
             };
-            std::thread::Builder::new().name("ferry-dst-record".into()).spawn(ask).map(drop)
+            crate::runtime::spawn(&faults, "ferry-dst-record", ask).map(drop)
         });
     }
 
@@ -49,7 +49,7 @@ impl Driver {
             // Without a record the handshake is never `owned`, and the state machine asks nothing.
             return;
         };
-        let events = self.events.clone();
+        let (events, faults) = (self.events.clone(), self.machine.faults().clone());
         self.record_call.ask(question, |serial| {
             let ask = move || {
                 let input = match question {
@@ -60,7 +60,7 @@ impl Driver {
                 // A driver that has ended knows the answer by other ways.
                 let _ = events.send(Event::Record(serial, input));
             };
-            std::thread::Builder::new().name("ferry-dst-record".into()).spawn(ask).map(drop)
+            crate::runtime::spawn(&faults, "ferry-dst-record", ask).map(drop)
         });
     }
 

@@ -65,7 +65,7 @@ impl Driver {
     }
 
     pub(super) fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) {
-        match std::thread::Builder::new().name(name.to_owned()).spawn(run) {
+        match crate::runtime::spawn(self.machine.faults(), name, run) {
             Ok(thread) => self.threads.push(thread),
             Err(error) => self.lost(format!("no thread can be started: {error}")),
         }

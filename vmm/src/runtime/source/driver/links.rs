@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use ferry_devices::fault::{Direction, Moment, Place};
 use ferry_migration::greeting::Announced;
 use ferry_migration::message::{ToDestination, ToSource};
 use ferry_migration::source::Input;
@@ -32,9 +33,10 @@ impl Driver {
         let (to, events, epoch) = (self.to.clone(), self.events.clone(), self.epoch);
         let deadline = Instant::now() + self.timers.durations.setup;
         let preamble = Preamble { migration_id: self.migration_id, connection: self.epoch, link: Link::Control };
-        let cancel = self.cancel.try_clone();
+        let (cancel, faults) = (self.cancel.try_clone(), self.machine.faults().clone());
         let connect = move || {
-            let opened = cancel.and_then(|cancel| Stream::connect(&to, deadline, &cancel)).and_then(|stream| {
+            let allowed = faults.before(Place::HostConnect).and(cancel);
+            let opened = allowed.and_then(|cancel| Stream::connect(&to, deadline, &cancel)).and_then(|stream| {
                 stream.set_write_timeout(Some(SEND_TIMEOUT))?;
                 stream.write_all(&preamble.encode())?;
                 Ok(stream)
@@ -80,10 +82,12 @@ impl Driver {
             _ => Vec::new(),
         };
         let Some(control) = &mut self.control else { return };
+        self.machine.faults().reach(Direction::Outgoing, Moment::Send, message.name());
         if let Err(error) = control.send(message, &attachment) {
             let reason = format!("sending {}: {}", message.name(), crate::runtime::causes(&error));
-            self.lost(reason);
+            return self.lost(reason);
         }
+        self.machine.faults().reach(Direction::Outgoing, Moment::Sent, message.name());
     }
 
     fn greeting(&self) -> Vec<u8> {

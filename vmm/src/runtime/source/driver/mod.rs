@@ -15,6 +15,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use ferry_devices::fault::{Direction, Moment};
 use ferry_migration::message::ToSource;
 use ferry_migration::pages::PageBitmap;
 use ferry_migration::source::{Input, Outcome, Output, Owner, Plan, Source, TakeBack};
@@ -259,6 +260,7 @@ impl Driver {
     }
 
     fn message(&mut self, message: ToSource, attachment: &[u8]) {
+        self.machine.faults().reach(Direction::Outgoing, Moment::Received, message.name());
         match &message {
             ToSource::MarkerReached { marker } => self.controls.arrived.tell(*marker),
             // What the destination has need not be sent.
@@ -274,6 +276,7 @@ impl Driver {
     fn perform(&mut self, outputs: Vec<Output>) {
         for output in outputs {
             tracing::debug!(?output, "source");
+            self.machine.faults().reach(Direction::Outgoing, Moment::Step, output.name());
             self.stopwatch.note_output(&output);
             match output {
                 Output::Status(status) => self.show(status),

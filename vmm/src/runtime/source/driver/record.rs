@@ -22,7 +22,7 @@ impl Driver {
             // Without a record the handshake is never `owned`, and the state machine asks nothing.
             return;
         };
-        let events = self.events.clone();
+        let (events, faults) = (self.events.clone(), self.machine.faults().clone());
         self.record_call.ask(question, |serial| {
             let ask = move || {
                 let input = match question {
@@ -34,7 +34,7 @@ impl Driver {
                 // A driver that has ended knows the answer by other ways.
                 let _ = events.send(Event::Record(serial, input));
             };
-            std::thread::Builder::new().name("ferry-src-record".into()).spawn(ask).map(drop)
+            crate::runtime::spawn(&faults, "ferry-src-record", ask).map(drop)
         });
     }
 
