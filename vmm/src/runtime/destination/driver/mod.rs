@@ -196,6 +196,7 @@ impl Driver {
 
     fn input(&mut self, input: Input) {
         tracing::debug!(?input, "destination");
+        crate::trace::input(&input);
         if matches!(input, Input::MarkerReached(_)) {
             self.gathered = Instant::now();
         }
@@ -222,6 +223,7 @@ impl Driver {
     fn perform(&mut self, outputs: Vec<Output>) {
         for output in outputs {
             tracing::debug!(?output, "destination");
+            crate::trace::step(output.name(), &output);
             match output {
                 Output::CheckGreeting => match self.check_greeting() {
                     Ok(Some(announced)) => self.look_for(announced),

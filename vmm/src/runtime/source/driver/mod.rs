@@ -216,6 +216,7 @@ impl Driver {
 
     fn input(&mut self, input: Input) {
         tracing::debug!(?input, "source");
+        crate::trace::input(&input);
         self.stopwatch.note_input(&input);
         let trouble = explain::trouble(&input);
         let outputs = self.core.step(input);
@@ -239,6 +240,7 @@ impl Driver {
                 Input::Recover
             }
         };
+        crate::trace::input(&input);
         let (asked, trouble) = (input.clone(), explain::trouble(&input));
         let outputs = self.core.step(input);
         let refused = outputs.iter().find_map(|o| if let Output::Refuse(why) = o { Some(*why) } else { None });
@@ -274,6 +276,7 @@ impl Driver {
     fn perform(&mut self, outputs: Vec<Output>) {
         for output in outputs {
             tracing::debug!(?output, "source");
+            crate::trace::step(output.name(), &output);
             self.stopwatch.note_output(&output);
             match output {
                 Output::Status(status) => self.show(status),
