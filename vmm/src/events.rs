@@ -60,6 +60,7 @@ impl Events {
     /// Tells every subscriber.
     pub fn publish(&self, event: Event) {
         tracing::debug!(?event, "event");
+        crate::trace::event(&event);
         let stamped = Stamped { event, at: SystemTime::now() };
         let mut subscribers = self.subscribers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         subscribers.retain(|subscriber| subscriber.try_send(stamped.clone()).is_ok());

@@ -13,4 +13,6 @@ pub mod machine;
 pub mod memory;
 pub mod ownership;
 pub mod qmp;
+pub mod report;
 pub mod runtime;
+pub mod trace;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::log::Place;
 use super::package;
 use super::plan::{Fault, TRICKLED};
-use super::state::{Stalled, Connection, Ending, Shared, Word, gone};
+use super::state::{Connection, Ending, Shared, Stalled, Word, gone};
 use super::unit::Unit;
 
 /// Forwards what one side sends on one connection.

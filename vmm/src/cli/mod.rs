@@ -6,6 +6,7 @@
 mod demo;
 mod migrate;
 mod progress;
+mod report;
 mod resolve;
 mod run;
 mod signals;
@@ -50,6 +51,8 @@ enum Command {
     Status(status::Options),
     /// Say who owns a guest of which that is uncertain
     Resolve(resolve::Options),
+    /// Make a page of a run of the fault matrix, or of a traced migration
+    Report(report::Options),
     /// The whole story on one machine, with nothing to prepare
     Demo(demo::Options),
 }
@@ -62,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::Migrate(options) => migrate::run(options),
         Command::Status(options) => status::run(options),
         Command::Resolve(options) => resolve::run(options),
+        Command::Report(options) => report::run(options),
         Command::Demo(options) => demo::run(options),
     });
     match outcome {

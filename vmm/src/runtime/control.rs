@@ -73,7 +73,9 @@ impl Sender {
             control::encode(message, attachment, self.session, self.sequence).map_err(LinkError::wire("control"))?;
         self.sequence = self.sequence.wrapping_add(1);
         let mut slices = [io::IoSlice::new(&head), io::IoSlice::new(attachment)];
-        self.stream.write_all_vectored(&mut slices).map_err(LinkError::io("control"))
+        self.stream.write_all_vectored(&mut slices).map_err(LinkError::io("control"))?;
+        crate::trace::sent(message, head.len() + attachment.len());
+        Ok(())
     }
 
     /// The link under it.
@@ -112,7 +114,8 @@ impl Receiver {
         self.stream.read_exact(&mut body).map_err(LinkError::io("control"))?;
         let mut attachment = vec![0; header.attachment_len];
         self.stream.read_exact(&mut attachment).map_err(LinkError::io("control"))?;
-        let message = control::decode_body(&header, &body, &attachment).map_err(LinkError::wire("control"))?;
+        let message: M = control::decode_body(&header, &body, &attachment).map_err(LinkError::wire("control"))?;
+        crate::trace::received(&message, HEADER_LEN + body.len() + attachment.len());
         Ok((message, attachment))
     }
 }

@@ -47,6 +47,14 @@ pub struct PageCounters {
     pub background_bytes: AtomicU64,
 }
 
+impl PageCounters {
+    /// Pages as data, pages as zero bits, and bytes so far: what a round is measured by.
+    #[must_use]
+    pub fn sent(&self) -> [u64; 3] {
+        [&self.data_pages, &self.zero_pages, &self.bytes].map(|counter| counter.load(Relaxed))
+    }
+}
+
 /// Which way a migration goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -135,6 +143,7 @@ impl Progress {
             _ => {}
         }
         drop(facts);
+        crate::trace::status(status, || self.info());
         self.events.publish(Event::Migration(status));
     }
 
@@ -146,6 +155,7 @@ impl Progress {
 
     /// Why it failed, or what is uncertain. Set before the status that it explains.
     pub fn set_error(&self, reason: String) {
+        crate::trace::note(|| crate::trace::What::Error { text: reason.clone() });
         self.facts().error = Some(reason);
     }
 

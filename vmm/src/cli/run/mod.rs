@@ -17,11 +17,19 @@ use crate::events::Events;
 use crate::machine::{ExitReason, Machine, SerialSink};
 use crate::qmp::{Process, Server};
 use crate::runtime::Migrations;
+use crate::trace;
 
 /// Runs `ferry run`.
 pub fn run(options: &Options) -> Result<(), CliError> {
     // Before any thread is started, see `signals`.
     let signals = signals::receive().map_err(|error| CliError::failed("cannot watch for signals", error))?;
+    options.start_trace().map_err(CliError::because)?;
+    let outcome = run_machine(options, signals);
+    trace::finish();
+    outcome
+}
+
+fn run_machine(options: &Options, signals: Receiver<Signal>) -> Result<(), CliError> {
     let events = Arc::new(Events::default());
     let machine = Arc::new(Machine::build(&options.machine(), events.clone()).map_err(CliError::because)?);
     let record = options.ownership.record(&options.name, options.disk.as_ref(), machine.faults())?;

@@ -11,6 +11,7 @@ use crate::cli::qmp_path;
 use crate::endpoint::Endpoint;
 use crate::machine::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink, call_of};
 use crate::memory::MemoryConfig;
+use crate::trace::{self, TraceError};
 
 /// The options of `ferry run`.
 #[derive(Args, Debug)]
@@ -52,12 +53,36 @@ pub struct Options {
     /// even though the record says that a hand-over is under way
     #[arg(long, value_name = "auto|file:PATH|none[,take]", default_value = "auto")]
     pub ownership: OwnershipOption,
+    /// Append what happens in migrations to this file, for ferry report
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// Add a rule to the fault device: fault,at=save|load|post_load|KVM_…,do=fail|hang|delay:MS[,of=PART][,times=N][,in=incoming|outgoing]
     #[arg(long = "device", value_name = "fault,at=…,do=…", value_parser = fault)]
     pub faults: Vec<FaultSpec>,
 }
 
 impl Options {
+    /// Begins the trace, if there is to be one.
+    ///
+    /// # Errors
+    /// When its file cannot be opened.
+    pub fn start_trace(&self) -> Result<(), TraceError> {
+        let Some(path) = &self.trace else { return Ok(()) };
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+        let start = trace::Start {
+            format: trace::FORMAT.to_owned(),
+            ferry: env!("CARGO_PKG_VERSION").to_owned(),
+            vm: self.name.clone(),
+            incoming: self.incoming.is_some(),
+            host: host,
+            pid: std::process::id(),
+            memory: self.memory.size,
+            backing: self.memory.backing.to_string(),
+            cpus: self.cpus,
+        };
+        trace::start(path, start)
+    }
+
     /// The machine that these options describe. It does not start by itself.
     #[must_use]
     pub fn machine(&self) -> MachineConfig {

@@ -215,6 +215,7 @@ impl OwnRecord {
             let mut told = false;
             loop {
                 let result = own.while_nobody_changes_it(|| change(&own));
+                crate::trace::record(what, &result);
                 let Err(error) = result else { return };
                 let error_text = super::causes(&error);
                 if !error.may_pass() {

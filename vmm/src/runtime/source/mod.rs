@@ -20,6 +20,7 @@ use crate::runtime::record::OwnRecord;
 use crate::runtime::settings::Settings;
 use crate::runtime::source::driver::Driver;
 use crate::runtime::stream::Stream;
+use crate::trace::{self, Side};
 
 pub mod chunks;
 mod driver;
@@ -115,8 +116,10 @@ impl Outgoing {
         // A guest that arrived without the record may not have got it yet.
         let record = record.filter(|own| own.generation() > 0);
         let record = record.map(|own| own.outgoing(migration_id)).transpose()?.map(Arc::new);
+        let peer = to.to_string();
         let driver = Driver::new(machine, to, settings, progress.clone(), events.clone(), (migration_id, record))
             .map_err(MigrationError::Host)?;
+        trace::migration(Side::Source, migration_id, Some(peer));
         progress.set_status(Status::Setup);
         let thread = crate::runtime::spawn(&faults, "ferry-source", move || driver.run(&inbox));
         let thread = thread.map_err(MigrationError::Host)?;

@@ -15,6 +15,7 @@ use crate::runtime::progress::Progress;
 use crate::runtime::rate::{Limiter, Measured};
 use crate::runtime::source::chunks::{ChunkSender, Purpose, Words};
 use crate::runtime::source::remaining::Remaining;
+use crate::trace;
 
 /// Chunks whose log is cleared together: 32 MiB, about 50 µs of work for KVM.
 const GROUP: u64 = 16;
@@ -142,7 +143,8 @@ impl PageSender {
         let progress = self.controls.progress.clone();
         progress.begin_round();
         self.harvest()?;
-        let (began, bytes_before) = (Instant::now(), progress.pages.bytes.load(Relaxed));
+        let (began, before) = (Instant::now(), progress.pages.sent());
+        let bytes_before = before[2];
         self.send_pending(true)?;
         self.first_round = false;
         self.await_arrival()?;
@@ -158,6 +160,7 @@ impl PageSender {
         }
         progress.pages.byte_rate.store(per_second(bytes, took), Relaxed);
         progress.pages.precopy_bytes.store(bytes_before + bytes, Relaxed);
+        trace::round(Some(progress.pages.rounds.load(Relaxed)), before, &progress.pages, took, numbers.remaining_pages);
         Ok(numbers)
     }
 
@@ -167,9 +170,11 @@ impl PageSender {
     /// The link or the log failed, or the driver interrupted.
     pub fn last_pages(&mut self) -> Result<u32, PagesError> {
         self.harvest()?;
+        let (began, before) = (Instant::now(), self.controls.progress.pages.sent());
         self.send_pending(false)?;
         self.marker += 1;
         self.chunks.send_marker(self.marker)?;
+        trace::round(None, before, &self.controls.progress.pages, began.elapsed(), 0);
         Ok(self.marker)
     }
 

@@ -16,6 +16,7 @@ use crate::runtime::destination::worker::page_worker;
 use crate::runtime::destination::{Event, LinkEvent};
 use crate::runtime::inbox::HeldLoss;
 use crate::runtime::stream::Stream;
+use crate::trace::{self, Side};
 
 impl Driver {
     pub(super) fn arrived(&mut self, preamble: Preamble, stream: Stream) {
@@ -23,6 +24,7 @@ impl Driver {
             (Link::Control, None) => {
                 self.migration_id = Some(preamble.migration_id);
                 self.source_connection = preamble.connection;
+                trace::migration(Side::Destination, preamble.migration_id, None);
                 self.progress.set_status(Status::Setup);
                 self.begin(preamble.migration_id, stream);
                 let first = self.core.start();
@@ -87,6 +89,7 @@ impl Driver {
 
     fn begin(&mut self, migration_id: u128, stream: Stream) {
         self.links.push(stream.clone());
+        trace::connection(self.source_connection);
         let connection = self.connection;
         let started = stream.set_write_timeout(Some(SEND_TIMEOUT)).and_then(|()| {
             let receiver = control::Receiver::new(stream.clone(), session(migration_id));

@@ -198,6 +198,7 @@ impl Driver {
 
     fn input(&mut self, input: Input) {
         tracing::debug!(?input, "destination");
+        crate::trace::input(&input);
         if matches!(input, Input::MarkerReached(_)) {
             self.gathered = Instant::now();
         }
@@ -225,6 +226,7 @@ impl Driver {
     fn perform(&mut self, outputs: Vec<Output>) {
         for output in outputs {
             tracing::debug!(?output, "destination");
+            crate::trace::step(output.name(), &output);
             self.machine.faults().reach(Direction::Incoming, Moment::Step, output.name());
             match output {
                 Output::CheckGreeting => match self.check_greeting() {

@@ -217,6 +217,7 @@ impl Driver {
 
     fn input(&mut self, input: Input) {
         tracing::debug!(?input, "source");
+        crate::trace::input(&input);
         self.stopwatch.note_input(&input);
         let trouble = explain::trouble(&input);
         let outputs = self.core.step(input);
@@ -240,6 +241,7 @@ impl Driver {
                 Input::Recover
             }
         };
+        crate::trace::input(&input);
         let (asked, trouble) = (input.clone(), explain::trouble(&input));
         let outputs = self.core.step(input);
         let refused = outputs.iter().find_map(|o| if let Output::Refuse(why) = o { Some(*why) } else { None });
@@ -276,6 +278,7 @@ impl Driver {
     fn perform(&mut self, outputs: Vec<Output>) {
         for output in outputs {
             tracing::debug!(?output, "source");
+            crate::trace::step(output.name(), &output);
             self.machine.faults().reach(Direction::Outgoing, Moment::Step, output.name());
             self.stopwatch.note_output(&output);
             match output {

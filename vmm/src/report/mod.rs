@@ -1,0 +1,163 @@
+//! Reports: what a run of the fault matrix, or one migration, came to, as one HTML page that needs nothing else.
+//!
+//! `ferry report` calls [`read`] and then [`Report::html`] or [`Report::junit`]. [`matrix`] is the data of the fault matrix, which
+//! its runner fills; [`story`] is made of the traces that `ferry run --trace` wrote ([`crate::trace`]). [`page`] puts either into the
+//! page of `page/`, whose scripts draw it in the reader's browser: a matrix has a thousand cells, and a reader opens a few.
+
+mod junit;
+pub mod matrix;
+mod page;
+pub mod story;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use self::matrix::Matrix;
+use self::story::Story;
+use crate::trace;
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// A file could not be read.
+    #[error("{} cannot be read: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file is of no format that is known here.
+    #[error("{} is no matrix and no trace: {says}; give files that ci/matrix or ferry run --trace has written", path.display())]
+    Unknown {
+        /// The file.
+        path: PathBuf,
+        /// What it is, as far as can be told.
+        says: String,
+    },
+    /// A matrix does not fit its format.
+    #[error("{} is no {} file: {source}", path.display(), matrix::FORMAT)]
+    Matrix {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        source: serde_json::Error,
+    },
+    /// A trace has a line that does not fit its format.
+    #[error("{} line {line} is no line of a {} file: {source}", path.display(), trace::FORMAT)]
+    Trace {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// Two shards have a cell of the same name.
+    #[error("cell {cell} is in {} and in {}: give only the files of one run, and each of them once", first.display(), second.display())]
+    CellTwice {
+        /// The cell.
+        cell: String,
+        /// The one file.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// A matrix and a trace make no common page.
+    #[error("{} is a matrix and {} is a trace: give one kind of file at a time", matrix.display(), trace.display())]
+    Mixed {
+        /// The one file.
+        matrix: PathBuf,
+        /// The other.
+        trace: PathBuf,
+    },
+    /// A trace has no verdicts.
+    #[error("JUnit XML is made of matrices; these files are traces")]
+    NoVerdicts,
+    /// No file was given.
+    #[error("no file was given")]
+    Nothing,
+}
+
+/// What there is to show.
+#[derive(Debug)]
+pub enum Report {
+    /// A run of the fault matrix.
+    Matrix(Matrix),
+    /// Migrations, from the traces of one side or of both.
+    Migrations(Story),
+}
+
+impl Report {
+    /// The page: one document with all that it needs.
+    #[must_use]
+    pub fn html(&self) -> String {
+        page::render(self)
+    }
+
+    /// The verdicts as JUnit XML, as continuous integration reads them.
+    ///
+    /// # Errors
+    /// When this is no matrix.
+    pub fn junit(&self) -> Result<String, ReportError> {
+        match self {
+            Report::Matrix(matrix) => Ok(junit::render(matrix)),
+            Report::Migrations(_) => Err(ReportError::NoVerdicts),
+        }
+    }
+}
+
+/// Reads the files of one report: shards of a matrix, or the traces of a migration.
+///
+/// # Errors
+/// The first file that does not fit, and why.
+pub fn read(paths: &[PathBuf]) -> Result<Report, ReportError> {
+    let mut shards = Vec::new();
+    let mut traces = Vec::new();
+    for path in paths {
+        // Bytes that are no text are shown as such: a guest may have written anything into a log.
+        let bytes = std::fs::read(path).map_err(|source| ReportError::Read { path: path.clone(), source })?;
+        let text = String::from_utf8_lossy(&bytes);
+        match format(&text) {
+            Ok(Format::Matrix) => shards.push((path.clone(), matrix::parse(path, &text)?)),
+            Ok(Format::Trace) => traces.push(story::read::parse(path, &text)?),
+            Err(says) => return Err(ReportError::Unknown { path: path.clone(), says }),
+        }
+        if let (Some((matrix, _)), Some(trace)) = (shards.last(), traces.last()) {
+            return Err(ReportError::Mixed { matrix: matrix.clone(), trace: trace.path.clone() });
+        }
+    }
+    match traces.is_empty() {
+        true => matrix::merge(shards).map(Report::Matrix),
+        false => Ok(Report::Migrations(story::tell(&traces))),
+    }
+}
+
+enum Format {
+    Matrix,
+    Trace,
+}
+
+/// What a file says it is: a matrix is one value, a trace has a value in each line.
+fn format(text: &str) -> Result<Format, String> {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        format: String,
+    }
+    if text.trim().is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    let first = serde_json::Deserializer::from_str(text).into_iter::<Named>().next();
+    let named = first.unwrap_or_else(|| Ok(Named { format: String::new() }));
+    match named.map_err(|error| error.to_string())?.format.as_str() {
+        matrix::FORMAT => Ok(Format::Matrix),
+        trace::FORMAT => Ok(Format::Trace),
+        other => Err(format!("it says it is '{other}', and this ferry reads {} and {}", matrix::FORMAT, trace::FORMAT)),
+    }
+}
+
+/// How a file is called in a page: without where it is.
+fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+}

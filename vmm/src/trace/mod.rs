@@ -1,0 +1,141 @@
+//! `ferry run --trace FILE`: what happens in this process's migrations, one JSON object a line.
+//!
+//! There is one trace in a process, as there is one log, and whatever happens is noted where everything of its kind passes: the
+//! drivers' inputs and outputs, the control link, the progress, the events. Without `--trace` a note costs the look at one
+//! variable. With it an entry goes into a queue; a thread of its own turns it into text and hands that to the kernel at once, so nobody
+//! else waits for a file, and what a killed process had noted is there. [`crate::report`] draws it.
+
+mod entry;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::fmt::Debug;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use ferry_migration::{MigrationInfo, Status, wire};
+
+pub use self::entry::{Entry, FORMAT, Message, Round, Sample, Side, Start, What};
+pub use self::writer::{TraceError, Writer};
+
+use crate::events::Event;
+use crate::runtime::progress::PageCounters;
+
+static WRITER: OnceLock<Writer> = OnceLock::new();
+
+/// Traces everything from now on; once in a process.
+///
+/// # Errors
+/// When the file cannot be opened, or the host gives no thread.
+pub fn start(path: &std::path::Path, start: Start) -> Result<(), TraceError> {
+    let writer = Writer::open(path)?;
+    writer.put(What::Start(start));
+    // A second one would find the first at work.
+    let _ = WRITER.set(writer);
+    Ok(())
+}
+
+/// Waits, for a while at most, until all that was noted is in the file.
+pub fn finish() {
+    if let Some(writer) = WRITER.get() {
+        writer.flush();
+    }
+}
+
+/// Notes what `what` makes; without a trace it makes nothing.
+pub fn note(what: impl FnOnce() -> What) {
+    if let Some(writer) = WRITER.get() {
+        writer.put(what());
+    }
+}
+
+/// A migration begins; `info` is asked for samples until it answers with none.
+pub fn migration(side: Side, id: u128, peer: Option<String>) {
+    note(|| What::Migration { side, id: format!("{id:032x}"), peer });
+}
+
+/// Takes samples of a migration from now on, until `info` has none.
+pub fn watch(info: impl Fn() -> Option<MigrationInfo> + Send + 'static) {
+    if let Some(writer) = WRITER.get() {
+        writer.watch(Box::new(info));
+    }
+}
+
+/// A control link is open, the `number`th as the source counts.
+pub fn connection(number: u32) {
+    if let Some(writer) = WRITER.get() {
+        writer.connection(number);
+        writer.put(What::Connection { number });
+    }
+}
+
+/// The migration's status has changed; `info` tells how far it is.
+pub fn status(status: Status, info: impl Fn() -> MigrationInfo) {
+    note(|| What::Status { status });
+    note(|| match status.is_active() {
+        true => What::Sample(Sample::of(info())),
+        false => What::Summary(Box::new(info())),
+    });
+}
+
+/// Clients hear of this. Statuses and rounds are noted with their numbers where these are known.
+pub fn event(event: &Event) {
+    let name = match event {
+        Event::Stop => "STOP",
+        Event::Resume => "RESUME",
+        Event::Shutdown { reason, .. } => return note(|| What::Event { name: format!("SHUTDOWN ({reason})") }),
+        Event::Reset { reason, .. } => return note(|| What::Event { name: format!("RESET ({reason})") }),
+        Event::Migration(_) | Event::MigrationPass(_) => return,
+    };
+    note(|| What::Event { name: name.to_owned() });
+}
+
+/// A message left.
+pub fn sent<M: wire::Message>(message: &M, bytes: usize) {
+    if let Some(writer) = WRITER.get() {
+        writer.put(What::Sent(writer.message(name(message), bytes)));
+    }
+}
+
+/// A message arrived.
+pub fn received<M: wire::Message>(message: &M, bytes: usize) {
+    if let Some(writer) = WRITER.get() {
+        writer.put(What::Received(writer.message(name(message), bytes)));
+    }
+}
+
+fn name<M: wire::Message>(message: &M) -> &'static str {
+    M::limits(message.kind()).map_or("", |(name, ..)| name)
+}
+
+/// The state machine wants `output`, of this name, carried out.
+pub fn step(name: &str, output: &impl Debug) {
+    note(|| What::Step { name: name.to_owned(), detail: format!("{output:?}") });
+}
+
+/// The state machine is told `input`.
+pub fn input(input: &impl Debug) {
+    note(|| What::Input { detail: format!("{input:?}") });
+}
+
+/// The ownership record was to `call`, and this came of it.
+pub fn record<E: std::error::Error>(call: &str, result: &Result<(), E>) {
+    let answer = || result.as_ref().map_or_else(|error| crate::runtime::causes(error), |()| "done".to_owned());
+    note(|| What::Record { call: call.to_owned(), answer: answer() });
+}
+
+/// Pages have been sent since `before` was counted: in round `number`, or as the last ones.
+pub fn round(number: Option<u64>, before: [u64; 3], counters: &PageCounters, took: Duration, dirty_pages: u64) {
+    note(|| {
+        let [pages, zero_pages, bytes] = counters.sent();
+        What::Round(Round {
+            number,
+            pages: pages.saturating_sub(before[0]),
+            zero_pages: zero_pages.saturating_sub(before[1]),
+            bytes: bytes.saturating_sub(before[2]),
+            took_us: took.as_micros() as u64,
+            dirty_pages,
+        })
+    });
+}
