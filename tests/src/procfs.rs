@@ -1,7 +1,14 @@
-//! What a process holds, read from `/proc`: threads, file descriptors, memory. For leak checks.
+//! What a process holds, read from `/proc`: threads, descriptors, memory, locks, children. For leak checks.
+//!
+//! [`Holdings`] counts; an [`Inventory`] names, so that what is left behind can be told.
+
+mod descriptors;
+mod inventory;
 
 use std::fmt;
 use std::fs;
+
+pub use self::inventory::Inventory;
 
 /// A look at a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

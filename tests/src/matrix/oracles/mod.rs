@@ -1,0 +1,47 @@
+//! The judges of a cell: each looks at the evidence and nothing else, and says whether a promise was kept.
+//!
+//! They share no code with Ferry but the types of its statuses. Each is a pure function in a file of its own, whose page says what it
+//! judges and what it cannot see, and whose tests script violations that it must catch. The runner asks all of [`ORACLES`].
+
+mod activity;
+mod ending;
+mod next;
+mod one_runner;
+#[cfg(test)]
+mod scripted;
+
+use serde::Serialize;
+
+use crate::matrix::evidence::Evidence;
+
+/// What an oracle says. The text is one sentence for a reader of the report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "verdict", content = "says")]
+pub enum Verdict {
+    /// The promise was kept; what was seen.
+    Pass(String),
+    /// It was broken; how.
+    Fail(String),
+    /// It was not on trial, or could not be observed; why.
+    None(String),
+}
+
+impl Verdict {
+    /// Whether a promise was broken.
+    #[must_use]
+    pub fn is_fail(&self) -> bool {
+        matches!(self, Verdict::Fail(_))
+    }
+
+    /// Fails with the first of these, or passes.
+    fn unless(broken: impl IntoIterator<Item = String>, passes: impl FnOnce() -> String) -> Self {
+        broken.into_iter().next().map_or_else(|| Verdict::Pass(passes()), Verdict::Fail)
+    }
+}
+
+/// Judges one promise.
+pub type Oracle = fn(&Evidence) -> Verdict;
+
+/// All oracles, by name, in the order of a report.
+pub const ORACLES: [(&str, Oracle); 3] =
+    [("one-runner", one_runner::judge), ("ending", ending::judge), ("next", next::judge)];

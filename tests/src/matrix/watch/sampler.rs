@@ -1,0 +1,176 @@
+//! Reads, every few milliseconds, how much CPU time each vCPU's thread has used.
+//!
+//! KVM runs a vCPU on the thread that asked for it, so a guest that runs makes its thread's account grow, and a guest that is
+//! stopped does not: its thread sleeps. The kernel brings the account of a thread that is on a CPU up to date at every tick of
+//! its scheduler (1 to 10 ms) and whenever it leaves the CPU.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use crate::matrix::evidence::Sample;
+
+/// Between two looks.
+const PERIOD: Duration = Duration::from_millis(5);
+/// Looks between two searches for threads: opening their files takes longer than reading them.
+const SEARCH_EVERY: u32 = 20;
+
+/// A thread that takes samples until it is asked for them.
+#[derive(Debug)]
+pub struct Sampler {
+    orders: Sender<(usize, u32)>,
+    taking: JoinHandle<Vec<Sample>>,
+}
+
+impl Sampler {
+    /// Begins, with no process to look at yet.
+    #[must_use]
+    pub fn start() -> Self {
+        let (orders, taken) = mpsc::channel();
+        Sampler { orders, taking: std::thread::spawn(move || take(&taken)) }
+    }
+
+    /// Looks also at the vCPUs of this process, whose place in the evidence is `process`. Best once it answers: what its threads
+    /// did before is of no interest.
+    pub fn watch(&self, process: usize, pid: u32) {
+        // It takes orders as long as this end is there.
+        let _ = self.orders.send((process, pid));
+    }
+
+    /// Ends, and returns what it saw, in the order of time. Where an account stands still there is a sample at the beginning and one at the
+    /// end: those between would say nothing more.
+    ///
+    /// # Panics
+    /// When the thread has panicked.
+    #[must_use]
+    pub fn finish(self) -> Vec<Sample> {
+        drop(self.orders);
+        let mut samples = self.taking.join().expect("the sampler only reads");
+        samples.sort_by_key(|sample| sample.at);
+        samples
+    }
+}
+
+/// A vCPU's thread.
+#[derive(Debug)]
+struct Thread {
+    process: usize,
+    vcpu: u32,
+    account: File,
+    samples: Vec<Sample>,
+    gone: bool,
+}
+
+fn take(orders: &Receiver<(usize, u32)>) -> Vec<Sample> {
+    let mut processes = Vec::new();
+    let mut threads: BTreeMap<u32, Thread> = BTreeMap::new();
+    for look in 0_u32.. {
+        let ordered = match orders.recv_timeout(PERIOD) {
+            Ok(order) => Some(order),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
+        processes.extend(ordered);
+        if ordered.is_some() || look % SEARCH_EVERY == 0 {
+            processes.iter().for_each(|(process, pid)| search(*process, *pid, &mut threads));
+        }
+        threads.values_mut().filter(|thread| !thread.gone).for_each(Thread::look);
+    }
+    threads.into_values().flat_map(|thread| thread.samples).collect()
+}
+
+/// Adds the vCPUs of a process that are not there yet.
+fn search(process: usize, pid: u32, threads: &mut BTreeMap<u32, Thread>) {
+    // A process that has ended has none.
+    for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let Some(tid) = task.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        if threads.contains_key(&tid) {
+            continue;
+        }
+        let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        let vcpu = name.trim_end().strip_prefix("vcpu-").and_then(|number| number.parse().ok());
+        if let (Some(vcpu), Ok(account)) = (vcpu, File::open(task.path().join("schedstat"))) {
+            threads.insert(tid, Thread { process, vcpu, account, samples: vec![], gone: false });
+        }
+    }
+}
+
+impl Thread {
+    fn look(&mut self) {
+        let mut text = [0; 64];
+        let read = self.account.read_at(&mut text, 0).ok();
+        let text = read.and_then(|len| std::str::from_utf8(&text[..len]).ok());
+        let Some(on_cpu_ns) = text.and_then(|text| text.split_whitespace().next()?.parse().ok()) else {
+            self.gone = true;
+            return;
+        };
+        let sample = Sample { at: SystemTime::now(), process: self.process, vcpu: self.vcpu, on_cpu_ns };
+        match &mut *self.samples {
+            [.., before, last] if before.on_cpu_ns == on_cpu_ns && last.on_cpu_ns == on_cpu_ns => *last = sample,
+            _ => self.samples.push(sample),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+    use super::*;
+    use crate::wait::{SOON, wait_for};
+
+    fn own_account(name: &str, body: impl FnOnce() + Send + 'static) -> Vec<Sample> {
+        let (begin, begun) = mpsc::channel::<()>();
+        let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
+            let _ = begun.recv();
+            body();
+        });
+        let sampler = Sampler::start();
+        sampler.watch(7, std::process::id());
+        drop(begin);
+        thread.unwrap().join().unwrap();
+        sampler.finish()
+    }
+
+    #[test]
+    fn a_thread_that_works_has_a_growing_account_and_one_that_sleeps_has_two_samples() {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = stop.clone();
+        let sleeper = std::thread::Builder::new().name("vcpu-3".into()).spawn(move || {
+            wait_for("the end", SOON * 2, || told.load(Relaxed));
+        });
+        let samples = own_account("vcpu-12", || {
+            let until = SystemTime::now() + Duration::from_millis(200);
+            while SystemTime::now() < until {
+                std::hint::spin_loop();
+            }
+        });
+        stop.store(true, Relaxed);
+        sleeper.unwrap().join().unwrap();
+        let of = |vcpu| samples.iter().filter(move |sample| sample.vcpu == vcpu).collect::<Vec<_>>();
+        let worked = of(12);
+        let used = worked.last().unwrap().on_cpu_ns - worked[0].on_cpu_ns;
+        assert!(used > 20_000_000, "{used} ns in {} samples", worked.len());
+        assert!(samples.iter().all(|sample| sample.process == 7) && samples.is_sorted_by_key(|sample| sample.at));
+        assert!(!of(3).is_empty());
+    }
+
+    #[test]
+    fn where_an_account_stands_still_only_its_ends_are_kept() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut thread = Thread { process: 0, vcpu: 0, account: file.reopen().unwrap(), samples: vec![], gone: false };
+        for account in [5, 5, 5, 5, 9, 9] {
+            fs::write(file.path(), format!("{account} 0 1\n")).unwrap();
+            thread.look();
+        }
+        let kept: Vec<_> = thread.samples.iter().map(|sample| sample.on_cpu_ns).collect();
+        assert_eq!(kept, [5, 5, 9, 9]);
+        fs::write(file.path(), "").unwrap();
+        thread.look();
+        assert!(thread.gone, "a thread that has ended has no account");
+    }
+}
