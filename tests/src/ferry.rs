@@ -127,6 +127,12 @@ impl Ferry {
         &self.events
     }
 
+    /// The same, without asking for those that may have come since.
+    #[must_use]
+    pub fn known_events(&self) -> &[Value] {
+        &self.events
+    }
+
     /// Waits until an event of this name has come, and returns the first.
     ///
     /// # Panics

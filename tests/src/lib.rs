@@ -16,15 +16,18 @@ pub mod lab;
 pub mod matrix;
 pub mod memory;
 pub mod migration;
+pub mod ownership;
 pub mod peer;
 pub mod postcopy;
 pub mod procfs;
 pub mod random;
 pub mod relay;
+pub mod replay;
 pub mod scene;
 pub mod simulator;
 pub mod soak;
 pub mod spec;
+pub mod stranger;
 pub mod wait;
 
 pub use ferry::Ferry;

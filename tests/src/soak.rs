@@ -10,9 +10,9 @@ use ferry_guest::workload::{Order, Rate};
 use ferry_migration::info::Status;
 use serde_json::json;
 
+use crate::random::Random;
 use crate::relay::{Fault, Link, Spot};
 use crate::wait::{LONG, wait_until};
-use crate::random::Random;
 use crate::{Ferry, GuestLog, Lab, Relay, Spec, disk, memory};
 
 /// Frames of a recovery that always pass.

@@ -7,8 +7,8 @@
 use std::process::ExitCode;
 
 use ferry_tests::matrix::results::Results;
-use ferry_tests::matrix::selection::{Selected, Selection};
 use ferry_tests::matrix::run;
+use ferry_tests::matrix::selection::{Selected, Selection};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Threads for each core: cells wait most of the time.
@@ -35,7 +35,9 @@ fn main() -> ExitCode {
 }
 
 fn judge(selected: &Selected, results: &Results) -> Result<(), Failed> {
-    let Some(mut cell) = run::run(&selected.cell, selected.seed, &results.files_of(&selected.name)) else { return Ok(()) };
+    let Some(mut cell) = run::run(&selected.cell, selected.seed, &results.files_of(&selected.name)) else {
+        return Ok(());
+    };
     cell.name.clone_from(&selected.name);
     results.keep(&cell)?;
     match &cell.why {

@@ -59,7 +59,12 @@ fn gather(directory: PathBuf, command: String, seconds: f64) -> std::io::Result<
 fn tell(matrix: &Matrix) -> ExitCode {
     let failed: Vec<_> = matrix.cells.iter().filter(|cell| cell.verdict == Verdict::Fail).collect();
     for cell in &failed {
-        println!("FAILED {}\n       {}\n       again: {}", cell.name, cell.why.as_deref().unwrap_or_default(), cell.rerun);
+        println!(
+            "FAILED {}\n       {}\n       again: {}",
+            cell.name,
+            cell.why.as_deref().unwrap_or_default(),
+            cell.rerun
+        );
     }
     println!("{} cells, {} failed, {:.0} s", matrix.cells.len(), failed.len(), matrix.seconds);
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

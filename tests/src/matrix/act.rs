@@ -7,7 +7,8 @@ use serde_json::json;
 use super::actor::Actor;
 use super::cell::{Side, What, When};
 use super::stage::Stage;
-use crate::disk::{Hold, Lock};
+use crate::disk::Lock;
+use crate::ownership::Held;
 use crate::relay::Spot;
 use crate::wait::{SOON, poll};
 use crate::{ownership, stranger};
@@ -21,7 +22,7 @@ pub struct Props {
     /// A third process that wants the disk's lock.
     disk: Option<Lock>,
     /// A third process that has the record's lock.
-    record: Option<Hold>,
+    record: Option<Held>,
     /// Strangers' connections.
     strangers: Vec<std::net::TcpStream>,
 }
@@ -48,7 +49,7 @@ impl Stage {
         let mut props = Props::default();
         match self.cell.what {
             What::DiskLocked => props.disk = Some(Lock::wait_for(&self.image)),
-            What::RecordLocked => props.record = Some(Hold::of(&self.record())),
+            What::RecordLocked => props.record = Some(Held::of(&self.record())),
             What::RecordTorn => ownership::tear_older_slot(&self.record()),
             _ => {}
         }
@@ -84,7 +85,11 @@ impl Stage {
             What::Reset if self.cell.when == When::HalfPackage => self.relay.reset_all(),
             What::Close if self.cell.when == When::HalfPackage => self.relay.cut_all(),
             What::BlackHole(None) if self.cell.when == When::HalfPackage => self.relay.stall_all(),
-            What::Stranger => props.strangers = stranger::any(&self.relay.target(), self.random.next()),
+            What::Stranger => {
+                let (name, comes) = self.random.one_of(stranger::STRANGERS);
+                self.notes.say(format!("the stranger {name}"));
+                props.strangers = comes(&self.relay.target());
+            }
             _ => self.act_as_operator()?,
         }
         if !matches!(what, What::BlackHole(_)) {

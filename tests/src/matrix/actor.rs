@@ -49,7 +49,17 @@ impl Actor {
     pub fn new(mut ferry: Ferry, role: Role) -> Self {
         ferry.forget_events();
         let before = Inventory::of(ferry.pid()).ok();
-        Actor { ferry, role, killed: None, frozen: vec![], exit: None, before, events: vec![], newest: None, quit: false }
+        Actor {
+            ferry,
+            role,
+            killed: None,
+            frozen: vec![],
+            exit: None,
+            before,
+            events: vec![],
+            newest: None,
+            quit: false,
+        }
     }
 
     /// Looks again at what it holds: the migration under test begins now.
@@ -93,10 +103,8 @@ impl Actor {
         use std::os::unix::process::ExitStatusExt;
         if self.exit.is_none() {
             let at = SystemTime::now();
-            self.exit = self
-                .ferry
-                .exit_status()
-                .map(|status| Exit { code: status.code(), signal: status.signal(), at });
+            self.exit =
+                self.ferry.exit_status().map(|status| Exit { code: status.code(), signal: status.signal(), at });
         }
         self.exit.is_some()
     }
@@ -170,7 +178,7 @@ impl Actor {
             label: self.ferry.label().to_owned(),
             role: self.role,
             pid: self.ferry.pid(),
-            killed: self.killed,
+            killed: self.killed.or_else(|| self.exit.filter(|_| self.was_killed()).map(|exit| exit.at)),
             frozen: self.frozen.clone(),
             exit: self.exit,
             stderr: self.ferry.stderr(),

@@ -162,7 +162,9 @@ impl Cell {
             What::RecordTorn | What::RecordLocked => Place::Record,
             What::Stranger => Place::Destination,
             What::Cancel | What::SecondMigration => Place::Source,
-            What::Stop | What::StopCont | What::SystemReset | What::GuestReboots | What::GuestShutsDown => Place::Source,
+            What::Stop | What::StopCont | What::SystemReset | What::GuestReboots | What::GuestShutsDown => {
+                Place::Source
+            }
             _ => Place::Link,
         }
     }

@@ -76,7 +76,9 @@ impl Stage {
             (View::Answers(Some(Status::Uncertain), _), _) => Stand::Uncertain,
             (_, View::Answers(Some(Completed), _)) => Stand::AtDestination,
             (View::Answers(Some(Failed | Cancelled) | None, _), _) => Stand::AtSource,
-            (View::Answers(Some(Completed | PostcopyPaused), _), View::Ended) if has_ended(destination, &self.destination) => {
+            (View::Answers(Some(Completed | PostcopyPaused), _), View::Ended)
+                if has_ended(destination, &self.destination) =>
+            {
                 Stand::Ended
             }
             (View::Ended, View::Ended | View::Answers(None, _)) if has_ended(source, &self.source) => Stand::Ended,
@@ -102,7 +104,9 @@ impl Stage {
             };
             (since.elapsed() >= patience).then_some(now)
         });
-        at_rest.ok_or_else(|| format!("the migration comes to no end: the source is {:?}, the destination {:?}", before[0], before[1]))
+        at_rest.ok_or_else(|| {
+            format!("the migration comes to no end: the source is {:?}, the destination {:?}", before[0], before[1])
+        })
     }
 
     /// The operator says who owns the guest in an uncertainty: the harness knows who is there and who has run.

@@ -40,7 +40,9 @@ impl Known {
 
 /// Whether a fate means that the frame did not arrive as it was.
 fn is_loss(fate: &str) -> bool {
-    ["cut", "reset", "stalled", "lost", "flipped", "replaced"].iter().any(|word| fate.starts_with(word) || fate.ends_with(word))
+    ["cut", "reset", "stalled", "lost", "flipped", "replaced"]
+        .iter()
+        .any(|word| fate.starts_with(word) || fate.ends_with(word))
 }
 
 /// How a cell may end.
@@ -51,7 +53,9 @@ pub fn endings(cell: &Cell, known: Known) -> Vec<Ending> {
     match cell.what {
         What::GuestShutsDown => vec![GuestEnded],
         What::Stop => vec![Stopped],
-        What::StopCont | What::SystemReset | What::SecondMigration | What::Stranger | What::Trickle => vec![DestinationRuns],
+        What::StopCont | What::SystemReset | What::SecondMigration | What::Stranger | What::Trickle => {
+            vec![DestinationRuns]
+        }
         What::GuestReboots => vec![SourceRuns, DestinationRuns],
         What::Cancel if known.permit_sent => vec![DestinationRuns],
         What::Cancel => vec![SourceRuns],

@@ -40,16 +40,19 @@ fn attempt(stage: &mut Stage, stand: Stand) -> Result<Actor, String> {
     }
     let next = stage.lab.start_destination(&stage.spec);
     let to = next.wait_listening();
-    let mut next = Actor::new(next, Role::Next);
+    let next = Actor::new(next, Role::Next);
     stage.sampler.watch(2, next.ferry.pid());
     stage.notes.say("the next migration begins");
     let holder = if stand == Stand::AtSource { &mut stage.source } else { &mut stage.destination };
     for (command, arguments) in [
         ("x-ferry-fault-set", json!({ "clear": true })),
-        ("migrate-set-parameters", json!({
-            "max-bandwidth": 0, "downtime-limit": 300, "x-ferry-setup-timeout-ms": 10_000,
-            "x-ferry-load-timeout-ms": 5000, "x-ferry-heartbeat-timeout-ms": 5000,
-        })),
+        (
+            "migrate-set-parameters",
+            json!({
+                "max-bandwidth": 0, "downtime-limit": 300, "x-ferry-setup-timeout-ms": 10_000,
+                "x-ferry-load-timeout-ms": 5000, "x-ferry-heartbeat-timeout-ms": 5000,
+            }),
+        ),
         // A guest that an operator has stopped, or that nobody could run, goes on.
         ("cont", json!({})),
         ("migrate", json!({ "uri": to })),

@@ -8,44 +8,33 @@ use ferry_migration::Handshake;
 use ferry_vmm::report::matrix::{self as report, Finding};
 use serde_json::json;
 
-use super::cell::{Cell, Mode, What};
+use super::cell::{Cell, Mode};
 use super::drive::Stand;
-use super::evidence::{CellFacts, Evidence, Role};
+use super::evidence::{CellFacts, Evidence};
 use super::expect::{self, Known};
 use super::moment::Phase;
 use super::next;
 use super::oracles::{ORACLES, Verdict};
 use super::stage::Stage;
+use super::timeline;
 use super::watch::{left, record};
-use super::{actor::View, timeline};
 use crate::wait::poll;
 use crate::{disk, replay};
 
-/// What a cell came to.
-#[derive(Debug)]
-pub struct Outcome {
-    /// For the report.
-    pub cell: report::Cell,
-    /// What was seen, unless the cell broke off.
-    pub evidence: Option<Box<Evidence>>,
-}
-
 /// Runs a cell. `keep`: where the files of a cell that fails are put. `None` where KVM is skipped.
 #[must_use]
-pub fn run(cell: &Cell, seed: u64, keep: &Path) -> Option<Outcome> {
+pub fn run(cell: &Cell, seed: u64, keep: &Path) -> Option<report::Cell> {
     let began = Instant::now();
     let mut stage = Stage::set(cell, seed)?;
     let played = catch_unwind(AssertUnwindSafe(|| play(&mut stage)));
-    let broke_off = match played {
+    let played_out = match played {
         Ok(Ok(played)) => Ok(played),
         Ok(Err(why)) => Err(why),
         Err(panic) => Err(text_of(&*panic)),
     };
-    let outcome = conclude(stage, broke_off, keep);
-    Some(Outcome {
-        cell: report::Cell { millis: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX), ..outcome.0 },
-        evidence: outcome.1,
-    })
+    let mut cell = conclude(stage, played_out, keep);
+    cell.millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Some(cell)
 }
 
 /// What is known when the migration has settled.
@@ -134,11 +123,7 @@ fn gather(stage: &mut Stage, stand: Stand) -> Evidence {
 }
 
 /// The next migration, what the third party saw, the verdicts, and the end of everything.
-fn conclude(
-    mut stage: Stage,
-    played: Result<Played, String>,
-    keep: &Path,
-) -> (report::Cell, Option<Box<Evidence>>) {
+fn conclude(mut stage: Stage, played: Result<Played, String>, keep: &Path) -> report::Cell {
     let (mut evidence, mut why) = match played {
         Ok(Played { mut evidence, stand }) => {
             next::migrate(&mut stage, stand, &mut evidence);
@@ -147,9 +132,12 @@ fn conclude(
         Err(why) => (None, Some(why)),
     };
     let frames = stage.relay.frames();
-    let mut actors = [&mut stage.source, &mut stage.destination];
-    let gone: Vec<PathBuf> =
-        actors.iter_mut().filter(|a| !a.was_killed() && a.end()).map(|a| a.ferry.qmp_path().to_owned()).collect();
+    let mut gone: Vec<PathBuf> = Vec::new();
+    for actor in [&mut stage.source, &mut stage.destination] {
+        if !actor.was_killed() && actor.end() {
+            gone.push(actor.ferry.qmp_path().to_owned());
+        }
+    }
     let Stage { cell, seed, spec, image, source, destination, relay, sampler, writes, notes, lab, .. } = stage;
     let rerun = format!("ci/matrix --cell {} --seed {seed}", cell.name());
     drop(relay);
@@ -182,8 +170,8 @@ fn conclude(
     }
     let finding = |name: &str| oracles.iter().find(|oracle| oracle.name == name);
     let ending = finding("ending").map_or_else(|| "the cell broke off".to_owned(), |oracle| oracle.says.clone());
-    let resume_ms = evidence.as_ref().and_then(super::oracles::resume_ms);
-    let report = report::Cell {
+    let resume_ms = None;
+    report::Cell {
         name: cell.name(),
         mode: timeline::mode(cell.mode),
         handshake: cell.handshake.as_str().to_owned(),
@@ -202,8 +190,7 @@ fn conclude(
         oracles,
         timeline: entries,
         logs,
-    };
-    (report, evidence.map(Box::new))
+    }
 }
 
 /// Everything that a failed cell has left, for whoever looks into it.
@@ -227,26 +214,4 @@ fn keep_files(lab: &crate::Lab, keep: &Path, evidence: Option<&Evidence>) {
 fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("the harness panicked").to_owned()
-}
-
-/// Whether a side answers.
-#[must_use]
-pub fn answers(view: View) -> bool {
-    matches!(view, View::Answers(..))
-}
-
-/// The process that has the guest.
-#[must_use]
-pub fn role_of(stand: Stand) -> Option<Role> {
-    match stand {
-        Stand::AtSource => Some(Role::Source),
-        Stand::AtDestination => Some(Role::Destination),
-        Stand::Uncertain | Stand::Lost | Stand::Ended => None,
-    }
-}
-
-/// Whether a cell is about a guest that the operator has stopped.
-#[must_use]
-pub fn is_stopped_cell(cell: &Cell) -> bool {
-    cell.what == What::Stop
 }

@@ -88,9 +88,7 @@ fn part(text: &str) -> Result<Part, SelectionError> {
     match text.split_once(':') {
         None if text.is_empty() || text == "smoke" => Ok(Part::Smoke),
         None if text == "full" => Ok(Part::Full),
-        Some(("random", count)) => {
-            count.parse().map(Part::Random).map_err(|_| SelectionError::Part(text.to_owned()))
-        }
+        Some(("random", count)) => count.parse().map(Part::Random).map_err(|_| SelectionError::Part(text.to_owned())),
         _ => Err(SelectionError::Part(text.to_owned())),
     }
 }

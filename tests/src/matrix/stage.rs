@@ -74,8 +74,8 @@ impl Stage {
         guest.wait_reports(1);
         let destination = lab.start_destination(&spec_of_destination(cell, &spec, &mut random));
         let relay = Relay::new(&destination.wait_listening(), None);
-        let record = image.with_extension("img.owner");
-        let writes = disk::Watch::start(&image, (cell.handshake == Handshake::Owned).then_some(&*record));
+        let record = (cell.handshake == Handshake::Owned).then(|| image.with_extension("img.owner"));
+        let writes = disk::Watch::start(&image, record);
         let sampler = Sampler::start();
         let source = Actor::new(source, Role::Source);
         let destination = Actor::new(destination, Role::Destination);
@@ -154,8 +154,10 @@ impl Stage {
         }
         let early = matches!(status, Status::Setup | Status::Active) && self.cell.mode != Mode::Precopy;
         if in_a_hurry && !early {
-            self.at_full_speed =
-                self.source.ask("migrate-set-parameters", json!({ "max-bandwidth": 0, "downtime-limit": 300 })).is_some();
+            self.at_full_speed = self
+                .source
+                .ask("migrate-set-parameters", json!({ "max-bandwidth": 0, "downtime-limit": 300 }))
+                .is_some();
         }
     }
 
@@ -188,7 +190,12 @@ impl Stage {
     }
 
     /// Looks until `found`, tending the migration; `None` after a while.
-    pub fn look<T>(&mut self, within: Duration, in_a_hurry: bool, mut found: impl FnMut(&mut Self) -> Option<T>) -> Option<T> {
+    pub fn look<T>(
+        &mut self,
+        within: Duration,
+        in_a_hurry: bool,
+        mut found: impl FnMut(&mut Self) -> Option<T>,
+    ) -> Option<T> {
         poll(within, || {
             self.tend(in_a_hurry);
             found(self)

@@ -86,6 +86,12 @@ impl Relay {
         let _at = self.fired_at();
     }
 
+    /// When the plan was carried out, if it has been.
+    #[must_use]
+    pub fn fired(&self) -> Option<SystemTime> {
+        self.shared.lock().fired
+    }
+
     /// Waits until the plan has been carried out, and says when that was: before the frame passes, unless the fault comes
     /// behind it or in it.
     ///

@@ -23,8 +23,12 @@ const TO_MESSAGE: [What; 12] = [
 ];
 
 /// What happens to a process.
-const TO_PROCESS: [What; 4] =
-    [What::Kill(Side::Source), What::Kill(Side::Destination), What::Freeze(Side::Source), What::Freeze(Side::Destination)];
+const TO_PROCESS: [What; 4] = [
+    What::Kill(Side::Source),
+    What::Kill(Side::Destination),
+    What::Freeze(Side::Source),
+    What::Freeze(Side::Destination),
+];
 
 /// What people do.
 const BY_PEOPLE: [What; 8] = [
@@ -52,8 +56,14 @@ const TO_FRAME: [What; 9] = [
 ];
 
 /// For messages that only come when something has gone wrong already.
-const ON_TOP: [What; 6] =
-    [What::Reset, What::BlackHole(None), What::Duplicate, What::Lose, What::Kill(Side::Source), What::Kill(Side::Destination)];
+const ON_TOP: [What; 6] = [
+    What::Reset,
+    What::BlackHole(None),
+    What::Duplicate,
+    What::Lose,
+    What::Kill(Side::Source),
+    What::Kill(Side::Destination),
+];
 
 pub(super) fn moments() -> Vec<Moment> {
     let mut out = Vec::new();
@@ -87,8 +97,8 @@ fn modes(name: &str) -> &'static [Mode] {
     match name {
         "Recover" | "RecoverAck" | "RecoverRefused" => &[Mode::Recovered],
         "Drained" | "DrainedAck" => &[Mode::Postcopy, Mode::Recovered],
-        "Hello" | "HelloAck" | "Refused" | "Heartbeat" | "Rehearse" | "Rehearsed" | "RehearsalFailed" | "MarkerReached"
-        | "Package" | "Ready" | "LoadFailed" | "Permit" | "Started" | "NotStarted" | "Cancel" => {
+        "Hello" | "HelloAck" | "Refused" | "Heartbeat" | "Rehearse" | "Rehearsed" | "RehearsalFailed"
+        | "MarkerReached" | "Package" | "Ready" | "LoadFailed" | "Permit" | "Started" | "NotStarted" | "Cancel" => {
             &[Mode::Precopy, Mode::Postcopy]
         }
         _ => &[Mode::Precopy, Mode::Postcopy, Mode::Recovered],

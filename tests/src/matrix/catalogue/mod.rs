@@ -4,13 +4,13 @@
 //! [`rules`] what fails inside a process by itself.
 
 mod frames;
-pub use frames::is_last_resort;
 mod rules;
 mod steps;
 
 use ferry_migration::Handshake;
 
 use super::cell::{Cell, Mode, What, When};
+pub use frames::is_last_resort;
 
 /// Handshakes that people use.
 const HANDSHAKES: [Handshake; 2] = [Handshake::Setup, Handshake::Owned];

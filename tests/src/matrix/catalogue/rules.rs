@@ -30,7 +30,9 @@ fn devices() -> Vec<What> {
     let mut out = Vec::new();
     for of in DEVICES {
         for (side, at) in [(Side::Source, "save"), (Side::Destination, "load"), (Side::Destination, "post_load")] {
-            for (action, outcome) in [("fail", Outcome::Fails), ("hang", Outcome::Fails), ("delay:300", Outcome::Completes)] {
+            for (action, outcome) in
+                [("fail", Outcome::Fails), ("hang", Outcome::Fails), ("delay:300", Outcome::Completes)]
+            {
                 // The fault device's own rules name no part.
                 let of = (of != "fault/0").then_some(of);
                 out.push(What::Rule(side, Rule { at, action, of, place: side.into(), outcome }));

@@ -37,10 +37,9 @@ fn modes(side: Side, name: &str) -> &'static [Mode] {
             Side::Source,
             "WriteNonce" | "SendRound" | "Snapshot" | "StopGuest" | "Save" | "SendLastPages" | "HandOver",
         )
-        | (
-            Side::Destination,
-            "CheckGreeting" | "ReceivePages" | "Rehearse" | "Load" | "Claim" | "Settle" | "Start",
-        ) => ROUNDS,
+        | (Side::Destination, "CheckGreeting" | "ReceivePages" | "Rehearse" | "Load" | "Claim" | "Settle" | "Start") => {
+            ROUNDS
+        }
         _ => &[Mode::Precopy, Mode::Postcopy, Mode::Recovered],
     }
 }
