@@ -106,7 +106,12 @@ impl Stage {
                 self.to_who_has_the_guest("stop")?;
                 self.to_who_has_the_guest("cont")?;
             }
-            What::SystemReset => self.to_who_has_the_guest("system_reset")?,
+            What::SystemReset => {
+                // A guest between the two sides cannot be reset: that is said.
+                if let Err(refused) = self.to_who_has_the_guest("system_reset") {
+                    self.notes.say(refused);
+                }
+            }
             What::Quit(side) => self.actor(side).tell_to_quit(),
             What::SecondMigration => {
                 let elsewhere = json!({ "uri": "tcp:127.0.0.1:9" });
@@ -116,7 +121,7 @@ impl Stage {
             }
             What::GuestReboots | What::GuestShutsDown => {
                 let serial = self.source.ferry.serial().to_owned();
-                let word = if self.cell.what == What::GuestReboots { "ferry boot" } else { "ferry end" };
+                let word = if self.cell.what == What::GuestReboots { "ferry boot" } else { "ferry shutdown" };
                 let wanted = if self.cell.what == What::GuestReboots { 2 } else { 1 };
                 let said = || {
                     let text = std::fs::read_to_string(&serial).unwrap_or_default();

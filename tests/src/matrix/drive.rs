@@ -124,10 +124,10 @@ impl Stage {
         };
         self.notes.say(format!("the operator says that the guest is the {owner}'s"));
         let word = json!({ "owner": owner, "peer-fenced": true });
-        match self.source.ask("x-ferry-resolve", word) {
-            Some(_) => Ok(stand),
-            None => Err(format!("the operator's word for the {owner} was refused")),
-        }
+        self.source.ask("x-ferry-resolve", word).ok_or(format!("the operator's word for the {owner} was refused"))?;
+        let ended = poll(WITHIN, || is_final(self.source.view()).then_some(()));
+        ended.ok_or(format!("the operator's word for the {owner} does not end the migration"))?;
+        Ok(stand)
     }
 
     /// Whether the guest has said something on a side.

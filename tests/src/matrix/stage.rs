@@ -2,7 +2,7 @@
 //! third party that watches.
 
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use ferry_guest::workload::{Exit, Order, Rate};
 use ferry_migration::Handshake;
@@ -15,7 +15,7 @@ use super::evidence::Role;
 use super::note::Notes;
 use super::watch::{Sampler, disk};
 use crate::random::Random;
-use crate::relay::Relay;
+use crate::relay::{Relay, Spot};
 use crate::wait::{LONG, poll, wait_until};
 use crate::{GuestLog, Lab, Spec};
 
@@ -134,7 +134,6 @@ impl Stage {
 
     /// Whether the moment lies behind the first round of a precopy.
     fn wants_rounds(&self) -> bool {
-        use crate::relay::Spot;
         match self.cell.when {
             When::Frame(Spot::Message("Heartbeat" | "Cancel")) => true,
             When::Frame(Spot::Pages(number)) => number > 0,
@@ -144,7 +143,8 @@ impl Stage {
 
     /// Does what an operator does while a migration goes on: asks for postcopy, and lets it end.
     pub fn tend(&mut self, in_a_hurry: bool) {
-        let wants_postcopy = self.cell.mode != Mode::Precopy && !self.asked_for_postcopy;
+        let waits = self.cell.when == When::Frame(Spot::Pages(0)) && self.notes.broken.is_none();
+        let wants_postcopy = self.cell.mode != Mode::Precopy && !self.asked_for_postcopy && !waits;
         if !wants_postcopy && (self.at_full_speed || !in_a_hurry) {
             return;
         }
@@ -225,7 +225,7 @@ fn spec(cell: &Cell, random: &mut Random) -> Spec {
 fn spec_of_destination(cell: &Cell, spec: &Spec, random: &mut Random) -> Spec {
     let backing = random.one_of(&["memfd", "anon"]);
     let size = match cell.when {
-        When::Frame(crate::relay::Spot::Message("Refused")) => "48M",
+        When::Frame(Spot::Message("Refused")) => "48M",
         _ => "32M",
     };
     spec.clone().memory(&format!("{size},backing={backing}"))
@@ -233,9 +233,3 @@ fn spec_of_destination(cell: &Cell, spec: &Spec, random: &mut Random) -> Spec {
 
 /// Longest that a moment is waited for.
 pub const MOMENT: Duration = Duration::from_secs(30);
-
-/// When something was, for the harness.
-#[must_use]
-pub fn now() -> SystemTime {
-    SystemTime::now()
-}

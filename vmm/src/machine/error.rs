@@ -67,6 +67,12 @@ pub enum MachineError {
     /// The guest belongs to another process.
     #[error("the guest was handed over to another process and cannot run here; quit this one")]
     HandedOver,
+    /// The guest is on its way out, and so is what its operator wanted.
+    #[error(
+        "the guest is being handed over: its state is on the way already; tell the destination, or this side again if the \
+         migration fails"
+    )]
+    Leaving,
     /// The guest has not arrived.
     #[error("the guest has not arrived yet; wait for the incoming migration")]
     AwaitsGuest,

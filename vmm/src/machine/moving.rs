@@ -85,7 +85,7 @@ impl Machine {
             }
             // A guest that arrived has run, if not here.
             status.ever_ran |= before == Some(Hold::Incoming);
-            status.hold = None;
+            (status.hold, status.packed) = (None, false);
         }
         if let Err(error) = self.parts.run_if_wanted() {
             control.status().hold = before;
@@ -101,7 +101,7 @@ impl Machine {
     pub fn leave_stopped(&self) {
         let mut status = self.parts.control.status();
         if status.hold == Some(Hold::Switchover) {
-            (status.hold, status.wants) = (None, false);
+            (status.hold, status.packed, status.wants) = (None, false, false);
         }
     }
 

@@ -1,6 +1,7 @@
 //! What the operator asks of a machine: go on, stop, reset, quit.
 //!
-//! QMP and the console call this. A wish that a hold forbids for now is remembered and fulfilled when the hold ends.
+//! QMP and the console call this. A wish that a hold forbids for now is remembered and fulfilled when the hold ends, here or, if the
+//! guest's state was saved after it, at the destination. Behind that a wish would be lost, and is refused.
 
 use super::error::{ExitReason, GuestFailure, MachineError};
 use super::status::{Hold, ResetCause};
@@ -10,7 +11,7 @@ impl Machine {
     /// The operator's `cont`. Remembered while a hold is in place.
     ///
     /// # Errors
-    /// When the guest was handed over or has ended, or a device cannot begin to run.
+    /// When the guest is or was handed over or has ended, or a device cannot begin to run.
     pub fn cont(&self) -> Result<(), MachineError> {
         self.say(true)?;
         let _turn = match self.held() {
@@ -36,7 +37,7 @@ impl Machine {
     /// The operator's `stop`. Remembered while a hold is in place.
     ///
     /// # Errors
-    /// When the guest was handed over or has ended, or a vCPU does not stop; then it runs on.
+    /// When the guest is or was handed over or has ended, or a vCPU does not stop; then it runs on.
     pub fn stop(&self) -> Result<(), MachineError> {
         self.say(false)?;
         if self.held() {
@@ -64,6 +65,7 @@ impl Machine {
         match (&status.ended, status.hold) {
             (Some(reason), _) => Err(MachineError::Ended(reason.to_string())),
             (None, Some(Hold::HandedOver)) => Err(MachineError::HandedOver),
+            (None, Some(Hold::Switchover)) if status.packed => Err(MachineError::Leaving),
             (None, _) => {
                 (status.wants, status.said) = (run, true);
                 Ok(())
@@ -82,9 +84,13 @@ impl Machine {
     /// When the guest is not here or has ended, or a part cannot be reset.
     pub fn reset(&self) -> Result<(), MachineError> {
         let control = &self.parts.control;
-        let hold = control.status().hold;
+        let (hold, packed) = {
+            let status = control.status();
+            (status.hold, status.packed)
+        };
         self.check_not_ended()?;
         match hold {
+            Some(Hold::Switchover) if packed => return Err(MachineError::Leaving),
             Some(Hold::HandedOver) => return Err(MachineError::HandedOver),
             Some(Hold::Incoming) => return Err(MachineError::AwaitsGuest),
             Some(Hold::Switchover) | None => control.request_reset(ResetCause::Operator),

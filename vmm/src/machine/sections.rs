@@ -11,7 +11,7 @@ use ferry_migration::Section;
 use serde::{Deserialize, Serialize};
 
 use super::error::DeviceFailure;
-use super::status::ResetCause;
+use super::status::{Hold, ResetCause};
 use super::{Parts, faults};
 use crate::kvm::chips::{IRQCHIP, PIT};
 use crate::kvm::clock::KVMCLOCK;
@@ -54,7 +54,8 @@ pub(super) fn save(parts: &Parts) -> Result<Vec<Section>, DeviceFailure> {
         sections.push(section(device.id(), device.state_version(), payload));
     }
     let own = {
-        let status = parts.control.status();
+        let mut status = parts.control.status();
+        status.packed = status.hold == Some(Hold::Switchover);
         SavedMachine { wants: status.wants, reset_pending: status.reset.is_some() }
     };
     let payload = postcard::to_stdvec(&own).map_err(|error| DeviceFailure::new(MACHINE, error))?;

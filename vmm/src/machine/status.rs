@@ -55,6 +55,8 @@ pub(super) struct Status {
     pub(super) ever_ran: bool,
     pub(super) ended: Option<ExitReason>,
     pub(super) reset: Option<ResetCause>,
+    /// The switchover's state has been saved: what an operator wants later would not go with the guest.
+    pub(super) packed: bool,
     /// Guest memory is still on its way: a vCPU may wait in KVM for a page, where no signal reaches it.
     pub(super) memory_arrives: bool,
     /// The machine is being taken apart.

@@ -71,7 +71,9 @@ pub(super) fn moments() -> Vec<Moment> {
         for spot in frames(mode) {
             out.push(Moment { mode, when: When::Frame(spot), whats: TO_FRAME.to_vec() });
         }
-        let names = ToDestination::NAMES.iter().chain(ToSource::NAMES);
+        // Both sides send some messages.
+        let of_one_side = ToSource::NAMES.iter().filter(|name| !ToDestination::NAMES.contains(name));
+        let names = ToDestination::NAMES.iter().chain(of_one_side);
         for name in names.filter(|name| modes(name).contains(&mode)) {
             let when = When::Frame(Spot::Message(name));
             let whats = match is_last_resort(name) {

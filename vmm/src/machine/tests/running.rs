@@ -82,6 +82,14 @@ fn a_hold_remembers_what_the_operator_wants() {
     machine.stop().unwrap();
     machine.release_hold().unwrap();
     assert_eq!(machine.run_state(), RunState::Paused);
+    machine.hold(Hold::Switchover).unwrap();
+    machine.save().unwrap();
+    for late in [machine.cont(), machine.stop(), machine.reset()] {
+        assert!(matches!(late, Err(MachineError::Leaving)), "a wish that would not travel is refused: {late:?}");
+    }
+    machine.release_hold().unwrap();
+    machine.cont().unwrap();
+    machine.stop().unwrap();
     machine.hold(Hold::HandedOver).unwrap();
     assert_eq!((machine.run_state(), machine.is_handed_over()), (RunState::PostMigrate, true));
     assert!(matches!(machine.release_hold(), Err(MachineError::HandedOver)));
