@@ -23,6 +23,7 @@ pub mod scene;
 pub mod simulator;
 pub mod soak;
 pub mod spec;
+pub mod stranger;
 pub mod wait;
 
 pub use ferry::Ferry;
