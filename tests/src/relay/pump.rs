@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::direction::Direction;
 use super::log::Place;
-use super::state::{Connection, Shared};
+use super::state::Shared;
 use super::unit::{Link, Reader, Side};
 
 /// Longest that the end of a connection waits for what was sent before it and is not held back.
@@ -22,17 +22,21 @@ const POLL: Duration = Duration::from_millis(1);
 pub fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
     let mut pumps: Vec<JoinHandle<()>> = Vec::new();
     while let Ok((near, _)) = listener.accept() {
-        if shared.lock().ending {
+        let (ending, refusing) = {
+            let state = shared.lock();
+            (state.ending, state.refusing)
+        };
+        if ending {
             break;
         }
-        if shared.lock().refusing {
+        if refusing {
             continue;
         }
         let Ok(far) = TcpStream::connect_timeout(&shared.target, CONNECT) else { continue };
         // Small messages must not wait for one another: the relay is not the subject of the test.
         let _ = near.set_nodelay(true).and_then(|()| far.set_nodelay(true));
         pumps.retain(|pump| !pump.is_finished());
-        pumps.extend(open(shared, Arc::new(near), Arc::new(far)));
+        pumps.extend(open(shared, [Arc::new(near), Arc::new(far)]).into_iter().flatten());
     }
     for pump in pumps {
         // A pump that panicked has said so.
@@ -40,20 +44,14 @@ pub fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
-/// Takes a connection in and starts its pumps.
-fn open(shared: &Arc<Shared>, near: Arc<TcpStream>, far: Arc<TcpStream>) -> [JoinHandle<()>; 2] {
+/// Takes a connection in and starts its pumps, unless the relay is ending.
+fn open(shared: &Arc<Shared>, ends: [Arc<TcpStream>; 2]) -> Option<[JoinHandle<()>; 2]> {
     let link = Arc::default();
-    let number = {
-        let mut state = shared.lock();
-        let number = state.accepted;
-        state.accepted += 1;
-        let ends = [near.clone(), far.clone()];
-        state.open(Connection { number, link: Arc::clone(&link), ends, directions: 2 });
-        number
-    };
+    let number = shared.lock().open(Arc::clone(&link), ends.clone())?;
+    let [near, far] = ends;
     let in_hand = [Arc::<AtomicUsize>::default(), Arc::default()];
     let other_way = [in_hand[1].clone(), in_hand[0].clone()];
-    [(&near, &far, Side::Source), (&far, &near, Side::Destination)].map(|(from, to, side)| {
+    Some([(&near, &far, Side::Source), (&far, &near, Side::Destination)].map(|(from, to, side)| {
         let reader = Reader::new(from.clone(), side, Arc::clone(&link));
         let direction = Direction::new(shared.clone(), to.clone(), in_hand[side as usize].clone());
         let (shared, theirs) = (shared.clone(), other_way[side as usize].clone());
@@ -61,7 +59,7 @@ fn open(shared: &Arc<Shared>, near: Arc<TcpStream>, far: Arc<TcpStream>) -> [Joi
             pump(reader, direction, &shared, (number, &theirs));
             shared.lock().leave(number);
         })
-    })
+    }))
 }
 
 /// `theirs` counts what the other side has sent on this connection and is still on its way.

@@ -64,9 +64,9 @@ pub struct Connection {
     pub number: u64,
     pub link: Arc<OnceLock<Link>>,
     /// The source's end and the destination's.
-    pub ends: [Arc<TcpStream>; 2],
+    ends: [Arc<TcpStream>; 2],
     /// Directions that have not ended.
-    pub directions: u8,
+    directions: u8,
 }
 
 impl Connection {
@@ -135,12 +135,14 @@ impl Shared {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.held.retain(|other| *other != held);
-        if !state.carries(place.connection) {
-            return Err(gone());
-        }
-        let word = state.word;
-        state.log.add_fate(entry, if word == Word::Release { "released" } else { "dropped" });
-        Ok(word)
+        let word = state.carries(place.connection).then_some(state.word);
+        let fate = match word {
+            Some(Word::Release) => "released",
+            Some(Word::Drop) => "dropped",
+            None => "cut",
+        };
+        state.log.add_fate(entry, fate);
+        word.ok_or_else(gone)
     }
 
     /// Waits until a moment; an error when the connection ends before.
@@ -202,7 +204,7 @@ impl State {
     }
 
     fn carries(&self, connection: u64) -> bool {
-        !self.ending && self.connections.iter().any(|other| other.number == connection)
+        self.connections.iter().any(|other| other.number == connection)
     }
 
     /// Whether a direction waits for a word of the test's.
@@ -212,11 +214,17 @@ impl State {
         waits && self.carries(connection)
     }
 
-    /// Takes a connection in.
-    pub fn open(&mut self, connection: Connection) {
-        let place = Place { connection: connection.number, side: Side::Source, link: Link::Foreign };
+    /// Takes a connection in and returns its number, unless the relay is ending.
+    pub fn open(&mut self, link: Arc<OnceLock<Link>>, ends: [Arc<TcpStream>; 2]) -> Option<u64> {
+        if self.ending {
+            return None;
+        }
+        let number = self.accepted;
+        self.accepted += 1;
+        let place = Place { connection: number, side: Side::Source, link: Link::Foreign };
         self.log.event("opened", 0, place, None);
-        self.connections.push(connection);
+        self.connections.push(Connection { number, link, ends, directions: 2 });
+        Some(number)
     }
 
     /// A side has ended its direction of a connection; nothing when the relay has done so.

@@ -1,6 +1,7 @@
 //! Frames that are held until the test says what becomes of them.
 
 use super::*;
+use crate::wait::wait_until;
 
 /// The control link's bytes have been sent, and its permit suffers this.
 fn held(fault: Fault) -> (TcpStream, TcpStream, Relay) {
@@ -124,6 +125,7 @@ fn a_cut_ends_what_is_held() {
     let mut arrived = vec![];
     far.read_to_end(&mut arrived).unwrap();
     assert_eq!(arrived, control_link()[..permit()]);
-    // Too late, and harmless.
-    relay.release();
+    wait_until("the frame to be given up", SOON, || {
+        (fate_of_the_permit(&relay).as_deref() == Some("held, then cut")).then_some(())
+    });
 }

@@ -36,25 +36,35 @@ fn delays_do_not_add_up_and_the_other_direction_has_none() {
 #[test]
 fn what_trickles_comes_byte_by_byte() {
     let (mut near, mut far, relay) = through(Some(Plan { at: Spot::Pages(0), fault: Fault::Trickle }));
-    near.write_all(&bulk_link()).unwrap();
+    let mut bytes = Preamble { migration_id: 7, connection: 0, link: Link::Bulk(0) }.encode().to_vec();
+    let chunk = Chunk { index: 0, data: [0xff, 0, 0, 0, 0, 0, 0, 0], zero: [0; 8] };
+    bytes.extend(bulk::encode(&Frame::Chunk(chunk), 7, 0));
+    bytes.extend([9; 8 * 4096]);
+    near.write_all(&bytes).unwrap();
     far.read_exact(&mut [0; 40]).unwrap();
-    // The receiver is as fast as the relay, so it sees many small pieces.
+    // How many pieces a receiver sees is up to the scheduler; a frame that comes as one is a few.
     let (mut arrived, mut pieces, mut buffer) = (40, 0, [0; 65536]);
-    while arrived < bulk_link().len() {
+    while arrived < bytes.len() {
         arrived += far.read(&mut buffer).unwrap();
         pieces += 1;
     }
-    assert!(pieces > 100, "{pieces}");
+    assert!(pieces > 10, "{pieces}");
     relay.wait_fired();
 }
 
 #[test]
 fn a_trickle_ends() {
     let (mut near, mut far, _relay) = through(Some(Plan { at: Spot::Foreign, fault: Fault::Trickle }));
-    let bytes: Vec<u8> = (0..4 * TRICKLED).map(|at| at as u8).collect();
+    // One by one, these would take more than twenty seconds.
+    let bytes: Vec<u8> = (0..256 * TRICKLED).map(|at| at as u8).collect();
     let sent = Instant::now();
-    assert_eq!(received(&mut near, &mut far, &bytes), bytes);
-    assert!(sent.elapsed() < Duration::from_secs(5), "{:?}", sent.elapsed());
+    let expected = bytes.clone();
+    let sending = std::thread::spawn(move || near.write_all(&bytes).unwrap());
+    let mut arrived = vec![0; expected.len()];
+    far.read_exact(&mut arrived).unwrap();
+    assert!(arrived == expected, "nothing is lost");
+    assert!(sent.elapsed() < Duration::from_secs(10), "{:?}", sent.elapsed());
+    sending.join().unwrap();
 }
 
 #[test]
