@@ -139,8 +139,7 @@ fn names(moment: Moment, direction: Option<Direction>) -> Vec<&'static str> {
 }
 
 fn is_of_disk(place: Place) -> bool {
-    use Place::{DiskFlush, DiskLock, DiskOpen, DiskRead, DiskWrite};
-    matches!(place, DiskOpen | DiskLock | DiskRead | DiskWrite | DiskFlush)
+    place.as_str().starts_with("disk:")
 }
 
 fn check(parts: &Parts, rule: &FaultSpec) -> Result<(), FaultRuleError> {
