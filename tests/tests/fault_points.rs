@@ -5,7 +5,7 @@
 use ferry_migration::info::Status;
 use ferry_tests::migration::move_guest;
 use ferry_tests::scene::gave_up;
-use ferry_tests::wait::{wait_for, wait_until};
+use ferry_tests::wait::wait_for;
 use ferry_tests::{Ferry, SOON, Scene, disk, procfs};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -89,20 +89,14 @@ fn a_source_that_freezes_with_the_permit_sent_goes_on_as_one_that_has_no_guest()
 #[test]
 fn a_driver_that_hangs_does_not_keep_a_client_waiting() {
     let Some(mut scene) = Scene::new() else { return };
-    let mut destination = scene.destination();
-    scene.source.set_fault(json!({ "at": "step:StopGuest", "do": "hang" }));
-    scene.source.begin_migration(&destination.wait_listening());
-    // What the driver was about to do when it was caught.
-    wait_until("the driver to hang", SOON, || {
-        let refused = scene.source.try_qmp("migrate_cancel", json!({})).err()?;
-        assert!(refused.to_string().contains("held up"), "{refused}");
-        Some(())
-    });
+    scene.source.set_fault(json!({ "at": "step:Connect", "do": "hang" }));
+    scene.source.begin_migration("tcp:127.0.0.1:1");
+    let refused = scene.source.refused("migrate_cancel", json!({}));
+    assert!(refused.contains("held up"), "{refused}");
     assert_eq!(scene.source.run_state(), "running");
     scene.source.qmp("x-ferry-fault-set", json!({ "clear": true }));
     // It was asked, and does it as soon as it can.
     assert_eq!(scene.source.wait_migration_end().status, Some(Status::Cancelled));
-    let _ = gave_up(&mut destination);
     scene.ends_well();
 }
 
@@ -129,12 +123,16 @@ fn a_record_that_is_slow_or_fails_to_become_durable_leaves_the_guest_in_one_plac
         // The claim of the destination: whether it counts it cannot know before it has asked again.
         let mut destination = scene.destination_with(&format!("fault,at=record:sync,do={fault},times=1,in=incoming"));
         scene.source.begin_migration(&destination.wait_listening());
-        scene.source.wait_migration(Status::Uncertain);
         let info = scene.source.wait_migration_end();
         assert_eq!(info.status, Some(Status::Completed), "{fault}: {info:?}");
         assert_eq!(destination.wait_migration_end().status, Some(Status::Completed));
         scene.source.quit();
+        let unsure = destination.stderr().contains("the ownership record was not reached");
         lives_on_at(&mut scene, destination);
+        match fault {
+            "errno:EIO" => assert!(unsure, "the claim failed once"),
+            _ => assert!(scene.guest.worst_gap_us() >= 2_500_000, "the claim took its time"),
+        }
     }
     scene.ends_well();
 }
@@ -222,6 +220,23 @@ fn a_host_that_is_short_of_something_is_named_and_the_guest_does_not_stop() {
     let reason = scene.fails("tcp:127.0.0.1:1");
     assert!(reason.contains("cannot connect to tcp:127.0.0.1:1: Too many open files"), "{reason}");
     scene.ends_well();
+}
+
+#[test]
+fn a_listener_whose_driver_gets_no_thread_gives_its_address_back() {
+    let Some(mut scene) = Scene::new() else { return };
+    let mut destination = scene.lab.start(&scene.spec.clone().incoming("defer"));
+    let listen = json!({ "uri": format!("unix:{}", scene.lab.path("m.sock").display()) });
+    destination.set_fault(json!({ "at": "host:thread", "do": "errno:EAGAIN", "of": "ferry-dest/0", "times": 1 }));
+    let before = procfs::Holdings::of(destination.pid());
+    let refused = destination.refused("migrate-incoming", listen.clone());
+    assert!(refused.contains("cannot listen at") && refused.contains("Resource temporarily unavailable"), "{refused}");
+    wait_for("everything of the attempt to be released", SOON, || {
+        let now = procfs::Holdings::of(destination.pid());
+        (now.threads, now.fds) == (before.threads, before.fds)
+    });
+    destination.qmp("migrate-incoming", listen);
+    move_guest(&mut scene.source, &mut destination, &mut scene.guest);
 }
 
 #[test]
