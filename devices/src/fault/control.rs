@@ -159,7 +159,20 @@ impl FaultControl {
     /// # Errors
     /// It is to fail, as the host would fail it, and must not be done.
     pub fn before(&self, place: Place) -> io::Result<()> {
-        match self.meet(None, |rule| rule.at == FaultPoint::Place(place), |_| ()) {
+        self.ask_host(|rule| rule.at == FaultPoint::Place(place))
+    }
+
+    /// As [`FaultControl::before`], about the worker thread of this name.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn before_thread(&self, name: &str) -> io::Result<()> {
+        let is_it = |of: &str| of.strip_suffix("/0") == Some(name);
+        self.ask_host(|rule| rule.at == FaultPoint::Place(Place::HostThread) && rule.of.as_deref().is_none_or(is_it))
+    }
+
+    fn ask_host(&self, is_here: impl Fn(&FaultSpec) -> bool) -> io::Result<()> {
+        match self.meet(None, is_here, |_| ()) {
             Ok(()) | Err(Injected::Interrupted) => Ok(()),
             Err(Injected::Failed) => Err(io::Error::from_raw_os_error(libc::EIO)),
             Err(Injected::Errno(errno)) => Err(io::Error::from_raw_os_error(errno.number())),

@@ -104,7 +104,9 @@ places! {
     DiskRead = "disk:read",
     /// Data is about to be written to the disk image.
     DiskWrite = "disk:write",
-    /// The disk image is about to be made durable: because the guest asks, or because it has stopped.
+    /// The disk image is about to be made durable because the guest asks for it.
+    DiskSync = "disk:sync",
+    /// The disk image is about to be made durable because the guest was stopped, as in a switchover.
     DiskFlush = "disk:flush",
     /// A link to the destination is about to be opened.
     HostConnect = "host:connect",

@@ -132,6 +132,15 @@ fn a_place_fails_as_the_host_would() {
 }
 
 #[test]
+fn a_thread_may_be_named() {
+    let (_, control) = device(&["at=host:thread,do=errno:EAGAIN,of=ferry-dest/0"]);
+    control.before_thread("ferry-dst-load").unwrap();
+    assert_eq!(control.before_thread("ferry-dest").unwrap_err().raw_os_error(), Some(libc::EAGAIN));
+    control.set("at=host:thread,do=fail".parse().unwrap()).unwrap();
+    control.before_thread("ferry-dst-load").unwrap_err();
+}
+
+#[test]
 fn a_place_that_hangs_goes_on_when_interrupted() {
     let (_, control) = device(&["at=record:sync,do=hang"]);
     let own = Arc::clone(&control);

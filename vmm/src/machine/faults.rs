@@ -14,6 +14,7 @@ use super::parts::Parts;
 use super::{Machine, sections};
 use crate::kvm::StateCall;
 use crate::memory::userfault::HEAR;
+use crate::runtime::WORKERS;
 
 /// A rule that this machine does not take.
 #[derive(Debug, thiserror::Error)]
@@ -139,8 +140,7 @@ fn names(moment: Moment, direction: Option<Direction>) -> Vec<&'static str> {
 }
 
 fn is_of_disk(place: Place) -> bool {
-    use Place::{DiskFlush, DiskLock, DiskOpen, DiskRead, DiskWrite};
-    matches!(place, DiskOpen | DiskLock | DiskRead | DiskWrite | DiskFlush)
+    place.as_str().starts_with("disk:")
 }
 
 fn check(parts: &Parts, rule: &FaultSpec) -> Result<(), FaultRuleError> {
@@ -154,6 +154,9 @@ fn check(parts: &Parts, rule: &FaultSpec) -> Result<(), FaultRuleError> {
     let Some(of) = &rule.of else { return Ok(()) };
     let known = match call {
         None if is_disk => disks(),
+        None if rule.at == FaultPoint::Place(Place::HostThread) => {
+            WORKERS.iter().map(|name| format!("{name}/0")).collect()
+        }
         None if matches!(rule.at, FaultPoint::Place(_) | FaultPoint::Moment(..)) => {
             return Err(FaultRuleError::NoPart { at: rule.at.to_string() });
         }

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ferry_devices::fault::{FaultControl, Place};
+use ferry_devices::fault::FaultControl;
 use ferry_migration::destination::Outcome;
 use ferry_migration::parameters::ParameterError;
 use ferry_migration::source::Owner;
@@ -86,6 +86,24 @@ pub enum MigrationError {
     Incoming(String),
 }
 
+/// The threads of a migration, which rules of the fault device can name.
+pub const WORKERS: [&str; 15] = [
+    "ferry-source",
+    "ferry-src-connect",
+    "ferry-src-guest",
+    "ferry-src-pages",
+    "ferry-src-record",
+    "ferry-src-recv",
+    "ferry-src-urgent",
+    "ferry-dest",
+    "ferry-dst-accept",
+    "ferry-dst-faults",
+    "ferry-dst-hello",
+    "ferry-dst-load",
+    "ferry-dst-pages",
+    "ferry-dst-record",
+    "ferry-dst-recv",
+];
 /// How often a device that may begin to hang is interrupted again.
 const INTERRUPT_AGAIN: Duration = Duration::from_millis(5);
 /// Longest that a process which is about to end waits for its migration to tell the destination.
@@ -397,7 +415,8 @@ fn spawn<T: Send + 'static>(
     name: &str,
     run: impl FnOnce() -> T + Send + 'static,
 ) -> std::io::Result<std::thread::JoinHandle<T>> {
-    faults.before(Place::HostThread)?;
+    debug_assert!(WORKERS.contains(&name), "{name}");
+    faults.before_thread(name)?;
     std::thread::Builder::new().name(name.to_owned()).spawn(run)
 }
 

@@ -146,19 +146,19 @@ impl Image {
 
     /// Makes everything written so far durable.
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.flush(true)
+        self.flush(Place::DiskSync, true)
     }
 
-    /// As [`Image::sync`], when there is anything to make durable.
+    /// As [`Image::sync`], when there is anything to make durable: at the end of a pause.
     pub(super) fn sync_if_written(&self) -> io::Result<()> {
-        self.flush(self.is_unsynced())
+        self.flush(Place::DiskFlush, self.is_unsynced())
     }
 
-    fn flush(&self, needed: bool) -> io::Result<()> {
+    fn flush(&self, place: Place, needed: bool) -> io::Result<()> {
         if self.read_only {
             return Ok(());
         }
-        let flushed = self.faults.before(Place::DiskFlush).and_then(|()| {
+        let flushed = self.faults.before(place).and_then(|()| {
             if !needed {
                 return Ok(());
             }

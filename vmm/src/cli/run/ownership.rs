@@ -107,9 +107,9 @@ mod tests {
         let auto: OwnershipOption = "auto".parse().unwrap();
         let disk = |read_only| DiskConfig { path: path.clone(), read_only };
         let faults = Arc::new(FaultControl::new(Direction::Outgoing));
-        let record = |disk| auto.record("vm", disk, &faults).unwrap();
-        let beside = record(Some(&disk(false))).unwrap();
+        let record = |disk: Option<DiskConfig>| auto.record("vm", disk.as_ref(), &faults).unwrap();
+        let beside = record(Some(disk(false))).unwrap();
         assert!(beside.place().ends_with("disk.owner"), "{}", beside.place());
-        assert!(record(Some(&disk(true))).is_none() && record(None).is_none());
+        assert!(record(Some(disk(true))).is_none() && record(None).is_none());
     }
 }

@@ -25,6 +25,33 @@ const SCARCITY: Duration = Duration::from_millis(100);
 /// Connections that may be introducing themselves at a time; more are closed at once.
 const MOST_STRANGERS: usize = 16;
 
+/// Ends the thread that listens, when it is dropped: whatever becomes of its owner, the address is free again.
+pub struct Listening(EventFd);
+
+impl Listening {
+    /// With the other end, for [`listen`].
+    ///
+    /// # Errors
+    /// When the host gives no descriptor.
+    pub fn new() -> std::io::Result<(Self, EventFd)> {
+        let stop = EventFd::new(libc::EFD_CLOEXEC)?;
+        let heard = stop.try_clone()?;
+        Ok((Listening(stop), heard))
+    }
+
+    /// Ends it now.
+    pub fn end(&self) {
+        // An eventfd takes 2^64 signals before a write could fail.
+        let _ = self.0.write(1);
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 /// Starts the thread that listens until `cancel` is signalled.
 pub fn listen(
     listener: Listener,

@@ -4,8 +4,9 @@
 //! gone and the guest either runs here (if it ran before) or belongs to the destination.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use ferry_migration::Status;
 use ferry_migration::message::ToSource;
@@ -68,6 +69,10 @@ pub enum LinkEvent {
 }
 
 const ENDED: &str = "the migration has ended";
+const HELD_UP: &str =
+    "the migration is held up and does not answer: what was asked is done as soon as it goes on; query-migrate tells";
+/// Longest that a client waits for a driver's answer: more than a message may take to be sent, less than a client's patience.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What an operator may want of a migration that goes on.
 #[derive(Clone, Debug)]
@@ -159,7 +164,7 @@ impl Outgoing {
 /// does nothing. Nobody may hold what `query-migrate` needs meanwhile: the driver may be busy with a peer.
 ///
 /// # Errors
-/// The reason for which the command does not fit.
+/// The reason for which the command does not fit, or that the driver does not answer: it then obeys as soon as it can.
 pub fn command(events: &Sender<Event>, command: Command) -> Result<(), &'static str> {
     let (answer, answered) = channel();
     // A cancel that comes too late to do anything is none the worse.
@@ -167,6 +172,10 @@ pub fn command(events: &Sender<Event>, command: Command) -> Result<(), &'static 
     if events.send(Event::Command(command, answer)).is_err() {
         return ended;
     }
-    // The driver answers, or ends, which closes the channel.
-    answered.recv().unwrap_or(ended)
+    match answered.recv_timeout(ANSWER_TIMEOUT) {
+        Ok(result) => result,
+        Err(RecvTimeoutError::Timeout) => Err(HELD_UP),
+        // The driver has ended, which closes the channel.
+        Err(RecvTimeoutError::Disconnected) => ended,
+    }
 }

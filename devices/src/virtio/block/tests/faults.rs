@@ -22,7 +22,7 @@ fn the_guest_meets_what_its_image_suffers() {
     for (rule, kind, data) in [
         ("at=disk:read,do=errno:EIO,times=1", 0, &[(DATA, 512, WRITE)][..]),
         ("at=disk:write,do=errno:ENOSPC,times=1", 1, &[(DATA, 512, 0)]),
-        ("at=disk:flush,do=fail,times=1", 4, &[]),
+        ("at=disk:sync,do=fail,times=1", 4, &[]),
     ] {
         faults.set(rule.parse().unwrap()).unwrap();
         assert_eq!(rig.request(kind, 1, data).0, IO_ERROR, "{rule}");

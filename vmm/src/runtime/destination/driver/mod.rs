@@ -22,9 +22,9 @@ use ferry_migration::message::{Failure, ToDestination, ToSource};
 use ferry_migration::ownership::Handover;
 use ferry_migration::wire::preamble::session;
 use ferry_migration::{Greeting, Parameters, Status, description};
-use vmm_sys_util::eventfd::EventFd;
 
 use self::record::Question;
+use super::arrivals::Listening;
 use super::missing::Missing;
 use super::pages::Armed;
 use super::worker::{LoadJob, MachineJob, machine_worker};
@@ -55,7 +55,7 @@ pub(super) struct Driver {
     progress: Arc<Progress>,
     timers: Timers,
     events: Sender<Event>,
-    stop_listening: EventFd,
+    listening: Listening,
     accepting: JoinHandle<()>,
     jobs: Option<Sender<MachineJob>>,
     threads: Vec<JoinHandle<()>>,
@@ -100,9 +100,8 @@ impl Driver {
         own_record: Option<Arc<OwnRecord>>,
     ) -> std::io::Result<Self> {
         let (jobs, worker) = machine_worker(machine.clone(), progress.clone(), events.clone())?;
-        let stop_listening = EventFd::new(libc::EFD_CLOEXEC)?;
-        let accepting =
-            arrivals::listen(listener, stop_listening.try_clone()?, events.clone(), machine.faults().clone())?;
+        let (listening, stop) = Listening::new()?;
+        let accepting = arrivals::listen(listener, stop, events.clone(), machine.faults().clone())?;
         let now = Instant::now();
         Ok(Driver {
             core: Destination::new(),
@@ -111,7 +110,7 @@ impl Driver {
             progress,
             timers: Timers::new(Durations::new(parameters)),
             events,
-            stop_listening,
+            listening,
             accepting,
             jobs: Some(jobs),
             threads: vec![worker],
@@ -322,8 +321,7 @@ impl Driver {
         self.jobs = None;
         self.armed.give_up();
         self.let_go();
-        // An eventfd takes 2^64 signals before a write could fail.
-        let _ = self.stop_listening.write(1);
+        self.listening.end();
         self.join(inbox);
         crate::runtime::join_interrupting(&self.machine, [self.accepting]);
         let outcome = self.outcome.take().expect("the driver runs until there is one");

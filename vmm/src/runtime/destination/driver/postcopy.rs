@@ -6,13 +6,13 @@ use std::thread::JoinHandle;
 
 use ferry_migration::destination::{Input, Outcome};
 use ferry_migration::{Status, Timer};
-use vmm_sys_util::eventfd::EventFd;
 
 use super::{Driver, NOT_PAUSED};
 use crate::runtime::INTERRUPT_AGAIN;
+use crate::runtime::destination::Event;
+use crate::runtime::destination::arrivals::{self, Listening};
 use crate::runtime::destination::missing::Missing;
 use crate::runtime::destination::pages::URGENT;
-use crate::runtime::destination::{Event, arrivals};
 use crate::runtime::stream::{Listener, Stream};
 
 impl Driver {
@@ -105,18 +105,14 @@ impl Driver {
         if !self.paused {
             return Err(NOT_PAUSED);
         }
-        let accepting = EventFd::new(libc::EFD_CLOEXEC).and_then(|stop| {
-            let thread =
-                arrivals::listen(listener, stop.try_clone()?, self.events.clone(), self.machine.faults().clone())?;
-            Ok((stop, thread))
+        let accepting = Listening::new().and_then(|(listening, stop)| {
+            let thread = arrivals::listen(listener, stop, self.events.clone(), self.machine.faults().clone())?;
+            Ok((listening, thread))
         });
-        let (stop, thread) = accepting.map_err(|_| "the host gave no thread or descriptor to listen with")?;
-        // An eventfd takes 2^64 signals before a write could fail.
-        let _ = std::mem::replace(&mut self.stop_listening, stop).write(1);
+        let (listening, thread) = accepting.map_err(|_| "the host gave no thread or descriptor to listen with")?;
+        self.listening = listening;
         // The operator is answered when nobody can come by the old address any more.
-        if std::mem::replace(&mut self.accepting, thread).join().is_err() {
-            tracing::error!("the thread that took connections ended unexpectedly");
-        }
+        crate::runtime::join_interrupting(&self.machine, [std::mem::replace(&mut self.accepting, thread)]);
         Ok(())
     }
 

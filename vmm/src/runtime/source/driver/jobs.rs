@@ -15,8 +15,10 @@ impl Driver {
     }
 
     pub(super) fn page_job(&mut self, job: PageJob) {
-        if self.page_jobs.is_none() && self.start_page_worker().is_err() {
-            self.lost("the page thread could not be started".to_owned());
+        if self.page_jobs.is_none()
+            && let Err(error) = self.start_page_worker()
+        {
+            self.lost(format!("the page thread could not be started: {error}"));
         }
         if let Some(jobs) = &self.page_jobs {
             // A worker that has failed has said so.
