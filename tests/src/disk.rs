@@ -30,15 +30,23 @@ pub fn resize(path: &Path, bytes: u64) {
     file.set_len(bytes).expect("an image can be resized");
 }
 
-/// Checks what the guest of this seed has written to an image: every sector is empty or one whole stamp of its own place
-/// (`guest/kernel/disk.rs`). Nobody writes meanwhile. Returns how many sectors hold a stamp.
+/// Checks what the guest of this seed has written to an image; see [`intact`].
 ///
 /// # Panics
-/// When one is torn, in another's place or of another guest.
+/// When a sector holds anything else, or the image cannot be read.
 #[must_use]
 pub fn assert_intact(image: &Path, seed: u64) -> usize {
+    intact(image, seed).unwrap_or_else(|why| panic!("{why}"))
+}
+
+/// Looks whether every sector is empty or one whole stamp of its own place by the guest of this seed (`guest/kernel/disk.rs`). Nobody
+/// writes meanwhile. Returns how many sectors hold a stamp.
+///
+/// # Errors
+/// When one is torn, in another's place or of another guest, or the image cannot be read.
+pub fn intact(image: &Path, seed: u64) -> Result<usize, String> {
     const SECTOR: usize = 512;
-    let bytes = std::fs::read(image).expect("the image can be read");
+    let bytes = std::fs::read(image).map_err(|error| format!("the image {}: {error}", image.display()))?;
     let mut stamped = 0;
     for (sector, content) in (0_u64..).zip(bytes.chunks(SECTOR)) {
         let words: Vec<_> =
@@ -48,10 +56,14 @@ pub fn assert_intact(image: &Path, seed: u64) -> usize {
         }
         stamped += 1;
         let stamp = &words[..4];
-        assert_eq!((stamp[0], stamp[2]), (sector, seed), "sector {sector} holds another's stamp: {stamp:x?}");
-        assert!(words.chunks(4).all(|other| other == stamp), "sector {sector} is torn: {words:x?}");
+        if (stamp[0], stamp[2]) != (sector, seed) {
+            return Err(format!("sector {sector} holds another's stamp: {stamp:x?}"));
+        }
+        if words.chunks(4).any(|other| other != stamp) {
+            return Err(format!("sector {sector} is torn: {words:x?}"));
+        }
     }
-    stamped
+    Ok(stamped)
 }
 
 /// A third party that wants an image's lock, and takes it as soon as it is free.

@@ -69,11 +69,4 @@ impl Activity {
         let within = |stretch: &&Stretch| stretch.process == process && stretch.from >= from && stretch.to <= to;
         self.stretches.iter().filter(within).map(|stretch| stretch.used).sum()
     }
-
-    /// When a process used CPU time for the first time after `since`: the beginning of the stretch that shows it.
-    #[must_use]
-    pub fn first_use(&self, process: usize, since: SystemTime) -> Option<SystemTime> {
-        let own = self.stretches.iter().filter(|stretch| stretch.process == process && stretch.from >= since);
-        own.map(|stretch| stretch.from).min()
-    }
 }
