@@ -20,11 +20,16 @@ pub fn judge(evidence: &Evidence) -> Verdict {
         return Verdict::None("the guest was not stopped".into());
     };
     let from = evidence.broken.map_or(stopped, |broken| broken.max(stopped));
-    let Some((resumed, how)) = resumed(evidence, from) else {
+    let Some((resumed, how, thawed)) = resumed(evidence, from) else {
         return Verdict::None("the guest did not run again".into());
     };
-    let took = resumed.duration_since(from).unwrap_or(Duration::ZERO);
-    let since = if from == stopped { "it was stopped" } else { "the break" };
+    let thawed = thawed.filter(|thawed| *thawed > from);
+    let took = resumed.duration_since(thawed.unwrap_or(from)).unwrap_or(Duration::ZERO);
+    let since = match thawed {
+        Some(_) => "the process went on",
+        None if from == stopped => "it was stopped",
+        None => "the break",
+    };
     let says = format!("the guest ran again {:.1} ms after {since} ({how})", took.as_secs_f64() * 1000.0);
     match evidence.cell.resume_within {
         None => Verdict::None(format!("{says}; no bound was set")),
@@ -37,18 +42,19 @@ fn last(process: &Process, name: &str) -> Option<SystemTime> {
     process.events.iter().rev().find(|event| event.name == name).map(|event| event.at)
 }
 
-/// When the guest ran again, and who says so.
-fn resumed(evidence: &Evidence, from: SystemTime) -> Option<(SystemTime, String)> {
+/// When the guest ran again, who says so, and until when the process had been frozen before that.
+fn resumed(evidence: &Evidence, from: SystemTime) -> Option<(SystemTime, String, Option<SystemTime>)> {
     let sides = || evidence.processes.iter().enumerate().filter(|(_, process)| process.role != Role::Next);
-    let told = sides().filter_map(|(_, process)| {
+    let told = sides().filter_map(|(at, process)| {
         let event = process.events.iter().find(|event| event.name == "RESUME" && event.at >= from)?;
-        Some((event.at, format!("RESUME of {}", process.label)))
+        Some((event.at, at, "RESUME"))
     });
     let activity = Activity::of(evidence);
-    let seen = sides().filter_map(|(at, process)| {
-        Some((activity.had_run_since(at, from)?, format!("CPU time of {}", process.label)))
-    });
-    told.min().or_else(|| seen.min())
+    let seen = sides().filter_map(|(at, _)| Some((activity.had_run_since(at, from)?, at, "CPU time")));
+    let (resumed, at, how) = told.min().or_else(|| seen.min())?;
+    let process = &evidence.processes[at];
+    let thawed = process.frozen.iter().map(|(_, thawed)| *thawed).filter(|thawed| *thawed <= resumed).max();
+    Some((resumed, format!("{how} of {}", process.label), thawed))
 }
 
 #[cfg(test)]
@@ -88,6 +94,14 @@ mod tests {
         assert!(judge(&evidence).is_fail());
         evidence.samples = Script::default().runs(0, 0, 495).samples();
         assert!(matches!(judge(&evidence), Verdict::None(says) if says.contains("did not run again")));
+    }
+
+    #[test]
+    fn time_in_which_the_process_is_frozen_does_not_count() {
+        let mut evidence = failed_migration();
+        evidence.processes[0].events[4] = event(1651, "RESUME");
+        evidence.processes[0].frozen = vec![(at(500), at(1600))];
+        assert!(matches!(judge(&evidence), Verdict::Pass(says) if says.contains("51.0 ms after the process went on")));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! Of each process: the statuses of its migration follow one another as `docs/states.md` says; `STOP` and `RESUME` take turns; an end
 //! by itself has exit status 0, or 1 with `ferry: …` as the last line of standard error, and no panic. Of each migration that failed, is
-//! uncertain or paused: a reason in `error-desc` that names a cause of the cell, says more than a library's error code, and leaves
-//! no process waiting without a word.
+//! uncertain or paused: a reason in `error-desc` that names a cause of the cell and says more than a library's error code; if it waits for
+//! its operator, also what can be done. Whoever still answers has come to an end, or shows that it waits.
 //!
 //! Whether a reason is true cannot be judged here, only that it names one of the causes that the cell has caused.
 
@@ -40,6 +40,8 @@ const EMPTY_WORDS: [&str; 6] = [
 ];
 /// Words that a reason has at least, to say what was being done and to whom.
 const WORDS: usize = 4;
+/// Of these, the reason of a migration that waits for its operator names one: what can be done.
+const WAYS_ON: [&str; 3] = ["x-ferry-resolve", "migrate", "record"];
 
 /// Judges it.
 #[must_use]
@@ -125,6 +127,10 @@ fn reason(source: &Process, causes: &[String]) -> Result<(), String> {
     if let Some(why) = thin(reason) {
         return Err(format!("the reason '{reason}' {why}"));
     }
+    let waits = matches!(info.status, Some(Status::Uncertain | Status::PostcopyPaused));
+    if waits && !WAYS_ON.iter().any(|way| reason.contains(way)) {
+        return Err(format!("the reason '{reason}' does not say what can be done about it"));
+    }
     let named = causes.is_empty() || causes.iter().any(|cause| reason.contains(cause.as_str()));
     if needed && !named {
         return Err(format!("the reason '{reason}' names none of {causes:?}"));
@@ -195,6 +201,9 @@ mod tests {
         fails_with("what was being done", |evidence| reason(evidence, Some("UnexpectedEof")));
         fails_with("what was being done", |evidence| {
             reason(evidence, Some("link: failed to fill whole buffer (os error 104), closed"));
+        });
+        fails_with("what can be done about it", |evidence| {
+            evidence.processes[0].final_info.as_mut().unwrap().status = Some(Status::Uncertain);
         });
         fails_with("names none of", |evidence| evidence.cell.cause = vec!["fault/0".into()]);
         fails_with("its last words", |evidence| evidence.processes[1].stderr = "ferry: BrokenPipe\n".into());
