@@ -4,20 +4,21 @@
 //! destination's. So the files are read as one stream, and a line lost or repeated by a migration shows as a gap or a
 //! repetition in the guest's own sequence numbers.
 
-use std::collections::BTreeMap;
+pub mod account;
+pub mod stream;
+
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ferry_guest::Line;
 use ferry_guest::lines::{Boot, End, Report};
-use ferry_guest::{Line, parse_line};
 
+use self::account::{Account, Finding};
+use self::stream::Stream;
 use crate::Ferry;
 use crate::wait::{LONG, SOON, wait_until};
-
-/// How the first line of a guest begins.
-const BOOT: &str = "ferry boot ";
 
 /// One guest's serial output.
 #[derive(Debug)]
@@ -27,9 +28,9 @@ pub struct GuestLog {
     path: PathBuf,
     /// Files of processes that the guest has left, with the length that they had then.
     left: Vec<(PathBuf, u64)>,
-    partial: Vec<u8>,
+    stream: Stream,
     lines: Vec<Line>,
-    newest: BTreeMap<u32, Report>,
+    account: Account,
     accept_faults: bool,
     recent_gap_us: u64,
 }
@@ -52,9 +53,9 @@ impl GuestLog {
             file,
             path,
             left: vec![],
-            partial: vec![],
+            stream: Stream::default(),
             lines: vec![],
-            newest: BTreeMap::new(),
+            account: Account::default(),
             accept_faults: false,
             recent_gap_us: 0,
         }
@@ -85,46 +86,24 @@ impl GuestLog {
     /// # Panics
     /// When the guest reported an error, or a report is missing, repeated or impossible.
     pub fn read(&mut self) -> &[Line] {
-        self.file.read_to_end(&mut self.partial).expect("serial output can be read");
-        while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
-            let bytes: Vec<_> = self.partial.drain(..=end).collect();
-            let text = String::from_utf8_lossy(&bytes);
-            // A reset may come in the middle of a line: the first line of the next life follows it directly.
-            let text = text.rfind(BOOT).map_or(&*text, |at| &text[at..]);
-            match parse_line(text) {
-                Ok(Some(line)) => self.take(line),
-                Ok(None) => {}
-                Err(error) => panic!("{}: {error}", self.path.display()),
-            }
+        let mut bytes = Vec::new();
+        self.file.read_to_end(&mut bytes).expect("serial output can be read");
+        self.stream.add(&bytes);
+        while let Some(line) = self.stream.next_line() {
+            self.take(line.unwrap_or_else(|error| panic!("{}: {error}", self.path.display())));
         }
         &self.lines
     }
 
     fn take(&mut self, line: Line) {
-        match &line {
-            // A reset begins a new life.
-            Line::Boot(_) => self.newest.clear(),
-            Line::Report(report) => self.follow(report),
-            Line::Error(fault) | Line::Fatal(fault) if !self.accept_faults => {
-                panic!("{}: the guest reports on vCPU {}: {}", self.path.display(), fault.cpu, fault.text)
-            }
-            Line::End(end) if !self.accept_faults => assert_eq!(end.errors, 0, "the guest ended with errors"),
-            _ => {}
+        if let Line::Report(report) = &line {
+            self.recent_gap_us = self.recent_gap_us.max(report.gap_us);
+        }
+        for finding in self.account.take(&line) {
+            let accepted = self.accept_faults && matches!(finding, Finding::Fault(_));
+            assert!(accepted, "{}: {finding}", self.path.display());
         }
         self.lines.push(line);
-    }
-
-    fn follow(&mut self, report: &Report) {
-        let at = format!("{}: report {} of vCPU {}", self.path.display(), report.sequence, report.cpu);
-        self.recent_gap_us = self.recent_gap_us.max(report.gap_us);
-        let before = self.newest.insert(report.cpu, report.clone()).unwrap_or_default();
-        assert_eq!(report.sequence, before.sequence + 1, "{at}: a report was lost or repeated");
-        assert!(report.pages >= before.pages, "{at}: pages went back from {} to {}", before.pages, report.pages);
-        assert!(report.ticks >= before.ticks, "{at}: ticks went back from {}", before.ticks);
-        assert!(report.uptime_ms >= before.uptime_ms, "{at}: the TSC went back from {} ms", before.uptime_ms);
-        assert!(report.kvmclock_ms >= before.kvmclock_ms, "{at}: kvmclock went back from {:?} ms", before.kvmclock_ms);
-        assert!(report.disk_requests >= before.disk_requests, "{at}: disk requests went back");
-        assert!(self.accept_faults || report.errors == 0, "{at}: {} errors", report.errors);
     }
 
     /// Waits until `find` has a value, looking whenever the guest has said more.
@@ -166,13 +145,13 @@ impl GuestLog {
     /// When that does not happen in time.
     pub fn wait_reports(&mut self, more: u64) {
         self.read();
-        let before = self.newest.clone();
+        let before = self.account.newest().clone();
         let cpus = self.cpus;
         self.wait(&format!("{more} more reports of every vCPU"), SOON, |log| {
             (0..cpus)
                 .all(|cpu| {
                     let old = before.get(&cpu).cloned().unwrap_or_default();
-                    log.newest.get(&cpu).is_some_and(|new| {
+                    log.account.newest().get(&cpu).is_some_and(|new| {
                         new.sequence >= old.sequence + more && new.pages > old.pages && new.ticks > old.ticks
                     })
                 })
@@ -202,13 +181,13 @@ impl GuestLog {
     /// When there is none.
     #[must_use]
     pub fn newest(&self, cpu: u32) -> &Report {
-        self.newest.get(&cpu).unwrap_or_else(|| panic!("vCPU {cpu} has not reported"))
+        self.account.newest().get(&cpu).unwrap_or_else(|| panic!("vCPU {cpu} has not reported"))
     }
 
     /// The longest gap that any vCPU saw since it was ready, in µs.
     #[must_use]
     pub fn worst_gap_us(&self) -> u64 {
-        self.newest.values().map(|report| report.worst_gap_us).max().unwrap_or(0)
+        self.account.newest().values().map(|report| report.worst_gap_us).max().unwrap_or(0)
     }
 
     /// The longest gap in the reports since this was last asked, in µs.

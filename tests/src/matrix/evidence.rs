@@ -43,7 +43,7 @@ pub struct Evidence {
 /// What was done in a cell, and what may come of it.
 #[derive(Clone, Debug, Serialize)]
 pub struct CellFacts {
-    /// The handshake that is expected to be in force.
+    /// The handshake in force: with `owned`, the record decides.
     pub handshake: Handshake,
     /// By postcopy, or by precopy.
     pub postcopy: bool,

@@ -3,10 +3,11 @@
 //! Where the guest runs is read from CPU time over the last [`Evidence::REST`]: that decides. What the processes say must agree with it: a side
 //! that says `running` runs, and the other does not claim the guest. Only where nobody runs does what they say decide which kind of
 //! standstill it is: `uncertain` (the source says so), paused (both sides of a broken postcopy answer and say so), stopped by an operator,
-//! ended by the guest itself; whatever is left is a lost guest.
+//! ended by the guest itself; whatever is left is a lost guest. With the handshake `owned`, the ownership record, read by code of the
+//! tests, must name the process that runs the guest; a record that cannot be read decides nothing.
 
 use ferry_guest::{Line, parse_line};
-use ferry_migration::Status;
+use ferry_migration::{Handshake, Status};
 
 use super::Verdict;
 use super::activity::{Activity, RUN};
@@ -40,10 +41,20 @@ fn ending(evidence: &Evidence) -> Result<(Ending, String), String> {
     }
     match *running {
         [] => standstill(&still),
+        [(_, runner)] if !is_named(evidence, runner) => {
+            Err(format!("the guest runs on {}, and its ownership record says {:?}", runner.label, evidence.record))
+        }
         [(_, runner)] if runner.role == Role::Source => runs_on_source(runner),
         [(_, runner)] => runs_on_destination(runner, &still),
         [(_, one), (_, other), ..] => Err(format!("the guest runs on {} and on {} at the end", one.label, other.label)),
     }
+}
+
+/// Whether the record, where it decides and can be read, names this process.
+fn is_named(evidence: &Evidence, runner: &Process) -> bool {
+    let decides = evidence.cell.handshake == Handshake::Owned;
+    let record = evidence.record.as_ref().filter(|_| decides).and_then(|record| record.as_ref().ok());
+    record.is_none_or(|record| record.pid() == Some(runner.pid))
 }
 
 fn says(process: &Process, run_state: &str) -> bool {
@@ -174,6 +185,15 @@ mod tests {
         let mut evidence = moved();
         evidence.samples = Script::default().runs(0, 0, 3000).runs(1, 555, 3000).samples();
         assert!(matches!(judge(&evidence), Verdict::Fail(says) if says.contains("at the end")));
+    }
+
+    #[test]
+    fn a_runner_that_the_record_does_not_name_is_caught() {
+        let mut evidence = moved();
+        evidence.record = failed_migration().record;
+        assert!(matches!(judge(&evidence), Verdict::Fail(says) if says.contains("ownership record says")));
+        evidence.cell.handshake = Handshake::Setup;
+        assert!(matches!(judge(&evidence), Verdict::Pass(_)), "without the handshake owned it decides nothing");
     }
 
     #[test]

@@ -4,11 +4,19 @@
 //! judges and what it cannot see, and whose tests script violations that it must catch. The runner asks all of [`ORACLES`].
 
 mod activity;
+mod disk_log;
+mod disk_stamps;
 mod ending;
+mod guest;
+pub mod leaks;
 mod next;
 mod one_runner;
+mod resume;
 #[cfg(test)]
 mod scripted;
+mod serial;
+mod story;
+mod words;
 
 use serde::Serialize;
 
@@ -43,5 +51,15 @@ impl Verdict {
 pub type Oracle = fn(&Evidence) -> Verdict;
 
 /// All oracles, by name, in the order of a report.
-pub const ORACLES: [(&str, Oracle); 3] =
-    [("one-runner", one_runner::judge), ("ending", ending::judge), ("next", next::judge)];
+pub const ORACLES: [(&str, Oracle); 10] = [
+    ("one-runner", one_runner::judge),
+    ("ending", ending::judge),
+    ("guest", guest::judge),
+    ("serial", serial::judge),
+    ("disk-log", disk_log::judge),
+    ("disk-stamps", disk_stamps::judge),
+    ("resume", resume::judge),
+    ("story", story::judge),
+    ("leaks", leaks::judge),
+    ("next", next::judge),
+];

@@ -3,10 +3,14 @@
 //! KVM runs a vCPU on the thread that asked for it, so a guest that runs makes its thread's account grow, and a guest that is
 //! stopped does not: its thread sleeps. The kernel brings the account of a thread that is on a CPU up to date at every tick of
 //! its scheduler (1 to 10 ms) and whenever it leaves the CPU.
+//!
+//! The last thread of a process to go takes its memory apart, which may be a vCPU's and takes milliseconds. That is no guest's time, so
+//! a thread that is on its way out is not looked at any more.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
@@ -60,6 +64,8 @@ struct Thread {
     process: usize,
     vcpu: u32,
     account: File,
+    /// Its `stat` (proc(5)).
+    stat: PathBuf,
     samples: Vec<Sample>,
     gone: bool,
 }
@@ -93,7 +99,8 @@ fn search(process: usize, pid: u32, threads: &mut BTreeMap<u32, Thread>) {
         let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
         let vcpu = name.trim_end().strip_prefix("vcpu-").and_then(|number| number.parse().ok());
         if let (Some(vcpu), Ok(account)) = (vcpu, File::open(task.path().join("schedstat"))) {
-            threads.insert(tid, Thread { process, vcpu, account, samples: vec![], gone: false });
+            let stat = task.path().join("stat");
+            threads.insert(tid, Thread { process, vcpu, account, stat, samples: vec![], gone: false });
         }
     }
 }
@@ -107,12 +114,26 @@ impl Thread {
             self.gone = true;
             return;
         };
+        // This is asked after the account was read: whoever has not begun to go now had not begun to go then.
+        let grew = self.samples.last().is_some_and(|last| last.on_cpu_ns != on_cpu_ns);
+        if grew && fs::read_to_string(&self.stat).map_or(true, |stat| is_going(&stat)) {
+            self.gone = true;
+            return;
+        }
         let sample = Sample { at: SystemTime::now(), process: self.process, vcpu: self.vcpu, on_cpu_ns };
         match &mut *self.samples {
             [.., before, last] if before.on_cpu_ns == on_cpu_ns && last.on_cpu_ns == on_cpu_ns => *last = sample,
             _ => self.samples.push(sample),
         }
     }
+}
+
+/// Whether the thread of this `stat` is on its way out: PF_EXITING in its flags, the seventh field after its name, which may
+/// hold anything (proc(5), `include/linux/sched.h`).
+fn is_going(stat: &str) -> bool {
+    const PF_EXITING: u64 = 0x4;
+    let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse::<u64>().ok());
+    flags.is_none_or(|flags| flags & PF_EXITING != 0)
 }
 
 #[cfg(test)]
@@ -162,7 +183,9 @@ mod tests {
     #[test]
     fn where_an_account_stands_still_only_its_ends_are_kept() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let mut thread = Thread { process: 0, vcpu: 0, account: file.reopen().unwrap(), samples: vec![], gone: false };
+        let account = file.reopen().unwrap();
+        let stat = "/proc/thread-self/stat".into();
+        let mut thread = Thread { process: 0, vcpu: 0, account, stat, samples: vec![], gone: false };
         for account in [5, 5, 5, 5, 9, 9] {
             fs::write(file.path(), format!("{account} 0 1\n")).unwrap();
             thread.look();
@@ -172,5 +195,25 @@ mod tests {
         fs::write(file.path(), "").unwrap();
         thread.look();
         assert!(thread.gone, "a thread that has ended has no account");
+    }
+
+    #[test]
+    fn a_thread_on_its_way_out_is_told_by_its_flags() {
+        let stat = |flags: u64| format!("7 (odd) name) R 1 7 7 0 -1 {flags} 100 0 0 0 5 5");
+        assert!(!is_going(&stat(0x40_0040)) && is_going(&stat(0x40_0044)));
+        assert!(!is_going(&fs::read_to_string("/proc/thread-self/stat").unwrap()));
+    }
+
+    #[test]
+    fn what_a_thread_uses_on_its_way_out_does_not_count() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let account = file.reopen().unwrap();
+        let mut thread =
+            Thread { process: 0, vcpu: 0, account, stat: "/nonexistent".into(), samples: vec![], gone: false };
+        for account in [5, 9] {
+            fs::write(file.path(), format!("{account} 0 1\n")).unwrap();
+            thread.look();
+        }
+        assert_eq!((thread.samples.len(), thread.gone), (1, true));
     }
 }
