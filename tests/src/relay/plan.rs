@@ -54,8 +54,8 @@ pub enum Fault {
     Note,
 }
 
-/// Bytes that [`Fault::Trickle`] sends one by one: some hundred milliseconds of a busy machine.
-pub const TRICKLED: usize = 16 << 10;
+/// Bytes that [`Fault::Trickle`] sends one by one: one or some hundred milliseconds, as busy as the machine is.
+pub const TRICKLED: usize = 64 << 10;
 
 impl Fault {
     /// What became of the frame, for the frame log.
