@@ -3,10 +3,12 @@
 //! docs/faults.md has the table of points. Each test here notices when its point is not where the table says.
 
 use ferry_migration::info::Status;
+use ferry_tests::bad_input::run_to_end;
 use ferry_tests::migration::move_guest;
-use ferry_tests::scene::gave_up;
+use ferry_tests::scene::{assert_never_ran, gave_up};
 use ferry_tests::wait::wait_for;
 use ferry_tests::{Ferry, SOON, Scene, disk, procfs};
+use ferry_vmm::runtime::WORKERS;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -298,12 +300,10 @@ fn a_fault_at_the_start_of_a_process_is_told_as_its_host_would_tell_it() {
         ("at=record:sync,do=errno:ENOSPC", "free some space there"),
     ] {
         let spec = spec.clone().device(&format!("fault,{rule}"));
-        let output = std::process::Command::new(ferry_tests::lab::binary())
-            .args(spec.arguments(&lab.path("refused.qmp"), &lab.path("refused.serial")))
-            .output()
-            .expect("the ferry binary can be started");
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(1), "{rule}: {stderr}");
+        let arguments = spec.arguments(&lab.path("refused.qmp"), &lab.path("refused.serial"));
+        let arguments: Vec<_> = arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
+        let (code, stderr) = run_to_end(&lab, &arguments);
+        assert_eq!(code, 1, "{rule}: {stderr}");
         assert!(stderr.contains(told) && stderr.contains("(os error"), "{rule}: {stderr}");
     }
     let mut ferry = lab.start(&spec);
@@ -323,4 +323,53 @@ fn a_fault_at_the_start_of_a_process_is_told_as_its_host_would_tell_it() {
     let diskless = ferry_tests::Spec::new().paused();
     let refused = lab.start(&diskless).refused("x-ferry-fault-set", json!({ "at": "disk:read", "do": "fail" }));
     assert!(refused.contains("with --disk"), "{refused}");
+}
+
+/// Every worker of a postcopy, on either side, cannot be started once: the guest is whole at one of the sides, also when that
+/// takes a recovery or an operator.
+#[test]
+fn a_worker_that_cannot_be_started_never_loses_the_guest() {
+    let Some(mut scene) = scene() else { return };
+    for name in WORKERS.iter().filter(|name| !["ferry-dest", "ferry-dst-load", "ferry-dst-accept"].contains(name)) {
+        println!("{name}");
+        scene.be_patient();
+        scene.by_postcopy(true);
+        let mut destination = scene.destination();
+        let rule = json!({ "at": "host:thread", "do": "errno:EAGAIN", "of": format!("{name}/0"), "times": 1 });
+        let at_source = name.starts_with("ferry-s");
+        if at_source { &mut scene.source } else { &mut destination }.set_fault(rule);
+        scene.source.set_parameters(
+            json!({ "x-ferry-postcopy-when": "first-round", "downtime-limit": 0, "max-bandwidth": 16 << 20 }),
+        );
+        scene.source.forget_events();
+        if let Err(error) = scene.source.try_qmp("migrate", json!({ "uri": destination.wait_listening() })) {
+            println!("  refused: {error}");
+            assert!(error.to_string().contains("Resource temporarily unavailable"), "{name}: {error}");
+            scene.guest.wait_reports(1);
+            continue;
+        }
+        scene.source.wait_migration_end_or(Status::PostcopyPaused);
+        let info = scene.source.migration();
+        println!("  {:?} {:?}", info.status, info.error_desc);
+        match info.status {
+            Some(Status::Failed) => {
+                scene.source.wait_run_state("running");
+                assert_never_ran(&destination);
+                is_settled_at(&mut scene.source);
+                scene.guest.wait_reports(2);
+                continue;
+            }
+            Some(Status::PostcopyPaused) => {
+                scene.source.set_parameters(json!({ "max-bandwidth": 0 }));
+                destination.wait_migration(Status::PostcopyPaused);
+                scene.source.qmp("migrate", json!({ "uri": destination.wait_listening(), "resume": true }));
+                assert_eq!(scene.source.wait_migration_end().status, Some(Status::Completed), "{name}");
+            }
+            other => assert_eq!(other, Some(Status::Completed), "{name}: {info:?}"),
+        }
+        assert_eq!(destination.wait_migration_end().status, Some(Status::Completed), "{name}");
+        scene.source.quit();
+        lives_on_at(&mut scene, destination);
+    }
+    scene.ends_well();
 }
