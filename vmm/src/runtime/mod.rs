@@ -368,11 +368,7 @@ impl Migrations {
     }
 
     fn progress(&self, direction: Direction) -> Arc<Progress> {
-        let progress = Progress::new(direction, self.machine.description().ram_bytes(), self.events.clone());
-        let watched = Arc::downgrade(&progress);
-        let goes_on = |info: &MigrationInfo| info.status.is_none_or(Status::is_active);
-        crate::trace::watch(move || watched.upgrade().map(|progress| progress.info()).filter(goes_on));
-        progress
+        Progress::new(direction, self.machine.description().ram_bytes(), self.events.clone())
     }
 
     fn current(&self) -> MutexGuard<'_, Current> {

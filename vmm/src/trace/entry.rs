@@ -147,8 +147,8 @@ pub struct Round {
     pub bytes: u64,
     /// How long it took, in microseconds.
     pub took_us: u64,
-    /// Pages that the guest dirtied meanwhile.
-    pub dirty_pages: u64,
+    /// Pages that the guest dirtied meanwhile; not known of the last pages, nor of a round that was ended early.
+    pub dirty_pages: Option<u64>,
 }
 
 /// How far a migration is.

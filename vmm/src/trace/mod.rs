@@ -11,7 +11,7 @@ mod tests;
 mod writer;
 
 use std::fmt::Debug;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ferry_migration::{MigrationInfo, Status, wire};
@@ -20,7 +20,7 @@ pub use self::entry::{Entry, FORMAT, Message, Round, Sample, Side, Start, What};
 pub use self::writer::{TraceError, Writer};
 
 use crate::events::Event;
-use crate::runtime::progress::PageCounters;
+use crate::runtime::progress::{PageCounters, Progress};
 
 static WRITER: OnceLock<Writer> = OnceLock::new();
 
@@ -50,16 +50,13 @@ pub fn note(what: impl FnOnce() -> What) {
     }
 }
 
-/// A migration begins; `info` is asked for samples until it answers with none.
-pub fn migration(side: Side, id: u128, peer: Option<String>) {
-    note(|| What::Migration { side, id: format!("{id:032x}"), peer });
-}
-
-/// Takes samples of a migration from now on, until `info` has none.
-pub fn watch(info: impl Fn() -> Option<MigrationInfo> + Send + 'static) {
-    if let Some(writer) = WRITER.get() {
-        writer.watch(Box::new(info));
-    }
+/// A migration begins; `progress` is asked for samples until it has ended.
+pub fn migration(side: Side, id: u128, peer: Option<String>, progress: &Arc<Progress>) {
+    let Some(writer) = WRITER.get() else { return };
+    writer.put(What::Migration { side, id: format!("{id:032x}"), peer });
+    let watched = Arc::downgrade(progress);
+    let goes_on = |info: &MigrationInfo| info.status.is_none_or(Status::is_active);
+    writer.watch(Box::new(move || watched.upgrade().map(|progress| progress.info()).filter(goes_on)));
 }
 
 /// A control link is open, the `number`th as the source counts.
@@ -126,7 +123,7 @@ pub fn record<E: std::error::Error>(call: &str, result: &Result<(), E>) {
 }
 
 /// Pages have been sent since `before` was counted: in round `number`, or as the last ones.
-pub fn round(number: Option<u64>, before: [u64; 3], counters: &PageCounters, took: Duration, dirty_pages: u64) {
+pub fn round(number: Option<u64>, before: [u64; 3], counters: &PageCounters, took: Duration, dirty_pages: Option<u64>) {
     note(|| {
         let [pages, zero_pages, bytes] = counters.sent();
         What::Round(Round {

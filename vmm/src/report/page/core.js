@@ -21,7 +21,7 @@ function duration(us) {
   const size = Math.abs(us);
   if (size < 1000) return `${Math.round(us)} µs`;
   if (size < 10_000) return `${(us / 1000).toFixed(2)} ms`;
-  if (size < 1_000_000) return `${(us / 1000).toFixed(1)} ms`;
+  if (size < 1_000_000) return `${(us / 1000).toFixed(size < 100_000 ? 1 : 0)} ms`;
   return size < 120_000_000 ? `${(us / 1e6).toFixed(2)} s` : `${Math.floor(us / 60e6)} min ${Math.round((us % 60e6) / 1e6)} s`;
 }
 function bytes(n) {

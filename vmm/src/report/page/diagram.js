@@ -29,6 +29,7 @@ function wrap(text, width, size, most) {
   return lines.map(line => line.trim()).filter((line, at) => line || at === 0);
 }
 
+const clock = us => us === 0 ? "0" : Math.abs(us) < 100_000 ? duration(us) : Math.abs(us) < 1e6 ? `${(us / 1000).toFixed(1)} ms` : `${(us / 1e6).toFixed(3)} s`;
 // Runs of the same thing are one row that counts.
 function rows(entries, shown) {
   const out = [];
@@ -70,8 +71,8 @@ const lifelines = (bands, x, bottom) => Object.entries(bands).flatMap(([lane, li
 
 function draw({ entry, times, until }, y, x, width, layers) {
   const { under, over, bands } = layers, text = entry.text + (times > 1 ? `  ×${times}` : "");
-  const when = times > 1 && until > entry.at_us ? `${duration(entry.at_us)} to ${duration(until)}` : duration(entry.at_us);
-  over.push(svg("text", { class: "time", x: GUTTER - 8, y: y + 12, "text-anchor": "end" }, duration(entry.at_us)));
+  const when = times > 1 && until > entry.at_us ? `${clock(entry.at_us)} to ${clock(until)}` : clock(entry.at_us);
+  over.push(svg("text", { class: "time", x: GUTTER - 8, y: y + 12, "text-anchor": "end" }, clock(entry.at_us)));
   const label = `${when}: ${entry.lane}${entry.to ? " to " + entry.to : ""}: ${text}${entry.fate ? `, ${entry.fate}` : ""}`;
   const group = svg("g", { class: `entry ${entry.kind}` }, svg("title", {}, label));
   over.push(group);
@@ -84,7 +85,7 @@ function draw({ entry, times, until }, y, x, width, layers) {
 // What the harness does, or the guest says, concerns no lane: it goes across.
 function band(group, entry, text, y, width) {
   const left = GUTTER + 2, room = width - left - 8, look = entry.kind === "fault" ? "fault" : entry.lane === "guest" ? "guest" : "note";
-  const lines = wrap(text, room - 82, 12, 4), height = lines.length * LINE + 9;
+  const lines = wrap(text, room - 82, 12, 9), height = lines.length * LINE + 9;
   group.append(svg("rect", { class: `band ${look}`, x: left, y: y - 4, width: room + 4, height, rx: 5 }),
     svg("text", { class: "tag", x: left + 9, y: y + 12 }, (look === "fault" ? "⚡ " : "") + entry.lane),
     ...lines.map((line, at) => svg("text", { class: look === "fault" ? "fault" : "", x: left + 80, y: y + 12 + at * LINE }, line)));
@@ -105,7 +106,7 @@ function status(group, entry, text, y, x, width, bands) {
 function arrow(group, entry, text, y, x) {
   const fate = entry.fate ? match(FATES, entry.fate, "") : "", cut = fate === "lost" && entry.lane !== "link" && entry.to !== "link";
   const from = x[entry.lane] ?? x.link, end = cut ? x.link : x[entry.to] ?? x.link, way = Math.sign(end - from) || 1;
-  const look = fate || (entry.kind === "pages" ? "pages" : ""), extra = [entry.link, entry.fate].filter(Boolean).join(" · ");
+  const look = fate || (entry.kind === "pages" ? "pages" : ""), extra = [entry.link !== "control" && entry.link, entry.fate].filter(Boolean).join(" · ");
   const room = Math.abs((x[entry.to] ?? x.link) - from) - 24, lines = wrap(extra ? `${text}  (${extra})` : text, room, 12, 3);
   const middle = (from + (x[entry.to] ?? x.link)) / 2, at = y + lines.length * LINE + 3;
   lines.forEach((line, n) => group.append(svg("text", { class: `halo ${fate}`, x: middle, y: y + 11 + n * LINE, "text-anchor": "middle" }, line)));
@@ -120,7 +121,7 @@ function arrow(group, entry, text, y, x) {
 // Text beside a lifeline, towards the middle.
 function beside(group, entry, text, y, x, under) {
   const right = entry.lane === "destination", at = x[entry.lane] ?? x.link, look = entry.kind;
-  const room = right ? at - x.source - 30 : x.destination - at - 30, lines = wrap((look === "fault" ? "⚡ " : "") + text, room, 11.5, 3);
+  const room = right ? at - x.source - 30 : x.destination - at - 30, lines = wrap((look === "fault" ? "⚡ " : "") + text, room, 11.5, 6);
   under.push(svg("circle", { class: `dot ${look}`, cx: at, cy: y + 8, r: look === "step" ? 2.6 : 4 }));
   lines.forEach((line, n) => group.append(svg("text", { class: `halo ${look}`, x: right ? at - 12 : at + 12, y: y + 12 + n * LINE, "text-anchor": right ? "end" : "start" }, line)));
   return lines.length * LINE + 7;

@@ -33,6 +33,8 @@ if (data.matrix) {
   if (matrix.back === null) matrix.back = "";
   addEventListener("hashchange", route);
 } else {
-  show(migrationView(data.story), true);
+  const tell = () => show(migrationView(data.story), true);
+  tell();
+  addEventListener("hashchange", tell);
 }
 document.body.dataset.ready = "1";

@@ -25,9 +25,9 @@ function overview(data) {
   const page = [
     el("p", { class: "eyebrow" }, "Ferry · fault matrix"), el("h1", {}, verdict),
     el("p", { class: "lead" }, "Every cell migrates a real guest, breaks one thing at one moment, and asks judges that do not trust Ferry what became of the guest."),
-    el("ul", { class: "numbers" }, [["", data.cells.length, "cells"], ["pass", green, "green"], [red ? "fail" : "", red, "red"], ["", skipped, "skipped"], ["", duration(data.seconds * 1e6), "in all"]]
+    el("ul", { class: "numbers" }, [["", data.cells.length, "cells"], ["pass", green, "green"], [red ? "fail" : "", red, "red"], ["", skipped, "skipped"]]
       .map(([look, number, name]) => el("li", { class: look }, el("b", {}, typeof number === "number" ? number.toLocaleString("en") : number), el("span", {}, name)))),
-    facts([["made", data.made], ["host", data.host], ["seed", String(data.seed)]]), data.command && command(data.command),
+    facts([["made", data.made], ["took", duration(data.seconds * 1e6)], ["host", data.host], ["seed", String(data.seed)]]), data.command && command(data.command),
     red > 0 && [el("h2", {}, "What is red"), failures(data.cells.filter(cell => cell.verdict === "fail"))],
     el("h2", {}, "The grid"), filters(data.cells, refresh), counter, list,
     el("ul", { class: "legend" }, [["pass", "P O R", "green: precopy (P), postcopy (O), recovered postcopy (R)"], ["fail", "✕", "red"], ["skip", "–", "skipped"]]

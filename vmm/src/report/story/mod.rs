@@ -4,6 +4,8 @@
 //! the messages between them say of that is taken off the destination's times.
 
 pub mod read;
+#[cfg(test)]
+mod tests;
 mod timeline;
 
 use ferry_migration::MigrationInfo;
@@ -74,7 +76,7 @@ pub fn tell(traces: &[Trace]) -> Story {
 }
 
 fn migration(parts: &[Part<'_>]) -> Migration {
-    let skew_us = skew(&timeline::messages(parts));
+    let skew_us = skew(parts);
     let clock = |part: &Part<'_>| if part.side == Side::Destination { skew_us } else { 0 };
     let times = parts.iter().flat_map(|part| part.entries.iter().map(|entry| entry.at_us as i64 - clock(part)));
     let (began, ended) = (times.clone().min().unwrap_or(0), times.max().unwrap_or(0));
@@ -112,7 +114,10 @@ fn seen(part: &Part<'_>, began: i64) -> Seen {
             What::Sample(sample) => seen.samples.push(Timed { at_us, what: sample.clone() }),
             What::Error { text } => seen.error = Some(text.clone()),
             What::Status { status } => seen.status = Some(status.as_str()),
-            What::Summary(info) => seen.summary = Some((**info).clone()),
+            What::Summary(info) => {
+                seen.samples.push(Timed { at_us, what: Sample::of((**info).clone()) });
+                seen.summary = Some((**info).clone());
+            }
             What::Lost { entries } => seen.lost += entries,
             _ => {}
         }
@@ -120,15 +125,19 @@ fn seen(part: &Part<'_>, began: i64) -> Seen {
     seen
 }
 
-/// How far the destination's clock is ahead: half of what the quickest message of each way seems to differ. On one host, where
-/// a message takes longer than the clocks differ, that is noise, and left alone.
-fn skew(messages: &[Message<'_>]) -> i64 {
+/// How far the destination's clock is ahead: half of what the quickest messages of the two ways seem to differ. One host has one
+/// clock.
+fn skew(parts: &[Part<'_>]) -> i64 {
+    if parts.iter().all(|part| part.start.host == parts[0].start.host) {
+        return 0;
+    }
+    let messages = timeline::messages(parts);
     let quickest = |from: Side| {
         let took = messages.iter().filter(|message| message.from == from).filter_map(Message::took_us);
         took.min()
     };
     match (quickest(Side::Source), quickest(Side::Destination)) {
-        (Some(there), Some(back)) if there < 0 || back < 0 => (there - back) / 2,
+        (Some(there), Some(back)) => (there - back) / 2,
         _ => 0,
     }
 }

@@ -6,6 +6,9 @@ use super::read::Part;
 use crate::report::matrix::{Entry, Kind, Lane};
 use crate::trace::{Entry as Noted, Round, Side, What};
 
+/// A message that takes longer says so, in microseconds.
+const LATE_US: i64 = 20_000;
+
 /// A message, as far as the traces know of it.
 #[derive(Debug)]
 pub(super) struct Message<'a> {
@@ -67,7 +70,13 @@ pub(super) fn arrows(parts: &[Part<'_>], began: i64, skew_us: i64) -> Vec<Entry>
             text: message.name.to_owned() + &size(message.bytes),
             to: Some(lane(other(message.from))),
             link: None,
-            fate: (both && received.is_none()).then(|| "lost".to_owned()),
+            fate: match (sent, received) {
+                (Some(_), None) if both => Some("lost".to_owned()),
+                (Some(sent), Some(received)) if received - sent > LATE_US => {
+                    Some(format!("took {} ms", (received - sent) / 1000))
+                }
+                _ => None,
+            },
         })
     };
     messages(parts).into_iter().filter_map(arrow).collect()
@@ -129,7 +138,7 @@ fn input(detail: &str) -> Option<(Kind, String)> {
         "Timer" | "Cancel" | "Pause" | "Recover" | "Resolve" | "StartPostcopy" => {
             Some((Kind::Event, detail.to_owned()))
         }
-        _ => Some((Kind::Step, format!("{detail} ←"))),
+        _ => Some((Kind::Step, detail.trim_end_matches("(Ok(()))").to_owned())),
     }
 }
 

@@ -124,7 +124,7 @@ impl Outgoing {
         let peer = to.to_string();
         let driver = Driver::new(machine, to, settings, progress.clone(), events.clone(), (migration_id, record))
             .map_err(MigrationError::Host)?;
-        trace::migration(Side::Source, migration_id, Some(peer));
+        trace::migration(Side::Source, migration_id, Some(peer), &progress);
         progress.set_status(Status::Setup);
         let thread = crate::runtime::spawn(&faults, "ferry-source", move || driver.run(&inbox));
         let thread = thread.map_err(MigrationError::Host)?;

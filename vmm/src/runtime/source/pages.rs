@@ -160,7 +160,8 @@ impl PageSender {
         }
         progress.pages.byte_rate.store(per_second(bytes, took), Relaxed);
         progress.pages.precopy_bytes.store(bytes_before + bytes, Relaxed);
-        trace::round(Some(progress.pages.rounds.load(Relaxed)), before, &progress.pages, took, numbers.remaining_pages);
+        let dirty = (!self.controls.end_round.load(Relaxed)).then_some(numbers.remaining_pages);
+        trace::round(Some(progress.pages.rounds.load(Relaxed)), before, &progress.pages, took, dirty);
         Ok(numbers)
     }
 
@@ -174,7 +175,7 @@ impl PageSender {
         self.send_pending(false)?;
         self.marker += 1;
         self.chunks.send_marker(self.marker)?;
-        trace::round(None, before, &self.controls.progress.pages, began.elapsed(), 0);
+        trace::round(None, before, &self.controls.progress.pages, began.elapsed(), None);
         Ok(self.marker)
     }
 

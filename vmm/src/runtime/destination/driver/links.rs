@@ -24,7 +24,7 @@ impl Driver {
             (Link::Control, None) => {
                 self.migration_id = Some(preamble.migration_id);
                 self.source_connection = preamble.connection;
-                trace::migration(Side::Destination, preamble.migration_id, None);
+                trace::migration(Side::Destination, preamble.migration_id, None, &self.progress);
                 self.progress.set_status(Status::Setup);
                 self.begin(preamble.migration_id, stream);
                 let first = self.core.start();
