@@ -3,12 +3,13 @@
 
 use std::time::{Duration, Instant};
 
+use ferry_migration::Handshake;
 use ferry_migration::info::Status;
 use serde_json::json;
 
 use super::act::Props;
 use super::actor::View;
-use super::cell::{Side, What};
+use super::cell::{Place, Side, What};
 use super::stage::{DEADLINE, Stage};
 use crate::wait::poll;
 
@@ -16,8 +17,8 @@ use crate::wait::poll;
 const SETTLED: Duration = DEADLINE.saturating_mul(2);
 /// Longest that it takes until nothing changes.
 const WITHIN: Duration = Duration::from_secs(60);
-/// Recoveries that may fail: a busy machine may break one by itself.
-const RECOVERIES: u32 = 5;
+/// How often an operator may try: a busy machine may break a recovery by itself.
+const ATTEMPTS: u32 = 8;
 
 /// How things stand when nothing changes any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +27,6 @@ pub enum Stand {
     AtSource,
     /// The destination does.
     AtDestination,
-    /// Nobody runs it, and the source does not know who may.
-    Uncertain,
     /// The side that has the guest is gone, or lacks pages that are gone.
     Lost,
     /// The guest ended by itself, or was ended.
@@ -37,14 +36,16 @@ pub enum Stand {
 impl Stage {
     /// Leads to where nothing changes by itself.
     pub fn settle(&mut self, props: &mut Props) -> Result<Stand, String> {
-        for _ in 0..RECOVERIES {
+        let mut hurt = true;
+        for _ in 0..ATTEMPTS {
             let views = self.rest()?;
-            // What a third party had in its hands, or kept from passing, is free again: the operator goes on from there.
+            // What was kept from passing, or failed, works again: the operator goes on from there.
             self.relay.heal();
-            if props.strike() {
-                self.retry();
+            if std::mem::take(&mut hurt) && self.mend(props) {
+                continue;
             }
             match views {
+                [View::Answers(Some(Status::Uncertain), _), _] => self.resolve()?,
                 [View::Answers(Some(Status::PostcopyPaused), _), View::Answers(Some(Status::PostcopyPaused), _)] => {
                     self.resume();
                 }
@@ -56,7 +57,23 @@ impl Stage {
                 views => return Ok(self.stand(views)),
             }
         }
-        Err("a recovery does not succeed".to_owned())
+        Err("the operator does what the guide says, and it helps nothing".to_owned())
+    }
+
+    /// Ends what goes on hurting; true if somebody may have waited for that.
+    fn mend(&mut self, props: &mut Props) -> bool {
+        let struck = props.strike();
+        let rule = matches!(self.cell.what, What::Rule(..)) && self.cell.place() == Place::Record;
+        if rule {
+            self.notes.say("the record's storage works again");
+            for actor in [&mut self.source, &mut self.destination] {
+                let _ = actor.ask("x-ferry-fault-set", json!({ "clear": true }));
+            }
+        }
+        if struck {
+            self.retry();
+        }
+        struck || rule
     }
 
     /// Whoever has the guest and could not run it may try again.
@@ -73,7 +90,6 @@ impl Stage {
         let [source, destination] = views;
         let has_ended = |view: View, actor: &super::actor::Actor| view == View::Ended && !actor.was_killed();
         match (source, destination) {
-            (View::Answers(Some(Status::Uncertain), _), _) => Stand::Uncertain,
             (_, View::Answers(Some(Completed), _)) => Stand::AtDestination,
             (View::Answers(Some(Failed | Cancelled) | None, _), _) => Stand::AtSource,
             (View::Answers(Some(Completed | PostcopyPaused), _), View::Ended)
@@ -110,35 +126,34 @@ impl Stage {
     }
 
     /// The operator says who owns the guest in an uncertainty: the harness knows who is there and who has run.
-    pub fn resolve(&mut self) -> Result<Stand, String> {
-        let (owner, stand) = match self.destination.view() {
+    fn resolve(&mut self) -> Result<(), String> {
+        if self.cell.handshake == Handshake::Owned {
+            return Err(format!("the source is uncertain, and the record can be reached: {}", self.source.error()));
+        }
+        let owner = match self.destination.view() {
             View::Answers(Some(Status::Completed | Status::PostcopyActive | Status::PostcopyPaused), _) => {
-                ("destination", Stand::AtDestination)
+                "destination"
             }
-            _ if self.destination.was_killed() && self.guest_was_at(Side::Destination) => ("destination", Stand::Lost),
+            _ if self.destination.was_killed() && self.guest_was_at(Side::Destination) => "destination",
             _ => {
                 // Fenced: it has ended, or is ended now.
                 self.destination.end();
-                ("source", Stand::AtSource)
+                "source"
             }
         };
         self.notes.say(format!("the operator says that the guest is the {owner}'s"));
         let word = json!({ "owner": owner, "peer-fenced": true });
         self.source.ask("x-ferry-resolve", word).ok_or(format!("the operator's word for the {owner} was refused"))?;
-        let ended = poll(WITHIN, || is_final(self.source.view()).then_some(()));
-        ended.ok_or(format!("the operator's word for the {owner} does not end the migration"))?;
-        Ok(stand)
+        let heard = poll(WITHIN, || {
+            let view = self.source.view();
+            (!matches!(view, View::Answers(Some(Status::Uncertain), _))).then_some(())
+        });
+        heard.ok_or(format!("the operator's word for the {owner} changes nothing"))
     }
 
     /// Whether the guest has said something on a side.
     fn guest_was_at(&mut self, side: Side) -> bool {
         !self.actor(side).serial().is_empty()
-    }
-
-    /// Whether the operator wanted the guest to be stopped.
-    #[must_use]
-    pub fn wants_stopped(&self) -> bool {
-        self.cell.what == What::Stop
     }
 }
 

@@ -59,8 +59,9 @@ pub fn endings(cell: &Cell, known: Known) -> Vec<Ending> {
         What::GuestReboots => vec![SourceRuns, DestinationRuns],
         What::Cancel if known.permit_sent => vec![DestinationRuns],
         What::Cancel => vec![SourceRuns],
-        What::Quit(Side::Source) if known.permit_sent => vec![DestinationRuns, GuestEnded],
-        What::Quit(Side::Source) => vec![GuestEnded],
+        What::Quit(Side::Source) if known.permit_sent => vec![DestinationRuns, GuestEnded, Lost],
+        // The guest ends with its process, and says nothing.
+        What::Quit(Side::Source) => vec![GuestEnded, Lost],
         What::Quit(Side::Destination) if known.permit_sent => match postcopy {
             // Whoever quits the side that has the guest ends the guest.
             true => vec![GuestEnded, DestinationRuns, Lost],

@@ -5,7 +5,9 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use super::actor::Actor;
+use ferry_migration::info::Status;
+
+use super::actor::{Actor, View};
 use super::cell::{Cell, Mode, Side, What, When};
 use super::stage::{DEADLINE, MOMENT, Stage};
 use crate::relay::{self, Fault, Spot};
@@ -99,9 +101,6 @@ impl Stage {
                 self.destination.ferry.set_fault(rule);
             }
             When::Step(Side::Source, "TakeBack") => self.relay.set_plan(Spot::Message("Permit"), Fault::Reset),
-            When::Step(Side::Destination, "LoseGuest") => {
-                self.destination.ferry.set_fault(fail("USERFAULTFD_READ"));
-            }
             _ => {}
         }
     }
@@ -113,10 +112,10 @@ impl Stage {
             return Ok(SystemTime::now());
         }
         let hurry = comes_late(&cell);
-        let mut cancelled = false;
+        let mut provoked = false;
         let there = self.look(MOMENT, hurry, |stage| {
-            if cell.when == When::Frame(Spot::Message("Cancel")) && !cancelled {
-                cancelled = stage.source.ask("migrate_cancel", json!({})).is_some();
+            if !provoked {
+                provoked = stage.provoke_on_the_way();
             }
             stage.moment_is_there(cell.when)
         });
@@ -124,6 +123,19 @@ impl Stage {
             let (source, destination) = (self.source.view(), self.destination.view());
             format!("the moment never came: the source is {source:?}, the destination {destination:?}")
         })
+    }
+
+    /// What leads to the moment when the migration has come so far; true once it is done.
+    fn provoke_on_the_way(&mut self) -> bool {
+        match self.cell.when {
+            When::Frame(Spot::Message("Cancel")) => self.source.ask("migrate_cancel", json!({})).is_some(),
+            When::Step(Side::Destination, "LoseGuest") => {
+                let active = matches!(self.destination.view(), View::Answers(Some(Status::PostcopyActive), _));
+                let rule = json!({ "at": "USERFAULTFD_READ", "do": "fail" });
+                active && self.destination.ask("x-ferry-fault-set", rule).is_some()
+            }
+            _ => true,
+        }
     }
 
     fn moment_is_there(&mut self, when: When) -> Option<SystemTime> {

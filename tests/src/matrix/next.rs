@@ -20,7 +20,7 @@ const REPORTS: usize = 3;
 pub fn migrate(stage: &mut Stage, stand: Stand, evidence: &mut Evidence) {
     let tried = match stand {
         Stand::AtSource | Stand::AtDestination => Some(attempt(stage, stand)),
-        Stand::Uncertain | Stand::Lost | Stand::Ended => None,
+        Stand::Lost | Stand::Ended => None,
     };
     if let Some(tried) = tried {
         evidence.next = Some(tried.map(|mut next| {

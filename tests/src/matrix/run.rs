@@ -8,7 +8,7 @@ use ferry_migration::Handshake;
 use ferry_vmm::report::matrix::{self as report, Finding};
 use serde_json::json;
 
-use super::cell::{Cell, Mode};
+use super::cell::{Cell, Mode, When};
 use super::drive::Stand;
 use super::evidence::{CellFacts, Evidence};
 use super::expect::{self, Known};
@@ -18,6 +18,7 @@ use super::oracles::{ORACLES, Verdict};
 use super::stage::Stage;
 use super::timeline;
 use super::watch::{left, record};
+use crate::relay::{Fault, Spot};
 use crate::wait::poll;
 use crate::{disk, replay};
 
@@ -52,7 +53,7 @@ fn play(stage: &mut Stage) -> Result<Played, String> {
     let arm = |stage: &mut Stage| {
         stage.arm();
         if let (Some(bytes), Some(spot)) = (&replayed, stage.replays()) {
-            stage.relay.set_plan(spot, crate::relay::Fault::Insert(bytes.clone()));
+            stage.relay.set_plan(spot, Fault::Insert(bytes.clone()));
         }
     };
     let phase = stage.phase();
@@ -65,12 +66,11 @@ fn play(stage: &mut Stage) -> Result<Played, String> {
     }
     let at = stage.await_moment()?;
     stage.act(at, &mut props)?;
-    let mut stand = stage.settle(&mut props)?;
-    let evidence = gather(stage, stand);
-    if stand == Stand::Uncertain {
-        stand = stage.resolve()?;
+    if stage.wrong.is_some() {
+        stage.swap_destination();
     }
-    Ok(Played { evidence, stand })
+    let stand = stage.settle(&mut props)?;
+    Ok(Played { evidence: gather(stage, stand), stand })
 }
 
 /// Goes to a postcopy that is active, breaks it, and reconnects.
@@ -84,6 +84,9 @@ fn recovered(stage: &mut Stage, phase: Phase, arm: impl Fn(&mut Stage)) {
     }
     stage.break_postcopy();
     stage.wait_both(Status::PostcopyPaused);
+    if stage.cell.when == When::Frame(Spot::Message("RecoverRefused")) {
+        stage.swap_destination();
+    }
     arm(stage);
     stage.resume();
 }

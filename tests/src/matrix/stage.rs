@@ -17,7 +17,7 @@ use super::watch::{Sampler, disk};
 use crate::random::Random;
 use crate::relay::{Relay, Spot};
 use crate::wait::{LONG, poll, wait_until};
-use crate::{GuestLog, Lab, Spec};
+use crate::{Ferry, GuestLog, Lab, Spec};
 
 /// What a side waits for an answer, for a load, or for a sign of life.
 pub const DEADLINE: Duration = Duration::from_millis(1500);
@@ -51,6 +51,8 @@ pub struct Stage {
     pub writes: Result<disk::Watch, String>,
     /// What the harness did.
     pub notes: Notes,
+    /// A destination that waits for another guest, with the relay to the right one while this one has its place.
+    pub wrong: Option<(Ferry, Relay)>,
     asked_for_postcopy: bool,
     at_full_speed: bool,
     /// The last to go, so that a failed cell's files can be kept.
@@ -93,6 +95,7 @@ impl Stage {
             sampler,
             writes,
             notes: Notes::new(),
+            wrong: None,
             asked_for_postcopy: false,
             at_full_speed: false,
             lab,
@@ -181,6 +184,18 @@ impl Stage {
             let is = |view: View| matches!(view, View::Answers(Some(status), _) if status == wanted);
             (is(self.source.view()) && is(self.destination.view())).then_some(())
         });
+    }
+
+    /// Puts a destination that waits for another guest, behind a relay of its own, in the place of the right one; the second time puts
+    /// the right one back.
+    pub fn swap_destination(&mut self) {
+        let (ferry, mut relay) = self.wrong.take().unwrap_or_else(|| {
+            let ferry = self.lab.start_destination(&self.spec.clone().name("another"));
+            let relay = Relay::new(&ferry.wait_listening(), None);
+            (ferry, relay)
+        });
+        std::mem::swap(&mut self.relay, &mut relay);
+        self.wrong = Some((ferry, relay));
     }
 
     /// Reconnects a paused postcopy.
