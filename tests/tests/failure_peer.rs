@@ -179,6 +179,14 @@ fn strangers_do_not_disturb_a_destination_that_waits() {
 }
 
 #[test]
+fn a_crowd_of_strangers_does_not_keep_the_source_out() {
+    let Some(mut scene) = Scene::new() else { return };
+    let mut destination = scene.destination();
+    let _crowd = ferry_tests::stranger::opens_many(&destination.wait_listening());
+    ferry_tests::migration::move_guest(&mut scene.source, &mut destination, &mut scene.guest);
+}
+
+#[test]
 fn strangers_do_not_disturb_a_migration_that_goes_on() {
     let Some(mut scene) = Scene::new() else { return };
     let mut destination = scene.destination();

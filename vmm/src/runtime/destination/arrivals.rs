@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -22,7 +22,8 @@ use crate::runtime::stream::{Listener, Stream};
 const INTRODUCTION: Duration = Duration::from_secs(2);
 /// Pause before the next try when the host had nothing to take a connection with.
 const SCARCITY: Duration = Duration::from_millis(100);
-/// Connections that may be introducing themselves at a time; more are closed at once.
+/// Connections that may be introducing themselves at a time. One more, and the one that has been silent for the longest is
+/// closed: the newest may be the source, which introduces itself at once.
 const MOST_STRANGERS: usize = 16;
 
 /// Ends the thread that listens, when it is dropped: whatever becomes of its owner, the address is free again.
@@ -64,28 +65,20 @@ pub fn listen(
 }
 
 fn accept_all(listener: &Listener, cancel: &EventFd, events: &Sender<Event>, faults: &FaultControl) {
-    let strangers = Arc::new(AtomicUsize::new(0));
-    let mut threads: VecDeque<(Stream, JoinHandle<()>)> = VecDeque::new();
+    let mut strangers: VecDeque<Stranger> = VecDeque::new();
     loop {
         match listener.accept(cancel, faults) {
             Ok(None) => break,
             Ok(Some(stream)) => {
-                threads.retain(|(_, thread)| !thread.is_finished());
-                if strangers.load(SeqCst) >= MOST_STRANGERS {
-                    tracing::warn!("too many connections that say nothing; one more was closed");
-                    continue;
+                strangers.retain(|stranger| !stranger.thread.is_finished());
+                if strangers.len() >= MOST_STRANGERS
+                    && let Some(oldest) = strangers.pop_front()
+                {
+                    tracing::warn!("too many connections that say nothing; the oldest was closed");
+                    oldest.give_up();
                 }
-                let (counted, events, introduced) = (strangers.clone(), events.clone(), stream.clone());
-                counted.fetch_add(1, SeqCst);
-                let spawned = crate::runtime::spawn(faults, "ferry-dst-hello", move || {
-                    if !introduce(&introduced, &events) {
-                        // Whoever accepts keeps a share of it until somebody else comes.
-                        introduced.shutdown();
-                    }
-                    counted.fetch_sub(1, SeqCst);
-                });
-                match spawned {
-                    Ok(thread) => threads.push_back((stream, thread)),
+                match Stranger::new(stream, events, faults) {
+                    Ok(stranger) => strangers.push_back(stranger),
                     Err(error) => tracing::warn!(%error, "no thread for a connection"),
                 }
             }
@@ -100,23 +93,47 @@ fn accept_all(listener: &Listener, cancel: &EventFd, events: &Sender<Event>, fau
             }
         }
     }
-    for (stream, thread) in threads {
-        if !thread.is_finished() {
-            stream.shutdown();
+    strangers.into_iter().for_each(Stranger::give_up);
+}
+
+/// A connection that is introducing itself, in a thread of its own.
+struct Stranger {
+    stream: Stream,
+    settled: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Stranger {
+    fn new(stream: Stream, events: &Sender<Event>, faults: &FaultControl) -> std::io::Result<Self> {
+        let settled = Arc::new(AtomicBool::new(false));
+        let (introduced, ours, events) = (stream.clone(), settled.clone(), events.clone());
+        let thread = crate::runtime::spawn(faults, "ferry-dst-hello", move || {
+            if !introduce(&introduced, &ours, &events) {
+                // Whoever accepts keeps a share of it until somebody else comes.
+                introduced.shutdown();
+            }
+        })?;
+        Ok(Stranger { stream, settled, thread })
+    }
+
+    /// Closes the connection, unless it is a link by now.
+    fn give_up(self) {
+        if !self.settled.swap(true, SeqCst) {
+            self.stream.shutdown();
         }
-        if thread.join().is_err() {
+        if self.thread.join().is_err() {
             tracing::error!("a connection's thread ended unexpectedly");
         }
     }
 }
 
-/// Whether the driver has it now.
 /// Whether the host is short of something, which passes (accept(2)).
 fn is_scarcity(error: &std::io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
-fn introduce(stream: &Stream, events: &Sender<Event>) -> bool {
+/// Reads a preamble; whether the driver has the connection now. `settled` says that it is a link, or that it was given up.
+fn introduce(stream: &Stream, settled: &AtomicBool, events: &Sender<Event>) -> bool {
     let mut bytes = [0; PREAMBLE_LEN];
     let read = stream.set_read_timeout(Some(INTRODUCTION)).and_then(|()| stream.read_exact(&mut bytes));
     if let Err(error) = read {
@@ -126,7 +143,9 @@ fn introduce(stream: &Stream, events: &Sender<Event>) -> bool {
     match Preamble::decode(&bytes) {
         Ok(preamble) => {
             // The driver ends only after this thread.
-            stream.set_read_timeout(None).is_ok() && events.send(Event::Arrived(preamble, stream.clone())).is_ok()
+            !settled.swap(true, SeqCst)
+                && stream.set_read_timeout(None).is_ok()
+                && events.send(Event::Arrived(preamble, stream.clone())).is_ok()
         }
         Err(error) => {
             tracing::warn!(%error, "a connection was refused");
