@@ -94,7 +94,7 @@ const AT: (&str, &str) = (
     "save|load|post_load|KVM_…|USERFAULTFD_READ|step:OUTPUT|{send,sent,received}:MESSAGE|record:{read,write,sync,lock}|\
      disk:{open,lock,read,write,sync,flush}|host:{connect,accept,thread,userfaultfd,memory}|clock:realtime",
 );
-const DO: (&str, &str) = ("do", "fail|errno:NAME|hang|delay:MS (at most 600000)|kill|freeze|skew:MS (at most a year)");
+const DO: (&str, &str) = ("do", "fail|hang|delay:MS (at most 600000)|errno:NAME|kill|freeze|skew:MS (at most a year)");
 const OF: (&str, &str) = ("of", "PART, for example serial/0");
 const TIMES: (&str, &str) = ("times", "N, from 1");
 const IN: (&str, &str) = ("in", "incoming|outgoing");

@@ -1,7 +1,7 @@
 //! What the source asks of the ownership record, and what it tells it.
 
 use ferry_migration::Handshake;
-use ferry_migration::source::{Input, Outcome, Owner};
+use ferry_migration::source::{Input, Outcome, Owner, TakeBack};
 
 use super::Driver;
 use crate::runtime::source::Event;
@@ -22,7 +22,7 @@ impl Driver {
             // Without a record the handshake is never `owned`, and the state machine asks nothing.
             return;
         };
-        let (events, faults) = (self.events.clone(), self.machine.faults().clone());
+        let (events, told, faults) = (self.events.clone(), self.events.clone(), self.machine.faults().clone());
         self.record_call.ask(question, |serial| {
             let ask = move || {
                 let input = match question {
@@ -34,7 +34,15 @@ impl Driver {
                 // A driver that has ended knows the answer by other ways.
                 let _ = events.send(Event::Record(serial, input));
             };
-            crate::runtime::spawn(&faults, "ferry-src-record", ask).map(drop)
+            crate::runtime::spawn(&faults, "ferry-src-record", ask).map(drop).inspect_err(|error| {
+                let reason = format!("no thread can be started: {error}");
+                let input = match question {
+                    Question::Announce => Input::NonceWritten(Err(reason)),
+                    Question::TakeBack => Input::TookBack(TakeBack::Unreachable),
+                };
+                // The driver holds its own channel open.
+                let _ = told.send(Event::Record(serial, input));
+            })
         });
     }
 
