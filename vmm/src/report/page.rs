@@ -10,10 +10,11 @@ use super::Report;
 const PAGE: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/style.css");
 /// In the order in which they need each other.
-const SCRIPTS: [&str; 7] = [
+const SCRIPTS: [&str; 8] = [
     include_str!("page/core.js"),
     include_str!("page/diagram.js"),
     include_str!("page/charts.js"),
+    include_str!("page/grid.js"),
     include_str!("page/matrix.js"),
     include_str!("page/cell.js"),
     include_str!("page/migration.js"),

@@ -76,7 +76,7 @@ impl Options {
             ferry: env!("CARGO_PKG_VERSION").to_owned(),
             vm: self.name.clone(),
             incoming: self.incoming.is_some(),
-            host: host,
+            host,
             pid: std::process::id(),
             memory: self.memory.size,
             backing: self.memory.backing.to_string(),

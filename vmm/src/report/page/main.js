@@ -1,5 +1,9 @@
 // Reads the data that the page carries and shows what the address asks for.
 
+// Whoever tests the page reads this.
+addEventListener("error", event => {
+  document.body.dataset.error = event.message;
+});
 const main = document.getElementById("main");
 const data = JSON.parse(document.getElementById("data").textContent);
 
@@ -10,7 +14,11 @@ function show(nodes, narrow) {
 
 function route() {
   let name = location.hash.startsWith("#cell-") ? location.hash.slice(6) : "";
-  try { name = decodeURIComponent(name); } catch { /* as it was typed */ }
+  try {
+    name = decodeURIComponent(name);
+  } catch {
+    /* as it was typed */
+  }
   const cell = matrix.cells.find(cell => cell.name === name);
   if (cell) {
     const list = visible();
@@ -22,12 +30,28 @@ function route() {
   }
   show(overview(data.matrix), false);
   const square = matrix.back && main.querySelector(`[data-cell="${CSS.escape(matrix.back)}"]`);
-  if (square) { square.scrollIntoView({ block: "center", inline: "center" }); square.focus({ preventScroll: true }); }
+  if (square) {
+    square.scrollIntoView({ block: "center", inline: "center" });
+    square.focus({ preventScroll: true });
+  }
 }
 
 if (data.matrix) {
   matrix.cells = data.matrix.cells;
-  for (const cell of matrix.cells) cell.haystack = [cell.name, cell.when, cell.what, cell.place, cell.mode, cell.handshake, cell.injected, cell.ending, cell.why || ""].join(" ").toLowerCase();
+  for (const cell of matrix.cells)
+    cell.haystack = [
+      cell.name,
+      cell.when,
+      cell.what,
+      cell.place,
+      cell.mode,
+      cell.handshake,
+      cell.injected,
+      cell.ending,
+      cell.why || "",
+    ]
+      .join(" ")
+      .toLowerCase();
   matrix.back = null;
   route();
   if (matrix.back === null) matrix.back = "";
