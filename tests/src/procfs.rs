@@ -52,6 +52,12 @@ pub fn is_stopped(pid: u32) -> bool {
     })
 }
 
+/// The parent of the process with this `stat`: the second field after its name, which may hold anything (proc(5)).
+#[must_use]
+pub fn parent(stat: &str) -> Option<u32> {
+    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+}
+
 impl fmt::Display for Holdings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} threads, {} fds, {} MiB resident", self.threads, self.fds, self.rss_kib >> 10)

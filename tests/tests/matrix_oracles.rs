@@ -15,7 +15,7 @@ use ferry_tests::procfs::Inventory;
 use ferry_tests::relay::{Fault, Spot};
 use ferry_tests::wait::{SOON, wait_for};
 use ferry_tests::{Ferry, Lab, Relay, Scene, Spec, disk};
-use ferry_vmm::qmp::client::Client;
+use ferry_vmm::qmp::client::{Client, ClientError};
 use serde_json::json;
 
 /// A migration that a test plays by hand and has judged.
@@ -28,6 +28,8 @@ struct Stage {
     before: [Option<Inventory>; 2],
     facts: CellFacts,
     broken: Option<SystemTime>,
+    /// When the test killed the destination.
+    killed: Option<SystemTime>,
 }
 
 impl Stage {
@@ -53,7 +55,7 @@ impl Stage {
         };
         let writes = image.map(|image| Watch::start(&image, Some(record_of(&image))));
         let before = [&scene.source, &destination].map(|ferry| Inventory::of(ferry.pid()).ok());
-        Some(Stage { scene, destination, relay, sampler, writes, before, facts, broken: None })
+        Some(Stage { scene, destination, relay, sampler, writes, before, facts, broken: None, killed: None })
     }
 
     /// Lets everything settle, gathers the evidence, and asks all oracles.
@@ -62,14 +64,20 @@ impl Stage {
         wait_for("the rest before the end", SOON, || SystemTime::now() >= settled);
         let mut sides = [(&mut self.scene.source, Role::Source), (&mut self.destination, Role::Destination)];
         let mut processes = sides.each_mut().map(|(ferry, role)| process(ferry, *role, true));
+        processes[1].killed = self.killed;
         let settled = SystemTime::now();
         let mut gone = Vec::new();
         for (at, before) in self.before.into_iter().enumerate() {
             processes[at].before = before;
             match processes[at].exit {
+                // It had no chance to tidy up.
+                Some(_) if processes[at].killed.is_some() => {}
                 Some(_) => gone.push(sides[at].0.qmp_path().to_owned()),
                 // Nobody writes while the image is looked at. One that has handed its guest over refuses.
-                None => drop(sides[at].0.try_qmp("stop", json!({}))),
+                None => {
+                    let stopped = sides[at].0.try_qmp("stop", json!({}));
+                    assert!(matches!(stopped, Ok(_) | Err(ClientError::Refused { .. })), "{stopped:?}");
+                }
             }
         }
         let pids: Vec<_> = processes.iter().map(|process| process.pid).collect();
@@ -156,6 +164,45 @@ fn a_guest_that_resumes_passes_all_of_them_and_tells_how_soon() {
     let verdicts = stage.judge();
     verdicts.all_pass(&EVERYWHERE);
     verdicts.all_pass(&["resume"]);
+}
+
+#[test]
+fn an_uncertain_source_and_a_cancelled_one_pass_as_what_they_are() {
+    let Some(mut stage) = Stage::new(Handshake::Setup, diskless, None) else { return };
+    stage.facts.may_end = vec![Ending::Uncertain];
+    stage.relay.set_plan(Spot::Message("Permit"), Fault::Cut);
+    stage.scene.source.begin_migration(&stage.relay.uri());
+    stage.scene.source.wait_migration(Status::Uncertain);
+    let _ = stage.destination.wait_exit(SOON);
+    stage.judge().all_pass(&["one-runner", "ending", "story", "leaks"]);
+
+    let Some(mut stage) = Stage::new(Handshake::Owned, working, None) else { return };
+    stage.scene.slow_down();
+    stage.scene.source.begin_migration(&stage.relay.uri());
+    stage.scene.source.wait_migration(Status::Active);
+    stage.scene.source.qmp("migrate_cancel", json!({}));
+    assert_eq!(stage.scene.source.wait_migration_end().status, Some(Status::Cancelled));
+    let _ = stage.destination.wait_exit(SOON);
+    stage.judge().all_pass(&EVERYWHERE);
+}
+
+#[test]
+fn a_broken_postcopy_is_paused_while_both_sides_live_and_lost_without_its_destination() {
+    for (killed, ending) in [(false, Ending::Paused), (true, Ending::Lost)] {
+        let Some(mut stage) = Stage::new(Handshake::Owned, working, None) else { return };
+        (stage.facts.postcopy, stage.facts.may_end) = (true, vec![ending]);
+        stage.scene.source.allow_postcopy();
+        stage.relay.set_plan(Spot::Message("Started"), Fault::CutAfter);
+        stage.scene.begin_slow_postcopy(&stage.relay.uri());
+        stage.relay.wait_fired();
+        stage.scene.source.wait_migration(Status::PostcopyPaused);
+        stage.destination.wait_migration(Status::PostcopyPaused);
+        if killed {
+            stage.killed = Some(SystemTime::now());
+            stage.destination.kill();
+        }
+        stage.judge().all_pass(&["one-runner", "ending", "story", "leaks"]);
+    }
 }
 
 #[test]

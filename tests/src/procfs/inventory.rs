@@ -6,7 +6,7 @@ use std::io;
 
 use serde::Serialize;
 
-use super::descriptors;
+use super::{descriptors, parent};
 
 /// What a process holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -62,10 +62,8 @@ fn children(pid: u32) -> io::Result<Vec<String>> {
     let processes = fs::read_dir("/proc")?.flatten();
     let children = processes.filter_map(|entry| {
         let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-        // NUMBER (NAME) STATE PARENT … (proc(5)); a name may hold anything.
-        let (head, tail) = stat.rsplit_once(") ")?;
-        let parent = tail.split(' ').nth(1)?.parse::<u32>().ok()?;
-        (parent == pid).then(|| head.split_once('(').map_or(head, |(_, name)| name).to_owned())
+        let name = || stat.split_once('(')?.1.rsplit_once(')').map(|(name, _)| name.to_owned());
+        if parent(&stat) == Some(pid) { name() } else { None }
     });
     Ok(children.collect())
 }

@@ -51,8 +51,10 @@ impl Machine {
             self.parts.control.status().wants = true;
             return Err(error);
         }
-        // Memory stands still while the guest is stopped.
+        // Memory stands still while the guest is stopped; but while it arrives, a disk may wait for a page that nobody sends, and the
+        // operator with it.
         if !self.held()
+            && !self.parts.control.status().memory_arrives
             && let Err(failure) = self.parts.quiesce()
         {
             tracing::warn!(%failure, "stopped, but the device may still be writing");

@@ -176,6 +176,18 @@ impl Client {
         }
     }
 
+    /// All events that were kept, and all that a process has still sent before it ended, oldest first. Ends with the connection, or
+    /// after `timeout`.
+    pub fn last_events(&mut self, timeout: Duration) -> Vec<Value> {
+        let deadline = Instant::now() + timeout;
+        while let Ok(value) = self.receive(deadline, "the end of the connection") {
+            if value.get("event").is_some() {
+                self.keep(value);
+            }
+        }
+        self.take_events()
+    }
+
     /// All events that were kept, oldest first. Does not wait.
     pub fn take_events(&mut self) -> Vec<Value> {
         self.events.drain(..).collect()

@@ -4,9 +4,12 @@ use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use crate::procfs;
+
 /// What lies in a cell's directory that should have gone: sockets in `gone` (the QMP sockets, and others, of processes that ended by
 /// themselves), temporary files of the ownership record, and processes other than `known` that hold a file of the directory open,
-/// as an orphaned child would. Each is named for people.
+/// as an orphaned child would. Children of the harness are none of them: one that it is just starting holds all that it holds.
+/// Each is named for people.
 #[must_use]
 pub fn behind(directory: &Path, gone: &[PathBuf], known: &[u32]) -> Vec<String> {
     let mut left = Vec::new();
@@ -34,12 +37,17 @@ fn strangers(directory: &Path, known: &[u32]) -> Vec<String> {
         let pid = entry.file_name().to_str()?.parse::<u32>().ok()?;
         (pid != own && !known.contains(&pid)).then_some(pid)
     });
+    let started_here = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        procfs::parent(&stat) == Some(own)
+    };
     let holds = |pid: &u32| {
         let links = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
         links.filter_map(|link| fs::read_link(link.path()).ok()).any(|target| target.starts_with(directory))
     };
     let name = |pid: u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     pids.filter(holds)
+        .filter(|pid| !started_here(pid))
         .map(|pid| format!("process {pid} ({}), which holds a file of the cell open", name(pid).trim_end()))
         .collect()
 }
@@ -47,7 +55,9 @@ fn strangers(directory: &Path, known: &[u32]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener;
-    use std::process::{Command, Stdio};
+    use std::process::Command;
+
+    use rustix::process::{Pid, Signal, kill_process};
 
     use super::*;
 
@@ -58,19 +68,17 @@ mod tests {
         let _listener = UnixListener::bind(path("qmp")).unwrap();
         fs::write(path(".disk.img.owner.abc.new"), "").unwrap();
         fs::write(path("serial"), "").unwrap();
-        let mut child = Command::new("cat")
-            .stdin(Stdio::piped())
-            .stdout(fs::File::options().append(true).open(path("serial")).unwrap())
-            .spawn()
-            .unwrap();
+        // Its parent has ended, as one whose child is left.
+        let orphan =
+            Command::new("sh").args(["-c", "sleep 60 >> serial 2>&1 & echo $!"]).current_dir(directory.path()).output();
+        let orphan = String::from_utf8(orphan.unwrap().stdout).unwrap().trim().parse::<u32>().unwrap();
         let gone = [path("qmp"), path("never-there")];
         let left = behind(directory.path(), &gone, &[]);
-        let known = behind(directory.path(), &gone, &[child.id()]);
-        child.kill().unwrap();
-        child.wait().unwrap();
+        let known = behind(directory.path(), &gone, &[orphan]);
+        kill_process(Pid::from_raw(orphan as i32).unwrap(), Signal::KILL).unwrap();
         assert_eq!(left.len(), 3, "{left:?}");
         assert!(left[0].contains("socket") && left[1].contains(".disk.img.owner.abc.new"), "{left:?}");
-        assert!(left[2].contains("cat"), "{left:?}");
+        assert!(left[2].contains("sleep"), "{left:?}");
         assert_eq!(known, left[..2]);
     }
 }
