@@ -18,7 +18,7 @@ const TONES = [
 const match = (table, text, otherwise) => (table.find(([pattern]) => pattern.test(text)) || [null, otherwise])[1];
 const isQuiet = entry =>
   !entry.fate &&
-  ((/^Heartbeat\b/.test(entry.text) && entry.kind === "message") || /^(Start|Stop)Timer\b/.test(entry.text));
+  ((/^Heartbeat\b/.test(entry.text) && entry.kind === "message") || /^((Start|Stop)Timer\b|Timer\(Heartbeat)/.test(entry.text));
 
 const ruler = document.createElement("canvas").getContext("2d");
 const FAMILY = getComputedStyle(document.body).fontFamily;
