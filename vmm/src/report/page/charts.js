@@ -1,6 +1,6 @@
 // Small charts. Each has a caption that says what it shows, and a title on every mark that says its numbers.
 
-const CHART = { width: 380, height: 190, left: 56, right: 8, top: 10, bottom: 24 };
+const CHART = { width: 310, height: 180, left: 56, right: 8, top: 10, bottom: 24 };
 
 // A round number at or above `n`, for the top of an axis.
 function ceiling(n) {

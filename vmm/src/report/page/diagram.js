@@ -2,6 +2,7 @@
 
 const ROW = 24,
   LINE = 15,
+  SLICE = 260,
   GUTTER = 66;
 const FATES = [
   [/lost|drop|cut|reset|clos|swallow|never/i, "lost"],
@@ -17,7 +18,7 @@ const TONES = [
 const match = (table, text, otherwise) => (table.find(([pattern]) => pattern.test(text)) || [null, otherwise])[1];
 const isQuiet = entry =>
   !entry.fate &&
-  ((/^Heartbeat\b/.test(entry.text) && entry.kind === "message") || /^(Start|Stop)Timer\b/.test(entry.text));
+  ((/^Heartbeat\b/.test(entry.text) && entry.kind === "message") || /^((Start|Stop)Timer\b|Timer\(Heartbeat)/.test(entry.text));
 
 const ruler = document.createElement("canvas").getContext("2d");
 const FAMILY = getComputedStyle(document.body).fontFamily;
@@ -64,77 +65,54 @@ function rows(entries, shown) {
   return out;
 }
 
+// It is cut between rows into slices, one below the other, so that paper can break it there.
 function sequence(entries, width, shown) {
   const x = { source: GUTTER + 24, destination: width - 26 };
   x.link = (x.source + x.destination) / 2;
   const list = rows(entries, shown),
-    under = [],
-    over = [],
-    bands = { source: [], destination: [] };
+    bands = { source: [], destination: [] },
+    slices = [{ from: 0, under: [], over: heads(x, width) }];
   const gap = Math.max(150_000, list.length > 1 ? (list.at(-1).entry.at_us - list[0].entry.at_us) / 6 : 0);
   let y = 46,
     before = null;
   for (const row of list) {
+    if (y - slices.at(-1).from > SLICE) slices.push({ from: y - 5, under: [], over: [] });
+    const { under, over } = slices.at(-1);
     if (before !== null && row.entry.at_us - before > gap) {
-      over.push(
-        svg(
-          "text",
-          { class: "quiet halo", x: x.link, y: y + 12, "text-anchor": "middle", "font-size": 11 },
-          `⋯ ${duration(row.entry.at_us - before)} later`,
-        ),
-      );
+      const look = { class: "quiet halo", x: x.link, y: y + 12, "text-anchor": "middle", "font-size": 11 };
+      over.push(svg("text", look, `⋯ ${duration(row.entry.at_us - before)} later`));
       y += 26;
     }
     before = row.until;
     y += draw(row, y, x, width, { under, over, bands });
   }
-  const bottom = y + 14;
-  return svg(
-    "svg",
-    {
-      viewBox: `0 0 ${width} ${bottom + 6}`,
-      width,
-      height: bottom + 6,
-      role: "img",
-      "aria-label": `Sequence diagram with ${count(list.length, "row")}`,
-    },
-    svg("line", { class: "life", x1: x.source, x2: x.source, y1: 34, y2: bottom }),
-    svg("line", { class: "life", x1: x.destination, x2: x.destination, y1: 34, y2: bottom }),
-    svg("line", { class: "life link", x1: x.link, x2: x.link, y1: 34, y2: bottom }),
-    lifelines(bands, x, bottom),
-    under,
-    ["source", "link", "destination"].map(lane =>
-      svg(
-        "text",
-        {
-          class: `head${lane === "link" ? " quiet" : ""}`,
-          x: lane === "destination" ? width - 4 : x[lane],
-          y: 24,
-          "text-anchor": lane === "destination" ? "end" : "middle",
-        },
-        lane,
-      ),
-    ),
-    over,
-  );
+  const bottom = y + 14,
+    end = at => (at + 1 < slices.length ? slices[at + 1].from : bottom);
+  return slices.map(({ from, under, over }, at) => {
+    const height = end(at) - from;
+    const view = { viewBox: `0 ${from} ${width} ${height}`, width, height };
+    return svg("svg", view, lifelines(bands, x, Math.max(from, 34), end(at), bottom), under, over);
+  });
 }
 
+const heads = (x, width) =>
+  ["source", "link", "destination"].map(lane => {
+    const last = lane === "destination";
+    const look = { class: lane === "link" ? "head quiet" : "head", y: 24, "text-anchor": last ? "end" : "middle" };
+    return svg("text", { ...look, x: last ? width - 4 : x[lane] }, lane);
+  });
+
 // A status colours its side's lifeline until the next.
-const lifelines = (bands, x, bottom) =>
+const lifelines = (bands, x, from, to, bottom) => [
+  Object.keys(x).map(lane => svg("line", { class: `life ${lane}`, x1: x[lane], x2: x[lane], y1: from, y2: to })),
   Object.entries(bands).flatMap(([lane, list]) =>
-    list.map(([from, tone], at) => {
-      const to = at + 1 < list.length ? list[at + 1][0] : bottom;
-      return svg("rect", {
-        class: `tone-${tone}`,
-        x: x[lane] - 4,
-        y: from,
-        width: 8,
-        height: Math.max(to - from, 1),
-        rx: 2,
-        "stroke-width": 0.6,
-      });
+    list.map(([begins, tone], at) => {
+      const ends = at + 1 < list.length ? list[at + 1][0] : bottom;
+      const place = { x: x[lane] - 4, y: begins, width: 8, height: Math.max(ends - begins, 1), rx: 2 };
+      return begins < to && ends > from && svg("rect", { class: `tone-${tone}`, "stroke-width": 0.6, ...place });
     }),
-  );
+  ),
+];
 
 function draw({ entry, times, until }, y, x, width, layers) {
   const { under, over, bands } = layers,
@@ -243,10 +221,10 @@ function beside(group, entry, text, y, x, under) {
 
 // The diagram with its switches; drawn anew when the width changes.
 function diagram(entries) {
-  const frame = el("div", { class: "diagram" }),
+  const frame = el("div", { class: "diagram", role: "img", "aria-label": "Sequence diagram" }),
     shown = { steps: true, quiet: false };
   const paint = () =>
-    frame.replaceChildren(sequence(entries, Math.min(Math.max(frame.clientWidth - 6, 300), 1000), shown));
+    frame.replaceChildren(...sequence(entries, Math.min(Math.max(frame.clientWidth - 6, 300), 1000), shown));
   const toggle = (key, text) =>
     el(
       "label",

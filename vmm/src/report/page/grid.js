@@ -12,6 +12,8 @@ function grid(cells, order) {
   }
   const most = Math.max(...[...at.values()].map(list => list.length)),
     across = Math.ceil(Math.sqrt(most));
+  // What is left of the width of a page beside the names, in the units of print.
+  const paper = Math.min(Math.max((880 / columns.length - 4) / across - 1, 4), 13).toFixed(1);
   const square = cell =>
     el(
       "a",
@@ -69,7 +71,7 @@ function grid(cells, order) {
   });
   const table = el(
     "table",
-    { class: "grid" },
+    { class: "grid", style: `--on-paper: ${paper}px` },
     el(
       "thead",
       {},

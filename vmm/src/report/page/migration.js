@@ -262,13 +262,11 @@ function postcopy(source, destination, faults) {
           "Waits",
           "how many took how long",
           bars(
-            distribution
-              .slice(low, high + 1)
-              .map((n, at) => ({
-                label: duration(2 ** (low + at)),
-                parts: [n],
-                title: `${duration(2 ** (low + at))} to ${duration(2 ** (low + at + 1))}: ${number(n)}`,
-              })),
+            distribution.slice(low, high + 1).map((n, at) => ({
+              label: duration(2 ** (low + at)),
+              parts: [n],
+              title: `${duration(2 ** (low + at))} to ${duration(2 ** (low + at + 1))}: ${number(n)}`,
+            })),
             big,
           ),
         ),
