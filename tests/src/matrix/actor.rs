@@ -8,10 +8,13 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::evidence::{Event, Exit, Process, Role};
+use super::oracles::leaks::more;
 use crate::procfs::{self, Inventory};
 use crate::wait::poll;
 use crate::{Ferry, GuestLog};
 
+/// For threads and descriptors of a migration that has ended.
+const GOES: Duration = Duration::from_secs(3);
 /// For what a process that is asked to end does.
 const END: Duration = Duration::from_secs(10);
 
@@ -173,7 +176,7 @@ impl Actor {
             View::Answers(..) => self.ask("query-status", json!({})),
             View::Ended | View::Silent => None,
         };
-        let after = if self.exit.is_some() { None } else { Inventory::of(self.ferry.pid()).ok() };
+        let after = self.holdings();
         Process {
             label: self.ferry.label().to_owned(),
             role: self.role,
@@ -189,6 +192,18 @@ impl Actor {
             before: self.before.clone(),
             after,
         }
+    }
+
+    /// What it holds, once what a migration needed has had the time to go.
+    fn holdings(&self) -> Option<Inventory> {
+        if self.exit.is_some() {
+            return None;
+        }
+        let look = || Inventory::of(self.ferry.pid()).ok();
+        let clean = poll(GOES, || {
+            look().filter(|after| self.before.as_ref().is_none_or(|before| more(before, after).is_empty()))
+        });
+        clean.or_else(look)
     }
 
     /// What its guest has said.

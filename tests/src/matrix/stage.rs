@@ -7,10 +7,11 @@ use std::time::Duration;
 use ferry_guest::workload::{Exit, Order, Rate};
 use ferry_migration::Handshake;
 use ferry_migration::info::Status;
-use serde_json::json;
+use ferry_vmm::qmp::client::Client;
+use serde_json::{Value, json};
 
 use super::actor::{Actor, View};
-use super::cell::{Cell, Mode, What, When};
+use super::cell::{Cell, Mode, Side, What, When};
 use super::evidence::Role;
 use super::note::Notes;
 use super::watch::{Sampler, disk};
@@ -132,7 +133,19 @@ impl Stage {
         self.source.begins();
         self.destination.begins();
         self.notes.say("the migration begins");
-        self.source.ferry.qmp("migrate", json!({ "uri": self.relay.uri() }));
+        self.migrate(json!({ "uri": self.relay.uri() }));
+    }
+
+    /// Tells the source to migrate. One that is to freeze at a step may do so before it answers.
+    fn migrate(&mut self, arguments: Value) {
+        if !matches!(self.cell.when, When::Step(Side::Source, _)) {
+            // A refusal shows in that nothing happens.
+            let _ = self.source.ask("migrate", arguments);
+            return;
+        }
+        let mut client = Client::connect(self.source.ferry.qmp_path(), LONG).expect("the source answers");
+        // Its answer, or that it died before it gave one, shows in what becomes of the migration.
+        std::thread::spawn(move || client.execute("migrate", arguments));
     }
 
     /// Whether the moment lies behind the first round of a precopy.
@@ -201,7 +214,7 @@ impl Stage {
     /// Reconnects a paused postcopy.
     pub fn resume(&mut self) {
         self.notes.say("the operator resumes the migration");
-        let _ = self.source.ask("migrate", json!({ "uri": self.relay.uri(), "resume": true }));
+        self.migrate(json!({ "uri": self.relay.uri(), "resume": true }));
     }
 
     /// Looks until `found`, tending the migration; `None` after a while.

@@ -68,7 +68,7 @@ fn run_machine(options: &Options, signals: Receiver<Signal>) -> Result<(), CliEr
     let reason = machine.wait_exit();
     // The terminal is as it was before anything else is said.
     drop(console);
-    migrations.guest_gone(&reason.to_string());
+    migrations.guest_gone(&format!("the guest has ended ({reason}); start it again to migrate it"));
     drop(server);
     if let Some(signal) = signal.get() {
         tracing::info!("ended by {}", signal.name());
