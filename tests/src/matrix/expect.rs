@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ferry_migration::Handshake;
 
-use super::cell::{Cell, Mode, Outcome, Side, What, When};
+use super::cell::{Cell, Mode, Outcome, Place, Side, What, When};
 use super::evidence::Ending;
 use super::stage::{DEADLINE, Stage};
 use crate::relay::Spot;
@@ -126,7 +126,8 @@ pub fn cause(cell: &Cell) -> Vec<String> {
         What::Rule(_, rule) => {
             let errno = rule.action.strip_prefix("errno:").map(text_of);
             let named = [rule.of.unwrap_or(rule.at), errno.unwrap_or(rule.at), "told to fail", "in time", "no answer"];
-            return named.map(str::to_owned).to_vec();
+            let record = (rule.place == Place::Record).then_some("record");
+            return named.into_iter().chain(record).map(str::to_owned).collect();
         }
         What::Cancel => &["cancel"],
         What::DiskLocked => &["lock"],

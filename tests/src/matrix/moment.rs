@@ -134,6 +134,15 @@ impl Stage {
                 let rule = json!({ "at": "USERFAULTFD_READ", "do": "fail" });
                 active && self.destination.ask("x-ferry-fault-set", rule).is_some()
             }
+            // The last page must not be there before the source has said that it was sent.
+            When::Frame(Spot::Message("Drained")) => {
+                let armed = matches!(
+                    self.destination.view(),
+                    View::Answers(Some(Status::PostcopySetup | Status::PostcopyActive), _)
+                );
+                let rule = json!({ "at": "host:memory", "do": "delay:30", "times": 20 });
+                armed && self.destination.ask("x-ferry-fault-set", rule).is_some()
+            }
             _ => true,
         }
     }

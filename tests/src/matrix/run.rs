@@ -8,7 +8,7 @@ use ferry_migration::Handshake;
 use ferry_vmm::report::matrix::{self as report, Finding};
 use serde_json::json;
 
-use super::cell::{Cell, Mode, When};
+use super::cell::{Cell, Mode, Place, When};
 use super::drive::Stand;
 use super::evidence::{CellFacts, Evidence};
 use super::expect::{self, Known};
@@ -95,21 +95,24 @@ fn recovered(stage: &mut Stage, phase: Phase, arm: impl Fn(&mut Stage)) {
 fn gather(stage: &mut Stage, stand: Stand) -> Evidence {
     // Whoever runs now is seen to run.
     let _ = poll(Evidence::REST, || None::<()>);
+    let settled = std::time::SystemTime::now();
     let known = Known::of(stage);
+    let processes = vec![stage.source.evidence(), stage.destination.evidence()];
     let cell = &stage.cell;
+    // A record that one side cannot reach when they greet each other is none for this migration.
+    let says_setup = processes[0].final_info.as_ref().and_then(|info| info.x_ferry_handshake) == Some(Handshake::Setup);
+    let in_force = if cell.place() == Place::Record && says_setup { Handshake::Setup } else { cell.handshake };
     let facts = CellFacts {
-        handshake: cell.handshake,
+        handshake: in_force,
         postcopy: cell.mode != Mode::Precopy,
         cpus: cell.cpus,
         seed: stage.spec.workload.seed,
         disk: true,
-        record: cell.handshake == Handshake::Owned,
+        record: in_force == Handshake::Owned,
         may_end: expect::endings(cell, known),
         cause: expect::cause(cell),
         resume_within: expect::resume_within(cell, known),
     };
-    let settled = std::time::SystemTime::now();
-    let processes = vec![stage.source.evidence(), stage.destination.evidence()];
     stage.notes.say(format!("nothing changes any more: {stand:?}"));
     Evidence {
         cell: facts,
@@ -119,7 +122,7 @@ fn gather(stage: &mut Stage, stand: Stand) -> Evidence {
         samples: Vec::new(),
         writes: None,
         disk_stamps: None,
-        record: (stage.cell.handshake == Handshake::Owned).then(|| record::read(&stage.record())),
+        record: (in_force == Handshake::Owned).then(|| record::read(&stage.record())),
         next: None,
         left: Vec::new(),
     }

@@ -133,19 +133,17 @@ impl Stage {
         self.source.begins();
         self.destination.begins();
         self.notes.say("the migration begins");
-        self.migrate(json!({ "uri": self.relay.uri() }));
+        self.tell_source("migrate", json!({ "uri": self.relay.uri() }));
     }
 
-    /// Tells the source to migrate. One that is to freeze at a step may do so before it answers.
-    fn migrate(&mut self, arguments: Value) {
+    /// Tells the source to do something, which shows in what becomes of the migration. A source that is to freeze at a step may do
+    /// so before it answers. Whether it was accepted, as far as that is known.
+    fn tell_source(&mut self, command: &'static str, arguments: Value) -> bool {
         if !matches!(self.cell.when, When::Step(Side::Source, _)) {
-            // A refusal shows in that nothing happens.
-            let _ = self.source.ask("migrate", arguments);
-            return;
+            return self.source.ask(command, arguments).is_some();
         }
-        let mut client = Client::connect(self.source.ferry.qmp_path(), LONG).expect("the source answers");
-        // Its answer, or that it died before it gave one, shows in what becomes of the migration.
-        std::thread::spawn(move || client.execute("migrate", arguments));
+        let client = Client::connect(self.source.ferry.qmp_path(), LONG);
+        client.map(|mut client| std::thread::spawn(move || client.execute(command, arguments))).is_ok()
     }
 
     /// Whether the moment lies behind the first round of a precopy.
@@ -166,7 +164,7 @@ impl Stage {
         }
         let View::Answers(Some(status), _) = self.source.view() else { return };
         if wants_postcopy && status == Status::Active {
-            self.asked_for_postcopy = self.source.ask("migrate-start-postcopy", json!({})).is_some();
+            self.asked_for_postcopy = self.tell_source("migrate-start-postcopy", json!({}));
         }
         let early = matches!(status, Status::Setup | Status::Active) && self.cell.mode != Mode::Precopy;
         if in_a_hurry && !early {
@@ -214,7 +212,7 @@ impl Stage {
     /// Reconnects a paused postcopy.
     pub fn resume(&mut self) {
         self.notes.say("the operator resumes the migration");
-        self.migrate(json!({ "uri": self.relay.uri(), "resume": true }));
+        self.tell_source("migrate", json!({ "uri": self.relay.uri(), "resume": true }));
     }
 
     /// Looks until `found`, tending the migration; `None` after a while.

@@ -11,6 +11,7 @@ use ferry_migration::Handshake;
 
 use super::cell::{Cell, Mode, What, When};
 use crate::random::Random;
+use crate::relay::Spot;
 pub use frames::is_last_resort;
 
 /// Handshakes that people use.
@@ -27,9 +28,9 @@ pub fn all() -> Vec<Cell> {
     for Moment { mode, when, whats } in moments {
         for (number, what) in whats.into_iter().enumerate() {
             for (handshake, which) in HANDSHAKES.into_iter().zip(0..) {
-                // What takes long is done with one handshake, in turns; the number of vCPUs takes turns too.
+                // What is much the same with either handshake is done with one, in turns; the number of vCPUs takes turns too.
                 let turn = (cells.len() + number + which) % 2;
-                if fits(handshake, what, when) && (turn == 0 || !matches!(what, What::Freeze(_))) {
+                if fits(handshake, what, when) && (turn == 0 || decides(what, when)) {
                     cells.push(Cell { mode, handshake, cpus: 1 + turn as u32, when, what });
                 }
             }
@@ -52,6 +53,21 @@ struct Moment {
     mode: Mode,
     when: When,
     whats: Vec<What>,
+}
+
+/// Whether it matters for who runs the guest which handshake it is: these cells are done with each.
+fn decides(what: What, when: When) -> bool {
+    let late = matches!(
+        when,
+        When::Frame(Spot::Message("Ready" | "Permit" | "Started" | "NotStarted" | "Recover" | "RecoverAck"))
+    );
+    match what {
+        What::Kill(_) | What::Reset | What::BlackHole(None) | What::Lose | What::Cancel => true,
+        What::Quit(_) | What::Close | What::BlackHole(_) | What::Delay | What::Duplicate => late,
+        What::DiskLocked => true,
+        What::Rule(_, rule) => rule.place == super::cell::Place::Disk,
+        _ => false,
+    }
 }
 
 /// Whether there is such a cell: without a record nothing happens to one.
