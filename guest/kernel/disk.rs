@@ -16,8 +16,10 @@ const BLOCKS_MAX: usize = 512;
 const PAUSE_US: u64 = 10_000;
 /// A request that is older than this and has come back without an interrupt shows that the interrupt was lost.
 const INTERRUPT_US: u64 = 2_000_000;
-/// How often that must be seen: a guest that stood still sees an old request, but then the interrupt comes.
-const LOOKS: u32 = 64;
+/// How long it must have lain there while this processor ran: a host with much to do may stand still between the two.
+const WATCHED_US: u64 = 1_000_000;
+/// The most of it between two looks: more, and it was this processor that stood still.
+const LOOK_US: u64 = 1000;
 /// A request that is older than this is taken for lost.
 const REQUEST_US: u64 = 60_000_000;
 
@@ -55,7 +57,9 @@ pub struct DiskWork {
     next_block: usize,
     slots: [Slot; SLOTS],
     irqs_seen: u64,
-    looks: u32,
+    /// For how long, in TSC cycles, a completed request has been watched that no interrupt told of.
+    watched: u64,
+    looked: u64,
     /// Completed requests.
     pub requests: u64,
 }
@@ -68,7 +72,7 @@ impl DiskWork {
         let blocks = (device.capacity as usize / (BLOCK / SECTOR)).min(BLOCKS_MAX);
         let slot = Slot { step: Step::Pause(0), next: Step::Pause(0), block: 0, submitted: 0, reported: false };
         let slots = [slot; SLOTS];
-        Ok(Some(Self { device, seed, blocks, next_block: 0, slots, irqs_seen: 0, looks: 0, requests: 0 }))
+        Ok(Some(Self { device, seed, blocks, next_block: 0, slots, irqs_seen: 0, watched: 0, looked: 0, requests: 0 }))
     }
 
     /// Read-only or not.
@@ -99,12 +103,15 @@ impl DiskWork {
         let interrupted = irqs != self.irqs_seen;
         self.irqs_seen = irqs;
         let old = self.find_old(now, log);
-        self.looks = if old && !interrupted { self.looks + 1 } else { 0 };
-        let look_anyway = self.looks >= LOOKS;
+        let since = now.saturating_sub(self.looked).min(time::cycles_of_us(LOOK_US));
+        self.looked = now;
+        let overdue = old && !interrupted && self.device.has_completed();
+        self.watched = if overdue { self.watched + since } else { 0 };
+        let look_anyway = self.watched >= time::cycles_of_us(WATCHED_US);
         if !interrupted && !look_anyway {
             return 0;
         }
-        self.looks = 0;
+        self.watched = 0;
         self.device.acknowledge();
         let mut found = false;
         while let Some(completed) = self.device.completed() {

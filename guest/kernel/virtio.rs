@@ -249,13 +249,19 @@ impl DiskDevice {
         self.write(INTERRUPT_ACKNOWLEDGE, status);
     }
 
+    /// Whether a request has completed that was not taken yet.
+    pub fn has_completed(&self) -> bool {
+        // SAFETY: the index lies in the queue's memory, which is never freed; the device writes it whole.
+        unsafe { (&raw const (*queue()).used.index).read_volatile() != self.seen }
+    }
+
     /// The next completed request: its slot and VIRTIO_BLK_S_* status. An error is what the device wrote in place of a slot.
     pub fn completed(&mut self) -> Option<Result<(usize, u8), u32>> {
         let queue = queue();
         // SAFETY: the used ring is read after its index and after the fence; the status belongs to a request that the device
         // gave back.
         unsafe {
-            if (&raw const (*queue).used.index).read_volatile() == self.seen {
+            if !self.has_completed() {
                 return None;
             }
             fence(Ordering::SeqCst);

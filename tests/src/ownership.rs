@@ -10,21 +10,24 @@ const SLOTS: [usize; 2] = [0, 4096];
 const SLOT_LEN: usize = 512;
 const WRITE_NUMBER: usize = 16;
 
-/// Overwrites the second half of the slot that a crash would have torn: the one that is not the newest.
+/// Leaves the record as a crash in the middle of the next write would: the slot that is not the newest has the first half of a newer
+/// one, and what it had before in the second.
 ///
 /// # Panics
 /// When there is no record.
-pub fn tear_older_slot(record: &Path) {
+pub fn tear_next_write(record: &Path) {
     let bytes = std::fs::read(record).expect("there is a record");
     let number = |slot: usize| {
         let at = slot + WRITE_NUMBER;
         u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
     };
     let [first, second] = SLOTS;
-    let older = if number(first) < number(second) { first } else { second };
+    let (newest, older) = if number(first) < number(second) { (second, first) } else { (first, second) };
+    let mut half = bytes[newest..newest + SLOT_LEN / 2].to_vec();
+    half[WRITE_NUMBER..WRITE_NUMBER + 8].copy_from_slice(&(number(newest) + 1).to_le_bytes());
     let mut file = File::options().write(true).open(record).expect("the record can be written");
-    file.seek(SeekFrom::Start((older + SLOT_LEN / 2) as u64)).expect("a file can be sought in");
-    file.write_all(&[0xa5; SLOT_LEN / 2]).expect("the record can be written");
+    file.seek(SeekFrom::Start(older as u64)).expect("a file can be sought in");
+    file.write_all(&half).expect("the record can be written");
 }
 
 /// Holds a record's lock until dropped.

@@ -49,6 +49,7 @@ impl Stage {
             seed: scene.spec.workload.seed,
             disk: image.is_some(),
             record: image.is_some(),
+            reboots: false,
             may_end: vec![Ending::SourceRuns],
             cause: vec![],
             resume_within: None,

@@ -50,7 +50,7 @@ impl Stage {
         match self.cell.what {
             What::DiskLocked => props.disk = Some(Lock::wait_for(&self.image)),
             What::RecordLocked => props.record = Some(Held::of(&self.record())),
-            What::RecordTorn => ownership::tear_older_slot(&self.record()),
+            What::RecordTorn => ownership::tear_next_write(&self.record()),
             _ => {}
         }
         props

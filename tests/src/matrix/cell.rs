@@ -117,7 +117,7 @@ pub enum What {
     GuestShutsDown,
     /// A third process takes the disk's lock when the source lets go of it, and keeps it for a while.
     DiskLocked,
-    /// Half of a slot of the ownership record is overwritten with nonsense.
+    /// The ownership record is as a crash in the middle of a write would leave it.
     RecordTorn,
     /// A third process holds the record's lock for a while.
     RecordLocked,

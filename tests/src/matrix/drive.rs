@@ -73,7 +73,7 @@ impl Stage {
         if struck {
             self.retry();
         }
-        struck || rule
+        struck || rule || matches!(self.cell.what, What::BlackHole(_))
     }
 
     /// Whoever has the guest and could not run it may try again.
@@ -127,7 +127,8 @@ impl Stage {
 
     /// The operator says who owns the guest in an uncertainty: the harness knows who is there and who has run.
     fn resolve(&mut self) -> Result<(), String> {
-        if self.cell.handshake == Handshake::Owned {
+        // A destination that dies between its claim and its start leaves a record that names it: nobody else knows that it never ran.
+        if self.cell.handshake == Handshake::Owned && self.destination.view() != View::Ended {
             return Err(format!("the source is uncertain, and the record can be reached: {}", self.source.error()));
         }
         let owner = match self.destination.view() {

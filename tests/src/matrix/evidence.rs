@@ -55,6 +55,8 @@ pub struct CellFacts {
     pub disk: bool,
     /// Whether it has an ownership record.
     pub record: bool,
+    /// Whether it reboots by itself, again and again.
+    pub reboots: bool,
     /// How the migration may end.
     pub may_end: Vec<Ending>,
     /// Words of which the reason for a failure must have at least one; none asks for nothing.

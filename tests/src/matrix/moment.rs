@@ -100,6 +100,11 @@ impl Stage {
                 let rule = json!({ "at": "disk:lock", "do": "errno:EIO", "in": "incoming" });
                 self.destination.ferry.set_fault(rule);
             }
+            // The last page must not be there before the source has said that it was sent.
+            When::Frame(Spot::Message("Drained")) => {
+                let slow = json!({ "at": "host:memory", "do": "delay:30", "times": 40 });
+                self.destination.ferry.set_fault(slow);
+            }
             When::Step(Side::Source, "TakeBack") => self.relay.set_plan(Spot::Message("Permit"), Fault::Reset),
             _ => {}
         }
@@ -133,15 +138,6 @@ impl Stage {
                 let active = matches!(self.destination.view(), View::Answers(Some(Status::PostcopyActive), _));
                 let rule = json!({ "at": "USERFAULTFD_READ", "do": "fail" });
                 active && self.destination.ask("x-ferry-fault-set", rule).is_some()
-            }
-            // The last page must not be there before the source has said that it was sent.
-            When::Frame(Spot::Message("Drained")) => {
-                let armed = matches!(
-                    self.destination.view(),
-                    View::Answers(Some(Status::PostcopySetup | Status::PostcopyActive), _)
-                );
-                let rule = json!({ "at": "host:memory", "do": "delay:30", "times": 20 });
-                armed && self.destination.ask("x-ferry-fault-set", rule).is_some()
             }
             _ => true,
         }

@@ -8,9 +8,9 @@ use ferry_migration::Handshake;
 use ferry_vmm::report::matrix::{self as report, Finding};
 use serde_json::json;
 
-use super::cell::{Cell, Mode, Place, When};
+use super::cell::{Cell, Mode, Place, What, When};
 use super::drive::Stand;
-use super::evidence::{CellFacts, Evidence};
+use super::evidence::{CellFacts, Evidence, Write};
 use super::expect::{self, Known};
 use super::moment::Phase;
 use super::next;
@@ -109,6 +109,7 @@ fn gather(stage: &mut Stage, stand: Stand) -> Evidence {
         seed: stage.spec.workload.seed,
         disk: true,
         record: in_force == Handshake::Owned,
+        reboots: cell.what == What::GuestReboots,
         may_end: expect::endings(cell, known),
         cause: expect::cause(cell),
         resume_within: expect::resume_within(cell, known),
@@ -152,7 +153,7 @@ fn conclude(mut stage: Stage, played: Result<Played, String>, keep: &Path) -> re
     let mut oracles = Vec::new();
     if let Some(evidence) = &mut evidence {
         evidence.samples = samples;
-        evidence.writes = Some(writes);
+        evidence.writes = Some(writes.map(|writes| of_this_migration(writes, evidence.cell.record)));
         evidence.disk_stamps = Some(disk::intact(&image, spec.workload.seed));
         evidence.left = left::behind(lab.directory(), &gone, &[]);
         for (name, judge) in ORACLES {
@@ -197,6 +198,12 @@ fn conclude(mut stage: Stage, played: Result<Played, String>, keep: &Path) -> re
         timeline: entries,
         logs,
     }
+}
+
+/// A record that the migration could do without says nothing about it.
+fn of_this_migration(writes: Vec<Write>, record: bool) -> Vec<Write> {
+    let without = |write| Write { named: vec![], ..write };
+    if record { writes } else { writes.into_iter().map(without).collect() }
 }
 
 /// Everything that a failed cell has left, for whoever looks into it.

@@ -117,7 +117,7 @@ pub fn sentence(cell: &Cell) -> String {
         What::GuestReboots => "the guest reboots".to_owned(),
         What::GuestShutsDown => "the guest shuts down".to_owned(),
         What::DiskLocked => "a third process takes the disk's lock when the source lets go of it".to_owned(),
-        What::RecordTorn => "the older half of the ownership record is torn".to_owned(),
+        What::RecordTorn => "the ownership record holds half of a write".to_owned(),
         What::RecordLocked => "a third process holds the record's lock".to_owned(),
         What::Rule(side, rule) => {
             let of = rule.of.map_or_else(String::new, |of| format!(" of {of}"));

@@ -7,7 +7,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use ferry_devices::fault::{FaultControl, Place};
@@ -22,7 +22,26 @@ use crate::endpoint::Endpoint;
 #[derive(Clone, Debug)]
 pub struct Stream(Arc<OwnedFd>);
 
+/// Ends a connection from outside, without keeping it open.
+#[derive(Debug)]
+pub struct Handle(Weak<OwnedFd>);
+
+impl Handle {
+    /// As [`Stream::shutdown`], if it is still open.
+    pub fn shutdown(&self) {
+        if let Some(fd) = self.0.upgrade() {
+            Stream(fd).shutdown();
+        }
+    }
+}
+
 impl Stream {
+    /// To end it from outside.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle(Arc::downgrade(&self.0))
+    }
+
     /// Takes a connected socket, with Nagle's algorithm off where there is one.
     ///
     /// # Errors

@@ -25,11 +25,11 @@ pub const SMOKE: usize = 48;
 pub fn all() -> Vec<Cell> {
     let moments = frames::moments().into_iter().chain(steps::moments()).chain(rules::moments());
     let mut cells = Vec::new();
-    for Moment { mode, when, whats } in moments {
+    for (moment, Moment { mode, when, whats }) in moments.enumerate() {
         for (number, what) in whats.into_iter().enumerate() {
             for (handshake, which) in HANDSHAKES.into_iter().zip(0..) {
                 // What is much the same with either handshake is done with one, in turns; the number of vCPUs takes turns too.
-                let turn = (cells.len() + number + which) % 2;
+                let turn = (moment + number + which) % 2;
                 if fits(handshake, what, when) && (turn == 0 || decides(what, when)) {
                     cells.push(Cell { mode, handshake, cpus: 1 + turn as u32, when, what });
                 }

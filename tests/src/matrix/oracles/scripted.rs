@@ -127,6 +127,7 @@ fn evidence(may_end: Ending, processes: Vec<Process>) -> Evidence {
         seed: Workload::default().seed,
         disk: true,
         record: true,
+        reboots: false,
         may_end: vec![may_end],
         cause: vec![],
         resume_within: None,

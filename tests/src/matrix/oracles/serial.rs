@@ -25,8 +25,8 @@ pub fn judge(evidence: &Evidence) -> Verdict {
         Finding::Sequence(why) => Some(format!("on {place}: {why}")),
         Finding::Fault(_) | Finding::Backwards(_) => None,
     });
-    let reborn =
-        (said.boots > lives).then(|| format!("the guest booted {} times, and {lives} are explained", said.boots));
+    let reborn = (said.boots > lives && !evidence.cell.reboots)
+        .then(|| format!("the guest booted {} times, and {lives} are explained", said.boots));
     let spoke = evidence.processes.iter().filter(|process| !process.serial.is_empty()).count();
     Verdict::unless(mangled.chain(out_of_place).chain(reborn), || {
         format!("{} reports through {spoke} process(es), each in its place", said.reports)

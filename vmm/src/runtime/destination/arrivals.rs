@@ -16,7 +16,7 @@ use ferry_migration::wire::preamble::{Link, PREAMBLE_LEN, Preamble};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::runtime::destination::Event;
-use crate::runtime::stream::{Listener, Stream};
+use crate::runtime::stream::{Handle, Listener, Stream};
 
 /// Longest that a connection may take to introduce itself.
 const INTRODUCTION: Duration = Duration::from_secs(2);
@@ -98,7 +98,7 @@ fn accept_all(listener: &Listener, cancel: &EventFd, events: &Sender<Event>, fau
 
 /// A connection that is introducing itself, in a thread of its own.
 struct Stranger {
-    stream: Stream,
+    stream: Handle,
     settled: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
@@ -106,14 +106,13 @@ struct Stranger {
 impl Stranger {
     fn new(stream: Stream, events: &Sender<Event>, faults: &FaultControl) -> std::io::Result<Self> {
         let settled = Arc::new(AtomicBool::new(false));
-        let (introduced, ours, events) = (stream.clone(), settled.clone(), events.clone());
+        let (handle, ours, events) = (stream.handle(), settled.clone(), events.clone());
         let thread = crate::runtime::spawn(faults, "ferry-dst-hello", move || {
-            if !introduce(&introduced, &ours, &events) {
-                // Whoever accepts keeps a share of it until somebody else comes.
-                introduced.shutdown();
+            if !introduce(&stream, &ours, &events) {
+                stream.shutdown();
             }
         })?;
-        Ok(Stranger { stream, settled, thread })
+        Ok(Stranger { stream: handle, settled, thread })
     }
 
     /// Closes the connection, unless it is a link by now.
