@@ -94,6 +94,8 @@ impl Stage {
         }
         if !matches!(what, What::BlackHole(_)) {
             self.relay.release();
+            // What was stalled to make the moment come.
+            self.relay.heal();
         }
         Ok(())
     }

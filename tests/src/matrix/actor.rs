@@ -90,8 +90,11 @@ impl Actor {
         }
     }
 
-    /// A command whose refusal is no matter.
+    /// A command whose refusal is no matter. Whoever is stopped by a signal is not asked.
     pub fn ask(&mut self, command: &str, arguments: Value) -> Option<Value> {
+        if self.has_ended() || self.is_stopped() {
+            return None;
+        }
         self.ferry.try_qmp(command, arguments).ok()
     }
 

@@ -11,6 +11,7 @@ use super::actor::{Actor, View};
 use super::cell::{Cell, Mode, Side, What, When};
 use super::stage::{DEADLINE, MOMENT, Stage};
 use crate::relay::{self, Fault, Spot};
+use crate::wait::poll;
 
 /// When the plan or the rule is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,11 +101,6 @@ impl Stage {
                 let rule = json!({ "at": "disk:lock", "do": "errno:EIO", "in": "incoming" });
                 self.destination.ferry.set_fault(rule);
             }
-            // The last page must not be there before the source has said that it was sent.
-            When::Frame(Spot::Message("Drained")) => {
-                let slow = json!({ "at": "host:memory", "do": "delay:30", "times": 40 });
-                self.destination.ferry.set_fault(slow);
-            }
             When::Step(Side::Source, "TakeBack") => self.relay.set_plan(Spot::Message("Permit"), Fault::Reset),
             _ => {}
         }
@@ -118,11 +114,10 @@ impl Stage {
         }
         let hurry = comes_late(&cell);
         let mut provoked = false;
-        let there = self.look(MOMENT, hurry, |stage| {
-            if !provoked {
-                provoked = stage.provoke_on_the_way();
-            }
-            stage.moment_is_there(cell.when)
+        let there = poll(MOMENT, || {
+            self.tend(hurry && provoked);
+            provoked = provoked || self.provoke_on_the_way();
+            self.moment_is_there(cell.when)
         });
         there.ok_or_else(|| {
             let (source, destination) = (self.source.view(), self.destination.view());
@@ -138,6 +133,14 @@ impl Stage {
                 let active = matches!(self.destination.view(), View::Answers(Some(Status::PostcopyActive), _));
                 let rule = json!({ "at": "USERFAULTFD_READ", "do": "fail" });
                 active && self.destination.ask("x-ferry-fault-set", rule).is_some()
+            }
+            // Some page that was asked for must come after the source has said that it has sent all.
+            When::Frame(Spot::Message("Drained")) => {
+                let active = matches!(self.destination.view(), View::Answers(Some(Status::PostcopyActive), _));
+                if active {
+                    self.relay.stall(Some(relay::Side::Source), Some(relay::Link::Urgent));
+                }
+                active
             }
             _ => true,
         }

@@ -17,7 +17,7 @@ use super::note::Notes;
 use super::watch::{Sampler, disk};
 use crate::random::Random;
 use crate::relay::{Relay, Spot};
-use crate::wait::{LONG, poll, wait_until};
+use crate::wait::{LONG, wait_until};
 use crate::{Ferry, GuestLog, Lab, Spec};
 
 /// What a side waits for an answer, for a load, or for a sign of life.
@@ -213,19 +213,6 @@ impl Stage {
     pub fn resume(&mut self) {
         self.notes.say("the operator resumes the migration");
         self.tell_source("migrate", json!({ "uri": self.relay.uri(), "resume": true }));
-    }
-
-    /// Looks until `found`, tending the migration; `None` after a while.
-    pub fn look<T>(
-        &mut self,
-        within: Duration,
-        in_a_hurry: bool,
-        mut found: impl FnMut(&mut Self) -> Option<T>,
-    ) -> Option<T> {
-        poll(within, || {
-            self.tend(in_a_hurry);
-            found(self)
-        })
     }
 }
 

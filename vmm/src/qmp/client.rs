@@ -137,6 +137,8 @@ impl Client {
             let mut value = self.receive(deadline, &awaited)?;
             if value.get("event").is_some() {
                 self.keep(value);
+            } else if value.get("id").and_then(Value::as_u64).is_some_and(|of| of < self.last_id) {
+                tracing::debug!(%value, "a late reply to a command that was given up");
             } else if value.get("id") != Some(&id) {
                 return Err(self.protocol(format!("'{value}' in place of the {awaited}")));
             } else if let Some(error) = value.get("error") {
