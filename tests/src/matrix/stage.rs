@@ -157,7 +157,12 @@ impl Stage {
 
     /// Does what an operator does while a migration goes on: asks for postcopy, and lets it end.
     pub fn tend(&mut self, in_a_hurry: bool) {
-        let waits = self.cell.when == When::Frame(Spot::Pages(0)) && self.notes.broken.is_none();
+        // A round that postcopy ends at once has none of these.
+        let of_a_round = matches!(
+            self.cell.when,
+            When::Frame(Spot::Pages(0) | Spot::Marker | Spot::Message("MarkerReached" | "Heartbeat"))
+        );
+        let waits = of_a_round && self.notes.broken.is_none();
         let wants_postcopy = self.cell.mode != Mode::Precopy && !self.asked_for_postcopy && !waits;
         if !wants_postcopy && (self.at_full_speed || !in_a_hurry) {
             return;

@@ -1,6 +1,6 @@
 //! The server over real sockets: clients that behave, clients that do not, and the file it leaves or does not leave.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -233,4 +233,27 @@ fn a_client_waits_no_longer_than_told() {
     let _listener = UnixListener::bind(&path).unwrap();
     let mute = Client::connect(&path, Duration::from_millis(20)).unwrap_err();
     assert!(matches!(mute, ClientError::Timeout { .. }), "{mute}");
+}
+
+#[test]
+fn a_reply_that_comes_too_late_does_not_stand_for_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("slow");
+    let listener = UnixListener::bind(&path).unwrap();
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut commands = BufReader::new(stream.try_clone().unwrap()).lines();
+        let mut hear = || serde_json::from_str::<Value>(&commands.next().unwrap().unwrap()).unwrap();
+        let mut say = |value: Value| writeln!(stream, "{value}").unwrap();
+        say(json!({ "QMP": { "version": {}, "capabilities": [] } }));
+        say(json!({ "return": {}, "id": hear()["id"] }));
+        let (first, second) = (hear(), hear());
+        say(json!({ "return": "first", "id": first["id"] }));
+        say(json!({ "return": "second", "id": second["id"] }));
+    });
+    let mut client = Client::connect(&path, Duration::from_millis(200)).unwrap();
+    let given_up = client.execute("query-name", json!({})).unwrap_err();
+    assert!(matches!(given_up, ClientError::Timeout { .. }), "{given_up}");
+    assert_eq!(client.execute("query-status", json!({})).unwrap(), "second");
+    server.join().unwrap();
 }
