@@ -103,14 +103,14 @@ impl Stage {
     fn act_as_operator(&mut self) -> Result<(), String> {
         match self.cell.what {
             What::Cancel => drop(self.source.ask("migrate_cancel", json!({}))),
-            What::Stop => self.to_who_has_the_guest("stop")?,
+            What::Stop => self.tell_who_has_the_guest("stop")?,
             What::StopCont => {
-                self.to_who_has_the_guest("stop")?;
-                self.to_who_has_the_guest("cont")?;
+                self.tell_who_has_the_guest("stop")?;
+                self.tell_who_has_the_guest("cont")?;
             }
             What::SystemReset => {
                 // A guest between the two sides cannot be reset: that is said.
-                if let Err(refused) = self.to_who_has_the_guest("system_reset") {
+                if let Err(refused) = self.tell_who_has_the_guest("system_reset") {
                     self.notes.say(refused);
                 }
             }
@@ -137,7 +137,7 @@ impl Stage {
     }
 
     /// An operator who knows where the guest is.
-    fn to_who_has_the_guest(&mut self, command: &str) -> Result<(), String> {
+    fn tell_who_has_the_guest(&mut self, command: &str) -> Result<(), String> {
         let refused = "neither side took the operator's";
         if self.source.ask(command, json!({})).is_none() && self.destination.ask(command, json!({})).is_none() {
             return Err(format!("{refused} {command}"));

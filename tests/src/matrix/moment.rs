@@ -168,11 +168,10 @@ impl Stage {
 
 /// Whether the moment lies at the end of a migration, which must get there.
 fn comes_late(cell: &Cell) -> bool {
-    match cell.when {
-        When::Frame(Spot::Message("Drained" | "DrainedAck")) => true,
-        When::Step(_, "CloseLinks" | "Finish" | "Settle") => true,
-        _ => false,
-    }
+    matches!(
+        cell.when,
+        When::Frame(Spot::Message("Drained" | "DrainedAck")) | When::Step(_, "CloseLinks" | "Finish" | "Settle")
+    )
 }
 
 impl From<Side> for relay::Side {
