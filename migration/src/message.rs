@@ -78,7 +78,7 @@ pub enum ToDestination {
         /// Pages remain: they come while the destination runs.
         postcopy: bool,
     },
-    /// The destination may run the guest. From here on the source does not resume by itself.
+    /// The destination may run the guest. From here on the source does not resume by itself. Attachment: what the operator wants.
     Permit {
         /// As in `Hello`.
         generation: u64,

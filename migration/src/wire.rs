@@ -100,6 +100,8 @@ pub const STATE_CAP: u32 = 16 << 20;
 pub const BITMAP_CAP: u32 = 16 << 20;
 /// Most bytes of a machine description.
 pub const GREETING_CAP: u32 = 1 << 20;
+/// Most bytes of what an operator wants of the guest.
+pub const WISHES_CAP: u32 = 16;
 /// Most bytes of a message without its attachment; reasons are texts for people.
 pub const MESSAGE_CAP: u32 = 16 << 10;
 
@@ -123,7 +125,7 @@ impl Message for ToDestination {
             2 => ("Heartbeat", MESSAGE_CAP, 0),
             3 => ("Rehearse", MESSAGE_CAP, STATE_CAP),
             4 => ("Package", MESSAGE_CAP, STATE_CAP),
-            5 => ("Permit", MESSAGE_CAP, 0),
+            5 => ("Permit", MESSAGE_CAP, WISHES_CAP),
             6 => ("Cancel", MESSAGE_CAP, 0),
             7 => ("Drained", MESSAGE_CAP, 0),
             8 => ("Recover", MESSAGE_CAP, 0),

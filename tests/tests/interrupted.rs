@@ -175,18 +175,19 @@ fn a_guest_that_is_reset_on_its_way_arrives() {
 fn an_operator_may_stop_and_resume_the_guest_while_the_destination_loads() {
     let Some(mut scene) = Scene::new() else { return };
     scene.without_rehearsal();
-    for (command, arrives) in [("stop", "running"), ("cont", "running")] {
+    for (command, arrives) in [("stop", "paused"), ("cont", "running")] {
         let (mut destination, relay) = scene.destination_behind(Spot::Message("Package"), Fault::Stall);
         scene.source.begin_migration(&relay.uri());
         relay.wait_fired();
         assert_eq!(scene.source.run_state(), "finish-migrate");
-        // The state has left already: what the operator wants now is for a guest that comes back.
+        // The state has left already: what the operator wants now goes with the permit.
         scene.source.qmp(command, json!({}));
         assert_eq!(scene.source.run_state(), "finish-migrate", "the switchover keeps the guest stopped");
         relay.heal();
         assert_eq!(scene.source.wait_migration_end().status, Some(Status::Completed));
         scene.guest.moved_to(&destination);
         destination.wait_run_state(arrives);
+        destination.qmp("cont", json!({}));
         scene.guest.wait_reports(1);
         scene.source.quit();
         scene.source = destination;

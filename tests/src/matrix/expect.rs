@@ -65,7 +65,7 @@ pub fn endings(cell: &Cell, known: Known) -> Vec<Ending> {
         What::Quit(Side::Destination) if known.permit_sent => match postcopy {
             // Whoever quits the side that has the guest ends the guest.
             true => [vec![GuestEnded, DestinationRuns, Lost], after_permit(cell)].concat(),
-            false => [vec![GuestEnded, DestinationRuns], after_permit(cell)].concat(),
+            false => [vec![GuestEnded, DestinationRuns, Lost], after_permit(cell)].concat(),
         },
         What::Quit(Side::Destination) => vec![SourceRuns],
         What::Kill(Side::Source) if !known.permit_sent => vec![Lost],

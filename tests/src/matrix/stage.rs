@@ -162,7 +162,7 @@ impl Stage {
             self.cell.when,
             When::Frame(Spot::Pages(0) | Spot::Marker | Spot::Message("MarkerReached" | "Heartbeat"))
         );
-        let waits = of_a_round && self.notes.broken.is_none();
+        let waits = of_a_round && self.cell.mode == Mode::Postcopy && self.notes.broken.is_none();
         let wants_postcopy = self.cell.mode != Mode::Precopy && !self.asked_for_postcopy && !waits;
         if !wants_postcopy && (self.at_full_speed || !in_a_hurry) {
             return;

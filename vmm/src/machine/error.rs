@@ -69,7 +69,7 @@ pub enum MachineError {
     HandedOver,
     /// The guest is on its way out, and so is what its operator wanted.
     #[error(
-        "the guest is being handed over: its state is on the way already; tell the destination, or this side again if the \
+        "the guest is being handed over: the destination may run it already; tell that side, or this one again if the \
          migration fails"
     )]
     Leaving,

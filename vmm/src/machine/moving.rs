@@ -85,7 +85,7 @@ impl Machine {
             }
             // A guest that arrived has run, if not here.
             status.ever_ran |= before == Some(Hold::Incoming);
-            (status.hold, status.packed) = (None, false);
+            (status.hold, status.wishes_left) = (None, false);
         }
         if let Err(error) = self.parts.run_if_wanted() {
             control.status().hold = before;
@@ -101,7 +101,7 @@ impl Machine {
     pub fn leave_stopped(&self) {
         let mut status = self.parts.control.status();
         if status.hold == Some(Hold::Switchover) {
-            (status.hold, status.packed, status.wants) = (None, false, false);
+            (status.hold, status.wishes_left, status.wants) = (None, false, false);
         }
     }
 
@@ -187,11 +187,21 @@ impl Machine {
         }
     }
 
-    /// For a destination: what the source's operator wanted. What this process's operator has said counts more.
-    pub fn set_wants_to_run(&self, run: bool) {
+    /// For a source that lets the destination run the guest: what the operator wants of it, which may have changed since the state
+    /// was saved. From here on a wish would come too late for the destination, and is refused until the switchover has ended.
+    #[must_use]
+    pub fn last_wishes(&self) -> Vec<u8> {
         let mut status = self.parts.control.status();
-        if !status.said {
-            status.wants = run;
-        }
+        status.wishes_left = status.hold == Some(Hold::Switchover);
+        drop(status);
+        sections::wishes(&self.parts).expect("wishes are plain data")
+    }
+
+    /// For a destination that may run the guest: what the source's operator wants; what this process's has said counts more.
+    ///
+    /// # Errors
+    /// When these are no wishes.
+    pub fn take_wishes(&self, bytes: &[u8]) -> Result<(), postcard::Error> {
+        sections::take_wishes(&self.parts, bytes)
     }
 }

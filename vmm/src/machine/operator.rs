@@ -1,7 +1,7 @@
 //! What the operator asks of a machine: go on, stop, reset, quit.
 //!
-//! QMP and the console call this. A wish that a hold forbids for now is remembered and fulfilled when the hold ends, here or, if the
-//! guest's state was saved after it, at the destination. Behind that a wish would be lost, and is refused.
+//! QMP and the console call this. A wish that a hold forbids for now is remembered and fulfilled when the hold ends, here or at the
+//! destination: it travels with the state and, if it comes later, with the permit. Behind that it would be lost, and is refused.
 
 use super::error::{ExitReason, GuestFailure, MachineError};
 use super::status::{Hold, ResetCause};
@@ -67,7 +67,7 @@ impl Machine {
         match (&status.ended, status.hold) {
             (Some(reason), _) => Err(MachineError::Ended(reason.to_string())),
             (None, Some(Hold::HandedOver)) => Err(MachineError::HandedOver),
-            (None, Some(Hold::Switchover)) if status.packed => Err(MachineError::Leaving),
+            (None, Some(Hold::Switchover)) if status.wishes_left => Err(MachineError::Leaving),
             (None, _) => {
                 (status.wants, status.said) = (run, true);
                 Ok(())
@@ -86,13 +86,13 @@ impl Machine {
     /// When the guest is not here or has ended, or a part cannot be reset.
     pub fn reset(&self) -> Result<(), MachineError> {
         let control = &self.parts.control;
-        let (hold, packed) = {
+        let (hold, wishes_left) = {
             let status = control.status();
-            (status.hold, status.packed)
+            (status.hold, status.wishes_left)
         };
         self.check_not_ended()?;
         match hold {
-            Some(Hold::Switchover) if packed => return Err(MachineError::Leaving),
+            Some(Hold::Switchover) if wishes_left => return Err(MachineError::Leaving),
             Some(Hold::HandedOver) => return Err(MachineError::HandedOver),
             Some(Hold::Incoming) => return Err(MachineError::AwaitsGuest),
             Some(Hold::Switchover) | None => control.request_reset(ResetCause::Operator),

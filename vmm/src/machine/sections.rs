@@ -11,7 +11,7 @@ use ferry_migration::Section;
 use serde::{Deserialize, Serialize};
 
 use super::error::DeviceFailure;
-use super::status::{Hold, ResetCause};
+use super::status::ResetCause;
 use super::{Parts, faults};
 use crate::kvm::chips::{IRQCHIP, PIT};
 use crate::kvm::clock::KVMCLOCK;
@@ -53,12 +53,7 @@ pub(super) fn save(parts: &Parts) -> Result<Vec<Section>, DeviceFailure> {
         let payload = device.save().map_err(|error| DeviceFailure::new(device.id(), error))?;
         sections.push(section(device.id(), device.state_version(), payload));
     }
-    let own = {
-        let mut status = parts.control.status();
-        status.packed = status.hold == Some(Hold::Switchover);
-        SavedMachine { wants: status.wants, reset_pending: status.reset.is_some() }
-    };
-    let payload = postcard::to_stdvec(&own).map_err(|error| DeviceFailure::new(MACHINE, error))?;
+    let payload = wishes(parts).map_err(|error| DeviceFailure::new(MACHINE, error))?;
     sections.push(section(MACHINE, MACHINE_VERSION, payload));
     Ok(sections)
 }
@@ -91,12 +86,30 @@ pub(super) fn load(parts: &Parts, sections: &[Section]) -> Result<(), DeviceFail
         faults::before(parts, FaultStep::PostLoad, &**device)?;
         device.post_load().map_err(|error| DeviceFailure::new(device.id(), error))?;
     }
+    adopt(parts, &own);
+    Ok(())
+}
+
+/// What the operator wants of the guest, as it travels.
+pub(super) fn wishes(parts: &Parts) -> postcard::Result<Vec<u8>> {
+    let own = {
+        let status = parts.control.status();
+        SavedMachine { wants: status.wants, reset_pending: status.reset.is_some() }
+    };
+    postcard::to_stdvec(&own)
+}
+
+/// Takes over what the source's operator wants; what this process's own has said counts more.
+pub(super) fn take_wishes(parts: &Parts, bytes: &[u8]) -> postcard::Result<()> {
+    postcard::from_bytes(bytes).map(|own| adopt(parts, &own))
+}
+
+fn adopt(parts: &Parts, own: &SavedMachine) {
     let mut status = parts.control.status();
     status.reset = own.reset_pending.then_some(ResetCause::Guest);
     if !status.said {
         status.wants = own.wants;
     }
-    Ok(())
 }
 
 fn decode_machine(section: &Section) -> Result<SavedMachine, DeviceFailure> {

@@ -55,8 +55,8 @@ pub(super) struct Status {
     pub(super) ever_ran: bool,
     pub(super) ended: Option<ExitReason>,
     pub(super) reset: Option<ResetCause>,
-    /// The switchover's state has been saved: what an operator wants later would not go with the guest.
-    pub(super) packed: bool,
+    /// What the operator wants has been sent with the permit: a later wish would not go with the guest.
+    pub(super) wishes_left: bool,
     /// Guest memory is still on its way: a vCPU may wait in KVM for a page, where no signal reaches it.
     pub(super) memory_arrives: bool,
     /// The machine is being taken apart.

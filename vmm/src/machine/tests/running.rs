@@ -83,7 +83,8 @@ fn a_hold_remembers_what_the_operator_wants() {
     machine.release_hold().unwrap();
     assert_eq!(machine.run_state(), RunState::Paused);
     machine.hold(Hold::Switchover).unwrap();
-    machine.save().unwrap();
+    machine.stop().unwrap();
+    let _sent = machine.last_wishes();
     for late in [machine.cont(), machine.stop(), machine.reset()] {
         assert!(matches!(late, Err(MachineError::Leaving)), "a wish that would not travel is refused: {late:?}");
     }

@@ -213,7 +213,12 @@ impl Driver {
     fn message(&mut self, message: ToDestination, attachment: Vec<u8>) {
         self.machine.faults().reach(Direction::Incoming, Moment::Received, message.name());
         match message {
-            ToDestination::Permit { .. } => self.permitted = Instant::now(),
+            ToDestination::Permit { .. } => {
+                self.permitted = Instant::now();
+                if let Err(error) = self.machine.take_wishes(&attachment) {
+                    return self.input(Input::LinkLost(format!("the attachment of Permit does not decode: {error}")));
+                }
+            }
             ToDestination::Hello { .. } | ToDestination::Rehearse | ToDestination::Package { .. } => {
                 self.attachment = (attachment, Instant::now());
             }

@@ -80,6 +80,7 @@ impl Driver {
                 let remaining = self.remaining.as_ref().filter(|_| self.core.goes_postcopy());
                 package::encode(&std::mem::take(&mut self.state), remaining)
             }
+            ToDestination::Permit { .. } => self.machine.last_wishes(),
             _ => Vec::new(),
         };
         let Some(control) = &mut self.control else { return };
