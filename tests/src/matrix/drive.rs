@@ -38,7 +38,7 @@ impl Stage {
     pub fn settle(&mut self, props: &mut Props) -> Result<Stand, String> {
         let mut hurt = true;
         for _ in 0..ATTEMPTS {
-            let views = self.rest()?;
+            let views = self.rest(hurt && self.cell.place() == Place::Record)?;
             // What was kept from passing, or failed, works again: the operator goes on from there.
             self.relay.heal();
             if std::mem::take(&mut hurt) && self.mend(props) {
@@ -104,7 +104,8 @@ impl Stage {
     }
 
     /// Waits until both sides are in a state that lasts, and have been for as long as a deadline may take.
-    fn rest(&mut self) -> Result<[View; 2], String> {
+    /// While the record hurts they may wait for it in any state.
+    fn rest(&mut self, hurts: bool) -> Result<[View; 2], String> {
         let mut before = [View::Silent; 2];
         let mut since = Instant::now();
         let at_rest = poll(WITHIN, || {
@@ -113,8 +114,12 @@ impl Stage {
             if now != before {
                 (before, since) = (now, Instant::now());
             }
+            // Whoever was told to end does so in its own time.
+            let ending =
+                [&self.source, &self.destination].into_iter().zip(now).any(|(a, view)| a.quit && view != View::Ended);
             let patience = match now {
-                _ if !now.into_iter().all(lasts) => return None,
+                _ if !now.into_iter().all(|view| lasts(view) || hurts && view != View::Silent) => return None,
+                _ if ending => SETTLED,
                 _ if now.into_iter().all(is_final) => Duration::ZERO,
                 _ => SETTLED,
             };
@@ -163,9 +168,8 @@ fn lasts(view: View) -> bool {
     match view {
         View::Ended => true,
         View::Silent => false,
-        View::Answers(status, _) => status.is_none_or(|status| {
-            !status.is_active() || matches!(status, Status::Uncertain | Status::PostcopyPaused | Status::PostcopyActive)
-        }),
+        View::Answers(status, _) => status
+            .is_none_or(|status| !status.is_active() || matches!(status, Status::Uncertain | Status::PostcopyPaused)),
     }
 }
 

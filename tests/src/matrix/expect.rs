@@ -123,11 +123,13 @@ pub fn resume_within(cell: &Cell, known: Known) -> Option<Duration> {
 #[must_use]
 pub fn cause(cell: &Cell) -> Vec<String> {
     let words: &[&str] = match cell.what {
-        What::Rule(_, rule) => {
+        What::Rule(side, rule) => {
             let errno = rule.action.strip_prefix("errno:").map(text_of);
             let named = [rule.of.unwrap_or(rule.at), errno.unwrap_or(rule.at), "told to fail", "in time", "no answer"];
             let record = (rule.place == Place::Record).then_some("record");
-            return named.into_iter().chain(record).map(str::to_owned).collect();
+            // A destination that cannot go on may have nothing left to say it with; its own last line tells why.
+            let closed = (side == Side::Destination && errno.is_some()).then_some("closed the control link");
+            return named.into_iter().chain(record).chain(closed).map(str::to_owned).collect();
         }
         What::Cancel => &["cancel"],
         What::DiskLocked => &["lock"],

@@ -72,9 +72,47 @@ impl Results {
     }
 }
 
-/// The moments in the protocol's order: by the catalogue.
+/// The moments in the order in which a migration meets them; those that are not known here come last.
 fn order() -> Vec<String> {
-    let mut order: Vec<String> = Vec::new();
+    const KNOWN: [&str; 36] = [
+        "throughout",
+        "source:Connect",
+        "connect",
+        "source:WriteNonce",
+        "Hello",
+        "destination:CheckGreeting",
+        "Refused",
+        "HelloAck",
+        "destination:ReceivePages",
+        "source:SendRound",
+        "bulk-connect",
+        "first-pages",
+        "Heartbeat",
+        "round-end",
+        "MarkerReached",
+        "pages-20",
+        "source:EndRound",
+        "source:Snapshot",
+        "Rehearse",
+        "destination:Rehearse",
+        "Rehearsed",
+        "RehearsalFailed",
+        "Cancel",
+        "source:StopGuest",
+        "source:Save",
+        "source:SendLastPages",
+        "half-Package",
+        "Package",
+        "urgent-connect",
+        "destination:Load",
+        "page-request",
+        "urgent-page",
+        "LoadFailed",
+        "source:ResumeGuest",
+        "Ready",
+        "Permit",
+    ];
+    let mut order = KNOWN.map(str::to_owned).to_vec();
     for cell in catalogue::all() {
         let when = cell.when.to_string();
         if !order.contains(&when) {
