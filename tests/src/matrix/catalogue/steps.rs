@@ -31,7 +31,8 @@ fn modes(side: Side, name: &str) -> &'static [Mode] {
         (Side::Source, "ServeMissingPages") | (Side::Destination, "Paused" | "Resumed") => &[Mode::Recovered],
         (Side::Source, "EndRound") => &[Mode::Postcopy],
         // Only when something has gone wrong already; the stage provokes it.
-        (Side::Source, "TakeBack" | "ResumeGuest") | (Side::Destination, "GiveBack" | "LoseGuest") => ROUNDS,
+        (Side::Source, "TakeBack" | "ResumeGuest") | (Side::Destination, "GiveBack") => ROUNDS,
+        (Side::Destination, "LoseGuest") => &[Mode::Postcopy],
         (Side::Source, "Connect") => &[Mode::Precopy, Mode::Postcopy, Mode::Recovered],
         (
             Side::Source,
