@@ -176,7 +176,10 @@ mod tests {
 
     #[test]
     fn an_attachment_where_none_belongs_is_refused() {
-        assert!(encode(&ToDestination::Permit { generation: 1 }, &[1], 0, 0).is_err());
+        assert!(encode(&ToDestination::Drained, &[1], 0, 0).is_err());
+        let permit = ToDestination::Permit { generation: 1 };
+        assert!(encode(&permit, &[1; 2], 0, 0).is_ok());
+        assert!(encode(&permit, &vec![1; crate::wire::WISHES_CAP as usize + 1], 0, 0).is_err());
         assert!(encode(&ToDestination::Rehearse, &vec![0; crate::wire::STATE_CAP as usize + 1], 0, 0).is_err());
     }
 
