@@ -146,7 +146,7 @@ impl Relay {
     /// Closes the connections that are this link.
     ///
     /// # Panics
-    /// When there is none.
+    /// When there never was one.
     pub fn cut_link(&self, link: Link) {
         self.end_link(Ending::Cut, link);
     }
@@ -159,14 +159,16 @@ impl Relay {
     /// Resets the connections that are this link (RST).
     ///
     /// # Panics
-    /// When there is none.
+    /// When there never was one.
     pub fn reset_link(&self, link: Link) {
         self.end_link(Ending::Reset, link);
     }
 
     fn end_link(&self, how: Ending, link: Link) {
         let ended = self.shared.end(how, |connection| connection.link.get() == Some(&link));
-        assert!(ended > 0, "the relay has no {link:?} link to end");
+        // One that has ended by itself is what was wanted.
+        let was_there = || self.frames().iter().any(|frame| frame.link == link);
+        assert!(ended > 0 || was_there(), "the relay has had no {link:?} link to end");
     }
 
     /// Forwards nothing any more, in no direction; nothing is closed.
