@@ -48,7 +48,7 @@ fn is_loss(fate: &str) -> bool {
 /// How a cell may end.
 #[must_use]
 pub fn endings(cell: &Cell, known: Known) -> Vec<Ending> {
-    use Ending::{DestinationRuns, GuestEnded, Lost, SourceRuns, Stopped};
+    use Ending::{DestinationRuns, GuestEnded, Lost, SourceRuns, Stopped, Uncertain};
     let postcopy = cell.mode != Mode::Precopy;
     match cell.what {
         What::GuestShutsDown => vec![GuestEnded],
@@ -76,10 +76,10 @@ pub fn endings(cell: &Cell, known: Known) -> Vec<Ending> {
             Outcome::Fails => vec![SourceRuns],
             Outcome::Completes => vec![DestinationRuns],
             Outcome::Either if rule.at == "USERFAULTFD_READ" => vec![SourceRuns, DestinationRuns, Lost],
-            Outcome::Either => [vec![SourceRuns, DestinationRuns], uncertain(cell)].concat(),
+            Outcome::Either => vec![SourceRuns, DestinationRuns, Uncertain],
         },
         What::DiskLocked | What::RecordLocked | What::RecordTorn => {
-            [vec![SourceRuns, DestinationRuns], uncertain(cell)].concat()
+            vec![SourceRuns, DestinationRuns, Uncertain]
         }
         _ if lost_in_any_case(cell) => vec![SourceRuns, DestinationRuns, Lost],
         _ if known.permit_sent => [vec![DestinationRuns], after_permit(cell)].concat(),
@@ -95,10 +95,6 @@ fn after_permit(cell: &Cell) -> Vec<Ending> {
         // The destination may still say that it never will.
         _ => vec![Ending::SourceRuns, Ending::Uncertain],
     }
-}
-
-fn uncertain(_: &Cell) -> Vec<Ending> {
-    vec![Ending::Uncertain]
 }
 
 /// The moment itself is the loss of the guest.

@@ -46,7 +46,7 @@ impl Stage {
                     self.relay.set_plan(spot, fault);
                 }
             }
-            When::HalfPackage => self.relay.set_plan(Spot::Message("Package"), self.fault_of_half()),
+            When::HalfPackage => self.relay.set_plan(Spot::Message("Package"), Fault::HoldHalf),
             When::Step(side, name) => {
                 let action = if matches!(self.cell.what, What::Kill(_)) { "kill" } else { "freeze" };
                 let rule = json!({ "at": format!("step:{name}"), "do": action, "times": 1 });
@@ -82,10 +82,6 @@ impl Stage {
             // What the earlier migration said is known later.
             _ => Fault::Hold,
         }
-    }
-
-    fn fault_of_half(&self) -> Fault {
-        Fault::HoldHalf
     }
 
     /// Sets what leads to a moment that nobody meets in good weather.
