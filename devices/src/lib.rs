@@ -1,12 +1,13 @@
 //! Emulated devices and the buses that route a guest's accesses to them.
 //!
-//! Nothing here knows KVM, sockets or migration: a device sees guest memory, eventfds and plain saved-state values.
+//! Nothing here knows KVM, sockets or migration: a device sees guest memory, eventfds, its interrupt line and plain saved-state values.
 //! The machine (`ferry-vmm`) builds devices, puts them on buses, and saves and loads them through [`Device`].
 
 pub mod bus;
 pub mod device;
 pub mod exit;
 pub mod fault;
+mod interrupt;
 mod saved;
 pub mod serial;
 mod throttle;
@@ -14,6 +15,7 @@ pub mod virtio;
 
 pub use bus::{Bus, BusDevice, BusError};
 pub use device::{Device, DeviceId, LoadError, SaveError};
+pub use interrupt::InterruptLine;
 
 /// Guest memory as every device sees it.
 ///

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use ferry_vmm::qmp::client::{Client, ClientError};
 use ferry_vmm::runtime::causes;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::lab::{Lab, binary};
 use crate::wait::{SOON, wait_until};
@@ -38,6 +40,8 @@ pub struct Ferry {
     client: Client,
     events: Vec<Value>,
     status: Option<ExitStatus>,
+    /// The directory of its files, the last to go.
+    _directory: Arc<TempDir>,
 }
 
 impl Ferry {
@@ -71,7 +75,18 @@ impl Ferry {
             .expect("the ferry binary can be started");
         let client = connect(&mut child, &qmp, &stderr);
         let stdin = child.stdin.take();
-        let mut ferry = Ferry { child, stdin, label, qmp, serial, stderr, client, events: vec![], status: None };
+        let mut ferry = Ferry {
+            child,
+            stdin,
+            label,
+            qmp,
+            serial,
+            stderr,
+            client,
+            events: vec![],
+            status: None,
+            _directory: lab.keep(),
+        };
         let events = json!({ "capabilities": [{ "capability": "events", "state": true }] });
         ferry.qmp("migrate-set-capabilities", events);
         ferry

@@ -1,15 +1,16 @@
 //! Where a test works: a directory of its own that goes with it, the `ferry` binary, and a usable `/dev/kvm`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use crate::{Ferry, Spec};
+use crate::{Ferry, Spec, watchdog};
 
 /// One test's surroundings.
 #[derive(Debug)]
 pub struct Lab {
-    directory: TempDir,
+    directory: Arc<TempDir>,
 }
 
 impl Lab {
@@ -34,7 +35,14 @@ impl Lab {
         // Short names: the path of a Unix socket may have 107 bytes.
         let directory =
             tempfile::Builder::new().prefix("ferry-t").tempdir().expect("a temporary directory can be made");
+        let directory = Arc::new(directory);
+        watchdog::watch(&directory);
         Some(Lab { directory })
+    }
+
+    /// Keeps the directory for a process that works in it, which must end before its files go.
+    pub(crate) fn keep(&self) -> Arc<TempDir> {
+        self.directory.clone()
     }
 
     /// A path in the test's directory.

@@ -29,6 +29,7 @@ pub mod soak;
 pub mod spec;
 pub mod stranger;
 pub mod wait;
+mod watchdog;
 
 pub use ferry::Ferry;
 pub use guest::GuestLog;

@@ -263,6 +263,26 @@ fn the_operator_may_decide_while_the_record_is_out_of_reach() {
 }
 
 /// Starts a process that must refuse to boot, and returns why.
+#[test]
+fn when_the_operator_gives_the_guest_back_the_record_says_so_before_it_runs() {
+    let slow = "fault,at=record:write,do=delay:300,in=outgoing";
+    let Some(mut scene) = Scene::with(|lab, spec| spec.disk(&disk::image(lab, "disk.img", 4 << 20)).device(slow))
+    else {
+        return;
+    };
+    // It has claimed the guest, and dies before it runs it.
+    let mut destination = scene.destination_with("fault,at=step:Start,do=kill,in=incoming");
+    scene.source.begin_migration(&destination.wait_listening());
+    scene.source.wait_migration(Status::Uncertain);
+    let _killed = destination.wait_exit(SOON);
+    assert_eq!(ownership(&mut scene.source)["owned-here"], false);
+    scene.source.qmp("x-ferry-resolve", json!({ "owner": "source", "peer-fenced": true }));
+    scene.source.wait_run_state("running");
+    assert_eq!(ownership(&mut scene.source)["owned-here"], true);
+    is_settled_at(&mut scene.source, 3);
+    scene.ends_well();
+}
+
 fn refuses(lab: &Lab, spec: &Spec) -> String {
     let output = std::process::Command::new(ferry_tests::lab::binary())
         .args(spec.arguments(&lab.path("refused.qmp"), &lab.path("refused.serial")))

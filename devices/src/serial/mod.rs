@@ -1,6 +1,6 @@
 //! A 16550 serial port, on `vm-superio`'s register model: the guest's console.
 //!
-//! The machine puts an `Arc<Serial>` at eight consecutive I/O ports, wires [`Serial::interrupt`] to an interrupt line, feeds it with
+//! The machine puts an `Arc<Serial>` at eight consecutive I/O ports, connects [`Serial::interrupt`] to the interrupt controller, feeds it with
 //! [`Serial::enqueue`], and saves and loads it as a [`Device`]. Output goes through a buffer and a thread of its own, so that
 //! no vCPU ever waits for a terminal: see the module `output`.
 
@@ -18,6 +18,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use self::output::Output;
 use self::state::{SavedSerial, interrupt_pending};
+use crate::InterruptLine;
 use crate::bus::BusDevice;
 use crate::device::{Device, DeviceId, LoadError, SaveError};
 use crate::saved;
@@ -44,17 +45,17 @@ impl Serial {
     ///
     /// The host has no eventfd or no thread left.
     pub fn new(instance: u32, sink: Box<dyn Write + Send>) -> io::Result<Self> {
-        let line = Line { event: Arc::new(EventFd::new(EFD_NONBLOCK)?), muted: Arc::default() };
+        let line = Line::default();
         let room = InputRoom(Arc::new(EventFd::new(EFD_NONBLOCK)?));
         let output = Output::new(sink)?;
         let uart = Mutex::new(Uart::with_events(line.clone(), room.clone(), output.clone()));
         Ok(Serial { id: DeviceId { name: "serial", instance }, uart, line, room, output })
     }
 
-    /// Signalled whenever the port raises its interrupt: for an irqfd.
+    /// Has an edge whenever the port raises its interrupt.
     #[must_use]
-    pub fn interrupt(&self) -> &EventFd {
-        &self.line.event
+    pub fn interrupt(&self) -> &InterruptLine {
+        &self.line.edges
     }
 
     /// Signalled when the guest has read all input, so that more may be offered. Non-blocking.
@@ -165,10 +166,10 @@ impl Device for Arc<Serial> {
     }
 }
 
-/// The interrupt line, edge-triggered through an eventfd.
-#[derive(Clone)]
+/// The interrupt line, as the register model pulls it.
+#[derive(Clone, Default)]
 struct Line {
-    event: Arc<EventFd>,
+    edges: Arc<InterruptLine>,
     muted: Arc<AtomicBool>,
 }
 
@@ -176,10 +177,10 @@ impl Trigger for Line {
     type E = io::Error;
 
     fn trigger(&self) -> io::Result<()> {
-        if self.muted.load(Ordering::Relaxed) {
-            return Ok(());
+        if !self.muted.load(Ordering::Relaxed) {
+            self.edges.pulse();
         }
-        signal(&self.event)
+        Ok(())
     }
 }
 

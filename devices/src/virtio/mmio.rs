@@ -1,7 +1,7 @@
 //! The virtio-mmio transport, version 2 (virtio 1.2 §4.2.2): any [`VirtioDevice`] as a device on the MMIO bus.
 //!
 //! The machine shares it as `Arc<VirtioMmio<…>>`: on the bus for the vCPUs, and as a [`Device`] for saving, loading and pausing.
-//! It wires [`VirtioMmio::interrupt`] to an irqfd and each [`VirtioMmio::kick`] to an ioeventfd at [`QUEUE_NOTIFY`](super::QUEUE_NOTIFY); a plain write
+//! It connects [`VirtioMmio::interrupt`] to the interrupt controller and each [`VirtioMmio::kick`] to an ioeventfd at [`QUEUE_NOTIFY`](super::QUEUE_NOTIFY); a plain write
 //! there works too.
 //!
 //! The lock around the registers is never held while a file is read or written, with one exception: a reset, and the stop of a
@@ -18,6 +18,7 @@ use super::registers::{CONFIG, Effect, FAILED, MMIO_LEN, Registers};
 use super::signals::signal;
 use super::state::{self, NEEDS_RESET, SavedQueue, SavedVirtio};
 use super::{QueueError, VirtioDevice};
+use crate::InterruptLine;
 use crate::bus::BusDevice;
 use crate::device::{Device, DeviceId, LoadError, SaveError};
 use crate::saved;
@@ -55,8 +56,8 @@ impl<D: VirtioDevice> VirtioMmio<D> {
         &self.device
     }
 
-    /// Signalled at every interrupt, for an irqfd.
-    pub fn interrupt(&self) -> &EventFd {
+    /// Has an edge at every interrupt.
+    pub fn interrupt(&self) -> &InterruptLine {
         self.device.signals().interrupt()
     }
 

@@ -3,15 +3,17 @@
 //! Shared between the transport, which shows it in registers, and the device's threads, which cause it. Nothing here takes a
 //! lock, so that a vCPU that reads or acknowledges an interrupt never waits for a device.
 
-use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_INT_CONFIG, VIRTIO_MMIO_INT_VRING};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::InterruptLine;
 
 /// Interrupt status, configuration generation and the `DEVICE_NEEDS_RESET` status bit of one device.
+#[derive(Default)]
 pub struct Signals {
-    event: EventFd,
+    line: InterruptLine,
     interrupt_status: AtomicU32,
     config_generation: AtomicU32,
     needs_reset: AtomicBool,
@@ -21,24 +23,10 @@ pub struct Signals {
 pub(super) const INTERRUPT_BITS: u32 = VIRTIO_MMIO_INT_VRING | VIRTIO_MMIO_INT_CONFIG;
 
 impl Signals {
-    /// Nothing to tell yet.
-    ///
-    /// # Errors
-    ///
-    /// The host has no eventfd left.
-    pub fn new() -> io::Result<Self> {
-        Ok(Signals {
-            event: EventFd::new(EFD_NONBLOCK)?,
-            interrupt_status: AtomicU32::new(0),
-            config_generation: AtomicU32::new(0),
-            needs_reset: AtomicBool::new(false),
-        })
-    }
-
-    /// Signalled at every interrupt, for an irqfd.
+    /// Has an edge at every interrupt.
     #[must_use]
-    pub fn interrupt(&self) -> &EventFd {
-        &self.event
+    pub fn interrupt(&self) -> &InterruptLine {
+        &self.line
     }
 
     /// Buffers were used: the driver should look at its queues (§2.3, used buffer notification).
@@ -79,8 +67,8 @@ impl Signals {
         self.needs_reset.store(needs_reset, Ordering::SeqCst);
     }
 
-    /// Raises a pending interrupt again: an edge may have been lost between the eventfd and the interrupt controller's
-    /// saved state, and one too many is harmless.
+    /// Raises a pending interrupt again: an edge may have come after the interrupt controller's state was saved, and one too many is
+    /// harmless.
     pub(super) fn raise_pending(&self) {
         let pending = self.interrupt_status();
         if pending != 0 {
@@ -90,7 +78,7 @@ impl Signals {
 
     fn raise(&self, bits: u32) {
         self.interrupt_status.fetch_or(bits, Ordering::SeqCst);
-        signal(&self.event);
+        self.line.pulse();
     }
 }
 

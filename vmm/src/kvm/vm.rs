@@ -62,7 +62,6 @@ impl Vm {
             (Cap::Irqchip, "an in-kernel irqchip"),
             (Cap::Pit2, "a PIT"),
             (Cap::ImmediateExit, "immediate_exit"),
-            (Cap::Irqfd, "irqfd"),
             (Cap::Ioeventfd, "ioeventfd"),
         ] {
             if !kvm.check_extension(needed) {

@@ -24,9 +24,8 @@ use ferry_devices::exit::{EXIT_PORT, ExitDevice, ExitHandler, ExitRequest, I8042
 use ferry_devices::fault::{Direction, FaultControl, FaultDevice};
 use ferry_devices::serial::{SERIAL_PORTS, Serial};
 use ferry_devices::virtio::{Block, MMIO_LEN, QUEUE_NOTIFY, VirtioDevice, VirtioMmio};
-use ferry_devices::{Bus, Device};
+use ferry_devices::{Bus, Device, InterruptLine};
 use kvm_ioctls::IoEventAddress;
-use vmm_sys_util::eventfd::EventFd;
 
 use super::config::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink};
 use super::control::Control;
@@ -111,7 +110,7 @@ struct Board<'a> {
 impl Board<'_> {
     fn add_serial(&mut self, sink: Box<dyn Write + Send>) -> Result<Arc<Serial>, MachineError> {
         let serial = Arc::new(Serial::new(0, sink).map_err(device("serial/0"))?);
-        self.wire_interrupt("serial/0", serial.interrupt(), SERIAL_IRQ)?;
+        self.connect("serial/0", serial.interrupt(), SERIAL_IRQ);
         self.ports.insert(SERIAL_PORT, SERIAL_PORTS, serial.clone())?;
         self.devices.push(Box::new(serial.clone()));
         Ok(serial)
@@ -139,7 +138,7 @@ impl Board<'_> {
         let block = Block::open(0, &config.path, config.read_only, memory.guest().clone(), faults.clone())?;
         let disk = Arc::new(VirtioMmio::new(block));
         let name = disk.device().id().to_string();
-        self.wire_interrupt(&name, disk.interrupt(), DISK_IRQ)?;
+        self.connect(&name, disk.interrupt(), DISK_IRQ);
         let notify = IoEventAddress::Mmio(DISK_ADDRESS + QUEUE_NOTIFY);
         for queue in 0..disk.queue_count() {
             if let Some(kick) = disk.kick(queue) {
@@ -152,8 +151,16 @@ impl Board<'_> {
         Ok(disk)
     }
 
-    fn wire_interrupt(&self, name: &str, event: &EventFd, irq: u32) -> Result<(), MachineError> {
-        self.vm.fd().register_irqfd(event, irq).map_err(io_error).map_err(device(name))
+    /// Connects a device's interrupt line to a pin of KVM's interrupt controllers (KVM API, `KVM_IRQ_LINE`): up and down, an edge.
+    fn connect(&self, name: &str, line: &InterruptLine, pin: u32) {
+        // A worker that is left behind in a stuck request must not keep the machine.
+        let (vm, device) = (Arc::downgrade(self.vm.fd()), name.to_owned());
+        line.connect(move || {
+            let Some(vm) = vm.upgrade() else { return };
+            if let Err(error) = vm.set_irq_line(pin, true).and_then(|()| vm.set_irq_line(pin, false)) {
+                tracing::error!(%error, device, pin, "an interrupt was lost: KVM_IRQ_LINE failed");
+            }
+        });
     }
 }
 

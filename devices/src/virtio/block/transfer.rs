@@ -16,6 +16,9 @@ use crate::fault::Place;
 /// Vectors handed to the kernel at once (`IOV_MAX` on Linux).
 const MAX_VECTORS: usize = 1024;
 
+/// Bytes of a page: what a migration brings at a time.
+const PAGE_BYTES: usize = 4096;
+
 /// A stretch of guest memory that a descriptor names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Segment {
@@ -30,6 +33,7 @@ pub(super) struct Segment {
 /// A segment is not in guest memory (nothing is read then), or the host cannot read.
 pub(super) fn read(image: &Image, offset: u64, memory: &GuestMemory, segments: &[Segment]) -> io::Result<()> {
     let slices = resolve(memory, segments, Permissions::Write)?;
+    await_pages(&slices);
     image.faults.before(Place::DiskRead)?;
     let result = run(offset, vectors(&slices), |vectors, offset| {
         // SAFETY: the descriptor is open; each vector covers a live mapping of guest memory, which the caller's reference to
@@ -51,6 +55,7 @@ pub(super) fn read(image: &Image, offset: u64, memory: &GuestMemory, segments: &
 /// A segment is not in guest memory (nothing is written then), or the host cannot write.
 pub(super) fn write(image: &Image, offset: u64, memory: &GuestMemory, segments: &[Segment]) -> io::Result<()> {
     let slices = resolve(memory, segments, Permissions::Read)?;
+    await_pages(&slices);
     image.faults.before(Place::DiskWrite)?;
     image.mark_unsynced();
     run(offset, vectors(&slices), |vectors, offset| {
@@ -72,6 +77,22 @@ fn resolve<'a>(
         }
     }
     Ok(slices)
+}
+
+/// Waits here for pages that a migration has yet to bring. In the file operation it would be with the lock of the image's inode held: as
+/// long as a broken postcopy lasts, whoever so much as removed the image would hang where no signal reaches it.
+fn await_pages<B: BitmapSlice>(slices: &[VolatileSlice<'_, B>]) {
+    for slice in slices.iter().filter(|slice| !slice.is_empty()) {
+        let guard = slice.ptr_guard();
+        let start = guard.as_ptr() as usize;
+        let pages =
+            (start / PAGE_BYTES + 1..=(start + slice.len() - 1) / PAGE_BYTES).map(|page| page * PAGE_BYTES - start);
+        for offset in std::iter::once(0).chain(pages) {
+            // SAFETY: the offset lies in the slice, which is live guest memory as long as the guard; the guest may change the byte,
+            // whose value is of no interest.
+            let _present = unsafe { guard.as_ptr().add(offset).read_volatile() };
+        }
+    }
 }
 
 fn vectors<B: BitmapSlice>(slices: &[VolatileSlice<'_, B>]) -> Vec<libc::iovec> {

@@ -69,7 +69,7 @@ impl Worker {
             memory,
             image,
             id,
-            signals: Signals::new()?,
+            signals: Signals::default(),
             kick: EventFd::new(EFD_NONBLOCK)?,
             wake: EventFd::new(EFD_NONBLOCK)?,
             ring: Mutex::default(),

@@ -7,7 +7,7 @@
 mod call;
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,9 +18,7 @@ use ferry_migration::ownership::{
 use ferry_migration::source::TakeBack;
 use serde::{Deserialize, Serialize};
 
-pub use self::call::Call;
-
-use self::call::ANSWER_DEADLINE;
+pub use self::call::{ANSWER_DEADLINE, Call};
 use crate::ownership::{Ownership, OwnershipError};
 
 /// How often a record that did not answer is asked again by whoever insists.
@@ -192,8 +190,9 @@ impl OwnRecord {
     }
 
     /// Makes the record name this process, which owns the guest whatever the record says: it arrived without the record, or
-    /// the operator has said so. Goes on in the background until the record has it.
-    pub fn assert_ownership(self: &Arc<Self>) {
+    /// the operator has said so. Goes on in the background until the record has it; what is returned is signalled, or closed, after
+    /// the first try.
+    pub fn assert_ownership(self: &Arc<Self>) -> Receiver<()> {
         self.insist("name this process", |own| match own.backend.read()? {
             Some(there) if there.owner == own.me && there.settled => {
                 own.generation.store(there.generation, SeqCst);
@@ -201,21 +200,25 @@ impl OwnRecord {
             }
             // Also if it is this process's but in a hand-over: the next generation fences who was to take it over.
             there => own.take_from(there),
-        });
+        })
     }
 
-    /// Repeats `change` on a thread of its own until it succeeds; a record that is no record is left alone.
+    /// Repeats `change` on a thread of its own until it succeeds; a record that is no record is left alone. What is returned is
+    /// signalled, or closed, after the first try.
     fn insist(
         self: &Arc<Self>,
         what: &'static str,
         change: impl Fn(&Self) -> Result<(), RecordError> + Send + 'static,
-    ) {
+    ) -> Receiver<()> {
+        let (tried, first_try) = channel();
         let own = self.clone();
         let run = move || {
             let mut told = false;
             loop {
                 let result = own.while_nobody_changes_it(|| change(&own));
                 crate::trace::record(what, &result);
+                // Who asked may not care.
+                let _ = tried.send(());
                 let Err(error) = result else { return };
                 let error_text = super::causes(&error);
                 if !error.may_pass() {
@@ -231,6 +234,7 @@ impl OwnRecord {
         if let Err(error) = std::thread::Builder::new().name("ferry-record".into()).spawn(run) {
             tracing::warn!(%error, "no thread to make the ownership record {what}");
         }
+        first_try
     }
 
     /// Which generation this process holds; 0 when it holds none.
@@ -399,7 +403,7 @@ impl HandoverRecord {
     /// the background until the record has it, or belongs to somebody else or to another hand-over.
     pub fn settle(&self) {
         let handover = self.handover.clone();
-        self.own.insist("say that the hand-over has ended", move |own| {
+        let _first_try = self.own.insist("say that the hand-over has ended", move |own| {
             match own.backend.read()? {
                 Some(record) if own.is_unsettled(&record, &handover) => {
                     let change = record.settle();

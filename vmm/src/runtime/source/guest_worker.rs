@@ -4,7 +4,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use ferry_migration::message::Failure;
@@ -12,6 +12,7 @@ use ferry_migration::section;
 use ferry_migration::source::Input;
 
 use crate::machine::{DeviceFailure, Hold, Machine};
+use crate::runtime::record::ANSWER_DEADLINE;
 use crate::runtime::source::Event;
 
 /// What the guest worker can be asked for.
@@ -27,15 +28,25 @@ pub enum GuestJob {
     Resume,
 }
 
+/// A job, and what comes first.
+#[derive(Debug)]
+pub struct Order {
+    /// What to do.
+    pub job: GuestJob,
+    /// The job waits until this is signalled or closed, but no longer than the ownership record may take.
+    pub after: Option<Receiver<()>>,
+}
+
 /// Starts the guest worker.
-pub fn guest_worker(
-    machine: Arc<Machine>,
-    events: Sender<Event>,
-) -> std::io::Result<(Sender<GuestJob>, JoinHandle<()>)> {
-    let (jobs, inbox) = channel();
+pub fn guest_worker(machine: Arc<Machine>, events: Sender<Event>) -> std::io::Result<(Sender<Order>, JoinHandle<()>)> {
+    let (jobs, inbox) = channel::<Order>();
     let faults = machine.faults().clone();
     let run = move || {
-        for job in inbox {
+        for Order { job, after } in inbox {
+            if let Some(after) = after {
+                // Storage that does not answer keeps the guest from nothing: its owner has spoken.
+                let _ = after.recv_timeout(ANSWER_DEADLINE);
+            }
             let done = catch_unwind(AssertUnwindSafe(|| do_guest_job(&machine, job, &events)));
             let input = done.unwrap_or_else(|_| answer(job, Err(panicked())));
             if events.send(Event::Guest(input)).is_err() {

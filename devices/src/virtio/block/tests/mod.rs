@@ -5,6 +5,7 @@
 mod faults;
 mod hostile;
 mod life;
+mod missing;
 mod requests;
 mod state;
 

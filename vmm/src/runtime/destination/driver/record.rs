@@ -83,7 +83,8 @@ impl Driver {
     /// A guest that runs here without having come by this process's record gets it now, for its next migration.
     pub(super) fn guest_started(&self) {
         if let Some(own) = self.own_record.as_ref().filter(|_| self.core.handshake() != Handshake::Owned) {
-            own.assert_ownership();
+            // Nobody waits for it.
+            drop(own.assert_ownership());
         }
     }
 }

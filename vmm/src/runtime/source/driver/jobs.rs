@@ -1,15 +1,18 @@
 //! What the source's workers are given to do.
 
+use std::sync::mpsc::Receiver;
+
 use ferry_migration::pages::PageBitmap;
 
 use super::Driver;
-use crate::runtime::source::guest_worker::GuestJob;
+use crate::runtime::source::guest_worker::{GuestJob, Order};
 use crate::runtime::source::page_worker::{self, PageJob, Reconnected, Route};
 
 impl Driver {
-    pub(super) fn guest_job(&mut self, job: GuestJob) {
+    /// Has the guest worker do `job`, once `after` is signalled.
+    pub(super) fn guest_job(&mut self, job: GuestJob, after: Option<Receiver<()>>) {
         // The worker ends only when this sender is dropped.
-        if self.guest_jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok()) {
+        if self.guest_jobs.as_ref().is_some_and(|jobs| jobs.send(Order { job, after }).is_ok()) {
             self.guest_jobs_open += 1;
         }
     }

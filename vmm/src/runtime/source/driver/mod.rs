@@ -23,7 +23,7 @@ use ferry_migration::{Handshake, Parameters, Status};
 use vmm_sys_util::eventfd::EventFd;
 
 use self::record::Question;
-use super::guest_worker::{GuestJob, guest_worker};
+use super::guest_worker::{GuestJob, Order, guest_worker};
 use super::page_worker::PageJob;
 use super::pages::Controls;
 use super::stopwatch::Stopwatch;
@@ -59,7 +59,7 @@ pub(super) struct Driver {
     events: Sender<Event>,
     cancel: EventFd,
     controls: Controls,
-    guest_jobs: Option<Sender<GuestJob>>,
+    guest_jobs: Option<Sender<Order>>,
     page_jobs: Option<Sender<PageJob>>,
     threads: Vec<JoinHandle<()>>,
     control: Option<control::Sender>,
@@ -299,10 +299,13 @@ impl Driver {
                 Output::Handshake(handshake) => self.handshake(handshake),
                 Output::WriteNonce => self.ask_record(Question::Announce),
                 Output::TakeBack => self.ask_record(Question::TakeBack),
-                Output::Snapshot => self.guest_job(GuestJob::Snapshot),
-                Output::StopGuest => self.guest_job(GuestJob::Stop),
-                Output::Save => self.guest_job(GuestJob::Save),
-                Output::ResumeGuest => self.guest_job(GuestJob::Resume),
+                Output::Snapshot => self.guest_job(GuestJob::Snapshot, None),
+                Output::StopGuest => self.guest_job(GuestJob::Stop, None),
+                Output::Save => self.guest_job(GuestJob::Save, None),
+                Output::ResumeGuest => {
+                    let named = self.name_the_source();
+                    self.guest_job(GuestJob::Resume, named);
+                }
                 Output::Interrupt => self.interrupt(),
                 Output::HandOver => self.hand_over(),
                 Output::CloseLinks => self.close_links(),

@@ -1,5 +1,7 @@
 //! What the source asks of the ownership record, and what it tells it.
 
+use std::sync::mpsc::Receiver;
+
 use ferry_migration::Handshake;
 use ferry_migration::source::{Input, Outcome, Owner, TakeBack};
 
@@ -55,13 +57,20 @@ impl Driver {
         }
     }
 
+    /// Where the operator has given the guest to this side: makes the record say so, before the guest runs if its storage
+    /// answers. What is returned is signalled after the first try.
+    pub(super) fn name_the_source(&self) -> Option<Receiver<()>> {
+        let record = self.record.as_ref().filter(|_| self.resolved == Some(Owner::Source))?;
+        Some(record.own().assert_ownership())
+    }
+
     /// The guest stays here: the record says so, whatever becomes of its storage meanwhile.
     pub(super) fn settle_record(&self, outcome: &Outcome) {
         let Some(record) = &self.record else { return };
         if matches!(outcome, Outcome::Failed(_) | Outcome::Cancelled) {
-            match self.resolved {
-                Some(Owner::Source) => record.own().assert_ownership(),
-                _ => record.settle(),
+            // What the operator has said, the record was told before the guest ran.
+            if self.resolved != Some(Owner::Source) {
+                record.settle();
             }
         }
     }
