@@ -19,7 +19,7 @@ pub enum Spot {
     UrgentPreamble,
     /// The first message of this name, in either direction: `Hello`, `Permit`, `Started`, …
     Message(&'static str),
-    /// The frame of this number on a bulk link, from 0: the pages of a chunk.
+    /// The frame of pages of this number on a bulk link, from 0: the pages of a chunk. Markers do not count.
     Pages(u64),
     /// The marker behind the last pages.
     Marker,
@@ -179,7 +179,10 @@ impl Reader {
         let pages: u32 = bytes[24..88].iter().map(|byte| byte.count_ones()).sum();
         let is_marker = bytes[12] != 1;
         self.exact(&mut bytes, pages as usize * PAGE_SIZE as usize)?;
-        let spot = if is_marker { Spot::Marker } else { spot(self.frames) };
+        if is_marker {
+            return Ok(Unit { spot: Spot::Marker, bytes });
+        }
+        let spot = spot(self.frames);
         self.frames += 1;
         Ok(Unit { spot, bytes })
     }
