@@ -149,11 +149,17 @@ impl Stage {
         };
         self.notes.say(format!("the operator says that the guest is the {owner}'s"));
         let word = json!({ "owner": owner, "peer-fenced": true });
-        self.source.ask("x-ferry-resolve", word).ok_or(format!("the operator's word for the {owner} was refused"))?;
-        let heard = poll(WITHIN, || {
-            let view = self.source.view();
-            (!matches!(view, View::Answers(Some(Status::Uncertain), _))).then_some(())
-        });
+        let accepted = self.source.ask("x-ferry-resolve", word).is_some();
+        let mut is_uncertain = || matches!(self.source.view(), View::Answers(Some(Status::Uncertain), _));
+        if !accepted {
+            // What was late has come, and has answered before the operator did.
+            return if is_uncertain() {
+                Err(format!("the operator's word for the {owner} was refused"))
+            } else {
+                Ok(())
+            };
+        }
+        let heard = poll(WITHIN, || (!is_uncertain()).then_some(()));
         heard.ok_or(format!("the operator's word for the {owner} changes nothing"))
     }
 

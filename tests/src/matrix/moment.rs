@@ -124,7 +124,11 @@ impl Stage {
     /// What leads to the moment when the migration has come so far; true once it is done.
     fn provoke_on_the_way(&mut self) -> bool {
         match self.cell.when {
-            When::Frame(Spot::Message("Cancel")) => self.source.ask("migrate_cancel", json!({})).is_some(),
+            // Before there is a destination to be told, nobody is.
+            When::Frame(Spot::Message("Cancel")) => {
+                let active = matches!(self.source.view(), View::Answers(Some(Status::Active), _));
+                active && self.source.ask("migrate_cancel", json!({})).is_some()
+            }
             When::Step(Side::Destination, "LoseGuest") => {
                 let active = matches!(self.destination.view(), View::Answers(Some(Status::PostcopyActive), _));
                 let rule = json!({ "at": "USERFAULTFD_READ", "do": "fail" });
