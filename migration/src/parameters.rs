@@ -3,6 +3,7 @@
 //! QMP reads and writes these as they stand (`migrate-set-parameters`, `query-migrate-parameters`); the runtime takes a copy
 //! when a migration starts and watches `max-bandwidth` and `downtime-limit` for changes while it runs.
 
+use crate::greeting::BULK_LINKS_MAX;
 use serde::{Deserialize, Serialize};
 
 use crate::message::Handshake;
@@ -66,6 +67,8 @@ pub struct Parameters {
     /// Load the device state on the destination once while the source still runs.
     #[serde(rename = "x-ferry-rehearsal")]
     pub rehearsal: bool,
+    /// Bulk links that share the pages where the capability `multifd` is on (QEMU: `multifd-channels`).
+    pub multifd_channels: u64,
 }
 
 impl Default for Parameters {
@@ -82,8 +85,26 @@ impl Default for Parameters {
             postcopy_when: PostcopyWhen::Manual,
             handshake: None,
             rehearsal: true,
+            multifd_channels: 2,
         }
     }
+}
+
+/// What an operator may switch on (QEMU's `MigrationCapability`): those that Ferry has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Capability {
+    /// Send `MIGRATION` and `MIGRATION_PASS`.
+    Events,
+    /// Migrations may switch to postcopy.
+    PostcopyRam,
+    /// Several bulk links share the pages, see [`Parameters::multifd_channels`].
+    Multifd,
+}
+
+impl Capability {
+    /// Every one, in the order in which clients see them.
+    pub const ALL: [Capability; 3] = [Capability::Events, Capability::PostcopyRam, Capability::Multifd];
 }
 
 /// A handshake, or `auto`.
@@ -152,7 +173,8 @@ impl Parameters {
             100,
             600_000,
             "from 100 to 600000 milliseconds",
-        )
+        )?;
+        within("multifd-channels", self.multifd_channels, 1, BULK_LINKS_MAX.into(), "from 1 to 32")
     }
 }
 

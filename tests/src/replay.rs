@@ -40,6 +40,14 @@ pub fn frame(lab: &Lab, cell: &Cell, spot: Spot) -> Vec<u8> {
         source.qmp("migrate-start-postcopy", json!({}));
         source.wait_migration(Status::PostcopyActive);
     }
+    if cell.mode == Mode::Recovered {
+        relay.cut_all();
+        for side in [&mut source, &mut destination] {
+            side.wait_migration(Status::PostcopyPaused);
+        }
+        source.qmp("migrate", json!({ "uri": relay.uri(), "resume": true }));
+        source.wait_migration(Status::PostcopyActive);
+    }
     source.set_parameters(json!({ "max-bandwidth": 0, "downtime-limit": 300 }));
     let info = source.wait_migration_end();
     assert_eq!(info.status, Some(Status::Completed), "{info:?}");

@@ -1,7 +1,7 @@
 //! Makes the moment of a cell come, and tells when it is there: a plan of the relay for a frame, a fault point for a step, and what
 //! provokes a moment that a migration in which all goes well does not have.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
@@ -12,6 +12,21 @@ use super::cell::{Cell, Mode, Side, What, When};
 use super::stage::{DEADLINE, MOMENT, Stage};
 use crate::relay::{self, Fault, Spot};
 use crate::wait::poll;
+
+/// Why a cell broke off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// The migration was over before the cell's moment, so nothing was shown.
+    NeverCame(String),
+    /// Something else than was to be.
+    Off(String),
+}
+
+impl From<String> for Broken {
+    fn from(why: String) -> Self {
+        Broken::Off(why)
+    }
+}
 
 /// When the plan or the rule is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +94,8 @@ impl Stage {
             What::Truncate => Fault::Truncate(1 + random.below(19) as usize),
             What::Duplicate => Fault::Repeat,
             What::Lose => Fault::Lose,
+            // It comes while the frame passes: to hold it would be a fault of its own.
+            What::Stranger => Fault::Delay(Duration::ZERO),
             // What the earlier migration said is known later.
             _ => Fault::Hold,
         }
@@ -102,8 +119,8 @@ impl Stage {
         }
     }
 
-    /// Waits for the moment. An error: it did not come.
-    pub fn await_moment(&mut self) -> Result<SystemTime, String> {
+    /// Waits for the moment. An error: it did not come, and nothing was done to the migration.
+    pub fn await_moment(&mut self) -> Result<SystemTime, Broken> {
         let cell = self.cell.clone();
         if cell.when == When::Throughout {
             return Ok(SystemTime::now());
@@ -117,7 +134,9 @@ impl Stage {
         });
         there.ok_or_else(|| {
             let (source, destination) = (self.source.view(), self.destination.view());
-            format!("the moment never came: the source is {source:?}, the destination {destination:?}")
+            Broken::NeverCame(format!(
+                "the moment never came: the source is {source:?}, the destination {destination:?}"
+            ))
         })
     }
 

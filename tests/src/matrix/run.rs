@@ -12,7 +12,7 @@ use super::cell::{Cell, Mode, Place, What, When};
 use super::drive::Stand;
 use super::evidence::{CellFacts, Evidence, Write};
 use super::expect::{self, Known};
-use super::moment::Phase;
+use super::moment::{Broken, Phase};
 use super::next;
 use super::oracles::{ORACLES, Verdict};
 use super::stage::Stage;
@@ -22,16 +22,24 @@ use crate::relay::{Fault, Spot};
 use crate::wait::poll;
 use crate::{disk, replay};
 
+/// How often a cell waits for its moment.
+const TRIES: u32 = 3;
+
 /// Runs a cell. `keep`: where the files of a cell that fails are put. `None` where KVM is skipped.
 #[must_use]
 pub fn run(cell: &Cell, seed: u64, keep: &Path) -> Option<report::Cell> {
     let began = Instant::now();
-    let mut stage = Stage::set(cell, seed)?;
-    let played = catch_unwind(AssertUnwindSafe(|| play(&mut stage)));
-    let played_out = match played {
-        Ok(Ok(played)) => Ok(played),
-        Ok(Err(why)) => Err(why),
-        Err(panic) => Err(text_of(&*panic)),
+    let mut tries = 1;
+    let (stage, played_out) = loop {
+        let mut stage = Stage::set(cell, seed)?;
+        let played = catch_unwind(AssertUnwindSafe(|| play(&mut stage)));
+        match played {
+            Ok(Ok(played)) => break (stage, Ok(played)),
+            // The guest did not need a page in time, or the host was busy elsewhere: nothing was tried yet.
+            Ok(Err(Broken::NeverCame(_))) if tries < TRIES => tries += 1,
+            Ok(Err(Broken::NeverCame(why) | Broken::Off(why))) => break (stage, Err(why)),
+            Err(panic) => break (stage, Err(text_of(&*panic))),
+        }
     };
     let mut cell = conclude(stage, played_out, keep);
     cell.millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -45,7 +53,7 @@ struct Played {
 }
 
 /// The cell's story: the migration, the fault, the end, the next migration.
-fn play(stage: &mut Stage) -> Result<Played, String> {
+fn play(stage: &mut Stage) -> Result<Played, Broken> {
     let replayed = stage.replays().map(|spot| replay::frame(&stage.lab, &stage.cell, spot));
     stage.prepare();
     stage.provoke();

@@ -25,7 +25,7 @@ pub const DEADLINE: Duration = Duration::from_millis(1500);
 /// The bandwidth while a moment is awaited, so that there is something left to be sent.
 const SLOW: u64 = 8 << 20;
 /// How long a guest that ends by itself lives.
-const LIFE_MS: u64 = 700;
+const LIFE_MS: u64 = 1200;
 
 /// A cell's stage.
 #[derive(Debug)]

@@ -7,6 +7,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
+use ferry_migration::greeting::BULK_LINKS_MAX;
+use ferry_migration::parameters::Capability;
 use ferry_migration::{Handshake, MigrationInfo, Status};
 use serde_json::{Map, Value, json};
 
@@ -38,7 +40,7 @@ pub struct Options {
     #[arg(long, value_name = "first-round|no-progress|at-once", value_enum, requires = "mode")]
     postcopy_when: Option<When>,
     /// Reconnect a paused postcopy of this process
-    #[arg(long, conflicts_with_all = ["mode", "downtime_limit", "max_rounds", "on_limit", "no_rehearsal", "handshake"])]
+    #[arg(long, conflicts_with_all = ["mode", "downtime_limit", "max_rounds", "on_limit", "no_rehearsal", "handshake", "channels"])]
     resume: bool,
     /// What ends the switchover; auto is owned where there is an ownership record, else setup
     #[arg(long, value_name = "auto|none|pong|setup|owned", value_parser = ["auto", "none", "pong", "setup", "owned"])]
@@ -49,6 +51,9 @@ pub struct Options {
     /// Limit for page data, in bytes a second; K, M and G are understood
     #[arg(long, value_name = "BYTES", value_parser = units::parse_bytes)]
     max_bandwidth: Option<u64>,
+    /// Connections that share the pages
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=BULK_LINKS_MAX.into()))]
+    channels: Option<u8>,
     /// Rounds after which precopy stops waiting to converge
     #[arg(long, value_name = "N")]
     max_rounds: Option<u64>,
@@ -93,9 +98,9 @@ fn migrate(options: &Options, signals: &Receiver<Signal>) -> Result<(), CliError
     if !parameters.is_empty() {
         client.execute("migrate-set-parameters", Value::Object(parameters))?;
     }
-    if let Some(mode) = options.mode {
-        let postcopy = json!([{ "capability": "postcopy-ram", "state": mode == Mode::Postcopy }]);
-        client.execute("migrate-set-capabilities", json!({ "capabilities": postcopy }))?;
+    let capabilities = options.capabilities();
+    if !capabilities.is_empty() {
+        client.execute("migrate-set-capabilities", json!({ "capabilities": capabilities }))?;
     }
     let to = for_anyone(&options.to)?.to_string();
     client.execute("migrate", json!({ "uri": to, "resume": options.resume }))?;
@@ -130,6 +135,14 @@ fn migrate(options: &Options, signals: &Receiver<Signal>) -> Result<(), CliError
 }
 
 impl Options {
+    /// Capabilities that were asked for, on or off.
+    fn capabilities(&self) -> Vec<Value> {
+        let postcopy = self.mode.map(|mode| (Capability::PostcopyRam, mode == Mode::Postcopy));
+        let multifd = self.channels.map(|channels| (Capability::Multifd, channels > 1));
+        let asked = [postcopy, multifd].into_iter().flatten();
+        asked.map(|(capability, state)| json!({ "capability": capability, "state": state })).collect()
+    }
+
     /// What differs from the process's present parameters because it was asked for.
     fn parameters(&self) -> Map<String, Value> {
         let rehearsal = self.no_rehearsal.then_some(false);
@@ -139,11 +152,12 @@ impl Options {
             (Some(Mode::Postcopy), None | Some(When::FirstRound)) => Some("first-round"),
             (Some(Mode::Postcopy), Some(When::NoProgress)) => Some("no-progress"),
         };
-        let all: [(&str, Option<Value>); 7] = [
+        let all: [(&str, Option<Value>); 8] = [
             ("x-ferry-postcopy-when", when.map(Value::from)),
             ("x-ferry-handshake", self.handshake.clone().map(Value::from)),
             ("downtime-limit", self.downtime_limit.map(Value::from)),
             ("max-bandwidth", self.max_bandwidth.map(Value::from)),
+            ("multifd-channels", self.channels.map(Value::from)),
             ("x-ferry-max-rounds", self.max_rounds.map(Value::from)),
             ("x-ferry-on-limit", self.on_limit.clone().map(Value::from)),
             ("x-ferry-rehearsal", rehearsal.map(Value::from)),

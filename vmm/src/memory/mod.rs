@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use ferry_devices::GuestMemory;
 use ferry_migration::description::RamRange;
-use ferry_migration::pages::{PAGE_SIZE, PageBitmap};
+use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE, PageBitmap};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mm::{Advice, madvise};
 use vm_memory::bitmap::{AtomicBitmap, NewBitmap};
@@ -160,6 +160,22 @@ impl Memory {
         let mut pages = PageBitmap::new(self.pages());
         self.each_populated(0, self.pages(), |first, count| pages.set_range(first, count))?;
         Ok(pages)
+    }
+
+    /// Chunks of which the host has allocated more than half: one bit for each.
+    ///
+    /// # Errors
+    /// When the host does not tell.
+    pub fn filled_chunks(&self) -> io::Result<PageBitmap> {
+        let populated = self.populated()?;
+        let mut filled = PageBitmap::new(populated.chunks());
+        for chunk in 0..populated.chunks() {
+            let pages: u32 = populated.chunk(chunk).iter().map(|word| word.count_ones()).sum();
+            if u64::from(pages) * 2 > CHUNK_PAGES {
+                filled.set(chunk);
+            }
+        }
+        Ok(filled)
     }
 
     /// As [`Memory::populated`], for the pages from `first_page` (a multiple of 64) on: one bit for each in `words`, which

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use ferry_devices::fault::FaultSpec;
+use ferry_migration::parameters::Capability;
 use ferry_migration::source::Owner;
 use ferry_migration::{MigrationInfo, Parameters, Status};
 
@@ -28,7 +29,7 @@ pub struct State {
     pub listening: Option<(Endpoint, bool)>,
     pub parameters: Parameters,
     pub faults: Vec<String>,
-    pub postcopy: bool,
+    pub capabilities: Vec<Capability>,
     pub start_postcopy: usize,
     pub pauses: usize,
     pub resumed: Vec<Endpoint>,
@@ -48,7 +49,7 @@ impl Mock {
             listening: None,
             parameters: Parameters::default(),
             faults: Vec::new(),
-            postcopy: false,
+            capabilities: vec![],
             start_postcopy: 0,
             pauses: 0,
             resumed: Vec::new(),
@@ -146,12 +147,14 @@ impl Target for Mock {
         None
     }
 
-    fn postcopy_allowed(&self) -> bool {
-        self.state().postcopy
+    fn has(&self, capability: Capability) -> bool {
+        self.state().capabilities.contains(&capability)
     }
 
-    fn allow_postcopy(&self, allowed: bool) {
-        self.state().postcopy = allowed;
+    fn set_capability(&self, capability: Capability, on: bool) {
+        let mut state = self.state();
+        state.capabilities.retain(|had| *had != capability);
+        state.capabilities.extend(on.then_some(capability));
     }
 
     fn cancel(&self) -> Done {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread;
 
 use ferry_devices::fault::FaultSpec;
+use ferry_migration::parameters::Capability;
 use ferry_migration::source::Owner;
 use ferry_migration::{MigrationInfo, Parameters};
 
@@ -131,12 +132,12 @@ impl Target for Process {
         self.migrations.ownership()
     }
 
-    fn postcopy_allowed(&self) -> bool {
-        self.migrations.postcopy_allowed()
+    fn has(&self, capability: Capability) -> bool {
+        self.migrations.has(capability)
     }
 
-    fn allow_postcopy(&self, allowed: bool) {
-        self.migrations.allow_postcopy(allowed);
+    fn set_capability(&self, capability: Capability, on: bool) {
+        self.migrations.set_capability(capability, on);
     }
 
     fn cancel(&self) -> Done {

@@ -4,6 +4,7 @@
 //! No method may wait for a migration: the socket answers at all times.
 
 use ferry_devices::fault::FaultSpec;
+use ferry_migration::parameters::Capability;
 use ferry_migration::source::Owner;
 use ferry_migration::{MigrationInfo, Parameters};
 
@@ -52,10 +53,10 @@ pub trait Target: Send + Sync {
     fn ownership(&self) -> Option<OwnershipInfo>;
     /// Cancels the outgoing migration.
     fn cancel(&self) -> Done;
-    /// Whether migrations may use postcopy.
-    fn postcopy_allowed(&self) -> bool;
-    /// Allows, or does not, that migrations use postcopy.
-    fn allow_postcopy(&self, allowed: bool);
+    /// Whether a migration capability is on.
+    fn has(&self, capability: Capability) -> bool;
+    /// Switches a migration capability on or off.
+    fn set_capability(&self, capability: Capability, on: bool);
     /// The migration parameters.
     fn parameters(&self) -> Parameters;
     /// Replaces the migration parameters.

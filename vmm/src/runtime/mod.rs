@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use ferry_devices::fault::FaultControl;
 use ferry_migration::destination::Outcome;
-use ferry_migration::parameters::ParameterError;
+use ferry_migration::parameters::{Capability, ParameterError};
 use ferry_migration::source::Owner;
 use ferry_migration::{MigrationInfo, Parameters, Status};
 
@@ -87,10 +87,11 @@ pub enum MigrationError {
 }
 
 /// The threads of a migration, which rules of the fault device can name.
-pub const WORKERS: [&str; 15] = [
+pub const WORKERS: [&str; 17] = [
     "ferry-source",
     "ferry-src-connect",
     "ferry-src-guest",
+    "ferry-src-link",
     "ferry-src-pages",
     "ferry-src-record",
     "ferry-src-recv",
@@ -100,6 +101,7 @@ pub const WORKERS: [&str; 15] = [
     "ferry-dst-faults",
     "ferry-dst-hello",
     "ferry-dst-load",
+    "ferry-dst-memory",
     "ferry-dst-pages",
     "ferry-dst-record",
     "ferry-dst-recv",
@@ -281,15 +283,15 @@ impl Migrations {
         self.command(Command::Resolve { owner, drop_pages })
     }
 
-    /// The capability `postcopy-ram`.
+    /// Whether a capability is on.
     #[must_use]
-    pub fn postcopy_allowed(&self) -> bool {
-        self.settings.postcopy()
+    pub fn has(&self, capability: Capability) -> bool {
+        self.settings.has(capability)
     }
 
-    /// Sets the capability `postcopy-ram`.
-    pub fn allow_postcopy(&self, allowed: bool) {
-        self.settings.allow_postcopy(allowed);
+    /// Switches a capability on or off.
+    pub fn set_capability(&self, capability: Capability, on: bool) {
+        self.settings.set_capability(capability, on);
     }
 
     fn command(&self, command: Command) -> Result<(), MigrationError> {

@@ -1,6 +1,7 @@
 //! Bandwidth: the operator's cap on pages, and what the link was measured to carry.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Longest single pause, so that an interrupt or a raised cap is seen soon.
@@ -8,34 +9,40 @@ const STEP: Duration = Duration::from_millis(10);
 /// Transfers below this say more about buffers than about the link.
 const LEAST_SAMPLE: u64 = 1 << 20;
 
-/// Paces a sender to a number of bytes a second.
+/// Paces one sender, or several together, to a number of bytes a second.
 #[derive(Debug)]
 pub struct Limiter {
-    next: Instant,
+    next: Mutex<Instant>,
 }
 
 impl Limiter {
     /// Nothing sent yet.
     #[must_use]
     pub fn new() -> Self {
-        Limiter { next: Instant::now() }
+        Limiter { next: Mutex::new(Instant::now()) }
     }
 
     /// Accounts for `bytes` and waits until they fit under `cap` bytes a second (0: no cap), or until `stop`.
-    pub fn pace(&mut self, bytes: u64, cap: &AtomicU64, stop: impl Fn() -> bool) {
+    pub fn pace(&self, bytes: u64, cap: &AtomicU64, stop: impl Fn() -> bool) {
         let rate = cap.load(Relaxed);
         if rate == 0 {
             return;
         }
-        let now = Instant::now();
-        self.next = self.next.max(now) + Duration::from_secs_f64(bytes as f64 / rate as f64);
+        let until = self.take(Duration::from_secs_f64(bytes as f64 / rate as f64));
         while !stop() && cap.load(Relaxed) == rate {
-            let left = self.next.saturating_duration_since(Instant::now());
+            let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
             }
             std::thread::sleep(left.min(STEP));
         }
+    }
+
+    /// Takes this much of the time to come; when it has passed, more may be sent.
+    fn take(&self, time: Duration) -> Instant {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        *next = (*next).max(Instant::now()) + time;
+        *next
     }
 }
 
@@ -68,7 +75,7 @@ mod tests {
     #[test]
     fn a_cap_is_kept() {
         let cap = AtomicU64::new(100 << 20);
-        let mut limiter = Limiter::new();
+        let limiter = Limiter::new();
         let began = Instant::now();
         for _ in 0..5 {
             limiter.pace(1 << 20, &cap, || false);

@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ferry_migration::Parameters;
-use ferry_migration::parameters::ParameterError;
+use ferry_migration::parameters::{Capability, ParameterError};
 
 /// The parameters in force, and the one that a page thread reads for every chunk.
 #[derive(Debug, Default)]
 pub struct Settings {
     parameters: Mutex<Parameters>,
     max_bandwidth: Arc<AtomicU64>,
-    postcopy: AtomicBool,
+    capabilities: [AtomicBool; Capability::ALL.len()],
 }
 
 impl Settings {
@@ -32,15 +32,31 @@ impl Settings {
         Ok(())
     }
 
-    /// The capability `postcopy-ram`: whether migrations may use postcopy.
+    /// Whether a capability is on.
     #[must_use]
-    pub fn postcopy(&self) -> bool {
-        self.postcopy.load(Relaxed)
+    pub fn has(&self, capability: Capability) -> bool {
+        self.capabilities[capability as usize].load(Relaxed)
     }
 
-    /// Sets the capability `postcopy-ram`, for migrations that begin from now on.
-    pub fn allow_postcopy(&self, allowed: bool) {
-        self.postcopy.store(allowed, Relaxed);
+    /// Switches a capability on or off, for migrations that begin from now on.
+    pub fn set_capability(&self, capability: Capability, on: bool) {
+        self.capabilities[capability as usize].store(on, Relaxed);
+    }
+
+    /// Whether migrations may use postcopy.
+    #[must_use]
+    pub fn postcopy(&self) -> bool {
+        self.has(Capability::PostcopyRam)
+    }
+
+    /// Bulk links of a migration that begins now.
+    #[must_use]
+    pub fn bulk_links(&self) -> u8 {
+        if self.has(Capability::Multifd) {
+            u8::try_from(self.parameters().multifd_channels).unwrap_or(u8::MAX)
+        } else {
+            1
+        }
     }
 
     /// The cap on bandwidth, in bytes a second, as it changes.

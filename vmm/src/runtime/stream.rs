@@ -123,6 +123,22 @@ impl Stream {
         }
     }
 
+    /// Waits until a read of one of these would not wait, and tells which.
+    ///
+    /// # Panics
+    /// Without a connection.
+    pub fn wait_any_readable<'a>(streams: impl Iterator<Item = &'a Stream>) -> usize {
+        let mut fds: Vec<_> = streams.map(|stream| PollFd::new(&stream.0, PollFlags::IN)).collect();
+        assert!(!fds.is_empty(), "no connection to wait for");
+        loop {
+            // An interruption, or a kernel that is short of memory, is no reason to stop waiting.
+            let _ = poll(&mut fds, None);
+            if let Some(ready) = fds.iter().position(|fd| !fd.revents().is_empty()) {
+                return ready;
+            }
+        }
+    }
+
     /// Reads and forgets until the peer closes, or for as long as one read may take.
     pub fn drain(&self) {
         let mut forgotten = [0; 4096];

@@ -42,6 +42,7 @@ mod vcpu_tests;
 use std::fs::File;
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use ferry_migration::pages::{PAGE_SIZE, PageBitmap};
 use rustix::fs::{FallocateFlags, fallocate};
@@ -232,7 +233,13 @@ impl Faults {
     /// The missing pages that somebody waits for, ascending: after a lost link they must be asked for again.
     #[must_use]
     pub fn awaited(&self) -> Vec<u64> {
-        self.waiting.pages()
+        self.awaited_for(Duration::ZERO)
+    }
+
+    /// As [`Faults::awaited`], for those that have been waited for at least so long.
+    #[must_use]
+    pub fn awaited_for(&self, at_least: Duration) -> Vec<u64> {
+        self.waiting.pages(at_least)
     }
 
     /// How long accesses have waited so far.

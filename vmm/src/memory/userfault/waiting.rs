@@ -50,9 +50,11 @@ impl Waiting {
         waited
     }
 
-    /// All of them, in ascending order.
-    pub(super) fn pages(&self) -> Vec<u64> {
-        let mut pages: Vec<u64> = self.since().keys().copied().collect();
+    /// Those that have been waited for at least so long, in ascending order.
+    pub(super) fn pages(&self, at_least: Duration) -> Vec<u64> {
+        let since = self.since();
+        let mut pages: Vec<u64> =
+            since.iter().filter(|(_, time)| time.elapsed() >= at_least).map(|(page, _)| *page).collect();
         pages.sort_unstable();
         pages
     }
@@ -72,11 +74,12 @@ mod tests {
         assert!(waiting.begin(129));
         assert!(!waiting.begin(129));
         assert!(waiting.begin(64));
-        assert_eq!(waiting.pages(), [64, 129]);
+        assert_eq!(waiting.pages(Duration::ZERO), [64, 129]);
+        assert_eq!(waiting.pages(Duration::from_secs(3600)), [] as [u64; 0]);
         let mut ended = 0;
         assert_eq!(waiting.end(2, 0b1, |_| ended += 1), 0, "nobody waits for page 128");
         assert_eq!(waiting.end(2, 0b11, |_| ended += 1), 0b10);
-        assert_eq!((ended, waiting.pages()), (1, vec![64]));
+        assert_eq!((ended, waiting.pages(Duration::ZERO)), (1, vec![64]));
         assert_eq!(waiting.end(2, u64::MAX, |_| ended += 1), 0, "it has ended");
         assert!(waiting.begin(129), "it may be waited for again");
     }

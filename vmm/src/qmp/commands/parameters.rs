@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use ferry_migration::Parameters;
+use ferry_migration::parameters::Capability;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -28,16 +29,6 @@ pub fn query_parameters(session: &Session, _: Nothing) -> Outcome {
     value(session.target.parameters())
 }
 
-/// QEMU's `MigrationCapability`: those that Ferry has.
-#[derive(Clone, Copy, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum Capability {
-    /// Send `MIGRATION` and `MIGRATION_PASS`.
-    Events,
-    /// Migrations may switch to postcopy.
-    PostcopyRam,
-}
-
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct CapabilityState {
@@ -58,16 +49,18 @@ pub fn set_capabilities(session: &Session, arguments: SetCapabilities) -> Done {
     for CapabilityState { capability, state } in arguments.capabilities {
         match capability {
             Capability::Events => session.shared.migration_events.store(state, Ordering::Relaxed),
-            Capability::PostcopyRam => session.target.allow_postcopy(state),
+            other => session.target.set_capability(other, state),
         }
     }
     Ok(())
 }
 
 pub fn query_capabilities(session: &Session, _: Nothing) -> Outcome {
-    let events = session.shared.migration_events.load(Ordering::Relaxed);
-    value([
-        CapabilityState { capability: Capability::Events, state: events },
-        CapabilityState { capability: Capability::PostcopyRam, state: session.target.postcopy_allowed() },
-    ])
+    value(Capability::ALL.map(|capability| {
+        let state = match capability {
+            Capability::Events => session.shared.migration_events.load(Ordering::Relaxed),
+            other => session.target.has(other),
+        };
+        CapabilityState { capability, state }
+    }))
 }

@@ -146,8 +146,8 @@ fn parameters_are_set_one_by_one() {
         (&parameters["downtime-limit"], &parameters["max-bandwidth"], &parameters["x-ferry-on-limit"]),
         (&json!(50), &json!(1000), &json!("switch"))
     );
-    let unknown = talk.refused("migrate-set-parameters", json!({ "multifd-channels": 2 }));
-    assert!(unknown.starts_with("Parameter 'multifd-channels' is unexpected; known are max-bandwidth,"), "{unknown}");
+    let unknown = talk.refused("migrate-set-parameters", json!({ "xbzrle-cache-size": 2 }));
+    assert!(unknown.starts_with("Parameter 'xbzrle-cache-size' is unexpected; known are max-bandwidth,"), "{unknown}");
     let wrong = talk.refused("migrate-set-parameters", json!({ "downtime-limit": "x" }));
     assert_eq!(wrong, "Invalid parameter type for 'downtime-limit', expected: u64");
     assert_eq!(talk.returned("query-migrate-parameters", json!({})), parameters);
@@ -158,10 +158,13 @@ fn capabilities_are_set_by_name_and_not_during_a_migration() {
     let mut talk = Talk::negotiated();
     let set = |name: &str| json!({ "capabilities": [{ "capability": name, "state": true }] });
     let unknown = talk.refused("migrate-set-capabilities", set("xbzrle"));
-    let known = "it accepts events, postcopy-ram";
+    let known = "it accepts events, postcopy-ram, multifd";
     assert_eq!(unknown, format!("Parameter 'capabilities[0].capability' does not accept value 'xbzrle'; {known}"));
     talk.returned("migrate-set-capabilities", set("events"));
-    let all = |postcopy: bool| json!([{ "capability": "events", "state": true }, { "capability": "postcopy-ram", "state": postcopy }]);
+    let all = |postcopy: bool| {
+        let each = [("events", true), ("postcopy-ram", postcopy), ("multifd", false)];
+        json!(each.map(|(capability, state)| json!({ "capability": capability, "state": state })))
+    };
     assert_eq!(talk.returned("query-migrate-capabilities", json!({})), all(false));
     talk.returned("migrate-set-capabilities", set("postcopy-ram"));
     assert_eq!(talk.returned("query-migrate-capabilities", json!({})), all(true));

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ferry_devices::DeviceId;
 use ferry_devices::fault::{FaultControl, Place};
@@ -23,8 +23,8 @@ use crate::runtime::control::LinkError;
 use crate::runtime::destination::Event;
 use crate::runtime::stream::Stream;
 
-/// How long the handler sleeps between looks at nothing in particular.
-const LOOK: Duration = Duration::from_secs(3600);
+/// A page that has not come for so long is asked for again: its answer may have been lost, and nothing else would ever tell.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 const MEMORY: DeviceId = DeviceId { name: "memory", instance: 0 };
 
 /// Why received pages could not be placed.
@@ -152,14 +152,27 @@ impl Missing {
 
     fn hear_faults(&self) {
         let mut handler = self.faults.handler();
+        let mut looked = Instant::now();
         loop {
-            match handler.next(LOOK, &self.stop) {
+            if looked.elapsed() >= ASK_AGAIN {
+                looked = Instant::now();
+                self.ask_again();
+            }
+            match handler.next(ASK_AGAIN, &self.stop) {
                 Ok(Next::Page(page)) if self.injected.before_call(HEAR, &MEMORY).is_ok() => self.request(page),
                 Ok(Next::Page(page)) => return self.died(format!("told to fail in {HEAR}, of page {page}")),
                 Ok(Next::TimedOut) => {}
                 Ok(Next::Cancelled) => return,
                 Err(error) => return self.died(crate::runtime::causes(&error)),
             }
+        }
+    }
+
+    /// The source sends a page that is asked for twice twice; on a link that has lost a frame, the next one shows it.
+    fn ask_again(&self) {
+        for page in self.faults.awaited_for(ASK_AGAIN) {
+            tracing::debug!(page, "a page has not come and is asked for again");
+            self.request(page);
         }
     }
 

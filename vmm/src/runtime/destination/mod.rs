@@ -23,8 +23,10 @@ use crate::runtime::stream::{Listener, Stream};
 
 mod arrivals;
 mod driver;
+mod marks;
 pub mod missing;
 pub mod pages;
+mod populate;
 mod worker;
 
 /// What reaches the driver.

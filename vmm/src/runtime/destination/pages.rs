@@ -10,6 +10,7 @@ use ferry_migration::wire::bulk::{self, Chunk, Frame, HEADER_LEN};
 use crate::machine::Machine;
 use crate::runtime::control::LinkError;
 use crate::runtime::destination::missing::{LandError, Missing};
+use crate::runtime::destination::populate::Populating;
 use crate::runtime::progress::Progress;
 use crate::runtime::stream::Stream;
 
@@ -78,6 +79,7 @@ pub struct PageReceiver {
     /// Pages that hold data: a zero bit must wipe these, all others are zero already.
     written: PageBitmap,
     progress: Arc<Progress>,
+    populating: Arc<Populating>,
 }
 
 impl PageReceiver {
@@ -88,10 +90,10 @@ impl PageReceiver {
         stream: Stream,
         link: &'static str,
         session: u32,
-        progress: Arc<Progress>,
+        (progress, populating): (Arc<Progress>, Arc<Populating>),
     ) -> Self {
         let written = PageBitmap::new(machine.memory().pages());
-        PageReceiver { machine, stream, link, session, sequence: 0, written, progress }
+        PageReceiver { machine, stream, link, session, sequence: 0, written, progress, populating }
     }
 
     /// Takes frames straight into memory until the next marker.
@@ -143,6 +145,7 @@ impl PageReceiver {
     fn take(&mut self, chunk: &Chunk) -> Result<(), LinkError> {
         let first_page = u64::from(chunk.index) * CHUNK_PAGES;
         let (base, _) = self.machine.memory().host_pages(first_page);
+        self.populating.reached(chunk.index.into());
         self.wipe(first_page, &chunk.zero, base);
         self.written.or_words(first_page, &chunk.data);
 

@@ -15,6 +15,7 @@ use ferry_migration::pages::PageBitmap;
 
 use crate::machine::Machine;
 use crate::memory::userfault::{UserfaultError, discard_outdated};
+use crate::runtime::destination::marks::Marks;
 use crate::runtime::destination::missing::Missing;
 use crate::runtime::destination::pages::{Armed, Mark, PageReceiver};
 use crate::runtime::destination::{Event, LinkEvent};
@@ -140,11 +141,20 @@ fn memory_failure(error: UserfaultError) -> Failure {
     Failure { device: "memory".to_owned(), reason: crate::runtime::causes(&error) }
 }
 
-/// Starts the thread of a bulk link.
+/// A bulk link among those that share the pages of rounds.
+#[derive(Debug)]
+pub struct Lane {
+    /// Which.
+    pub number: u8,
+    /// What all of them have brought.
+    pub marks: Arc<Marks>,
+}
+
+/// Starts the thread of a page link; without a `lane`, what comes on it is for memory that is armed.
 pub fn page_worker(
     mut receiver: PageReceiver,
     armed: Arc<Armed>,
-    precopy: bool,
+    lane: Option<Lane>,
     connection: u32,
     events: Sender<Event>,
     faults: &FaultControl,
@@ -154,22 +164,24 @@ pub fn page_worker(
         let lost = |error: &dyn std::error::Error| {
             Event::OfLink(connection, LinkEvent::PagesLost(crate::runtime::causes(error)))
         };
-        let mut landing = !precopy;
-        while !landing {
-            let event = match receiver.until_mark() {
-                Ok(Mark::Reached(number)) => Event::Input(Input::MarkerReached(number)),
-                Ok(Mark::Switch(number)) => {
-                    landing = true;
-                    Event::Input(Input::MarkerReached(number))
-                }
+        let mut lane = lane;
+        while let Some(Lane { number, marks }) = &lane {
+            let (marker, switch) = match receiver.until_mark() {
+                Ok(Mark::Reached(marker)) => (marker, false),
+                Ok(Mark::Switch(marker)) => (marker, true),
                 Err(error) => {
                     // Without a driver nobody needs to know.
                     let _ = events.send(lost(&error));
                     return;
                 }
             };
-            if events.send(event).is_err() {
+            if let Some(marker) = marks.reached(*number, marker)
+                && events.send(Event::Input(Input::MarkerReached(marker))).is_err()
+            {
                 return;
+            }
+            if switch {
+                lane = None;
             }
         }
         if let Err(error) = receiver.land_all(&armed) {

@@ -118,12 +118,17 @@ impl ChunkSender {
         self.send_head(&Frame::Switch(number))
     }
 
-    /// Waits until the link has ended, and tells how. Nothing comes on a bulk link, so a read waits for its end.
+    /// Waits until one of the links has ended, and tells how. Nothing comes on a bulk link: what can be read is its end.
+    ///
+    /// # Panics
+    /// Without a link.
     #[must_use]
-    pub fn wait_closed(&self) -> LinkError {
-        match self.stream.read_exact(&mut [0]) {
-            Err(error) => LinkError::io(self.link)(error),
-            Ok(()) => LinkError::Closed { link: self.link },
+    pub fn wait_any_closed(links: &[ChunkSender]) -> LinkError {
+        let ended = Stream::wait_any_readable(links.iter().map(|link| &link.stream));
+        let link = &links[ended];
+        match link.stream.read_exact(&mut [0]) {
+            Err(error) => LinkError::io(link.link)(error),
+            Ok(()) => LinkError::Closed { link: link.link },
         }
     }
 

@@ -29,6 +29,7 @@ pub mod guest_worker;
 mod page_worker;
 pub mod pages;
 mod remaining;
+mod shares;
 mod stopwatch;
 mod urgent;
 

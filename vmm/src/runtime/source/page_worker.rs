@@ -62,6 +62,8 @@ pub struct Route {
     pub to: Endpoint,
     /// Of this migration.
     pub migration_id: u128,
+    /// Bulk links that share the pages, at least one.
+    pub bulk_links: u8,
     /// Signalled when the attempt is given up.
     pub cancel: EventFd,
     /// How long opening a link may take.
@@ -153,9 +155,9 @@ impl PageWorker {
                 self.epoch = connection.epoch;
                 self.controls.stop = connection.stop;
                 (self.route.to, self.route.cancel) = (connection.to, connection.cancel);
-                let chunks = self.open_bulk()?;
+                let links = self.open_bulk()?;
                 let stop = self.controls.stop.clone();
-                self.sender()?.reconnect(chunks, stop);
+                self.sender()?.reconnect(links, stop);
                 self.serve(&missing)
             }
         }
@@ -230,15 +232,15 @@ impl PageWorker {
 
     fn sender(&mut self) -> Result<&mut PageSender, PagesError> {
         if self.sender.is_none() {
-            let chunks = self.open_bulk()?;
-            self.sender = Some(PageSender::new(self.machine.clone(), chunks, self.controls.clone())?);
+            let links = self.open_bulk()?;
+            self.sender = Some(PageSender::new(self.machine.clone(), links, self.controls.clone())?);
             self.began = Instant::now();
         }
         Ok(self.sender.as_mut().expect("made above"))
     }
 
-    fn open_bulk(&self) -> Result<ChunkSender, PagesError> {
-        Ok(self.open(Link::Bulk(0), "bulk")?.1)
+    fn open_bulk(&self) -> Result<Vec<ChunkSender>, PagesError> {
+        (0..self.route.bulk_links).map(|number| Ok(self.open(Link::Bulk(number), "bulk")?.1)).collect()
     }
 
     fn open(&self, link: Link, name: &'static str) -> Result<(Stream, ChunkSender), PagesError> {

@@ -1,24 +1,24 @@
 //! Sends pages: rounds over what is dirty, then the last pages, or in postcopy the remaining ones while the destination runs.
 //!
-//! One thread owns the bulk link and the set of pending pages. For each group of chunks it clears the dirty log and only then
-//! reads: a page that is written after the clear is in the log again, so no write is lost and none is waited for.
+//! One thread owns the bulk links and the set of pending pages. For each stripe of memory the dirty log is cleared, and only then is the
+//! memory read: a page that is written after the clear is in the log again, so no write is lost and none is waited for. How the
+//! links share the work is in [`shares`].
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use ferry_migration::pages::{CHUNK_PAGES, CHUNK_WORDS, PAGE_SIZE, PageBitmap};
+use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE, PageBitmap};
 
 use crate::machine::Machine;
 use crate::runtime::control::LinkError;
 use crate::runtime::progress::Progress;
 use crate::runtime::rate::{Limiter, Measured};
-use crate::runtime::source::chunks::{ChunkSender, Purpose, Words};
+use crate::runtime::source::chunks::{ChunkSender, Purpose};
 use crate::runtime::source::remaining::Remaining;
+use crate::runtime::source::shares::{self, Round};
 use crate::trace;
 
-/// Chunks whose log is cleared together: 32 MiB, about 50 µs of work for KVM.
-const GROUP: u64 = 16;
 /// How often a sender that waits looks whether its link is still there.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -106,7 +106,7 @@ impl Arrived {
 /// The page thread's state.
 pub struct PageSender {
     machine: Arc<Machine>,
-    chunks: ChunkSender,
+    links: Vec<ChunkSender>,
     controls: Controls,
     pending: PageBitmap,
     marker: u32,
@@ -116,16 +116,16 @@ pub struct PageSender {
 }
 
 impl PageSender {
-    /// Starts the dirty log; every page is pending.
+    /// Starts the dirty log; every page is pending. There is at least one link.
     ///
     /// # Errors
     /// When KVM refuses the log.
-    pub fn new(machine: Arc<Machine>, chunks: ChunkSender, controls: Controls) -> Result<Self, PagesError> {
+    pub fn new(machine: Arc<Machine>, links: Vec<ChunkSender>, controls: Controls) -> Result<Self, PagesError> {
         machine.dirty_log().start().map_err(|error| PagesError::DirtyLog("started", error))?;
         let pending = PageBitmap::full(machine.memory().pages());
         Ok(PageSender {
             machine,
-            chunks,
+            links,
             controls,
             pending,
             marker: 0,
@@ -173,8 +173,7 @@ impl PageSender {
         self.harvest()?;
         let (began, before) = (Instant::now(), self.controls.progress.pages.sent());
         self.send_pending(false)?;
-        self.marker += 1;
-        self.chunks.send_marker(self.marker)?;
+        self.send_markers()?;
         trace::round(None, before, &self.controls.progress.pages, began.elapsed(), None);
         Ok(self.marker)
     }
@@ -192,38 +191,29 @@ impl PageSender {
     pub fn leave_pages(&mut self) -> Result<(u32, PageBitmap), PagesError> {
         self.harvest()?;
         self.marker += 1;
-        self.chunks.send_switch(self.marker)?;
+        for link in &mut self.links {
+            link.send_switch(self.marker)?;
+        }
         Ok((self.marker, self.pending.clone()))
     }
 
-    /// Postcopy: what the bulk link carries from now on is the background stream.
+    /// Postcopy: what the bulk links carry from now on is the background stream.
     pub fn begin_background(&mut self) {
-        self.chunks.purpose = Purpose::Background;
+        for link in &mut self.links {
+            link.purpose = Purpose::Background;
+        }
     }
 
     /// Postcopy: sends what remains, until nothing does. Pages that the host never allocated travel as bits.
     ///
     /// # Errors
-    /// The link failed, or the driver interrupted.
+    /// A link failed, or the driver interrupted.
     pub fn stream(&mut self, remaining: &Remaining) -> Result<(), PagesError> {
         // Asked once: the vCPUs are stopped for good, and to ask a memfd takes as long for one page as for all of a large extent.
         let memory = self.machine.memory();
         let mut populated = vec![0; memory.pages().div_ceil(64) as usize];
         memory.populated_words(0, &mut populated).map_err(PagesError::PageMap)?;
-        while let Some((chunk, wanted)) = remaining.claim_block() {
-            if self.controls.stop.load(Relaxed) {
-                return Err(PagesError::Interrupted);
-            }
-            // A destination that has not taken this link would wait for what is claimed here for ever.
-            self.chunks.check_open()?;
-            let at = chunk as usize * CHUNK_WORDS;
-            let mut there = [0; CHUNK_WORDS];
-            let len = CHUNK_WORDS.min(populated.len() - at);
-            there[..len].copy_from_slice(&populated[at..at + len]);
-            let sent = self.chunks.send(chunk, &wanted, &there)?;
-            self.limiter.pace(sent, &self.controls.max_bandwidth, || self.controls.stop.load(Relaxed));
-        }
-        Ok(())
+        shares::stream(&self.machine, &self.controls, &self.limiter, (remaining, &populated), &mut self.links)
     }
 
     /// Postcopy: sends a marker behind everything, so that the destination can tell that nothing was forgotten.
@@ -231,19 +221,26 @@ impl PageSender {
     /// # Errors
     /// The link failed.
     pub fn mark_end(&mut self) -> Result<(), PagesError> {
-        self.marker += 1;
-        Ok(self.chunks.send_marker(self.marker)?)
+        self.send_markers()
     }
 
-    /// Waits until the link has ended, and tells how.
+    /// Waits until a link has ended, and tells how.
     #[must_use]
     pub fn wait_closed(&self) -> LinkError {
-        self.chunks.wait_closed()
+        ChunkSender::wait_any_closed(&self.links)
     }
 
-    /// Goes on over another link.
-    pub fn reconnect(&mut self, chunks: ChunkSender, stop: Arc<AtomicBool>) {
-        (self.chunks, self.controls.stop) = (chunks, stop);
+    /// Goes on over other links.
+    pub fn reconnect(&mut self, links: Vec<ChunkSender>, stop: Arc<AtomicBool>) {
+        (self.links, self.controls.stop) = (links, stop);
+    }
+
+    fn send_markers(&mut self) -> Result<(), PagesError> {
+        self.marker += 1;
+        for link in &mut self.links {
+            link.send_marker(self.marker)?;
+        }
+        Ok(())
     }
 
     fn harvest(&mut self) -> Result<(), PagesError> {
@@ -255,12 +252,13 @@ impl PageSender {
     /// A round has ended when its pages are in the destination's memory, not when they are in the sockets' buffers: what is on
     /// its way at the stop is downtime, and the rate would be that of a copy into a buffer.
     fn await_arrival(&mut self) -> Result<(), PagesError> {
-        self.marker += 1;
-        self.chunks.send_marker(self.marker)?;
+        self.send_markers()?;
         let Controls { stop, end_round, arrived, patience, .. } = &self.controls;
         let deadline = Instant::now() + *patience;
         while !arrived.wait(self.marker, || stop.load(Relaxed) || end_round.load(Relaxed)) {
-            self.chunks.check_open()?;
+            for link in &self.links {
+                link.check_open()?;
+            }
             if Instant::now() >= deadline {
                 return Err(PagesError::NotArrived(*patience));
             }
@@ -274,53 +272,19 @@ impl PageSender {
     }
 
     fn send_pending(&mut self, paced: bool) -> Result<(), PagesError> {
-        let chunks = self.pending.chunks();
-        for first in (0..chunks).step_by(GROUP as usize) {
-            if paced && self.controls.end_round.load(Relaxed) {
-                break;
-            }
-            let group = (chunks - first).min(GROUP) as usize;
-            let mut words = [[0; CHUNK_WORDS]; GROUP as usize];
-            for (at, chunk) in words[..group].iter_mut().enumerate() {
-                *chunk = self.pending.take_chunk(first + at as u64);
-            }
-            if words.iter().flatten().any(|word| *word != 0) {
-                self.send_group(first, &words[..group], paced)?;
-            }
+        let wanted = std::mem::replace(&mut self.pending, PageBitmap::new(self.machine.memory().pages()));
+        let round = Round {
+            machine: &self.machine,
+            controls: &self.controls,
+            limiter: &self.limiter,
+            wanted: &wanted,
+            paced,
+            first: self.first_round,
+        };
+        for chunk in round.send(&mut self.links)? {
+            self.pending.or_words(chunk * CHUNK_PAGES, &wanted.chunk(chunk));
         }
         Ok(())
-    }
-
-    fn send_group(&mut self, first: u64, group: &[Words], paced: bool) -> Result<(), PagesError> {
-        self.machine.dirty_log().clear_chunks(first, group).map_err(|e| PagesError::DirtyLog("cleared", e))?;
-        // Asked only after the clear: a page that the guest allocates later is in the log.
-        let mut populated = [[u64::MAX; CHUNK_WORDS]; GROUP as usize];
-        if self.first_round {
-            let words = populated[..group.len()].as_flattened_mut();
-            let memory = self.machine.memory();
-            memory.populated_words(first * CHUNK_PAGES, words).map_err(PagesError::PageMap)?;
-        }
-        for (at, (wanted, populated)) in group.iter().zip(&populated).enumerate() {
-            if self.controls.stop.load(Relaxed) {
-                return Err(PagesError::Interrupted);
-            }
-            if paced && self.controls.end_round.load(Relaxed) {
-                self.pending.or_words((first + at as u64) * CHUNK_PAGES, group[at..].as_flattened());
-                return Ok(());
-            }
-            if wanted.iter().any(|word| *word != 0) {
-                let sent = self.chunks.send(first + at as u64, wanted, populated)?;
-                if paced {
-                    self.pace(sent);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn pace(&mut self, bytes: u64) {
-        let Controls { stop, end_round, max_bandwidth, .. } = &self.controls;
-        self.limiter.pace(bytes, max_bandwidth, || stop.load(Relaxed) || end_round.load(Relaxed));
     }
 }
 

@@ -1,5 +1,6 @@
 //! The destination's links: accepted, used, lost, closed.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
 
@@ -11,8 +12,9 @@ use ferry_migration::{Status, Timer};
 
 use super::{Driver, FAREWELL, MOST_REFUSED, SEND_TIMEOUT};
 use crate::runtime::control;
+use crate::runtime::destination::marks::Marks;
 use crate::runtime::destination::pages::PageReceiver;
-use crate::runtime::destination::worker::page_worker;
+use crate::runtime::destination::worker::{Lane, page_worker};
 use crate::runtime::destination::{Event, LinkEvent};
 use crate::runtime::inbox::HeldLoss;
 use crate::runtime::stream::Stream;
@@ -114,16 +116,25 @@ impl Driver {
             return;
         }
         let precopy = self.missing.is_none();
-        for (_, stream) in std::mem::take(&mut self.bulk_links) {
-            self.receive_from(migration_id, stream, "bulk", precopy);
+        for (number, stream) in std::mem::take(&mut self.bulk_links) {
+            if self.marks.arrives(number) {
+                let lane = precopy.then(|| Lane { number, marks: self.marks.clone() });
+                self.receive_from(migration_id, stream, "bulk", lane);
+            } else {
+                tracing::warn!(number, "a bulk link that was not announced, or is here already, was closed");
+                stream.shutdown();
+            }
         }
     }
 
-    pub(super) fn receive_from(&mut self, migration_id: u128, stream: Stream, link: &'static str, precopy: bool) {
+    /// In precopy, `lane` is which of the bulk links it is.
+    pub(super) fn receive_from(&mut self, migration_id: u128, stream: Stream, link: &'static str, lane: Option<Lane>) {
         let progress = self.progress.clone();
-        let receiver = PageReceiver::new(self.machine.clone(), stream, link, session(migration_id), progress);
+        let populating = self.populating.clone();
+        let session = session(migration_id);
+        let receiver = PageReceiver::new(self.machine.clone(), stream, link, session, (progress, populating));
         let (armed, events) = (self.armed.clone(), self.events.clone());
-        match page_worker(receiver, armed, precopy, self.connection, events, self.machine.faults()) {
+        match page_worker(receiver, armed, lane, self.connection, events, self.machine.faults()) {
             Ok(thread) => self.threads.push(thread),
             Err(error) => self.failed(format!("no thread for pages: {error}")),
         }
@@ -156,6 +167,7 @@ impl Driver {
         self.reading = false;
         self.control = None;
         self.bulk_links.clear();
+        self.marks = Arc::new(Marks::new(self.announced_links));
         for link in self.links.drain(..) {
             link.shutdown();
         }
@@ -167,6 +179,9 @@ impl Driver {
             control.stream().finish_sending();
         }
         if self.paused {
+            // A recovery that was given up: what the source still says on this connection comes too late.
+            self.connection += 1;
+            self.reading = false;
             self.progress.set_status(Status::PostcopyPaused);
         }
     }

@@ -17,16 +17,19 @@ use std::time::{Duration, Instant};
 
 use ferry_devices::fault::{Direction, Moment, Place};
 use ferry_migration::destination::{Destination, Input, Outcome, Output};
-use ferry_migration::greeting::Announced;
+use ferry_migration::greeting::{Announced, BULK_LINKS_MAX};
 use ferry_migration::message::{Failure, ToDestination, ToSource};
 use ferry_migration::ownership::Handover;
+use ferry_migration::pages::{CHUNK_PAGES, PageBitmap};
 use ferry_migration::wire::preamble::session;
 use ferry_migration::{Greeting, Parameters, Status, description};
 
 use self::record::Question;
 use super::arrivals::Listening;
+use super::marks::Marks;
 use super::missing::Missing;
 use super::pages::Armed;
+use super::populate::Populating;
 use super::worker::{LoadJob, MachineJob, machine_worker};
 use super::{Command, Event, LinkEvent, arrivals};
 use crate::machine::Machine;
@@ -68,6 +71,13 @@ pub(super) struct Driver {
     refused: VecDeque<control::Sender>,
     receiving: bool,
     bulk_links: Vec<(u8, Stream)>,
+    /// How many bulk links the source has announced.
+    announced_links: u8,
+    /// What the bulk links of the present connection have brought.
+    marks: Arc<Marks>,
+    /// Chunks that the source has filled.
+    filled: Option<PageBitmap>,
+    populating: Arc<Populating>,
     /// The newest attachment and when it arrived.
     attachment: (Vec<u8>, Instant),
     gathered: Instant,
@@ -121,6 +131,10 @@ impl Driver {
             refused: VecDeque::new(),
             receiving: false,
             bulk_links: Vec::new(),
+            announced_links: 1,
+            marks: Arc::new(Marks::new(1)),
+            filled: None,
+            populating: Arc::default(),
             attachment: (Vec::new(), now),
             gathered: now,
             permitted: now,
@@ -200,6 +214,8 @@ impl Driver {
         crate::trace::input(&input);
         if matches!(input, Input::MarkerReached(_)) {
             self.gathered = Instant::now();
+            // The first round is over, and what it has not touched may stay untouched.
+            self.populating.stop();
         }
         let trouble = explain::trouble(&input);
         if let (Input::Started(Err(_)), Some(missing)) = (&input, &self.missing) {
@@ -242,6 +258,7 @@ impl Driver {
                     self.progress.set_handshake(self.core.handshake());
                     self.progress.set_status(Status::Active);
                     self.receiving = true;
+                    self.populate();
                     self.receive_pages();
                 }
                 Output::Send(message) => {
@@ -253,6 +270,8 @@ impl Driver {
                 Output::StartTimer(timer) => self.timers.start(timer),
                 Output::StopTimer(timer) => self.timers.stop(timer),
                 Output::Load { rehearsal, postcopy } => {
+                    // What is discarded or watched from here on must not come back by itself.
+                    self.populating.end();
                     if !rehearsal {
                         self.progress.set_status(if postcopy { Status::PostcopySetup } else { Status::Device });
                     }
@@ -281,6 +300,7 @@ impl Driver {
         let greeting: Greeting =
             postcard::from_bytes(&bytes).map_err(|error| format!("its greeting does not decode: {error}"))?;
         description::check(&greeting.machine, self.machine.description()).map_err(|error| error.to_string())?;
+        self.take_links(&greeting)?;
         self.timers.durations.heartbeat = Duration::from_millis(greeting.heartbeat_timeout_ms.clamp(100, 600_000));
         let emptied = self.machine.faults().before(Place::HostMemory).and_then(|()| self.machine.memory().discard());
         emptied.map_err(|error| format!("its memory cannot be emptied: {error}"))?;
@@ -290,6 +310,30 @@ impl Driver {
         }
         tracing::info!(vm = greeting.vm, "incoming migration");
         Ok(greeting.record)
+    }
+
+    fn take_links(&mut self, greeting: &Greeting) -> Result<(), String> {
+        if !(1..=BULK_LINKS_MAX).contains(&greeting.bulk_links) {
+            return Err(format!("{} bulk links: from 1 to {BULK_LINKS_MAX} are taken here", greeting.bulk_links));
+        }
+        self.announced_links = greeting.bulk_links;
+        self.marks = Arc::new(Marks::new(greeting.bulk_links));
+        if !greeting.filled_chunks.is_empty() {
+            let chunks = self.machine.memory().pages().div_ceil(CHUNK_PAGES);
+            let filled = PageBitmap::decode(&greeting.filled_chunks, chunks);
+            self.filled = Some(filled.map_err(|error| format!("its map of filled memory: {error}"))?);
+        }
+        Ok(())
+    }
+
+    fn populate(&mut self) {
+        let Some(filled) = self.filled.take() else { return };
+        match self.populating.begin(self.machine.clone(), filled) {
+            Ok(thread) => self.threads.push(thread),
+            Err(error) => {
+                tracing::info!(%error, "no thread to populate memory ahead: pages are populated as they come")
+            }
+        }
     }
 
     fn start_guest(&mut self) {
@@ -324,6 +368,7 @@ impl Driver {
             link.shutdown();
         }
         self.jobs = None;
+        self.populating.stop();
         self.armed.give_up();
         self.let_go();
         self.listening.end();

@@ -70,7 +70,7 @@ impl Driver {
             Some(missing) => missing.connect(stream.clone()),
             None => self.urgent = Some(stream.clone()),
         }
-        self.receive_from(migration_id, stream, URGENT, false);
+        self.receive_from(migration_id, stream, URGENT, None);
     }
 
     /// The link is gone: the guest waits where it needs a page. Whoever comes with this migration's id goes on with it.

@@ -54,6 +54,7 @@ impl Driver {
         let route = Route {
             to: self.to.clone(),
             migration_id: self.migration_id,
+            bulk_links: self.bulk_links,
             cancel: self.cancel.try_clone()?,
             setup: self.timers.durations.setup,
         };

@@ -96,7 +96,9 @@ impl Driver {
         let greeting = Greeting {
             vm: self.machine.name().to_owned(),
             machine: self.machine.description().clone(),
-            bulk_links: 1,
+            bulk_links: self.bulk_links,
+            // A host that does not tell keeps nobody from anything.
+            filled_chunks: self.machine.memory().filled_chunks().map_or_else(|_| Vec::new(), |filled| filled.encode()),
             record: self
                 .record
                 .as_ref()

@@ -64,6 +64,8 @@ pub(super) struct Driver {
     threads: Vec<JoinHandle<()>>,
     control: Option<control::Sender>,
     links: Vec<Stream>,
+    /// Bulk links of this migration.
+    bulk_links: u8,
     loss: HeldLoss,
     /// Counts connections: what a link of an earlier one says late is not heard.
     epoch: u32,
@@ -121,6 +123,7 @@ impl Driver {
             max_bandwidth: settings.max_bandwidth(),
             progress: progress.clone(),
         };
+        let bulk_links = settings.bulk_links();
         Ok(Driver {
             core: Source::new(plan),
             machine,
@@ -138,6 +141,7 @@ impl Driver {
             threads: vec![guest_thread],
             control: None,
             links: Vec::new(),
+            bulk_links,
             loss: HeldLoss::default(),
             epoch: 0,
             state: Vec::new(),

@@ -1,0 +1,74 @@
+//! What the bulk links of one connection have brought, taken together: a marker counts once it has come on all of them.
+//!
+//! The threads that receive pages tell each mark here; the one that completes it tells the driver.
+
+use std::sync::{Mutex, PoisonError};
+
+/// The newest marker of each bulk link.
+#[derive(Debug)]
+pub struct Marks {
+    newest: Mutex<Vec<Newest>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Newest {
+    arrived: bool,
+    marker: u32,
+}
+
+impl Marks {
+    /// For as many links as the source has announced.
+    #[must_use]
+    pub fn new(links: u8) -> Self {
+        Marks { newest: Mutex::new(vec![Newest::default(); links.into()]) }
+    }
+
+    /// The link of this number is here; false when it was not announced, or is here already.
+    #[must_use]
+    pub fn arrives(&self, link: u8) -> bool {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        newest.get_mut(usize::from(link)).is_some_and(|link| !std::mem::replace(&mut link.arrived, true))
+    }
+
+    /// `marker` has come on a link. `Some` marker has now come on all of them, and had not before.
+    #[must_use]
+    pub fn reached(&self, link: u8, marker: u32) -> Option<u32> {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let on_all = |newest: &[Newest]| newest.iter().map(|link| link.marker).min().unwrap_or(0);
+        let before = on_all(&newest);
+        let link = newest.get_mut(usize::from(link))?;
+        link.marker = link.marker.max(marker);
+        Some(on_all(&newest)).filter(|now| *now > before)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_marker_counts_when_it_has_come_on_every_link() {
+        let marks = Marks::new(3);
+        assert!((0..3).all(|link| marks.arrives(link)));
+        assert_eq!(marks.reached(0, 1), None);
+        assert_eq!(marks.reached(2, 1), None);
+        // A link may be ahead.
+        assert_eq!(marks.reached(0, 2), None);
+        assert_eq!(marks.reached(1, 2), Some(1));
+        assert_eq!(marks.reached(2, 2), Some(2));
+        assert_eq!(marks.reached(2, 2), None, "once");
+    }
+
+    #[test]
+    fn links_that_were_not_announced_and_second_ones_of_a_number_are_told_apart() {
+        let marks = Marks::new(2);
+        assert!(marks.arrives(0) && marks.arrives(1));
+        assert!(!marks.arrives(1) && !marks.arrives(2));
+        assert_eq!(marks.reached(7, 1), None);
+    }
+
+    #[test]
+    fn one_link_is_all() {
+        assert_eq!(Marks::new(1).reached(0, 5), Some(5));
+    }
+}

@@ -1,0 +1,131 @@
+//! Gives the destination's memory its pages ahead of their contents: the first touch of a page costs several times what filling it does,
+//! and a thread of its own makes it while the link is waited for.
+//!
+//! The source says which chunks of its memory it has filled; no other is touched, so zero pages take no memory here either. It lasts for the
+//! first round at most: [`Populating::end`] is called before anything is discarded or watched, which must find pages missing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE, PageBitmap};
+use rustix::mm::{Advice, madvise};
+
+use crate::machine::Machine;
+use crate::memory::Memory;
+
+/// What the thread, and whoever wants its end, share.
+#[derive(Debug, Default)]
+pub struct Populating {
+    stop: AtomicBool,
+    /// Chunks before this one have been reached by the pages themselves.
+    reached: AtomicU64,
+    running: Mutex<bool>,
+    ended: Condvar,
+}
+
+impl Populating {
+    /// Begins to populate the chunks of `filled`, in order.
+    ///
+    /// # Errors
+    /// When no thread can be had: pages are then populated as they come.
+    pub fn begin(self: &Arc<Self>, machine: Arc<Machine>, filled: PageBitmap) -> std::io::Result<JoinHandle<()>> {
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        let own = self.clone();
+        let faults = machine.faults().clone();
+        let run = move || {
+            let _ended = Ended(&own);
+            own.populate(machine.memory(), &filled);
+        };
+        crate::runtime::spawn(&faults, "ferry-dst-memory", run).inspect_err(|_| drop(Ended(self)))
+    }
+
+    /// The pages of `chunk` are here: what lies before it needs nobody any more.
+    pub fn reached(&self, chunk: u64) {
+        self.reached.fetch_max(chunk + 1, Relaxed);
+    }
+
+    /// Begins no further chunk.
+    pub fn stop(&self) {
+        self.stop.store(true, Relaxed);
+    }
+
+    /// Ends it; returns when memory is left alone, within the time that one chunk takes.
+    pub fn end(&self) {
+        self.stop();
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        while *running {
+            running = self.ended.wait(running).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn populate(&self, memory: &Memory, filled: &PageBitmap) {
+        for chunk in (0..filled.pages()).filter(|chunk| filled.contains(*chunk)) {
+            if self.stop.load(Relaxed) {
+                return;
+            }
+            if chunk < self.reached.load(Relaxed) {
+                continue;
+            }
+            let first = chunk * CHUNK_PAGES;
+            let (base, _) = memory.host_pages(first);
+            let len = (memory.pages() - first).min(CHUNK_PAGES) * PAGE_SIZE;
+            // SAFETY: the chunk is a live mapping of guest memory, and populating it changes no byte of it.
+            let populated = unsafe { madvise(base.cast(), len as usize, Advice::LinuxPopulateWrite) };
+            if let Err(error) = populated {
+                // An older kernel, or no memory: whoever needs the page hears of it.
+                return tracing::debug!(%error, "memory is not populated ahead");
+            }
+        }
+    }
+}
+
+/// Tells that the thread has ended, also by a panic.
+struct Ended<'a>(&'a Populating);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        *self.0.running.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.0.ended.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{Backing, MemoryConfig};
+    use vm_memory::{Bytes, GuestAddress};
+
+    #[test]
+    fn exactly_the_filled_chunks_that_were_not_reached_are_populated() {
+        for backing in [Backing::Anon, Backing::Memfd] {
+            let config = MemoryConfig { size: 32 << 20, backing };
+            let source = Memory::new(&config).unwrap();
+            let chunk_bytes = CHUNK_PAGES * PAGE_SIZE;
+            for chunk in [2, 5, 9] {
+                source.guest().write_slice(&vec![7; chunk_bytes as usize], GuestAddress(chunk * chunk_bytes)).unwrap();
+            }
+            let filled = source.filled_chunks().unwrap();
+            assert_eq!((0..16).filter(|chunk| filled.contains(*chunk)).collect::<Vec<_>>(), [2, 5, 9], "{backing}");
+
+            let memory = Memory::new(&config).unwrap();
+            let populating = Populating::default();
+            populating.reached(2);
+            populating.populate(&memory, &filled);
+            let populated = memory.populated().unwrap();
+            let full = |chunk: u64| populated.chunk(chunk).iter().all(|word| *word == u64::MAX);
+            assert_eq!((0..16).filter(|chunk| full(*chunk)).collect::<Vec<_>>(), [5, 9], "{backing}");
+            assert_eq!(memory.guest().read_obj::<u64>(GuestAddress(5 * chunk_bytes)).unwrap(), 0);
+        }
+    }
+
+    #[test]
+    fn nothing_is_populated_after_the_end() {
+        let memory = Memory::new(&MemoryConfig { size: 16 << 20, backing: Backing::Anon }).unwrap();
+        let populating = Populating::default();
+        populating.end();
+        populating.populate(&memory, &PageBitmap::full(8));
+        assert!(memory.populated().unwrap().is_empty());
+    }
+}
