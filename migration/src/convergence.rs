@@ -4,7 +4,13 @@
 //! rounds shrink geometrically while the guest writes slower than the link, and one more short round may save most of the
 //! downtime. So the limit is what may not be exceeded, and rounds go on below it as long as they pay: until the expected
 //! downtime is [`SHORT_ENOUGH_US`], or a round no longer shrinks what remains to [`PAYS_PERCENT`] of what it was.
+//!
+//! A guest that writes faster than the link carries never gets there. Where the operator allows it (`auto-converge`), the rounds
+//! also say by how much its vCPUs are to be slowed down: [`Convergence::throttle`]. The page thread asks after each round.
 
+mod throttle;
+
+use self::throttle::Throttling;
 use crate::parameters::{OnLimit, Parameters, PostcopyWhen};
 
 /// Below this expected time for the last pages, in microseconds, nothing is gained by another round.
@@ -21,6 +27,8 @@ pub struct RoundReport {
     pub round: u64,
     /// Pages that the guest dirtied meanwhile and that must be sent again.
     pub remaining_pages: u64,
+    /// Bytes that the round put on the link.
+    pub sent_bytes: u64,
     /// Time that sending them would take at the measured rate, in microseconds.
     pub expected_us: u64,
     /// Since the first round began, in milliseconds.
@@ -45,16 +53,39 @@ pub enum Decision {
 pub struct Convergence {
     best_pages: Option<u64>,
     without_progress: u32,
+    throttling: Option<Throttling>,
 }
 
 impl Convergence {
+    /// No round has been sent. With `auto_converge`, a guest that keeps rounds from converging is throttled.
+    #[must_use]
+    pub fn new(auto_converge: bool) -> Self {
+        Convergence { throttling: auto_converge.then(Throttling::default), ..Convergence::default() }
+    }
+
+    /// Percentage of the time for which vCPUs are to be kept from running, from now on; 0 is not at all, and 99 the most.
+    #[must_use]
+    pub fn throttle(&self) -> u8 {
+        self.throttling.as_ref().map_or(0, Throttling::percentage)
+    }
+
     /// Judges a round.
     pub fn judge(&mut self, report: RoundReport, parameters: &Parameters) -> Decision {
+        let decision = self.decide(report, parameters);
+        if let Some(throttling) = &mut self.throttling {
+            // Who is within the limit, or goes another way, needs no slower guest.
+            let converges = decision != Decision::Again || is_within_limit(report, parameters);
+            throttling.judge(report, converges, parameters);
+        }
+        decision
+    }
+
+    fn decide(&mut self, report: RoundReport, parameters: &Parameters) -> Decision {
         let pays = self.best_pages.is_none_or(|best| report.remaining_pages * 100 <= best * PAYS_PERCENT);
         self.best_pages = Some(self.best_pages.map_or(report.remaining_pages, |b| b.min(report.remaining_pages)));
         self.without_progress = if pays { 0 } else { self.without_progress + 1 };
 
-        let within_limit = report.expected_us <= parameters.downtime_limit.saturating_mul(1000);
+        let within_limit = is_within_limit(report, parameters);
         if report.expected_us <= SHORT_ENOUGH_US.min(parameters.downtime_limit.saturating_mul(1000))
             || report.remaining_pages == 0
         {
@@ -81,6 +112,10 @@ impl Convergence {
     }
 }
 
+fn is_within_limit(report: RoundReport, parameters: &Parameters) -> bool {
+    report.expected_us <= parameters.downtime_limit.saturating_mul(1000)
+}
+
 fn exhausted(report: RoundReport, parameters: &Parameters) -> Option<String> {
     if parameters.max_rounds > 0 && report.round >= parameters.max_rounds {
         return Some(format!("{} rounds (x-ferry-max-rounds)", parameters.max_rounds));
@@ -96,7 +131,7 @@ mod tests {
     use super::*;
 
     fn report(round: u64, remaining_pages: u64, expected_us: u64) -> RoundReport {
-        RoundReport { round, remaining_pages, expected_us, elapsed_ms: round * 100 }
+        RoundReport { round, remaining_pages, sent_bytes: 0, expected_us, elapsed_ms: round * 100 }
     }
 
     #[test]

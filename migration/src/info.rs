@@ -201,6 +201,12 @@ pub struct MigrationInfo {
     /// What the downtime would be if the switchover began now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expected_downtime: Option<u64>,
+    /// Percentage of their time that vCPUs are kept from running, while `auto-converge` does that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_throttle_percentage: Option<u64>,
+    /// The highest that it was in this migration.
+    #[serde(rename = "x-ferry-cpu-throttle-highest", skip_serializing_if = "Option::is_none")]
+    pub x_ferry_cpu_throttle_highest: Option<u64>,
     /// Why the migration failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_desc: Option<String>,

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::message::Handshake;
 
+/// Most that vCPUs may be throttled, in percent of their time: the guest has to go on.
+pub const CPU_THROTTLE_MAX: u64 = 99;
+
 /// What to do when precopy does not converge within its limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -40,6 +43,15 @@ pub struct Parameters {
     pub max_bandwidth: u64,
     /// Longest downtime to aim for, in milliseconds (QEMU: `downtime-limit`).
     pub downtime_limit: u64,
+    /// Where `auto-converge` begins: percentage of their time that vCPUs lose (QEMU: `cpu-throttle-initial`).
+    pub cpu_throttle_initial: u64,
+    /// By how much it rises each time, in percent of their time (QEMU: `cpu-throttle-increment`).
+    pub cpu_throttle_increment: u64,
+    /// Where it ends, in percent of their time (QEMU: `max-cpu-throttle`).
+    pub max_cpu_throttle: u64,
+    /// Of the bytes that a round sent, the percentage that may be dirtied meanwhile before it begins or rises (QEMU:
+    /// `throttle-trigger-threshold`).
+    pub throttle_trigger_threshold: u64,
     /// Rounds after which precopy stops waiting to converge; 0 is no limit.
     #[serde(rename = "x-ferry-max-rounds")]
     pub max_rounds: u64,
@@ -76,6 +88,10 @@ impl Default for Parameters {
         Parameters {
             max_bandwidth: 0,
             downtime_limit: 300,
+            cpu_throttle_initial: 20,
+            cpu_throttle_increment: 10,
+            max_cpu_throttle: CPU_THROTTLE_MAX,
+            throttle_trigger_threshold: 50,
             max_rounds: 0,
             max_precopy_ms: 0,
             on_limit: OnLimit::Fail,
@@ -100,11 +116,14 @@ pub enum Capability {
     PostcopyRam,
     /// Several bulk links share the pages, see [`Parameters::multifd_channels`].
     Multifd,
+    /// Migrations may throttle a guest that writes faster than the link carries, see [`Parameters::cpu_throttle_initial`].
+    AutoConverge,
 }
 
 impl Capability {
     /// Every one, in the order in which clients see them.
-    pub const ALL: [Capability; 3] = [Capability::Events, Capability::PostcopyRam, Capability::Multifd];
+    pub const ALL: [Capability; 4] =
+        [Capability::Events, Capability::PostcopyRam, Capability::Multifd, Capability::AutoConverge];
 }
 
 /// A handshake, or `auto`.
@@ -165,6 +184,12 @@ impl Parameters {
         };
         // QEMU's MAX_MIGRATE_DOWNTIME is 2000 s.
         within("downtime-limit", self.downtime_limit, 0, 2_000_000, "from 0 to 2000000 milliseconds")?;
+        within("cpu-throttle-initial", self.cpu_throttle_initial, 1, CPU_THROTTLE_MAX, "from 1 to 99 percent")?;
+        within("cpu-throttle-increment", self.cpu_throttle_increment, 1, CPU_THROTTLE_MAX, "from 1 to 99 percent")?;
+        let least = self.cpu_throttle_initial;
+        let allowed = "from cpu-throttle-initial to 99 percent";
+        within("max-cpu-throttle", self.max_cpu_throttle, least, CPU_THROTTLE_MAX, allowed)?;
+        within("throttle-trigger-threshold", self.throttle_trigger_threshold, 1, 100, "from 1 to 100 percent")?;
         within("x-ferry-setup-timeout-ms", self.setup_timeout_ms, 10, 600_000, "from 10 to 600000 milliseconds")?;
         within("x-ferry-load-timeout-ms", self.load_timeout_ms, 10, 600_000, "from 10 to 600000 milliseconds")?;
         within(
@@ -193,5 +218,25 @@ mod tests {
         assert_eq!(error.to_string(), "parameter 'downtime-limit' is 2000001: from 0 to 2000000 milliseconds");
         assert!(Parameters { load_timeout_ms: 0, ..Parameters::default() }.check().is_err());
         assert!(Parameters { heartbeat_timeout_ms: 1, ..Parameters::default() }.check().is_err());
+    }
+
+    #[test]
+    fn throttling_has_qemus_ranges() {
+        let fine = |change: &dyn Fn(&mut Parameters)| {
+            let mut parameters = Parameters::default();
+            change(&mut parameters);
+            parameters.check().is_ok()
+        };
+        for (value, percent, threshold) in [(0, false, false), (1, true, true), (99, true, true), (100, false, true)] {
+            assert_eq!(fine(&|all| all.cpu_throttle_initial = value), percent, "{value}");
+            assert_eq!(fine(&|all| all.cpu_throttle_increment = value), percent, "{value}");
+            assert_eq!(fine(&|all| all.throttle_trigger_threshold = value), threshold, "{value}");
+        }
+        assert!(!fine(&|all| all.throttle_trigger_threshold = 101));
+        for (value, allowed) in [(19, false), (20, true), (99, true), (100, false)] {
+            assert_eq!(fine(&|all| all.max_cpu_throttle = value), allowed, "{value}: it begins at 20");
+        }
+        let error = Parameters { max_cpu_throttle: 10, ..Parameters::default() }.check().unwrap_err();
+        assert_eq!(error.to_string(), "parameter 'max-cpu-throttle' is 10: from cpu-throttle-initial to 99 percent");
     }
 }

@@ -25,8 +25,13 @@ impl Ferry {
 
     /// Lets the next migrations from here use postcopy.
     pub fn allow_postcopy(&mut self) {
-        let capability = json!({ "capability": "postcopy-ram", "state": true });
-        self.qmp("migrate-set-capabilities", json!({ "capabilities": [capability] }));
+        self.switch_on("postcopy-ram");
+    }
+
+    /// Switches a migration capability on.
+    pub fn switch_on(&mut self, capability: &str) {
+        let on = json!({ "capability": capability, "state": true });
+        self.qmp("migrate-set-capabilities", json!({ "capabilities": [on] }));
     }
 
     /// Sets migration parameters.

@@ -40,6 +40,11 @@ const CASES: &[(&str, &str)] = &[
         r#"{"execute": "migrate-set-parameters", "arguments": {"downtime-limit": 2000001}}"#,
         "from 0 to 2000000 milliseconds",
     ),
+    (r#"{"execute": "migrate-set-parameters", "arguments": {"cpu-throttle-initial": 0}}"#, "from 1 to 99 percent"),
+    (
+        r#"{"execute": "migrate-set-parameters", "arguments": {"max-cpu-throttle": 10}}"#,
+        "from cpu-throttle-initial to 99 percent",
+    ),
     (r#"{"execute": "migrate-set-parameters", "arguments": {"x-ferry-on-limit": "hope"}}"#, "x-ferry-on-limit"),
     (
         r#"{"execute": "migrate-set-parameters", "arguments": {"x-ferry-load-timeout-ms": 1}}"#,

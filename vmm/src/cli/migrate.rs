@@ -39,8 +39,17 @@ pub struct Options {
     /// When postcopy begins: after the first round, when rounds no longer pay, or at once
     #[arg(long, value_name = "first-round|no-progress|at-once", value_enum, requires = "mode")]
     postcopy_when: Option<When>,
+    /// Slow a guest down that writes faster than the link carries, more and more, until the rounds converge
+    #[arg(long)]
+    auto_converge: bool,
     /// Reconnect a paused postcopy of this process
-    #[arg(long, conflicts_with_all = ["mode", "downtime_limit", "max_rounds", "on_limit", "no_rehearsal", "handshake", "channels"])]
+    #[arg(
+        long,
+        conflicts_with_all = [
+            "mode", "auto_converge", "downtime_limit", "max_rounds", "on_limit", "no_rehearsal", "handshake",
+            "channels"
+        ]
+    )]
     resume: bool,
     /// What ends the switchover; auto is owned where there is an ownership record, else setup
     #[arg(long, value_name = "auto|none|pong|setup|owned", value_parser = ["auto", "none", "pong", "setup", "owned"])]
@@ -139,7 +148,8 @@ impl Options {
     fn capabilities(&self) -> Vec<Value> {
         let postcopy = self.mode.map(|mode| (Capability::PostcopyRam, mode == Mode::Postcopy));
         let multifd = self.channels.map(|channels| (Capability::Multifd, channels > 1));
-        let asked = [postcopy, multifd].into_iter().flatten();
+        let auto_converge = self.auto_converge.then_some((Capability::AutoConverge, true));
+        let asked = [postcopy, multifd, auto_converge].into_iter().flatten();
         asked.map(|(capability, state)| json!({ "capability": capability, "state": state })).collect()
     }
 
@@ -320,12 +330,19 @@ mod tests {
         let fixture = begin(&["--downtime-limit=20", "--max-bandwidth=1M", "--no-rehearsal"], None);
         let parameters = fixture.mock.state().parameters.clone();
         assert_eq!((parameters.downtime_limit, parameters.max_bandwidth, parameters.rehearsal), (20, 1 << 20, false));
+        assert_eq!(fixture.mock.state().capabilities, []);
         let to = std::env::current_dir().unwrap().join("nowhere");
         assert_eq!(fixture.mock.state().migrations, [Endpoint::Unix(to)]);
         let (outcome, mock) = fixture.end(Status::Completed, None);
         assert_eq!((outcome, mock.state().quits), (Ok(()), 1));
         let (outcome, mock) = begin(&["--keep-source"], None).end(Status::Completed, None);
         assert_eq!((outcome, mock.state().quits), (Ok(()), 0));
+    }
+
+    #[test]
+    fn capabilities_are_set_before_it_begins() {
+        let mock = begin(&["--auto-converge", "--mode=postcopy"], None).end(Status::Completed, None).1;
+        assert_eq!(mock.state().capabilities, [Capability::PostcopyRam, Capability::AutoConverge]);
     }
 
     #[test]

@@ -93,6 +93,9 @@ fn details(info: &MigrationInfo, ram: &RamStats) -> String {
     if ram.dirty_pages_rate > 0 {
         parts.push(format!("{}/s dirtied", units::bytes(ram.dirty_pages_rate.saturating_mul(ram.page_size))));
     }
+    if let Some(percentage) = info.cpu_throttle_percentage {
+        parts.push(format!("vCPUs throttled {percentage} %"));
+    }
     if let Some(expected) = info.expected_downtime.filter(|ms| *ms > 0 && info.status == Some(Status::Active)) {
         parts.push(format!("downtime now {}", units::millis(expected)));
     }
@@ -117,6 +120,9 @@ mod tests {
             ..RamStats::default()
         };
         let line = "round 2 · 3.0 MiB left · 1.0 MiB/s · 1.0 MiB/s dirtied · downtime now 12 ms";
+        assert_eq!(details(&info, &ram), line);
+        info.cpu_throttle_percentage = Some(30);
+        let line = line.replace("downtime", "vCPUs throttled 30 % · downtime");
         assert_eq!(details(&info, &ram), line);
     }
 }

@@ -30,6 +30,9 @@ pub fn numbers(text: &mut String, info: &MigrationInfo, style: Style) {
         let incoming = info.x_ferry_direction.as_deref() == Some("incoming");
         memory(text, ram, if incoming { "received" } else { "sent" }, info.total_time, style);
     }
+    if let Some(highest) = info.x_ferry_cpu_throttle_highest {
+        line(text, style, "throttled", &format!("up to {highest} % of the vCPUs' time"));
+    }
     if let Some(postcopy) = &info.x_ferry_postcopy {
         self::postcopy(text, postcopy, info.ram.as_ref().map_or(0, |ram| ram.postcopy_requests), style);
     }
@@ -113,6 +116,7 @@ mod tests {
                 dirty_sync_count: 3,
                 ..RamStats::default()
             }),
+            x_ferry_cpu_throttle_highest: Some(40),
             ..MigrationInfo::default()
         };
         let to = "tcp:[::1]:5".parse().unwrap();
@@ -129,6 +133,7 @@ Moved to tcp:[::1]:5 in 2.00 s
     start               0 µs
   sent       1.0 GiB in 3 rounds at 512 MiB/s
   pages      262,144 sent, 1,000 zero
+  throttled  up to 40 % of the vCPUs' time
 ";
         assert_eq!(text, expected);
     }

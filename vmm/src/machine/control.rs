@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::error::{ExitReason, GuestFailure, MachineError};
 use super::gate::{DEADLINE, Gate};
 use super::status::{ResetCause, Status};
+use super::throttle::Throttle;
 use super::turn::Turn;
 use crate::events::{Event, Events};
 
@@ -25,6 +26,7 @@ const PAGE_PATIENCE: Duration = Duration::from_millis(200);
 pub(super) struct Control {
     pub(super) gate: Gate,
     pub(super) turn: Turn,
+    pub(super) throttle: Throttle,
     pub(super) events: Arc<Events>,
     /// The guest has written to its serial port since it was booted.
     pub(super) has_spoken: Arc<AtomicBool>,
@@ -38,6 +40,7 @@ impl Control {
         Control {
             gate,
             turn: Turn::default(),
+            throttle: Throttle::default(),
             events,
             has_spoken,
             status: Mutex::new(status),

@@ -10,6 +10,9 @@
 //! Closing sets `immediate_exit` and sends a signal to every thread inside. The flag stays until the thread has seen it, so a
 //! kick that comes between two runs is not lost; the signal gets a thread out of the guest. With the flag set, `KVM_RUN` first
 //! finishes a port or MMIO access that is pending and then gives EINTR: a thread that waits has nothing pending.
+//!
+//! A guest that is throttled rests at times: the threads come out and wait here as if the gate were closed, so whoever closes it
+//! meanwhile has nothing to wait for.
 
 use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
@@ -34,6 +37,8 @@ pub(super) struct Gate {
 #[derive(Debug)]
 struct State {
     open: bool,
+    /// Threads stay out for the moment, though the gate may be open.
+    resting: bool,
     ending: bool,
     vcpus: Vec<Passenger>,
 }
@@ -56,14 +61,14 @@ impl Gate {
             debug_assert!(registered.is_ok(), "{registered:?}");
         });
         let vcpus = areas.into_iter().map(|area| Passenger { area, inside: None, gone: false }).collect();
-        let state = Mutex::new(State { open: false, ending: false, vcpus });
+        let state = Mutex::new(State { open: false, resting: false, ending: false, vcpus });
         Gate { state, opened: Condvar::new(), moved: Condvar::new() }
     }
 
     /// A vCPU's thread waits until it may run; `false` tells it to end.
     pub(super) fn enter(&self, vcpu: usize) -> bool {
         let mut state = self.lock();
-        while !state.open && !state.ending {
+        while !state.lets_in() && !state.ending {
             state = self.opened.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if state.ending {
@@ -82,11 +87,12 @@ impl Gate {
     /// A thread inside was interrupted: whether it must leave. If not, it was for nothing and it runs on.
     pub(super) fn must_leave(&self, vcpu: usize) -> bool {
         let state = self.lock();
-        if state.open {
+        let runs_on = state.lets_in();
+        if runs_on {
             // SAFETY: the calling thread keeps its vCPU alive.
             unsafe { state.vcpus[vcpu].area.set_immediate_exit(false) };
         }
-        !state.open
+        !runs_on
     }
 
     /// A thread has left the guest.
@@ -117,6 +123,26 @@ impl Gate {
         self.moved.notify_all();
     }
 
+    /// Begins or ends a rest; waits for nobody.
+    pub(super) fn rest(&self, resting: bool) {
+        let mut state = self.lock();
+        if state.resting == resting {
+            return;
+        }
+        state.resting = resting;
+        if resting {
+            state.kick();
+        }
+        self.opened.notify_all();
+        self.moved.notify_all();
+    }
+
+    /// Whether threads rest.
+    #[cfg(test)]
+    pub(super) fn is_resting(&self) -> bool {
+        self.lock().resting
+    }
+
     /// Closes the gate for good: threads end as soon as they are out.
     pub(super) fn end(&self) {
         let mut state = self.lock();
@@ -135,14 +161,14 @@ impl Gate {
     }
 
     /// Waits until every thread that there is has gone in, or the gate is closed again: a guest that ends or resets at once is
-    /// out before anybody has seen it inside.
+    /// out before anybody has seen it inside. In a rest they go in by themselves, when it ends.
     ///
     /// # Errors
     /// The vCPUs that are not when the deadline has passed.
     pub(super) fn wait_full(&self) -> Result<(), Vec<usize>> {
         self.wait(DEADLINE, |state, vcpu| {
             let passenger = &state.vcpus[vcpu];
-            !state.open || passenger.inside.is_some() || passenger.gone
+            !state.lets_in() || passenger.inside.is_some() || passenger.gone
         })
     }
 
@@ -176,6 +202,10 @@ impl Gate {
 }
 
 impl State {
+    fn lets_in(&self) -> bool {
+        self.open && !self.resting
+    }
+
     fn kick(&mut self) {
         for passenger in &self.vcpus {
             if let Some(thread) = passenger.inside {

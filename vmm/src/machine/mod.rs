@@ -26,6 +26,7 @@ mod parts;
 mod reset;
 mod sections;
 mod status;
+mod throttle;
 mod turn;
 mod vcpu;
 
@@ -176,6 +177,7 @@ impl Drop for Machine {
     fn drop(&mut self) {
         let control = &self.parts.control;
         control.status().dropped = true;
+        control.throttle.end(&control.gate);
         control.gate.end();
         control.notify();
         self.parts.faults.interrupt();

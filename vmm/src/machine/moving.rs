@@ -12,7 +12,7 @@ use super::{Machine, sections, turn};
 
 impl Machine {
     /// Stops the vCPUs (returns when none is in KVM_RUN) and keeps them stopped. A switchover's hold may become
-    /// [`Hold::HandedOver`].
+    /// [`Hold::HandedOver`]. A guest that was throttled is no more.
     ///
     /// # Errors
     /// When the guest has ended or belongs elsewhere, or a vCPU does not stop. What held the machine before still does, and
@@ -34,6 +34,7 @@ impl Machine {
             status.hold.replace(hold)
         };
         let stopped = control.stop();
+        self.end_throttle();
         let mut status = control.status();
         let result = match (stopped, &status.ended) {
             (Err(error), _) => Err(error),

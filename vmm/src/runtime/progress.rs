@@ -35,6 +35,10 @@ pub struct PageCounters {
     pub expected_us: AtomicU64,
     /// Bytes sent before the vCPUs stopped.
     pub precopy_bytes: AtomicU64,
+    /// Percentage of their time that vCPUs are kept from running now; 0 is not at all.
+    pub cpu_throttle: AtomicU64,
+    /// The highest that it was.
+    pub cpu_throttle_highest: AtomicU64,
     /// Postcopy has begun.
     pub is_postcopy: AtomicBool,
     /// Pages that were missing when it did.
@@ -192,6 +196,12 @@ impl Progress {
         self.facts().downtime = Some(downtime);
     }
 
+    /// vCPUs are kept from running for this percentage of their time from now on.
+    pub fn set_cpu_throttle(&self, percentage: u8) {
+        self.pages.cpu_throttle.store(percentage.into(), Relaxed);
+        self.pages.cpu_throttle_highest.fetch_max(percentage.into(), Relaxed);
+    }
+
     /// Tells clients that a round begins.
     pub fn begin_round(&self) {
         let round = self.pages.rounds.fetch_add(1, Relaxed) + 1;
@@ -211,6 +221,7 @@ impl Progress {
         if let Some((_, blocktime, _)) = waits {
             ram.postcopy_requests = blocktime.requests;
         }
+        let throttle = |percentage: &AtomicU64| Some(percentage.load(Relaxed)).filter(|percentage| *percentage > 0);
         let blocktime = waits.map(|(_, blocktime, _)| blocktime).filter(|blocktime| blocktime.waits > 0);
         MigrationInfo {
             status: Some(status),
@@ -220,6 +231,8 @@ impl Progress {
             downtime: facts.downtime.map(|d| d.total_us().div_ceil(1000)),
             expected_downtime: (outgoing && status == Status::Active)
                 .then(|| self.pages.expected_us.load(Relaxed).div_ceil(1000)),
+            cpu_throttle_percentage: throttle(&self.pages.cpu_throttle),
+            x_ferry_cpu_throttle_highest: throttle(&self.pages.cpu_throttle_highest),
             error_desc: facts.error.clone(),
             x_ferry_downtime: facts.downtime,
             x_ferry_downtime_us: facts.downtime.map(|d| d.total_us()),

@@ -49,6 +49,12 @@ impl Settings {
         self.has(Capability::PostcopyRam)
     }
 
+    /// Whether migrations may throttle a guest that writes faster than the link carries.
+    #[must_use]
+    pub fn auto_converge(&self) -> bool {
+        self.has(Capability::AutoConverge)
+    }
+
     /// Bulk links of a migration that begins now.
     #[must_use]
     pub fn bulk_links(&self) -> u8 {

@@ -149,6 +149,9 @@ pub struct Round {
     pub took_us: u64,
     /// Pages that the guest dirtied meanwhile; not known of the last pages, nor of a round that was ended early.
     pub dirty_pages: Option<u64>,
+    /// Percentage of their time that vCPUs were kept from running meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_throttle: Option<u64>,
 }
 
 /// How far a migration is.

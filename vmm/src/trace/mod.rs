@@ -11,6 +11,7 @@ mod tests;
 mod writer;
 
 use std::fmt::Debug;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -133,6 +134,7 @@ pub fn round(number: Option<u64>, before: [u64; 3], counters: &PageCounters, too
             bytes: bytes.saturating_sub(before[2]),
             took_us: took.as_micros() as u64,
             dirty_pages,
+            cpu_throttle: Some(counters.cpu_throttle.load(Relaxed)).filter(|percentage| *percentage > 0),
         })
     });
 }

@@ -23,7 +23,15 @@ fn what_is_noted_is_read_back() {
         What::Migration { side: Side::Source, id: "7".to_owned(), peer: None },
         What::Status { status: Status::PostcopyActive },
         What::Sent(writer.message("Permit", 17)),
-        What::Round(Round { number: None, pages: 1, zero_pages: 2, bytes: 3, took_us: 4, dirty_pages: Some(u64::MAX) }),
+        What::Round(Round {
+            number: None,
+            pages: 1,
+            zero_pages: 2,
+            bytes: 3,
+            took_us: 4,
+            dirty_pages: Some(u64::MAX),
+            cpu_throttle: Some(99),
+        }),
         What::Sample(Sample { bandwidth: 5, ..Sample::default() }),
         What::Summary(Box::new(info)),
     ];

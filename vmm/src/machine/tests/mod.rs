@@ -1,8 +1,10 @@
-//! The machine on the real KVM with the built-in guest: stopping, holding, saving, loading, moving, resetting, ending.
+//! The machine on the real KVM with the built-in guest: stopping, throttling, holding, saving, loading, moving,
+//! resetting, ending.
 
 mod ending;
 mod moving;
 mod running;
+mod throttling;
 
 use std::io::{Read, Write};
 use std::sync::mpsc::Receiver;

@@ -158,16 +158,20 @@ fn capabilities_are_set_by_name_and_not_during_a_migration() {
     let mut talk = Talk::negotiated();
     let set = |name: &str| json!({ "capabilities": [{ "capability": name, "state": true }] });
     let unknown = talk.refused("migrate-set-capabilities", set("xbzrle"));
-    let known = "it accepts events, postcopy-ram, multifd";
+    let known = "it accepts events, postcopy-ram, multifd, auto-converge";
     assert_eq!(unknown, format!("Parameter 'capabilities[0].capability' does not accept value 'xbzrle'; {known}"));
-    talk.returned("migrate-set-capabilities", set("events"));
-    let all = |postcopy: bool| {
-        let each = [("events", true), ("postcopy-ram", postcopy), ("multifd", false)];
-        json!(each.map(|(capability, state)| json!({ "capability": capability, "state": state })))
+    let states = |talk: &mut Talk| {
+        let all = talk.returned("query-migrate-capabilities", json!({}));
+        let all = all.as_array().unwrap().clone();
+        let states = all.iter().map(|one| (one["capability"].as_str().unwrap().to_owned(), one["state"] == true));
+        states.collect::<Vec<_>>()
     };
-    assert_eq!(talk.returned("query-migrate-capabilities", json!({})), all(false));
-    talk.returned("migrate-set-capabilities", set("postcopy-ram"));
-    assert_eq!(talk.returned("query-migrate-capabilities", json!({})), all(true));
+    let mut expected = ["events", "postcopy-ram", "multifd", "auto-converge"].map(|name| (name.to_owned(), false));
+    for at in 0..expected.len() {
+        talk.returned("migrate-set-capabilities", set(&expected[at].0));
+        expected[at].1 = true;
+        assert_eq!(states(&mut talk), expected);
+    }
     talk.mock.state().info.status = Some(Status::Active);
     assert!(talk.refused("migrate-set-capabilities", set("events")).starts_with("There's a migration"));
 }

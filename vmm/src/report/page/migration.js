@@ -119,6 +119,12 @@ function rounds(list) {
   const name = round => (round.number === null ? "last" : String(round.number)),
     rate = round => (round.took_us ? (round.bytes / round.took_us) * 1e6 : 0),
     mib = 1024 * 1024;
+  // Only a guest that was slowed down has a column for it.
+  const throttled = list.some(round => round.cpu_throttle),
+    throttle = {
+      titles: throttled ? ["vCPUs throttled"] : [],
+      of: round => (throttled ? [round.cpu_throttle ? `${round.cpu_throttle} %` : "–"] : []),
+    };
   const judged = list.filter(round => round.dirty_pages !== null && round.took_us),
     per = round => (round.dirty_pages / round.took_us) * 1e6;
   // One round says all in its line of the table.
@@ -179,7 +185,7 @@ function rounds(list) {
           el(
             "tr",
             {},
-            ["round", "pages", "zero", "sent", "took", "bandwidth", "dirty after it"].map((title, at) =>
+            ["round", "pages", "zero", "sent", "took", "bandwidth", "dirty after it", ...throttle.titles].map((title, at) =>
               el("th", { scope: "col", class: at ? "number" : "" }, title),
             ),
           ),
@@ -199,6 +205,7 @@ function rounds(list) {
                 duration(round.took_us),
                 `${bytes(rate(round))}/s`,
                 round.dirty_pages === null ? "–" : number(round.dirty_pages),
+                ...throttle.of(round),
               ].map(text => el("td", { class: "number" }, text)),
             ),
           ),

@@ -46,6 +46,8 @@ pub enum Event {
     OfLink(u32, LinkEvent),
     /// Postcopy, or a round before it: the pages that remain, ahead of the input that announces them.
     Remaining(PageBitmap),
+    /// What the rounds so far say: vCPUs are to be kept from running for this percentage of their time, 0 being not at all.
+    Throttle(u8),
     /// State for the next `Rehearse` or `Package`, ahead of the input that announces it.
     State(Vec<u8>),
     /// The operator commands; the answer says whether it is accepted.

@@ -79,6 +79,7 @@ pub fn start(
     events: Sender<Event>,
 ) -> std::io::Result<(Sender<PageJob>, JoinHandle<()>)> {
     let (jobs, inbox) = channel();
+    let rounds = Convergence::new(settings.auto_converge());
     let mut worker = PageWorker {
         machine,
         route,
@@ -88,7 +89,7 @@ pub fn start(
         sender: None,
         urgent: None,
         epoch: 0,
-        rounds: Convergence::default(),
+        rounds,
         began: Instant::now(),
     };
     let told = worker.events.clone();
@@ -173,6 +174,7 @@ impl PageWorker {
         let report = RoundReport {
             round: self.controls.progress.pages.rounds.load(Relaxed),
             remaining_pages: numbers.remaining_pages,
+            sent_bytes: numbers.sent_bytes,
             expected_us: numbers.expected_us,
             elapsed_ms: self.began.elapsed().as_millis() as u64,
         };
@@ -181,7 +183,10 @@ impl PageWorker {
             // A wish that is not allowed must not keep precopy from its own end.
             parameters.postcopy_when = PostcopyWhen::Manual;
         }
-        Ok(Input::RoundDone(self.rounds.judge(report, &parameters)))
+        let decision = self.rounds.judge(report, &parameters);
+        // Ahead of the input that makes the driver send the next round.
+        let _ = self.events.send(Event::Throttle(self.rounds.throttle()));
+        Ok(Input::RoundDone(decision))
     }
 
     fn serve(&mut self, pages: &PageBitmap) -> Result<Input, PagesError> {

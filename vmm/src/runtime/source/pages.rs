@@ -52,6 +52,8 @@ pub struct RoundNumbers {
     pub remaining_pages: u64,
     /// Time that sending them would take.
     pub expected_us: u64,
+    /// Bytes that the round put on the link.
+    pub sent_bytes: u64,
 }
 
 /// What the sender shares with the driver and with QMP.
@@ -152,7 +154,7 @@ impl PageSender {
         let bytes = progress.pages.bytes.load(Relaxed) - bytes_before;
         self.measured.sample(bytes, took);
         self.harvest()?;
-        let numbers = self.numbers();
+        let numbers = self.numbers(bytes);
         progress.pages.expected_us.store(numbers.expected_us, Relaxed);
         if !self.controls.end_round.load(Relaxed) {
             // Of a round that was ended early, most of what remains was never sent: it says nothing about the guest.
@@ -266,9 +268,10 @@ impl PageSender {
         if stop.load(Relaxed) { Err(PagesError::Interrupted) } else { Ok(()) }
     }
 
-    fn numbers(&self) -> RoundNumbers {
+    fn numbers(&self, sent_bytes: u64) -> RoundNumbers {
         let remaining_pages = self.pending.count();
-        RoundNumbers { remaining_pages, expected_us: self.measured.expected_us(remaining_pages * PAGE_SIZE) }
+        let expected_us = self.measured.expected_us(remaining_pages * PAGE_SIZE);
+        RoundNumbers { remaining_pages, expected_us, sent_bytes }
     }
 
     fn send_pending(&mut self, paced: bool) -> Result<(), PagesError> {

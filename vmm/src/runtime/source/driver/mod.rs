@@ -2,12 +2,14 @@
 //!
 //! Started by [`Outgoing::start`](super::Outgoing::start). It waits only for its inbox and its timers; what blocks is done by
 //! workers, and everything that was opened or started here is gone when it ends. [`links`] opens, uses and closes the links,
-//! [`jobs`] hands work to the workers, [`record`] asks the ownership record, [`explain`] says what a client must know.
+//! [`jobs`] hands work to the workers, [`record`] asks the ownership record, [`throttle`] slows a guest down that writes too fast,
+//! [`explain`] says what a client must know.
 
 mod explain;
 mod jobs;
 mod links;
 mod record;
+mod throttle;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -23,6 +25,7 @@ use ferry_migration::{Handshake, Parameters, Status};
 use vmm_sys_util::eventfd::EventFd;
 
 use self::record::Question;
+use self::throttle::Throttle;
 use super::guest_worker::{GuestJob, Order, guest_worker};
 use super::page_worker::PageJob;
 use super::pages::Controls;
@@ -59,6 +62,7 @@ pub(super) struct Driver {
     events: Sender<Event>,
     cancel: EventFd,
     controls: Controls,
+    throttle: Throttle,
     guest_jobs: Option<Sender<Order>>,
     page_jobs: Option<Sender<PageJob>>,
     threads: Vec<JoinHandle<()>>,
@@ -124,6 +128,7 @@ impl Driver {
             progress: progress.clone(),
         };
         let bulk_links = settings.bulk_links();
+        let throttle = Throttle::new(machine.clone(), progress.clone());
         Ok(Driver {
             core: Source::new(plan),
             machine,
@@ -136,6 +141,7 @@ impl Driver {
             events,
             cancel: EventFd::new(libc::EFD_CLOEXEC)?,
             controls,
+            throttle,
             guest_jobs: Some(guest_jobs),
             page_jobs: None,
             threads: vec![guest_thread],
@@ -177,6 +183,9 @@ impl Driver {
             Event::Input(input) => self.input(input),
             Event::Guest(input) => {
                 self.guest_jobs_open -= 1;
+                if matches!(input, Input::Stopped(_)) {
+                    self.throttle.end();
+                }
                 self.input(input);
             }
             Event::Record(serial, input) => {
@@ -186,6 +195,7 @@ impl Driver {
             }
             Event::Command(command, answer) => self.command(command, &answer),
             Event::State(state) => self.state = state,
+            Event::Throttle(percentage) => self.throttle(percentage),
             Event::Remaining(pages) => self.remaining = Some(pages),
             Event::OfLink(epoch, event) if epoch == self.epoch => self.link_event(event),
             Event::OfLink(_, LinkEvent::Control(stream) | LinkEvent::Pages(stream)) => stream.shutdown(),
@@ -327,6 +337,7 @@ impl Driver {
     }
 
     fn interrupt(&self) {
+        self.throttle.end();
         self.controls.stop.store(true, Relaxed);
         self.controls.arrived.wake();
         self.machine.interrupt_faults();

@@ -1,0 +1,163 @@
+//! Slows the guest down: a thread that makes all vCPUs rest for a share of the time.
+//!
+//! ```text
+//!   percentage 80:   run 10 ms │ rest 40 ms          │ run 10 ms │ rest 40 ms          │ …
+//! ```
+//!
+//! A migration asks for it ([`Machine::throttle`]) when the guest writes faster than the link carries. The thread is there only while
+//! it has something to do, so a guest that is not throttled pays nothing. A rest is a state of the [`Gate`]: whoever stops,
+//! resets or ends the machine waits for no rest, and the end of the throttling is the end of the rest. Whatever holds the machine
+//! ends it as well: a guest that is resumed, here or elsewhere, runs at its full speed.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::Machine;
+use super::control::Control;
+use super::error::MachineError;
+use super::gate::Gate;
+
+/// How long the guest runs between two rests (QEMU: `CPU_THROTTLE_TIMESLICE_NS`).
+const RUN: Duration = Duration::from_millis(10);
+/// With more the guest would not run at all.
+const MOST: u8 = 99;
+
+/// How much a guest is slowed down.
+#[derive(Debug, Default)]
+pub(super) struct Throttle {
+    rhythm: Mutex<Rhythm>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Rhythm {
+    /// Of the time, which vCPUs rest; 0 is not at all.
+    percentage: u8,
+    /// A thread keeps it.
+    kept: bool,
+}
+
+impl Throttle {
+    /// Ends it, and the present rest with it. The thread ends by itself, and touches the gate no more.
+    pub(super) fn end(&self, gate: &Gate) {
+        let mut rhythm = self.lock();
+        rhythm.percentage = 0;
+        gate.rest(false);
+        self.changed.notify_all();
+    }
+
+    /// The life of the thread that keeps the rhythm.
+    fn keep(&self, gate: &Gate) {
+        let mut rhythm = self.lock();
+        // The gate is told only under the lock: after the end there is no further rest.
+        while rhythm.percentage > 0 {
+            rhythm = self.pause(rhythm, RUN);
+            if rhythm.percentage > 0 {
+                gate.rest(true);
+                let rest = rest(rhythm.percentage);
+                rhythm = self.pause(rhythm, rest);
+                gate.rest(false);
+            }
+        }
+        rhythm.kept = false;
+    }
+
+    /// Waits for as long, or until the throttling ends.
+    fn pause<'a>(&self, rhythm: MutexGuard<'a, Rhythm>, time: Duration) -> MutexGuard<'a, Rhythm> {
+        let goes_on = |rhythm: &mut Rhythm| rhythm.percentage > 0;
+        self.changed.wait_timeout_while(rhythm, time, goes_on).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Rhythm> {
+        self.rhythm.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// So long that vCPUs rest for this percentage of the whole.
+fn rest(percentage: u8) -> Duration {
+    RUN * u32::from(percentage) / u32::from(100 - percentage)
+}
+
+impl Machine {
+    /// Keeps all vCPUs from running for this percentage of the time, 99 at most, from now on until [`Machine::end_throttle`] or
+    /// a hold; 0 ends it, and of a guest that is held it changes nothing. Clients do not hear of it: the guest counts as running.
+    ///
+    /// # Errors
+    /// When the host gives no thread; the guest then runs at its full speed.
+    pub fn throttle(&self, percentage: u8) -> Result<(), MachineError> {
+        if percentage == 0 {
+            self.end_throttle();
+            return Ok(());
+        }
+        let control = &self.parts.control;
+        let mut rhythm = control.throttle.lock();
+        // Looked for under the lock: a hold that comes later ends what begins here.
+        if control.status().hold.is_some() {
+            return Ok(());
+        }
+        rhythm.percentage = percentage.min(MOST);
+        if rhythm.kept {
+            return Ok(());
+        }
+        // It ends by itself; nobody joins it.
+        match spawn(control.clone()) {
+            Ok(()) => rhythm.kept = true,
+            Err(error) => {
+                rhythm.percentage = 0;
+                return Err(MachineError::Thread("throttling", error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the vCPUs run all the time again, at once.
+    pub fn end_throttle(&self) {
+        let control = &self.parts.control;
+        control.throttle.end(&control.gate);
+    }
+
+    /// How much the guest is throttled, in percent of its time; 0 is not at all.
+    #[must_use]
+    pub fn throttled(&self) -> u8 {
+        self.parts.control.throttle.lock().percentage
+    }
+}
+
+fn spawn(control: Arc<Control>) -> std::io::Result<()> {
+    let thread = std::thread::Builder::new().name("throttle".to_owned());
+    thread.spawn(move || control.throttle.keep(&control.gate)).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn it_ends_in_the_middle_of_a_rest() {
+        let (gate, throttle) = (Gate::new(vec![]), Throttle::default());
+        std::thread::scope(|scope| {
+            for percentage in [50, MOST] {
+                *throttle.lock() = Rhythm { percentage, kept: true };
+                let keeper = scope.spawn(|| throttle.keep(&gate));
+                let deadline = Instant::now() + Duration::from_secs(30);
+                while !gate.is_resting() {
+                    assert!(Instant::now() < deadline, "no rest at {percentage} %");
+                    std::thread::yield_now();
+                }
+                throttle.end(&gate);
+                assert!(!gate.is_resting());
+                keeper.join().unwrap();
+                assert!(!gate.is_resting() && !throttle.lock().kept);
+            }
+        });
+    }
+
+    #[test]
+    fn a_rest_is_the_share_of_the_whole_that_was_asked_for() {
+        for (percentage, millis) in [(1, 0), (20, 2), (50, 10), (80, 40), (99, 990)] {
+            assert_eq!(rest(percentage).as_millis(), millis, "{percentage} %");
+        }
+    }
+}
