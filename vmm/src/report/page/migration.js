@@ -121,10 +121,8 @@ function rounds(list) {
     mib = 1024 * 1024;
   // Only a guest that was slowed down has a column for it.
   const throttled = list.some(round => round.cpu_throttle),
-    throttle = {
-      titles: throttled ? ["vCPUs throttled"] : [],
-      of: round => (throttled ? [round.cpu_throttle ? `${round.cpu_throttle} %` : "–"] : []),
-    };
+    titles = ["round", "pages", "zero", "sent", "took", "bandwidth", "dirty after it"];
+  if (throttled) titles.push("vCPUs throttled");
   const judged = list.filter(round => round.dirty_pages !== null && round.took_us),
     per = round => (round.dirty_pages / round.took_us) * 1e6;
   // One round says all in its line of the table.
@@ -185,9 +183,7 @@ function rounds(list) {
           el(
             "tr",
             {},
-            ["round", "pages", "zero", "sent", "took", "bandwidth", "dirty after it", ...throttle.titles].map((title, at) =>
-              el("th", { scope: "col", class: at ? "number" : "" }, title),
-            ),
+            titles.map((title, at) => el("th", { scope: "col", class: at ? "number" : "" }, title)),
           ),
         ),
         el(
@@ -205,8 +201,10 @@ function rounds(list) {
                 duration(round.took_us),
                 `${bytes(rate(round))}/s`,
                 round.dirty_pages === null ? "–" : number(round.dirty_pages),
-                ...throttle.of(round),
-              ].map(text => el("td", { class: "number" }, text)),
+                throttled && (round.cpu_throttle ? `${round.cpu_throttle} %` : "–"),
+              ]
+                .filter(text => text !== false)
+                .map(text => el("td", { class: "number" }, text)),
             ),
           ),
         ),
