@@ -7,22 +7,25 @@ use ferry_migration::info::{MigrationInfo, Status};
 use ferry_tests::{Ferry, GuestLog, LONG, Scene, wait_until};
 use serde_json::json;
 
+const CPUS: u32 = 2;
 /// What the link may carry, in bytes a second.
-const LINK: u64 = 24 << 20;
+const LINK: u64 = 8 << 20;
 /// What the guest writes all over, much faster than that.
-const WORKING_SET: u64 = 16 << 20;
-/// In milliseconds; less than half of what the working set takes on the link.
-const DOWNTIME_LIMIT: u64 = 300;
+const WORKING_SET: u64 = 8 << 20;
+/// In milliseconds; a fraction of what the working set takes on the link.
+const DOWNTIME_LIMIT: u64 = 200;
 /// How long vCPUs rest between two runs at 99 %.
 const REST: Duration = Duration::from_millis(990);
 
 /// Two vCPUs that touch memory flat out, on a link that is too slow for them.
 fn too_fast() -> Option<Scene> {
     let mut scene = Scene::with(|_, spec| {
-        spec.cpus(2).memory("48M").workload(|load| {
+        spec.cpus(CPUS).memory("48M").workload(|load| {
             load.working_set = WORKING_SET;
             load.rate = Rate::Max;
             load.order = Order::Rand;
+            // A report takes milliseconds where ring 0 is emulated: there must not be one in every run between two rests.
+            load.report_ms = 500;
         })
     })?;
     scene.source.set_parameters(json!({ "max-bandwidth": LINK, "downtime-limit": DOWNTIME_LIMIT }));
@@ -30,9 +33,9 @@ fn too_fast() -> Option<Scene> {
 }
 
 /// Pages that the guest touches in a second of its own clock, from its next reports.
-fn pace(guest: &mut GuestLog, cpus: u32) -> u64 {
+fn pace(guest: &mut GuestLog) -> u64 {
     guest.wait_reports(1);
-    let first: Vec<_> = (0..cpus).map(|cpu| guest.newest(cpu).clone()).collect();
+    let first: Vec<_> = (0..CPUS).map(|cpu| guest.newest(cpu).clone()).collect();
     guest.wait("reports over a second", LONG, |log| {
         let paces = first.iter().map(|first| {
             let last = log.newest(first.cpu);
@@ -43,22 +46,29 @@ fn pace(guest: &mut GuestLog, cpus: u32) -> u64 {
     })
 }
 
+/// Waits until the guest goes this fast: a busy host lets it only at times.
+fn wait_pace(guest: &mut GuestLog, least: u64) {
+    wait_until(&format!("{least} pages a second"), LONG, || (pace(guest) >= least).then_some(()));
+}
+
 /// Waits until the guest is throttled, to this percentage or more.
 fn wait_throttled(source: &mut Ferry, least: u64) -> MigrationInfo {
     wait_until(&format!("vCPUs to be throttled by {least} %"), LONG, || {
         let info = source.migration();
-        assert_eq!(info.status, Some(Status::Active), "{info:?}");
+        assert!(info.status.is_some_and(Status::is_active), "{info:?}");
         info.cpu_throttle_percentage.is_some_and(|percentage| percentage >= least).then_some(info)
     })
 }
 
-/// Begins a migration that throttles the guest as much as it can, in rounds that then take long.
-fn begin_throttled(scene: &mut Scene) -> Ferry {
+/// Begins a migration that throttles the guest by this percentage, and that does not converge all the same.
+fn begin_throttled(scene: &mut Scene, percentage: u64) -> Ferry {
     let destination = scene.destination();
     scene.source.switch_on("auto-converge");
-    scene.source.set_parameters(json!({ "max-cpu-throttle": 99, "cpu-throttle-initial": 99 }));
+    scene.source.set_parameters(json!({
+        "cpu-throttle-initial": percentage, "max-cpu-throttle": percentage, "downtime-limit": 0,
+    }));
     scene.source.begin_migration(&destination.wait_listening());
-    wait_throttled(&mut scene.source, 99);
+    wait_throttled(&mut scene.source, percentage);
     scene.slow_down();
     destination
 }
@@ -66,12 +76,12 @@ fn begin_throttled(scene: &mut Scene) -> Ferry {
 #[test]
 fn throttled_it_converges_and_otherwise_never() {
     let Some(mut scene) = too_fast() else { return };
-    let full = pace(&mut scene.guest, 2);
+    let full = pace(&mut scene.guest);
     let mut destination = scene.destination();
     scene.source.begin_migration(&destination.wait_listening());
-    let info = wait_until("eight rounds", LONG, || {
+    let info = wait_until("six rounds", LONG, || {
         let info = scene.source.migration();
-        info.ram.as_ref().is_some_and(|ram| ram.dirty_sync_count > 8).then_some(info)
+        info.ram.as_ref().is_some_and(|ram| ram.dirty_sync_count > 6).then_some(info)
     });
     assert_eq!((info.status, info.cpu_throttle_percentage), (Some(Status::Active), None), "{info:?}");
     assert!(info.expected_downtime.is_some_and(|ms| ms > DOWNTIME_LIMIT), "{info:?}");
@@ -93,8 +103,8 @@ fn throttled_it_converges_and_otherwise_never() {
 
     scene.guest.moved_to(&destination);
     destination.wait_run_state("running");
-    let there = pace(&mut scene.guest, 2);
-    assert!(there * 4 > full, "at the destination it runs at its full speed: {there} pages/s of {full}");
+    // At the destination it runs at its full speed.
+    wait_pace(&mut scene.guest, full / 4);
     scene.guest.assert_ran_in_one_place();
     scene.source.quit();
 
@@ -114,8 +124,8 @@ fn throttled_it_converges_and_otherwise_never() {
 fn a_migration_that_ends_early_lets_the_guest_go() {
     let Some(mut scene) = too_fast() else { return };
     for cancelled in [true, false] {
-        let mut destination = begin_throttled(&mut scene);
-        let slow = pace(&mut scene.guest, 2);
+        let mut destination = begin_throttled(&mut scene, 95);
+        let slow = pace(&mut scene.guest);
         let expected = if cancelled {
             scene.source.qmp("migrate_cancel", json!({}));
             Status::Cancelled
@@ -124,12 +134,11 @@ fn a_migration_that_ends_early_lets_the_guest_go() {
             Status::Failed
         };
         let info = scene.source.wait_migration(expected);
-        assert_eq!((info.cpu_throttle_percentage, info.x_ferry_cpu_throttle_highest), (None, Some(99)));
-        let again = pace(&mut scene.guest, 2);
-        eprintln!("{slow} pages/s at 99 %, {again} after it was {}", expected.as_str());
-        assert!(again > slow * 4, "{again} pages/s after {slow}");
+        assert_eq!((info.cpu_throttle_percentage, info.x_ferry_cpu_throttle_highest), (None, Some(95)), "{info:?}");
+        eprintln!("{} at {slow} pages/s", expected.as_str());
+        wait_pace(&mut scene.guest, slow * 4);
         scene.be_patient();
-        scene.source.set_parameters(json!({ "max-bandwidth": LINK }));
+        scene.source.set_parameters(json!({ "max-bandwidth": LINK, "downtime-limit": DOWNTIME_LIMIT }));
     }
     scene.ends_well();
 }
@@ -137,7 +146,7 @@ fn a_migration_that_ends_early_lets_the_guest_go() {
 #[test]
 fn stop_cont_and_quit_wait_for_no_rest() {
     let Some(mut scene) = too_fast() else { return };
-    let _destination = begin_throttled(&mut scene);
+    let _destination = begin_throttled(&mut scene, 99);
     let began = Instant::now();
     for _ in 0..10 {
         scene.source.qmp("stop", json!({}));
@@ -168,16 +177,15 @@ fn postcopy_ends_it_as_well_and_frees_the_guest() {
     scene.source = destination;
     scene.source.allow_postcopy();
     scene.source.set_parameters(json!({ "max-bandwidth": LINK, "downtime-limit": DOWNTIME_LIMIT }));
-    destination = begin_throttled(&mut scene);
-    let slow = pace(&mut scene.guest, 2);
+    destination = begin_throttled(&mut scene, 95);
+    let slow = pace(&mut scene.guest);
     scene.source.set_parameters(json!({ "max-bandwidth": LINK }));
     scene.source.qmp("migrate-start-postcopy", json!({}));
     let info = scene.source.wait_migration_end();
     assert_eq!((info.status, info.cpu_throttle_percentage), (Some(Status::Completed), None), "{info:?}");
     assert!(info.x_ferry_postcopy.is_some(), "{info:?}");
     scene.guest.moved_to(&destination);
-    let again = pace(&mut scene.guest, 2);
-    assert!(again > slow * 4, "{again} pages/s at the destination after {slow}");
+    wait_pace(&mut scene.guest, slow * 4);
     scene.guest.assert_ran_in_one_place();
     scene.source.quit();
     scene.source = destination;

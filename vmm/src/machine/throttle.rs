@@ -51,7 +51,11 @@ impl Throttle {
         let mut rhythm = self.lock();
         // The gate is told only under the lock: after the end there is no further rest.
         while rhythm.percentage > 0 {
-            rhythm = self.pause(rhythm, RUN);
+            drop(rhythm);
+            // On a busy host threads are late: the time that the guest has begins when they are in. One that does not get there
+            // keeps the others from nothing.
+            let _ = gate.wait_full();
+            rhythm = self.pause(self.lock(), RUN);
             if rhythm.percentage > 0 {
                 gate.rest(true);
                 let rest = rest(rhythm.percentage);
