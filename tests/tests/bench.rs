@@ -40,7 +40,7 @@ fn tiny_rows_are_measured_shown_and_written() {
     let ended = bench(&output, &rows);
     let (shown, said) = (text(&ended.stdout), text(&ended.stderr));
     assert!(ended.status.success(), "{shown}\n{said}");
-    for words in ["first serial byte", "ferry/limit", "handshake setup", "handshake owned", "two fdatasync"] {
+    for words in ["first serial byte", "ferry/limit", "handshake setup", "handshake owned", "one fdatasync"] {
         assert!(shown.contains(words), "'{words}' is missing in:\n{shown}");
     }
 

@@ -152,7 +152,7 @@ impl Section {
 }
 
 impl Case {
-    /// Keeps only these figures; the samples keep all.
+    /// Keeps only these figures, in this order; the samples keep all.
     pub fn showing(&mut self, figures: &'static [&'static str]) -> &mut Self {
         self.shown = Some(figures);
         self
@@ -202,6 +202,8 @@ impl Case {
                 figure.values.entry(contender).or_default().push(value);
             }
         }
+        let place = |figure: &Figure| shown?.iter().position(|name| *name == figure.name);
+        self.figures.sort_by_key(place);
         let sample = serde_json::to_value(sample).unwrap_or_default();
         self.samples.push(Raw { contender, run, sample });
     }

@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
+use clap::{ArgGroup, Parser, ValueEnum};
 
 use crate::account::Account;
 use crate::error::BenchError;
@@ -36,12 +36,13 @@ mod target;
 /// Measure migrations of the embedded guest, beside QEMU and beside what this host could do at best.
 #[derive(Parser, Debug)]
 #[command(name = "ferry-bench", max_term_width = 100)]
+#[command(group(ArgGroup::new("what").required(true).args(["rows", "all"])))]
 struct Options {
     /// What to measure
-    #[arg(value_name = "ROW", required_unless_present = "all")]
+    #[arg(value_name = "ROW")]
     rows: Vec<Row>,
     /// Measure every row
-    #[arg(long, conflicts_with = "rows")]
+    #[arg(long)]
     all: bool,
     /// Runs of each kind; medians are shown
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]

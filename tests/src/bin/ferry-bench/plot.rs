@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use ferry_guest::lines::Stalls;
+
 use crate::account::{Account, Case, Raw, Section};
 use crate::error::BenchError;
 use crate::migration::{DOWNTIME, TOTAL};
@@ -71,7 +73,7 @@ fn fault_latency(account: &Account) -> Option<Chart> {
     })
 }
 
-/// Each bucket's shortest wait, and the share of all waits that lie below it.
+/// The shortest wait, and then the end of each bucket with the share of all waits that lie below it.
 fn cumulative<'a>(samples: impl Iterator<Item = &'a Raw>) -> Vec<(f64, f64)> {
     let mut counts = BTreeMap::<u64, u64>::new();
     for bucket in samples.filter_map(|raw| raw.sample["missing"]["buckets"].as_array()).flatten() {
@@ -80,17 +82,13 @@ fn cumulative<'a>(samples: impl Iterator<Item = &'a Raw>) -> Vec<(f64, f64)> {
         }
     }
     let all: u64 = counts.values().sum();
+    let mut points: Vec<_> = counts.keys().next().map(|shortest| (*shortest as f64, 0.0)).into_iter().collect();
     let mut below = 0;
-    let mut points: Vec<_> = counts
-        .iter()
-        .map(|(floor_us, count)| {
-            let point = (*floor_us as f64, below as f64 * 100.0 / all as f64);
-            below += count;
-            point
-        })
-        .collect();
-    // The longest ones end somewhere in their bucket; a bucket is an eighth of its power of two.
-    points.extend(points.last().map(|(longest, _)| (longest * 1.125, 100.0)));
+    for (floor_us, count) in counts {
+        below += count;
+        let end_us = Stalls::floor_us(Stalls::bucket(floor_us) + 1);
+        points.push((end_us as f64, below as f64 * 100.0 / all as f64));
+    }
     points
 }
 
@@ -139,7 +137,7 @@ mod tests {
     fn waits_of_all_runs_add_up() {
         let account = measured("postcopy", &format!("a guest, {AT_ONCE}"));
         let points = cumulative(account.sections[0].cases[0].samples.iter());
-        assert_eq!(points, [(16.0, 0.0), (32.0, 25.0), (36.0, 100.0)]);
+        assert_eq!(points, [(16.0, 0.0), (18.0, 25.0), (36.0, 100.0)]);
         assert_eq!(cumulative([].iter()), []);
     }
 

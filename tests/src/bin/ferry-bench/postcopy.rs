@@ -237,11 +237,13 @@ fn stalled(stalls: &Stalls) -> Stalled {
 
 fn ferry_waits(info: &Value) -> Waits {
     let waits = &info["x-ferry-postcopy"]["waits"];
+    // Of no wait it says 0.
+    let of_one = |name: &str| waits[name].as_f64().filter(|_| waits["count"] != 0);
     Waits {
         total_ms: waits["total-us"].as_f64().map(|us| us / 1e3),
         mean_us: mean_us(info),
-        p50_us: waits["p50-us"].as_f64(),
-        p99_us: waits["p99-us"].as_f64(),
+        p50_us: of_one("p50-us"),
+        p99_us: of_one("p99-us"),
     }
 }
 
@@ -269,6 +271,10 @@ mod tests {
         let waits = ferry_waits(&ferry);
         assert_eq!((waits.total_ms, waits.mean_us), (Some(0.083), Some(41.5)));
         assert_eq!((waits.p50_us, waits.p99_us), (Some(40.0), Some(43.0)));
+
+        let none = json!({ "x-ferry-postcopy": { "waits": { "count": 0, "total-us": 0, "p50-us": 0, "p99-us": 0 } } });
+        let waits = ferry_waits(&none);
+        assert_eq!((waits.total_ms, waits.p50_us, waits.p99_us), (Some(0.0), None, None));
 
         let old = json!({ "postcopy-blocktime": 9, "postcopy-vcpu-blocktime": [9, 12] });
         let waits = qemu_waits(&old);

@@ -5,13 +5,13 @@
 
 use std::fmt::Write;
 
-const WIDTH: f64 = 760.0;
+const WIDTH: f64 = 768.0;
 /// A panel's share of the height, with its axes.
 const PANEL: f64 = 300.0;
 /// Title and legend.
 const TOP: f64 = 84.0;
 const LEFT: f64 = 78.0;
-const RIGHT: f64 = 24.0;
+const RIGHT: f64 = 32.0;
 /// Below each panel: its axis.
 const AXIS: f64 = 56.0;
 /// Above the panel's frame: its own title.

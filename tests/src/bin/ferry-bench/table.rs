@@ -120,7 +120,20 @@ mod tests {
 
     #[test]
     fn ratios_come_first_and_gaps_are_dashes() {
-        insta::assert_snapshot!(render(&account()), @"");
+        let text = render(&account());
+        insta::assert_snapshot!(text, @r"
+        a host
+
+        medians of 2 runs, taken in turns
+
+        downtime: a title
+
+          a guest
+                                        ferry/QEMU   ferry/limit       ferry         from - to        QEMU       limit  target
+          total time                          1.25          2.00     50.0 ms       40.0 - 60.0     40.0 ms     25.0 ms  ≤ 1 QEMU: missed by 25 %
+          rounds                                 -             -        3.00       3.00 - 3.00           -           -
+          * QEMU, run 3: it crashed
+        ");
     }
 
     #[test]

@@ -17,7 +17,7 @@ impl Measured for Sample {
 }
 
 fn broken() -> Result<Sample, BenchError> {
-    Err(BenchError::system("do it")(io::Error::other("no")))
+    Err(BenchError::system("do it")(io::Error::other("it is full")))
 }
 
 #[test]
@@ -35,13 +35,24 @@ fn values_are_gathered_by_figure_and_contender() {
 }
 
 #[test]
+fn what_is_shown_is_in_the_order_that_was_asked_for() {
+    let mut section = Section::new("row", "a row");
+    let case = section.case("a case").showing(&["downtime", "total time"]);
+    case.attempt(Contender::Ferry, 1, || Ok(Sample(5.0)));
+    assert_eq!(case.figures.iter().map(|figure| figure.name).collect::<Vec<_>>(), ["downtime", "total time"]);
+    let case = section.case("another case").showing(&["downtime"]);
+    case.attempt(Contender::Ferry, 1, || Ok(Sample(5.0)));
+    assert_eq!((case.figures.len(), case.samples.len()), (1, 1));
+}
+
+#[test]
 fn a_failure_is_noted_and_the_next_run_goes_on() {
     let mut section = Section::new("row", "a row");
     let case = section.case("a case");
     assert!(case.attempt(Contender::Qemu, 1, broken).is_none());
     assert!(case.attempt(Contender::Qemu, 2, || Ok(Sample(1.0))).is_some());
     assert!(case.attempt(Contender::Qemu, 3, broken).is_none());
-    assert_eq!(case.notes, ["QEMU, run 1: cannot do it: no", "QEMU, run 3: cannot do it: no"]);
+    assert_eq!(case.notes, ["QEMU, run 1: cannot do it: it is full", "QEMU, run 3: cannot do it: it is full"]);
     assert!(!case.ferry_failed);
 }
 

@@ -4,13 +4,15 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::error::BenchError;
 use crate::statistics::median;
 
 /// Writes that are timed.
 const WRITES: u64 = 15;
+/// Between two of them: one right behind the other waits for what the storage still does with the one before.
+const PAUSE: Duration = Duration::from_millis(20);
 /// A record is smaller than a sector.
 const RECORD: [u8; 512] = [0x5a; 512];
 
@@ -26,6 +28,7 @@ fn measure(directory: &Path) -> io::Result<f64> {
     file.sync_all()?;
     let mut times = vec![];
     for _ in 0..WRITES {
+        std::thread::sleep(PAUSE);
         let began = Instant::now();
         file.write_all_at(&RECORD, 0)?;
         file.sync_data()?;

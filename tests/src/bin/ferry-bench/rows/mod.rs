@@ -95,13 +95,13 @@ impl Row {
             }
             Row::Downtime => "precopy under load; limits: the bare copy, and a round trip with Ferry's save and load",
             Row::Handshake => {
-                "downtime of an idle guest; limit: a round trip with Ferry's save and load, owned: and two fdatasync"
+                "downtime of an idle guest; limit: a round trip with Ferry's save and load, owned: and one fdatasync"
             }
             Row::Postcopy => {
-                "postcopy; limits: a minor fault of a plain thread and a round trip, one for each page asked for"
+                "missing pages and total time; limits: a minor fault of a plain thread and a round trip, one for each page asked for"
             }
             Row::Slowdown => "pages touched flat out while rounds go on; limit: the speed before",
-            Row::Start => "start; limit: a process that prints a byte, and an empty VM",
+            Row::Start => "from exec on; limit: a process that prints a byte, and an empty VM",
             Row::Converge => "a guest that dirties faster than the link; limit: its working set once through the link",
             Row::Growth => "precopy by memory and by vCPUs; limits as in downtime",
             Row::Sweep => "precopy by dirty rate; limits as in downtime",
