@@ -97,12 +97,14 @@ fn run(options: &Options) -> Result<Account, BenchError> {
     };
     let mut account = Account::new(&bench.peers, bench.runs);
     let rows = if options.all { Row::value_variants() } else { &options.rows };
+    print!("{}", table::head(&account));
     for row in rows {
-        account.sections.push(row.measure(&bench));
         // What has been measured is not lost with what comes next.
+        let section = row.measure(&bench);
+        print!("{}", table::render(&section));
+        account.sections.push(section);
         account.write_json(&output.join("bench.json"))?;
     }
-    print!("{}", table::render(&account));
     let plots = options.plots.as_deref().unwrap_or(&output);
     for name in plot::write_all(&account, plots)? {
         eprintln!("ferry-bench: {}", plots.join(name).display());

@@ -2,23 +2,22 @@
 
 use std::fmt::Write;
 
-use crate::account::{Account, Case, Figure};
+use crate::account::{Account, Case, Figure, Section};
 use crate::peer::Contender::{self, Ferry, Limit, Preempt, Qemu};
 use crate::statistics::span;
 
 const NAME_WIDTH: usize = 26;
 
-/// All tables.
-pub fn render(account: &Account) -> String {
+/// What stands above all tables.
+pub fn head(account: &Account) -> String {
     let versions: Vec<_> = account.versions.values().map(String::as_str).collect();
-    let mut text = format!("{}\n{}\n", account.host, versions.join("; "));
-    let _ = writeln!(text, "medians of {} runs, taken in turns", account.runs);
-    for section in &account.sections {
-        let _ = writeln!(text, "\n{}: {}", section.row, section.title);
-        for case in &section.cases {
-            text += &render_case(case);
-        }
-    }
+    format!("{}\n{}\nmedians of {} runs, taken in turns\n", account.host, versions.join("; "), account.runs)
+}
+
+/// The tables of one row.
+pub fn render(section: &Section) -> String {
+    let mut text = format!("\n{}: {}\n", section.row, section.title);
+    section.cases.iter().for_each(|case| text += &render_case(case));
     text
 }
 
@@ -90,7 +89,7 @@ mod tests {
     use serde::Serialize;
 
     use super::*;
-    use crate::account::{Measured, Reading, Section};
+    use crate::account::{Measured, Reading};
     use crate::error::BenchError;
 
     #[derive(Serialize)]
@@ -102,9 +101,7 @@ mod tests {
         }
     }
 
-    fn account() -> Account {
-        let mut account = Account::new(&[], 2);
-        account.host = "a host".to_owned();
+    fn section() -> Section {
         let mut section = Section::new("downtime", "a title");
         let case = section.case("a guest");
         for (contender, values) in [(Ferry, [40.0, 60.0]), (Qemu, [30.0, 50.0]), (Limit, [20.0, 30.0])] {
@@ -114,18 +111,22 @@ mod tests {
             }
         }
         case.note("QEMU, run 3: it crashed");
-        account.sections.push(section);
-        account
+        section
+    }
+
+    #[test]
+    fn the_head_says_what_it_is_about() {
+        let mut account = Account::new(&[], 2);
+        account.host = "a host".to_owned();
+        account.versions.insert(Ferry, "ferry 1".to_owned());
+        account.versions.insert(Qemu, "QEMU 2".to_owned());
+        assert_eq!(head(&account), "a host\nferry 1; QEMU 2\nmedians of 2 runs, taken in turns\n");
     }
 
     #[test]
     fn ratios_come_first_and_gaps_are_dashes() {
-        let text = render(&account());
+        let text = render(&section());
         insta::assert_snapshot!(text, @r"
-        a host
-
-        medians of 2 runs, taken in turns
-
         downtime: a title
 
           a guest
@@ -138,11 +139,11 @@ mod tests {
 
     #[test]
     fn another_way_gets_its_columns_only_where_it_was_measured() {
-        let mut account = account();
-        assert!(!render(&account).contains("preempt"));
-        let case = &mut account.sections[0].cases[0];
+        let mut section = section();
+        assert!(!render(&section).contains("preempt"));
+        let case = &mut section.cases[0];
         case.attempt(Preempt, 1, || Ok::<_, BenchError>(Sample(25.0, None)));
-        let text = render(&account);
+        let text = render(&section);
         assert!(text.contains("ferry/preempt"), "{text}");
         assert!(text.contains("2.00"), "{text}");
     }

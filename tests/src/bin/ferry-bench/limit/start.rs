@@ -1,11 +1,13 @@
 //! A process that starts, and an empty VM that is made: what no VMM's start can do without.
 
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use crate::account::{Measured, Reading};
@@ -14,6 +16,9 @@ use crate::process::spawn;
 
 /// Three pages below 4 GiB that nobody uses, where KVM wants them on hosts of some kind (KVM API, `KVM_SET_TSS_ADDR`).
 const TSS_ADDRESS: usize = 0xfffb_d000;
+
+/// How long the process may take to say something.
+const ANSWER: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
 
 /// What one start took.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -52,15 +57,20 @@ fn process() -> Result<(f64, u64), BenchError> {
     let mut child = spawn(command)?;
     let mut input = child.0.stdin.take().expect("its input was asked for");
     let mut output = child.0.stdout.take().expect("its output was asked for");
-    input
-        .write_all(b"x")
-        .and_then(|()| output.read_exact(&mut [0]))
-        .map_err(BenchError::system("read the first output of cat"))?;
+    let answer = input.write_all(b"x").and_then(|()| await_output(&output)).and_then(|()| output.read_exact(&mut [0]));
+    answer.map_err(BenchError::system("read the first output of cat"))?;
     let process_ms = began.elapsed().as_secs_f64() * 1e3;
     let path = format!("/proc/{}/status", child.0.id());
     let status = std::fs::read_to_string(&path).map_err(BenchError::system(format!("read {path}")))?;
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok());
     Ok((process_ms, resident.unwrap_or(0)))
+}
+
+fn await_output(output: &impl AsFd) -> io::Result<()> {
+    match poll(&mut [PollFd::new(output, PollFlags::IN)], Some(&ANSWER))? {
+        0 => Err(io::Error::new(io::ErrorKind::TimedOut, "it says nothing")),
+        _ => Ok(()),
+    }
 }
 
 /// As Ferry and QEMU do: a kernel interrupt controller and timer, and all vCPUs.
