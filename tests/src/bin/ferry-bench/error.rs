@@ -4,6 +4,9 @@ use std::io;
 
 use ferry_vmm::qmp::client::ClientError;
 
+/// Commands whose refusal means that a VMM lacks something, rather than that something broke.
+const SETTERS: [&str; 2] = ["migrate-set-capabilities", "migrate-set-parameters"];
+
 /// Why a measurement could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
@@ -72,6 +75,18 @@ pub enum BenchError {
 }
 
 impl BenchError {
+    /// The refusal, when a VMM knows nothing of what it was asked to do.
+    pub fn refusal(&self) -> Option<String> {
+        match self {
+            BenchError::Qmp { source: refused @ ClientError::Refused { command, .. }, .. }
+                if SETTERS.contains(&command.as_str()) =>
+            {
+                Some(refused.to_string())
+            }
+            _ => None,
+        }
+    }
+
     /// Names what was being done in an I/O error.
     pub fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> BenchError {
         let what = what.into();

@@ -20,23 +20,51 @@ pub struct Guest {
     pub cpus: u32,
     /// What backs its memory under Ferry, as `--memory` names it.
     pub backing: String,
+    /// How Ferry finds the ownership record, as `--ownership` names it.
+    pub ownership: Option<String>,
     /// How it loads its memory, in words.
     pub load: String,
     workload: Workload,
 }
 
 impl Guest {
-    /// One that fills half of its memory, and then touches it at random with `rate` bytes of pages a second.
-    pub fn new(memory: u64, cpus: u32, rate: u64, idle: bool) -> Self {
-        let load = if idle {
-            "half of the memory filled, then idle".to_owned()
-        } else {
-            format!("half of the memory touched at random at {} MiB/s", rate >> 20)
+    /// One that fills half of its memory, and then touches it at random with `rate` bytes of pages a second; next to nothing at 0.
+    pub fn touching(memory: u64, cpus: u32, rate: u64) -> Self {
+        let (load, rate) = match rate {
+            0 => ("half of the memory filled, then idle".to_owned(), IDLE_RATE),
+            rate => (format!("half of the memory touched at random at {} MiB/s", rate >> 20), rate),
         };
+        Self::new(memory, cpus, load, memory / 2, Rate::BytesPerSecond(rate))
+    }
+
+    /// One that touches half of its memory at random as fast as it can.
+    pub fn flat_out(memory: u64, cpus: u32) -> Self {
+        Self::new(memory, cpus, "half of the memory touched at random, flat out".to_owned(), memory / 2, Rate::Max)
+    }
+
+    /// One that fills all of its memory, so that no page is zero, and then does next to nothing.
+    pub fn full(memory: u64, cpus: u32) -> Self {
+        // The guest caps its working set to what is free.
+        Self::new(
+            memory,
+            cpus,
+            "all of the memory filled, then idle".to_owned(),
+            memory,
+            Rate::BytesPerSecond(IDLE_RATE),
+        )
+    }
+
+    /// One that boots and does little.
+    pub fn small_load(memory: u64, cpus: u32) -> Self {
+        let small = Workload::default();
+        Self::new(memory, cpus, "4 MiB touched".to_owned(), small.working_set, small.rate)
+    }
+
+    fn new(memory: u64, cpus: u32, load: String, working_set: u64, rate: Rate) -> Self {
         let workload = Workload {
             cpus,
-            working_set: memory / 2,
-            rate: Rate::BytesPerSecond(if idle { IDLE_RATE } else { rate }),
+            working_set,
+            rate,
             order: Order::Rand,
             report_ms: REPORT_MS,
             disk: Switch::Off,
@@ -44,13 +72,23 @@ impl Guest {
             simd: Switch::Off,
             ..Workload::default()
         };
-        Guest { memory, cpus, backing: DEFAULT_BACKING.to_owned(), load, workload }
+        Guest { memory, cpus, backing: DEFAULT_BACKING.to_owned(), ownership: None, load, workload }
     }
 
-    /// One that boots and does little.
-    pub fn small_load(memory: u64, cpus: u32) -> Self {
-        let workload = Workload { cpus, report_ms: REPORT_MS, disk: Switch::Off, ..Workload::default() };
-        Guest { memory, cpus, backing: DEFAULT_BACKING.to_owned(), load: "4 MiB touched".to_owned(), workload }
+    /// The guest in words.
+    pub fn title(&self) -> String {
+        let vcpus = if self.cpus == 1 { "vCPU" } else { "vCPUs" };
+        format!("{} MiB, {} {vcpus}, {}", self.memory >> 20, self.cpus, self.load)
+    }
+
+    /// Bytes of its working set, as far as it fits.
+    pub fn working_set(&self) -> u64 {
+        self.workload.working_set
+    }
+
+    /// The same one with an ownership record under Ferry, or with `none`.
+    pub fn owned_by(self, ownership: &str) -> Self {
+        Guest { ownership: Some(ownership.to_owned()), ..self }
     }
 
     /// The same one with other memory under Ferry.

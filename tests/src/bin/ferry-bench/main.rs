@@ -1,19 +1,19 @@
 //! `ferry-bench`: what a migration costs here, beside what this host could do at best and beside QEMU.
 //!
-//! `ci/bench` builds and calls it. One guest (the embedded one) is migrated over loopback TCP by Ferry, by QEMU where it is
-//! installed, and its bytes are then copied by a bare pair of sockets, in turns, so that all three meet the same moods of the
-//! machine. Everything is killed and removed at the end, also when it is interrupted.
+//! `ci/bench` builds and calls it. It has rows, each a question ([`rows::Row`]). For each, one guest (the embedded one) is migrated
+//! over loopback TCP by Ferry, by QEMU where it is installed, and the host's own limit is taken without a VMM, in turns, so that all
+//! meet the same moods of the machine. A measurement that fails is noted, and the others go on. Everything is killed and
+//! removed at the end, also when it is interrupted.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{ArgGroup, Parser, ValueEnum};
 
 use crate::account::Account;
 use crate::error::BenchError;
-use crate::machine::Guest;
 use crate::peer::Peer;
-use crate::postcopy::{Contender, When};
+use crate::rows::{Bench, Row};
 
 mod account;
 mod error;
@@ -21,54 +21,60 @@ mod limit;
 mod machine;
 mod migration;
 mod peer;
+mod plot;
 mod postcopy;
 mod process;
+mod rows;
 mod serial;
 mod startup;
 mod statistics;
 mod surroundings;
+mod svg;
 mod table;
+mod target;
 
-/// Measure migrations of the embedded guest, beside a bare copy over loopback TCP and beside QEMU.
+/// Measure migrations of the embedded guest, beside QEMU and beside what this host could do at best.
 #[derive(Parser, Debug)]
 #[command(name = "ferry-bench", max_term_width = 100)]
+#[command(group(ArgGroup::new("what").required(true).args(["rows", "all"])))]
 struct Options {
-    /// Migrations of each kind; medians are shown
-    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
-    runs: u32,
-    /// Guest memory, in MiB, one table for each
-    #[arg(long, default_values_t = [1024, 4096], value_name = "MIB", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(64..=8192))]
-    sizes: Vec<u64>,
-    /// vCPUs of the guest
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
-    cpus: u32,
-    /// How fast the guest touches pages at random in half of its memory, in MiB/s
-    #[arg(long, default_value_t = 400, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=100_000))]
-    rate: u64,
-    /// Let the guest fill half of its memory and then do next to nothing
+    /// What to measure
+    #[arg(value_name = "ROW")]
+    rows: Vec<Row>,
+    /// Measure every row
     #[arg(long)]
-    idle: bool,
-    /// Migrate by postcopy, QEMU without and with postcopy-preempt, and switch then [when not said: first-round]
-    #[arg(long, value_name = "WHEN", num_args = 0..=1, default_missing_value = "first-round")]
-    postcopy: Option<When>,
+    all: bool,
+    /// Runs of each kind; medians are shown
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    runs: u32,
+    /// Guest memory in MiB, in the place of each row's own; a row that takes one size takes the first
+    #[arg(long, value_name = "MIB", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(64..=8192))]
+    sizes: Vec<u64>,
+    /// Starts of each kind, in the row `start`
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    starts: u32,
     /// What backs Ferry's guest memory
     #[arg(long, default_value = "anon", value_name = "anon|memfd", value_parser = ["anon", "memfd"])]
     backing: String,
-    /// Starts of each kind, for the time to the first serial byte and the memory overhead; 0 leaves that out
-    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1000))]
-    starts: u32,
     /// Do not compare with QEMU
     #[arg(long)]
     no_qemu: bool,
-    /// Write every measured value there, as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    /// Write bench.json with every sample there [default: bench in the target directory]
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Write the plots there [default: beside bench.json]
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
     match run(&options) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(account) if account.ferry_failed() => {
+            eprintln!("ferry-bench: Ferry failed; the lines with a star say where");
+            ExitCode::FAILURE
+        }
+        Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("ferry-bench: {}", ferry_vmm::runtime::causes(&error));
             ExitCode::FAILURE
@@ -76,54 +82,39 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Options) -> Result<(), BenchError> {
-    let directory = surroundings::prepare()?;
-    let peers = Peer::available(options.no_qemu);
-    let mut account = Account::new(&peers, options.cpus, options.runs);
-    for size_mib in &options.sizes {
-        let guest = Guest::new(size_mib << 20, options.cpus, options.rate << 20, options.idle);
-        let guest = guest.backed_by(&options.backing);
-        for run in 1..=options.runs {
-            let turn = format!("{size_mib} MiB, run {run} of {}", options.runs);
-            match options.postcopy {
-                Some(when) => {
-                    for contender in Contender::all(&peers, when) {
-                        eprintln!("{turn}: {} by postcopy", contender.name());
-                        let sample = postcopy::measure(&contender, &guest, directory.path())?;
-                        account.moved_by_postcopy(&guest, &contender, sample);
-                    }
-                }
-                None => by_precopy(&mut account, &peers, &guest, directory.path(), &turn)?,
-            }
-        }
+fn run(options: &Options) -> Result<Account, BenchError> {
+    let output = options.output.clone().unwrap_or_else(default_output);
+    std::fs::create_dir_all(&output).map_err(BenchError::system(format!("make {}", output.display())))?;
+    let surroundings = surroundings::prepare(&output)?;
+    let bench = Bench {
+        peers: Peer::available(options.no_qemu),
+        runs: options.runs,
+        starts: options.starts,
+        sizes_mib: options.sizes.clone(),
+        backing: options.backing.clone(),
+        directory: surroundings.sockets.path().to_owned(),
+        storage: surroundings.storage.path().to_owned(),
+    };
+    let mut account = Account::new(&bench.peers, bench.runs);
+    let rows = if options.all { Row::value_variants() } else { &options.rows };
+    print!("{}", table::head(&account));
+    for row in rows {
+        // What has been measured is not lost with what comes next.
+        let section = row.measure(&bench);
+        print!("{}", table::render(&section));
+        account.sections.push(section);
+        account.write_json(&output.join("bench.json"))?;
     }
-    for start in 1..=options.starts {
-        for peer in &peers {
-            eprintln!("start {start} of {}: {}", options.starts, peer.name());
-            account.started(peer, startup::measure(peer, options.cpus, directory.path())?);
-        }
+    let plots = options.plots.as_deref().unwrap_or(&output);
+    for name in plot::write_all(&account, plots)? {
+        eprintln!("ferry-bench: {}", plots.join(name).display());
     }
-    print!("{}", table::render(&account));
-    if let Some(path) = &options.json {
-        account.write_json(path)?;
-    }
-    Ok(())
+    eprintln!("ferry-bench: {}", output.join("bench.json").display());
+    Ok(account)
 }
 
-/// Everybody's turn, and then the bare copy's.
-fn by_precopy(
-    account: &mut Account,
-    peers: &[Peer],
-    guest: &Guest,
-    directory: &Path,
-    turn: &str,
-) -> Result<(), BenchError> {
-    for peer in peers {
-        eprintln!("{turn}: {}", peer.name());
-        account.migrated(guest, peer, migration::measure(peer, guest, directory)?);
-    }
-    eprintln!("{turn}: bare copy");
-    let copy = limit::measure(account.newest_bytes(guest))?;
-    account.copied(guest, copy);
-    Ok(())
+/// `TARGET/bench`, for a program that is `TARGET/PROFILE/ferry-bench`.
+fn default_output() -> PathBuf {
+    let program = std::env::current_exe().unwrap_or_default();
+    program.ancestors().nth(2).unwrap_or(Path::new("target")).join("bench")
 }

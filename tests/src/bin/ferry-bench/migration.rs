@@ -4,16 +4,17 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
+use crate::account::{Measured, Reading};
 use crate::error::BenchError;
 use crate::machine::Guest;
 use crate::peer::{Kind, Peer, Role};
 use crate::process::Process;
 use crate::serial::SerialLog;
 
-/// Filling half of 8 GiB, on a slow machine.
-pub const FILL: Duration = Duration::from_secs(120);
+/// Filling all of 8 GiB, on a slow machine.
+pub const FILL: Duration = Duration::from_secs(240);
 /// The longest migration that is worth waiting for.
 pub const MIGRATE: Duration = Duration::from_secs(180);
 /// A report is due ten times a second.
@@ -28,6 +29,66 @@ const DOWNTIME_LIMIT_MS: u64 = 300;
 /// No limit that a loopback link could reach; QEMU's default of 128 MiB/s is one.
 pub const MAX_BANDWIDTH: u64 = 1 << 40;
 
+/// How a guest is migrated.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    capabilities: Vec<&'static str>,
+    both: Map<String, Value>,
+    source: Map<String, Value>,
+    ferry: Map<String, Value>,
+}
+
+impl Plan {
+    /// By precopy, with QEMU's `downtime-limit` and no limit of the bandwidth.
+    pub fn precopy() -> Self {
+        let limit = |name: &str, value: u64| (name.to_owned(), value.into());
+        let source = [limit("downtime-limit", DOWNTIME_LIMIT_MS), limit("max-bandwidth", MAX_BANDWIDTH)];
+        Plan { capabilities: vec![], both: Map::new(), source: Map::from_iter(source), ferry: Map::new() }
+    }
+
+    /// With a capability on both sides.
+    pub fn with(mut self, capability: &'static str) -> Self {
+        self.capabilities.push(capability);
+        self
+    }
+
+    /// With a parameter on both sides.
+    pub fn on_both(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.both.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// With a parameter on the source.
+    pub fn on_source(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.source.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// With a parameter that only Ferry has, on the source.
+    pub fn on_ferry(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.ferry.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Tells both processes. To be called before the destination listens.
+    pub fn apply(&self, peer: &Peer, source: &mut Process, destination: &mut Process) -> Result<(), BenchError> {
+        if !self.capabilities.is_empty() {
+            source.switch_on(&self.capabilities)?;
+            destination.switch_on(&self.capabilities)?;
+        }
+        let mut parameters = self.source.clone();
+        parameters.extend(self.both.clone());
+        if peer.kind == Kind::Ferry {
+            parameters.extend(self.ferry.clone());
+        }
+        source.execute("migrate-set-parameters", parameters.into())?;
+        if !self.both.is_empty() {
+            destination.execute("migrate-set-parameters", self.both.clone().into())?;
+        }
+        Ok(())
+    }
+}
+
 /// What one migration took.
 #[derive(Clone, Debug, Serialize)]
 pub struct Sample {
@@ -37,6 +98,8 @@ pub struct Sample {
     pub observed_ms: f64,
     /// `downtime`, in milliseconds; Ferry gives it to the microsecond.
     pub downtime_ms: f64,
+    /// Ferry's saving and loading of the device state, in milliseconds: no downtime could do without.
+    pub state_ms: Option<f64>,
     /// The longest gap between two touches of pages, in milliseconds, in the guest's reports that span the switchover.
     pub gap_ms: f64,
     /// The longest gap in the reports of the source from the command on.
@@ -45,23 +108,41 @@ pub struct Sample {
     pub bytes: u64,
     /// How often the dirty log was taken.
     pub rounds: u64,
+    /// Ferry's handshake.
+    pub handshake: Option<String>,
 }
 
-impl Sample {
-    /// Gigabytes (10⁹) a second.
-    pub fn gigabytes_per_second(&self) -> f64 {
-        self.bytes as f64 / 1e6 / self.total_ms
+impl Measured for Sample {
+    fn readings(&self) -> Vec<Reading> {
+        vec![
+            Reading::new(TOTAL, "ms", self.total_ms),
+            Reading::new("by the bench's clock", "ms", self.observed_ms),
+            Reading::new(DOWNTIME, "ms", self.downtime_ms),
+            Reading::new(GAP, "ms", self.gap_ms),
+            Reading::new("longest before the stop", "ms", self.gap_before_ms),
+            Reading::new(RATE, "GB", self.bytes as f64 / 1e6 / self.total_ms),
+            Reading::new("moved", "GB", self.bytes as f64 / 1e9),
+            Reading::new("rounds", "", self.rounds as f64),
+        ]
     }
 }
 
+/// Names of figures that have limits or are plotted.
+pub const TOTAL: &str = "total time";
+/// As `query-migrate` gives it.
+pub const DOWNTIME: &str = "downtime";
+/// The guest's own word.
+pub const GAP: &str = "guest's longest gap";
+/// Bytes moved by total time.
+pub const RATE: &str = "moved a second";
+
 /// Boots, loads, migrates, measures, and ends both processes.
-pub fn measure(peer: &Peer, guest: &Guest, directory: &Path) -> Result<Sample, BenchError> {
+pub fn measure(peer: &Peer, guest: &Guest, plan: &Plan, directory: &Path) -> Result<Sample, BenchError> {
     let mut source = Process::start(peer, guest, Role::Source, directory)?;
     let mut log = SerialLog::new(&source)?;
     let mut destination = Process::start(peer, guest, Role::Destination, directory)?;
+    plan.apply(peer, &mut source, &mut destination)?;
     let uri = destination.listen()?;
-    let parameters = json!({ "downtime-limit": DOWNTIME_LIMIT_MS, "max-bandwidth": MAX_BANDWIDTH });
-    source.execute("migrate-set-parameters", parameters)?;
     log.wait_ready(&mut source, guest.cpus, FILL)?;
     log.wait_reports(&mut source, guest.cpus, WARM_UP, REPORTS)?;
 
@@ -76,17 +157,49 @@ pub fn measure(peer: &Peer, guest: &Guest, directory: &Path) -> Result<Sample, B
     log.moved_to(&destination)?;
     log.wait_reports(&mut destination, guest.cpus, SPANNING, REPORTS)?;
 
-    let downtime_ms = match peer.kind {
-        Kind::Ferry => source.number(&info, &["x-ferry-downtime-us"])? as f64 / 1e3,
-        Kind::Qemu => source.number(&info, &["downtime"])? as f64,
-    };
     Ok(Sample {
         total_ms: source.number(&info, &["total-time"])?.max(1) as f64,
         observed_ms: observed.as_secs_f64() * 1e3,
-        downtime_ms,
+        downtime_ms: downtime_ms(peer, &source, &info)?,
+        state_ms: state_ms(&info),
         gap_ms: log.longest_gap_us(&left, SPANNING) as f64 / 1e3,
         gap_before_ms: gap_before_us as f64 / 1e3,
         bytes: source.number(&info, &["ram", "transferred"])?,
         rounds: source.number(&info, &["ram", "dirty-sync-count"])?,
+        handshake: info["x-ferry-handshake"].as_str().map(str::to_owned),
     })
+}
+
+/// The downtime as the source tells it, as finely as it does.
+pub fn downtime_ms(peer: &Peer, source: &Process, info: &Value) -> Result<f64, BenchError> {
+    match peer.kind {
+        Kind::Ferry => Ok(source.number(info, &["x-ferry-downtime-us"])? as f64 / 1e3),
+        Kind::Qemu => Ok(source.number(info, &["downtime"])? as f64),
+    }
+}
+
+/// What saving and loading the device state took, where the source tells it.
+pub fn state_ms(info: &Value) -> Option<f64> {
+    let part = |name: &str| info["x-ferry-downtime"][name].as_f64();
+    Some((part("device-save-us")? + part("load-us")?) / 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_gathers_what_it_is_told() {
+        let plan = Plan::precopy().with("multifd").on_both("multifd-channels", 2).on_source("max-bandwidth", 5);
+        assert_eq!(plan.capabilities, ["multifd"]);
+        assert_eq!(plan.both["multifd-channels"], 2);
+        assert_eq!((&plan.source["max-bandwidth"], &plan.source["downtime-limit"]), (&json!(5), &json!(300)));
+    }
+
+    #[test]
+    fn saving_and_loading_are_told_by_those_who_tell() {
+        let ferry = json!({ "x-ferry-downtime": { "device-save-us": 250, "load-us": 500, "stop-us": 9 } });
+        assert_eq!(state_ms(&ferry), Some(0.75));
+        assert_eq!(state_ms(&json!({ "downtime": 3 })), None);
+    }
 }

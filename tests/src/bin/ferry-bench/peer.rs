@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde::{Serialize, Serializer};
+
 use crate::machine::Guest;
 
 /// QEMU's `microvm` with what the embedded guest uses and nothing else.
@@ -16,6 +18,37 @@ pub enum Kind {
     Ferry,
     /// The one that everybody knows.
     Qemu,
+}
+
+/// Who has values in the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Contender {
+    /// This project.
+    Ferry,
+    /// QEMU.
+    Qemu,
+    /// QEMU's postcopy with a channel of its own for pages that are asked for.
+    Preempt,
+    /// What this host could do at best, with no VMM in the way.
+    Limit,
+}
+
+impl Contender {
+    /// Its name in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Contender::Ferry => "ferry",
+            Contender::Qemu => "QEMU",
+            Contender::Preempt => "preempt",
+            Contender::Limit => "limit",
+        }
+    }
+}
+
+impl Serialize for Contender {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
 }
 
 /// A VMM on this machine.
@@ -59,7 +92,15 @@ impl Peer {
 
     /// Its name in tables.
     pub fn name(&self) -> &'static str {
-        self.kind.name()
+        self.contender().name()
+    }
+
+    /// Whose values its are.
+    pub fn contender(&self) -> Contender {
+        match self.kind {
+            Kind::Ferry => Contender::Ferry,
+            Kind::Qemu => Contender::Qemu,
+        }
     }
 
     /// The command that starts it. Guest kernels for QEMU come from `kernel`; Ferry has the same one built in.
@@ -73,20 +114,11 @@ impl Peer {
     }
 }
 
-impl Kind {
-    /// Its name in tables.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Kind::Ferry => "ferry",
-            Kind::Qemu => "QEMU",
-        }
-    }
-}
-
 fn ferry(command: &mut Command, guest: &Guest, role: Role, console: Console<'_>, qmp: &Path) {
     command.args(["run", "--name", "bench", "--cmdline", &guest.cmdline()]);
     let memory = format!("{}M,backing={}", guest.memory >> 20, guest.backing);
     command.args(["--memory", &memory, "--cpus", &guest.cpus.to_string()]);
+    command.args(guest.ownership.iter().flat_map(|ownership| ["--ownership", ownership]));
     command.args(["--qmp", &format!("unix:{}", qmp.display())]);
     match console {
         Console::File(path) => command.args(["--serial", &format!("file:{}", path.display())]),

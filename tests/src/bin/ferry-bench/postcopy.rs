@@ -12,10 +12,13 @@ use ferry_guest::lines::Stalls;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::account::{Measured, Reading};
 use crate::error::BenchError;
 use crate::machine::Guest;
-use crate::migration::{FILL, MAX_BANDWIDTH, MIGRATE, REPORTS, SPANNING, WARM_UP};
-use crate::peer::{Kind, Peer, Role};
+use crate::migration::{
+    DOWNTIME, FILL, GAP, MAX_BANDWIDTH, MIGRATE, Plan, REPORTS, SPANNING, TOTAL, WARM_UP, downtime_ms, state_ms,
+};
+use crate::peer::{Contender, Kind, Peer, Role};
 use crate::process::Process;
 use crate::serial::SerialLog;
 
@@ -24,19 +27,22 @@ const DOWNTIME_LIMIT_MS: u64 = 1;
 
 /// A VMM and its way to do postcopy.
 #[derive(Clone, Copy, Debug)]
-pub struct Contender<'a> {
+pub struct Way<'a> {
     peer: &'a Peer,
     preempt: bool,
     when: When,
+    bandwidth: u64,
 }
 
 /// When the guest changes sides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
     /// After the first round: what was dirtied meanwhile is missing.
     FirstRound,
     /// At once: nearly everything is missing.
     AtOnce,
+    /// When rounds stop paying, as Ferry finds by itself; the others are told after the first round.
+    NoProgress,
 }
 
 /// What one migration by postcopy took.
@@ -49,6 +55,8 @@ pub struct Sample {
     /// `downtime`, in milliseconds; Ferry gives it to the microsecond. Missing where it is longer than all: QEMU 7.2 forgets to
     /// note the stop.
     pub downtime_ms: Option<f64>,
+    /// Ferry's saving and loading of the device state, in milliseconds.
+    pub state_ms: Option<f64>,
     /// The longest gap between two touches of pages, in milliseconds, in the guest's reports that span the switchover.
     pub gap_ms: f64,
     /// The same in all reports from the switchover to the end.
@@ -66,12 +74,14 @@ pub struct Sample {
 }
 
 /// Stalls that the guest saw.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Stalled {
     /// How many.
     pub count: u64,
     /// All added up, in milliseconds.
     pub total_ms: f64,
+    /// Shortest stall of a bucket, in microseconds, and how many fell into it; empty buckets are left out.
+    pub buckets: Vec<(u64, u32)>,
     /// Half of them were no longer, in microseconds.
     pub p50_us: Option<f64>,
     /// 99 of 100 were no longer.
@@ -91,19 +101,53 @@ pub struct Waits {
     pub p99_us: Option<f64>,
 }
 
-impl<'a> Contender<'a> {
+impl Measured for Sample {
+    fn readings(&self) -> Vec<Reading> {
+        vec![
+            Reading::new(TOTAL, "ms", self.total_ms),
+            Reading::new("by the bench's clock", "ms", self.observed_ms),
+            Reading::perhaps(DOWNTIME, "ms", self.downtime_ms),
+            Reading::new(GAP, "ms", self.gap_ms),
+            Reading::new("longest until the end", "ms", self.longest_gap_ms),
+            Reading::new("pages asked for", "", self.requests as f64),
+            Reading::perhaps(ONE_P50, "µs", self.missing.p50_us),
+            Reading::perhaps(ONE_P99, "µs", self.missing.p99_us),
+            Reading::new(ALL, "ms", self.missing.total_ms),
+            Reading::new("guest: with other stalls", "ms", self.stalls.total_ms),
+            Reading::perhaps("destination: one, p50", "µs", self.waits.p50_us),
+            Reading::perhaps("destination: one, p99", "µs", self.waits.p99_us),
+            Reading::perhaps("destination: one, mean", "µs", self.waits.mean_us),
+            Reading::perhaps("destination: all", "ms", self.waits.total_ms),
+            Reading::new("moved", "GB", self.bytes as f64 / 1e9),
+        ]
+    }
+}
+
+/// Names of figures that have limits or are plotted.
+pub const ONE_P50: &str = "guest: one, p50";
+/// As above.
+pub const ONE_P99: &str = "guest: one, p99";
+/// The stalls of all missing pages.
+pub const ALL: &str = "guest: all";
+
+impl<'a> Way<'a> {
     /// All ways that these VMMs have.
     pub fn all(peers: &'a [Peer], when: When) -> Vec<Self> {
         let ways = |peer: &'a Peer| {
             let ways: &[bool] = if peer.kind == Kind::Qemu { &[false, true] } else { &[false] };
-            ways.iter().map(move |preempt| Contender { peer, preempt: *preempt, when })
+            ways.iter().map(move |preempt| Way { peer, preempt: *preempt, when, bandwidth: MAX_BANDWIDTH })
         };
         peers.iter().flat_map(ways).collect()
     }
 
-    /// Its name in tables.
-    pub fn name(&self) -> &'static str {
-        if self.preempt { PREEMPT } else { self.peer.name() }
+    /// The same with a slower link, in bytes a second.
+    pub fn limited_to(self, bandwidth: u64) -> Self {
+        Way { bandwidth, ..self }
+    }
+
+    /// Whose values these are.
+    pub fn contender(&self) -> Contender {
+        if self.preempt { Contender::Preempt } else { self.peer.contender() }
     }
 
     fn capabilities(&self, role: Role) -> Vec<&'static str> {
@@ -113,26 +157,34 @@ impl<'a> Contender<'a> {
         names.extend((self.peer.kind == Kind::Qemu && role == Role::Destination).then_some("postcopy-blocktime"));
         names
     }
+
+    fn plan(&self) -> Plan {
+        let plan =
+            Plan::precopy().on_source("downtime-limit", DOWNTIME_LIMIT_MS).on_source("max-bandwidth", self.bandwidth);
+        match (self.peer.kind, self.when) {
+            (Kind::Ferry, When::FirstRound) => plan.on_ferry("x-ferry-postcopy-when", "first-round"),
+            (Kind::Ferry, When::NoProgress) => plan.on_ferry("x-ferry-postcopy-when", "no-progress"),
+            (Kind::Ferry, When::AtOnce) => plan,
+            // QEMU lifts the limit in postcopy unless told otherwise.
+            (Kind::Qemu, _) => plan.on_source("max-postcopy-bandwidth", self.bandwidth),
+        }
+    }
 }
 
-/// QEMU with a channel of its own for pages that are asked for.
-pub const PREEMPT: &str = "preempt";
-
 /// Boots, loads, migrates, switches to postcopy, measures, and ends both processes.
-pub fn measure(contender: &Contender<'_>, guest: &Guest, directory: &Path) -> Result<Sample, BenchError> {
-    let mut source = Process::start(contender.peer, guest, Role::Source, directory)?;
+pub fn measure(way: &Way<'_>, guest: &Guest, directory: &Path) -> Result<Sample, BenchError> {
+    let mut source = Process::start(way.peer, guest, Role::Source, directory)?;
     let mut log = SerialLog::new(&source)?;
-    let mut destination = Process::start(contender.peer, guest, Role::Destination, directory)?;
-    source.switch_on(&contender.capabilities(Role::Source))?;
-    destination.switch_on(&contender.capabilities(Role::Destination))?;
+    let mut destination = Process::start(way.peer, guest, Role::Destination, directory)?;
+    source.switch_on(&way.capabilities(Role::Source))?;
+    destination.switch_on(&way.capabilities(Role::Destination))?;
+    way.plan().apply(way.peer, &mut source, &mut destination)?;
     let uri = destination.listen()?;
-    let parameters = json!({ "downtime-limit": DOWNTIME_LIMIT_MS, "max-bandwidth": MAX_BANDWIDTH });
-    source.execute("migrate-set-parameters", parameters)?;
     log.wait_ready(&mut source, guest.cpus, FILL)?;
     log.wait_reports(&mut source, guest.cpus, WARM_UP, REPORTS)?;
 
     let began = Instant::now();
-    begin(contender, &mut source, &uri)?;
+    begin(way, &mut source, &uri)?;
     let info = source.wait_completed(MIGRATE)?;
     let observed = began.elapsed();
     log.read(&source)?;
@@ -141,10 +193,8 @@ pub fn measure(contender: &Contender<'_>, guest: &Guest, directory: &Path) -> Re
     let arrived = destination.wait_completed(MIGRATE)?;
     log.wait_reports(&mut destination, guest.cpus, SPANNING, REPORTS)?;
 
-    let (downtime_ms, waits) = match contender.peer.kind {
-        Kind::Ferry => (source.number(&info, &["x-ferry-downtime-us"])? as f64 / 1e3, ferry_waits(&arrived)),
-        Kind::Qemu => (source.number(&info, &["downtime"])? as f64, qemu_waits(&arrived)),
-    };
+    let downtime_ms = downtime_ms(way.peer, &source, &info)?;
+    let waits = if way.peer.kind == Kind::Ferry { ferry_waits(&arrived) } else { qemu_waits(&arrived) };
     let total_ms = source.number(&info, &["total-time"])?.max(1) as f64;
     let requests = source.number(&info, &["ram", "postcopy-requests"])?;
     let stalls = log.stalls(&left);
@@ -152,6 +202,7 @@ pub fn measure(contender: &Contender<'_>, guest: &Guest, directory: &Path) -> Re
         total_ms,
         observed_ms: observed.as_secs_f64() * 1e3,
         downtime_ms: Some(downtime_ms).filter(|ms| *ms <= total_ms),
+        state_ms: state_ms(&info),
         gap_ms: log.longest_gap_us(&left, SPANNING) as f64 / 1e3,
         longest_gap_ms: log.longest_gap_us(&left, usize::MAX) as f64 / 1e3,
         stalls: stalled(&stalls),
@@ -163,16 +214,12 @@ pub fn measure(contender: &Contender<'_>, guest: &Guest, directory: &Path) -> Re
 }
 
 /// Ferry knows by itself when the first round is over; QEMU is told then.
-fn begin(contender: &Contender<'_>, source: &mut Process, uri: &str) -> Result<(), BenchError> {
-    let by_itself = contender.peer.kind == Kind::Ferry && contender.when == When::FirstRound;
-    if by_itself {
-        source.execute("migrate-set-parameters", json!({ "x-ferry-postcopy-when": "first-round" }))?;
-    }
+fn begin(way: &Way<'_>, source: &mut Process, uri: &str) -> Result<(), BenchError> {
     source.execute("migrate", json!({ "uri": uri }))?;
-    if by_itself {
-        return Ok(());
-    }
-    if contender.when == When::FirstRound {
+    if way.when != When::AtOnce {
+        if way.peer.kind == Kind::Ferry {
+            return Ok(());
+        }
         source.wait_round(2, MIGRATE)?;
     }
     source.execute("migrate-start-postcopy", json!({})).map(drop)
@@ -182,6 +229,7 @@ fn stalled(stalls: &Stalls) -> Stalled {
     Stalled {
         count: stalls.count(),
         total_ms: stalls.total_us as f64 / 1e3,
+        buckets: (0..).map(Stalls::floor_us).zip(stalls.counts).filter(|(_, count)| *count > 0).collect(),
         p50_us: stalls.percentile_us(50),
         p99_us: stalls.percentile_us(99),
     }
@@ -189,11 +237,13 @@ fn stalled(stalls: &Stalls) -> Stalled {
 
 fn ferry_waits(info: &Value) -> Waits {
     let waits = &info["x-ferry-postcopy"]["waits"];
+    // Of no wait it says 0.
+    let of_one = |name: &str| waits[name].as_f64().filter(|_| waits["count"] != 0);
     Waits {
         total_ms: waits["total-us"].as_f64().map(|us| us / 1e3),
         mean_us: mean_us(info),
-        p50_us: waits["p50-us"].as_f64(),
-        p99_us: waits["p99-us"].as_f64(),
+        p50_us: of_one("p50-us"),
+        p99_us: of_one("p99-us"),
     }
 }
 
@@ -221,6 +271,10 @@ mod tests {
         let waits = ferry_waits(&ferry);
         assert_eq!((waits.total_ms, waits.mean_us), (Some(0.083), Some(41.5)));
         assert_eq!((waits.p50_us, waits.p99_us), (Some(40.0), Some(43.0)));
+
+        let none = json!({ "x-ferry-postcopy": { "waits": { "count": 0, "total-us": 0, "p50-us": 0, "p99-us": 0 } } });
+        let waits = ferry_waits(&none);
+        assert_eq!((waits.total_ms, waits.p50_us, waits.p99_us), (Some(0.0), None, None));
 
         let old = json!({ "postcopy-blocktime": 9, "postcopy-vcpu-blocktime": [9, 12] });
         let waits = qemu_waits(&old);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ferry_vmm::qmp::client::Client;
+use ferry_vmm::qmp::client::{Client, ClientError};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -16,6 +16,8 @@ use crate::peer::{Console, Peer, Role};
 
 /// How long a process may take to answer.
 const ANSWER: Duration = Duration::from_secs(20);
+/// How long a process that has closed its socket may take to end.
+const REAP: Duration = Duration::from_secs(2);
 /// Between two looks at a process that tells nobody when it is done.
 const POLL: Duration = Duration::from_millis(5);
 /// How much of a process's standard error an error shows.
@@ -85,9 +87,7 @@ impl Process {
 
     /// Executes a QMP command.
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, BenchError> {
-        self.client
-            .execute(command, arguments)
-            .map_err(|source| BenchError::Qmp { process: self.label.clone(), source })
+        self.client.execute(command, arguments).map_err(|source| self.spoken(source))
     }
 
     /// Lets a destination listen on a free port of loopback. Capabilities must be set before. Returns a URI for `migrate`.
@@ -111,10 +111,7 @@ impl Process {
         let deadline = Instant::now() + within;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let event = self
-                .client
-                .wait_event("MIGRATION_PASS", left)
-                .map_err(|source| BenchError::Qmp { process: self.label.clone(), source })?;
+            let event = self.client.wait_event("MIGRATION_PASS", left).map_err(|source| self.spoken(source))?;
             if event["data"]["pass"].as_u64().is_some_and(|pass| pass >= round) {
                 return Ok(());
             }
@@ -126,10 +123,7 @@ impl Process {
         let deadline = Instant::now() + within;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let event = self
-                .client
-                .wait_event("MIGRATION", left)
-                .map_err(|source| BenchError::Qmp { process: self.label.clone(), source })?;
+            let event = self.client.wait_event("MIGRATION", left).map_err(|source| self.spoken(source))?;
             let status = event["data"]["status"].as_str().unwrap_or_default();
             if matches!(status, "completed" | "failed" | "cancelled" | "uncertain" | "postcopy-paused") {
                 break;
@@ -155,6 +149,19 @@ impl Process {
     pub fn number(&self, reply: &Value, path: &[&str]) -> Result<u64, BenchError> {
         let found = path.iter().try_fold(reply, |value, name| value.get(name)).and_then(Value::as_u64);
         found.ok_or_else(|| self.lacks(&path.join("."), reply))
+    }
+
+    /// Why a conversation failed: a process that crashed is told from one that answers with an error.
+    fn spoken(&mut self, source: ClientError) -> BenchError {
+        let deadline = Instant::now() + REAP;
+        let broken = matches!(source, ClientError::Closed { .. } | ClientError::Io { .. });
+        while broken && Instant::now() < deadline {
+            if !matches!(self.child.0.try_wait(), Ok(None)) {
+                return silent(&mut self.child, &self.label, &self.stderr);
+            }
+            std::thread::sleep(POLL);
+        }
+        BenchError::Qmp { process: self.label.clone(), source }
     }
 
     fn lacks(&self, field: &str, reply: &Value) -> BenchError {

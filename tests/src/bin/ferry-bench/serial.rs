@@ -72,6 +72,18 @@ impl SerialLog {
         self.reports.iter().filter_map(after).max().unwrap_or(0)
     }
 
+    /// Pages that all vCPUs together touched a second, from the first to the last report of each after `from`. `None` when a vCPU
+    /// has not reported twice.
+    pub fn pages_per_second(&self, from: &BTreeMap<u32, usize>) -> Option<f64> {
+        let of = |(cpu, reports): (&u32, &Vec<Report>)| {
+            let reports = reports.get(from.get(cpu).copied().unwrap_or(0)..)?;
+            let (first, last) = (reports.first()?, reports.last()?);
+            let ms = last.uptime_ms.checked_sub(first.uptime_ms).filter(|ms| *ms > 0)?;
+            Some((last.pages - first.pages) as f64 * 1e3 / ms as f64)
+        };
+        self.reports.iter().map(of).sum()
+    }
+
     /// The stalls of all vCPUs in the reports after `from`.
     pub fn stalls(&self, from: &BTreeMap<u32, usize>) -> Stalls {
         let mut all = Stalls::default();

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::account::{Measured, Reading};
 use crate::error::BenchError;
 use crate::machine::Guest;
 use crate::peer::{Console, Peer, Role};
@@ -28,6 +29,15 @@ pub struct Sample {
     pub first_byte_ms: f64,
     /// KiB that are resident outside of guest memory, while the guest runs.
     pub overhead_kib: u64,
+}
+
+impl Measured for Sample {
+    fn readings(&self) -> Vec<Reading> {
+        vec![
+            Reading::new("first serial byte", "ms", self.first_byte_ms),
+            Reading::new("memory of the VMM", "MiB", self.overhead_kib as f64 / 1024.0),
+        ]
+    }
 }
 
 /// Starts one process, reads its guest's first output, looks at its memory, and ends it.

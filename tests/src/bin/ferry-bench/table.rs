@@ -1,73 +1,78 @@
-//! The table that people read: ratios first, then the medians behind them.
+//! The table that people read: ratios first, then the medians behind them with Ferry's span, then targets and verdicts.
 
 use std::fmt::Write;
 
-use crate::account::{Account, Size};
-use crate::peer::Kind;
-use crate::statistics::median;
-use crate::{migration, postcopy, startup};
+use crate::account::{Account, Case, Figure, Section};
+use crate::peer::Contender::{self, Ferry, Limit, Preempt, Qemu};
+use crate::statistics::span;
 
-const FERRY: &str = Kind::Ferry.name();
-const QEMU: &str = Kind::Qemu.name();
+const NAME_WIDTH: usize = 26;
 
-/// All tables.
-pub fn render(account: &Account) -> String {
-    let mut text = String::new();
+/// What stands above all tables.
+pub fn head(account: &Account) -> String {
     let versions: Vec<_> = account.versions.values().map(String::as_str).collect();
-    let _ = writeln!(text, "{}\n{}", account.host, versions.join("; "));
-    let _ = writeln!(text, "guests with {} vCPU; medians of {} runs, taken in turns", account.cpus, account.runs);
-    for size in &account.sizes {
-        let _ = writeln!(text, "\n{} MiB ({} under ferry), {}", size.memory >> 20, size.backing, size.load);
-        let (head, rows) = match size.postcopies.is_empty() {
-            true => (HEAD, migrations(size)),
-            false => (POSTCOPY_HEAD, postcopies(size)),
-        };
-        text += head;
-        for row in rows {
-            text += &row.render();
-        }
+    format!("{}\n{}\nmedians of {} runs, taken in turns\n", account.host, versions.join("; "), account.runs)
+}
+
+/// The tables of one row.
+pub fn render(section: &Section) -> String {
+    let mut text = format!("\n{}: {}\n", section.row, section.title);
+    section.cases.iter().for_each(|case| text += &render_case(case));
+    text
+}
+
+fn render_case(case: &Case) -> String {
+    let others: Vec<_> =
+        [Qemu, Preempt, Limit].into_iter().filter(|other| *other != Preempt || case.has(*other)).collect();
+    let mut text = format!("\n  {}\n", case.title);
+    let mut head = format!("  {:<NAME_WIDTH$}", "");
+    for other in &others {
+        let _ = write!(head, " {:>13}", format!("ferry/{}", other.name()));
     }
-    if !account.starts.is_empty() {
-        let _ = writeln!(text, "\nstart of a 1024 MiB guest, medians of {} starts", account.starts[FERRY].len());
-        text += HEAD;
-        for row in starts(account) {
-            text += &row.render();
-        }
+    let _ = write!(head, " {:>11} {:>17}", "ferry", "from - to");
+    for other in &others {
+        let _ = write!(head, " {:>11}", other.name());
+    }
+    let _ = writeln!(text, "{head}  target");
+    for figure in &case.figures {
+        let _ = writeln!(text, "{}", render_figure(figure, &others).trim_end());
+    }
+    for note in &case.notes {
+        let _ = writeln!(text, "  * {note}");
     }
     text
 }
 
-const HEAD: &str = "                          ferry/QEMU  ferry/limit       ferry        QEMU       limit\n";
-
-const POSTCOPY_HEAD: &str = "  by postcopy             ferry/QEMU ferry/preempt      ferry        QEMU     preempt\n";
-
-struct Row {
-    name: &'static str,
-    unit: &'static str,
-    ferry: Option<f64>,
-    qemu: Option<f64>,
-    /// What the host could do at best; in postcopy, QEMU's other way.
-    limit: Option<f64>,
+fn render_figure(figure: &Figure, others: &[Contender]) -> String {
+    let mut text = format!("  {:<NAME_WIDTH$}", figure.name);
+    let ferry = figure.median(Ferry);
+    for other in others {
+        let _ = write!(text, " {:>13}", ratio(ferry, figure.median(*other)));
+    }
+    let _ = write!(text, " {:>11} {:>17}", value(ferry, figure.unit), ferry_span(figure));
+    for other in others {
+        let _ = write!(text, " {:>11}", value(figure.median(*other), figure.unit));
+    }
+    if let Some(target) = figure.target {
+        let _ = write!(text, "  {}: {}", target.text(figure.unit), target.judge(figure).text());
+    }
+    text
 }
 
-impl Row {
-    fn render(&self) -> String {
-        let ratio = |other: Option<f64>| match (self.ferry, other) {
-            (Some(ferry), Some(other)) if other > 0.0 => format!("{:.2}", ferry / other),
-            _ => "-".to_owned(),
-        };
-        let value =
-            |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{} {}", digits(value), self.unit));
-        format!(
-            "  {:<22} {:>11} {:>12} {:>11} {:>11} {:>11}\n",
-            self.name,
-            ratio(self.qemu),
-            ratio(self.limit),
-            value(self.ferry),
-            value(self.qemu),
-            value(self.limit)
-        )
+fn ratio(ferry: Option<f64>, other: Option<f64>) -> String {
+    match (ferry, other) {
+        (Some(ferry), Some(other)) if other > 0.0 => format!("{:.2}", ferry / other),
+        _ => "-".to_owned(),
     }
+}
+
+fn value(value: Option<f64>, unit: &str) -> String {
+    value.map_or("-".to_owned(), |value| format!("{} {unit}", digits(value)).trim_end().to_owned())
+}
+
+fn ferry_span(figure: &Figure) -> String {
+    let values = figure.values.get(&Ferry).into_iter().flatten().copied();
+    span(values).map_or("-".to_owned(), |(least, most)| format!("{} - {}", digits(least), digits(most)))
 }
 
 /// Three significant digits or so.
@@ -79,81 +84,67 @@ fn digits(value: f64) -> String {
     }
 }
 
-fn migrations(size: &Size) -> Vec<Row> {
-    let of = |name: &str, field: fn(&migration::Sample) -> f64| median(size.migrations.get(name)?.iter().map(field));
-    let row = |name, unit, field: fn(&migration::Sample) -> f64, limit| Row {
-        name,
-        unit,
-        ferry: of(FERRY, field),
-        qemu: of(QEMU, field),
-        limit,
-    };
-    let gigabytes = |ms: f64, bytes: u64| bytes as f64 / 1e6 / ms;
-    let fresh_ms = median(size.copies.iter().map(|copy| copy.fresh_ms));
-    let touched_ms = median(size.copies.iter().map(|copy| copy.touched_ms));
-    let fresh_rate = median(size.copies.iter().map(|copy| gigabytes(copy.fresh_ms, copy.bytes)));
-    let touched_rate = median(size.copies.iter().map(|copy| gigabytes(copy.touched_ms, copy.bytes)));
-    vec![
-        row("total time", "ms", |s| s.total_ms, fresh_ms),
-        row("  into touched memory", "ms", |s| s.total_ms, touched_ms),
-        row("  by the bench's clock", "ms", |s| s.observed_ms, None),
-        row("downtime", "ms", |s| s.downtime_ms, None),
-        row("guest's longest gap", "ms", |s| s.gap_ms, None),
-        row("  before the stop", "ms", |s| s.gap_before_ms, None),
-        row("moved a second", "GB", migration::Sample::gigabytes_per_second, fresh_rate),
-        row("  into touched memory", "GB", migration::Sample::gigabytes_per_second, touched_rate),
-        row("moved", "GB", |s| s.bytes as f64 / 1e9, None),
-        row("rounds", "", |s| s.rounds as f64, None),
-    ]
-}
-
-fn postcopies(size: &Size) -> Vec<Row> {
-    let row = |name, unit, field: fn(&postcopy::Sample) -> Option<f64>| {
-        let of = |name: &str| median(size.postcopies.get(name)?.iter().filter_map(field));
-        Row { name, unit, ferry: of(FERRY), qemu: of(QEMU), limit: of(postcopy::PREEMPT) }
-    };
-    vec![
-        row("total time", "ms", |s| Some(s.total_ms)),
-        row("  by the bench's clock", "ms", |s| Some(s.observed_ms)),
-        row("downtime", "ms", |s| s.downtime_ms),
-        row("guest's longest gap", "ms", |s| Some(s.gap_ms)),
-        row("  until the end", "ms", |s| Some(s.longest_gap_ms)),
-        row("pages asked for", "", |s| Some(s.requests as f64)),
-        row("guest: one, p50", "µs", |s| s.missing.p50_us),
-        row("  one, p99", "µs", |s| s.missing.p99_us),
-        row("  all", "ms", |s| Some(s.missing.total_ms)),
-        row("  with other stalls", "ms", |s| Some(s.stalls.total_ms)),
-        row("destination: one, p50", "µs", |s| s.waits.p50_us),
-        row("  one, p99", "µs", |s| s.waits.p99_us),
-        row("  one, mean", "µs", |s| s.waits.mean_us),
-        row("  all", "ms", |s| s.waits.total_ms),
-        row("moved", "GB", |s| Some(s.bytes as f64 / 1e9)),
-    ]
-}
-
-fn starts(account: &Account) -> Vec<Row> {
-    let of = |name: &str, field: fn(&startup::Sample) -> f64| median(account.starts.get(name)?.iter().map(field));
-    let row = |name, unit, field: fn(&startup::Sample) -> f64| Row {
-        name,
-        unit,
-        ferry: of(FERRY, field),
-        qemu: of(QEMU, field),
-        limit: None,
-    };
-    vec![
-        row("first serial byte", "ms", |s| s.first_byte_ms),
-        row("memory of the VMM", "MiB", |s| s.overhead_kib as f64 / 1024.0),
-    ]
-}
-
 #[cfg(test)]
 mod tests {
+    use serde::Serialize;
+
     use super::*;
+    use crate::account::{Measured, Reading};
+    use crate::error::BenchError;
+
+    #[derive(Serialize)]
+    struct Sample(f64, Option<f64>);
+
+    impl Measured for Sample {
+        fn readings(&self) -> Vec<Reading> {
+            vec![Reading::new("total time", "ms", self.0), Reading::perhaps("rounds", "", self.1)]
+        }
+    }
+
+    fn section() -> Section {
+        let mut section = Section::new("downtime", "a title");
+        let case = section.case("a guest");
+        for (contender, values) in [(Ferry, [40.0, 60.0]), (Qemu, [30.0, 50.0]), (Limit, [20.0, 30.0])] {
+            for (run, value) in (1..).zip(values) {
+                let rounds = (contender == Ferry).then_some(3.0);
+                case.attempt(contender, run, || Ok::<_, BenchError>(Sample(value, rounds)));
+            }
+        }
+        case.note("QEMU, run 3: it crashed");
+        section
+    }
+
+    #[test]
+    fn the_head_says_what_it_is_about() {
+        let mut account = Account::new(&[], 2);
+        account.host = "a host".to_owned();
+        account.versions.insert(Ferry, "ferry 1".to_owned());
+        account.versions.insert(Qemu, "QEMU 2".to_owned());
+        assert_eq!(head(&account), "a host\nferry 1; QEMU 2\nmedians of 2 runs, taken in turns\n");
+    }
 
     #[test]
     fn ratios_come_first_and_gaps_are_dashes() {
-        let row = Row { name: "total time", unit: "ms", ferry: Some(50.0), qemu: Some(200.0), limit: None };
-        let words: Vec<_> = row.render().split_whitespace().map(str::to_owned).collect();
-        assert_eq!(words, ["total", "time", "0.25", "-", "50.0", "ms", "200", "ms", "-"]);
+        let text = render(&section());
+        insta::assert_snapshot!(text, @r"
+        downtime: a title
+
+          a guest
+                                        ferry/QEMU   ferry/limit       ferry         from - to        QEMU       limit  target
+          total time                          1.25          2.00     50.0 ms       40.0 - 60.0     40.0 ms     25.0 ms  ≤ 1 QEMU: missed by 25 %
+          rounds                                 -             -        3.00       3.00 - 3.00           -           -
+          * QEMU, run 3: it crashed
+        ");
+    }
+
+    #[test]
+    fn another_way_gets_its_columns_only_where_it_was_measured() {
+        let mut section = section();
+        assert!(!render(&section).contains("preempt"));
+        let case = &mut section.cases[0];
+        case.attempt(Preempt, 1, || Ok::<_, BenchError>(Sample(25.0, None)));
+        let text = render(&section);
+        assert!(text.contains("ferry/preempt"), "{text}");
+        assert!(text.contains("2.00"), "{text}");
     }
 }

@@ -1,0 +1,40 @@
+//! How fast precopy moves memory when nothing else is in its way: an idle guest, every page of which has to travel.
+
+use super::Bench;
+use crate::account::Section;
+use crate::limit;
+use crate::machine::Guest;
+use crate::migration::{self, Plan, RATE, TOTAL};
+use crate::peer::Contender;
+
+const OWN_MIB: u64 = 4096;
+const CONNECTIONS: [u32; 2] = [1, 2];
+
+pub fn measure(bench: &Bench, section: &mut Section) {
+    for size in bench.sizes(&[OWN_MIB]) {
+        for connections in CONNECTIONS {
+            measure_with(bench, section, size, connections);
+        }
+    }
+}
+
+fn measure_with(bench: &Bench, section: &mut Section, size: u64, connections: u32) {
+    let guest = Guest::full(size, 1).backed_by(&bench.backing);
+    let plan = match connections {
+        1 => Plan::precopy(),
+        _ => Plan::precopy().with("multifd").on_both("multifd-channels", connections),
+    };
+    let words = if connections == 1 { "1 connection".to_owned() } else { format!("{connections} connections") };
+    let case = section.case(format!("{}, {words}", guest.title())).showing(&[RATE, TOTAL, "moved", "rounds"]);
+    for run in 1..=bench.runs {
+        let mut bytes = size;
+        for peer in &bench.peers {
+            let sample =
+                case.attempt(peer.contender(), run, || migration::measure(peer, &guest, &plan, &bench.directory));
+            if let Some(sample) = sample.filter(|_| peer.contender() == Contender::Ferry) {
+                bytes = sample.bytes;
+            }
+        }
+        case.attempt(Contender::Limit, run, || limit::copy(bytes, connections));
+    }
+}

@@ -1,0 +1,134 @@
+//! What figures should come to, and whether they do: the one place to look at when a target changes.
+
+use serde::Serialize;
+
+use crate::account::Figure;
+use crate::peer::Contender;
+
+/// What a figure is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// No more than this, in the figure's unit.
+    Most(f64),
+    /// No more than so many times the contender's median.
+    MostTimes(f64, Contender),
+    /// No less than so many times the contender's median.
+    LeastTimes(f64, Contender),
+}
+
+use Target::{LeastTimes, Most, MostTimes};
+
+/// Row, figure, target.
+const TARGETS: [(&str, &str, Target); 16] = [
+    ("throughput", "moved a second", LeastTimes(0.8, Contender::Limit)),
+    ("downtime", "total time", MostTimes(1.0, Contender::Qemu)),
+    ("downtime", "guest's longest gap", Most(10.0)),
+    ("handshake", "downtime", MostTimes(1.5, Contender::Limit)),
+    ("postcopy", "guest: one, p50", Most(45.0)),
+    ("postcopy", "guest: one, p99", Most(150.0)),
+    ("postcopy", "guest: all", MostTimes(0.25, Contender::Qemu)),
+    ("postcopy", "total time", MostTimes(1.0, Contender::Qemu)),
+    ("slowdown", "speed kept", LeastTimes(1.0, Contender::Qemu)),
+    ("start", "first serial byte", MostTimes(2.0, Contender::Limit)),
+    ("start", "memory of the VMM", MostTimes(0.25, Contender::Qemu)),
+    ("converge", "total time", MostTimes(1.0, Contender::Qemu)),
+    ("converge", "downtime", Most(300.0)),
+    ("growth", "total time", MostTimes(1.0, Contender::Qemu)),
+    ("growth", "downtime", MostTimes(0.5, Contender::Qemu)),
+    ("sweep", "downtime", MostTimes(0.5, Contender::Qemu)),
+];
+
+/// The target of a row's figure.
+pub fn of(row: &str, figure: &str) -> Option<Target> {
+    TARGETS.iter().find(|(of_row, name, _)| (*of_row, *name) == (row, figure)).map(|(_, _, target)| *target)
+}
+
+/// Whether a figure is as it should be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Verdict {
+    /// It is.
+    Met,
+    /// It is not, by this share of what it should be.
+    Missed(f64),
+    /// There is nothing to compare.
+    Unknown,
+}
+
+impl Target {
+    /// Judges medians.
+    pub fn judge(self, figure: &Figure) -> Verdict {
+        let (least, bound) = match self {
+            Target::Most(value) => (false, Some(value)),
+            Target::MostTimes(times, other) => (false, figure.median(other).map(|median| median * times)),
+            Target::LeastTimes(times, other) => (true, figure.median(other).map(|median| median * times)),
+        };
+        let (Some(value), Some(bound)) = (figure.median(Contender::Ferry), bound.filter(|bound| *bound > 0.0)) else {
+            return Verdict::Unknown;
+        };
+        match (value - bound) / bound {
+            off if least && off < 0.0 => Verdict::Missed(-off),
+            off if !least && off > 0.0 => Verdict::Missed(off),
+            _ => Verdict::Met,
+        }
+    }
+
+    /// In words.
+    pub fn text(self, unit: &str) -> String {
+        match self {
+            Target::Most(value) => format!("≤ {value} {unit}"),
+            Target::MostTimes(times, other) => format!("≤ {times} {}", other.name()),
+            Target::LeastTimes(times, other) => format!("≥ {times} {}", other.name()),
+        }
+    }
+}
+
+impl Verdict {
+    /// In words.
+    pub fn text(self) -> String {
+        match self {
+            Verdict::Met => "met".to_owned(),
+            Verdict::Missed(by) if by >= 1.0 => format!("missed: {:.1} times", 1.0 + by),
+            Verdict::Missed(by) => format!("missed by {:.0} %", (by * 100.0).max(1.0)),
+            Verdict::Unknown => "-".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn figure(ferry: f64, qemu: f64) -> Figure {
+        let values = BTreeMap::from([(Contender::Ferry, vec![ferry]), (Contender::Qemu, vec![qemu])]);
+        Figure { name: "total time", unit: "ms", target: None, values }
+    }
+
+    #[test]
+    fn a_bound_is_judged() {
+        assert_eq!(Target::Most(10.0).judge(&figure(10.0, 1.0)), Verdict::Met);
+        assert_eq!(Target::Most(10.0).judge(&figure(15.0, 1.0)), Verdict::Missed(0.5));
+    }
+
+    #[test]
+    fn others_are_compared_with_where_they_are_there() {
+        let qemu = MostTimes(0.5, Contender::Qemu);
+        assert_eq!(qemu.judge(&figure(10.0, 20.0)), Verdict::Met);
+        assert_eq!(qemu.judge(&figure(20.0, 20.0)), Verdict::Missed(1.0));
+        let least = LeastTimes(0.8, Contender::Qemu);
+        assert_eq!(least.judge(&figure(8.0, 10.0)), Verdict::Met);
+        assert_eq!(least.judge(&figure(4.0, 10.0)), Verdict::Missed(0.5));
+        assert_eq!(MostTimes(0.5, Contender::Limit).judge(&figure(20.0, 20.0)), Verdict::Unknown);
+    }
+
+    #[test]
+    fn words() {
+        assert_eq!(Most(45.0).text("µs"), "≤ 45 µs");
+        assert_eq!(LeastTimes(0.8, Contender::Limit).text("GB"), "≥ 0.8 limit");
+        assert_eq!(Verdict::Missed(0.123).text(), "missed by 12 %");
+        assert_eq!(Verdict::Missed(0.001).text(), "missed by 1 %");
+        assert_eq!(Verdict::Missed(1.5).text(), "missed: 2.5 times");
+    }
+}
