@@ -21,17 +21,17 @@ use Target::{LeastTimes, Most, MostTimes};
 
 /// Row, figure, target.
 const TARGETS: [(&str, &str, Target); 16] = [
-    ("throughput", "moved a second", LeastTimes(0.8, Contender::Limit)),
+    ("throughput", "moved a second", LeastTimes(0.85, Contender::Limit)),
     ("downtime", "total time", MostTimes(1.0, Contender::Qemu)),
     ("downtime", "guest's longest gap", Most(10.0)),
     ("handshake", "downtime", MostTimes(1.5, Contender::Limit)),
-    ("postcopy", "guest: one, p50", Most(45.0)),
+    ("postcopy", "guest: one, p50", MostTimes(1.25, Contender::Limit)),
     ("postcopy", "guest: one, p99", Most(150.0)),
-    ("postcopy", "guest: all", MostTimes(0.25, Contender::Qemu)),
-    ("postcopy", "total time", MostTimes(1.0, Contender::Qemu)),
+    ("postcopy", "guest: all", MostTimes(0.2, Contender::Preempt)),
+    ("postcopy", "total time", MostTimes(0.67, Contender::Qemu)),
     ("slowdown", "speed kept", LeastTimes(1.0, Contender::Qemu)),
-    ("start", "first serial byte", MostTimes(2.0, Contender::Limit)),
-    ("start", "memory of the VMM", MostTimes(0.25, Contender::Qemu)),
+    ("start", "first serial byte", Most(25.0)),
+    ("start", "memory of the VMM", Most(8.0)),
     ("converge", "total time", MostTimes(1.0, Contender::Qemu)),
     ("converge", "downtime", Most(300.0)),
     ("growth", "total time", MostTimes(1.0, Contender::Qemu)),
