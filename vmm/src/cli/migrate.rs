@@ -39,8 +39,11 @@ pub struct Options {
     /// When postcopy begins: after the first round, when rounds no longer pay, or at once
     #[arg(long, value_name = "first-round|no-progress|at-once", value_enum, requires = "mode")]
     postcopy_when: Option<When>,
+    /// Hand the memory over as a whole to a process on this host, without copying a page: for a newer ferry under a running guest
+    #[arg(long)]
+    local: bool,
     /// Reconnect a paused postcopy of this process
-    #[arg(long, conflicts_with_all = ["mode", "downtime_limit", "max_rounds", "on_limit", "no_rehearsal", "handshake", "channels"])]
+    #[arg(long, conflicts_with_all = ["mode", "local", "downtime_limit", "max_rounds", "on_limit", "no_rehearsal", "handshake", "channels"])]
     resume: bool,
     /// What ends the switchover; auto is owned where there is an ownership record, else setup
     #[arg(long, value_name = "auto|none|pong|setup|owned", value_parser = ["auto", "none", "pong", "setup", "owned"])]
@@ -103,13 +106,12 @@ fn migrate(options: &Options, signals: &Receiver<Signal>) -> Result<(), CliError
         client.execute("migrate-set-capabilities", json!({ "capabilities": capabilities }))?;
     }
     let to = for_anyone(&options.to)?.to_string();
-    client.execute("migrate", json!({ "uri": to, "resume": options.resume }))?;
-    if options.postcopy_when == Some(When::AtOnce) {
-        client.execute("migrate-start-postcopy", json!({}))?;
+    let moved = begin_and_watch(options, &to, &mut client, signals);
+    if options.local && !matches!(&moved, Ok(info) if info.status == Some(Status::Completed)) {
+        // For whoever migrates this guest next, which may be to another host. A process that has gone does not mind.
+        let _ = client.execute("migrate-set-parameters", json!({ "x-ferry-local": false }));
     }
-    let patience = options.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    let watch = Watch { client: &mut client, signals, interrupted: false, patience, cancelled_by: None };
-    let info = watch.until_end()?;
+    let info = moved?;
     match info.status.unwrap_or_default() {
         Status::Completed => {
             say(&summary::completed(&info, &options.to, Style::stdout()));
@@ -132,6 +134,21 @@ fn migrate(options: &Options, signals: &Receiver<Signal>) -> Result<(), CliError
         Status::Cancelled => Err(CliError::Failed("the migration was cancelled; the guest is still here".into())),
         status => Err(CliError::Failed(format!("the migration {}: {}", outcome(status), reason(&info)))),
     }
+}
+
+fn begin_and_watch(
+    options: &Options,
+    to: &str,
+    client: &mut Client,
+    signals: &Receiver<Signal>,
+) -> Result<MigrationInfo, CliError> {
+    client.execute("migrate", json!({ "uri": to, "resume": options.resume }))?;
+    if options.postcopy_when == Some(When::AtOnce) {
+        client.execute("migrate-start-postcopy", json!({}))?;
+    }
+    let patience = options.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let watch = Watch { client, signals, interrupted: false, patience, cancelled_by: None };
+    watch.until_end()
 }
 
 impl Options {
@@ -161,6 +178,7 @@ impl Options {
             ("x-ferry-max-rounds", self.max_rounds.map(Value::from)),
             ("x-ferry-on-limit", self.on_limit.clone().map(Value::from)),
             ("x-ferry-rehearsal", rehearsal.map(Value::from)),
+            ("x-ferry-local", self.local.then_some(Value::from(true))),
         ];
         all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
     }

@@ -2,11 +2,13 @@
 //!
 //! Started by [`Outgoing::start`](super::Outgoing::start). It waits only for its inbox and its timers; what blocks is done by
 //! workers, and everything that was opened or started here is gone when it ends. [`links`] opens, uses and closes the links,
-//! [`jobs`] hands work to the workers, [`record`] asks the ownership record, [`explain`] says what a client must know.
+//! [`jobs`] hands work to the workers, [`record`] asks the ownership record, [`explain`] says what a client must know, [`local`]
+//! stands in for the page worker where the memory goes as a whole.
 
 mod explain;
 mod jobs;
 mod links;
+mod local;
 mod record;
 
 use std::sync::Arc;
@@ -77,6 +79,8 @@ pub(super) struct Driver {
     received: Option<PageBitmap>,
     /// Postcopy, while recovering: where the destination listens now.
     recover_to: Option<Endpoint>,
+    /// The memory goes as a whole.
+    local: bool,
     record: Option<Arc<HandoverRecord>>,
     record_call: Call<Question>,
     /// Whom the operator has named as the owner.
@@ -95,7 +99,8 @@ fn plan(parameters: &Parameters, postcopy: bool, record: Option<&HandoverRecord>
     };
     Plan {
         generation: record.map_or(FIRST_GENERATION, |record| record.handover().generation()),
-        rehearse: parameters.rehearsal,
+        // A trial costs the guest a stop; and a load that fails costs this migration hardly more.
+        rehearse: parameters.rehearsal && !parameters.local,
         postcopy,
         handshake,
         insist_on_record: parameters.handshake == Some(Handshake::Owned),
@@ -114,6 +119,9 @@ impl Driver {
     ) -> std::io::Result<Self> {
         let parameters = settings.parameters();
         let plan = plan(&parameters, settings.postcopy(), record.as_deref());
+        if parameters.local {
+            progress.set_local();
+        }
         let (guest_jobs, guest_thread) = guest_worker(machine.clone(), events.clone())?;
         let controls = Controls {
             stop: Arc::default(),
@@ -148,6 +156,7 @@ impl Driver {
             remaining: None,
             received: None,
             recover_to: None,
+            local: parameters.local,
             record,
             record_call: Call::default(),
             resolved: None,
@@ -268,6 +277,11 @@ impl Driver {
     fn message(&mut self, message: ToSource, attachment: &[u8]) {
         self.machine.faults().reach(Direction::Outgoing, Moment::Received, message.name());
         match &message {
+            ToSource::HelloAck { .. } => {
+                if let Some(input) = self.memory_is_not_taken(attachment) {
+                    return self.input(input);
+                }
+            }
             ToSource::MarkerReached { marker } => self.controls.arrived.tell(*marker),
             // What the destination has need not be sent.
             ToSource::RecoverAck => match PageBitmap::decode(attachment, self.machine.memory().pages()) {
@@ -291,6 +305,7 @@ impl Driver {
                 Output::Send(message) => self.send(&message),
                 Output::StartTimer(timer) => self.timers.start(timer),
                 Output::StopTimer(timer) => self.timers.stop(timer),
+                Output::SendRound | Output::SendLastPages { .. } if self.local => self.no_pages(&output),
                 Output::SendRound => self.page_job(PageJob::Round),
                 Output::EndRound => {
                     self.controls.end_round.store(true, Relaxed);
@@ -335,6 +350,9 @@ impl Driver {
     fn hand_over(&mut self) {
         if let Err(error) = self.machine.hold(Hold::HandedOver) {
             tracing::error!(%error, "the machine could not be marked as handed over; its vCPUs are stopped all the same");
+        }
+        if self.local {
+            self.part_with_memory();
         }
     }
 
