@@ -347,6 +347,14 @@ mod tests {
     }
 
     #[test]
+    fn local_is_for_one_migration_only() {
+        let fixture = begin(&["--local"], None);
+        assert!(fixture.mock.state().parameters.local);
+        let (outcome, mock) = fixture.end(Status::Failed, Some("the destination refused"));
+        assert!(outcome.is_err() && !mock.state().parameters.local, "the next may go to another host");
+    }
+
+    #[test]
     fn a_failure_is_told_with_its_reason_and_the_source_stays() {
         let (outcome, mock) = begin(&[], None).end(Status::Failed, Some("fault/0: told to fail in load"));
         assert_eq!(outcome.unwrap_err(), "the migration failed: fault/0: told to fail in load");

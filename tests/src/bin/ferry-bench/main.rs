@@ -18,6 +18,7 @@ use crate::postcopy::{Contender, When};
 mod account;
 mod error;
 mod limit;
+mod local;
 mod machine;
 mod migration;
 mod peer;
@@ -57,6 +58,9 @@ struct Options {
     /// Starts of each kind, for the time to the first serial byte and the memory overhead; 0 leaves that out
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1000))]
     starts: u32,
+    /// Hand the memory over to a process on this host, and measure nothing else
+    #[arg(long, conflicts_with = "postcopy")]
+    local: bool,
     /// Do not compare with QEMU
     #[arg(long)]
     no_qemu: bool,
@@ -78,6 +82,10 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<(), BenchError> {
     let directory = surroundings::prepare()?;
+    if options.local {
+        let guest = |size_mib: &u64| Guest::new(size_mib << 20, options.cpus, options.rate << 20, options.idle);
+        return local::run(&options.sizes.iter().map(guest).collect::<Vec<_>>(), options.runs, directory.path());
+    }
     let peers = Peer::available(options.no_qemu);
     let mut account = Account::new(&peers, options.cpus, options.runs);
     for size_mib in &options.sizes {
