@@ -163,7 +163,7 @@ fn a_destination_that_dies_before_it_is_ready_leaves_the_guest_as_it_was() {
         for at in ["received:Hello", "sent:HelloAck", "step:Load", "KVM_SET_LAPIC", "post_load", "send:Ready"] {
             let (mut neighbour, to) = scene.neighbour_with(&[&format!("fault,at={at},do=kill,in=incoming")]);
             let reason = scene.fails(&to);
-            assert!(reason.contains("closed"), "{at}: {reason}");
+            assert!(reason.contains("the control link"), "{at}: {reason}");
             assert_eq!(neighbour.wait_exit(SOON), -9);
             assert_never_ran(&neighbour);
         }
