@@ -213,6 +213,37 @@ fn a_permit_that_is_lost_is_decided_by_an_operator_or_the_record() {
     }
 }
 
+/// Both sides have one memory: once the destination has run the guest, the source must not, whatever an operator says.
+#[test]
+fn a_guest_that_has_run_elsewhere_is_never_resolved_to_its_source() {
+    for (describe, _) in WAYS {
+        let Some(mut scene) = Scene::local(describe) else { return };
+        scene.be_impatient();
+        // It dies over the permit: nothing has happened yet, and the operator may say so.
+        let (mut neighbour, to) = scene.neighbour_with(&["fault,at=step:Start,do=kill,in=incoming"]);
+        scene.source.begin_migration(&to);
+        assert_eq!(scene.source.wait_migration_end_or(Status::Uncertain).status, Some(Status::Uncertain));
+        assert_eq!(neighbour.wait_exit(SOON), -9);
+        resolve_to_source(&mut scene);
+        scene.guest.wait_reports(2);
+        scene.guest.assert_ran_in_one_place();
+
+        // It dies when the guest runs, and before it has told anybody.
+        let (mut neighbour, to) = scene.neighbour_with(&["fault,at=send:Started,do=kill,in=incoming"]);
+        scene.source.begin_migration(&to);
+        assert_eq!(neighbour.wait_exit(SOON), -9);
+        let info = scene.source.wait_migration_end_or(Status::Uncertain);
+        if info.status == Some(Status::Uncertain) {
+            let to_source = json!({ "owner": "source", "peer-fenced": true });
+            let reason = scene.source.refused("x-ferry-resolve", to_source);
+            assert!(reason.contains("has taken the guest's memory"), "{reason}");
+            scene.source.qmp("x-ferry-resolve", json!({ "owner": "destination", "peer-fenced": true }));
+        }
+        assert_eq!(scene.source.wait_migration_end().status, Some(Status::Completed));
+        assert_eq!(scene.source.run_state(), "postmigrate");
+    }
+}
+
 fn resolve_to_source(scene: &mut Scene) {
     scene.source.qmp("x-ferry-resolve", json!({ "owner": "source", "peer-fenced": true }));
     scene.source.wait_migration_end();

@@ -169,7 +169,7 @@ impl Options {
             (Some(Mode::Postcopy), None | Some(When::FirstRound)) => Some("first-round"),
             (Some(Mode::Postcopy), Some(When::NoProgress)) => Some("no-progress"),
         };
-        let all: [(&str, Option<Value>); 8] = [
+        let all: [(&str, Option<Value>); 9] = [
             ("x-ferry-postcopy-when", when.map(Value::from)),
             ("x-ferry-handshake", self.handshake.clone().map(Value::from)),
             ("downtime-limit", self.downtime_limit.map(Value::from)),

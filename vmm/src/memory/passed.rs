@@ -12,6 +12,9 @@
 //! copies of the pages and is gone when the memory is taken or forgotten. So nothing that a load does, no device, and KVM
 //! least of all, can reach a guest that may have to go on at the source. The destination's driver views at `Hello` and takes
 //! right before it starts the guest; the source's parts with memory that it has handed over.
+//!
+//! Whoever takes it turns a *mark* over that both sides see, and that outlives them: one permission bit of the file, which means
+//! nothing otherwise. A source that is left in doubt knows by it whether what it remembers of the guest still fits the memory.
 
 use std::fs::File;
 use std::io;
@@ -19,13 +22,18 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use ferry_migration::pages::PAGE_SIZE;
-use rustix::fs::{FallocateFlags, OFlags, SealFlags, fallocate, fcntl_get_seals, fcntl_getfl, fstat, fstatfs};
+use rustix::fs::{
+    FallocateFlags, Mode, OFlags, SealFlags, fallocate, fchmod, fcntl_get_seals, fcntl_getfl, fstat, fstatfs,
+};
 
 use super::mapping::{Writes, sealed_memfd};
 use super::{Memory, Store};
 
 /// `TMPFS_MAGIC` of linux/magic.h: what a memfd of ordinary pages lies in. One of huge pages does not.
 const TMPFS: u64 = 0x0102_1994;
+
+/// The bit that is the mark.
+const MARK: Mode = Mode::ROTH;
 
 /// The memfd behind guest memory.
 #[derive(Debug)]
@@ -125,6 +133,7 @@ impl Memory {
         let Store::Memfd(held) = &self.store else { return Ok(()) };
         let mut held = change(held);
         if held.whose == Whose::Viewed {
+            turn_mark(&held.memfd)?;
             // What a failure leaves may be shared in part.
             held.whose = Whose::Taken;
             self.show(&held.memfd, Writes::Shared)?;
@@ -132,14 +141,26 @@ impl Memory {
         Ok(())
     }
 
-    /// Lets go of another process's memory, and has empty memory of its own instead. Without such memory it does nothing.
+    /// The mark as it is now: one that has been turned over since tells that another process has taken this memory.
+    ///
+    /// # Errors
+    /// When the host does not tell.
+    pub fn mark(&self) -> io::Result<bool> {
+        match &self.store {
+            Store::Memfd(held) => mark_of(&look_at(held).memfd),
+            Store::Anonymous { .. } => Ok(false),
+        }
+    }
+
+    /// Lets go of another process's memory, whose guest has not run here, and has empty memory of its own instead. Without such
+    /// memory it does nothing.
     ///
     /// # Errors
     /// When the host refuses; part of the memory may then still be the other's.
     pub fn forget_passed(&self) -> io::Result<()> {
         let Store::Memfd(held) = &self.store else { return Ok(()) };
         let mut held = change(held);
-        if held.whose == Whose::Own { Ok(()) } else { self.renew(&mut held) }
+        if held.whose == Whose::Own { Ok(()) } else { self.give_back(&mut held) }
     }
 
     /// The guest is another process's, and its memory with it: from now on nothing that this process does reaches it.
@@ -158,8 +179,15 @@ impl Memory {
             let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             Ok(fallocate(&*held.memfd, punch, 0, self.bytes())?)
         } else {
-            self.renew(&mut held)
+            self.give_back(&mut held)
         }
+    }
+
+    /// Only when nothing is written to it any more the mark says so.
+    fn give_back(&self, held: &mut Held) -> io::Result<()> {
+        let (passed, whose) = (held.memfd.clone(), held.whose);
+        self.renew(held)?;
+        if whose == Whose::Taken { turn_mark(&passed) } else { Ok(()) }
     }
 
     fn renew(&self, held: &mut Held) -> io::Result<()> {
@@ -201,6 +229,15 @@ impl Memory {
     fn bytes(&self) -> u64 {
         self.pages() * PAGE_SIZE
     }
+}
+
+fn mark_of(memfd: &File) -> io::Result<bool> {
+    Ok(Mode::from_raw_mode(fstat(memfd)?.st_mode).contains(MARK))
+}
+
+fn turn_mark(memfd: &File) -> io::Result<()> {
+    let mode = Mode::from_raw_mode(fstat(memfd)?.st_mode);
+    Ok(fchmod(memfd, mode ^ MARK)?)
 }
 
 /// The memfd as it is now.
@@ -284,6 +321,32 @@ mod tests {
                 destination.discard().unwrap();
                 assert!(destination.populated().unwrap().is_empty());
             }
+        }
+    }
+
+    #[test]
+    fn the_mark_tells_its_owner_whether_memory_was_taken() {
+        let (source, destination) = (memory(SIZE), memory(SIZE));
+        let mut before = source.mark().unwrap();
+        destination.view_passed(passed_by(&source), SIZE).unwrap();
+        assert_eq!(source.mark().unwrap(), before, "it was only looked at");
+        destination.forget_passed().unwrap();
+        assert_eq!(source.mark().unwrap(), before);
+        destination.view_passed(passed_by(&source), SIZE).unwrap();
+        destination.take_passed().unwrap();
+        assert_ne!(source.mark().unwrap(), before);
+        destination.forget_passed().unwrap();
+        assert_eq!(source.mark().unwrap(), before, "it was given back");
+        // From hop to hop, also if nobody lives to see it.
+        let mut owner = source;
+        for _ in 0..3 {
+            let next = memory(SIZE);
+            next.view_passed(passed_by(&owner), SIZE).unwrap();
+            next.take_passed().unwrap();
+            assert_ne!(owner.mark().unwrap(), before);
+            owner.part_with().unwrap();
+            before = next.mark().unwrap();
+            owner = next;
         }
     }
 

@@ -31,9 +31,19 @@ impl Driver {
     }
 
     /// What goes with a message beside its bytes.
-    pub(super) fn descriptor_for(&self, message: &ToDestination) -> Option<Arc<File>> {
-        let is_hello = matches!(message, ToDestination::Hello { .. });
-        if is_hello && self.local { self.machine.memory().memfd() } else { None }
+    pub(super) fn descriptor_for(&mut self, message: &ToDestination) -> Option<Arc<File>> {
+        if !self.local || !matches!(message, ToDestination::Hello { .. }) {
+            return None;
+        }
+        // A host that does not tell leaves it in doubt for good.
+        self.passed_mark = self.machine.memory().mark().ok();
+        self.machine.memory().memfd()
+    }
+
+    /// Whether the destination has got as far as taking the memory. In doubt it has.
+    pub(super) fn memory_was_taken(&self) -> bool {
+        let now = self.machine.memory().mark().ok();
+        self.local && (now.is_none() || now != self.passed_mark)
     }
 
     /// Why the migration cannot go on after this `HelloAck`, if so: the destination waits for pages that will not come, or has memory

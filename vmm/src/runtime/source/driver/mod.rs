@@ -45,6 +45,9 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 /// What a look a moment ago may not have shown: an uncertainty has ended in a paused postcopy.
 const NEEDS_PAGES: &str = "the postcopy is paused, and the destination may need pages that only this process has: reconnect it, or, if it \
                            has ended or says that it is completed, drop them ('drop-pages': true, or --drop-pages)";
+/// What an operator cannot see from outside.
+const MEMORY_TAKEN: &str = "the destination has taken the guest's memory and may have run it, so what this side knows of the guest is too old to \
+                            run with it. If the destination is gone, so is the guest: end this with owner destination";
 /// The generation of a guest that no ownership record counts.
 const FIRST_GENERATION: u64 = 1;
 
@@ -81,6 +84,8 @@ pub(super) struct Driver {
     recover_to: Option<Endpoint>,
     /// The memory goes as a whole.
     local: bool,
+    /// Its mark when it was passed.
+    passed_mark: Option<bool>,
     record: Option<Arc<HandoverRecord>>,
     record_call: Call<Question>,
     /// Whom the operator has named as the owner.
@@ -157,6 +162,7 @@ impl Driver {
             received: None,
             recover_to: None,
             local: parameters.local,
+            passed_mark: None,
             record,
             record_call: Call::default(),
             resolved: None,
@@ -246,6 +252,11 @@ impl Driver {
             Command::Resolve { owner: Owner::Destination, drop_pages: false } if self.core.is_paused() => {
                 // Nobody waits for the answer when the client has gone.
                 let _ = answer.send(Err(NEEDS_PAGES));
+                return;
+            }
+            Command::Resolve { owner: Owner::Source, .. } if self.memory_was_taken() => {
+                // As above.
+                let _ = answer.send(Err(MEMORY_TAKEN));
                 return;
             }
             Command::Resolve { owner, .. } => Input::Resolve(owner),
