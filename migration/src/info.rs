@@ -222,6 +222,9 @@ pub struct MigrationInfo {
     /// The handshake in force.
     #[serde(rename = "x-ferry-handshake", skip_serializing_if = "Option::is_none")]
     pub x_ferry_handshake: Option<Handshake>,
+    /// True where the memory was handed over as a whole; left out elsewhere.
+    #[serde(rename = "x-ferry-local", default, skip_serializing_if = "std::ops::Not::not")]
+    pub x_ferry_local: bool,
     /// Destination: the mean wait for a page that was asked for, in nanoseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub postcopy_latency: Option<u64>,

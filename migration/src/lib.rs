@@ -21,7 +21,7 @@ pub mod timer;
 pub mod wire;
 
 pub use description::{Incompatibility, MachineDescription};
-pub use greeting::Greeting;
+pub use greeting::{Greeting, PassedMemory};
 pub use info::{MigrationInfo, Status};
 pub use message::{Failure, Handshake, ToDestination, ToSource};
 pub use parameters::Parameters;

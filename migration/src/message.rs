@@ -54,7 +54,7 @@ impl Handshake {
 /// Source to destination.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ToDestination {
-    /// The first message. Attachment: [`crate::greeting::Greeting`].
+    /// The first message. Attachment: [`crate::greeting::Greeting`], and behind it the memory that is handed over, if it is.
     Hello {
         /// [`PROTOCOL_VERSION`] of the source.
         version: u16,
@@ -100,7 +100,8 @@ pub enum ToDestination {
 /// Destination to source: the return path.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ToSource {
-    /// The machines match; send pages.
+    /// The machines match; send pages. Attachment, where memory was handed over:
+    /// [`crate::greeting::PassedMemory`], as it was announced.
     HelloAck {
         /// Whether this side read the source's nonce from its own view of the ownership record.
         record_shared: bool,

@@ -81,6 +81,9 @@ pub struct Parameters {
     pub rehearsal: bool,
     /// Bulk links that share the pages where the capability `multifd` is on (QEMU: `multifd-channels`).
     pub multifd_channels: u64,
+    /// Hand the memory over as a whole to a process on this host, over a Unix socket: no page is copied.
+    #[serde(rename = "x-ferry-local")]
+    pub local: bool,
 }
 
 impl Default for Parameters {
@@ -102,6 +105,7 @@ impl Default for Parameters {
             handshake: None,
             rehearsal: true,
             multifd_channels: 2,
+            local: false,
         }
     }
 }

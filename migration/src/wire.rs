@@ -100,6 +100,8 @@ pub const STATE_CAP: u32 = 16 << 20;
 pub const BITMAP_CAP: u32 = 16 << 20;
 /// Most bytes of a machine description.
 pub const GREETING_CAP: u32 = 1 << 20;
+/// Most bytes of the word that memory was taken as a whole.
+pub const TAKEN_CAP: u32 = 16;
 /// Most bytes of what an operator wants of the guest.
 pub const WISHES_CAP: u32 = 16;
 /// Most bytes of a message without its attachment; reasons are texts for people.
@@ -155,7 +157,7 @@ impl Message for ToSource {
 
     fn limits(kind: u8) -> Option<(&'static str, u32, u32)> {
         Some(match kind {
-            65 => ("HelloAck", MESSAGE_CAP, 0),
+            65 => ("HelloAck", MESSAGE_CAP, TAKEN_CAP),
             66 => ("Refused", MESSAGE_CAP, 0),
             67 => ("Heartbeat", MESSAGE_CAP, 0),
             68 => ("Rehearsed", MESSAGE_CAP, 0),

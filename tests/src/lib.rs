@@ -13,6 +13,7 @@ pub mod ferry;
 pub mod guest;
 pub mod image;
 pub mod lab;
+pub mod local;
 pub mod matrix;
 pub mod memory;
 pub mod migration;

@@ -42,11 +42,14 @@ pub struct Options {
     /// Slow a guest down that writes faster than the link carries, more and more, until the rounds converge
     #[arg(long)]
     auto_converge: bool,
+    /// Hand the memory over as a whole to a process on this host, without copying a page: for a newer ferry under a running guest
+    #[arg(long)]
+    local: bool,
     /// Reconnect a paused postcopy of this process
     #[arg(
         long,
         conflicts_with_all = [
-            "mode", "auto_converge", "downtime_limit", "max_rounds", "on_limit", "no_rehearsal", "handshake",
+            "mode", "local", "auto_converge", "downtime_limit", "max_rounds", "on_limit", "no_rehearsal", "handshake",
             "channels"
         ]
     )]
@@ -112,13 +115,12 @@ fn migrate(options: &Options, signals: &Receiver<Signal>) -> Result<(), CliError
         client.execute("migrate-set-capabilities", json!({ "capabilities": capabilities }))?;
     }
     let to = for_anyone(&options.to)?.to_string();
-    client.execute("migrate", json!({ "uri": to, "resume": options.resume }))?;
-    if options.postcopy_when == Some(When::AtOnce) {
-        client.execute("migrate-start-postcopy", json!({}))?;
+    let moved = begin_and_watch(options, &to, &mut client, signals);
+    if options.local && !matches!(&moved, Ok(info) if info.status == Some(Status::Completed)) {
+        // For whoever migrates this guest next, which may be to another host. A process that has gone does not mind.
+        let _ = client.execute("migrate-set-parameters", json!({ "x-ferry-local": false }));
     }
-    let patience = options.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    let watch = Watch { client: &mut client, signals, interrupted: false, patience, cancelled_by: None };
-    let info = watch.until_end()?;
+    let info = moved?;
     match info.status.unwrap_or_default() {
         Status::Completed => {
             say(&summary::completed(&info, &options.to, Style::stdout()));
@@ -143,6 +145,21 @@ fn migrate(options: &Options, signals: &Receiver<Signal>) -> Result<(), CliError
     }
 }
 
+fn begin_and_watch(
+    options: &Options,
+    to: &str,
+    client: &mut Client,
+    signals: &Receiver<Signal>,
+) -> Result<MigrationInfo, CliError> {
+    client.execute("migrate", json!({ "uri": to, "resume": options.resume }))?;
+    if options.postcopy_when == Some(When::AtOnce) {
+        client.execute("migrate-start-postcopy", json!({}))?;
+    }
+    let patience = options.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let watch = Watch { client, signals, interrupted: false, patience, cancelled_by: None };
+    watch.until_end()
+}
+
 impl Options {
     /// Capabilities that were asked for, on or off.
     fn capabilities(&self) -> Vec<Value> {
@@ -162,7 +179,7 @@ impl Options {
             (Some(Mode::Postcopy), None | Some(When::FirstRound)) => Some("first-round"),
             (Some(Mode::Postcopy), Some(When::NoProgress)) => Some("no-progress"),
         };
-        let all: [(&str, Option<Value>); 8] = [
+        let all: [(&str, Option<Value>); 9] = [
             ("x-ferry-postcopy-when", when.map(Value::from)),
             ("x-ferry-handshake", self.handshake.clone().map(Value::from)),
             ("downtime-limit", self.downtime_limit.map(Value::from)),
@@ -171,6 +188,7 @@ impl Options {
             ("x-ferry-max-rounds", self.max_rounds.map(Value::from)),
             ("x-ferry-on-limit", self.on_limit.clone().map(Value::from)),
             ("x-ferry-rehearsal", rehearsal.map(Value::from)),
+            ("x-ferry-local", self.local.then_some(Value::from(true))),
         ];
         all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
     }
@@ -343,6 +361,14 @@ mod tests {
     fn capabilities_are_set_before_it_begins() {
         let mock = begin(&["--auto-converge", "--mode=postcopy"], None).end(Status::Completed, None).1;
         assert_eq!(mock.state().capabilities, [Capability::PostcopyRam, Capability::AutoConverge]);
+    }
+
+    #[test]
+    fn local_is_for_one_migration_only() {
+        let fixture = begin(&["--local"], None);
+        assert!(fixture.mock.state().parameters.local);
+        let (outcome, mock) = fixture.end(Status::Failed, Some("the destination refused"));
+        assert!(outcome.is_err() && !mock.state().parameters.local, "the next may go to another host");
     }
 
     #[test]

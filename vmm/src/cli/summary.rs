@@ -3,8 +3,8 @@
 
 use std::fmt::Write;
 
-use ferry_migration::MigrationInfo;
 use ferry_migration::info::{Downtime, PostcopyStats, RamStats};
+use ferry_migration::{MigrationInfo, Status};
 
 use super::style::{Style, bar};
 use super::units;
@@ -26,7 +26,12 @@ pub fn completed(info: &MigrationInfo, to: &Endpoint, style: Style) -> String {
 /// The numbers alone: downtime with its parts, memory, handshake. For a summary with a headline of its own.
 pub fn numbers(text: &mut String, info: &MigrationInfo, style: Style) {
     downtime(text, info, style);
-    if let Some(ram) = info.ram.as_ref().filter(|ram| ram.transferred > 0) {
+    let ram = info.ram.as_ref();
+    let is_handed_over = info.x_ferry_local && info.status == Some(Status::Completed);
+    if let Some(ram) = ram.filter(|_| is_handed_over) {
+        line(text, style, "memory", &format!("{} handed over, no page copied", units::bytes(ram.total)));
+    }
+    if let Some(ram) = ram.filter(|ram| ram.transferred > 0) {
         let incoming = info.x_ferry_direction.as_deref() == Some("incoming");
         memory(text, ram, if incoming { "received" } else { "sent" }, info.total_time, style);
     }
@@ -136,6 +141,19 @@ Moved to tcp:[::1]:5 in 2.00 s
   throttled  up to 40 % of the vCPUs' time
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn memory_that_was_handed_over_is_told() {
+        let ram = RamStats { total: 4 << 30, ..RamStats::default() };
+        let status = Some(Status::Completed);
+        let mut info = MigrationInfo { status, ram: Some(ram), x_ferry_local: true, ..MigrationInfo::default() };
+        let text = completed(&info, &"unix:/p".parse().unwrap(), Style::plain());
+        assert_eq!(text, "Moved to unix:/p\n  memory     4.0 GiB handed over, no page copied\n");
+        info.status = Some(Status::Failed);
+        let mut text = String::new();
+        numbers(&mut text, &info, Style::plain());
+        assert_eq!(text, "", "it stayed where it was");
     }
 
     #[test]

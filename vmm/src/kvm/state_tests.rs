@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
-use crate::kvm::testing::{has_kvm, machine};
+use crate::kvm::testing::{has_kvm, machine, no_faults};
 use crate::kvm::vcpu::part;
-use crate::kvm::{chips, clock};
+use crate::kvm::{Vm, chips, clock, create_all};
+use crate::memory::{Backing, Memory, MemoryConfig};
 
 /// What must be equal between two saves with a load between: everything but time.
 fn without_time(payload: &[u8]) -> String {
@@ -50,6 +52,39 @@ fn a_state_loads_twice_and_saves_the_same() {
     others[1].load(VERSION, &saved).unwrap();
     others[0].load(VERSION, &power_on).unwrap();
     assert_eq!(without_time(&others[0].save().unwrap()), without_time(&power_on), "the first keeps its own");
+}
+
+/// A load makes KVM itself write to guest memory. In a local hand-over that is the source's memory, whose guest may have to go on.
+#[test]
+fn what_kvm_writes_in_a_load_stays_out_of_memory_that_is_only_viewed() {
+    /// `MSR_KVM_WALL_CLOCK_NEW` (KVM documentation, x86 MSRs): setting it writes a version and the time to this address.
+    const WALL_CLOCK: u32 = 0x4b56_4d00;
+    const AT: u64 = 0x5000;
+    const SIZE: u64 = 16 << 20;
+    if !has_kvm() {
+        return;
+    }
+    let config = MemoryConfig { size: SIZE, backing: Backing::Memfd };
+    let [source, destination] = [(); 2].map(|()| Memory::new(&config).unwrap());
+    let vm = Arc::new(Vm::create(&destination, &no_faults()).unwrap());
+    let mut vcpu = create_all(&vm, 1).unwrap().remove(0);
+    if !vcpu.host.msrs.contains(&WALL_CLOCK) {
+        eprintln!("skipped: this host's KVM has no wall clock");
+        return;
+    }
+    let entry = kvm_msr_entry { index: WALL_CLOCK, data: AT, ..Default::default() };
+    msrs::set(&vcpu.calls, &vcpu.fd, &[entry]).unwrap();
+    let saved = vcpu.save().unwrap();
+    let version = |memory: &Memory| memory.guest().read_obj::<u32>(GuestAddress(AT)).unwrap();
+
+    destination.view_passed(source.memfd().unwrap().try_clone().unwrap().into(), SIZE).unwrap();
+    vcpu.load(VERSION, &saved).unwrap();
+    assert_ne!(version(&destination), 0, "KVM writes");
+    assert_eq!(version(&source), 0, "and nobody at the source sees it");
+    destination.take_passed().unwrap();
+    assert_eq!(version(&destination), 0, "nor does the guest that goes on here");
+    vcpu.load(VERSION, &saved).unwrap();
+    assert_ne!(version(&source), 0, "KVM has followed: what it writes now is the guest's");
 }
 
 #[test]

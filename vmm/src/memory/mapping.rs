@@ -13,6 +13,15 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, mun
 
 use super::config::SIZE_UNIT;
 
+/// Where writes to a mapped memfd go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Writes {
+    /// Into the memfd, for everybody who maps it.
+    Shared,
+    /// Into copies of their pages that only this mapping shows.
+    Private,
+}
+
 /// A private or shared mapping of `len` bytes, unmapped on drop.
 #[derive(Debug)]
 pub(super) struct Mapping {
@@ -50,20 +59,32 @@ impl Mapping {
     /// Maps `len` bytes of `memfd` from `offset` on, shared.
     pub(super) fn shared(memfd: &File, offset: u64, len: usize) -> io::Result<Self> {
         let mapping = Self::reserve(len)?;
-        // SAFETY: the range lies in a reservation that nobody else knows yet; the memfd is sealed against shrinking, so
-        // no access can run past its end.
+        mapping.show(memfd, offset, Writes::Shared)?;
+        Ok(mapping)
+    }
+
+    /// Maps `memfd`, sealed against shrinking, from `offset` on, at the same addresses and in place of what is mapped there now.
+    /// Whoever uses the range meanwhile finds one or the other; KVM hears of it from the kernel.
+    ///
+    /// On failure the range may be without memory: nobody may use it before another call succeeds.
+    pub(super) fn show(&self, memfd: &File, offset: u64, writes: Writes) -> io::Result<()> {
+        let sharing = match writes {
+            Writes::Shared => MapFlags::SHARED,
+            Writes::Private => MapFlags::PRIVATE,
+        };
+        // SAFETY: the range is this mapping's own, and its users hold no references into it, only addresses; the memfd is
+        // sealed against shrinking, so no access can run past its end.
         unsafe {
             mmap(
-                mapping.at.cast(),
-                len,
+                self.at.cast(),
+                self.len,
                 ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED | MapFlags::FIXED | MapFlags::NORESERVE,
+                sharing | MapFlags::FIXED | MapFlags::NORESERVE,
                 memfd.as_fd(),
                 offset,
             )?;
         }
-        mapping.advise(Advice::LinuxDontDump)?;
-        Ok(mapping)
+        self.advise(Advice::LinuxDontDump)
     }
 
     /// The first byte, on a 2 MiB boundary.

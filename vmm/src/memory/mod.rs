@@ -5,18 +5,18 @@
 
 mod config;
 mod mapping;
+mod passed;
 mod populated;
 pub mod userfault;
 pub mod zero;
 
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use ferry_devices::GuestMemory;
 use ferry_migration::description::RamRange;
 use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE, PageBitmap};
-use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mm::{Advice, madvise};
 use vm_memory::bitmap::{AtomicBitmap, NewBitmap};
 use vm_memory::mmap::MmapRegionBuilder;
@@ -24,6 +24,8 @@ use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 
 pub use config::{Backing, MemoryConfig, MemoryConfigError, SIZE_MAX, SIZE_MIN, SIZE_UNIT};
 use mapping::Mapping;
+use passed::Held;
+pub use passed::PassedError;
 
 /// Where the hole for devices begins.
 pub const HOLE_START: u64 = 3 << 30;
@@ -60,7 +62,7 @@ pub struct Memory {
 /// What holds the pages, and what tells which of them there are.
 #[derive(Debug)]
 enum Store {
-    Memfd(File),
+    Memfd(RwLock<Held>),
     Anonymous { pagemap: File },
 }
 
@@ -85,17 +87,14 @@ impl Memory {
 
     fn map(config: &MemoryConfig) -> io::Result<Self> {
         let ranges = layout(config.size);
-        let store = match config.backing {
-            Backing::Memfd => Store::Memfd(mapping::sealed_memfd(config.size)?),
-            Backing::Anon => Store::Anonymous { pagemap: File::open("/proc/self/pagemap")? },
-        };
+        let memfd = (config.backing == Backing::Memfd).then(|| mapping::sealed_memfd(config.size)).transpose()?;
         let mut regions = Vec::with_capacity(ranges.len());
         let mut first_page = 0;
         for range in &ranges {
             let len = range.len as usize;
-            let mapping = match &store {
-                Store::Memfd(memfd) => Mapping::shared(memfd, first_page * PAGE_SIZE, len)?,
-                Store::Anonymous { .. } => Mapping::anonymous(len)?,
+            let mapping = match &memfd {
+                Some(memfd) => Mapping::shared(memfd, first_page * PAGE_SIZE, len)?,
+                None => Mapping::anonymous(len)?,
             };
             let pages = range.len / PAGE_SIZE;
             regions.push(Region {
@@ -106,6 +105,10 @@ impl Memory {
             });
             first_page += pages;
         }
+        let store = match memfd {
+            Some(memfd) => Store::Memfd(RwLock::new(Held::own(memfd))),
+            None => Store::Anonymous { pagemap: File::open("/proc/self/pagemap")? },
+        };
         let views = regions.iter().filter_map(|region| region.view.clone()).collect();
         let guest = GuestMemoryMmap::from_arc_regions(views).map_err(io::Error::other)?;
         Ok(Memory { guest: Some(Arc::new(guest)), regions, ranges, store })
@@ -200,9 +203,12 @@ impl Memory {
     /// Calls `found` with (first page, number of pages) of each run of allocated pages in `first..end`.
     fn each_populated(&self, first: u64, end: u64, mut found: impl FnMut(u64, u64)) -> io::Result<()> {
         match &self.store {
-            Store::Memfd(memfd) => populated::in_memfd(memfd, first * PAGE_SIZE, end * PAGE_SIZE, |at, len| {
-                found(at / PAGE_SIZE, len.div_ceil(PAGE_SIZE));
-            }),
+            Store::Memfd(held) => {
+                let memfd = passed::look_at(held).memfd.clone();
+                populated::in_memfd(&memfd, first * PAGE_SIZE, end * PAGE_SIZE, |at, len| {
+                    found(at / PAGE_SIZE, len.div_ceil(PAGE_SIZE));
+                })
+            }
             Store::Anonymous { pagemap } => {
                 for region in &self.regions {
                     let from = first.max(region.first_page);
@@ -220,16 +226,14 @@ impl Memory {
     }
 
     /// Gives every page back to the host: all of guest RAM reads as zeros again, and nothing is allocated. What an attempt that
-    /// failed has received is gone with it. Nobody else may use the memory meanwhile.
+    /// failed has received is gone with it. Nobody else may use the memory meanwhile. Memory that another process passed stays as
+    /// it is, and is no longer this guest's.
     ///
     /// # Errors
     /// When the host refuses; some pages may keep what they held.
     pub fn discard(&self) -> io::Result<()> {
         match &self.store {
-            Store::Memfd(memfd) => {
-                let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-                Ok(fallocate(memfd, punch, 0, self.pages() * PAGE_SIZE)?)
-            }
+            Store::Memfd(held) => self.empty(held),
             Store::Anonymous { .. } => {
                 for region in &self.regions {
                     let len = (region.pages * PAGE_SIZE) as usize;
@@ -252,9 +256,9 @@ impl Memory {
 
     /// The memfd, with the ranges one after the other from offset 0: page `n` lies at `n * 4096`.
     #[must_use]
-    pub fn memfd(&self) -> Option<&File> {
+    pub fn memfd(&self) -> Option<Arc<File>> {
         match &self.store {
-            Store::Memfd(memfd) => Some(memfd),
+            Store::Memfd(held) => Some(passed::look_at(held).memfd.clone()),
             Store::Anonymous { .. } => None,
         }
     }
@@ -406,7 +410,7 @@ mod tests {
         assert!(memory.memfd().unwrap().set_len(4096).is_err());
         memory.guest().write_obj(0x55u8, GuestAddress(8192)).unwrap();
         let mut byte = [0];
-        std::os::unix::fs::FileExt::read_exact_at(memory.memfd().unwrap(), &mut byte, 8192).unwrap();
+        std::os::unix::fs::FileExt::read_exact_at(&*memory.memfd().unwrap(), &mut byte, 8192).unwrap();
         assert_eq!(byte, [0x55]);
     }
 }

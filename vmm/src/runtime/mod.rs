@@ -17,6 +17,7 @@ use crate::endpoint::Endpoint;
 use crate::events::Events;
 use crate::machine::Machine;
 use crate::runtime::destination::Incoming;
+pub use crate::runtime::local::LocalError;
 use crate::runtime::progress::{Direction, Progress};
 use crate::runtime::record::{OwnRecord, OwnershipInfo, RecordError};
 use crate::runtime::settings::Settings;
@@ -26,6 +27,8 @@ use crate::runtime::stream::Listener;
 pub mod control;
 pub mod destination;
 mod inbox;
+mod local;
+mod passing;
 pub mod progress;
 mod rate;
 pub mod record;
@@ -81,6 +84,9 @@ pub enum MigrationError {
     /// The command needs a migration that goes on.
     #[error("no migration is going on")]
     NoMigration,
+    /// The memory cannot be handed over as a whole.
+    #[error("{0}; for a migration that copies the memory, set x-ferry-local to false")]
+    Local(#[from] LocalError),
     /// The incoming migration failed.
     #[error("incoming migration failed: {0}")]
     Incoming(String),
@@ -175,8 +181,12 @@ impl Migrations {
             }
             previous.join();
         }
-        let progress = self.progress(Direction::Outgoing);
         let settings = self.settings.clone();
+        let parameters = settings.parameters();
+        if parameters.local {
+            local::check(&to, self.machine.memory(), &parameters, settings.postcopy())?;
+        }
+        let progress = self.progress(Direction::Outgoing);
         let outgoing = Outgoing::start(self.machine.clone(), to, settings, progress.clone(), self.record.as_ref())?;
         current.outgoing = Some(outgoing);
         current.newest = Some(progress);

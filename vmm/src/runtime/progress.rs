@@ -78,6 +78,7 @@ struct Facts {
     downtime: Option<Downtime>,
     error: Option<String>,
     handshake: Handshake,
+    local: bool,
     waits: Waits,
 }
 
@@ -126,6 +127,7 @@ impl Progress {
             downtime: None,
             error: None,
             handshake: Handshake::Setup,
+            local: false,
             waits: Waits::None,
         };
         let pages = PageCounters::default();
@@ -171,6 +173,12 @@ impl Progress {
     /// The handshake in force.
     pub fn set_handshake(&self, handshake: Handshake) {
         self.facts().handshake = handshake;
+    }
+
+    /// The memory is handed over as a whole: there are no pages to send.
+    pub fn set_local(&self) {
+        self.pages.remaining_pages.store(0, Relaxed);
+        self.facts().local = true;
     }
 
     /// Destination: postcopy has begun, and `faults` knows how it goes.
@@ -238,6 +246,7 @@ impl Progress {
             x_ferry_downtime_us: facts.downtime.map(|d| d.total_us()),
             x_ferry_direction: Some(if outgoing { "outgoing" } else { "incoming" }.to_owned()),
             x_ferry_handshake: Some(facts.handshake),
+            x_ferry_local: facts.local,
             postcopy_latency: blocktime.map(|b| b.total_us * 1000 / b.waits),
             postcopy_latency_dist: blocktime.map(|b| b.histogram.to_vec()),
             x_ferry_postcopy: self.postcopy(waits),

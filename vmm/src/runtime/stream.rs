@@ -22,6 +22,12 @@ use crate::endpoint::Endpoint;
 #[derive(Clone, Debug)]
 pub struct Stream(Arc<OwnedFd>);
 
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// Ends a connection from outside, without keeping it open.
 #[derive(Debug)]
 pub struct Handle(Weak<OwnedFd>);
@@ -206,7 +212,8 @@ impl Stream {
     }
 }
 
-fn retry(error: Errno) -> io::Result<()> {
+/// What becomes of a call that has failed: it is made again, or its error is told.
+pub(super) fn retry(error: Errno) -> io::Result<()> {
     match error {
         Errno::INTR => Ok(()),
         Errno::AGAIN => Err(io::ErrorKind::TimedOut.into()),

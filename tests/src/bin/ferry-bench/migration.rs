@@ -36,6 +36,7 @@ pub struct Plan {
     both: Map<String, Value>,
     source: Map<String, Value>,
     ferry: Map<String, Value>,
+    local: bool,
 }
 
 impl Plan {
@@ -43,7 +44,7 @@ impl Plan {
     pub fn precopy() -> Self {
         let limit = |name: &str, value: u64| (name.to_owned(), value.into());
         let source = [limit("downtime-limit", DOWNTIME_LIMIT_MS), limit("max-bandwidth", MAX_BANDWIDTH)];
-        Plan { capabilities: vec![], both: Map::new(), source: Map::from_iter(source), ferry: Map::new() }
+        Plan { capabilities: vec![], both: Map::new(), source: Map::from_iter(source), ferry: Map::new(), local: false }
     }
 
     /// With a capability on both sides.
@@ -68,6 +69,12 @@ impl Plan {
     pub fn on_ferry(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.ferry.insert(name.to_owned(), value.into());
         self
+    }
+
+    /// Over a Unix socket, with the memory as a whole: only Ferry knows this.
+    pub fn local(mut self) -> Self {
+        self.local = true;
+        self.on_ferry("x-ferry-local", true)
     }
 
     /// Tells both processes. To be called before the destination listens.
@@ -142,7 +149,7 @@ pub fn measure(peer: &Peer, guest: &Guest, plan: &Plan, directory: &Path) -> Res
     let mut log = SerialLog::new(&source)?;
     let mut destination = Process::start(peer, guest, Role::Destination, directory)?;
     plan.apply(peer, &mut source, &mut destination)?;
-    let uri = destination.listen()?;
+    let uri = if plan.local { destination.listen_at(&socket(directory))? } else { destination.listen()? };
     log.wait_ready(&mut source, guest.cpus, FILL)?;
     log.wait_reports(&mut source, guest.cpus, WARM_UP, REPORTS)?;
 
@@ -168,6 +175,13 @@ pub fn measure(peer: &Peer, guest: &Guest, plan: &Plan, directory: &Path) -> Res
         rounds: source.number(&info, &["ram", "dirty-sync-count"])?,
         handshake: info["x-ferry-handshake"].as_str().map(str::to_owned),
     })
+}
+
+/// Where a local hand-over goes; a run before may have left its socket.
+fn socket(directory: &Path) -> String {
+    let path = directory.join("local");
+    let _ = std::fs::remove_file(&path);
+    format!("unix:{}", path.display())
 }
 
 /// The downtime as the source tells it, as finely as it does.

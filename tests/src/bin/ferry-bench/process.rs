@@ -106,6 +106,12 @@ impl Process {
         }
     }
 
+    /// Lets a destination listen at this URI, and returns it.
+    pub fn listen_at(&mut self, uri: &str) -> Result<String, BenchError> {
+        self.execute("migrate-incoming", json!({ "uri": uri }))?;
+        Ok(uri.to_owned())
+    }
+
     /// Waits until this round begins.
     pub fn wait_round(&mut self, round: u64, within: Duration) -> Result<(), BenchError> {
         let deadline = Instant::now() + within;

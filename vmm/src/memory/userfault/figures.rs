@@ -56,7 +56,7 @@ fn latency_of_one_fault() {
         let memory = memory(SIZE, backing);
         if let Some(memfd) = memory.memfd() {
             (0..PAGES).for_each(|page| {
-                std::os::unix::fs::FileExt::write_all_at(memfd, &[7; 4096], page * PAGE_SIZE).unwrap();
+                std::os::unix::fs::FileExt::write_all_at(&*memfd, &[7; 4096], page * PAGE_SIZE).unwrap();
             });
         }
         let faults = Faults::arm(&memory, &pages(PAGES, |page| page % 512 == 0)).unwrap();

@@ -118,7 +118,7 @@ impl Faults {
         outdated.subtract(discarded);
         let backing = memory.backing();
         let uffd = Arc::new(open::open(backing)?);
-        let memfd = memory.memfd().map(File::try_clone).transpose().map_err(UserfaultError::Open)?;
+        let memfd = memory.memfd().map(|memfd| memfd.try_clone()).transpose().map_err(UserfaultError::Open)?;
         let ranges = range::cover(memory, missing);
         refuse_huge_pages(memory, &ranges);
         discard::discard_in(&ranges, &outdated)?;

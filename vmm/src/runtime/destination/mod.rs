@@ -3,6 +3,7 @@
 //! [`Incoming::listen`] spawns the driver's thread. It waits for a source as long as it takes, lives through one migration, and
 //! ends with the guest here or with the reason why not; by then its listener, workers and links are gone.
 
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -51,6 +52,8 @@ pub enum Event {
 /// What comes of a connection; a connection that has been replaced is not heard any more.
 #[derive(Debug)]
 pub enum LinkEvent {
+    /// The source said its first word on this connection, with this attachment, and with these descriptors.
+    FirstMessage(ToDestination, Vec<u8>, Vec<OwnedFd>),
     /// The source said something, with this attachment.
     Message(ToDestination, Vec<u8>),
     /// A page link was lost; the text says which and how.

@@ -97,13 +97,20 @@ fn do_job(machine: &Machine, progress: &Progress, early: &mut Early, job: Machin
             load_us: job.arrived.elapsed().as_micros() as u64,
             pages_us: job.gathered.saturating_duration_since(job.arrived).as_micros() as u64,
         })),
-        MachineJob::Start(permitted) => Input::Started(
-            machine
-                .release_hold()
-                .map(|()| permitted.elapsed().as_micros() as u64)
-                .map_err(|error| machine_failure(&error)),
-        ),
+        MachineJob::Start(permitted) => Input::Started(start(machine).map(|()| permitted.elapsed().as_micros() as u64)),
     }
+}
+
+/// Runs the guest. Memory that was handed over is its own first, and again the source's before a failure is told.
+fn start(machine: &Machine) -> Result<(), Failure> {
+    let memory = machine.memory();
+    let taken =
+        memory.take_passed().map_err(|error| Failure { device: "memory".to_owned(), reason: error.to_string() });
+    taken.and_then(|()| machine.release_hold().map_err(|error| machine_failure(&error))).inspect_err(|_| {
+        if let Err(error) = memory.forget_passed() {
+            tracing::warn!(%error, "the memory that was handed over is still mapped here; nobody uses it");
+        }
+    })
 }
 
 fn load(

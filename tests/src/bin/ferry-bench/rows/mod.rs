@@ -5,6 +5,7 @@ mod converge;
 mod downtime;
 mod growth;
 mod handshake;
+mod local;
 mod postcopy;
 mod slowdown;
 mod start;
@@ -63,6 +64,8 @@ pub enum Row {
     Converge,
     /// Total time and downtime by memory and by vCPUs
     Growth,
+    /// Hand-over to a process on this host, with the memory as a whole
+    Local,
     /// Total time and downtime by dirty rate, for the plot
     Sweep,
 }
@@ -84,6 +87,7 @@ impl Row {
             Row::Start => "start",
             Row::Converge => "converge",
             Row::Growth => "growth",
+            Row::Local => "local",
             Row::Sweep => "sweep",
         }
     }
@@ -104,6 +108,7 @@ impl Row {
             Row::Start => "from exec on; limit: a process that prints a byte, and an empty VM",
             Row::Converge => "a guest that dirties faster than the link; limit: its working set once through the link",
             Row::Growth => "precopy by memory and by vCPUs; limits as in downtime",
+            Row::Local => "hand-over on one host; limit: a round trip with Ferry's save and load",
             Row::Sweep => "precopy by dirty rate; limits as in downtime",
         }
     }
@@ -120,6 +125,7 @@ impl Row {
             Row::Start => start::measure,
             Row::Converge => converge::measure,
             Row::Growth => growth::measure,
+            Row::Local => local::measure,
             Row::Sweep => sweep::measure,
         };
         measure(bench, &mut section);

@@ -115,6 +115,10 @@ impl Driver {
         if !self.receiving {
             return;
         }
+        if self.local && !self.bulk_links.is_empty() {
+            self.bulk_links.clear();
+            return self.failed("the source has handed its memory over, and opens a bulk link all the same".to_owned());
+        }
         let precopy = self.missing.is_none();
         for (number, stream) in std::mem::take(&mut self.bulk_links) {
             if self.marks.arrives(number) {
@@ -141,11 +145,12 @@ impl Driver {
     }
 
     pub(super) fn send(&mut self, message: &ToSource) {
-        let Some(control) = &mut self.control else { return };
         let attachment = match (message, &self.missing) {
+            (ToSource::HelloAck { .. }, _) if self.local => self.taken_memory(),
             (ToSource::RecoverAck, Some(missing)) => missing.faults.received().encode(),
             _ => Vec::new(),
         };
+        let Some(control) = &mut self.control else { return };
         self.machine.faults().reach(Direction::Incoming, Moment::Send, message.name());
         if let Err(error) = control.send(message, &attachment) {
             let reason = format!("sending {}: {}", message.name(), crate::runtime::causes(&error));
@@ -202,13 +207,16 @@ impl Driver {
 }
 
 fn read_control(mut receiver: control::Receiver, connection: u32, events: &Sender<Event>) {
+    let first = receiver.receive_with::<ToDestination>();
+    let mut next = first.map(|(message, attachment, passed)| LinkEvent::FirstMessage(message, attachment, passed));
     loop {
-        let (event, more) = match receiver.receive::<ToDestination>() {
-            Ok((message, attachment)) => (LinkEvent::Message(message, attachment), true),
+        let (event, more) = match next {
+            Ok(event) => (event, true),
             Err(error) => (LinkEvent::Lost(crate::runtime::causes(&error)), false),
         };
         if events.send(Event::OfLink(connection, event)).is_err() || !more {
             return;
         }
+        next = receiver.receive().map(|(message, attachment)| LinkEvent::Message(message, attachment));
     }
 }

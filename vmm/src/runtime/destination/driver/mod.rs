@@ -2,20 +2,23 @@
 //!
 //! Started by [`Incoming::listen`](super::Incoming::listen). It waits only for its inbox and its timers; what blocks is done by
 //! workers, and everything that was opened or started here is gone when it ends. [`links`] accepts, uses and closes the links,
-//! [`postcopy`] holds what only a guest with missing pages needs, [`record`] asks the ownership record.
+//! [`postcopy`] holds what only a guest with missing pages needs, [`local`] what only memory does that comes as a whole, [`record`]
+//! asks the ownership record.
 
 mod explain;
 mod links;
+mod local;
 mod postcopy;
 mod record;
 
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ferry_devices::fault::{Direction, Moment, Place};
+use ferry_devices::fault::{Direction, Moment};
 use ferry_migration::destination::{Destination, Input, Outcome, Output};
 use ferry_migration::greeting::{Announced, BULK_LINKS_MAX};
 use ferry_migration::message::{Failure, ToDestination, ToSource};
@@ -91,6 +94,10 @@ pub(super) struct Driver {
     missing: Option<Arc<Missing>>,
     /// The urgent link, while the memory is not armed yet.
     urgent: Option<Stream>,
+    /// What came with the source's first word, while that is looked at.
+    passed: Vec<OwnedFd>,
+    /// The memory came as a whole: there are no pages to take.
+    local: bool,
     own_record: Option<Arc<OwnRecord>>,
     record: Option<Arc<HandoverRecord>>,
     /// What the source has announced, while this side looks whether its record shows it.
@@ -144,6 +151,8 @@ impl Driver {
             armed: Arc::default(),
             missing: None,
             urgent: None,
+            passed: Vec::new(),
+            local: false,
             own_record,
             record: None,
             announced: None,
@@ -186,6 +195,12 @@ impl Driver {
 
     fn link_event(&mut self, event: LinkEvent) {
         match event {
+            LinkEvent::FirstMessage(message, attachment, passed) => {
+                self.passed = passed;
+                self.message(message, attachment);
+                // Whatever was not wanted is closed.
+                self.passed.clear();
+            }
             LinkEvent::Message(message, attachment) => self.message(message, attachment),
             LinkEvent::PagesLost(reason) => self.loss.hold(reason),
             LinkEvent::Lost(reason) => {
@@ -269,6 +284,7 @@ impl Driver {
                 }
                 Output::StartTimer(timer) => self.timers.start(timer),
                 Output::StopTimer(timer) => self.timers.stop(timer),
+                Output::Load { rehearsal: true, .. } if self.local => self.refuse_rehearsal(),
                 Output::Load { rehearsal, postcopy } => {
                     // What is discarded or watched from here on must not come back by itself.
                     self.populating.end();
@@ -297,13 +313,12 @@ impl Driver {
     /// Whether this side can take the guest, and what it must find in its ownership record.
     fn check_greeting(&mut self) -> Result<Option<Announced>, String> {
         let bytes = std::mem::take(&mut self.attachment.0);
-        let greeting: Greeting =
-            postcard::from_bytes(&bytes).map_err(|error| format!("its greeting does not decode: {error}"))?;
+        let (greeting, announced) =
+            Greeting::decode(&bytes).map_err(|error| format!("its greeting does not decode: {error}"))?;
         description::check(&greeting.machine, self.machine.description()).map_err(|error| error.to_string())?;
         self.take_links(&greeting)?;
         self.timers.durations.heartbeat = Duration::from_millis(greeting.heartbeat_timeout_ms.clamp(100, 600_000));
-        let emptied = self.machine.faults().before(Place::HostMemory).and_then(|()| self.machine.memory().discard());
-        emptied.map_err(|error| format!("its memory cannot be emptied: {error}"))?;
+        self.prepare_memory(announced)?;
         if self.core.may_go_postcopy() {
             userfault::support(self.machine.memory().backing(), self.machine.faults())
                 .map_err(|error| format!("postcopy is not possible here: {}", crate::runtime::causes(&error)))?;
@@ -373,6 +388,9 @@ impl Driver {
         self.let_go();
         self.listening.end();
         self.join(inbox);
+        if self.outcome != Some(Outcome::Completed) {
+            self.let_go_of_memory();
+        }
         crate::runtime::join_interrupting(&self.machine, [self.accepting]);
         let outcome = self.outcome.take().expect("the driver runs until there is one");
         if let Outcome::Failed(reason) = &outcome {

@@ -1,5 +1,6 @@
 //! The source's links: opened, used, lost, closed.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -83,9 +84,11 @@ impl Driver {
             ToDestination::Permit { .. } => self.machine.last_wishes(),
             _ => Vec::new(),
         };
+        let descriptor = self.descriptor_for(message);
+        let descriptor = descriptor.as_ref().map(AsFd::as_fd);
         let Some(control) = &mut self.control else { return };
         self.machine.faults().reach(Direction::Outgoing, Moment::Send, message.name());
-        if let Err(error) = control.send(message, &attachment) {
+        if let Err(error) = control.send_with(message, &attachment, descriptor) {
             let reason = format!("sending {}: {}", message.name(), crate::runtime::causes(&error));
             return self.lost(reason);
         }
@@ -97,15 +100,14 @@ impl Driver {
             vm: self.machine.name().to_owned(),
             machine: self.machine.description().clone(),
             bulk_links: self.bulk_links,
-            // A host that does not tell keeps nobody from anything.
-            filled_chunks: self.machine.memory().filled_chunks().map_or_else(|_| Vec::new(), |filled| filled.encode()),
+            filled_chunks: self.filled_chunks(),
             record: self
                 .record
                 .as_ref()
                 .map(|record| Announced { handover: record.handover().clone(), nonce: record.nonce() }),
             heartbeat_timeout_ms: self.timers.durations.heartbeat.as_millis() as u64,
         };
-        postcard::to_stdvec(&greeting).expect("a greeting is plain data")
+        greeting.encode(self.passed_memory().as_ref())
     }
 
     pub(super) fn close_links(&mut self) {

@@ -3,11 +3,12 @@
 //! Started by [`Outgoing::start`](super::Outgoing::start). It waits only for its inbox and its timers; what blocks is done by
 //! workers, and everything that was opened or started here is gone when it ends. [`links`] opens, uses and closes the links,
 //! [`jobs`] hands work to the workers, [`record`] asks the ownership record, [`throttle`] slows a guest down that writes too fast,
-//! [`explain`] says what a client must know.
+//! [`explain`] says what a client must know, [`local`] stands in for the page worker where the memory goes as a whole.
 
 mod explain;
 mod jobs;
 mod links;
+mod local;
 mod record;
 mod throttle;
 
@@ -46,6 +47,9 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 /// What a look a moment ago may not have shown: an uncertainty has ended in a paused postcopy.
 const NEEDS_PAGES: &str = "the postcopy is paused, and the destination may need pages that only this process has: reconnect it, or, if it \
                            has ended or says that it is completed, drop them ('drop-pages': true, or --drop-pages)";
+/// What an operator cannot see from outside.
+const MEMORY_TAKEN: &str = "the destination has taken the guest's memory and may have run it, so what this side knows of the guest is too old to \
+                            run with it. If the destination is gone, so is the guest: end this with owner destination";
 /// The generation of a guest that no ownership record counts.
 const FIRST_GENERATION: u64 = 1;
 
@@ -81,6 +85,10 @@ pub(super) struct Driver {
     received: Option<PageBitmap>,
     /// Postcopy, while recovering: where the destination listens now.
     recover_to: Option<Endpoint>,
+    /// The memory goes as a whole.
+    local: bool,
+    /// Its mark when it was passed.
+    passed_mark: Option<bool>,
     record: Option<Arc<HandoverRecord>>,
     record_call: Call<Question>,
     /// Whom the operator has named as the owner.
@@ -99,7 +107,8 @@ fn plan(parameters: &Parameters, postcopy: bool, record: Option<&HandoverRecord>
     };
     Plan {
         generation: record.map_or(FIRST_GENERATION, |record| record.handover().generation()),
-        rehearse: parameters.rehearsal,
+        // A trial costs the guest a stop; and a load that fails costs this migration hardly more.
+        rehearse: parameters.rehearsal && !parameters.local,
         postcopy,
         handshake,
         insist_on_record: parameters.handshake == Some(Handshake::Owned),
@@ -118,6 +127,9 @@ impl Driver {
     ) -> std::io::Result<Self> {
         let parameters = settings.parameters();
         let plan = plan(&parameters, settings.postcopy(), record.as_deref());
+        if parameters.local {
+            progress.set_local();
+        }
         let (guest_jobs, guest_thread) = guest_worker(machine.clone(), events.clone())?;
         let controls = Controls {
             stop: Arc::default(),
@@ -154,6 +166,8 @@ impl Driver {
             remaining: None,
             received: None,
             recover_to: None,
+            local: parameters.local,
+            passed_mark: None,
             record,
             record_call: Call::default(),
             resolved: None,
@@ -249,6 +263,11 @@ impl Driver {
                 let _ = answer.send(Err(NEEDS_PAGES));
                 return;
             }
+            Command::Resolve { owner: Owner::Source, .. } if self.memory_was_taken() => {
+                // As above.
+                let _ = answer.send(Err(MEMORY_TAKEN));
+                return;
+            }
             Command::Resolve { owner, .. } => Input::Resolve(owner),
             Command::Recover(to) => {
                 self.recover_to = Some(to);
@@ -278,6 +297,11 @@ impl Driver {
     fn message(&mut self, message: ToSource, attachment: &[u8]) {
         self.machine.faults().reach(Direction::Outgoing, Moment::Received, message.name());
         match &message {
+            ToSource::HelloAck { .. } => {
+                if let Some(input) = self.memory_is_not_taken(attachment) {
+                    return self.input(input);
+                }
+            }
             ToSource::MarkerReached { marker } => self.controls.arrived.tell(*marker),
             // What the destination has need not be sent.
             ToSource::RecoverAck => match PageBitmap::decode(attachment, self.machine.memory().pages()) {
@@ -301,6 +325,7 @@ impl Driver {
                 Output::Send(message) => self.send(&message),
                 Output::StartTimer(timer) => self.timers.start(timer),
                 Output::StopTimer(timer) => self.timers.stop(timer),
+                Output::SendRound | Output::SendLastPages { .. } if self.local => self.no_pages(&output),
                 Output::SendRound => self.page_job(PageJob::Round),
                 Output::EndRound => {
                     self.controls.end_round.store(true, Relaxed);
@@ -346,6 +371,9 @@ impl Driver {
     fn hand_over(&mut self) {
         if let Err(error) = self.machine.hold(Hold::HandedOver) {
             tracing::error!(%error, "the machine could not be marked as handed over; its vCPUs are stopped all the same");
+        }
+        if self.local {
+            self.part_with_memory();
         }
     }
 

@@ -1,0 +1,83 @@
+//! The destination's part in a hand-over of the memory as a whole: it is looked at and viewed at `Hello`, taken when the guest is to
+//! run (by the machine's worker), and let go of on every other way out.
+
+use ferry_devices::fault::Place;
+use ferry_migration::PassedMemory;
+use ferry_migration::destination::Input;
+use ferry_migration::message::Failure;
+use ferry_migration::pages::PAGE_SIZE;
+
+use super::Driver;
+use crate::memory::PassedError;
+use crate::runtime::local::is_safe;
+
+/// Why memory that comes as a whole is not taken.
+#[derive(Debug, thiserror::Error)]
+enum NotTaken {
+    /// It is not what it must be, or cannot be mapped.
+    #[error(transparent)]
+    Memory(#[from] PassedError),
+    /// It was announced and did not come, or not alone.
+    #[error(
+        "{0} descriptors came with memory that is handed over, and not one: connect over a Unix socket, with nothing in between"
+    )]
+    Descriptors(usize),
+    /// There would be nothing left to follow the guest.
+    #[error(
+        "memory is handed over, and postcopy is to be possible: switch the capability postcopy-ram off at the source"
+    )]
+    Postcopy,
+    /// Two could run the guest in one memory.
+    #[error(
+        "memory is handed over with a handshake that may run the guest twice: set x-ferry-handshake to auto at the source"
+    )]
+    Handshake,
+}
+
+impl Driver {
+    /// Makes ready to take the guest's memory: none of it is here yet, or all of it, as the source has announced.
+    pub(super) fn prepare_memory(&mut self, announced: Option<PassedMemory>) -> Result<(), String> {
+        let cannot_empty = |error: std::io::Error| format!("its memory cannot be emptied: {error}");
+        self.machine.faults().before(Place::HostMemory).map_err(cannot_empty)?;
+        let Some(announced) = announced else { return self.machine.memory().discard().map_err(cannot_empty) };
+        self.view_passed(announced).map_err(|error| error.to_string())?;
+        self.local = true;
+        // To populate memory that is viewed would copy it, and the guest goes on writing the original.
+        self.filled = None;
+        self.progress.set_local();
+        Ok(())
+    }
+
+    fn view_passed(&mut self, announced: PassedMemory) -> Result<(), NotTaken> {
+        if self.core.may_go_postcopy() {
+            return Err(NotTaken::Postcopy);
+        }
+        if !is_safe(self.core.handshake()) {
+            return Err(NotTaken::Handshake);
+        }
+        let came = self.passed.len();
+        match (self.passed.pop(), came) {
+            (Some(memfd), 1) => Ok(self.machine.memory().view_passed(memfd, announced.bytes)?),
+            _ => Err(NotTaken::Descriptors(came)),
+        }
+    }
+
+    /// The attachment of the `HelloAck` that takes the memory.
+    pub(super) fn taken_memory(&self) -> Vec<u8> {
+        PassedMemory { bytes: self.machine.memory().pages() * PAGE_SIZE }.encode()
+    }
+
+    /// A trial would leave copies of pages behind that the guest goes on writing at the source.
+    pub(super) fn refuse_rehearsal(&mut self) {
+        let reason = "a source that hands its memory over sends the device state once, when the guest has stopped";
+        let failure = Failure { device: "protocol".to_owned(), reason: reason.to_owned() };
+        self.input(Input::Loaded(Err(failure)));
+    }
+
+    /// The guest is not here: its memory is not either. Nobody loads or starts the machine any more.
+    pub(super) fn let_go_of_memory(&self) {
+        if let Err(error) = self.machine.memory().forget_passed() {
+            tracing::warn!(%error, "the memory that was handed over is still mapped here; nobody uses it");
+        }
+    }
+}
