@@ -34,6 +34,12 @@ impl Ferry {
         self.qmp("migrate-set-capabilities", json!({ "capabilities": [on] }));
     }
 
+    /// Lets migrations of this process share the pages among so many bulk links.
+    pub fn use_channels(&mut self, channels: u8) {
+        self.switch_on("multifd");
+        self.set_parameters(json!({ "multifd-channels": channels }));
+    }
+
     /// Sets migration parameters.
     pub fn set_parameters(&mut self, parameters: Value) {
         self.qmp("migrate-set-parameters", parameters);

@@ -2,23 +2,18 @@
 
 use std::collections::BTreeSet;
 
+use ferry_guest::workload::Rate;
 use ferry_migration::info::Status;
 use ferry_tests::migration::move_guest;
 use ferry_tests::relay::{Fault, Link, Spot};
-use ferry_tests::{Ferry, Lab, Postcopy, SOON, Scene, Spec, memory};
+use ferry_tests::{Lab, Postcopy, SOON, Scene, Spec, memory};
 use serde_json::json;
 
 /// A guest whose memory is several links' work, on a source that uses so many.
 fn scene(channels: u8) -> Option<Scene> {
     let mut scene = Scene::with(|_, spec| spec.cpus(2).memory("96M").workload(|load| load.working_set = 48 << 20))?;
-    use_links(&mut scene.source, channels);
+    scene.source.use_channels(channels);
     Some(scene)
-}
-
-fn use_links(source: &mut Ferry, channels: u8) {
-    let multifd = json!({ "capabilities": [{ "capability": "multifd", "state": true }] });
-    source.qmp("migrate-set-capabilities", multifd);
-    source.set_parameters(json!({ "multifd-channels": channels }));
 }
 
 #[test]
@@ -30,7 +25,7 @@ fn a_guest_moves_over_several_links() {
         assert_eq!(info.status, Some(Status::Completed), "{channels}: {info:?}");
         scene.source.quit();
         scene.source = destination;
-        use_links(&mut scene.source, channels);
+        scene.source.use_channels(channels);
         scene.ends_well();
     }
 }
@@ -43,7 +38,7 @@ fn every_link_carries_its_share_and_memory_is_equal() {
     let mut guest = ferry_tests::GuestLog::new(&source, 1);
     guest.wait_ready();
     source.qmp("stop", json!({}));
-    use_links(&mut source, 4);
+    source.use_channels(4);
     let mut destination = lab.start_destination(&spec);
     let relay = ferry_tests::Relay::new(&destination.wait_listening(), None);
     let info = source.migrate_to(&relay.uri());
@@ -74,7 +69,11 @@ fn a_link_of_several_that_fails_leaves_the_guest_at_the_source() {
 
 #[test]
 fn a_postcopy_over_several_links_is_broken_and_recovered() {
-    let Some(scene) = scene(2) else { return };
+    // It asks for pages more slowly than the links are broken.
+    let describe =
+        |_: &Lab, spec: Spec| spec.cpus(2).memory("96M").workload(|load| load.rate = Rate::BytesPerSecond(1 << 20));
+    let Some(mut scene) = Scene::with(describe) else { return };
+    scene.source.use_channels(2);
     let mut stage = Postcopy::begin(scene);
     for link in [Link::Bulk, Link::Urgent, Link::Control] {
         stage.relay.cut_link(link);

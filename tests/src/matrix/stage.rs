@@ -115,6 +115,11 @@ impl Stage {
         if postcopy {
             self.source.ferry.allow_postcopy();
         }
+        // Every lever of speed keeps the promises of safety.
+        let channels = self.random.one_of(&[1, 2, 3]);
+        if channels > 1 {
+            self.source.ferry.use_channels(channels);
+        }
         let slow = postcopy || self.wants_rounds();
         // A guest that ends by itself is waited for while a frame is held.
         let deadline = match self.cell.what {
