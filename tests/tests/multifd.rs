@@ -70,8 +70,11 @@ fn a_link_of_several_that_fails_leaves_the_guest_at_the_source() {
 #[test]
 fn a_postcopy_over_several_links_is_broken_and_recovered() {
     // It asks for pages more slowly than the links are broken.
-    let describe =
-        |_: &Lab, spec: Spec| spec.cpus(2).memory("96M").workload(|load| load.rate = Rate::BytesPerSecond(1 << 20));
+    let describe = |_: &Lab, spec: Spec| {
+        spec.cpus(2).memory("96M").workload(|load| {
+            (load.working_set, load.rate) = (32 << 20, Rate::BytesPerSecond(1 << 20));
+        })
+    };
     let Some(mut scene) = Scene::with(describe) else { return };
     scene.source.use_channels(2);
     let mut stage = Postcopy::begin(scene);
