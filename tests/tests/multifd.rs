@@ -79,6 +79,7 @@ fn a_postcopy_over_several_links_is_broken_and_recovered() {
     scene.source.use_channels(2);
     let mut stage = Postcopy::begin(scene);
     for link in [Link::Bulk, Link::Urgent, Link::Control] {
+        stage.relay.wait_open(link);
         stage.relay.cut_link(link);
         stage.wait_paused();
         stage.recover();

@@ -26,7 +26,10 @@ fn a_link_that_is_cut_pauses_both_sides_and_a_recovery_goes_on() {
     let Some(mut stage) = stage() else { return };
     for link in [Some(Link::Control), Some(Link::Bulk), Some(Link::Urgent), None] {
         match link {
-            Some(link) => stage.relay.cut_link(link),
+            Some(link) => {
+                stage.relay.wait_open(link);
+                stage.relay.cut_link(link);
+            }
             None => stage.relay.cut_all(),
         }
         let [ours, theirs] = stage.wait_paused();

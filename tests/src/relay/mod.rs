@@ -143,6 +143,14 @@ impl Relay {
         self.shared.end_all(Ending::Cut);
     }
 
+    /// Waits until a connection that is this link is open: after a recovery, the page links come behind the control link.
+    ///
+    /// # Panics
+    /// When none comes.
+    pub fn wait_open(&self, link: Link) {
+        wait_until(&format!("an open {link:?} link"), SOON, || self.shared.lock().is_open(link).then_some(()));
+    }
+
     /// Closes the connections that are this link.
     ///
     /// # Panics

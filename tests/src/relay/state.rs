@@ -203,6 +203,11 @@ impl State {
         Some(plan.fault.clone())
     }
 
+    /// Whether a connection that is this link is open.
+    pub fn is_open(&self, link: Link) -> bool {
+        self.connections.iter().any(|connection| connection.link.get() == Some(&link))
+    }
+
     fn carries(&self, connection: u64) -> bool {
         self.connections.iter().any(|other| other.number == connection)
     }
