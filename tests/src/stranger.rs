@@ -30,6 +30,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The id of a migration that nobody else makes.
 const ANOTHER: u128 = 7;
 
+/// Whether a stranger would be let in at an address (`tcp:ADDRESS:PORT`).
+#[must_use]
+pub fn somebody_listens(at: &str) -> bool {
+    let address: Option<SocketAddr> = at.strip_prefix("tcp:").and_then(|at| at.parse().ok());
+    address.is_some_and(|address| TcpStream::connect_timeout(&address, PATIENCE).is_ok())
+}
+
 /// Connects and says nothing.
 ///
 /// # Panics

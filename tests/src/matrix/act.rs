@@ -88,7 +88,11 @@ impl Stage {
             What::Stranger => {
                 let (name, comes) = self.random.one_of(stranger::STRANGERS);
                 self.notes.say(format!("the stranger {name}"));
-                props.strangers = comes(&self.relay.target());
+                let target = self.relay.target();
+                // A destination that has the guest listens no more.
+                if stranger::somebody_listens(&target) {
+                    props.strangers = comes(&target);
+                }
             }
             _ => self.act_as_operator()?,
         }

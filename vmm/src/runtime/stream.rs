@@ -196,6 +196,24 @@ impl Stream {
         Ok(())
     }
 
+    /// As [`Stream::write_all_vectored`], for a link on which the peer sends nothing, or only requests: its end of the connection is noticed also
+    /// while a write waits. A peer that has closed with a full window need not say so to a writer. The write timeout is how often
+    /// this is looked at.
+    ///
+    /// # Errors
+    /// As the socket says; `UnexpectedEof` when the peer has closed.
+    pub fn write_all_while_open(&self, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+        while !slices.is_empty() {
+            match rustix::io::writev(&self.0, slices) {
+                Ok(sent) => IoSlice::advance_slices(&mut slices, sent),
+                Err(Errno::AGAIN) if self.is_closed_by_peer()? => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(Errno::AGAIN) => {}
+                Err(error) => retry(error)?,
+            }
+        }
+        Ok(())
+    }
+
     /// Fills all slices, in as few calls as the socket gives them.
     ///
     /// # Errors
@@ -374,6 +392,23 @@ mod tests {
             assert!(Instant::now() < deadline, "the close was not seen");
             std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn a_peer_that_has_closed_ends_a_write_that_waits_for_room() {
+        let (near, far, _) = pair();
+        near.set_write_timeout(Some(Duration::from_millis(10))).unwrap();
+        // It reads nothing, so its window fills; its end of the connection says nothing to who sends.
+        let writer = std::thread::spawn(move || {
+            let bytes = vec![0; 1 << 20];
+            loop {
+                if let Err(error) = near.write_all_while_open(&mut [IoSlice::new(&bytes)]) {
+                    return error.kind();
+                }
+            }
+        });
+        far.finish_sending();
+        assert_eq!(writer.join().unwrap(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]

@@ -98,7 +98,7 @@ impl ChunkSender {
             slices[used] = IoSlice::new(bytes);
             used += 1;
         }
-        self.stream.write_all_vectored(&mut slices[..used]).map_err(LinkError::io(self.link))?;
+        self.stream.write_all_while_open(&mut slices[..used]).map_err(LinkError::io(self.link))?;
         Ok(self.count(&chunk, head.len() as u64))
     }
 
@@ -151,7 +151,7 @@ impl ChunkSender {
 
     fn send_head(&mut self, frame: &Frame) -> Result<(), LinkError> {
         let head = self.head(frame);
-        self.stream.write_all(&head).map_err(LinkError::io(self.link))?;
+        self.stream.write_all_while_open(&mut [IoSlice::new(&head)]).map_err(LinkError::io(self.link))?;
         self.count_bytes(head.len() as u64);
         Ok(())
     }

@@ -28,6 +28,9 @@ use crate::runtime::source::urgent;
 use crate::runtime::source::{Event, LinkEvent};
 use crate::runtime::stream::Stream;
 
+/// How often a write that waits looks whether the link is still there.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// What the page worker can be asked for.
 #[derive(Debug)]
 pub enum PageJob {
@@ -253,6 +256,7 @@ impl PageWorker {
         let allowed = self.machine.faults().before(Place::HostConnect);
         let stream = allowed.and_then(|()| Stream::connect(&self.route.to, deadline, &self.route.cancel));
         let stream = stream.map_err(LinkError::io(name))?;
+        stream.set_write_timeout(Some(LOOK)).map_err(LinkError::io(name))?;
         // The driver keeps it to end it from outside; without a driver there is nothing to do.
         let _ = self.events.send(Event::OfLink(self.epoch, LinkEvent::Pages(stream.clone())));
         let preamble = Preamble { migration_id: self.route.migration_id, connection: self.epoch, link };
