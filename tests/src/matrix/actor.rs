@@ -40,7 +40,7 @@ pub struct Actor {
 pub enum View {
     /// It has ended.
     Ended,
-    /// It answers nothing.
+    /// It answers nothing, or that it is about to end.
     Silent,
     /// Its migration's status, if it has one, and whether its guest runs.
     Answers(Option<Status>, bool),
@@ -79,6 +79,8 @@ impl Actor {
         let info = self.ask("query-migrate", json!({})).and_then(|value| serde_json::from_value(value).ok());
         let state = self.ask("query-status", json!({}));
         match (info, state) {
+            // Its guest has ended, and it does next.
+            (_, Some(state)) if state["status"] == "shutdown" => View::Silent,
             (Some(info), Some(state)) => {
                 let info: MigrationInfo = info;
                 let status = info.status;

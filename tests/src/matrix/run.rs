@@ -14,7 +14,7 @@ use super::evidence::{CellFacts, Evidence, Write};
 use super::expect::{self, Known};
 use super::moment::{Broken, Phase};
 use super::next;
-use super::oracles::{ORACLES, Verdict};
+use super::oracles::{ORACLES, Verdict, resume};
 use super::stage::Stage;
 use super::timeline;
 use super::watch::{left, record};
@@ -29,6 +29,17 @@ const TRIES: u32 = 3;
 #[must_use]
 pub fn run(cell: &Cell, seed: u64, keep: &Path) -> Option<report::Cell> {
     let began = Instant::now();
+    // Whatever happens to it, a cell has a result.
+    let ran = catch_unwind(AssertUnwindSafe(|| to_the_end(cell, seed, keep)));
+    let mut cell = ran.unwrap_or_else(|panic| {
+        let why = Some(format!("the harness broke off: {}", text_of(&*panic)));
+        Some(report::Cell { verdict: report::Verdict::Fail, why, ..unplayed(cell, seed) })
+    })?;
+    cell.millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Some(cell)
+}
+
+fn to_the_end(cell: &Cell, seed: u64, keep: &Path) -> Option<report::Cell> {
     let mut tries = 1;
     let (stage, played_out) = loop {
         let mut stage = Stage::set(cell, seed)?;
@@ -41,9 +52,31 @@ pub fn run(cell: &Cell, seed: u64, keep: &Path) -> Option<report::Cell> {
             Err(panic) => break (stage, Err(text_of(&*panic))),
         }
     };
-    let mut cell = conclude(stage, played_out, keep);
-    cell.millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Some(cell)
+    Some(conclude(stage, played_out, keep))
+}
+
+/// A cell of which nothing is known yet.
+fn unplayed(cell: &Cell, seed: u64) -> report::Cell {
+    report::Cell {
+        name: cell.name(),
+        mode: timeline::mode(cell.mode),
+        handshake: cell.handshake.as_str().to_owned(),
+        cpus: cell.cpus,
+        when: cell.when.to_string(),
+        what: cell.what.to_string(),
+        place: timeline::place(cell.place()),
+        seed,
+        verdict: report::Verdict::Pass,
+        millis: 0,
+        rerun: format!("ci/matrix --cell {} --seed {seed}", cell.name()),
+        injected: timeline::sentence(cell),
+        ending: "the cell broke off".to_owned(),
+        resume_ms: None,
+        why: None,
+        oracles: Vec::new(),
+        timeline: Vec::new(),
+        logs: Vec::new(),
+    }
 }
 
 /// What is known when the migration has settled.
@@ -141,7 +174,10 @@ fn gather(stage: &mut Stage, stand: Stand) -> Evidence {
 fn conclude(mut stage: Stage, played: Result<Played, String>, keep: &Path) -> report::Cell {
     let (mut evidence, mut why) = match played {
         Ok(Played { mut evidence, stand }) => {
-            next::migrate(&mut stage, stand, &mut evidence);
+            let migrate = || next::migrate(&mut stage, stand, &mut evidence);
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(migrate)) {
+                evidence.next = Some(Err(text_of(&*panic)));
+            }
             (Some(evidence), None)
         }
         Err(why) => (None, Some(why)),
@@ -154,7 +190,6 @@ fn conclude(mut stage: Stage, played: Result<Played, String>, keep: &Path) -> re
         }
     }
     let Stage { cell, seed, spec, image, source, destination, relay, sampler, writes, notes, lab, .. } = stage;
-    let rerun = format!("ci/matrix --cell {} --seed {seed}", cell.name());
     drop(relay);
     let samples = sampler.finish();
     let writes = writes.and_then(super::watch::disk::Watch::finish);
@@ -183,28 +218,17 @@ fn conclude(mut stage: Stage, played: Result<Played, String>, keep: &Path) -> re
     if failed {
         keep_files(&lab, keep, evidence.as_ref());
     }
-    let finding = |name: &str| oracles.iter().find(|oracle| oracle.name == name);
-    let ending = finding("ending").map_or_else(|| "the cell broke off".to_owned(), |oracle| oracle.says.clone());
-    let resume_ms = None;
+    let unplayed = unplayed(&cell, seed);
+    let ending = oracles.iter().find(|oracle| oracle.name == "ending");
     report::Cell {
-        name: cell.name(),
-        mode: timeline::mode(cell.mode),
-        handshake: cell.handshake.as_str().to_owned(),
-        cpus: cell.cpus,
-        when: cell.when.to_string(),
-        what: cell.what.to_string(),
-        place: timeline::place(cell.place()),
-        seed,
         verdict: if failed { report::Verdict::Fail } else { report::Verdict::Pass },
-        millis: 0,
-        rerun,
-        injected: timeline::sentence(&cell),
-        ending,
-        resume_ms,
+        ending: ending.map_or(unplayed.ending, |oracle| oracle.says.clone()),
+        resume_ms: evidence.as_ref().and_then(resume::time).map(|time| time.as_secs_f64() * 1e3),
         why,
         oracles,
         timeline: entries,
         logs,
+        ..unplayed
     }
 }
 

@@ -34,7 +34,7 @@ fn good() -> Vec<u8> {
 }
 
 fn memory() -> Memory {
-    Memory::new(&MemoryConfig { size: 16 << 20, backing: Backing::Anon }).unwrap()
+    Memory::new(&MemoryConfig { size: 16 << 20, ..MemoryConfig::default() }).unwrap()
 }
 
 fn temporary(bytes: &[u8]) -> tempfile::NamedTempFile {

@@ -64,7 +64,7 @@ fn what_kvm_writes_in_a_load_stays_out_of_memory_that_is_only_viewed() {
     if !has_kvm() {
         return;
     }
-    let config = MemoryConfig { size: SIZE, backing: Backing::Memfd };
+    let config = MemoryConfig { size: SIZE, backing: Backing::Memfd, prealloc: false };
     let [source, destination] = [(); 2].map(|()| Memory::new(&config).unwrap());
     let vm = Arc::new(Vm::create(&destination, &no_faults()).unwrap());
     let mut vcpu = create_all(&vm, 1).unwrap().remove(0);

@@ -26,7 +26,7 @@ pub(crate) fn no_faults() -> Arc<FaultControl> {
 
 /// Memory, machine and vCPUs.
 pub(crate) fn machine(size: u64, cpus: u32) -> (Arc<Memory>, Arc<Vm>, Vec<Vcpu>) {
-    let memory = Arc::new(Memory::new(&MemoryConfig { size, backing: Backing::Anon }).unwrap());
+    let memory = Arc::new(Memory::new(&MemoryConfig { size, ..MemoryConfig::default() }).unwrap());
     let vm = Arc::new(Vm::create(&memory, &no_faults()).unwrap());
     let vcpus = create_all(&vm, cpus).unwrap();
     (memory, vm, vcpus)

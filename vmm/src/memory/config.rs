@@ -37,11 +37,13 @@ pub struct MemoryConfig {
     pub size: u64,
     /// What backs it.
     pub backing: Backing,
+    /// The host allocates all of it before anything else happens: no first touch costs time later.
+    pub prealloc: bool,
 }
 
 impl Default for MemoryConfig {
     fn default() -> Self {
-        MemoryConfig { size: 256 << 20, backing: Backing::Anon }
+        MemoryConfig { size: 256 << 20, backing: Backing::Anon, prealloc: false }
     }
 }
 
@@ -57,8 +59,11 @@ pub enum MemoryConfigError {
     /// The backing is not known.
     #[error("memory backing '{0}' is not known: give backing=memfd or backing=anon")]
     Backing(String),
+    /// It is neither to be allocated at once nor not.
+    #[error("prealloc '{0}' is not known: give prealloc=on or prealloc=off")]
+    Prealloc(String),
     /// A key after the size is not known.
-    #[error("memory option '{0}' is not known: only backing=memfd|anon may follow the size")]
+    #[error("memory option '{0}' is not known: only backing=memfd|anon and prealloc=on|off may follow the size")]
     Option(String),
 }
 
@@ -84,12 +89,15 @@ impl FromStr for MemoryConfig {
         let size = parse_size(parts.next().unwrap_or_default())?;
         let mut config = MemoryConfig { size, ..Default::default() };
         for part in parts {
-            config.backing = match part.split_once('=') {
-                Some(("backing", "memfd")) => Backing::Memfd,
-                Some(("backing", "anon")) => Backing::Anon,
+            match part.split_once('=') {
+                Some(("backing", "memfd")) => config.backing = Backing::Memfd,
+                Some(("backing", "anon")) => config.backing = Backing::Anon,
                 Some(("backing", other)) => return Err(MemoryConfigError::Backing(other.to_owned())),
+                Some(("prealloc", "on")) => config.prealloc = true,
+                Some(("prealloc", "off")) => config.prealloc = false,
+                Some(("prealloc", other)) => return Err(MemoryConfigError::Prealloc(other.to_owned())),
                 _ => return Err(MemoryConfigError::Option(part.to_owned())),
-            };
+            }
         }
         config.check()?;
         Ok(config)
@@ -117,8 +125,11 @@ mod tests {
     #[test]
     fn sizes_and_backings_parse() {
         let parsed = |text: &str| text.parse::<MemoryConfig>().unwrap();
-        assert_eq!(parsed("256M"), MemoryConfig { size: 256 << 20, backing: Backing::Anon });
-        assert_eq!(parsed("2g,backing=memfd"), MemoryConfig { size: 2 << 30, backing: Backing::Memfd });
+        assert_eq!(parsed("256M"), MemoryConfig { size: 256 << 20, backing: Backing::Anon, prealloc: false });
+        let memfd = MemoryConfig { size: 2 << 30, backing: Backing::Memfd, prealloc: false };
+        assert_eq!(parsed("2g,backing=memfd"), memfd);
+        assert_eq!(parsed("2g,prealloc=on,backing=memfd"), MemoryConfig { prealloc: true, ..memfd });
+        assert_eq!(parsed("2g,backing=memfd,prealloc=off"), memfd);
         assert_eq!(parsed("16384K").size, SIZE_MIN);
         assert_eq!(parsed("16777216,backing=anon").size, SIZE_MIN);
     }
@@ -135,6 +146,8 @@ mod tests {
             ("17M", "multiple of 2M"),
             ("16386M", "16M to 16G"),
             ("64M,backing=disk", "backing=memfd or backing=anon"),
+            ("64M,prealloc", "only backing"),
+            ("64M,prealloc=yes", "prealloc=on or prealloc=off"),
             ("64M,huge", "only backing"),
             ("64M,", "only backing"),
         ] {

@@ -6,12 +6,14 @@
 mod config;
 mod mapping;
 mod passed;
+pub mod populate;
 mod populated;
 pub mod userfault;
 pub mod zero;
 
 use std::fs::File;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, RwLock};
 
 use ferry_devices::GuestMemory;
@@ -48,6 +50,16 @@ pub enum MemoryError {
         /// Why not.
         source: io::Error,
     },
+    /// The host did not allocate it all at once.
+    #[error(
+        "{size} bytes of guest memory cannot be allocated at once; free memory, or leave prealloc=on out of --memory"
+    )]
+    Prealloc {
+        /// Bytes wanted.
+        size: u64,
+        /// Why not.
+        source: io::Error,
+    },
 }
 
 /// Guest memory.
@@ -57,6 +69,10 @@ pub struct Memory {
     regions: Vec<Region>,
     ranges: Vec<RamRange>,
     store: Store,
+    /// All of it is kept allocated, also when it is empty.
+    prealloc: bool,
+    /// Nobody has written to it since it was allocated.
+    untouched: AtomicBool,
 }
 
 /// What holds the pages, and what tells which of them there are.
@@ -76,13 +92,18 @@ struct Region {
 }
 
 impl Memory {
-    /// Maps memory as configured. Every page reads as zeros, and none is allocated yet.
+    /// Maps memory as configured. Every page reads as zeros, and none is allocated yet, unless all were to be at once.
     ///
     /// # Errors
     /// When the configuration is not possible or the host gives no memory.
     pub fn new(config: &MemoryConfig) -> Result<Self, MemoryError> {
         config.check()?;
-        Self::map(config).map_err(|source| MemoryError::Map { size: config.size, backing: config.backing, source })
+        let MemoryConfig { size, backing, prealloc } = *config;
+        let memory = Self::map(config).map_err(|source| MemoryError::Map { size, backing, source })?;
+        if prealloc {
+            memory.populate_all().map_err(|source| MemoryError::Prealloc { size, source })?;
+        }
+        Ok(memory)
     }
 
     fn map(config: &MemoryConfig) -> io::Result<Self> {
@@ -111,7 +132,8 @@ impl Memory {
         };
         let views = regions.iter().filter_map(|region| region.view.clone()).collect();
         let guest = GuestMemoryMmap::from_arc_regions(views).map_err(io::Error::other)?;
-        Ok(Memory { guest: Some(Arc::new(guest)), regions, ranges, store })
+        let (prealloc, untouched) = (config.prealloc, AtomicBool::new(config.prealloc));
+        Ok(Memory { guest: Some(Arc::new(guest)), regions, ranges, store, prealloc, untouched })
     }
 
     /// Guest RAM as vm-memory. Every write through it marks its bitmap.
@@ -245,6 +267,36 @@ impl Memory {
         }
     }
 
+    /// Readies memory for a guest that comes from elsewhere: all of it reads as zeros. Nobody else may use it meanwhile.
+    ///
+    /// # Errors
+    /// As [`Memory::discard`].
+    pub fn clear(&self) -> io::Result<()> {
+        // Who had all of it allocated does not want to wait for that now.
+        if self.untouched.swap(false, Relaxed) { Ok(()) } else { self.discard() }
+    }
+
+    /// Whether all of it is kept allocated.
+    #[must_use]
+    pub fn is_preallocated(&self) -> bool {
+        self.prealloc
+    }
+
+    /// Gives everything back, and has all of it allocated anew, as the configuration asked for: the next guest may come.
+    ///
+    /// # Errors
+    /// When the host refuses; the memory is then empty, or as it was.
+    pub fn renew_preallocated(&self) -> io::Result<()> {
+        self.discard()?;
+        self.populate_all()?;
+        self.untouched.store(true, Relaxed);
+        Ok(())
+    }
+
+    fn populate_all(&self) -> io::Result<()> {
+        populate::in_parallel(self, 0..self.pages().div_ceil(CHUNK_PAGES))
+    }
+
     /// What backs the memory.
     #[must_use]
     pub fn backing(&self) -> Backing {
@@ -320,7 +372,7 @@ mod tests {
     use vm_memory::Bytes;
 
     fn memory(size: u64, backing: Backing) -> Memory {
-        Memory::new(&MemoryConfig { size, backing }).unwrap()
+        Memory::new(&MemoryConfig { size, backing, prealloc: false }).unwrap()
     }
 
     #[test]
@@ -357,6 +409,29 @@ mod tests {
             memory.populated_words(page - 512, &mut words).unwrap();
             let expected: Vec<_> = (0..16).map(|at| populated.words()[((page - 512) / 64 + at) as usize]).collect();
             assert_eq!(words[..], expected, "{backing}");
+        }
+    }
+
+    #[test]
+    fn preallocated_memory_is_there_when_it_is_made_and_when_it_is_made_anew() {
+        for backing in [Backing::Anon, Backing::Memfd] {
+            let memory = Memory::new(&MemoryConfig { size: 32 << 20, backing, prealloc: true }).unwrap();
+            let all = memory.pages();
+            let at = GuestAddress(7 << 20);
+            assert_eq!(memory.populated().unwrap().count(), all, "{backing}");
+            memory.clear().unwrap();
+            assert_eq!(memory.populated().unwrap().count(), all, "{backing}: nobody has written to it");
+            memory.guest().write_obj(7u64, at).unwrap();
+            memory.clear().unwrap();
+            assert_eq!(
+                memory.guest().read_obj::<u64>(at).unwrap(),
+                0,
+                "{backing}: it is written to once it was cleared"
+            );
+            memory.guest().write_obj(7u64, at).unwrap();
+            memory.renew_preallocated().unwrap();
+            assert_eq!(memory.populated().unwrap().count(), all, "{backing}");
+            assert_eq!(memory.guest().read_obj::<u64>(at).unwrap(), 0, "{backing}");
         }
     }
 

@@ -260,7 +260,7 @@ mod tests {
     const AT: GuestAddress = GuestAddress(5 << 20);
 
     fn memory(size: u64) -> Memory {
-        Memory::new(&MemoryConfig { size, backing: Backing::Memfd }).unwrap()
+        Memory::new(&MemoryConfig { size, backing: Backing::Memfd, prealloc: false }).unwrap()
     }
 
     fn passed_by(memory: &Memory) -> OwnedFd {
@@ -402,7 +402,7 @@ mod tests {
             assert!(error.contains(told), "`{told}` is to be in: {error}");
             assert_eq!(read(&memory, AT), 1, "{told}");
         }
-        let anonymous = Memory::new(&MemoryConfig { size: SIZE, backing: Backing::Anon }).unwrap();
+        let anonymous = Memory::new(&MemoryConfig { size: SIZE, ..MemoryConfig::default() }).unwrap();
         let error = anonymous.view_passed(passed_by(&memory), SIZE).unwrap_err().to_string();
         assert!(error.contains("backing=memfd"), "{error}");
         anonymous.take_passed().and(anonymous.forget_passed()).and(anonymous.part_with()).unwrap();

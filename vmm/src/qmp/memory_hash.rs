@@ -85,7 +85,7 @@ mod tests {
     use crate::memory::{Backing, MemoryConfig};
 
     fn hash_after(backing: Backing, writes: &[(u64, u8)]) -> MemoryHash {
-        let memory = Memory::new(&MemoryConfig { size: 16 << 20, backing }).unwrap();
+        let memory = Memory::new(&MemoryConfig { size: 16 << 20, backing, prealloc: false }).unwrap();
         for (at, value) in writes {
             memory.guest().write_obj(*value, GuestAddress(*at)).unwrap();
         }
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn hashing_allocates_nothing() {
-        let memory = Memory::new(&MemoryConfig { size: 16 << 20, backing: Backing::Memfd }).unwrap();
+        let memory = Memory::new(&MemoryConfig { size: 16 << 20, backing: Backing::Memfd, prealloc: false }).unwrap();
         hash(&memory).unwrap();
         assert!(memory.populated().unwrap().is_empty());
     }

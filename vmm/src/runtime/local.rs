@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn what_is_in_the_way_is_named() {
-        let memory = |backing| Memory::new(&MemoryConfig { size: 16 << 20, backing }).unwrap();
+        let memory = |backing| Memory::new(&MemoryConfig { size: 16 << 20, backing, prealloc: false }).unwrap();
         let (memfd, anonymous) = (memory(Backing::Memfd), memory(Backing::Anon));
         let [unix, tcp] = ["unix:/run/m", "tcp:[::1]:5"].map(|text| text.parse::<Endpoint>().unwrap());
         let with = |handshake| Parameters { handshake, ..Parameters::default() };

@@ -11,7 +11,7 @@ mod guest;
 pub mod leaks;
 mod next;
 mod one_runner;
-mod resume;
+pub mod resume;
 #[cfg(test)]
 mod scripted;
 mod serial;

@@ -13,29 +13,47 @@ use super::Verdict;
 use super::activity::Activity;
 use crate::matrix::evidence::{Evidence, Process, Role};
 
+/// How long it took, since when, and who says so.
+struct Taken {
+    time: Duration,
+    since: &'static str,
+    how: String,
+}
+
 /// Judges it.
 #[must_use]
 pub fn judge(evidence: &Evidence) -> Verdict {
-    let Some(stopped) = evidence.of(Role::Source).and_then(|source| last(source, "STOP")) else {
-        return Verdict::None("the guest was not stopped".into());
+    let Taken { time, since, how } = match taken(evidence) {
+        Ok(taken) => taken,
+        Err(why) => return Verdict::None(why.into()),
     };
+    let says = format!("the guest ran again {:.1} ms after {since} ({how})", time.as_secs_f64() * 1000.0);
+    match evidence.cell.resume_within {
+        None => Verdict::None(format!("{says}; no bound was set")),
+        Some(bound) if time > bound => Verdict::Fail(format!("{says}, and {} ms were allowed", bound.as_millis())),
+        Some(bound) => Verdict::Pass(format!("{says}, of {} ms", bound.as_millis())),
+    }
+}
+
+/// How long it took, for the report.
+#[must_use]
+pub fn time(evidence: &Evidence) -> Option<Duration> {
+    taken(evidence).ok().map(|taken| taken.time)
+}
+
+fn taken(evidence: &Evidence) -> Result<Taken, &'static str> {
+    let stopped =
+        evidence.of(Role::Source).and_then(|source| last(source, "STOP")).ok_or("the guest was not stopped")?;
     let from = evidence.broken.map_or(stopped, |broken| broken.max(stopped));
-    let Some((resumed, how, thawed)) = resumed(evidence, from) else {
-        return Verdict::None("the guest did not run again".into());
-    };
+    let (resumed, how, thawed) = resumed(evidence, from).ok_or("the guest did not run again")?;
     let thawed = thawed.filter(|thawed| *thawed > from);
-    let took = resumed.duration_since(thawed.unwrap_or(from)).unwrap_or(Duration::ZERO);
+    let time = resumed.duration_since(thawed.unwrap_or(from)).unwrap_or(Duration::ZERO);
     let since = match thawed {
         Some(_) => "the process went on",
         None if from == stopped => "it was stopped",
         None => "the break",
     };
-    let says = format!("the guest ran again {:.1} ms after {since} ({how})", took.as_secs_f64() * 1000.0);
-    match evidence.cell.resume_within {
-        None => Verdict::None(format!("{says}; no bound was set")),
-        Some(bound) if took > bound => Verdict::Fail(format!("{says}, and {} ms were allowed", bound.as_millis())),
-        Some(bound) => Verdict::Pass(format!("{says}, of {} ms", bound.as_millis())),
-    }
+    Ok(Taken { time, since, how })
 }
 
 fn last(process: &Process, name: &str) -> Option<SystemTime> {

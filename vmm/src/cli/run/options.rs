@@ -25,8 +25,8 @@ pub struct Options {
     /// Initial RAM disk
     #[arg(long, value_name = "PATH", requires = "kernel")]
     pub initrd: Option<PathBuf>,
-    /// Guest memory: 16M to 16G, and what backs it
-    #[arg(long, value_name = "SIZE[,backing=memfd|anon]", default_value = "256M")]
+    /// Guest memory: 16M to 16G, what backs it, and whether the host allocates all of it before anything else happens
+    #[arg(long, value_name = "SIZE[,backing=memfd|anon][,prealloc=on|off]", default_value = "256M")]
     pub memory: MemoryConfig,
     /// vCPUs, from 1 to 16
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(CPUS_MAX)))]

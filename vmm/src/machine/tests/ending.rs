@@ -122,7 +122,7 @@ fn the_death_of_a_vcpus_thread_is_heard_of() {
     let config = MachineConfig {
         kernel: Some(kernel.path().to_owned()),
         serial: SerialSink::Null,
-        memory: MemoryConfig { size: 16 << 20, backing: Backing::Memfd },
+        memory: MemoryConfig { size: 16 << 20, backing: Backing::Memfd, prealloc: false },
         ..Default::default()
     };
     let mut parts = build::assemble(&config, Arc::default()).unwrap();

@@ -30,7 +30,7 @@ impl Rig {
     fn new(command_line: &str, change: impl FnOnce(&mut MachineConfig)) -> Self {
         let output = tempfile::NamedTempFile::new().unwrap();
         let mut config = MachineConfig {
-            memory: MemoryConfig { size: 32 << 20, backing: Backing::Anon },
+            memory: MemoryConfig { size: 32 << 20, ..MemoryConfig::default() },
             cpus: 2,
             command_line: command_line.to_owned(),
             serial: SerialSink::File(output.path().to_owned()),

@@ -34,7 +34,7 @@ pub(super) fn limit() -> Limit {
 }
 
 pub(super) fn memory(size: u64, backing: Backing) -> Memory {
-    Memory::new(&MemoryConfig { size, backing }).unwrap()
+    Memory::new(&MemoryConfig { size, backing, prealloc: false }).unwrap()
 }
 
 pub(super) fn pages(count: u64, which: impl Fn(u64) -> bool) -> PageBitmap {

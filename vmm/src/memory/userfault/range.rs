@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn every_missing_page_is_covered_and_no_range_crosses_the_hole() {
-        let memory = Memory::new(&MemoryConfig { size: (3 << 30) + (4 << 20), backing: Backing::Anon }).unwrap();
+        let memory = Memory::new(&MemoryConfig { size: (3 << 30) + (4 << 20), ..MemoryConfig::default() }).unwrap();
         let high = (3u64 << 30) / PAGE_SIZE;
         let mut missing = PageBitmap::new(memory.pages());
         for page in [0, 511, 5000, high - 1, high, memory.pages() - 1] {

@@ -9,11 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE, PageBitmap};
-use rustix::mm::{Advice, madvise};
+use ferry_migration::pages::PageBitmap;
 
 use crate::machine::Machine;
-use crate::memory::Memory;
+use crate::memory::{Memory, populate};
 
 /// What the thread, and whoever wants its end, share.
 #[derive(Debug, Default)]
@@ -68,12 +67,7 @@ impl Populating {
             if chunk < self.reached.load(Relaxed) {
                 continue;
             }
-            let first = chunk * CHUNK_PAGES;
-            let (base, _) = memory.host_pages(first);
-            let len = (memory.pages() - first).min(CHUNK_PAGES) * PAGE_SIZE;
-            // SAFETY: the chunk is a live mapping of guest memory, and populating it changes no byte of it.
-            let populated = unsafe { madvise(base.cast(), len as usize, Advice::LinuxPopulateWrite) };
-            if let Err(error) = populated {
+            if let Err(error) = populate::chunk(memory, chunk) {
                 // An older kernel, or no memory: whoever needs the page hears of it.
                 return tracing::debug!(%error, "memory is not populated ahead");
             }
@@ -95,12 +89,13 @@ impl Drop for Ended<'_> {
 mod tests {
     use super::*;
     use crate::memory::{Backing, MemoryConfig};
+    use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE};
     use vm_memory::{Bytes, GuestAddress};
 
     #[test]
     fn exactly_the_filled_chunks_that_were_not_reached_are_populated() {
         for backing in [Backing::Anon, Backing::Memfd] {
-            let config = MemoryConfig { size: 32 << 20, backing };
+            let config = MemoryConfig { size: 32 << 20, backing, prealloc: false };
             let source = Memory::new(&config).unwrap();
             let chunk_bytes = CHUNK_PAGES * PAGE_SIZE;
             for chunk in [2, 5, 9] {
@@ -122,7 +117,7 @@ mod tests {
 
     #[test]
     fn nothing_is_populated_after_the_end() {
-        let memory = Memory::new(&MemoryConfig { size: 16 << 20, backing: Backing::Anon }).unwrap();
+        let memory = Memory::new(&MemoryConfig { size: 16 << 20, ..MemoryConfig::default() }).unwrap();
         let populating = Populating::default();
         populating.end();
         populating.populate(&memory, &PageBitmap::full(8));

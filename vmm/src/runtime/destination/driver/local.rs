@@ -39,7 +39,7 @@ impl Driver {
     pub(super) fn prepare_memory(&mut self, announced: Option<PassedMemory>) -> Result<(), String> {
         let cannot_empty = |error: std::io::Error| format!("its memory cannot be emptied: {error}");
         self.machine.faults().before(Place::HostMemory).map_err(cannot_empty)?;
-        let Some(announced) = announced else { return self.machine.memory().discard().map_err(cannot_empty) };
+        let Some(announced) = announced else { return self.machine.memory().clear().map_err(cannot_empty) };
         self.view_passed(announced).map_err(|error| error.to_string())?;
         self.local = true;
         // To populate memory that is viewed would copy it, and the guest goes on writing the original.
@@ -76,8 +76,14 @@ impl Driver {
 
     /// The guest is not here: its memory is not either. Nobody loads or starts the machine any more.
     pub(super) fn let_go_of_memory(&self) {
-        if let Err(error) = self.machine.memory().forget_passed() {
+        let memory = self.machine.memory();
+        if let Err(error) = memory.forget_passed() {
             tracing::warn!(%error, "the memory that was handed over is still mapped here; nobody uses it");
+        }
+        if memory.is_preallocated()
+            && let Err(error) = memory.renew_preallocated()
+        {
+            tracing::warn!(%error, "guest memory could not be allocated anew: the next attempt does that page by page");
         }
     }
 }

@@ -342,7 +342,7 @@ impl Driver {
     }
 
     fn populate(&mut self) {
-        let Some(filled) = self.filled.take() else { return };
+        let Some(filled) = self.filled.take().filter(|_| !self.machine.memory().is_preallocated()) else { return };
         match self.populating.begin(self.machine.clone(), filled) {
             Ok(thread) => self.threads.push(thread),
             Err(error) => {
