@@ -3,6 +3,8 @@
 //! The `ferry` binary is a thin front over this crate. A reader looks here for "is it the machine?"; what a device does is in
 //! `ferry-devices`, how a migration is agreed on is in `ferry-migration`.
 
+#[cfg(test)]
+mod allocations;
 pub mod boot;
 pub mod cli;
 pub mod console;

@@ -142,11 +142,11 @@ impl Stage {
 
     /// An operator who knows where the guest is.
     fn tell_who_has_the_guest(&mut self, command: &str) -> Result<(), String> {
-        let refused = "neither side took the operator's";
-        if self.source.ask(command, json!({})).is_none() && self.destination.ask(command, json!({})).is_none() {
-            return Err(format!("{refused} {command}"));
-        }
-        Ok(())
+        let Err(source) = self.source.try_ask(command, json!({})) else { return Ok(()) };
+        let Err(destination) = self.destination.try_ask(command, json!({})) else { return Ok(()) };
+        Err(format!(
+            "neither side took the operator's {command}: the source says '{source}', the destination '{destination}'"
+        ))
     }
 
     /// Puts the frame of an earlier migration before the frame that is held.

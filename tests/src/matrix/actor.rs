@@ -94,10 +94,21 @@ impl Actor {
 
     /// A command whose refusal is no matter. Whoever is stopped by a signal is not asked.
     pub fn ask(&mut self, command: &str, arguments: Value) -> Option<Value> {
-        if self.has_ended() || self.is_stopped() {
-            return None;
+        self.try_ask(command, arguments).ok()
+    }
+
+    /// As [`Actor::ask`], with why not.
+    ///
+    /// # Errors
+    /// The refusal's text, or that there was nobody to ask.
+    pub fn try_ask(&mut self, command: &str, arguments: Value) -> Result<Value, String> {
+        if self.has_ended() {
+            return Err("it has ended".to_owned());
         }
-        self.ferry.try_qmp(command, arguments).ok()
+        if self.is_stopped() {
+            return Err("it is stopped by a signal".to_owned());
+        }
+        self.ferry.try_qmp(command, arguments).map_err(|error| error.to_string())
     }
 
     /// The text of the last answer to `query-migrate`.

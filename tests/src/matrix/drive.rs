@@ -52,7 +52,8 @@ impl Stage {
                 [View::Answers(Some(Status::PostcopyPaused), _), View::Answers(Some(Status::Completed), _)] => {
                     self.notes.say("the operator says that the destination has all");
                     let word = json!({ "owner": "destination", "peer-fenced": true, "drop-pages": true });
-                    self.source.ask("x-ferry-resolve", word).ok_or("the operator's word was refused")?;
+                    let refused = |why| format!("the operator's word was refused: {why}");
+                    self.source.try_ask("x-ferry-resolve", word).map_err(refused)?;
                 }
                 views => return Ok(self.stand(views)),
             }

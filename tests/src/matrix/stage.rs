@@ -120,6 +120,9 @@ impl Stage {
         if channels > 1 {
             self.source.ferry.use_channels(channels);
         }
+        if self.random.one_of(&[true, false]) {
+            self.source.ferry.switch_on("auto-converge");
+        }
         let slow = postcopy || self.wants_rounds();
         // A guest that ends by itself is waited for while a frame is held.
         let deadline = match self.cell.what {
@@ -227,8 +230,7 @@ impl Stage {
 }
 
 fn spec(cell: &Cell, random: &mut Random) -> Spec {
-    let backing = random.one_of(&["memfd", "anon"]);
-    let mut spec = Spec::new().cpus(cell.cpus).memory(&format!("32M,backing={backing}")).workload(|load| {
+    let mut spec = Spec::new().cpus(cell.cpus).memory(&memory("32M", random)).workload(|load| {
         load.working_set = random.one_of(&[4, 8]) << 20;
         load.rate = Rate::BytesPerSecond(random.one_of(&[8, 16]) << 20);
         load.order = random.one_of(&[Order::Seq, Order::Rand]);
@@ -246,12 +248,17 @@ fn spec(cell: &Cell, random: &mut Random) -> Spec {
 }
 
 fn spec_of_destination(cell: &Cell, spec: &Spec, random: &mut Random) -> Spec {
-    let backing = random.one_of(&["memfd", "anon"]);
     let size = match cell.when {
         When::Frame(Spot::Message("Refused")) => "48M",
         _ => "32M",
     };
-    spec.clone().memory(&format!("{size},backing={backing}"))
+    spec.clone().memory(&memory(size, random))
+}
+
+/// As `--memory` takes it: each side has its own.
+fn memory(size: &str, random: &mut Random) -> String {
+    let (backing, prealloc) = (random.one_of(&["memfd", "anon"]), random.one_of(&["off", "off", "on"]));
+    format!("{size},backing={backing},prealloc={prealloc}")
 }
 
 /// Longest that a moment is waited for.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ferry_devices::fault::{Direction, FaultControl};
 
 use super::{Vcpu, Vm, create_all};
-use crate::memory::{Backing, Memory, MemoryConfig};
+use crate::memory::{Memory, MemoryConfig};
 
 /// Whether tests may use KVM. Without it they fail, unless `FERRY_NO_KVM=1` says that this is known.
 pub(crate) fn has_kvm() -> bool {

@@ -9,17 +9,29 @@ use std::os::fd::AsFd;
 use std::ptr::null_mut;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munmap};
 
 use super::config::SIZE_UNIT;
 
-/// Where writes to a mapped memfd go.
+/// What one page directory covers on x86-64 (Intel SDM volume 3, 4.5): 1 GiB, aligned.
+const DIRECTORY: usize = 1 << 30;
+
+/// What may be done through a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Writes {
-    /// Into the memfd, for everybody who maps it.
-    Shared,
-    /// Into copies of their pages that only this mapping shows.
-    Private,
+pub(super) enum Access {
+    /// Reading. Whoever writes is stopped: the kernel by an error, this process by a signal that ends it.
+    Read,
+    /// Reading and writing.
+    ReadWrite,
+}
+
+impl Access {
+    fn flags(self) -> (ProtFlags, MprotectFlags) {
+        match self {
+            Access::Read => (ProtFlags::READ, MprotectFlags::READ),
+            Access::ReadWrite => (ProtFlags::READ | ProtFlags::WRITE, MprotectFlags::READ | MprotectFlags::WRITE),
+        }
+    }
 }
 
 /// A private or shared mapping of `len` bytes, unmapped on drop.
@@ -59,32 +71,37 @@ impl Mapping {
     /// Maps `len` bytes of `memfd` from `offset` on, shared.
     pub(super) fn shared(memfd: &File, offset: u64, len: usize) -> io::Result<Self> {
         let mapping = Self::reserve(len)?;
-        mapping.show(memfd, offset, Writes::Shared)?;
+        mapping.show(memfd, offset, Access::ReadWrite)?;
         Ok(mapping)
     }
 
-    /// Maps `memfd`, sealed against shrinking, from `offset` on, at the same addresses and in place of what is mapped there now.
+    /// Maps `memfd`, sealed against shrinking, from `offset` on, shared, at the same addresses and in place of what is mapped there now.
     /// Whoever uses the range meanwhile finds one or the other; KVM hears of it from the kernel.
     ///
     /// On failure the range may be without memory: nobody may use it before another call succeeds.
-    pub(super) fn show(&self, memfd: &File, offset: u64, writes: Writes) -> io::Result<()> {
-        let sharing = match writes {
-            Writes::Shared => MapFlags::SHARED,
-            Writes::Private => MapFlags::PRIVATE,
-        };
+    pub(super) fn show(&self, memfd: &File, offset: u64, access: Access) -> io::Result<()> {
+        let flags = MapFlags::SHARED | MapFlags::FIXED | MapFlags::NORESERVE;
         // SAFETY: the range is this mapping's own, and its users hold no references into it, only addresses; the memfd is
         // sealed against shrinking, so no access can run past its end.
-        unsafe {
-            mmap(
-                self.at.cast(),
-                self.len,
-                ProtFlags::READ | ProtFlags::WRITE,
-                sharing | MapFlags::FIXED | MapFlags::NORESERVE,
-                memfd.as_fd(),
-                offset,
-            )?;
-        }
+        unsafe { mmap(self.at.cast(), self.len, access.flags().0, flags, memfd.as_fd(), offset)? };
         self.advise(Advice::LinuxDontDump)
+    }
+
+    /// Changes what may be done through a mapping of a memfd that is open for both.
+    ///
+    /// Piece by piece, each with a page table directory of its own: where nothing was touched there is none, and the kernel skips the
+    /// piece. Otherwise it tells KVM that everything from there to the end changes, and KVM without EPT or NPT looks at every page.
+    pub(super) fn allow(&self, access: Access) -> io::Result<()> {
+        let end = self.at as usize + self.len;
+        let mut at = self.at as usize;
+        while at < end {
+            let next = (at + 1).next_multiple_of(DIRECTORY).min(end);
+            let start = self.at.wrapping_add(at - self.at as usize);
+            // SAFETY: the range is this mapping's own; what its users may do with it becomes more, or is given up by the caller.
+            unsafe { mprotect(start.cast(), next - at, access.flags().1)? };
+            at = next;
+        }
+        Ok(())
     }
 
     /// The first byte, on a 2 MiB boundary.

@@ -8,10 +8,11 @@
 //!             forget_passed, discard
 //! ```
 //!
-//! Until the guest is this process's, it only *views* the passed memory: what is written here, by whomever, goes into private
-//! copies of the pages and is gone when the memory is taken or forgotten. So nothing that a load does, no device, and KVM
-//! least of all, can reach a guest that may have to go on at the source. The destination's driver views at `Hello` and takes
-//! right before it starts the guest; the source's parts with memory that it has handed over.
+//! Until the guest is this process's, it only *views* the passed memory: it is mapped to be read. Nothing that a load does can write to
+//! a guest that may have to go on at the source: KVM and system calls get an error, a device that writes all the same ends the
+//! process, which leaves the guest where it is. To take it is to allow writes, which takes as long for any size, since nothing of it
+//! has been touched yet. The destination's driver views at `Hello` and takes right before it starts the guest; the source's parts
+//! with memory that it has handed over.
 //!
 //! Whoever takes it turns a *mark* over that both sides see, and that outlives them: one permission bit of the file, which means
 //! nothing otherwise. A source that is left in doubt knows by it whether what it remembers of the guest still fits the memory.
@@ -26,7 +27,7 @@ use rustix::fs::{
     FallocateFlags, Mode, OFlags, SealFlags, fallocate, fchmod, fcntl_get_seals, fcntl_getfl, fstat, fstatfs,
 };
 
-use super::mapping::{Writes, sealed_memfd};
+use super::mapping::{Access, Mapping, sealed_memfd};
 use super::{Memory, Store};
 
 /// `TMPFS_MAGIC` of linux/magic.h: what a memfd of ordinary pages lies in. One of huge pages does not.
@@ -107,7 +108,7 @@ const READ_ONLY: SealFlags = SealFlags::WRITE.union(SealFlags::FUTURE_WRITE);
 
 impl Memory {
     /// Shows the passed memory, announced to have so many bytes, in place of this machine's own, whose contents are given up.
-    /// Addresses stay, for KVM as well. What is written here stays here. Nobody else may use the memory meanwhile.
+    /// Addresses stay, for KVM as well. It can only be read here. Nobody else may use the memory meanwhile.
     ///
     /// # Errors
     /// When this is no such memory, or the host refuses; the machine then has empty memory of its own.
@@ -117,15 +118,15 @@ impl Memory {
         let mut held = change(held);
         // Before the mapping: whatever comes of it, what is there is not to be emptied.
         *held = Held { memfd: Arc::new(passed), whose: Whose::Viewed };
-        self.show(&held.memfd, Writes::Private).map_err(PassedError::Host).inspect_err(|_| {
+        self.show(&held.memfd, Access::Read).map_err(PassedError::Host).inspect_err(|_| {
             if let Err(error) = self.renew(&mut held) {
                 tracing::warn!(%error, "guest memory could not be made anew");
             }
         })
     }
 
-    /// Makes memory that is viewed the guest's own: from now on what is written here is written for everybody who maps it, and what
-    /// was written before is gone. Memory that is no other process's stays as it is.
+    /// Makes memory that is viewed the guest's own: from now on it can be written to, for everybody who maps it. Memory that is no
+    /// other process's stays as it is.
     ///
     /// # Errors
     /// When the host refuses; the memory must then be forgotten.
@@ -134,9 +135,9 @@ impl Memory {
         let mut held = change(held);
         if held.whose == Whose::Viewed {
             turn_mark(&held.memfd)?;
-            // What a failure leaves may be shared in part.
+            // What a failure leaves may be writable in part.
             held.whose = Whose::Taken;
-            self.show(&held.memfd, Writes::Shared)?;
+            self.mappings().try_for_each(|(mapping, _)| mapping.allow(Access::ReadWrite))?;
         }
         Ok(())
     }
@@ -192,17 +193,21 @@ impl Memory {
 
     fn renew(&self, held: &mut Held) -> io::Result<()> {
         let fresh = sealed_memfd(self.bytes())?;
-        self.show(&fresh, Writes::Shared)?;
+        self.show(&fresh, Access::ReadWrite)?;
         *held = Held::own(fresh);
         Ok(())
     }
 
-    fn show(&self, memfd: &File, writes: Writes) -> io::Result<()> {
-        for region in &self.regions {
+    fn show(&self, memfd: &File, access: Access) -> io::Result<()> {
+        self.mappings().try_for_each(|(mapping, offset)| mapping.show(memfd, offset, access))
+    }
+
+    /// Each range's mapping, with its place in the memfd.
+    fn mappings(&self) -> impl Iterator<Item = (&Mapping, u64)> {
+        self.regions.iter().map(|region| {
             let mapping = region.mapping.as_ref().unwrap_or_else(|| unreachable!("taken only in drop"));
-            mapping.show(memfd, region.first_page * PAGE_SIZE, writes)?;
-        }
-        Ok(())
+            (&**mapping, region.first_page * PAGE_SIZE)
+        })
     }
 
     fn check_passed(&self, passed: OwnedFd, announced: u64) -> Result<File, PassedError> {
@@ -276,17 +281,25 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_to_viewed_memory_does_not_reach_its_owner() {
+    fn viewed_memory_can_only_be_read_until_it_is_taken() {
         let (source, destination) = (memory(SIZE), memory(SIZE));
         write(&source, AT, 1);
         destination.view_passed(passed_by(&source), SIZE).unwrap();
         assert_eq!(read(&destination, AT), 1);
-        write(&destination, AT, 2);
-        assert_eq!((read(&source, AT), read(&destination, AT)), (1, 2));
+        let zeros = File::open("/dev/zero").unwrap();
+        let fill = || {
+            let (host, _) = destination.host_pages(AT.0 / PAGE_SIZE);
+            // SAFETY: the page is mapped for as long as `destination` lives, and only the kernel writes to it.
+            unsafe { rustix::io::read(&zeros, std::slice::from_raw_parts_mut(host, 8)) }
+        };
+        assert_eq!(fill(), Err(rustix::io::Errno::FAULT));
+        assert_eq!((read(&source, AT), read(&destination, AT)), (1, 1));
+        write(&source, AT, 4);
+        assert_eq!(read(&destination, AT), 4, "the guest still runs at the source");
         destination.take_passed().unwrap();
-        assert_eq!(read(&destination, AT), 1, "what was written before it was taken is gone");
+        assert_eq!((fill(), read(&source, AT)), (Ok(8), 0), "now it is the same memory");
         write(&destination, AT, 3);
-        assert_eq!(read(&source, AT), 3, "now it is the same memory");
+        assert_eq!(read(&source, AT), 3);
     }
 
     #[test]

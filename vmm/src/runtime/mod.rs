@@ -28,6 +28,8 @@ pub mod control;
 pub mod destination;
 mod inbox;
 mod local;
+#[cfg(test)]
+mod page_path_tests;
 mod passing;
 pub mod progress;
 mod rate;

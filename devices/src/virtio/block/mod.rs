@@ -14,6 +14,7 @@ mod worker;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -160,6 +161,7 @@ impl VirtioDevice for Block {
 
     fn quiesce(&self) -> io::Result<()> {
         let shared = &self.worker.shared;
+        shared.runs.store(false, Ordering::SeqCst);
         let mut ring = shared.lock_within(QUIESCE_DEADLINE)?;
         ring.run = false;
         ring.sync = SyncStep::Wanted;
@@ -187,10 +189,15 @@ impl VirtioDevice for Block {
     /// Looks at the queue once, whether or not a kick is waiting: one may have been consumed before a migration.
     fn resume(&self) -> io::Result<()> {
         let shared = &self.worker.shared;
+        if shared.runs.load(Ordering::SeqCst) {
+            // It was not quiesced: what it does it goes on doing, be it that it waits for a page which is on its way.
+            return Ok(());
+        }
         let ready = |ring: &ring::Ring| ring.popped == 0 && !ring.gone;
         let mut ring = shared.lock_within(STOP_DEADLINE).and_then(|ring| shared.wait(ring, STOP_DEADLINE, ready))?;
         ring.run = true;
         ring.sync = SyncStep::None;
+        shared.runs.store(true, Ordering::SeqCst);
         drop(ring);
         shared.wake();
         Ok(())

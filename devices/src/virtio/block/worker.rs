@@ -49,6 +49,8 @@ pub(super) struct Shared {
     /// From the device: look at the ring.
     wake: EventFd,
     ring: Mutex<Ring>,
+    /// Between `resume` and `quiesce`, and while the worker lives. Outside the ring for the same reason as `exit`.
+    pub(super) runs: AtomicBool,
     /// The worker should end. Outside the ring, whose lock a stuck worker may hold.
     exit: AtomicBool,
     /// The ring changed in a way that somebody may wait for.
@@ -73,6 +75,7 @@ impl Worker {
             kick: EventFd::new(EFD_NONBLOCK)?,
             wake: EventFd::new(EFD_NONBLOCK)?,
             ring: Mutex::default(),
+            runs: AtomicBool::new(false),
             exit: AtomicBool::new(false),
             changed: Condvar::new(),
             warnings: Throttle::default(),
@@ -296,7 +299,10 @@ struct Farewell<'a>(&'a Shared);
 
 impl Drop for Farewell<'_> {
     fn drop(&mut self) {
-        self.0.lock().gone = true;
+        let mut ring = self.0.lock();
+        ring.gone = true;
+        self.0.runs.store(false, Ordering::SeqCst);
+        drop(ring);
         self.0.changed.notify_all();
         if thread::panicking() {
             self.0.signals.need_reset();

@@ -82,7 +82,7 @@ pub struct Figure {
     /// Of its values.
     pub unit: &'static str,
     /// What it should come to.
-    pub target: Option<Target>,
+    pub targets: Vec<Target>,
     /// The values of all runs.
     pub values: BTreeMap<Contender, Vec<f64>>,
 }
@@ -224,7 +224,8 @@ impl Case {
 
     fn figure(&mut self, name: &'static str, unit: &'static str) -> &mut Figure {
         let at = self.figures.iter().position(|figure| figure.name == name).unwrap_or_else(|| {
-            self.figures.push(Figure { name, unit, target: target::of(self.row, name), values: BTreeMap::new() });
+            let targets = target::of(self.row, &self.title, name);
+            self.figures.push(Figure { name, unit, targets, values: BTreeMap::new() });
             self.figures.len() - 1
         });
         &mut self.figures[at]

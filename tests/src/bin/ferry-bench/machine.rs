@@ -20,6 +20,8 @@ pub struct Guest {
     pub cpus: u32,
     /// What backs its memory under Ferry, as `--memory` names it.
     pub backing: String,
+    /// The host allocates all of its memory before anything else happens, on both sides.
+    pub prealloc: bool,
     /// How Ferry finds the ownership record, as `--ownership` names it.
     pub ownership: Option<String>,
     /// How it loads its memory, in words.
@@ -72,7 +74,7 @@ impl Guest {
             simd: Switch::Off,
             ..Workload::default()
         };
-        Guest { memory, cpus, backing: DEFAULT_BACKING.to_owned(), ownership: None, load, workload }
+        Guest { memory, cpus, backing: DEFAULT_BACKING.to_owned(), prealloc: false, ownership: None, load, workload }
     }
 
     /// The guest in words.
@@ -94,6 +96,11 @@ impl Guest {
     /// The same one with other memory under Ferry.
     pub fn backed_by(self, backing: &str) -> Self {
         Guest { backing: backing.to_owned(), ..self }
+    }
+
+    /// The same one with memory that is allocated at once.
+    pub fn preallocated(self) -> Self {
+        Guest { prealloc: true, ..self }
     }
 
     /// The kernel command line.

@@ -116,7 +116,8 @@ impl Peer {
 
 fn ferry(command: &mut Command, guest: &Guest, role: Role, console: Console<'_>, qmp: &Path) {
     command.args(["run", "--name", "bench", "--cmdline", &guest.cmdline()]);
-    let memory = format!("{}M,backing={}", guest.memory >> 20, guest.backing);
+    let prealloc = if guest.prealloc { "on" } else { "off" };
+    let memory = format!("{}M,backing={},prealloc={prealloc}", guest.memory >> 20, guest.backing);
     command.args(["--memory", &memory, "--cpus", &guest.cpus.to_string()]);
     command.args(guest.ownership.iter().flat_map(|ownership| ["--ownership", ownership]));
     command.args(["--qmp", &format!("unix:{}", qmp.display())]);
@@ -130,9 +131,17 @@ fn ferry(command: &mut Command, guest: &Guest, role: Role, console: Console<'_>,
 }
 
 fn qemu(command: &mut Command, guest: &Guest, role: Role, console: Console<'_>, qmp: &Path, kernel: &Path) {
-    command.args(["-M", QEMU_MACHINE, "-accel", "kvm", "-cpu", "host", "-nodefaults", "-no-user-config", "-no-reboot"]);
+    let memory = guest.memory >> 20;
+    let machine = match guest.prealloc {
+        true => format!("{QEMU_MACHINE},memory-backend=ram"),
+        false => QEMU_MACHINE.to_owned(),
+    };
+    if guest.prealloc {
+        command.args(["-object", &format!("memory-backend-ram,id=ram,size={memory}M,prealloc=on")]);
+    }
+    command.args(["-M", &machine, "-accel", "kvm", "-cpu", "host", "-nodefaults", "-no-user-config", "-no-reboot"]);
     command.args(["-display", "none", "-device", "isa-debug-exit,iobase=0x501,iosize=2"]);
-    command.args(["-m", &(guest.memory >> 20).to_string(), "-smp", &guest.cpus.to_string()]);
+    command.args(["-m", &memory.to_string(), "-smp", &guest.cpus.to_string()]);
     command.args(["-append", &guest.cmdline(), "-kernel"]).arg(kernel);
     command.args(["-qmp", &format!("unix:{},server=on,wait=off", qmp.display())]);
     match console {

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use crate::account::{Account, Case, Figure, Section};
 use crate::peer::Contender::{self, Ferry, Limit, Preempt, Qemu};
 use crate::statistics::span;
+use crate::target::Target;
 
 const NAME_WIDTH: usize = 26;
 
@@ -35,7 +36,7 @@ fn render_case(case: &Case) -> String {
     }
     let _ = writeln!(text, "{head}  target");
     for figure in &case.figures {
-        let _ = writeln!(text, "{}", render_figure(figure, &others).trim_end());
+        let _ = writeln!(text, "{}", render_figure(figure, &case.figures, &others).trim_end());
     }
     for note in &case.notes {
         let _ = writeln!(text, "  * {note}");
@@ -43,7 +44,7 @@ fn render_case(case: &Case) -> String {
     text
 }
 
-fn render_figure(figure: &Figure, others: &[Contender]) -> String {
+fn render_figure(figure: &Figure, figures: &[Figure], others: &[Contender]) -> String {
     let mut text = format!("  {:<NAME_WIDTH$}", figure.name);
     let ferry = figure.median(Ferry);
     for other in others {
@@ -53,9 +54,8 @@ fn render_figure(figure: &Figure, others: &[Contender]) -> String {
     for other in others {
         let _ = write!(text, " {:>11}", value(figure.median(*other), figure.unit));
     }
-    if let Some(target) = figure.target {
-        let _ = write!(text, "  {}: {}", target.text(figure.unit), target.judge(figure).text());
-    }
+    let judged = |target: &Target| format!("{}: {}", target.text(figure.unit), target.judge(figure, figures).text());
+    let _ = write!(text, "  {}", figure.targets.iter().map(judged).collect::<Vec<_>>().join("; "));
     text
 }
 

@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 use crate::account::Figure;
+use crate::migration::{DOWNTIME, GAP, RATE, TOTAL};
 use crate::peer::Contender;
+use crate::postcopy::{ALL, ONE_P50, ONE_P99};
 
 /// What a figure is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -15,34 +17,41 @@ pub enum Target {
     MostTimes(f64, Contender),
     /// No less than so many times the contender's median.
     LeastTimes(f64, Contender),
+    /// No more than so many times Ferry's median of another figure of the same case.
+    MostTimesFigure(f64, &'static str),
 }
 
-use Target::{LeastTimes, Most, MostTimes};
+use Target::{LeastTimes, Most, MostTimes, MostTimesFigure};
 
-/// Row, figure, target.
-const TARGETS: [(&str, &str, Target); 17] = [
-    ("throughput", "moved a second", LeastTimes(0.85, Contender::Limit)),
-    ("downtime", "total time", MostTimes(1.0, Contender::Qemu)),
-    ("downtime", "guest's longest gap", Most(10.0)),
-    ("handshake", "downtime", MostTimes(1.5, Contender::Limit)),
-    ("postcopy", "guest: one, p50", MostTimes(1.25, Contender::Limit)),
-    ("postcopy", "guest: one, p99", Most(150.0)),
-    ("postcopy", "guest: all", MostTimes(0.2, Contender::Preempt)),
-    ("postcopy", "total time", MostTimes(0.67, Contender::Qemu)),
-    ("slowdown", "speed kept", LeastTimes(1.0, Contender::Qemu)),
-    ("start", "first serial byte", Most(25.0)),
-    ("start", "memory of the VMM", Most(8.0)),
-    ("converge", "total time", MostTimes(1.0, Contender::Qemu)),
-    ("converge", "downtime", Most(300.0)),
-    ("growth", "total time", MostTimes(1.0, Contender::Qemu)),
-    ("growth", "downtime", MostTimes(0.5, Contender::Qemu)),
-    ("local", "guest's longest gap", Most(2.0)),
-    ("sweep", "downtime", MostTimes(0.5, Contender::Qemu)),
+/// Row, a part of the case's title, figure, target.
+const TARGETS: [(&str, &str, &str, Target); 21] = [
+    ("throughput", "", RATE, LeastTimes(0.85, Contender::Limit)),
+    ("throughput", "1 connection", RATE, LeastTimes(2.0, Contender::Qemu)),
+    ("throughput", "2 connections", RATE, LeastTimes(1.3, Contender::Qemu)),
+    ("downtime", "", TOTAL, MostTimes(1.0, Contender::Qemu)),
+    ("downtime", "", GAP, Most(10.0)),
+    ("handshake", "setup", DOWNTIME, Most(3.0)),
+    ("handshake", "owned", DOWNTIME, MostTimes(2.0, Contender::Limit)),
+    ("postcopy", "", ONE_P50, MostTimes(1.25, Contender::Limit)),
+    ("postcopy", "", ONE_P99, MostTimesFigure(3.0, ONE_P50)),
+    ("postcopy", "", ALL, MostTimes(0.2, Contender::Preempt)),
+    ("postcopy", "", TOTAL, MostTimes(0.67, Contender::Qemu)),
+    ("slowdown", "", "speed kept", LeastTimes(1.0, Contender::Qemu)),
+    ("start", "", "first serial byte", Most(25.0)),
+    ("start", "", "memory of the VMM", Most(8.0)),
+    ("converge", "", TOTAL, MostTimes(1.0, Contender::Qemu)),
+    ("converge", "", DOWNTIME, Most(300.0)),
+    ("growth", "", TOTAL, MostTimes(1.0, Contender::Qemu)),
+    ("growth", "", DOWNTIME, MostTimes(0.5, Contender::Qemu)),
+    ("local", "", GAP, Most(2.0)),
+    ("sweep", "", TOTAL, MostTimes(1.0, Contender::Qemu)),
+    ("sweep", "", DOWNTIME, MostTimes(0.5, Contender::Qemu)),
 ];
 
-/// The target of a row's figure.
-pub fn of(row: &str, figure: &str) -> Option<Target> {
-    TARGETS.iter().find(|(of_row, name, _)| (*of_row, *name) == (row, figure)).map(|(_, _, target)| *target)
+/// The targets of a figure of a row's case.
+pub fn of(row: &str, case: &str, figure: &str) -> Vec<Target> {
+    let fits = |of_row, part, name| of_row == row && case.contains(part) && name == figure;
+    TARGETS.iter().filter(|(of_row, part, name, _)| fits(*of_row, *part, *name)).map(|entry| entry.3).collect()
 }
 
 /// Whether a figure is as it should be.
@@ -57,12 +66,16 @@ pub enum Verdict {
 }
 
 impl Target {
-    /// Judges medians.
-    pub fn judge(self, figure: &Figure) -> Verdict {
+    /// Judges the medians of one of a case's `figures`.
+    pub fn judge(self, figure: &Figure, figures: &[Figure]) -> Verdict {
         let (least, bound) = match self {
             Target::Most(value) => (false, Some(value)),
             Target::MostTimes(times, other) => (false, figure.median(other).map(|median| median * times)),
             Target::LeastTimes(times, other) => (true, figure.median(other).map(|median| median * times)),
+            Target::MostTimesFigure(times, name) => {
+                let other = figures.iter().find(|figure| figure.name == name);
+                (false, other.and_then(|other| other.median(Contender::Ferry)).map(|median| median * times))
+            }
         };
         let (Some(value), Some(bound)) = (figure.median(Contender::Ferry), bound.filter(|bound| *bound > 0.0)) else {
             return Verdict::Unknown;
@@ -80,6 +93,7 @@ impl Target {
             Target::Most(value) => format!("≤ {value} {unit}"),
             Target::MostTimes(times, other) => format!("≤ {times} {}", other.name()),
             Target::LeastTimes(times, other) => format!("≥ {times} {}", other.name()),
+            Target::MostTimesFigure(times, name) => format!("≤ {times} × {name}"),
         }
     }
 }
@@ -104,24 +118,39 @@ mod tests {
 
     fn figure(ferry: f64, qemu: f64) -> Figure {
         let values = BTreeMap::from([(Contender::Ferry, vec![ferry]), (Contender::Qemu, vec![qemu])]);
-        Figure { name: "total time", unit: "ms", target: None, values }
+        Figure { name: "total time", unit: "ms", targets: vec![], values }
     }
 
     #[test]
     fn a_bound_is_judged() {
-        assert_eq!(Target::Most(10.0).judge(&figure(10.0, 1.0)), Verdict::Met);
-        assert_eq!(Target::Most(10.0).judge(&figure(15.0, 1.0)), Verdict::Missed(0.5));
+        assert_eq!(Target::Most(10.0).judge(&figure(10.0, 1.0), &[]), Verdict::Met);
+        assert_eq!(Target::Most(10.0).judge(&figure(15.0, 1.0), &[]), Verdict::Missed(0.5));
     }
 
     #[test]
     fn others_are_compared_with_where_they_are_there() {
         let qemu = MostTimes(0.5, Contender::Qemu);
-        assert_eq!(qemu.judge(&figure(10.0, 20.0)), Verdict::Met);
-        assert_eq!(qemu.judge(&figure(20.0, 20.0)), Verdict::Missed(1.0));
+        assert_eq!(qemu.judge(&figure(10.0, 20.0), &[]), Verdict::Met);
+        assert_eq!(qemu.judge(&figure(20.0, 20.0), &[]), Verdict::Missed(1.0));
         let least = LeastTimes(0.8, Contender::Qemu);
-        assert_eq!(least.judge(&figure(8.0, 10.0)), Verdict::Met);
-        assert_eq!(least.judge(&figure(4.0, 10.0)), Verdict::Missed(0.5));
-        assert_eq!(MostTimes(0.5, Contender::Limit).judge(&figure(20.0, 20.0)), Verdict::Unknown);
+        assert_eq!(least.judge(&figure(8.0, 10.0), &[]), Verdict::Met);
+        assert_eq!(least.judge(&figure(4.0, 10.0), &[]), Verdict::Missed(0.5));
+        assert_eq!(MostTimes(0.5, Contender::Limit).judge(&figure(20.0, 20.0), &[]), Verdict::Unknown);
+    }
+
+    #[test]
+    fn another_figure_can_be_the_bound() {
+        let (one, other) = (figure(30.0, 1.0), figure(10.0, 1.0));
+        let target = MostTimesFigure(2.0, "total time");
+        assert_eq!(target.judge(&one, &[other]), Verdict::Missed(0.5));
+        assert_eq!(target.judge(&one, &[]), Verdict::Unknown);
+    }
+
+    #[test]
+    fn a_case_has_targets_of_its_own() {
+        let of_case = |case| of("throughput", case, RATE).len();
+        assert_eq!((of_case("4 GiB, 1 connection"), of_case("4 GiB, 3 connections")), (2, 1));
+        assert!(of("throughput", "1 connection", "rounds").is_empty());
     }
 
     #[test]

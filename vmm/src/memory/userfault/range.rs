@@ -90,7 +90,7 @@ fn join(numbers: impl Iterator<Item = u64> + Clone, most: usize) -> Vec<(u64, u6
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::{Backing, MemoryConfig};
+    use crate::memory::MemoryConfig;
 
     #[test]
     fn small_gaps_close_first() {

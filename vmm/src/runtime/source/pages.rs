@@ -293,6 +293,11 @@ impl PageSender {
 
 impl Drop for PageSender {
     fn drop(&mut self) {
+        // Nobody writes to what was handed over, and KVM waits for a kernel worker to end the log: on a busy host for many seconds, in
+        // which the migration would not be over.
+        if self.machine.is_handed_over() {
+            return;
+        }
         if let Err(error) = self.machine.dirty_log().stop() {
             tracing::warn!(%error, "the dirty log could not be stopped; the guest runs on, with writes slowed down");
         }

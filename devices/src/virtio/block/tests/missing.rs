@@ -42,3 +42,26 @@ fn a_request_that_waits_for_a_page_does_not_hold_the_image() {
         assert_eq!(u32::from(rig.get::<u8>(STATUS)), VIRTIO_BLK_S_OK);
     }
 }
+
+/// A stop does not quiesce a disk while memory arrives, so what follows must not wait for it either.
+#[test]
+fn a_disk_that_was_not_quiesced_goes_on_at_once_though_a_request_waits_for_a_page() {
+    let mut rig = Rig::new();
+    let (uffd, page) = lose_data_page(&rig.memory);
+    rig.header(VIRTIO_BLK_T_OUT, 0);
+    rig.chain(0, &[(HEADER, 16, 0), (DATA, 512, 0), (STATUS, 1, WRITE)]);
+    rig.offer(0);
+    rig.kick();
+    wait_for("the worker's fault", || matches!(uffd.read_event(), Ok(Some(Event::Pagefault { .. }))));
+    let mut disk = rig.disk.clone();
+    let (done, is_done) = mpsc::channel();
+    thread::spawn(move || done.send(disk.resume()));
+    let resumed = is_done.recv_timeout(SOON);
+    // SAFETY: the page is the rig's, registered here, and missing.
+    unsafe { uffd.zeropage(page, 4096, true) }.unwrap();
+    resumed.expect("the disk answers").expect("it goes on");
+    rig.wait_used();
+    assert_eq!(u32::from(rig.get::<u8>(STATUS)), VIRTIO_BLK_S_OK);
+    rig.disk.quiesce().unwrap();
+    rig.disk.resume().unwrap();
+}

@@ -13,19 +13,30 @@ const CONNECTIONS: [u32; 2] = [1, 2];
 pub fn measure(bench: &Bench, section: &mut Section) {
     for size in bench.sizes(&[OWN_MIB]) {
         for connections in CONNECTIONS {
-            measure_with(bench, section, size, connections);
+            for prealloc in [false, true] {
+                measure_with(bench, section, size, (connections, prealloc));
+            }
         }
     }
 }
 
-fn measure_with(bench: &Bench, section: &mut Section, size: u64, connections: u32) {
+fn measure_with(bench: &Bench, section: &mut Section, size: u64, (connections, prealloc): (u32, bool)) {
     let guest = Guest::full(size, 1).backed_by(&bench.backing);
     let plan = match connections {
         1 => Plan::precopy(),
         _ => Plan::precopy().with("multifd").on_both("multifd-channels", connections),
     };
-    let words = if connections == 1 { "1 connection".to_owned() } else { format!("{connections} connections") };
-    let case = section.case(format!("{}, {words}", guest.title())).showing(&[RATE, TOTAL, "moved", "rounds"]);
+    let mut title = format!("{}, {connections} connection", guest.title());
+    if connections > 1 {
+        title.push('s');
+    }
+    let guest = if prealloc {
+        title.push_str(", memory allocated before");
+        guest.preallocated()
+    } else {
+        guest
+    };
+    let case = section.case(title).showing(&[RATE, TOTAL, "moved", "rounds"]);
     for run in 1..=bench.runs {
         let mut bytes = size;
         for peer in &bench.peers {

@@ -1,0 +1,122 @@
+//! The path of a page, from one guest's memory to the other's: what it must not cost, and what it leaves behind.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferry_migration::pages::{PAGE_SIZE, PageBitmap};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::destination::pages::{Mark, PageReceiver};
+use super::progress::{Direction, Progress};
+use super::source::chunks::ChunkSender;
+use super::source::pages::{Arrived, Controls, PageSender};
+use super::stream::Stream;
+use crate::allocations::during;
+use crate::events::Events;
+use crate::kvm::testing::has_kvm;
+use crate::machine::{Hold, Machine, MachineConfig, SerialSink};
+use crate::memory::{Backing, MemoryConfig};
+
+const SESSION: u32 = 7;
+const MIB: u64 = 1 << 20;
+/// Of a round as a whole: its bitmap, and what was left over.
+const OF_A_ROUND: u64 = 16;
+
+fn machine(backing: Backing, mib: u64) -> Arc<Machine> {
+    let config = MachineConfig {
+        memory: MemoryConfig { size: mib * MIB, backing, prealloc: false },
+        paused: true,
+        serial: SerialSink::Null,
+        ..MachineConfig::default()
+    };
+    Arc::new(Machine::build(&config, Arc::default()).unwrap())
+}
+
+fn progress(machine: &Machine, direction: Direction) -> Arc<Progress> {
+    Progress::new(direction, machine.memory().pages() * PAGE_SIZE, Arc::new(Events::default()))
+}
+
+fn controls(sent: &Arc<Progress>, arrived: &Arc<Arrived>) -> Controls {
+    Controls {
+        stop: Arc::default(),
+        end_round: Arc::default(),
+        max_bandwidth: Arc::default(),
+        progress: sent.clone(),
+        arrived: arrived.clone(),
+        patience: Duration::from_secs(30),
+    }
+}
+
+fn ends() -> [Stream; 2] {
+    let (near, far) = UnixStream::pair().unwrap();
+    [near, far].map(|end| Stream::new(OwnedFd::from(end)).unwrap())
+}
+
+/// Sends two rounds of a machine whose memory holds data in every other page. Returns the pages with data, and how often the sender and
+/// the receiver have allocated in each round.
+fn two_rounds(backing: Backing, mib: u64) -> (u64, [u64; 2], [u64; 2]) {
+    let (source, destination) = (machine(backing, mib), machine(backing, mib));
+    let pages = source.memory().pages();
+    for page in (0..pages).step_by(2) {
+        source.memory().guest().write_slice(&[0x5a; 64], GuestAddress(page * PAGE_SIZE)).unwrap();
+    }
+    let [near, far] = ends();
+    let arrived: Arc<Arrived> = Arc::default();
+    let sent = progress(&source, Direction::Outgoing);
+    let controls = controls(&sent, &arrived);
+    let received = progress(&destination, Direction::Incoming);
+    let receiving = std::thread::spawn(move || {
+        let mut receiver = PageReceiver::new(destination, far, "bulk", SESSION, (received, Arc::default()));
+        [0, 1].map(|_| {
+            let (mark, count) = during(|| receiver.until_mark().unwrap());
+            let Mark::Reached(number) = mark else { panic!("{mark:?} in precopy") };
+            arrived.tell(number);
+            count
+        })
+    });
+    let link = ChunkSender::new(source.clone(), sent.clone(), near, "bulk", SESSION);
+    let mut sender = PageSender::new(source.clone(), vec![link], controls).unwrap();
+    let first = during(|| sender.round().unwrap()).1;
+    for page in (0..pages).step_by(2) {
+        source.memory().guest().write_slice(&[0xa5; 64], GuestAddress(page * PAGE_SIZE)).unwrap();
+    }
+    let second = during(|| sender.round().unwrap()).1;
+    (pages / 2, [first, second], receiving.join().unwrap())
+}
+
+#[test]
+fn nothing_is_allocated_for_a_page() {
+    if !has_kvm() {
+        return;
+    }
+    for backing in [Backing::Anon, Backing::Memfd] {
+        for mib in [32, 128] {
+            let (pages, sent, received) = two_rounds(backing, mib);
+            for count in sent {
+                assert!(count <= OF_A_ROUND, "{backing}: {count} allocations to send a round of {pages} pages");
+            }
+            assert_eq!(received, [0, 0], "{backing}: allocations to receive rounds of {pages} pages");
+        }
+    }
+}
+
+#[test]
+fn the_log_ends_with_the_migration_unless_the_guest_is_gone() {
+    if !has_kvm() {
+        return;
+    }
+    for handed_over in [false, true] {
+        let source = machine(Backing::Anon, 32);
+        let sent = progress(&source, Direction::Outgoing);
+        let link = ChunkSender::new(source.clone(), sent.clone(), ends()[0].clone(), "bulk", SESSION);
+        let sender = PageSender::new(source.clone(), vec![link], controls(&sent, &Arc::default())).unwrap();
+        if handed_over {
+            source.hold(Hold::HandedOver).unwrap();
+        }
+        drop(sender);
+        let logs = source.dirty_log().harvest(&mut PageBitmap::new(source.memory().pages())).is_ok();
+        assert_eq!(logs, handed_over, "only who goes on writes");
+    }
+}
