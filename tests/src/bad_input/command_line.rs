@@ -17,6 +17,7 @@ const CASES: &[(&str, &str)] = &[
     ("run --memory 64X", "--memory"),
     ("run --memory many", "--memory"),
     ("run --memory 64M,backing=disk", "give backing=memfd or backing=anon"),
+    ("run --memory 64M,prealloc=maybe", "give prealloc=on or prealloc=off"),
     ("run --memory 64M,colour=blue", "--memory"),
     ("run --cpus 0", "1..=16"),
     ("run --cpus 17", "1..=16"),

@@ -15,8 +15,9 @@ use crate::{Ferry, GuestLog};
 
 /// For threads and descriptors of a migration that has ended.
 const GOES: Duration = Duration::from_secs(3);
-/// For what a process that is asked to end does.
-const END: Duration = Duration::from_secs(10);
+/// For what a process that is asked to end does, and for what the kernel does with its VM: it waits for a worker, which a busy host may
+/// not run for ten seconds.
+const END: Duration = Duration::from_secs(60);
 
 /// A process of a cell.
 #[derive(Debug)]
@@ -79,13 +80,15 @@ impl Actor {
         let info = self.ask("query-migrate", json!({})).and_then(|value| serde_json::from_value(value).ok());
         let state = self.ask("query-status", json!({}));
         match (info, state) {
-            // Its guest has ended, and it does next.
-            (_, Some(state)) if state["status"] == "shutdown" => View::Silent,
             (Some(info), Some(state)) => {
                 let info: MigrationInfo = info;
                 let status = info.status;
                 self.newest = Some(info);
-                View::Answers(status, state["status"] == "running")
+                match state["status"].as_str() {
+                    // Its guest has ended, and it does next.
+                    Some("shutdown") => View::Silent,
+                    state => View::Answers(status, state == Some("running")),
+                }
             }
             _ if self.has_ended() => View::Ended,
             _ => View::Silent,

@@ -267,30 +267,24 @@ impl Memory {
         }
     }
 
-    /// Readies memory for a guest that comes from elsewhere: all of it reads as zeros. Nobody else may use it meanwhile.
+    /// Readies memory for a guest that comes from elsewhere: all of it reads as zeros, and is allocated if it was to be. Nobody else
+    /// may use it meanwhile.
     ///
     /// # Errors
-    /// As [`Memory::discard`].
+    /// When the host refuses.
     pub fn clear(&self) -> io::Result<()> {
-        // Who had all of it allocated does not want to wait for that now.
-        if self.untouched.swap(false, Relaxed) { Ok(()) } else { self.discard() }
+        // What was allocated at the beginning serves the first guest at once; only if that one fails the next has to wait.
+        if self.untouched.swap(false, Relaxed) {
+            return Ok(());
+        }
+        self.discard()?;
+        if self.prealloc { self.populate_all() } else { Ok(()) }
     }
 
     /// Whether all of it is kept allocated.
     #[must_use]
     pub fn is_preallocated(&self) -> bool {
         self.prealloc
-    }
-
-    /// Gives everything back, and has all of it allocated anew, as the configuration asked for: the next guest may come.
-    ///
-    /// # Errors
-    /// When the host refuses; the memory is then empty, or as it was.
-    pub fn renew_preallocated(&self) -> io::Result<()> {
-        self.discard()?;
-        self.populate_all()?;
-        self.untouched.store(true, Relaxed);
-        Ok(())
     }
 
     fn populate_all(&self) -> io::Result<()> {
@@ -413,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn preallocated_memory_is_there_when_it_is_made_and_when_it_is_made_anew() {
+    fn preallocated_memory_is_there_when_it_is_made_and_when_it_is_cleared() {
         for backing in [Backing::Anon, Backing::Memfd] {
             let memory = Memory::new(&MemoryConfig { size: 32 << 20, backing, prealloc: true }).unwrap();
             let all = memory.pages();
@@ -423,13 +417,6 @@ mod tests {
             assert_eq!(memory.populated().unwrap().count(), all, "{backing}: nobody has written to it");
             memory.guest().write_obj(7u64, at).unwrap();
             memory.clear().unwrap();
-            assert_eq!(
-                memory.guest().read_obj::<u64>(at).unwrap(),
-                0,
-                "{backing}: it is written to once it was cleared"
-            );
-            memory.guest().write_obj(7u64, at).unwrap();
-            memory.renew_preallocated().unwrap();
             assert_eq!(memory.populated().unwrap().count(), all, "{backing}");
             assert_eq!(memory.guest().read_obj::<u64>(at).unwrap(), 0, "{backing}");
         }

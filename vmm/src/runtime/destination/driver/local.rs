@@ -76,14 +76,8 @@ impl Driver {
 
     /// The guest is not here: its memory is not either. Nobody loads or starts the machine any more.
     pub(super) fn let_go_of_memory(&self) {
-        let memory = self.machine.memory();
-        if let Err(error) = memory.forget_passed() {
+        if let Err(error) = self.machine.memory().forget_passed() {
             tracing::warn!(%error, "the memory that was handed over is still mapped here; nobody uses it");
-        }
-        if memory.is_preallocated()
-            && let Err(error) = memory.renew_preallocated()
-        {
-            tracing::warn!(%error, "guest memory could not be allocated anew: the next attempt does that page by page");
         }
     }
 }

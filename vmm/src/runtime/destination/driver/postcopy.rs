@@ -8,6 +8,7 @@ use ferry_migration::destination::{Input, Outcome};
 use ferry_migration::{Status, Timer};
 
 use super::{Driver, NOT_PAUSED};
+use crate::memory::userfault::UserfaultError;
 use crate::runtime::INTERRUPT_AGAIN;
 use crate::runtime::destination::Event;
 use crate::runtime::destination::arrivals::{self, Listening};
@@ -36,8 +37,13 @@ impl Driver {
         };
         self.machine.set_memory_arrives(false);
         self.progress.keep_faults();
-        if let Err(error) = ended {
-            tracing::warn!(error = crate::runtime::causes(&error), "missing pages are still watched");
+        match ended {
+            Ok(()) => {}
+            // A guest that is lost: its vCPUs wait for their pages until the process ends, and must not find zeros.
+            Err(UserfaultError::GuestRuns { remaining }) => {
+                tracing::debug!(remaining, "the guest's pages stay missing")
+            }
+            Err(error) => tracing::warn!(error = crate::runtime::causes(&error), "missing pages are still watched"),
         }
     }
 
