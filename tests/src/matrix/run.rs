@@ -49,6 +49,8 @@ fn to_the_end(cell: &Cell, seed: u64, keep: &Path) -> Option<report::Cell> {
             // The guest did not need a page in time, or the host was busy elsewhere: nothing was tried yet.
             Ok(Err(Broken::NeverCame(_))) if tries < TRIES => tries += 1,
             Ok(Err(Broken::NeverCame(why) | Broken::Off(why))) => break (stage, Err(why)),
+            // A busy host was so slow that the guest had ended before the migration began.
+            Err(_) if !stage.begun && tries < TRIES => tries += 1,
             Err(panic) => break (stage, Err(text_of(&*panic))),
         }
     };

@@ -54,6 +54,8 @@ pub struct Stage {
     pub notes: Notes,
     /// A destination that waits for another guest, with the relay to the right one while this one has its place.
     pub wrong: Option<(Ferry, Relay)>,
+    /// The migration under test has begun.
+    pub begun: bool,
     asked_for_postcopy: bool,
     at_full_speed: bool,
     /// The last to go, so that a failed cell's files can be kept.
@@ -97,6 +99,7 @@ impl Stage {
             writes,
             notes: Notes::new(),
             wrong: None,
+            begun: false,
             asked_for_postcopy: false,
             at_full_speed: false,
             lab,
@@ -138,6 +141,7 @@ impl Stage {
 
     /// Begins the migration under test.
     pub fn begin(&mut self) {
+        self.begun = true;
         self.source.begins();
         self.destination.begins();
         self.notes.say("the migration begins");
