@@ -41,7 +41,7 @@ fn a_stopped_guest_arrives_with_every_byte_of_its_memory() {
             let (mut neighbour, to) = scene.neighbour();
             scene.source.migrate_to(&to);
             neighbour.wait_run_state("paused");
-            // Not even kvmclock's structures: what a load writes is gone.
+            // Not even kvmclock's structures: a load cannot write.
             assert_eq!(neighbour.memory_hash(), before);
             assert_nothing_shared(&scene.source, &neighbour);
             scene.guest.moved_to(&neighbour);

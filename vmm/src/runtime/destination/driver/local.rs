@@ -42,7 +42,7 @@ impl Driver {
         let Some(announced) = announced else { return self.machine.memory().clear().map_err(cannot_empty) };
         self.view_passed(announced).map_err(|error| error.to_string())?;
         self.local = true;
-        // To populate memory that is viewed would copy it, and the guest goes on writing the original.
+        // Memory that is viewed is there already, and cannot be written to.
         self.filled = None;
         self.progress.set_local();
         Ok(())
@@ -67,7 +67,7 @@ impl Driver {
         PassedMemory { bytes: self.machine.memory().pages() * PAGE_SIZE }.encode()
     }
 
-    /// A trial would leave copies of pages behind that the guest goes on writing at the source.
+    /// The source sends none: its guest goes on writing the memory that both have.
     pub(super) fn refuse_rehearsal(&mut self) {
         let reason = "a source that hands its memory over sends the device state once, when the guest has stopped";
         let failure = Failure { device: "protocol".to_owned(), reason: reason.to_owned() };
