@@ -35,6 +35,17 @@ pub enum PostcopyWhen {
     NoProgress,
 }
 
+/// How pages are compressed on bulk links.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Compression {
+    /// They travel as they are.
+    #[default]
+    None,
+    /// Each chunk that gets shorter by it is one block of LZ4.
+    Lz4,
+}
+
 /// All parameters, with their defaults.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
@@ -81,6 +92,9 @@ pub struct Parameters {
     pub rehearsal: bool,
     /// Bulk links that share the pages where the capability `multifd` is on (QEMU: `multifd-channels`).
     pub multifd_channels: u64,
+    /// How pages are compressed on bulk links. Answers to page requests never are.
+    #[serde(rename = "x-ferry-compression")]
+    pub compression: Compression,
     /// Hand the memory over as a whole to a process on this host, over a Unix socket: no page is copied.
     #[serde(rename = "x-ferry-local")]
     pub local: bool,
@@ -105,6 +119,7 @@ impl Default for Parameters {
             handshake: None,
             rehearsal: true,
             multifd_channels: 2,
+            compression: Compression::None,
             local: false,
         }
     }

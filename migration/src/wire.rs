@@ -56,6 +56,14 @@ pub enum WireError {
         /// What would have been accepted.
         allowed: &'static str,
     },
+    /// A packed chunk did not unpack.
+    #[error("the pages of chunk {chunk} do not unpack: {why}; the link corrupts data")]
+    Packed {
+        /// Which chunk.
+        chunk: u32,
+        /// What is wrong with the block.
+        why: String,
+    },
     /// A message did not decode.
     #[error("message {kind} does not decode: {why}")]
     Message {

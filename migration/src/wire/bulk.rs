@@ -1,7 +1,7 @@
 //! Bulk frames: the pages of one chunk, or a marker.
 //!
 //! A chunk's frame carries two bitmaps of 512 bits: pages that follow as data, in ascending order, and pages that are all
-//! zero. A marker says that everything before it on this link has been sent; the package names the marker to wait for.
+//! zero. A packed chunk's pages follow as one block of LZ4 (its block format), which is shorter than they are. A marker says that everything before it on this link has been sent; the package names the marker to wait for.
 
 use crate::pages::{CHUNK_PAGES, CHUNK_WORDS, PAGE_SIZE};
 use crate::wire::WireError;
@@ -12,6 +12,7 @@ const MAGIC: u32 = 0x4745_5046;
 const KIND_CHUNK: u32 = 1;
 const KIND_MARKER: u32 = 2;
 const KIND_SWITCH: u32 = 3;
+const KIND_PACKED: u32 = 4;
 const WHAT: &str = "a bulk frame";
 
 /// What a bulk frame says.
@@ -19,6 +20,8 @@ const WHAT: &str = "a bulk frame";
 pub enum Frame {
     /// Pages of a chunk.
     Chunk(Chunk),
+    /// The same, as one compressed block of so many bytes.
+    Packed(Chunk, u32),
     /// Everything sent before this has now been received on this link.
     Marker(u32),
     /// The same, and pages that follow are postcopy's: they land one by one while the guest may be running.
@@ -37,7 +40,7 @@ pub struct Chunk {
 }
 
 impl Chunk {
-    /// Bytes of page data that follow the header.
+    /// Bytes of page data: what follows the header of a chunk that is not packed.
     #[must_use]
     pub fn data_bytes(&self) -> u64 {
         count(&self.data) * PAGE_SIZE
@@ -57,9 +60,13 @@ pub fn encode(frame: &Frame, session: u32, sequence: u32) -> [u8; HEADER_LEN] {
     out[8..12].copy_from_slice(&sequence.to_le_bytes());
     let (kind, value) = match frame {
         Frame::Chunk(chunk) => {
-            put_words(&mut out[24..88], &chunk.data);
-            put_words(&mut out[88..152], &chunk.zero);
+            put_chunk(&mut out, chunk);
             (KIND_CHUNK, chunk.index)
+        }
+        Frame::Packed(chunk, len) => {
+            put_chunk(&mut out, chunk);
+            out[20..24].copy_from_slice(&len.to_le_bytes());
+            (KIND_PACKED, chunk.index)
         }
         Frame::Marker(number) => (KIND_MARKER, *number),
         Frame::Switch(number) => (KIND_SWITCH, *number),
@@ -94,12 +101,20 @@ pub fn decode(bytes: &[u8; HEADER_LEN], session: u32, sequence: u32, pages: u64)
     match super::le_u32(&bytes[12..]) {
         KIND_MARKER => Ok(Frame::Marker(value)),
         KIND_SWITCH => Ok(Frame::Switch(value)),
-        KIND_CHUNK => {
+        kind @ (KIND_CHUNK | KIND_PACKED) => {
             let chunk = Chunk { index: value, data: get_words(&bytes[24..88]), zero: get_words(&bytes[88..152]) };
             check_chunk(&chunk, pages)?;
-            Ok(Frame::Chunk(chunk))
+            if kind == KIND_CHUNK {
+                return Ok(Frame::Chunk(chunk));
+            }
+            let len = super::le_u32(&bytes[20..]);
+            if len == 0 || u64::from(len) >= chunk.data_bytes() {
+                let allowed = "more than nothing and less than the pages is expected";
+                return Err(WireError::Field { what: WHAT, field: "packed length", value: len.into(), allowed });
+            }
+            Ok(Frame::Packed(chunk, len))
         }
-        kind => Err(WireError::Field { what: WHAT, field: "kind", value: kind.into(), allowed: "1 to 3 is expected" }),
+        kind => Err(WireError::Field { what: WHAT, field: "kind", value: kind.into(), allowed: "1 to 4 is expected" }),
     }
 }
 
@@ -120,6 +135,11 @@ fn check_chunk(chunk: &Chunk, pages: u64) -> Result<(), WireError> {
         Some(bit) if first + bit >= pages => error("page", first + bit, "outside of guest memory"),
         Some(_) => Ok(()),
     }
+}
+
+fn put_chunk(out: &mut [u8; HEADER_LEN], chunk: &Chunk) {
+    put_words(&mut out[24..88], &chunk.data);
+    put_words(&mut out[88..152], &chunk.zero);
 }
 
 fn put_words(out: &mut [u8], words: &[u64; CHUNK_WORDS]) {
@@ -148,6 +168,22 @@ mod tests {
             let frame = Frame::Chunk(Chunk { index, data, zero });
             prop_assume!(data != [0; 8] || zero != [0; 8]);
             prop_assert_eq!(decode(&encode(&frame, 5, 6), 5, 6, 100 * CHUNK_PAGES), Ok(frame));
+        }
+
+        #[test]
+        fn packed_pages_are_shorter_than_the_pages(data: [u64; 8], len: u32) {
+            let chunk = Chunk { index: 0, data, zero: [0; 8] };
+            prop_assume!(data != [0; 8]);
+            for len in [len, len % (CHUNK_PAGES * PAGE_SIZE) as u32, chunk.data_bytes() as u32 - 1, chunk.data_bytes() as u32] {
+                let frame = Frame::Packed(chunk, len);
+                let read = decode(&encode(&frame, 5, 6), 5, 6, CHUNK_PAGES);
+                if len > 0 && u64::from(len) < chunk.data_bytes() {
+                    prop_assert_eq!(read, Ok(frame));
+                } else {
+                    let refused = matches!(read, Err(WireError::Field { field: "packed length", .. }));
+                    prop_assert!(refused, "{:?}", read);
+                }
+            }
         }
 
         #[test]

@@ -127,6 +127,10 @@ impl Stage {
             self.source.ferry.switch_on("auto-converge");
         }
         let slow = postcopy || self.wants_rounds();
+        // Compressed, the guest's pages would be gone before their moment comes.
+        if !slow && self.random.one_of(&[true, false]) {
+            self.source.ferry.set_parameters(json!({ "x-ferry-compression": "lz4" }));
+        }
         // A guest that ends by itself is waited for while a frame is held.
         let deadline = match self.cell.what {
             What::GuestReboots | What::GuestShutsDown => 3 * DEADLINE,

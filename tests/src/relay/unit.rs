@@ -175,13 +175,14 @@ impl Reader {
     fn pages(&mut self, spot: impl Fn(u64) -> Spot) -> io::Result<Unit> {
         let mut bytes = Vec::new();
         self.exact(&mut bytes, bulk::HEADER_LEN)?;
-        // A chunk's first bitmap says how many pages follow; a marker's is empty.
+        // A chunk's first bitmap says how many pages follow; a packed one's header, how many bytes.
         let pages: u32 = bytes[24..88].iter().map(|byte| byte.count_ones()).sum();
-        let is_marker = bytes[12] != 1;
-        self.exact(&mut bytes, pages as usize * PAGE_SIZE as usize)?;
-        if is_marker {
-            return Ok(Unit { spot: Spot::Marker, bytes });
-        }
+        let follows = match bytes[12] {
+            1 => pages as usize * PAGE_SIZE as usize,
+            4 => u32::from_le_bytes(bytes[20..24].try_into().expect("four bytes")) as usize,
+            _ => return Ok(Unit { spot: Spot::Marker, bytes }),
+        };
+        self.exact(&mut bytes, follows)?;
         let spot = spot(self.frames);
         self.frames += 1;
         Ok(Unit { spot, bytes })

@@ -50,7 +50,7 @@ pub struct Options {
         long,
         conflicts_with_all = [
             "mode", "local", "auto_converge", "downtime_limit", "max_rounds", "on_limit", "no_rehearsal", "handshake",
-            "channels"
+            "channels", "compression"
         ]
     )]
     resume: bool,
@@ -66,6 +66,9 @@ pub struct Options {
     /// Connections that share the pages
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=BULK_LINKS_MAX.into()))]
     channels: Option<u8>,
+    /// Compress pages, for a link that is slower than a core
+    #[arg(long, value_name = "none|lz4", value_parser = ["none", "lz4"])]
+    compression: Option<String>,
     /// Rounds after which precopy stops waiting to converge
     #[arg(long, value_name = "N")]
     max_rounds: Option<u64>,
@@ -179,12 +182,13 @@ impl Options {
             (Some(Mode::Postcopy), None | Some(When::FirstRound)) => Some("first-round"),
             (Some(Mode::Postcopy), Some(When::NoProgress)) => Some("no-progress"),
         };
-        let all: [(&str, Option<Value>); 9] = [
+        let all: [(&str, Option<Value>); 10] = [
             ("x-ferry-postcopy-when", when.map(Value::from)),
             ("x-ferry-handshake", self.handshake.clone().map(Value::from)),
             ("downtime-limit", self.downtime_limit.map(Value::from)),
             ("max-bandwidth", self.max_bandwidth.map(Value::from)),
             ("multifd-channels", self.channels.map(Value::from)),
+            ("x-ferry-compression", self.compression.clone().map(Value::from)),
             ("x-ferry-max-rounds", self.max_rounds.map(Value::from)),
             ("x-ferry-on-limit", self.on_limit.clone().map(Value::from)),
             ("x-ferry-rehearsal", rehearsal.map(Value::from)),

@@ -24,6 +24,7 @@ use crate::runtime::settings::Settings;
 use crate::runtime::source::{Command, Outgoing};
 use crate::runtime::stream::Listener;
 
+mod compression;
 pub mod control;
 pub mod destination;
 mod inbox;

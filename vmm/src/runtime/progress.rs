@@ -19,6 +19,8 @@ use crate::memory::userfault::{Blocktime, Faults};
 pub struct PageCounters {
     /// Bytes on the bulk links, headers included.
     pub bytes: AtomicU64,
+    /// What compression has kept off them.
+    pub saved_bytes: AtomicU64,
     /// Pages as data.
     pub data_pages: AtomicU64,
     /// Pages as zero bits.

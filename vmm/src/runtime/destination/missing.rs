@@ -38,6 +38,30 @@ pub enum LandError {
     Place(#[from] UserfaultError),
 }
 
+/// Where the pages of a frame are.
+#[derive(Clone, Copy, Debug)]
+pub enum Contents<'a> {
+    /// Still on the link, which errors call this.
+    OnLink(&'a Stream, &'static str),
+    /// These bytes, one page after the other.
+    Here(&'a [u8]),
+}
+
+impl Contents<'_> {
+    /// The next pages, as many as fill `buffer`.
+    fn next(&mut self, buffer: &mut [u8]) -> Result<(), LinkError> {
+        match self {
+            Contents::OnLink(stream, link) => stream.read_exact(buffer).map_err(LinkError::io(link))?,
+            Contents::Here(bytes) => {
+                let (next, rest) = bytes.split_at(buffer.len());
+                buffer.copy_from_slice(next);
+                *bytes = rest;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A postcopy on its destination.
 #[derive(Debug)]
 pub struct Missing {
@@ -111,17 +135,11 @@ impl Missing {
         let _ = self.stop.write(1);
     }
 
-    /// Receives the pages of a frame from `stream` and places them. Returns how many were new.
+    /// Takes the pages of a frame and places them. Returns how many were new.
     ///
     /// # Errors
     /// The link failed, or the host refused to place them.
-    pub fn land(
-        &self,
-        chunk: &Chunk,
-        stream: &Stream,
-        link: &'static str,
-        landing: &mut Landing,
-    ) -> Result<u64, LandError> {
+    pub fn land(&self, chunk: &Chunk, mut contents: Contents<'_>, landing: &mut Landing) -> Result<u64, LandError> {
         let mut placed = 0;
         for (at, (data, zero)) in chunk.data.iter().zip(&chunk.zero).enumerate() {
             let first_page = u64::from(chunk.index) * CHUNK_PAGES + at as u64 * 64;
@@ -135,7 +153,7 @@ impl Missing {
             if *data != 0 {
                 let buffer = landing.buffer(data.count_ones());
                 debug_assert_eq!(buffer.len() as u64, u64::from(data.count_ones()) * PAGE_SIZE);
-                stream.read_exact(buffer).map_err(LinkError::io(link))?;
+                contents.next(buffer)?;
                 placed += u64::from(landing.place(first_page, *data)?.count_ones());
             }
         }

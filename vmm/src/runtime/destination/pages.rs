@@ -8,8 +8,9 @@ use ferry_migration::pages::{CHUNK_PAGES, CHUNK_WORDS, PAGE_SIZE, PageBitmap, ru
 use ferry_migration::wire::bulk::{self, Chunk, Frame, HEADER_LEN};
 
 use crate::machine::Machine;
+use crate::runtime::compression::Unpacker;
 use crate::runtime::control::LinkError;
-use crate::runtime::destination::missing::{LandError, Missing};
+use crate::runtime::destination::missing::{Contents, LandError, Missing};
 use crate::runtime::destination::populate::Populating;
 use crate::runtime::progress::Progress;
 use crate::runtime::stream::Stream;
@@ -80,6 +81,8 @@ pub struct PageReceiver {
     written: PageBitmap,
     progress: Arc<Progress>,
     populating: Arc<Populating>,
+    /// Made with the first chunk that needs it.
+    unpacker: Option<Unpacker>,
 }
 
 impl PageReceiver {
@@ -93,7 +96,7 @@ impl PageReceiver {
         (progress, populating): (Arc<Progress>, Arc<Populating>),
     ) -> Self {
         let written = PageBitmap::new(machine.memory().pages());
-        PageReceiver { machine, stream, link, session, sequence: 0, written, progress, populating }
+        PageReceiver { machine, stream, link, session, sequence: 0, written, progress, populating, unpacker: None }
     }
 
     /// Takes frames straight into memory until the next marker.
@@ -106,6 +109,7 @@ impl PageReceiver {
                 Frame::Marker(number) => return Ok(Mark::Reached(number)),
                 Frame::Switch(number) => return Ok(Mark::Switch(number)),
                 Frame::Chunk(chunk) => self.take(&chunk)?,
+                Frame::Packed(chunk, len) => self.take_packed(&chunk, len)?,
             }
         }
     }
@@ -120,10 +124,13 @@ impl PageReceiver {
         loop {
             match self.next_frame()? {
                 Frame::Chunk(chunk) => {
-                    missing.land(&chunk, &self.stream, self.link, &mut landing)?;
-                    self.count(&chunk);
-                    self.count_postcopy(&chunk);
-                    self.progress.pages.remaining_pages.store(missing.faults.remaining(), Relaxed);
+                    missing.land(&chunk, Contents::OnLink(&self.stream, self.link), &mut landing)?;
+                    self.landed(&chunk, chunk.data_bytes(), &missing);
+                }
+                Frame::Packed(chunk, len) => {
+                    let pages = unpack(&mut self.unpacker, &self.stream, self.link, (&chunk, len))?;
+                    missing.land(&chunk, Contents::Here(pages), &mut landing)?;
+                    self.landed(&chunk, len.into(), &missing);
                 }
                 Frame::Marker(_) | Frame::Switch(_) => {
                     tracing::debug!(missing = missing.faults.remaining(), "the source has sent everything");
@@ -142,13 +149,32 @@ impl PageReceiver {
         Ok(frame)
     }
 
-    fn take(&mut self, chunk: &Chunk) -> Result<(), LinkError> {
+    /// Where a chunk's pages go; those that are zero are.
+    fn prepare(&mut self, chunk: &Chunk) -> *mut u8 {
         let first_page = u64::from(chunk.index) * CHUNK_PAGES;
         let (base, _) = self.machine.memory().host_pages(first_page);
         self.populating.reached(chunk.index.into());
         self.wipe(first_page, &chunk.zero, base);
         self.written.or_words(first_page, &chunk.data);
+        base
+    }
 
+    fn take_packed(&mut self, chunk: &Chunk, len: u32) -> Result<(), LinkError> {
+        let base = self.prepare(chunk);
+        let mut pages = unpack(&mut self.unpacker, &self.stream, self.link, (chunk, len))?;
+        for (first, count) in runs(&chunk.data) {
+            let (run, rest) = pages.split_at(count as usize * PAGE_SIZE as usize);
+            // SAFETY: the decoder has checked that the run lies inside guest memory, which is mapped at `base` for as long as the
+            // machine lives; no vCPU or device runs before the migration has ended.
+            unsafe { base.add(first as usize * PAGE_SIZE as usize).copy_from_nonoverlapping(run.as_ptr(), run.len()) };
+            pages = rest;
+        }
+        self.count(chunk, len.into());
+        Ok(())
+    }
+
+    fn take(&mut self, chunk: &Chunk) -> Result<(), LinkError> {
+        let base = self.prepare(chunk);
         let mut slices: [IoSliceMut<'_>; CHUNK_PAGES as usize / 2] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
         let mut used = 0;
         for (first, len) in runs(&chunk.data) {
@@ -164,7 +190,7 @@ impl PageReceiver {
             used += 1;
         }
         self.stream.read_exact_vectored(&mut slices[..used]).map_err(LinkError::io(self.link))?;
-        self.count(chunk);
+        self.count(chunk, chunk.data_bytes());
         Ok(())
     }
 
@@ -182,16 +208,32 @@ impl PageReceiver {
         }
     }
 
-    fn count_postcopy(&self, chunk: &Chunk) {
+    /// Counts a chunk of postcopy's that has taken `payload` bytes on the link.
+    fn landed(&self, chunk: &Chunk, payload: u64, missing: &Missing) {
+        self.count(chunk, payload);
         let pages = &self.progress.pages;
         let class = if self.link == URGENT { &pages.urgent_bytes } else { &pages.background_bytes };
-        class.fetch_add(HEADER_LEN as u64 + chunk.data_bytes(), Relaxed);
+        class.fetch_add(HEADER_LEN as u64 + payload, Relaxed);
+        pages.remaining_pages.store(missing.faults.remaining(), Relaxed);
     }
 
-    fn count(&self, chunk: &Chunk) {
+    fn count(&self, chunk: &Chunk, payload: u64) {
         let pages = &self.progress.pages;
-        pages.bytes.fetch_add(chunk.data_bytes(), Relaxed);
+        pages.bytes.fetch_add(payload, Relaxed);
+        pages.saved_bytes.fetch_add(chunk.data_bytes() - payload, Relaxed);
         pages.data_pages.fetch_add(chunk.data_bytes() / PAGE_SIZE, Relaxed);
         pages.zero_pages.fetch_add(chunk.zero.iter().map(|w| u64::from(w.count_ones())).sum(), Relaxed);
     }
+}
+
+/// Reads a packed chunk's block and restores its pages.
+fn unpack<'a>(
+    unpacker: &'a mut Option<Unpacker>,
+    stream: &Stream,
+    link: &'static str,
+    (chunk, len): (&Chunk, u32),
+) -> Result<&'a [u8], LinkError> {
+    let unpacker = unpacker.get_or_insert_with(Unpacker::new);
+    stream.read_exact(unpacker.block(len)).map_err(LinkError::io(link))?;
+    unpacker.unpack(chunk, len).map_err(LinkError::wire(link))
 }

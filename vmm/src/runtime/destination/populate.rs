@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use ferry_migration::pages::PageBitmap;
 
@@ -50,13 +51,16 @@ impl Populating {
         self.stop.store(true, Relaxed);
     }
 
-    /// Ends it; returns when memory is left alone, within the time that one chunk takes.
-    pub fn end(&self) {
+    /// Ends it, and waits until memory is left alone: for as long as one chunk takes, and no longer than `patience`. Tells whether it is.
+    #[must_use]
+    pub fn end(&self, patience: Duration) -> bool {
         self.stop();
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        while *running {
-            running = self.ended.wait(running).unwrap_or_else(PoisonError::into_inner);
-        }
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let (running, _) = self
+            .ended
+            .wait_timeout_while(running, patience, |running| *running)
+            .unwrap_or_else(PoisonError::into_inner);
+        !*running
     }
 
     fn populate(&self, memory: &Memory, filled: &PageBitmap) {
@@ -119,8 +123,19 @@ mod tests {
     fn nothing_is_populated_after_the_end() {
         let memory = Memory::new(&MemoryConfig { size: 16 << 20, ..MemoryConfig::default() }).unwrap();
         let populating = Populating::default();
-        populating.end();
+        assert!(populating.end(Duration::ZERO));
         populating.populate(&memory, &PageBitmap::full(8));
         assert!(memory.populated().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_host_that_does_not_come_back_with_a_page_is_not_waited_for_for_ever() {
+        let populating = Arc::new(Populating::default());
+        *populating.running.lock().unwrap() = true;
+        assert!(!populating.end(Duration::from_millis(1)));
+        let own = populating.clone();
+        let thread = std::thread::spawn(move || drop(Ended(&own)));
+        assert!(populating.end(Duration::from_secs(30)));
+        thread.join().unwrap();
     }
 }

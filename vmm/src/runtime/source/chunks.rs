@@ -1,7 +1,7 @@
-//! Sends the pages of one chunk on one link, straight from guest memory.
+//! Sends the pages of one chunk on one link, straight from guest memory, or compressed where that was asked for.
 //!
 //! The sending end of every link that carries pages: rounds and the background stream on the bulk link, answers to page
-//! requests on the urgent link. Page data goes from guest memory to the socket with vectored writes and is never copied here.
+//! requests on the urgent link. Page data goes from guest memory to the socket with vectored writes and is only copied to be compressed.
 
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use ferry_migration::wire::bulk::{self, Chunk, Frame};
 
 use crate::machine::Machine;
 use crate::memory::zero::is_zero_page;
+use crate::runtime::compression::Packer;
 use crate::runtime::control::LinkError;
 use crate::runtime::progress::Progress;
 use crate::runtime::stream::Stream;
@@ -38,6 +39,7 @@ pub struct ChunkSender {
     link: &'static str,
     session: u32,
     sequence: u32,
+    packer: Option<Packer>,
     /// What the pages on it are for.
     pub purpose: Purpose,
 }
@@ -52,7 +54,13 @@ impl ChunkSender {
         link: &'static str,
         session: u32,
     ) -> Self {
-        ChunkSender { machine, progress, stream, link, session, sequence: 0, purpose: Purpose::Precopy }
+        ChunkSender { machine, progress, stream, link, session, sequence: 0, packer: None, purpose: Purpose::Precopy }
+    }
+
+    /// Compresses pages from now on.
+    #[must_use]
+    pub fn compressing(self) -> Self {
+        ChunkSender { packer: Some(Packer::new()), ..self }
     }
 
     /// Sends the `wanted` pages of chunk `index`; those that are not `populated` are zero and are not looked at. Returns the
@@ -80,7 +88,14 @@ impl ChunkSender {
         let (base, contiguous) = self.machine.memory().host_pages(first_page);
         debug_assert!(contiguous >= CHUNK_PAGES.min(self.machine.memory().pages() - first_page));
         let chunk = classify(index as u32, wanted, populated, base);
-        let head = self.head(&Frame::Chunk(chunk));
+        // SAFETY: the chunk is mapped at `base` for as long as the machine lives.
+        let packed = self.packer.as_mut().and_then(|packer| unsafe { packer.pack(&chunk.data, base) });
+        let head = self.head(&packed.map_or(Frame::Chunk(chunk), |len| Frame::Packed(chunk, len)));
+        if let (Some(len), Some(packer)) = (packed, &self.packer) {
+            let mut slices = [IoSlice::new(&head), IoSlice::new(packer.block())];
+            self.stream.write_all_while_open(&mut slices).map_err(LinkError::io(self.link))?;
+            return Ok(self.count(&chunk, len.into()));
+        }
 
         // A chunk of 512 pages has at most 256 separate runs, and writev takes 1024 slices.
         let mut slices = [IoSlice::new(&[]); 1 + CHUNK_PAGES as usize / 2];
@@ -99,7 +114,7 @@ impl ChunkSender {
             used += 1;
         }
         self.stream.write_all_while_open(&mut slices[..used]).map_err(LinkError::io(self.link))?;
-        Ok(self.count(&chunk, head.len() as u64))
+        Ok(self.count(&chunk, chunk.data_bytes()))
     }
 
     /// Sends a marker: everything before it has been handed to this link.
@@ -162,14 +177,17 @@ impl ChunkSender {
         head
     }
 
-    fn count(&self, chunk: &Chunk, head: u64) -> u64 {
+    /// Counts a chunk that has taken `payload` bytes on the link behind its header.
+    fn count(&self, chunk: &Chunk, payload: u64) -> u64 {
         let pages = &self.progress.pages;
         let data = chunk.data_bytes() / PAGE_SIZE;
         let zero = chunk.zero.iter().map(|w| u64::from(w.count_ones())).sum::<u64>();
-        self.count_bytes(head + chunk.data_bytes());
+        let bytes = bulk::HEADER_LEN as u64 + payload;
+        self.count_bytes(bytes);
+        pages.saved_bytes.fetch_add(chunk.data_bytes() - payload, Relaxed);
         pages.data_pages.fetch_add(data, Relaxed);
         pages.zero_pages.fetch_add(zero, Relaxed);
-        head + chunk.data_bytes()
+        bytes
     }
 
     fn count_bytes(&self, bytes: u64) {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use ferry_devices::fault::Place;
 use ferry_migration::convergence::{Convergence, RoundReport};
 use ferry_migration::pages::PageBitmap;
-use ferry_migration::parameters::PostcopyWhen;
+use ferry_migration::parameters::{Compression, PostcopyWhen};
 use ferry_migration::source::Input;
 use ferry_migration::wire::preamble::{Link, Preamble, session};
 use vmm_sys_util::eventfd::EventFd;
@@ -248,7 +248,12 @@ impl PageWorker {
     }
 
     fn open_bulk(&self) -> Result<Vec<ChunkSender>, PagesError> {
-        (0..self.route.bulk_links).map(|number| Ok(self.open(Link::Bulk(number), "bulk")?.1)).collect()
+        let compression = self.settings.parameters().compression;
+        let open = |number| {
+            let (_, chunks) = self.open(Link::Bulk(number), "bulk")?;
+            Ok(if compression == Compression::Lz4 { chunks.compressing() } else { chunks })
+        };
+        (0..self.route.bulk_links).map(open).collect()
     }
 
     fn open(&self, link: Link, name: &'static str) -> Result<(Stream, ChunkSender), PagesError> {

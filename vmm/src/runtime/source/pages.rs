@@ -52,7 +52,7 @@ pub struct RoundNumbers {
     pub remaining_pages: u64,
     /// Time that sending them would take.
     pub expected_us: u64,
-    /// Bytes that the round put on the link.
+    /// Bytes that the round sent, as many as they are without compression.
     pub sent_bytes: u64,
 }
 
@@ -146,15 +146,16 @@ impl PageSender {
         progress.begin_round();
         self.harvest()?;
         let (began, before) = (Instant::now(), progress.pages.sent());
-        let bytes_before = before[2];
+        let (bytes_before, saved_before) = (before[2], progress.pages.saved_bytes.load(Relaxed));
         self.send_pending(true)?;
         self.first_round = false;
         self.await_arrival()?;
         let took = began.elapsed();
         let bytes = progress.pages.bytes.load(Relaxed) - bytes_before;
-        self.measured.sample(bytes, took);
+        let saved = progress.pages.saved_bytes.load(Relaxed) - saved_before;
+        self.measured.sample(bytes + saved, took);
         self.harvest()?;
-        let numbers = self.numbers(bytes);
+        let numbers = self.numbers(bytes + saved);
         progress.pages.expected_us.store(numbers.expected_us, Relaxed);
         if !self.controls.end_round.load(Relaxed) {
             // Of a round that was ended early, most of what remains was never sent: it says nothing about the guest.

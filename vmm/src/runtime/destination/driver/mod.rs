@@ -50,6 +50,8 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Sources that were refused and whose links are still open; the oldest goes first.
 const MOST_REFUSED: usize = 16;
+/// Longest that the host may take to give memory that was asked for ahead: most of what a load may.
+const POPULATING_ENDS: Duration = Duration::from_secs(2);
 const NOT_ACTIVE: &str = "only a postcopy that is active can be paused";
 pub(super) const NOT_PAUSED: &str = "only a postcopy that is paused can be recovered";
 
@@ -285,17 +287,7 @@ impl Driver {
                 Output::StartTimer(timer) => self.timers.start(timer),
                 Output::StopTimer(timer) => self.timers.stop(timer),
                 Output::Load { rehearsal: true, .. } if self.local => self.refuse_rehearsal(),
-                Output::Load { rehearsal, postcopy } => {
-                    // What is discarded or watched from here on must not come back by itself.
-                    self.populating.end();
-                    if !rehearsal {
-                        self.progress.set_status(if postcopy { Status::PostcopySetup } else { Status::Device });
-                    }
-                    let (package, arrived) = (std::mem::take(&mut self.attachment.0), self.attachment.1);
-                    let gathered = if rehearsal { arrived } else { self.gathered };
-                    let session = self.migration_id.map_or(0, session);
-                    self.job(MachineJob::Load(LoadJob { package, arrived, gathered, rehearsal, postcopy, session }));
-                }
+                Output::Load { rehearsal, postcopy } => self.load(rehearsal, postcopy),
                 Output::Claim => self.ask_record(Question::Claim),
                 Output::GiveBack => self.ask_record(Question::GiveBack),
                 Output::Settle => self.settle_record(),
@@ -349,6 +341,23 @@ impl Driver {
                 tracing::info!(%error, "no thread to populate memory ahead: pages are populated as they come")
             }
         }
+    }
+
+    fn load(&mut self, rehearsal: bool, postcopy: bool) {
+        // What is discarded or watched from here on must not come back by itself.
+        if !self.populating.end(POPULATING_ENDS) {
+            let reason =
+                "the host has not come back with memory that was asked for ahead; see whether it is short of memory";
+            let failure = Failure { device: "memory".to_owned(), reason: reason.to_owned() };
+            return self.input(Input::Loaded(Err(failure)));
+        }
+        if !rehearsal {
+            self.progress.set_status(if postcopy { Status::PostcopySetup } else { Status::Device });
+        }
+        let (package, arrived) = (std::mem::take(&mut self.attachment.0), self.attachment.1);
+        let gathered = if rehearsal { arrived } else { self.gathered };
+        let session = self.migration_id.map_or(0, session);
+        self.job(MachineJob::Load(LoadJob { package, arrived, gathered, rehearsal, postcopy, session }));
     }
 
     fn start_guest(&mut self) {
