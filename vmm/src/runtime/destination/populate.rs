@@ -2,7 +2,8 @@
 //! and a thread of its own makes it while the link is waited for.
 //!
 //! The source says which chunks of its memory it has filled; no other is touched, so zero pages take no memory here either. It lasts for the
-//! first round at most: [`Populating::end`] is called before anything is discarded or watched, which must find pages missing.
+//! first round at most: [`Populating::end`] is called before anything is discarded or watched, which must find pages missing. Where the
+//! links' own threads have work for all cores it would only take them away: see [`pays`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -14,6 +15,12 @@ use ferry_migration::pages::PageBitmap;
 
 use crate::machine::Machine;
 use crate::memory::{Memory, populate};
+
+/// Whether it pays beside `bulk_links` threads that receive pages: only when a core is left for it.
+#[must_use]
+pub fn pays(bulk_links: u8, cores: usize) -> bool {
+    cores > bulk_links.into()
+}
 
 /// What the thread, and whoever wants its end, share.
 #[derive(Debug, Default)]
@@ -117,6 +124,11 @@ mod tests {
             assert_eq!((0..16).filter(|chunk| full(*chunk)).collect::<Vec<_>>(), [5, 9], "{backing}");
             assert_eq!(memory.guest().read_obj::<u64>(GuestAddress(5 * chunk_bytes)).unwrap(), 0);
         }
+    }
+
+    #[test]
+    fn links_for_every_core_leave_none_for_it() {
+        assert!(pays(1, 2) && !pays(2, 2) && pays(2, 4) && !pays(1, 1));
     }
 
     #[test]

@@ -32,7 +32,7 @@ use super::arrivals::Listening;
 use super::marks::Marks;
 use super::missing::Missing;
 use super::pages::Armed;
-use super::populate::Populating;
+use super::populate::{self, Populating};
 use super::worker::{LoadJob, MachineJob, machine_worker};
 use super::{Command, Event, LinkEvent, arrivals};
 use crate::machine::Machine;
@@ -334,7 +334,9 @@ impl Driver {
     }
 
     fn populate(&mut self) {
-        let Some(filled) = self.filled.take().filter(|_| !self.machine.memory().is_preallocated()) else { return };
+        let cores = std::thread::available_parallelism().map_or(1, Into::into);
+        let pays = populate::pays(self.announced_links, cores) && !self.machine.memory().is_preallocated();
+        let Some(filled) = self.filled.take().filter(|_| pays) else { return };
         match self.populating.begin(self.machine.clone(), filled) {
             Ok(thread) => self.threads.push(thread),
             Err(error) => {
