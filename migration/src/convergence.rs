@@ -27,7 +27,7 @@ pub struct RoundReport {
     pub round: u64,
     /// Pages that the guest dirtied meanwhile and that must be sent again.
     pub remaining_pages: u64,
-    /// Bytes that the round put on the link.
+    /// Bytes that the round sent, before compression.
     pub sent_bytes: u64,
     /// Time that sending them would take at the measured rate, in microseconds.
     pub expected_us: u64,

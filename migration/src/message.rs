@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::named::named;
 
 /// The protocol's version. Both sides must have the same one.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 
 /// A device that could not be saved, loaded or started, as it travels in messages and ends in `error-desc`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]

@@ -60,7 +60,7 @@ pub struct Parameters {
     pub cpu_throttle_increment: u64,
     /// Where it ends, in percent of their time (QEMU: `max-cpu-throttle`).
     pub max_cpu_throttle: u64,
-    /// Of the bytes that a round sent, the percentage that may be dirtied meanwhile before it begins or rises (QEMU:
+    /// Of the bytes that a round sent, before compression, the percentage that may be dirtied meanwhile before it begins or rises (QEMU:
     /// `throttle-trigger-threshold`).
     pub throttle_trigger_threshold: u64,
     /// Rounds after which precopy stops waiting to converge; 0 is no limit.

@@ -294,6 +294,7 @@ mod tests {
     use std::thread;
 
     use clap::Parser;
+    use ferry_migration::parameters::Compression;
     use tempfile::TempDir;
 
     use super::*;
@@ -365,6 +366,15 @@ mod tests {
     fn capabilities_are_set_before_it_begins() {
         let mock = begin(&["--auto-converge", "--mode=postcopy"], None).end(Status::Completed, None).1;
         assert_eq!(mock.state().capabilities, [Capability::PostcopyRam, Capability::AutoConverge]);
+    }
+
+    #[test]
+    fn pages_are_compressed_when_asked_for() {
+        for (asked, compression) in [("none", Compression::None), ("lz4", Compression::Lz4)] {
+            let fixture = begin(&[&format!("--compression={asked}")], None);
+            assert_eq!(fixture.mock.state().parameters.compression, compression);
+            fixture.end(Status::Completed, None).0.unwrap();
+        }
     }
 
     #[test]

@@ -88,7 +88,12 @@ fn details(info: &MigrationInfo, ram: &RamStats) -> String {
         parts.push(format!("{} left", units::bytes(ram.remaining)));
     }
     if ram.mbps > 0.0 {
-        parts.push(format!("{}/s", units::bytes((ram.mbps * 1e6 / 8.0) as u64)));
+        let (link, pages) = ((ram.mbps * 1e6 / 8.0) as u64, ram.pages_per_second.saturating_mul(ram.page_size));
+        parts.push(format!("{}/s", units::bytes(link)));
+        if pages > link + link / 10 {
+            // What is dirtied is to be compared with this.
+            parts.push(format!("{}/s of pages", units::bytes(pages)));
+        }
     }
     if ram.dirty_pages_rate > 0 {
         parts.push(format!("{}/s dirtied", units::bytes(ram.dirty_pages_rate.saturating_mul(ram.page_size))));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use ferry_migration::pages::{PAGE_SIZE, PageBitmap};
+use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE, PageBitmap};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::destination::pages::{Mark, PageReceiver};
@@ -59,7 +59,35 @@ fn ends() -> [Stream; 2] {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     Plain,
+    /// Compressed, all of them.
     Packed,
+    /// Compressed, where every other chunk is not worth it.
+    Mixed,
+}
+
+/// Writes into every other page.
+fn fill(machine: &Machine, form: Form, byte: u8) {
+    let mut noise = u64::from(byte) | 1;
+    for page in (0..machine.memory().pages()).step_by(2) {
+        let mut bytes = [0; PAGE_SIZE as usize];
+        if form == Form::Mixed && page / CHUNK_PAGES % 2 == 1 {
+            bytes.chunks_exact_mut(8).for_each(|word| {
+                noise ^= noise << 13;
+                noise ^= noise >> 7;
+                noise ^= noise << 17;
+                word.copy_from_slice(&noise.to_le_bytes());
+            });
+        } else {
+            bytes[..64].fill(byte);
+        }
+        machine.memory().guest().write_slice(&bytes, GuestAddress(page * PAGE_SIZE)).unwrap();
+    }
+}
+
+fn contents(machine: &Machine) -> Vec<u8> {
+    let mut bytes = vec![0; (machine.memory().pages() * PAGE_SIZE) as usize];
+    machine.memory().guest().read_slice(&mut bytes, GuestAddress(0)).unwrap();
+    bytes
 }
 
 /// Sends two rounds of a machine whose memory holds data in every other page. Returns the pages with data, and how often the sender and
@@ -67,16 +95,15 @@ enum Form {
 fn two_rounds(backing: Backing, mib: u64, form: Form) -> (u64, [u64; 2], [u64; 2]) {
     let (source, destination) = (machine(backing, mib), machine(backing, mib));
     let pages = source.memory().pages();
-    for page in (0..pages).step_by(2) {
-        source.memory().guest().write_slice(&[0x5a; 64], GuestAddress(page * PAGE_SIZE)).unwrap();
-    }
+    fill(&source, form, 0x5a);
     let [near, far] = ends();
     let arrived: Arc<Arrived> = Arc::default();
     let sent = progress(&source, Direction::Outgoing);
     let controls = controls(&sent, &arrived);
     let received = progress(&destination, Direction::Incoming);
+    let receives = destination.clone();
     let receiving = std::thread::spawn(move || {
-        let mut receiver = PageReceiver::new(destination, far, "bulk", SESSION, (received, Arc::default()));
+        let mut receiver = PageReceiver::new(receives, far, "bulk", SESSION, (received, Arc::default()));
         [0, 1].map(|_| {
             let (mark, count) = during(|| receiver.until_mark().unwrap());
             let Mark::Reached(number) = mark else { panic!("{mark:?} in precopy") };
@@ -85,15 +112,15 @@ fn two_rounds(backing: Backing, mib: u64, form: Form) -> (u64, [u64; 2], [u64; 2
         })
     });
     let link = ChunkSender::new(source.clone(), sent.clone(), near, "bulk", SESSION);
-    let link = if form == Form::Packed { link.compressing() } else { link };
+    let link = if form == Form::Plain { link } else { link.compressing() };
     let mut sender = PageSender::new(source.clone(), vec![link], controls).unwrap();
     let first = during(|| sender.round().unwrap()).1;
-    for page in (0..pages).step_by(2) {
-        source.memory().guest().write_slice(&[0xa5; 64], GuestAddress(page * PAGE_SIZE)).unwrap();
-    }
+    fill(&source, form, 0xa5);
     let second = during(|| sender.round().unwrap()).1;
-    assert_eq!(sent.pages.saved_bytes.load(Relaxed) > 0, form == Form::Packed);
-    (pages / 2, [first, second], receiving.join().unwrap())
+    assert_eq!(sent.pages.saved_bytes.load(Relaxed) > 0, form != Form::Plain);
+    let received = receiving.join().unwrap();
+    assert!(contents(&source) == contents(&destination), "{backing}, {form:?}");
+    (pages / 2, [first, second], received)
 }
 
 #[test]
@@ -101,10 +128,11 @@ fn nothing_is_allocated_for_a_page() {
     if !has_kvm() {
         return;
     }
-    for (backing, form) in [(Backing::Anon, Form::Plain), (Backing::Memfd, Form::Plain), (Backing::Anon, Form::Packed)]
-    {
+    let plain = [Backing::Anon, Backing::Memfd].map(|backing| (backing, Form::Plain));
+    let packed = [Form::Packed, Form::Mixed].map(|form| (Backing::Anon, form));
+    for (backing, form) in [plain, packed].concat() {
         // An unpacker's two buffers are made with the first chunk that needs them.
-        let at_first = if form == Form::Packed { 2 } else { 0 };
+        let at_first = if form == Form::Plain { 0 } else { 2 };
         for mib in [32, 128] {
             let (pages, sent, received) = two_rounds(backing, mib, form);
             for count in sent {

@@ -19,7 +19,7 @@ use crate::memory::userfault::{Blocktime, Faults};
 pub struct PageCounters {
     /// Bytes on the bulk links, headers included.
     pub bytes: AtomicU64,
-    /// What compression has kept off them.
+    /// What compression has kept off them. Counted at the source.
     pub saved_bytes: AtomicU64,
     /// Pages as data.
     pub data_pages: AtomicU64,
@@ -33,6 +33,8 @@ pub struct PageCounters {
     pub dirty_rate: AtomicU64,
     /// Bytes a second sent in the last round.
     pub byte_rate: AtomicU64,
+    /// The same before compression.
+    pub unpacked_rate: AtomicU64,
     /// What the last pages would take now, in microseconds.
     pub expected_us: AtomicU64,
     /// Bytes sent before the vCPUs stopped.
@@ -298,7 +300,7 @@ impl Progress {
             mbps: byte_rate as f64 * 8.0 / 1e6,
             dirty_sync_count: get(&self.pages.rounds),
             page_size: PAGE_SIZE,
-            pages_per_second: byte_rate / PAGE_SIZE,
+            pages_per_second: get(&self.pages.unpacked_rate) / PAGE_SIZE,
             precopy_bytes: if precopy == 0 { before } else { precopy },
             downtime_bytes: if precopy == 0 { 0 } else { before.saturating_sub(precopy) },
             postcopy_bytes: postcopy,

@@ -7,8 +7,9 @@ use ferry_guest::workload::{Order, Rate, Switch};
 const REPORT_MS: u64 = 100;
 /// Touches of an idle guest: enough that its gaps are known to a millisecond, too few to matter.
 const IDLE_RATE: u64 = 4 << 20;
-/// Both for a guest that is to leave the host alone: a report, and a wake-up for each touch, are dear where ring 0 is emulated.
-const QUIET: (u64, u64) = (1000, 256 << 10);
+/// The same two for a guest that is to leave the host alone: a report, and a wake-up for each touch, are dear where ring 0 is emulated.
+const QUIET_REPORT_MS: u64 = 300;
+const QUIET_RATE: u64 = 256 << 10;
 
 /// Ferry's own default.
 const DEFAULT_BACKING: &str = "anon";
@@ -48,11 +49,11 @@ impl Guest {
 
     /// One that fills all of its memory, so that no page is zero, and then does next to nothing.
     pub fn full(memory: u64, cpus: u32) -> Self {
-        let (report_ms, rate) = QUIET;
-        let rate = Rate::BytesPerSecond(rate);
+        let rate = Rate::BytesPerSecond(QUIET_RATE);
         // The guest caps its working set to what is free.
-        let mut guest = Self::new(memory, cpus, "all of the memory filled, then idle".to_owned(), memory, rate);
-        guest.workload.report_ms = report_ms;
+        let mut guest =
+            Self::new(memory, cpus, "all of the memory filled, then all but asleep".to_owned(), memory, rate);
+        guest.workload.report_ms = QUIET_REPORT_MS;
         guest
     }
 

@@ -40,19 +40,19 @@ pub enum LandError {
 
 /// Where the pages of a frame are.
 #[derive(Clone, Copy, Debug)]
-pub enum Contents<'a> {
+pub enum Payload<'a> {
     /// Still on the link, which errors call this.
     OnLink(&'a Stream, &'static str),
     /// These bytes, one page after the other.
     Here(&'a [u8]),
 }
 
-impl Contents<'_> {
+impl Payload<'_> {
     /// The next pages, as many as fill `buffer`.
     fn next(&mut self, buffer: &mut [u8]) -> Result<(), LinkError> {
         match self {
-            Contents::OnLink(stream, link) => stream.read_exact(buffer).map_err(LinkError::io(link))?,
-            Contents::Here(bytes) => {
+            Payload::OnLink(stream, link) => stream.read_exact(buffer).map_err(LinkError::io(link))?,
+            Payload::Here(bytes) => {
                 let (next, rest) = bytes.split_at(buffer.len());
                 buffer.copy_from_slice(next);
                 *bytes = rest;
@@ -139,7 +139,7 @@ impl Missing {
     ///
     /// # Errors
     /// The link failed, or the host refused to place them.
-    pub fn land(&self, chunk: &Chunk, mut contents: Contents<'_>, landing: &mut Landing) -> Result<u64, LandError> {
+    pub fn land(&self, chunk: &Chunk, mut payload: Payload<'_>, landing: &mut Landing) -> Result<u64, LandError> {
         let mut placed = 0;
         for (at, (data, zero)) in chunk.data.iter().zip(&chunk.zero).enumerate() {
             let first_page = u64::from(chunk.index) * CHUNK_PAGES + at as u64 * 64;
@@ -153,7 +153,7 @@ impl Missing {
             if *data != 0 {
                 let buffer = landing.buffer(data.count_ones());
                 debug_assert_eq!(buffer.len() as u64, u64::from(data.count_ones()) * PAGE_SIZE);
-                contents.next(buffer)?;
+                payload.next(buffer)?;
                 placed += u64::from(landing.place(first_page, *data)?.count_ones());
             }
         }

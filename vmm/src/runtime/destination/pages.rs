@@ -10,7 +10,7 @@ use ferry_migration::wire::bulk::{self, Chunk, Frame, HEADER_LEN};
 use crate::machine::Machine;
 use crate::runtime::compression::Unpacker;
 use crate::runtime::control::LinkError;
-use crate::runtime::destination::missing::{Contents, LandError, Missing};
+use crate::runtime::destination::missing::{LandError, Missing, Payload};
 use crate::runtime::destination::populate::Populating;
 use crate::runtime::progress::Progress;
 use crate::runtime::stream::Stream;
@@ -124,12 +124,12 @@ impl PageReceiver {
         loop {
             match self.next_frame()? {
                 Frame::Chunk(chunk) => {
-                    missing.land(&chunk, Contents::OnLink(&self.stream, self.link), &mut landing)?;
+                    missing.land(&chunk, Payload::OnLink(&self.stream, self.link), &mut landing)?;
                     self.landed(&chunk, chunk.data_bytes(), &missing);
                 }
                 Frame::Packed(chunk, len) => {
                     let pages = unpack(&mut self.unpacker, &self.stream, self.link, (&chunk, len))?;
-                    missing.land(&chunk, Contents::Here(pages), &mut landing)?;
+                    missing.land(&chunk, Payload::Here(pages), &mut landing)?;
                     self.landed(&chunk, len.into(), &missing);
                 }
                 Frame::Marker(_) | Frame::Switch(_) => {
@@ -165,7 +165,7 @@ impl PageReceiver {
         for (first, count) in runs(&chunk.data) {
             let (run, rest) = pages.split_at(count as usize * PAGE_SIZE as usize);
             // SAFETY: the decoder has checked that the run lies inside guest memory, which is mapped at `base` for as long as the
-            // machine lives; no vCPU or device runs before the migration has ended.
+            // machine lives; no vCPU or device runs before the migration has ended. The unpacker's buffer is no guest memory.
             unsafe { base.add(first as usize * PAGE_SIZE as usize).copy_from_nonoverlapping(run.as_ptr(), run.len()) };
             pages = rest;
         }
@@ -220,7 +220,6 @@ impl PageReceiver {
     fn count(&self, chunk: &Chunk, payload: u64) {
         let pages = &self.progress.pages;
         pages.bytes.fetch_add(payload, Relaxed);
-        pages.saved_bytes.fetch_add(chunk.data_bytes() - payload, Relaxed);
         pages.data_pages.fetch_add(chunk.data_bytes() / PAGE_SIZE, Relaxed);
         pages.zero_pages.fetch_add(chunk.zero.iter().map(|w| u64::from(w.count_ones())).sum(), Relaxed);
     }

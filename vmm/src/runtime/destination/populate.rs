@@ -22,6 +22,9 @@ pub fn pays(bulk_links: u8, cores: usize) -> bool {
     cores > bulk_links.into()
 }
 
+/// How long whoever needs memory to be left alone waits for it: a chunk takes the host about a millisecond.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
 /// What the thread, and whoever wants its end, share.
 #[derive(Debug, Default)]
 pub struct Populating {
@@ -33,6 +36,12 @@ pub struct Populating {
 }
 
 impl Populating {
+    /// One whose thread does not come back.
+    #[cfg(test)]
+    pub fn stuck() -> Self {
+        Populating { running: Mutex::new(true), ..Populating::default() }
+    }
+
     /// Begins to populate the chunks of `filled`, in order.
     ///
     /// # Errors
@@ -142,8 +151,7 @@ mod tests {
 
     #[test]
     fn a_host_that_does_not_come_back_with_a_page_is_not_waited_for_for_ever() {
-        let populating = Arc::new(Populating::default());
-        *populating.running.lock().unwrap() = true;
+        let populating = Arc::new(Populating::stuck());
         assert!(!populating.end(Duration::from_millis(1)));
         let own = populating.clone();
         let thread = std::thread::spawn(move || drop(Ended(&own)));

@@ -18,6 +18,7 @@ use crate::memory::userfault::{UserfaultError, discard_outdated};
 use crate::runtime::destination::marks::Marks;
 use crate::runtime::destination::missing::Missing;
 use crate::runtime::destination::pages::{Armed, Mark, PageReceiver};
+use crate::runtime::destination::populate::{PATIENCE, Populating};
 use crate::runtime::destination::{Event, LinkEvent};
 use crate::runtime::progress::Progress;
 use crate::runtime::source::guest_worker::{failure, machine_failure, panicked};
@@ -46,6 +47,8 @@ pub struct LoadJob {
     pub postcopy: bool,
     /// For page requests.
     pub session: u32,
+    /// What asks the host for memory ahead, and must leave it alone first.
+    pub populating: Arc<Populating>,
 }
 
 /// Starts the machine's worker.
@@ -120,6 +123,12 @@ fn load(
     job: &LoadJob,
     events: &Sender<Event>,
 ) -> Result<(), Failure> {
+    // What is discarded or watched from here on must not come back by itself.
+    if !job.populating.end(PATIENCE) {
+        let reason =
+            "the host has not come back with memory that was asked for ahead; see whether it is short of memory";
+        return Err(Failure { device: "memory".to_owned(), reason: reason.to_owned() });
+    }
     let pages = machine.memory().pages();
     let (sections, remaining) = package::decode(&job.package, pages)
         .map_err(|error| Failure { device: "package".to_owned(), reason: error.to_string() })?;
@@ -200,4 +209,43 @@ pub fn page_worker(
         // As above.
         let _ = told.send(Event::OfLink(connection, LinkEvent::PagesLost(reason)));
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::events::Events;
+    use crate::kvm::testing::has_kvm;
+    use crate::machine::{MachineConfig, SerialSink};
+    use crate::runtime::progress::Direction;
+
+    #[test]
+    fn nothing_is_loaded_over_memory_that_the_host_does_not_leave_alone() {
+        if !has_kvm() {
+            return;
+        }
+        let config = MachineConfig { paused: true, serial: SerialSink::Null, ..MachineConfig::default() };
+        let machine = Arc::new(Machine::build(&config, Arc::default()).unwrap());
+        let progress = Progress::new(Direction::Incoming, 0, Arc::new(Events::default()));
+        let (events, inbox) = channel();
+        let (jobs, thread) = machine_worker(machine, progress, events).unwrap();
+        let job = LoadJob {
+            package: Vec::new(),
+            arrived: Instant::now(),
+            gathered: Instant::now(),
+            rehearsal: true,
+            postcopy: false,
+            session: 0,
+            populating: Arc::new(Populating::stuck()),
+        };
+        jobs.send(MachineJob::Load(job)).unwrap();
+        let said = inbox.recv_timeout(Duration::from_secs(60)).unwrap();
+        let Event::Input(Input::Loaded(Err(failure))) = said else { panic!("{said:?}") };
+        assert_eq!(failure.device, "memory");
+        assert!(failure.reason.contains("short of memory"), "{failure}");
+        drop(jobs);
+        thread.join().unwrap();
+    }
 }

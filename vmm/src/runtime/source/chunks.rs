@@ -63,6 +63,12 @@ impl ChunkSender {
         ChunkSender { packer: Some(Packer::new()), ..self }
     }
 
+    /// Whether it compresses pages: then not every page takes the link as long.
+    #[must_use]
+    pub fn compresses(&self) -> bool {
+        self.packer.is_some()
+    }
+
     /// Sends the `wanted` pages of chunk `index`; those that are not `populated` are zero and are not looked at. Returns the
     /// bytes sent.
     ///

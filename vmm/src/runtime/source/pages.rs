@@ -52,7 +52,7 @@ pub struct RoundNumbers {
     pub remaining_pages: u64,
     /// Time that sending them would take.
     pub expected_us: u64,
-    /// Bytes that the round sent, as many as they are without compression.
+    /// Bytes that the round sent, before compression.
     pub sent_bytes: u64,
 }
 
@@ -153,7 +153,8 @@ impl PageSender {
         let took = began.elapsed();
         let bytes = progress.pages.bytes.load(Relaxed) - bytes_before;
         let saved = progress.pages.saved_bytes.load(Relaxed) - saved_before;
-        self.measured.sample(bytes + saved, took);
+        let even = !self.links.iter().any(ChunkSender::compresses);
+        self.measured.sample(bytes + saved, took, even);
         self.harvest()?;
         let numbers = self.numbers(bytes + saved);
         progress.pages.expected_us.store(numbers.expected_us, Relaxed);
@@ -162,6 +163,7 @@ impl PageSender {
             progress.pages.dirty_rate.store(per_second(numbers.remaining_pages, took), Relaxed);
         }
         progress.pages.byte_rate.store(per_second(bytes, took), Relaxed);
+        progress.pages.unpacked_rate.store(per_second(bytes + saved, took), Relaxed);
         progress.pages.precopy_bytes.store(bytes_before + bytes, Relaxed);
         let dirty = (!self.controls.end_round.load(Relaxed)).then_some(numbers.remaining_pages);
         trace::round(Some(progress.pages.rounds.load(Relaxed)), before, &progress.pages, took, dirty);

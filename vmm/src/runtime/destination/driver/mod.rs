@@ -50,8 +50,6 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Sources that were refused and whose links are still open; the oldest goes first.
 const MOST_REFUSED: usize = 16;
-/// Longest that the host may take to give memory that was asked for ahead: most of what a load may.
-const POPULATING_ENDS: Duration = Duration::from_secs(2);
 const NOT_ACTIVE: &str = "only a postcopy that is active can be paused";
 pub(super) const NOT_PAUSED: &str = "only a postcopy that is paused can be recovered";
 
@@ -83,6 +81,7 @@ pub(super) struct Driver {
     /// Chunks that the source has filled.
     filled: Option<PageBitmap>,
     populating: Arc<Populating>,
+    populator: Option<JoinHandle<()>>,
     /// The newest attachment and when it arrived.
     attachment: (Vec<u8>, Instant),
     gathered: Instant,
@@ -144,6 +143,7 @@ impl Driver {
             marks: Arc::new(Marks::new(1)),
             filled: None,
             populating: Arc::default(),
+            populator: None,
             attachment: (Vec::new(), now),
             gathered: now,
             permitted: now,
@@ -338,28 +338,33 @@ impl Driver {
         let pays = populate::pays(self.announced_links, cores) && !self.machine.memory().is_preallocated();
         let Some(filled) = self.filled.take().filter(|_| pays) else { return };
         match self.populating.begin(self.machine.clone(), filled) {
-            Ok(thread) => self.threads.push(thread),
+            Ok(thread) => self.populator = Some(thread),
             Err(error) => {
                 tracing::info!(%error, "no thread to populate memory ahead: pages are populated as they come")
             }
         }
     }
 
-    fn load(&mut self, rehearsal: bool, postcopy: bool) {
-        // What is discarded or watched from here on must not come back by itself.
-        if !self.populating.end(POPULATING_ENDS) {
-            let reason =
-                "the host has not come back with memory that was asked for ahead; see whether it is short of memory";
-            let failure = Failure { device: "memory".to_owned(), reason: reason.to_owned() };
-            return self.input(Input::Loaded(Err(failure)));
+    /// A host that does not come back with a page must not keep a failed migration from being told.
+    fn join_populator(&mut self) {
+        let Some(thread) = self.populator.take() else { return };
+        if !self.populating.end(populate::PATIENCE) {
+            return tracing::error!("the thread that populates memory is still in the host's hands and is left behind");
         }
+        if thread.join().is_err() {
+            tracing::error!("the thread that populates memory ended unexpectedly");
+        }
+    }
+
+    fn load(&mut self, rehearsal: bool, postcopy: bool) {
         if !rehearsal {
             self.progress.set_status(if postcopy { Status::PostcopySetup } else { Status::Device });
         }
         let (package, arrived) = (std::mem::take(&mut self.attachment.0), self.attachment.1);
         let gathered = if rehearsal { arrived } else { self.gathered };
         let session = self.migration_id.map_or(0, session);
-        self.job(MachineJob::Load(LoadJob { package, arrived, gathered, rehearsal, postcopy, session }));
+        let populating = self.populating.clone();
+        self.job(MachineJob::Load(LoadJob { package, arrived, gathered, rehearsal, postcopy, session, populating }));
     }
 
     fn start_guest(&mut self) {
@@ -399,6 +404,7 @@ impl Driver {
         self.let_go();
         self.listening.end();
         self.join(inbox);
+        self.join_populator();
         if self.outcome != Some(Outcome::Completed) {
             self.let_go_of_memory();
         }
