@@ -93,6 +93,7 @@ impl Unpacker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::page_path_tests::noise;
 
     /// Every third page of a chunk.
     fn chunk() -> Chunk {
@@ -102,16 +103,6 @@ mod tests {
     fn packed(packer: &mut Packer, memory: &mut [u8]) -> Option<u32> {
         // SAFETY: the vector holds a whole chunk.
         unsafe { packer.pack(&chunk().data, memory.as_mut_ptr()) }
-    }
-
-    fn noise(seed: u64) -> impl FnMut() -> u8 {
-        let mut state = seed | 1;
-        move || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 32) as u8
-        }
     }
 
     #[test]

@@ -65,18 +65,24 @@ enum Form {
     Mixed,
 }
 
+/// Bytes that nothing compresses.
+pub(super) fn noise(seed: u64) -> impl FnMut() -> u8 {
+    let mut state = seed | 1;
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    }
+}
+
 /// Writes into every other page.
 fn fill(machine: &Machine, form: Form, byte: u8) {
-    let mut noise = u64::from(byte) | 1;
+    let mut noise = noise(byte.into());
     for page in (0..machine.memory().pages()).step_by(2) {
         let mut bytes = [0; PAGE_SIZE as usize];
         if form == Form::Mixed && page / CHUNK_PAGES % 2 == 1 {
-            bytes.chunks_exact_mut(8).for_each(|word| {
-                noise ^= noise << 13;
-                noise ^= noise >> 7;
-                noise ^= noise << 17;
-                word.copy_from_slice(&noise.to_le_bytes());
-            });
+            bytes.fill_with(&mut noise);
         } else {
             bytes[..64].fill(byte);
         }
