@@ -159,7 +159,7 @@ pub struct Downtime {
     pub package_transfer_us: u64,
     /// Loading on the destination, as it reported.
     pub load_us: u64,
-    /// From `Ready` to the destination's receipt of the permit (half a round trip).
+    /// From the permit's sending to its arrival: half of what the ways of `Ready` and of the permit took together.
     pub permit_us: u64,
     /// From the permit to the first guest instruction, as the destination reported.
     pub start_us: u64,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::named::named;
 
 /// The protocol's version. Both sides must have the same one.
-pub const PROTOCOL_VERSION: u16 = 3;
+pub const PROTOCOL_VERSION: u16 = 4;
 
 /// A device that could not be saved, loaded or started, as it travels in messages and ends in `error-desc`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
@@ -135,6 +135,8 @@ pub enum ToSource {
     Started {
         /// Microseconds from the permit's arrival to the first `KVM_RUN`.
         start_us: u64,
+        /// Microseconds from the sending of `Ready` to the permit's arrival; 0 when the permit came unasked.
+        permit_us: u64,
     },
     /// Postcopy: every page is here; the source may free its memory.
     DrainedAck,

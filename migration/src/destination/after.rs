@@ -61,7 +61,7 @@ impl Destination {
             }
             Err(failure) => self.not_started(failure),
             Ok(start_us) => {
-                let mut out = vec![Output::Send(ToSource::Started { start_us })];
+                let mut out = vec![Output::Send(ToSource::Started { start_us, permit_us: 0 })];
                 if self.handshake == Handshake::Owned {
                     out.push(Output::Settle);
                 }

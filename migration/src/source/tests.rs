@@ -52,7 +52,7 @@ fn finished(outputs: &[Output]) -> Option<&Outcome> {
 fn the_good_way_hands_over() {
     for handshake in [Handshake::Setup, Handshake::Owned] {
         let mut source = permitted(handshake, Decision::Switch);
-        let end = source.step(Input::Message(ToSource::Started { start_us: 5 }));
+        let end = source.step(Input::Message(ToSource::Started { start_us: 5, permit_us: 4 }));
         assert!(end.contains(&Output::HandOver));
         assert_eq!(finished(&end), Some(&Outcome::Completed));
     }
@@ -65,7 +65,7 @@ fn every_trouble_before_the_permit_leaves_the_guest_running() {
         Input::Timer(Timer::PeerSilent),
         Input::Cancel,
         Input::Message(ToSource::NotStarted(failure())),
-        Input::Message(ToSource::Started { start_us: 1 }),
+        Input::Message(ToSource::Started { start_us: 1, permit_us: 4 }),
     ];
     for (handshake, decision) in [
         (Handshake::Setup, Decision::Switch),
@@ -121,7 +121,10 @@ fn without_a_record_nothing_but_a_word_resumes_after_the_permit() {
         assert!(source.step(Input::Timer(Timer::RetryRecord)).is_empty(), "there is no record to ask");
 
         let mut told = source.clone();
-        assert_eq!(finished(&told.step(Input::Message(ToSource::Started { start_us: 1 }))), Some(&Outcome::Completed));
+        assert_eq!(
+            finished(&told.step(Input::Message(ToSource::Started { start_us: 1, permit_us: 4 }))),
+            Some(&Outcome::Completed)
+        );
         let mut resolved = source.clone();
         assert!(resolved.step(Input::Resolve(Owner::Source)).contains(&Output::ResumeGuest));
         let mut resolved = source.clone();
@@ -234,7 +237,7 @@ fn a_broken_postcopy_pauses_and_recovers_any_number_of_times() {
     let mut source = permitted(Handshake::Setup, Decision::Postcopy);
     assert!(
         source
-            .step(Input::Message(ToSource::Started { start_us: 1 }))
+            .step(Input::Message(ToSource::Started { start_us: 1, permit_us: 4 }))
             .contains(&Output::Status(Status::PostcopyActive))
     );
     for _ in 0..3 {
@@ -255,7 +258,7 @@ fn a_broken_postcopy_pauses_and_recovers_any_number_of_times() {
 #[test]
 fn the_end_of_the_link_is_never_taken_for_drained() {
     let mut source = permitted(Handshake::Setup, Decision::Postcopy);
-    source.step(Input::Message(ToSource::Started { start_us: 1 }));
+    source.step(Input::Message(ToSource::Started { start_us: 1, permit_us: 4 }));
     source.step(Input::AllSent);
     let outputs = source.step(Input::LinkLost("the peer closed the control link".into()));
     assert!(outputs.contains(&Output::Status(Status::PostcopyPaused)));
@@ -315,7 +318,7 @@ fn a_claim_that_may_be_given_back_is_waited_for() {
 #[test]
 fn an_operator_ends_a_pause_for_the_destination_and_never_for_the_source() {
     let mut source = permitted(Handshake::Owned, Decision::Postcopy);
-    source.step(Input::Message(ToSource::Started { start_us: 1 }));
+    source.step(Input::Message(ToSource::Started { start_us: 1, permit_us: 4 }));
     source.step(Input::LinkLost("the last word was lost".into()));
     assert!(matches!(source.step(Input::Resolve(Owner::Source))[..], [Output::Refuse(_)]));
     assert_eq!(finished(&source.step(Input::Resolve(Owner::Destination))), Some(&Outcome::Completed));
@@ -326,7 +329,7 @@ fn signs_of_life_go_again_after_an_uncertainty() {
     let mut source = permitted(Handshake::Setup, Decision::Postcopy);
     source.step(Input::Timer(Timer::Start));
     assert!(source.step(Input::Timer(Timer::Heartbeat)).is_empty(), "none while it is uncertain");
-    let outputs = source.step(Input::Message(ToSource::Started { start_us: 1 }));
+    let outputs = source.step(Input::Message(ToSource::Started { start_us: 1, permit_us: 4 }));
     assert!(outputs.contains(&Output::StartTimer(Timer::Heartbeat)), "{outputs:?}");
 }
 
@@ -335,7 +338,7 @@ fn a_bulk_link_lost_before_the_word_came_pauses_when_it_comes() {
     for handshake in [Handshake::Setup, Handshake::Owned] {
         let mut source = permitted(handshake, Decision::Postcopy);
         source.step(Input::LinkLost("the bulk link failed".into()));
-        let outputs = source.step(Input::Message(ToSource::Started { start_us: 1 }));
+        let outputs = source.step(Input::Message(ToSource::Started { start_us: 1, permit_us: 4 }));
         assert!(outputs.contains(&Output::Status(Status::PostcopyPaused)), "{handshake:?}: {outputs:?}");
         assert!(outputs.contains(&Output::CloseLinks) && outputs.contains(&Output::HandOver));
         source.step(Input::Recover);

@@ -152,7 +152,7 @@ mod tests {
             ToSource::RehearsalFailed(failure.clone()),
             ToSource::Ready { load_us: 1, pages_us: 2 },
             ToSource::LoadFailed(failure.clone()),
-            ToSource::Started { start_us: 3 },
+            ToSource::Started { start_us: 3, permit_us: 4 },
             ToSource::NotStarted(failure),
         ]
     }

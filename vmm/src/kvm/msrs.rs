@@ -16,6 +16,10 @@ pub(super) const TSC_DEADLINE: u32 = 0x6e0;
 /// ever (seen on 6.18): a reset in postcopy did that.
 const ASYNC_PAGE_FAULTS: [u32; 3] = [0x4b56_4d02, 0x4b56_4d06, 0x4b56_4d07];
 
+/// `MSR_KVM_WALL_CLOCK` and `MSR_KVM_SYSTEM_TIME`, each under its old and its new number (KVM documentation, x86 MSRs): addresses in guest
+/// memory, to which KVM writes the time when they are set.
+pub(super) const CLOCKS: [u32; 4] = [0x11, 0x12, 0x4b56_4d00, 0x4b56_4d01];
+
 /// Registers in one call; KVM takes fewer than 256.
 const BATCH: usize = 255;
 

@@ -95,9 +95,13 @@ impl VcpuState {
         // The MSRs after the local APIC: its mode decides whether IA32_TSC_DEADLINE takes, and without the deadline a guest
         // that sleeps on it would sleep for ever.
         calls.make(StateCall::SetLapic, || fd.set_lapic(&self.lapic.0))?;
-        msrs::set(calls, fd, &self.msrs_now(vcpu))?;
+        let (unsettled, msrs) = self.msrs_now(vcpu).into_iter().partition(|msr| msrs::CLOCKS.contains(&msr.index));
+        let msrs: Vec<_> = msrs;
+        msrs::set(calls, fd, &msrs)?;
         calls.make(StateCall::SetMpState, || fd.set_mp_state(self.mp_state.0))?;
-        calls.make(StateCall::SetVcpuEvents, || fd.set_vcpu_events(&self.events.0))
+        calls.make(StateCall::SetVcpuEvents, || fd.set_vcpu_events(&self.events.0))?;
+        vcpu.unsettled = unsettled;
+        Ok(())
     }
 
     /// KVM takes CPUID only before the first run, unless nothing changes.
@@ -155,6 +159,12 @@ impl Vcpu {
             false => kvm_debugregs::default(),
         };
         let taken_ns = real_ns(calls);
+        let mut msrs = msrs::get(calls, fd, &host.msrs)?;
+        for msr in &mut msrs {
+            // As loaded, if the guest has not run here since.
+            msr.data =
+                self.unsettled.iter().find(|other| other.index == msr.index).map_or(msr.data, |other| other.data);
+        }
         encode(&VcpuState {
             mp_state: Exact(mp_state),
             regs: Exact(calls.make(StateCall::GetRegs, || fd.get_regs())?),
@@ -163,7 +173,7 @@ impl Vcpu {
             xcrs: Exact(xcrs),
             debug_registers: Exact(debug_registers),
             lapic: Exact(calls.make(StateCall::GetLapic, || fd.get_lapic())?),
-            msrs: msrs::get(calls, fd, &host.msrs)?.into_iter().map(Exact).collect(),
+            msrs: msrs.into_iter().map(Exact).collect(),
             events: Exact(calls.make(StateCall::GetVcpuEvents, || fd.get_vcpu_events())?),
             cpuid: self.cpuid.iter().copied().map(Exact).collect(),
             tsc_khz: host.tsc_khz,
@@ -171,13 +181,25 @@ impl Vcpu {
         })
     }
 
-    /// Sets the stopped vCPU to a state that [`Vcpu::save`] took, here or on another host. Repeatable.
+    /// Sets the stopped vCPU to a state that [`Vcpu::save`] took, here or on another host. Repeatable. Guest memory stays as it is:
+    /// what KVM writes there is left to [`Vcpu::settle`].
     ///
     /// # Errors
     /// When the state is no such state, or this host cannot provide it, naming what. The vCPU can then be loaded again, but
     /// not run.
     pub fn load(&mut self, version: u32, payload: &[u8]) -> Result<(), StateError> {
         VcpuState::decode(version, payload)?.apply(self)
+    }
+
+    /// Sets what of the last load makes KVM write to guest memory, which must be the guest's own by now. To be called before it runs;
+    /// does nothing the second time.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn settle(&mut self) -> Result<(), StateError> {
+        msrs::set(&self.calls, &self.fd, &self.unsettled)?;
+        self.unsettled.clear();
+        Ok(())
     }
 
     /// Back to the state `power_on`, which this vCPU saved before its first run, with the CPUID that it has now.
@@ -188,7 +210,8 @@ impl Vcpu {
         let mut state = VcpuState::decode(VERSION, power_on)?;
         state.cpuid = self.cpuid.iter().copied().map(Exact).collect();
         state.taken_ns = real_ns(&self.calls);
-        state.apply(self)
+        state.apply(self)?;
+        self.settle()
     }
 }
 

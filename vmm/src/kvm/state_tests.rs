@@ -54,11 +54,10 @@ fn a_state_loads_twice_and_saves_the_same() {
     assert_eq!(without_time(&others[0].save().unwrap()), without_time(&power_on), "the first keeps its own");
 }
 
-/// A load makes KVM itself write to guest memory. In a local hand-over that is the source's memory, whose guest may have to go on.
+/// What is loaded holds addresses to which KVM itself writes. Until the guest is here they are somebody else's memory: that of a source
+/// whose guest may have to go on, or memory that is still being filled.
 #[test]
-fn what_kvm_writes_in_a_load_stays_out_of_memory_that_is_only_viewed() {
-    /// `MSR_KVM_WALL_CLOCK_NEW` (KVM documentation, x86 MSRs): setting it writes a version and the time to this address.
-    const WALL_CLOCK: u32 = 0x4b56_4d00;
+fn kvm_writes_to_guest_memory_when_the_guest_is_here_and_not_before() {
     const AT: u64 = 0x5000;
     const SIZE: u64 = 16 << 20;
     if !has_kvm() {
@@ -68,24 +67,78 @@ fn what_kvm_writes_in_a_load_stays_out_of_memory_that_is_only_viewed() {
     let [source, destination] = [(); 2].map(|()| Memory::new(&config).unwrap());
     let vm = Arc::new(Vm::create(&destination, &no_faults()).unwrap());
     let mut vcpu = create_all(&vm, 1).unwrap().remove(0);
-    if !vcpu.host.msrs.contains(&WALL_CLOCK) {
+    let wall_clock = msrs::CLOCKS[2];
+    if !vcpu.host.msrs.contains(&wall_clock) {
         eprintln!("skipped: this host's KVM has no wall clock");
         return;
     }
-    let entry = kvm_msr_entry { index: WALL_CLOCK, data: AT, ..Default::default() };
+    let entry = kvm_msr_entry { index: wall_clock, data: AT, ..Default::default() };
     msrs::set(&vcpu.calls, &vcpu.fd, &[entry]).unwrap();
     let saved = vcpu.save().unwrap();
     let version = |memory: &Memory| memory.guest().read_obj::<u32>(GuestAddress(AT)).unwrap();
+    let power_on = {
+        let vm = Arc::new(Vm::create(&source, &no_faults()).unwrap());
+        create_all(&vm, 1).unwrap().remove(0).save().unwrap()
+    };
 
-    assert_ne!(version(&destination), 0, "KVM writes");
+    let first = version(&destination);
+    assert_ne!(first, 0, "KVM writes");
+    vcpu.load(VERSION, &saved).unwrap();
+    assert_eq!(version(&destination), first, "a load does not");
+    assert_eq!(without_time(&vcpu.save().unwrap()), without_time(&saved));
+    vcpu.load(VERSION, &power_on).unwrap();
+    vcpu.settle().unwrap();
+    vcpu.load(VERSION, &saved).unwrap();
+    assert_eq!(without_time(&vcpu.save().unwrap()), without_time(&saved), "what is not set yet is saved as well");
+    assert_eq!(version(&destination), first);
+    vcpu.settle().unwrap();
+    let second = version(&destination);
+    assert_ne!(second, first, "the guest is here");
+    vcpu.settle().unwrap();
+    assert_eq!(version(&destination), second, "once");
 
     destination.view_passed(source.memfd().unwrap().try_clone().unwrap().into(), SIZE).unwrap();
     vcpu.load(VERSION, &saved).unwrap();
-    assert_eq!(version(&source), 0, "but not to memory that is only viewed");
+    vcpu.settle().unwrap();
+    assert_eq!(version(&source), 0, "nothing writes to memory that is only viewed");
     destination.take_passed().unwrap();
-    assert_eq!(version(&source), 0);
     vcpu.load(VERSION, &saved).unwrap();
+    assert_eq!(version(&source), 0);
+    vcpu.settle().unwrap();
     assert_ne!(version(&source), 0, "KVM has followed: what it writes now is the guest's");
+
+    vcpu.load(VERSION, &saved).unwrap();
+    vcpu.reset(&power_on).unwrap();
+    assert_eq!(without_time(&vcpu.save().unwrap()), without_time(&power_on), "a reset leaves nothing behind");
+}
+
+/// The wall clock that the guest reads is the host's time less kvmclock, which is the guest's own only once that has been loaded as well.
+#[test]
+fn the_wall_clock_is_that_of_the_guests_own_kvmclock() {
+    const AT: u64 = 0x5000;
+    const HOUR_S: u64 = 3600;
+    if !has_kvm() {
+        return;
+    }
+    let (_memory, vm, vcpus) = machine(16 << 20, 1);
+    if !vcpus[0].host.msrs.contains(&msrs::CLOCKS[2]) {
+        eprintln!("skipped: this host's KVM has no wall clock");
+        return;
+    }
+    let hour = kvm_bindings::kvm_clock_data { clock: HOUR_S * 1_000_000_000, ..Default::default() };
+    vm.fd().set_clock(&hour).unwrap();
+    let entry = kvm_msr_entry { index: msrs::CLOCKS[2], data: AT, ..Default::default() };
+    msrs::set(&vcpus[0].calls, &vcpus[0].fd, &[entry]).unwrap();
+    let (saved, clocks) = (vcpus[0].save().unwrap(), clock::save(&vm).unwrap());
+
+    let (memory, vm, mut vcpus) = machine(16 << 20, 1);
+    vcpus[0].load(VERSION, &saved).unwrap();
+    clock::load(&vm, clock::VERSION, &clocks).unwrap();
+    vcpus[0].settle().unwrap();
+    let booted_s = memory.guest().read_obj::<u32>(GuestAddress(AT + 4)).unwrap();
+    let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    // Longer than any test takes, shorter than what a wrong kvmclock makes.
+    assert!((now_s - HOUR_S).abs_diff(booted_s.into()) < HOUR_S / 2, "{now_s} - {HOUR_S} and {booted_s}");
 }
 
 #[test]

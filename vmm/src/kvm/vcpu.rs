@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use ferry_devices::DeviceId;
-use kvm_bindings::{CpuId, kvm_cpuid_entry2, kvm_run};
+use kvm_bindings::{CpuId, kvm_cpuid_entry2, kvm_msr_entry, kvm_run};
 use kvm_ioctls::{Cap, VcpuFd};
 
 use super::calls::{Calls, StateCall};
@@ -40,6 +40,8 @@ pub struct Vcpu {
     pub(super) cpuid: Vec<kvm_cpuid_entry2>,
     pub(super) host: Arc<Host>,
     pub(super) calls: Calls,
+    /// What was loaded and is only set when the guest is to run here.
+    pub(super) unsettled: Vec<kvm_msr_entry>,
 }
 
 /// Creates `count` vCPUs with ids from 0.
@@ -65,7 +67,7 @@ pub fn create_all(vm: &Vm, count: u32) -> Result<Vec<Vcpu>, KvmError> {
     for (id, fd) in (0..).zip(fds) {
         let cpuid = cpuid::of_vcpu(&offered, id, count);
         set_cpuid(&fd, &cpuid).map_err(call("KVM_SET_CPUID2"))?;
-        vcpus.push(Vcpu { id, fd, cpuid, host: host.clone(), calls: vm.calls(part(id)) });
+        vcpus.push(Vcpu { id, fd, cpuid, host: host.clone(), calls: vm.calls(part(id)), unsettled: Vec::new() });
     }
     Ok(vcpus)
 }

@@ -72,9 +72,8 @@ impl Control {
             return Ok(());
         }
         (status.running, status.ever_ran) = (true, true);
-        self.events.publish(Event::Resume);
         // From here on a guest instruction may have run: a vCPU that is late does not undo that.
-        if let Err(error) = self.let_in(status) {
+        if let Err(error) = self.let_in(status, Some(Event::Resume)) {
             tracing::error!(%error, "the guest runs, and waits for its last vCPU");
         }
         Ok(())
@@ -82,17 +81,21 @@ impl Control {
 
     /// Lets the vCPUs of a running guest in again after a snapshot or a reset. The caller has the turn.
     pub(super) fn go_on(&self) -> Result<(), MachineError> {
-        self.let_in(self.status())
+        self.let_in(self.status(), None)
     }
 
-    fn let_in(&self, status: MutexGuard<'_, Status>) -> Result<(), MachineError> {
+    /// The vCPUs come first: whoever else wakes up may be given the core that they are about to run on. What they do is told after
+    /// the event, for which it takes the status.
+    fn let_in(&self, status: MutexGuard<'_, Status>, event: Option<Event>) -> Result<(), MachineError> {
         let may_enter = status.may_enter();
         if may_enter {
             self.gate.open();
         }
+        event.into_iter().for_each(|event| self.events.publish(event));
         drop(status);
+        let entered = self.gate.wait_full();
         self.notify();
-        match self.gate.wait_full() {
+        match entered {
             // The guest may have ended, or asked for a reset, before the last vCPU was in.
             Err(vcpus) if may_enter && self.status().may_enter() => Err(stuck(&vcpus, DEADLINE)),
             _ => Ok(()),

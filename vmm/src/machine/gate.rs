@@ -40,6 +40,8 @@ struct State {
     /// Threads stay out for the moment, though the gate may be open.
     resting: bool,
     ending: bool,
+    /// When the first thread went in after the gate was last opened.
+    first_in: Option<Instant>,
     vcpus: Vec<Passenger>,
 }
 
@@ -61,7 +63,7 @@ impl Gate {
             debug_assert!(registered.is_ok(), "{registered:?}");
         });
         let vcpus = areas.into_iter().map(|area| Passenger { area, inside: None, gone: false }).collect();
-        let state = Mutex::new(State { open: false, resting: false, ending: false, vcpus });
+        let state = Mutex::new(State { open: false, resting: false, ending: false, first_in: None, vcpus });
         Gate { state, opened: Condvar::new(), moved: Condvar::new() }
     }
 
@@ -80,6 +82,7 @@ impl Gate {
         passenger.inside = Some(thread);
         // SAFETY: the calling thread keeps its vCPU alive.
         unsafe { passenger.area.set_immediate_exit(false) };
+        state.first_in.get_or_insert_with(Instant::now);
         self.moved.notify_all();
         true
     }
@@ -111,8 +114,17 @@ impl Gate {
 
     /// Lets the threads in.
     pub(super) fn open(&self) {
-        self.lock().open = true;
+        let mut state = self.lock();
+        if !state.open {
+            (state.open, state.first_in) = (true, None);
+        }
+        drop(state);
         self.opened.notify_all();
+    }
+
+    /// When the first thread went in after the gate was last opened, if one has.
+    pub(super) fn first_in(&self) -> Option<Instant> {
+        self.lock().first_in
     }
 
     /// Gets all threads out, in parallel; does not wait for them.

@@ -3,6 +3,8 @@
 //! The runtime calls this. [`Machine::hold`] either leaves the guest stopped or, on error, as it was before; so does
 //! [`Machine::release_hold`] the other way round.
 
+use std::time::Instant;
+
 use ferry_devices::fault::Direction;
 use ferry_migration::Section;
 
@@ -97,6 +99,12 @@ impl Machine {
         Ok(())
     }
 
+    /// When the first vCPU entered `KVM_RUN` after the guest was last let go, if one has.
+    #[must_use]
+    pub fn first_entry(&self) -> Option<Instant> {
+        self.parts.control.gate.first_in()
+    }
+
     /// Ends a switchover's hold without running the guest, when [`Machine::release_hold`] could not: it stays stopped until the
     /// operator's `cont`, which tries again to take what running needs.
     pub fn leave_stopped(&self) {
@@ -161,6 +169,16 @@ impl Machine {
     pub fn load(&self, sections: &[Section]) -> Result<(), DeviceFailure> {
         let _turn = self.stopped("loading device state")?;
         sections::load(&self.parts, sections)
+    }
+
+    /// Lets KVM write what a load has left out to guest memory, which must be the guest's own; without this, the start does it. vCPUs
+    /// stopped.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn settle(&self) -> Result<(), MachineError> {
+        let _turn = self.stopped("setting the guest's clocks")?;
+        self.parts.settle()
     }
 
     /// The turn, with the vCPUs stopped.

@@ -13,6 +13,7 @@ use super::error::{DeviceFailure, MachineError};
 use super::reset::PowerOn;
 use super::{description, reset};
 use crate::boot::BootSource;
+use crate::kvm::vcpu::part;
 use crate::kvm::{DirtyLog, Vcpu, Vm};
 use crate::memory::Memory;
 
@@ -72,6 +73,7 @@ impl Parts {
                 source: std::io::Error::other(failure.reason),
             });
         }
+        self.settle()?;
         for vcpu in &self.vcpus {
             // One that is locked waits in KVM for a page: it was not out.
             if let Ok(vcpu) = vcpu.try_lock() {
@@ -83,6 +85,18 @@ impl Parts {
             device.resume().map_err(|source| MachineError::Device { device: id.to_string(), source })?;
         }
         self.control.start()
+    }
+
+    /// Lets KVM write to guest memory what the last load has left out, if anything.
+    pub(super) fn settle(&self) -> Result<(), MachineError> {
+        for vcpu in &self.vcpus {
+            // One that is locked waits in KVM for a page: it has run since.
+            if let Ok(mut vcpu) = vcpu.try_lock() {
+                let id = vcpu.id();
+                vcpu.settle().map_err(|source| MachineError::State { part: part(id).to_string(), source })?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes what running needs for every device, or for none.

@@ -19,12 +19,24 @@ const HAS_INSTRUCTION_BYTES: u64 = 1;
 /// The life of a vCPU's thread.
 pub(super) fn run(parts: &Arc<Parts>, index: usize) {
     let farewell = Farewell { parts, index };
+    warm_up(parts, index);
     let gate = &parts.control.gate;
     while gate.enter(index) {
         run_guest(parts, index);
         gate.leave(index);
     }
     drop(farewell);
+}
+
+/// Enters KVM and leaves it before the guest's first instruction: what KVM does once for a VM, which takes a thread of its own, is done
+/// before a guest that arrives is waited for.
+fn warm_up(parts: &Parts, index: usize) {
+    let mut vcpu = parts.vcpu(index);
+    // SAFETY: this thread holds the vCPU. The gate takes the flag back when it lets the thread in.
+    unsafe { vcpu.run_area().set_immediate_exit(true) };
+    if let Ok(exit) = vcpu.fd().run() {
+        tracing::debug!(?exit, "a vCPU that was not to run has");
+    }
 }
 
 /// Tells the machine when the thread ends, also by a panic, which nobody else would notice.

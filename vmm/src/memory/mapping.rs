@@ -1,20 +1,25 @@
-//! One host mapping that backs a range of guest RAM, aligned to 2 MiB.
+//! One host mapping that backs a range of guest RAM, in page table directories of its own.
 //!
 //! [`Memory`](super::Memory) makes one for each RAM range and hands its address to `vm-memory`, which does not own it:
 //! `vm-memory` can neither align a mapping nor map at a fixed address.
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::ptr::null_mut;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munmap};
 
-use super::config::SIZE_UNIT;
-
 /// What one page directory covers on x86-64 (Intel SDM volume 3, 4.5): 1 GiB, aligned.
 const DIRECTORY: usize = 1 << 30;
+
+/// What one call takes out of the process when a mapping is replaced bit by bit: a fraction of a millisecond, if it was touched.
+const BIT: usize = 4 << 20;
+/// After so long the core is offered to others.
+const TURN: Duration = Duration::from_micros(250);
 
 /// What may be done through a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,11 +85,31 @@ impl Mapping {
     ///
     /// On failure the range may be without memory: nobody may use it before another call succeeds.
     pub(super) fn show(&self, memfd: &File, offset: u64, access: Access) -> io::Result<()> {
+        self.show_part(memfd, offset, access, 0..self.len)?;
+        self.advise(Advice::LinuxDontDump)
+    }
+
+    /// As [`Mapping::show`], so that others get on meanwhile: the kernel takes long to take out what was touched (40 ms a GiB), and does
+    /// nothing else on this core until a call is over. A guest's vCPU may be waiting for it.
+    pub(super) fn show_bit_by_bit(&self, memfd: &File, offset: u64, access: Access) -> io::Result<()> {
+        let mut since = Instant::now();
+        for from in (0..self.len).step_by(BIT) {
+            self.show_part(memfd, offset, access, from..(from + BIT).min(self.len))?;
+            if since.elapsed() >= TURN {
+                std::thread::yield_now();
+                since = Instant::now();
+            }
+        }
+        self.advise(Advice::LinuxDontDump)
+    }
+
+    fn show_part(&self, memfd: &File, offset: u64, access: Access, part: Range<usize>) -> io::Result<()> {
         let flags = MapFlags::SHARED | MapFlags::FIXED | MapFlags::NORESERVE;
+        let at = self.at.wrapping_add(part.start).cast();
         // SAFETY: the range is this mapping's own, and its users hold no references into it, only addresses; the memfd is
         // sealed against shrinking, so no access can run past its end.
-        unsafe { mmap(self.at.cast(), self.len, access.flags().0, flags, memfd.as_fd(), offset)? };
-        self.advise(Advice::LinuxDontDump)
+        unsafe { mmap(at, part.len(), access.flags().0, flags, memfd.as_fd(), offset + part.start as u64)? };
+        Ok(())
     }
 
     /// Changes what may be done through a mapping of a memfd that is open for both.
@@ -104,20 +129,21 @@ impl Mapping {
         Ok(())
     }
 
-    /// The first byte, on a 2 MiB boundary.
+    /// The first byte, where a page table directory begins.
     pub(super) fn start(&self) -> *mut u8 {
         self.at
     }
 
+    /// From one directory's beginning to another's end: a directory that is shared with what else this process has mapped is never
+    /// empty, and [`Mapping::allow`] would pay for it.
     fn reserve(len: usize) -> io::Result<Self> {
-        let unit = SIZE_UNIT as usize;
-        let reserved_len = len + unit;
+        let reserved_len = len.next_multiple_of(DIRECTORY) + DIRECTORY;
         // SAFETY: no address is asked for, so nothing mapped before can be replaced.
         let reserved = unsafe {
             mmap_anonymous(null_mut(), reserved_len, ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE)?
         }
         .cast::<u8>();
-        let at = reserved.wrapping_add(reserved.align_offset(unit));
+        let at = reserved.wrapping_add(reserved.align_offset(DIRECTORY));
         Ok(Mapping { reserved, reserved_len, at, len })
     }
 
@@ -143,4 +169,19 @@ pub(super) fn sealed_memfd(len: u64) -> io::Result<File> {
     ftruncate(&fd, len)?;
     fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
     Ok(File::from(fd))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mapping_shares_its_directories_with_nothing() {
+        for len in [2 << 20, DIRECTORY, DIRECTORY + (2 << 20)] {
+            let mapping = Mapping::anonymous(len).unwrap();
+            let (at, reserved) = (mapping.start() as usize, mapping.reserved as usize);
+            assert_eq!((at % DIRECTORY, at >= reserved), (0, true));
+            assert!(at + len.next_multiple_of(DIRECTORY) <= reserved + mapping.reserved_len, "{len:#x}");
+        }
+    }
 }

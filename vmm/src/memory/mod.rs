@@ -383,7 +383,7 @@ mod tests {
             assert_eq!(memory.guest_address(first_high), HOLE_END);
             assert_eq!(memory.host_pages(first_high - 1).1, 1);
             let (host, rest) = memory.host_pages(first_high);
-            assert_eq!((host as u64 % SIZE_UNIT, rest), (0, (1 << 30) / PAGE_SIZE));
+            assert_eq!((host as u64 % (1 << 30), rest), (0, (1 << 30) / PAGE_SIZE));
         }
     }
 

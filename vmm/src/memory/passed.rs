@@ -118,7 +118,7 @@ impl Memory {
         let mut held = change(held);
         // Before the mapping: whatever comes of it, what is there is not to be emptied.
         *held = Held { memfd: Arc::new(passed), whose: Whose::Viewed };
-        self.show(&held.memfd, Access::Read).map_err(PassedError::Host).inspect_err(|_| {
+        self.show_bit_by_bit(&held.memfd, Access::Read).map_err(PassedError::Host).inspect_err(|_| {
             if let Err(error) = self.renew(&mut held) {
                 tracing::warn!(%error, "guest memory could not be made anew");
             }
@@ -164,13 +164,18 @@ impl Memory {
         if held.whose == Whose::Own { Ok(()) } else { self.give_back(&mut held) }
     }
 
-    /// The guest is another process's, and its memory with it: from now on nothing that this process does reaches it.
+    /// The guest is another process's, and its memory with it: from now on nothing that this process does reaches it. The guest runs
+    /// meanwhile, maybe on this core, so it is done bit by bit.
     ///
     /// # Errors
     /// When the host refuses; part of the memory may then still be shown here.
     pub fn part_with(&self) -> io::Result<()> {
         let Store::Memfd(held) = &self.store else { return Ok(()) };
-        self.renew(&mut change(held))
+        let mut held = change(held);
+        let fresh = sealed_memfd(self.bytes())?;
+        self.show_bit_by_bit(&fresh, Access::ReadWrite)?;
+        *held = Held::own(fresh);
+        Ok(())
     }
 
     /// For [`Memory::discard`]: only what is this process's own is emptied.
@@ -200,6 +205,11 @@ impl Memory {
 
     fn show(&self, memfd: &File, access: Access) -> io::Result<()> {
         self.mappings().try_for_each(|(mapping, offset)| mapping.show(memfd, offset, access))
+    }
+
+    /// For when a guest runs elsewhere on this host.
+    fn show_bit_by_bit(&self, memfd: &File, access: Access) -> io::Result<()> {
+        self.mappings().try_for_each(|(mapping, offset)| mapping.show_bit_by_bit(memfd, offset, access))
     }
 
     /// Each range's mapping, with its place in the memfd.
@@ -366,12 +376,22 @@ mod tests {
     #[test]
     fn who_has_parted_with_memory_cannot_reach_it() {
         let (source, destination) = (memory(SIZE), memory(SIZE));
-        write(&source, AT, 1);
+        let everywhere = [0, AT.0, SIZE - 8].map(GuestAddress);
+        for at in everywhere {
+            write(&source, at, 1);
+        }
         destination.view_passed(passed_by(&source), SIZE).unwrap();
         destination.take_passed().unwrap();
         source.part_with().unwrap();
-        write(&source, AT, 9);
-        assert_eq!(read(&destination, AT), 1);
+        for at in everywhere {
+            assert_eq!(read(&source, at), 0);
+        }
+        for at in everywhere {
+            write(&source, at, 9);
+        }
+        for at in everywhere {
+            assert_eq!(read(&destination, at), 1);
+        }
         source.discard().unwrap();
         drop(source);
         assert_eq!(read(&destination, AT), 1, "the memory lives on without who made it");

@@ -42,7 +42,12 @@ fn a_guest_goes_on_in_another_machine() {
     let package = source.machine.save().unwrap();
     copy_memory(&source.machine, &destination.machine);
     destination.machine.load(&package).unwrap();
+    assert_eq!(destination.machine.first_entry(), None);
+    let before = Instant::now();
     destination.machine.release_hold().unwrap();
+    let entered = destination.machine.first_entry().unwrap();
+    assert!((before..=Instant::now()).contains(&entered));
+    assert!(source.machine.first_entry().unwrap() < before);
     source.machine.hold(Hold::HandedOver).unwrap();
 
     assert_eq!(destination.machine.run_state(), RunState::Running);
@@ -52,6 +57,11 @@ fn a_guest_goes_on_in_another_machine() {
     assert!(!destination.text().contains("ferry boot"), "it went on, it did not boot");
     destination.assert_no_errors();
     assert!(source.machine.cont().is_err());
+
+    destination.machine.stop().unwrap();
+    let before = Instant::now();
+    destination.machine.cont().unwrap();
+    assert!(destination.machine.first_entry().unwrap() >= before, "each time anew");
 }
 
 #[test]

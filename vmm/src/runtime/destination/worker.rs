@@ -100,7 +100,11 @@ fn do_job(machine: &Machine, progress: &Progress, early: &mut Early, job: Machin
             load_us: job.arrived.elapsed().as_micros() as u64,
             pages_us: job.gathered.saturating_duration_since(job.arrived).as_micros() as u64,
         })),
-        MachineJob::Start(permitted) => Input::Started(start(machine).map(|()| permitted.elapsed().as_micros() as u64)),
+        MachineJob::Start(permitted) => Input::Started(start(machine).map(|()| {
+            // A guest that is to stay stopped has no first instruction.
+            let running = machine.first_entry().unwrap_or_else(Instant::now);
+            running.saturating_duration_since(permitted).as_micros() as u64
+        })),
     }
 }
 
@@ -143,6 +147,10 @@ fn load(
         tracing::debug!(us = job.arrived.elapsed().as_micros() as u64, missing = remaining.count(), "armed");
     }
     machine.load(&sections).map_err(failure)?;
+    if job.postcopy {
+        // It may wait for a page, and while it does the source can still have the guest back.
+        machine.settle().map_err(|error| machine_failure(&error))?;
+    }
     if job.rehearsal && remaining.count() > 0 {
         // Not before the devices have been tried, which may look into them; and before the guest stops, when time is dear.
         let before = received(progress);

@@ -13,10 +13,11 @@ pub struct Stopwatch {
     save: Option<Instant>,
     last_pages: Option<Instant>,
     package: Option<Instant>,
+    ready: Option<Instant>,
     permit: Option<Instant>,
-    started: Option<Instant>,
     load_us: u64,
     pages_us: u64,
+    permit_us: u64,
     start_us: u64,
 }
 
@@ -38,10 +39,10 @@ impl Stopwatch {
     pub fn note_input(&mut self, input: &Input) {
         match input {
             Input::Message(ToSource::Ready { load_us, pages_us }) => {
-                (self.load_us, self.pages_us) = (*load_us, *pages_us);
+                (self.ready, self.load_us, self.pages_us) = (Some(Instant::now()), *load_us, *pages_us);
             }
-            Input::Message(ToSource::Started { start_us }) => {
-                (self.started, self.start_us) = (Some(Instant::now()), *start_us);
+            Input::Message(ToSource::Started { start_us, permit_us }) => {
+                (self.start_us, self.permit_us) = (*start_us, *permit_us);
             }
             _ => {}
         }
@@ -55,17 +56,36 @@ impl Stopwatch {
             _ => 0,
         };
         let load_us = self.load_us.saturating_sub(self.pages_us);
-        // What passed between the two messages beyond the destination's own work was a round trip; only its first half was
-        // downtime, and the guest ran during the second.
-        let round_trip_us = between(self.permit, self.started).saturating_sub(self.start_us);
+        // The destination saw the way of `Ready`, which is part of the package's time, this side's own, and the way of the permit. Nobody
+        // ran meanwhile, so both ways were alike; those of `Started` and back are not: the guest may be in their way by then.
+        let ways_us = self.permit_us.saturating_sub(between(self.ready, self.permit));
         Downtime {
             stop_us: between(self.stop, self.save),
             last_pages_us: between(self.last_pages, self.package),
             device_save_us: between(self.save, self.last_pages),
             package_transfer_us: between(self.package, self.permit).saturating_sub(load_us),
             load_us,
-            permit_us: round_trip_us / 2,
+            permit_us: ways_us / 2,
             start_us: self.start_us,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_way_of_the_permit_is_half_of_what_the_destination_waited_beyond_this_sides_own_time() {
+        let ready = Instant::now();
+        let mut watch =
+            Stopwatch { ready: Some(ready), permit: Some(ready + Duration::from_micros(300)), ..Stopwatch::default() };
+        for (permit_us, expected) in [(500, 100), (300, 0), (200, 0), (0, 0)] {
+            watch.note_input(&Input::Message(ToSource::Started { start_us: 70, permit_us }));
+            let parts = watch.downtime();
+            assert_eq!((parts.permit_us, parts.start_us), (expected, 70));
         }
     }
 }

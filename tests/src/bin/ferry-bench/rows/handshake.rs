@@ -9,7 +9,8 @@ use crate::peer::{Contender, Kind};
 use crate::statistics::median;
 
 const OWN_MIB: u64 = 1024;
-const SYNC: &str = "one fdatasync";
+/// What storage takes for one write of the record.
+pub const SYNC: &str = "one fdatasync";
 
 pub fn measure(bench: &Bench, section: &mut Section) {
     let guest = Guest::touching(bench.size(OWN_MIB), 1, 0).backed_by(&bench.backing);

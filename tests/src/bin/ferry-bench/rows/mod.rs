@@ -23,7 +23,8 @@ use crate::migration::{self, DOWNTIME, GAP, Plan};
 use crate::peer::{Contender, Peer};
 use crate::statistics::median;
 
-pub use postcopy::AT_ONCE;
+pub use handshake::SYNC;
+pub use postcopy::{AFTER_A_ROUND, AT_ONCE};
 pub use sweep::RATES_MIB;
 
 /// What a row needs to know.

@@ -85,6 +85,8 @@ pub(super) struct Driver {
     /// The newest attachment and when it arrived.
     attachment: (Vec<u8>, Instant),
     gathered: Instant,
+    /// When `Ready` was sent, and when the permit was here.
+    ready: Option<Instant>,
     permitted: Instant,
     /// Counts connections, and their ends: what a link of an earlier one says late is not heard.
     connection: u32,
@@ -146,6 +148,7 @@ impl Driver {
             populator: None,
             attachment: (Vec::new(), now),
             gathered: now,
+            ready: None,
             permitted: now,
             connection: 0,
             source_connection: 0,
@@ -278,9 +281,15 @@ impl Driver {
                     self.populate();
                     self.receive_pages();
                 }
-                Output::Send(message) => {
-                    if matches!(message, ToSource::Started { .. }) {
-                        self.started();
+                Output::Send(mut message) => {
+                    match &mut message {
+                        ToSource::Ready { .. } => self.ready = Some(Instant::now()),
+                        ToSource::Started { permit_us, .. } => {
+                            let waited = self.ready.map(|ready| self.permitted.saturating_duration_since(ready));
+                            *permit_us = waited.unwrap_or_default().as_micros() as u64;
+                            self.started();
+                        }
+                        _ => {}
                     }
                     self.send(&message);
                 }
