@@ -3,7 +3,8 @@
 //! QEMU switches at the first moment when the expected downtime is under `downtime-limit`. That moment is rarely the best:
 //! rounds shrink geometrically while the guest writes slower than the link, and one more short round may save most of the
 //! downtime. So the limit is what may not be exceeded, and rounds go on below it as long as they pay: until the expected
-//! downtime is [`SHORT_ENOUGH_US`], or a round no longer shrinks what remains to [`PAYS_PERCENT`] of what it was.
+//! downtime is [`SHORT_ENOUGH_US`], or a round no longer shrinks what remains to [`PAYS_PERCENT`] of what it was. Then a few short ones more
+//! may find a moment that is as good as the best so far.
 //!
 //! A guest that writes faster than the link carries never gets there. Where the operator allows it (`auto-converge`), the rounds
 //! also say by how much its vCPUs are to be slowed down: [`Convergence::throttle`]. The page thread asks after each round.
@@ -19,6 +20,11 @@ pub const SHORT_ENOUGH_US: u64 = 500;
 pub const PAYS_PERCENT: u64 = 75;
 /// Rounds in a row without progress below the limit before the switch.
 const PATIENCE: u32 = 2;
+/// What remains varies from round to round, most where sender and receiver wait for a core. While rounds are as short as this, so many more
+/// are sent to end with one that leaves no more than this percentage of what the best one left.
+const SHORT_ROUND_US: u64 = 50_000;
+const MORE_ROUNDS: u32 = 4;
+const GOOD_PERCENT: u64 = 125;
 
 /// What a finished round measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,7 +104,9 @@ impl Convergence {
         };
         match exhausted(report, parameters) {
             _ if postcopy => Decision::Postcopy,
-            None if within_limit && self.without_progress >= PATIENCE => Decision::Switch,
+            None if within_limit && self.without_progress >= PATIENCE && self.is_good_moment(report) => {
+                Decision::Switch
+            }
             None => Decision::Again,
             Some(_) if within_limit || parameters.on_limit == OnLimit::Switch => Decision::Switch,
             Some(limit) => Decision::GiveUp(format!(
@@ -109,6 +117,11 @@ impl Convergence {
                 parameters.downtime_limit
             )),
         }
+    }
+
+    fn is_good_moment(&self, report: RoundReport) -> bool {
+        let good = self.best_pages.is_none_or(|best| report.remaining_pages * 100 <= best * GOOD_PERCENT);
+        good || report.expected_us > SHORT_ROUND_US || self.without_progress >= PATIENCE + MORE_ROUNDS
     }
 }
 
@@ -149,6 +162,22 @@ mod tests {
         assert_eq!(rounds.judge(report(3, 4_000, 8_000), &parameters), Decision::Again);
         assert_eq!(rounds.judge(report(4, 3_900, 7_800), &parameters), Decision::Again);
         assert_eq!(rounds.judge(report(5, 4_100, 8_200), &parameters), Decision::Switch);
+    }
+
+    #[test]
+    fn the_switch_comes_at_a_good_moment_or_after_a_few_more_rounds() {
+        let parameters = Parameters::default();
+        let after_the_best = |times: &[u64]| {
+            let mut rounds = Convergence::default();
+            assert_eq!(rounds.judge(report(1, 1_000, 2_000), &parameters), Decision::Again);
+            let decisions =
+                times.iter().map(|times| rounds.judge(report(2, 1_000 * times, 2_000 * times), &parameters));
+            decisions.take_while(|decision| *decision == Decision::Again).count() + 1
+        };
+        assert_eq!(after_the_best(&[1; 9]), 2, "as good as ever");
+        assert_eq!(after_the_best(&[3, 3, 4, 1, 3, 3]), 4, "a good one has come");
+        assert_eq!(after_the_best(&[3; 9]), 6, "none has come");
+        assert_eq!(after_the_best(&[30; 9]), 2, "long rounds are not for trying");
     }
 
     #[test]

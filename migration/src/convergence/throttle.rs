@@ -125,11 +125,11 @@ mod tests {
     }
 
     /// A guest that dirties `rate` bytes a second, evenly over `working_set` bytes, and a link that carries `link` bytes a second.
-    /// Counts the rounds to the switchover; `None` when they do not end.
+    /// Counts the rounds to the switchover; `None` when they do not end, within more of them than the smallest steps to 99 % take.
     fn rounds_needed(rate: u64, working_set: u64, link: u64, parameters: &Parameters) -> Option<u64> {
         let mut rounds = Convergence::new(true);
         let mut to_send = working_set;
-        for round in 1..200 {
+        for round in 1..=300 {
             let took_s = to_send as f64 / link as f64;
             let runs = f64::from(100 - rounds.throttle()) / 100.0;
             let touched = rate as f64 * runs * took_s / working_set as f64;
@@ -156,6 +156,9 @@ mod tests {
         assert_eq!(rounds_needed(400 * MIB, 64 * MIB, 16 * MIB, &never), None);
         let needed = rounds_needed(400 * MIB, 64 * MIB, 16 * MIB, &Parameters::default());
         assert!(needed.is_some_and(|rounds| rounds < 30), "{needed:?}");
+        let smallest = Parameters { cpu_throttle_initial: 1, cpu_throttle_increment: 1, ..Parameters::default() };
+        let needed = rounds_needed(12 * MIB, 559 * MIB, MIB, &smallest);
+        assert!(needed.is_some_and(|rounds| (180..240).contains(&rounds)), "{needed:?}");
     }
 
     proptest! {
