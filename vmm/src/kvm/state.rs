@@ -95,8 +95,8 @@ impl VcpuState {
         // The MSRs after the local APIC: its mode decides whether IA32_TSC_DEADLINE takes, and without the deadline a guest
         // that sleeps on it would sleep for ever.
         calls.make(StateCall::SetLapic, || fd.set_lapic(&self.lapic.0))?;
-        let (unsettled, msrs) = self.msrs_now(vcpu).into_iter().partition(|msr| msrs::CLOCKS.contains(&msr.index));
-        let msrs: Vec<_> = msrs;
+        let (unsettled, msrs): (_, Vec<_>) =
+            self.msrs_now(vcpu).into_iter().partition(|msr| msrs::CLOCKS.contains(&msr.index));
         msrs::set(calls, fd, &msrs)?;
         calls.make(StateCall::SetMpState, || fd.set_mp_state(self.mp_state.0))?;
         calls.make(StateCall::SetVcpuEvents, || fd.set_vcpu_events(&self.events.0))?;

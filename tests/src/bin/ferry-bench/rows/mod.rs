@@ -24,7 +24,7 @@ use crate::peer::{Contender, Peer};
 use crate::statistics::median;
 
 pub use handshake::SYNC;
-pub use postcopy::{AFTER_A_ROUND, AT_ONCE};
+pub use postcopy::AT_ONCE;
 pub use sweep::RATES_MIB;
 
 /// What a row needs to know.

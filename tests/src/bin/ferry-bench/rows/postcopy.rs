@@ -14,8 +14,6 @@ const FIRST_ROUND_MIB: u64 = 4096;
 const AT_ONCE_MIB: u64 = 1024;
 /// Ends the title of the case that has enough missing pages for a distribution.
 pub const AT_ONCE: &str = "switched at once";
-/// And that of the other.
-pub const AFTER_A_ROUND: &str = "switched after the first round";
 
 pub fn measure(bench: &Bench, section: &mut Section) {
     for size in bench.sizes(&[FIRST_ROUND_MIB]) {
@@ -28,7 +26,7 @@ pub fn measure(bench: &Bench, section: &mut Section) {
 
 fn measure_at(bench: &Bench, section: &mut Section, size: u64, when: When) {
     let guest = Guest::touching(size, 1, RATE).backed_by(&bench.backing);
-    let words = if when == When::AtOnce { AT_ONCE } else { AFTER_A_ROUND };
+    let words = if when == When::AtOnce { AT_ONCE } else { "switched after the first round" };
     let case = section.case(format!("{}, {words}", guest.title()));
     for run in 1..=bench.runs {
         let mut ours = None;
