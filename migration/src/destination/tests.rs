@@ -116,7 +116,7 @@ fn the_permit_counts_whatever_becomes_of_the_link() {
     for trouble in [
         Input::LinkLost("cut".into()),
         Input::Timer(Timer::PeerSilent),
-        Input::Cancel,
+        Input::Ends("told to end".into()),
         Input::Message(ToDestination::Cancel { reason: "late".into() }),
     ] {
         let (mut destination, last) = walk(&way(Handshake::Setup, false));
@@ -199,4 +199,32 @@ fn a_connection_that_loses_a_link_before_the_recover_is_closed() {
     destination.step(Input::Started(Ok(1)));
     destination.step(Input::LinkLost("cut".into()));
     assert_eq!(destination.step(Input::LinkLost("the new bulk link failed".into())), [Output::CloseLinks]);
+}
+
+#[test]
+fn a_guest_that_ends_in_postcopy_needs_no_more_pages() {
+    let (mut destination, _) = walk(&way(Handshake::Setup, true));
+    destination.step(Input::Started(Ok(1)));
+    let mut paused = destination.clone();
+    let end = destination.step(Input::Ends("the guest shut down".into()));
+    assert!(end.contains(&Output::Send(ToSource::DrainedAck)), "{end:?}");
+    assert_eq!(finished(&end), Some(&Outcome::Completed));
+
+    paused.step(Input::LinkLost("cut".into()));
+    assert_eq!(finished(&paused.step(Input::Ends("quit".into()))), Some(&Outcome::Completed));
+
+    let (mut starting, _) = walk(&way(Handshake::Setup, true));
+    assert!(starting.step(Input::Ends("quit".into())).is_empty(), "what was begun ends first");
+    let started = starting.step(Input::Started(Ok(1)));
+    assert!(started.contains(&Output::Send(ToSource::DrainedAck)), "{started:?}");
+}
+
+#[test]
+fn a_process_that_is_told_to_end_gives_a_guest_back_that_it_has_claimed_and_not_run() {
+    let (mut destination, last) = walk(&way(Handshake::Owned, false)[..8]);
+    assert!(last.contains(&Output::Claim), "{last:?}");
+    assert!(destination.step(Input::Ends("quit".into())).is_empty());
+    assert_eq!(destination.step(Input::Claimed(Claim::Won)), [Output::GiveBack]);
+    let end = destination.step(Input::GaveBack(GiveBack::Done));
+    assert!(matches!(finished(&end), Some(Outcome::Failed(_))), "{end:?}");
 }

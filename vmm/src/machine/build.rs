@@ -93,6 +93,7 @@ pub(super) fn assemble(config: &MachineConfig, events: Arc<Events>) -> Result<Pa
         faults,
         description,
         arrived: Default::default(),
+        custody: Default::default(),
         vcpus: vcpus.into_iter().map(Mutex::new).collect(),
         vm,
         memory,

@@ -73,6 +73,9 @@ pub enum MachineError {
          migration fails"
     )]
     Leaving,
+    /// This process has let go of the guest's disk, and may not run the guest again.
+    #[error("the guest stays stopped: {0}")]
+    NotOurs(String),
     /// The guest has not arrived.
     #[error("the guest has not arrived yet; wait for the incoming migration")]
     AwaitsGuest,
@@ -93,6 +96,14 @@ pub enum MachineError {
         /// How long it was waited for.
         within: Duration,
     },
+}
+
+impl MachineError {
+    /// Whether another process holds the lock of a disk.
+    #[must_use]
+    pub fn is_busy_disk(&self) -> bool {
+        matches!(self, MachineError::Device { source, .. } if source.kind() == io::ErrorKind::ResourceBusy)
+    }
 }
 
 /// Why a device could not be saved or loaded.

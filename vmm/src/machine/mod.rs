@@ -16,6 +16,7 @@
 mod build;
 mod config;
 mod control;
+mod custody;
 mod description;
 mod error;
 mod faults;
@@ -43,6 +44,7 @@ use crate::kvm::DirtyLog;
 use crate::memory::Memory;
 
 pub use config::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink};
+pub use custody::Custody;
 pub use error::{DeviceFailure, ExitReason, GuestFailure, MachineError};
 pub use faults::{FaultRuleError, call_of};
 use parts::Parts;
@@ -51,7 +53,7 @@ pub use status::{Hold, RunState};
 /// How long a machine that is dropped waits for its threads.
 const JOIN_DEADLINE: Duration = Duration::from_secs(3);
 
-/// A machine: vCPUs run exactly while the operator wants them to and nobody holds them.
+/// A machine: vCPUs run if and only if the operator has requested it and no [`Hold`] is in place.
 pub struct Machine {
     parts: Arc<Parts>,
     reset_thread: Option<JoinHandle<()>>,
@@ -140,6 +142,13 @@ impl Machine {
     #[must_use]
     pub fn serial(&self) -> &Arc<Serial> {
         &self.parts.serial
+    }
+
+    /// Who is asked before the guest runs again after this process has let go of its disk; without
+    /// one, the disk's lock alone decides. The first one given counts.
+    pub fn set_custody(&self, custody: Arc<dyn Custody>) {
+        // A second one would be another record of the same guest.
+        let _ = self.parts.custody.set(custody);
     }
 
     /// The guest's name.

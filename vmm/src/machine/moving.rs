@@ -77,7 +77,7 @@ impl Machine {
         if before == Some(Hold::Incoming) {
             self.parts.settle_in();
         }
-        self.parts.acquire()?;
+        self.parts.acquire_patiently()?;
         {
             let mut status = control.status();
             // Handed over while the disk was being locked.
@@ -106,11 +106,12 @@ impl Machine {
     }
 
     /// Ends a switchover's hold without running the guest, when [`Machine::release_hold`] could not: it stays stopped until the
-    /// operator's `cont`, which tries again to take what running needs.
+    /// operator's `cont`, which tries again to take what running needs, and asks [`Custody`](super::Custody) first.
     pub fn leave_stopped(&self) {
         let mut status = self.parts.control.status();
         if status.hold == Some(Hold::Switchover) {
             (status.hold, status.wishes_left, status.wants) = (None, false, false);
+            status.let_go = true;
         }
     }
 

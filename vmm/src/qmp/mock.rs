@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use ferry_devices::fault::FaultSpec;
 use ferry_migration::parameters::Capability;
-use ferry_migration::source::Owner;
+use ferry_migration::source::Resolution;
 use ferry_migration::{MigrationInfo, Parameters, Status};
 
 use super::memory_hash::MemoryHash;
@@ -34,7 +34,7 @@ pub struct State {
     pub pauses: usize,
     pub resumed: Vec<Endpoint>,
     pub recovered: Vec<Endpoint>,
-    pub resolved: Vec<(Owner, bool)>,
+    pub resolved: Vec<(Resolution, bool)>,
     /// Why a cancel is refused; it is accepted when there is no reason.
     pub no_cancel: Option<&'static str>,
 }
@@ -138,8 +138,8 @@ impl Target for Mock {
         Ok(())
     }
 
-    fn resolve(&self, owner: Owner, drop_pages: bool) -> Done {
-        self.state().resolved.push((owner, drop_pages));
+    fn resolve(&self, resolution: Resolution, drop_pages: bool) -> Done {
+        self.state().resolved.push((resolution, drop_pages));
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::thread;
 
 use ferry_devices::fault::FaultSpec;
 use ferry_migration::parameters::Capability;
-use ferry_migration::source::Owner;
+use ferry_migration::source::Resolution;
 use ferry_migration::{MigrationInfo, Parameters};
 
 use super::memory_hash::{self, MemoryHash};
@@ -124,8 +124,8 @@ impl Target for Process {
         Ok(())
     }
 
-    fn resolve(&self, owner: Owner, drop_pages: bool) -> Done {
-        self.migrations.resolve(owner, drop_pages).map_err(refused)
+    fn resolve(&self, resolution: Resolution, drop_pages: bool) -> Done {
+        self.migrations.resolve(resolution, drop_pages).map_err(refused)
     }
 
     fn ownership(&self) -> Option<OwnershipInfo> {

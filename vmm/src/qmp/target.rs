@@ -5,7 +5,7 @@
 
 use ferry_devices::fault::FaultSpec;
 use ferry_migration::parameters::Capability;
-use ferry_migration::source::Owner;
+use ferry_migration::source::Resolution;
 use ferry_migration::{MigrationInfo, Parameters};
 
 use super::memory_hash::MemoryHash;
@@ -48,7 +48,7 @@ pub trait Target: Send + Sync {
     /// Waits at another address for the source of a paused postcopy.
     fn recover(&self, at: &Endpoint) -> Done;
     /// Says who owns the guest, the other side being fenced; with `drop_pages` also if the destination may need pages from here.
-    fn resolve(&self, owner: Owner, drop_pages: bool) -> Done;
+    fn resolve(&self, resolution: Resolution, drop_pages: bool) -> Done;
     /// Who owns the guest, by the ownership record; none without a record.
     fn ownership(&self) -> Option<OwnershipInfo>;
     /// Cancels the outgoing migration.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ferry_devices::fault::FaultControl;
 use ferry_migration::destination::Outcome;
 use ferry_migration::parameters::{Capability, ParameterError};
-use ferry_migration::source::Owner;
+use ferry_migration::source::Resolution;
 use ferry_migration::{MigrationInfo, Parameters, Status};
 
 use crate::endpoint::Endpoint;
@@ -119,6 +119,9 @@ pub const WORKERS: [&str; 17] = [
 const INTERRUPT_AGAIN: Duration = Duration::from_millis(5);
 /// Longest that a process which is about to end waits for its migration to tell the destination.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// Longest that such a process waits for an incoming migration to end: a guest that was claimed and has not run is given
+/// back, for which the record is asked.
+const GIVE_BACK: Duration = Duration::from_secs(5);
 
 /// The migrations of one process: at most one at a time.
 #[derive(Debug)]
@@ -288,12 +291,14 @@ impl Migrations {
     }
 
     /// QMP `x-ferry-resolve`: the operator says who owns the guest, the other side being fenced. With `drop_pages` it also ends a
-    /// paused postcopy.
+    /// paused postcopy. Where there is an ownership record, the guest becomes the source's only if the record can be made to
+    /// say so, or, if the destination never ran the guest, also if it is out of reach or names
+    /// the destination.
     ///
     /// # Errors
-    /// When that is not uncertain, or the destination may need pages from here that are not to be dropped.
-    pub fn resolve(&self, owner: Owner, drop_pages: bool) -> Result<(), MigrationError> {
-        self.command(Command::Resolve { owner, drop_pages })
+    /// When that is not uncertain, the record names another process, or the destination may need pages from here that are not to be dropped.
+    pub fn resolve(&self, resolution: Resolution, drop_pages: bool) -> Result<(), MigrationError> {
+        self.command(Command::Resolve { resolution, drop_pages })
     }
 
     /// Whether a capability is on.
@@ -370,14 +375,23 @@ impl Migrations {
         }
     }
 
-    /// The guest has shut down or the process is about to end: an outgoing migration is told, and given up.
+    /// The guest has shut down or the process is about to end: an outgoing migration is given up, and the source of an
+    /// incoming one learns that it is needed no more, or gets its guest back.
     pub fn guest_gone(&self, reason: &str) {
         let until = Instant::now() + FAREWELL;
         if let Some(outgoing) = &self.current().outgoing {
             outgoing.guest_gone(reason);
         }
+        let incoming = self.current().incoming.clone();
+        if let Some(incoming) = &incoming {
+            incoming.ends(reason);
+        }
         // Locked only for each look: clients go on asking meanwhile.
         while self.current().outgoing.as_ref().is_some_and(|o| !o.has_ended()) && Instant::now() < until {
+            std::thread::park_timeout(INTERRUPT_AGAIN);
+        }
+        let until = Instant::now() + GIVE_BACK;
+        while incoming.as_ref().is_some_and(|incoming| !incoming.has_ended()) && Instant::now() < until {
             std::thread::park_timeout(INTERRUPT_AGAIN);
         }
     }

@@ -17,6 +17,7 @@ use crate::events::Events;
 use crate::machine::{ExitReason, Machine, SerialSink};
 use crate::qmp::{Process, Server};
 use crate::runtime::Migrations;
+use crate::runtime::record::Custodian;
 use crate::trace;
 
 /// Runs `ferry run`.
@@ -33,10 +34,11 @@ fn run_machine(options: &Options, signals: Receiver<Signal>) -> Result<(), CliEr
     let events = Arc::new(Events::default());
     let machine = Arc::new(Machine::build(&options.machine(), events.clone()).map_err(CliError::because)?);
     let record = options.ownership.record(&options.name, options.disk.as_ref(), machine.faults())?;
-    if let (Some(own), None) = (&record, &options.incoming) {
-        // Who holds the disk may take the record: nobody runs the guest then.
-        machine.take_resources().map_err(CliError::because)?;
-        options.ownership.take_at_boot(own)?;
+    if let Some(own) = &record {
+        machine.set_custody(Arc::new(Custodian::new(own.clone())));
+        if options.incoming.is_none() {
+            options.ownership.take_at_boot(own, &machine)?;
+        }
     }
     let migrations = Migrations::new(machine.clone(), events.clone(), record);
 
@@ -68,12 +70,14 @@ fn run_machine(options: &Options, signals: Receiver<Signal>) -> Result<(), CliEr
     let reason = machine.wait_exit();
     // The terminal is as it was before anything else is said.
     drop(console);
+    // A migration that ends because the process does is no failure of the process.
+    let failure = incoming_failure.get();
     migrations.guest_gone(&format!("the guest has ended ({reason}); start it again to migrate it"));
     drop(server);
     if let Some(signal) = signal.get() {
         tracing::info!("ended by {}", signal.name());
     }
-    match (incoming_failure.get(), reason) {
+    match (failure, reason) {
         (Some(error), _) => Err(CliError::because(error)),
         (None, ExitReason::Failed(failure)) => Err(CliError::because(failure)),
         (None, ExitReason::Shutdown | ExitReason::Quit(_)) => Ok(()),

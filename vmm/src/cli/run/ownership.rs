@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ferry_devices::fault::FaultControl;
 
 use crate::cli::CliError;
-use crate::machine::DiskConfig;
+use crate::machine::{DiskConfig, Machine};
 use crate::ownership::file::{FileRecord, LOCK_TIMEOUT};
 use crate::runtime::record::{OwnRecord, RecordError};
 
@@ -66,13 +66,19 @@ impl OwnershipOption {
         OwnRecord::new(backend, vm).map(|own| Some(Arc::new(own))).map_err(CliError::because)
     }
 
-    /// Makes this process the owner of the guest that it is about to boot, whose disk it has locked. With `auto`, a folder that
-    /// takes no record is no reason to fail: migrations then go without.
+    /// Makes this process the owner of the guest that it is about to boot. The record is read before anything is taken or
+    /// changed; then the disk is locked; then the record is changed, if it still is as it was read. With `auto`, a folder
+    /// that takes no record is no reason to fail: migrations then go without.
     ///
     /// # Errors
-    /// What is wrong with the record; nothing was changed then.
-    pub fn take_at_boot(&self, own: &OwnRecord) -> Result<(), CliError> {
-        match own.take_at_boot(self.take) {
+    /// What is wrong with the record, or that another process has the guest; nothing was changed then.
+    pub fn take_at_boot(&self, own: &OwnRecord, machine: &Machine) -> Result<(), CliError> {
+        let boot = own.look_at_boot(self.take).map_err(CliError::because)?;
+        machine.take_resources().map_err(|error| match own.owner_there().filter(|_| error.is_busy_disk()) {
+            Some(owner) => CliError::failed(&format!("the ownership record {} names {owner}", own.place()), error),
+            None => CliError::because(error),
+        })?;
+        match own.take_at_boot(&boot) {
             Err(RecordError::Ownership(error)) if self.place == Place::Auto && error.is_read_only() => {
                 tracing::warn!(%error, "there is no ownership record; migrations use the handshake setup");
                 Ok(())

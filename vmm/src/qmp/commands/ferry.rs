@@ -1,7 +1,7 @@
 //! Ferry's own commands: who owns the guest, making the fault device fail, and comparing guest memory.
 
 use ferry_devices::fault::FaultSpec;
-use ferry_migration::source::Owner;
+use ferry_migration::source::{Owner, Resolution};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -52,6 +52,8 @@ pub struct Resolve {
     peer_fenced: bool,
     #[serde(default)]
     drop_pages: bool,
+    #[serde(default)]
+    never_ran: bool,
 }
 
 #[derive(Deserialize)]
@@ -74,7 +76,7 @@ pub fn resolve(session: &Session, arguments: Resolve) -> Done {
         Side::Source => Owner::Source,
         Side::Destination => Owner::Destination,
     };
-    session.target.resolve(owner, arguments.drop_pages)
+    session.target.resolve(Resolution { owner, never_ran: arguments.never_ran }, arguments.drop_pages)
 }
 
 /// `x-ferry-query-ownership`: what the ownership record says; an empty object without a record.

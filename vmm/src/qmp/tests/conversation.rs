@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ferry_migration::Status;
-use ferry_migration::source::Owner;
+use ferry_migration::source::{Owner, Resolution};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -196,8 +196,14 @@ fn only_who_has_fenced_the_peer_resolves() {
     assert_eq!(talk.refused("x-ferry-resolve", json!({ "owner": "source" })), "Parameter 'peer-fenced' is missing");
     assert!(talk.mock.state().resolved.is_empty());
     talk.returned("x-ferry-resolve", resolve(true));
-    talk.returned("x-ferry-resolve", json!({ "owner": "source", "peer-fenced": true, "drop-pages": true }));
-    assert_eq!(talk.mock.state().resolved, [(Owner::Destination, false), (Owner::Source, true)]);
+    talk.returned(
+        "x-ferry-resolve",
+        json!({ "owner": "source", "peer-fenced": true, "drop-pages": true, "never-ran": true }),
+    );
+    assert_eq!(
+        talk.mock.state().resolved,
+        [(Resolution::to(Owner::Destination), false), (Resolution { owner: Owner::Source, never_ran: true }, true)]
+    );
     assert_eq!(talk.returned("x-ferry-query-ownership", json!({})), json!({}), "there is no record");
 }
 

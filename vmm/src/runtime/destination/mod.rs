@@ -123,6 +123,18 @@ impl Incoming {
         status.is_some_and(|s| matches!(s, PostcopySetup | PostcopyActive | PostcopyPaused | PostcopyRecover))
     }
 
+    /// The guest has ended here, or the process is about to end.
+    pub fn ends(&self, reason: &str) {
+        // A migration that has ended needs no word.
+        let _ = self.events.send(Event::Input(Input::Ends(reason.to_owned())));
+    }
+
+    /// Whether the driver has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        lock(&self.thread).as_ref().is_none_or(JoinHandle::is_finished) && !self.goes_on()
+    }
+
     /// Breaks the link of a postcopy.
     ///
     /// # Errors

@@ -33,8 +33,9 @@ pub enum GuestJob {
 pub struct Order {
     /// What to do.
     pub job: GuestJob,
-    /// The job waits until this is signalled or closed, but no longer than the ownership record may take.
-    pub after: Option<Receiver<()>>,
+    /// The job waits until this is signalled or closed, but no longer than the ownership record may take. An error means
+    /// that another process has the guest, and the job is not done.
+    pub after: Option<Receiver<Result<(), String>>>,
 }
 
 /// Starts the guest worker.
@@ -43,9 +44,15 @@ pub fn guest_worker(machine: Arc<Machine>, events: Sender<Event>) -> std::io::Re
     let faults = machine.faults().clone();
     let run = move || {
         for Order { job, after } in inbox {
-            if let Some(after) = after {
-                // Storage that does not answer keeps the guest from nothing: its owner has spoken.
-                let _ = after.recv_timeout(ANSWER_DEADLINE);
+            // A record that does not answer must not block the resume: the operator has decided.
+            let answered = after.and_then(|after| after.recv_timeout(ANSWER_DEADLINE).ok());
+            if let Some(Err(reason)) = answered {
+                machine.leave_stopped();
+                let failure = Failure { device: "ownership record".to_owned(), reason };
+                if events.send(Event::Guest(answer(job, Err(failure)))).is_err() {
+                    return;
+                }
+                continue;
             }
             let done = catch_unwind(AssertUnwindSafe(|| do_guest_job(&machine, job, &events)));
             let input = done.unwrap_or_else(|_| answer(job, Err(panicked())));

@@ -11,7 +11,7 @@ use std::time::Duration;
 use ferry_migration::Status;
 use ferry_migration::message::ToSource;
 use ferry_migration::pages::PageBitmap;
-use ferry_migration::source::{Input, Owner};
+use ferry_migration::source::{Input, Resolution};
 
 use crate::endpoint::Endpoint;
 use crate::machine::Machine;
@@ -90,8 +90,8 @@ pub enum Command {
     Recover(Endpoint),
     /// Say who owns the guest.
     Resolve {
-        /// Who does.
-        owner: Owner,
+        /// The operator's word.
+        resolution: Resolution,
         /// Also if the destination may need pages from here.
         drop_pages: bool,
     },

@@ -10,7 +10,7 @@ use crate::runtime::source::page_worker::{self, PageJob, Reconnected, Route};
 
 impl Driver {
     /// Has the guest worker do `job`, once `after` is signalled.
-    pub(super) fn guest_job(&mut self, job: GuestJob, after: Option<Receiver<()>>) {
+    pub(super) fn guest_job(&mut self, job: GuestJob, after: Option<Receiver<Result<(), String>>>) {
         // The worker ends only when this sender is dropped.
         if self.guest_jobs.as_ref().is_some_and(|jobs| jobs.send(Order { job, after }).is_ok()) {
             self.guest_jobs_open += 1;

@@ -93,6 +93,8 @@ pub(super) struct Driver {
     record_call: Call<Question>,
     /// Whom the operator has named as the owner.
     resolved: Option<Owner>,
+    /// Whom the operator would name, and the client that waits for the record's answer to that.
+    resolving: Option<(Owner, Sender<Result<(), &'static str>>)>,
     /// What the guest's worker has not answered yet.
     guest_jobs_open: u32,
     outcome: Option<Outcome>,
@@ -112,6 +114,7 @@ fn plan(parameters: &Parameters, postcopy: bool, record: Option<&HandoverRecord>
         postcopy,
         handshake,
         insist_on_record: parameters.handshake == Some(Handshake::Owned),
+        has_record: record.is_some(),
     }
 }
 
@@ -171,6 +174,7 @@ impl Driver {
             record,
             record_call: Call::default(),
             resolved: None,
+            resolving: None,
             guest_jobs_open: 0,
             outcome: None,
         })
@@ -258,17 +262,19 @@ impl Driver {
             Command::Cancel => Input::Cancel,
             Command::StartPostcopy => Input::StartPostcopy,
             Command::Pause => Input::Pause,
-            Command::Resolve { owner: Owner::Destination, drop_pages: false } if self.core.is_paused() => {
+            Command::Resolve { resolution, drop_pages: false }
+                if resolution.owner == Owner::Destination && self.core.is_paused() =>
+            {
                 // Nobody waits for the answer when the client has gone.
                 let _ = answer.send(Err(NEEDS_PAGES));
                 return;
             }
-            Command::Resolve { owner: Owner::Source, .. } if self.memory_was_taken() => {
+            Command::Resolve { resolution, .. } if resolution.owner == Owner::Source && self.memory_was_taken() => {
                 // As above.
                 let _ = answer.send(Err(MEMORY_TAKEN));
                 return;
             }
-            Command::Resolve { owner, .. } => Input::Resolve(owner),
+            Command::Resolve { resolution, .. } => Input::Resolve(resolution),
             Command::Recover(to) => {
                 self.recover_to = Some(to);
                 Input::Recover
@@ -278,8 +284,13 @@ impl Driver {
         let (asked, trouble) = (input.clone(), explain::trouble(&input));
         let outputs = self.core.step(input);
         let refused = outputs.iter().find_map(|o| if let Output::Refuse(why) = o { Some(*why) } else { None });
-        if let (Input::Resolve(owner), None) = (&asked, refused) {
-            self.resolved = Some(*owner);
+        let waits = matches!(asked, Input::Resolve(_)) && refused.is_none() && self.core.is_resolving();
+        if let (Input::Resolve(resolution), None) = (&asked, refused) {
+            if waits {
+                self.resolving = Some((resolution.owner, answer.clone()));
+            } else {
+                self.resolved = Some(resolution.owner);
+            }
         }
         if refused.is_some() {
             self.recover_to = None;
@@ -289,9 +300,21 @@ impl Driver {
         if let Some(Output::Status(status)) = outputs.iter().find(|output| matches!(output, Output::Status(_))) {
             self.show(*status);
         }
-        // Nobody waits for the answer when the client has gone.
-        let _ = answer.send(refused.map_or(Ok(()), Err));
+        if !waits {
+            // The client may have gone.
+            let _ = answer.send(refused.map_or(Ok(()), Err));
+        }
         self.perform(outputs);
+    }
+
+    /// The record has answered the operator whose word had to wait for it.
+    fn answer_resolve(&mut self, result: Result<(), &'static str>) {
+        let Some((owner, answer)) = self.resolving.take() else { return };
+        if result.is_ok() {
+            self.resolved = Some(owner);
+        }
+        // The client may have gone.
+        let _ = answer.send(result);
     }
 
     fn message(&mut self, message: ToSource, attachment: &[u8]) {
@@ -335,7 +358,7 @@ impl Driver {
                 Output::SendLastPages { postcopy: true } => self.page_job(PageJob::LeavePages),
                 Output::ServePages => self.serve_pages(),
                 Output::ServeMissingPages => self.serve_missing_pages(),
-                Output::Handshake(handshake) => self.handshake(handshake),
+                Output::Handshake(handshake) => self.progress.set_handshake(handshake),
                 Output::WriteNonce => self.ask_record(Question::Announce),
                 Output::TakeBack => self.ask_record(Question::TakeBack),
                 Output::Snapshot => self.guest_job(GuestJob::Snapshot, None),
@@ -349,6 +372,8 @@ impl Driver {
                 Output::HandOver => self.hand_over(),
                 Output::CloseLinks => self.close_links(),
                 Output::Refuse(_) => {}
+                Output::Resolved(answer) => self.answer_resolve(answer),
+                Output::Settle => self.settle_record(),
                 Output::Finish(outcome) => self.outcome = Some(outcome),
             }
         }
@@ -401,9 +426,6 @@ impl Driver {
         self.guest_jobs = None;
         self.page_jobs = None;
         self.join(inbox);
-        if let Some(outcome) = &self.outcome {
-            self.settle_record(outcome);
-        }
         let status = match self.outcome.take() {
             Some(Outcome::Completed) => {
                 self.progress.set_downtime(self.stopwatch.downtime());
