@@ -77,13 +77,16 @@ pub enum Guard {
     BootNeedsSettled,
     /// A process that boots the guest: the record must still be as it was read.
     BootSwapsWhatItRead,
+    /// Both sides: a guest that runs at the end of a switchover does so with a look at the record, which an operator may
+    /// have given to another process meanwhile.
+    RunsWithALook,
     /// `cont`: a guest whose disk was let go of runs again only once the record names its process.
     ContAsksRecord,
 }
 
 impl Guard {
     /// Every guard, the source's first.
-    pub const ALL: [Guard; 35] = [
+    pub const ALL: [Guard; 36] = [
         Guard::UnsharedRecordIsNone,
         Guard::StaysStoppedAfterPermit,
         Guard::RefusesLateCancel,
@@ -118,6 +121,7 @@ impl Guard {
         Guard::LeavingGivesBack,
         Guard::BootNeedsSettled,
         Guard::BootSwapsWhatItRead,
+        Guard::RunsWithALook,
         Guard::ContAsksRecord,
     ];
 }

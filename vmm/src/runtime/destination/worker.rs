@@ -21,6 +21,7 @@ use crate::runtime::destination::pages::{Armed, Mark, PageReceiver};
 use crate::runtime::destination::populate::{PATIENCE, Populating};
 use crate::runtime::destination::{Event, LinkEvent};
 use crate::runtime::progress::Progress;
+use crate::runtime::record::HandoverRecord;
 use crate::runtime::source::guest_worker::{failure, machine_failure, panicked};
 
 /// What the machine's worker can be asked for.
@@ -28,8 +29,8 @@ use crate::runtime::source::guest_worker::{failure, machine_failure, panicked};
 pub enum MachineJob {
     /// Load this package.
     Load(LoadJob),
-    /// Take the disk and run; the permit arrived at this time.
-    Start(Instant),
+    /// Take the disk and run, if the record of this migration, where there is one, allows it; the permit arrived at this time.
+    Start(Instant, Option<Arc<HandoverRecord>>),
 }
 
 /// A package to load.
@@ -62,7 +63,7 @@ pub fn machine_worker(
     let run = move || {
         let mut early = Early::nothing(&machine);
         for job in inbox {
-            let starts = matches!(job, MachineJob::Start(_));
+            let starts = matches!(job, MachineJob::Start(..));
             let input = catch_unwind(AssertUnwindSafe(|| do_job(&machine, &progress, &mut early, job, &events)))
                 .unwrap_or_else(|_| match starts {
                     true => Input::Started(Err(panicked())),
@@ -100,7 +101,7 @@ fn do_job(machine: &Machine, progress: &Progress, early: &mut Early, job: Machin
             load_us: job.arrived.elapsed().as_micros() as u64,
             pages_us: job.gathered.saturating_duration_since(job.arrived).as_micros() as u64,
         })),
-        MachineJob::Start(permitted) => Input::Started(start(machine).map(|()| {
+        MachineJob::Start(permitted, record) => Input::Started(start(machine, record.as_deref()).map(|()| {
             // A guest that is to stay stopped has no first instruction.
             let running = machine.first_entry().unwrap_or_else(Instant::now);
             running.saturating_duration_since(permitted).as_micros() as u64
@@ -109,11 +110,12 @@ fn do_job(machine: &Machine, progress: &Progress, early: &mut Early, job: Machin
 }
 
 /// Runs the guest. Memory that was handed over is its own first, and again the source's before a failure is told.
-fn start(machine: &Machine) -> Result<(), Failure> {
+fn start(machine: &Machine, record: Option<&HandoverRecord>) -> Result<(), Failure> {
     let memory = machine.memory();
     let taken =
         memory.take_passed().map_err(|error| Failure { device: "memory".to_owned(), reason: error.to_string() });
-    taken.and_then(|()| machine.release_hold().map_err(|error| machine_failure(&error))).inspect_err(|_| {
+    let run = || machine.release_hold_if(|| record.map_or(Ok(()), HandoverRecord::allows));
+    taken.and_then(|()| run().map_err(|error| machine_failure(&error))).inspect_err(|_| {
         if let Err(error) = memory.forget_passed() {
             tracing::warn!(%error, "the memory that was handed over is still mapped here; nobody uses it");
         }

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use ferry_migration::destination::{Claim, GiveBack};
 use ferry_migration::ownership::{Change, Handover, Record, Standing, Swap, custody};
@@ -11,6 +12,10 @@ use ferry_migration::source::TakeBack;
 
 use super::{OwnRecord, RecordError};
 use crate::ownership::OwnershipError;
+
+/// Longest that the resume of a guest waits for a look at the record: before the permit no other
+/// process can own the guest, unless an operator has said so.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The record during one migration.
 #[derive(Debug)]
@@ -73,6 +78,27 @@ impl HandoverRecord {
                 tracing::warn!(%error, "the ownership record was not reached");
                 TakeBack::Unreachable
             }
+        }
+    }
+
+    /// Either side, before its guest runs at the end of a switchover, with the disk held: whether the
+    /// record, if it answers at once, leaves the guest to this side. An operator may have had it booted
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// The record names a process that has no part in this migration.
+    pub fn allows(&self) -> Result<(), String> {
+        let (answer, answered) = channel();
+        let own = self.own.clone();
+        let look = move || {
+            // The caller may have gone on without.
+            let _ = answer.send(own.backend.read());
+        };
+        let asked = std::thread::Builder::new().name("ferry-record".into()).spawn(look);
+        let Some(Ok(there)) = asked.ok().and_then(|_| answered.recv_timeout(LOOK).ok()) else { return Ok(()) };
+        match (self.handover.standing(&self.own.me, there.as_ref()), there) {
+            (Standing::Theirs, Some(there)) => Err(self.own.taken(&there).to_string()),
+            _ => Ok(()),
         }
     }
 

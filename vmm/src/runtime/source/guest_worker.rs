@@ -12,7 +12,7 @@ use ferry_migration::section;
 use ferry_migration::source::Input;
 
 use crate::machine::{DeviceFailure, Hold, Machine};
-use crate::runtime::record::ANSWER_DEADLINE;
+use crate::runtime::record::{ANSWER_DEADLINE, HandoverRecord};
 use crate::runtime::source::Event;
 
 /// What the guest worker can be asked for.
@@ -39,7 +39,11 @@ pub struct Order {
 }
 
 /// Starts the guest worker.
-pub fn guest_worker(machine: Arc<Machine>, events: Sender<Event>) -> std::io::Result<(Sender<Order>, JoinHandle<()>)> {
+pub fn guest_worker(
+    machine: Arc<Machine>,
+    record: Option<Arc<HandoverRecord>>,
+    events: Sender<Event>,
+) -> std::io::Result<(Sender<Order>, JoinHandle<()>)> {
     let (jobs, inbox) = channel::<Order>();
     let faults = machine.faults().clone();
     let run = move || {
@@ -54,7 +58,7 @@ pub fn guest_worker(machine: Arc<Machine>, events: Sender<Event>) -> std::io::Re
                 }
                 continue;
             }
-            let done = catch_unwind(AssertUnwindSafe(|| do_guest_job(&machine, job, &events)));
+            let done = catch_unwind(AssertUnwindSafe(|| do_guest_job(&machine, record.as_deref(), job, &events)));
             let input = done.unwrap_or_else(|_| answer(job, Err(panicked())));
             if events.send(Event::Guest(input)).is_err() {
                 return;
@@ -65,7 +69,7 @@ pub fn guest_worker(machine: Arc<Machine>, events: Sender<Event>) -> std::io::Re
     Ok((jobs, thread))
 }
 
-fn do_guest_job(machine: &Machine, job: GuestJob, events: &Sender<Event>) -> Input {
+fn do_guest_job(machine: &Machine, record: Option<&HandoverRecord>, job: GuestJob, events: &Sender<Event>) -> Input {
     let keep = |state: Vec<ferry_migration::Section>| {
         // The driver lives as long as its workers.
         let _ = events.send(Event::State(section::encode(&state)));
@@ -74,7 +78,7 @@ fn do_guest_job(machine: &Machine, job: GuestJob, events: &Sender<Event>) -> Inp
         GuestJob::Snapshot => machine.snapshot().map(keep).map_err(failure),
         GuestJob::Stop => stop(machine),
         GuestJob::Save => machine.save().map(keep).map_err(failure),
-        GuestJob::Resume => resume(machine),
+        GuestJob::Resume => resume(machine, record),
     };
     answer(job, result)
 }
@@ -99,8 +103,8 @@ fn stop(machine: &Machine) -> Result<(), Failure> {
     machine.release_resources().map_err(failure)
 }
 
-fn resume(machine: &Machine) -> Result<(), Failure> {
-    machine.release_hold().map_err(|error| {
+fn resume(machine: &Machine, record: Option<&HandoverRecord>) -> Result<(), Failure> {
+    machine.release_hold_if(|| record.map_or(Ok(()), HandoverRecord::allows)).map_err(|error| {
         machine.leave_stopped();
         let mut failure = machine_failure(&error);
         failure.reason.push_str("; when that is mended, go on with cont");

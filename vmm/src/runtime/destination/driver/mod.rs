@@ -384,7 +384,7 @@ impl Driver {
             return self.input(Input::Started(Err(failure)));
         }
         self.machine.set_memory_arrives(self.missing.is_some());
-        self.job(MachineJob::Start(self.permitted));
+        self.job(MachineJob::Start(self.permitted, self.record.clone()));
     }
 
     fn started(&self) {

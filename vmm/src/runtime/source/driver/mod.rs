@@ -133,7 +133,7 @@ impl Driver {
         if parameters.local {
             progress.set_local();
         }
-        let (guest_jobs, guest_thread) = guest_worker(machine.clone(), events.clone())?;
+        let (guest_jobs, guest_thread) = guest_worker(machine.clone(), record.clone(), events.clone())?;
         let controls = Controls {
             stop: Arc::default(),
             end_round: Arc::default(),
