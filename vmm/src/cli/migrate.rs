@@ -13,11 +13,11 @@ use ferry_migration::{Handshake, MigrationInfo, Status};
 use serde_json::{Map, Value, json};
 
 use super::progress::Progress;
-use super::signals::{self, Signal};
 use super::style::Style;
 use super::{CliError, QMP_TIMEOUT, qmp_path, say, summary, units};
 use crate::endpoint::Endpoint;
 use crate::qmp::client::{Client, ClientError};
+use crate::signals::{Signal, Signals};
 
 /// Between two looks at the migration.
 const POLL: Duration = Duration::from_millis(50);
@@ -103,11 +103,12 @@ enum When {
 
 /// Runs `ferry migrate`.
 pub fn run(options: &Options) -> Result<(), CliError> {
-    let signals = signals::receive().map_err(|error| CliError::failed("cannot watch for signals", error))?;
-    migrate(options, &signals)
+    let signals = Signals::take().map_err(|error| CliError::failed("cannot watch for signals", error))?;
+    migrate(options, || signals.messages())
 }
 
-fn migrate(options: &Options, signals: &Receiver<Signal>) -> Result<(), CliError> {
+/// The signals are asked for when there is a migration that they may cancel; before that they end the command.
+fn migrate(options: &Options, signals: impl FnOnce() -> Receiver<Signal>) -> Result<(), CliError> {
     let mut client = Client::connect(&options.qmp, QMP_TIMEOUT)?;
     let parameters = options.parameters();
     if !parameters.is_empty() {
@@ -118,7 +119,7 @@ fn migrate(options: &Options, signals: &Receiver<Signal>) -> Result<(), CliError
         client.execute("migrate-set-capabilities", json!({ "capabilities": capabilities }))?;
     }
     let to = for_anyone(&options.to)?.to_string();
-    let moved = begin_and_watch(options, &to, &mut client, signals);
+    let moved = begin_and_watch(options, &to, &mut client, &signals());
     if options.local && !matches!(&moved, Ok(info) if info.status == Some(Status::Completed)) {
         // For whoever migrates this guest next, which may be to another host. A process that has gone does not mind.
         let _ = client.execute("migrate-set-parameters", json!({ "x-ferry-local": false }));
@@ -329,7 +330,7 @@ mod tests {
         let qmp = format!("unix:{}", path.display());
         let all = ["migrate", "--qmp", &qmp, "--to", "unix:nowhere"].into_iter().chain(arguments.iter().copied());
         let options = Command::try_parse_from(all).unwrap().options;
-        let command = thread::spawn(move || migrate(&options, &received));
+        let command = thread::spawn(move || migrate(&options, || received));
         let deadline = Instant::now() + SOON;
         while mock.state().migrations.is_empty() {
             assert!(Instant::now() < deadline && !command.is_finished(), "the migration never began");

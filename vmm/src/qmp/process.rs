@@ -17,6 +17,7 @@ use crate::endpoint::Endpoint;
 use crate::machine::{Machine, RunState};
 use crate::runtime::record::OwnershipInfo;
 use crate::runtime::{MigrationError, Migrations};
+use crate::stderr;
 
 /// Hears why an incoming migration failed.
 type OnFailure = Arc<dyn Fn(MigrationError) + Send + Sync>;
@@ -47,7 +48,7 @@ impl Process {
     pub fn listen(&self, at: &Endpoint, exit_on_error: bool) -> Result<(), MigrationError> {
         let at = self.migrations.incoming(at)?;
         // Scripts that gave port 0 read this line.
-        eprintln!("listening on {at}");
+        stderr::say(format_args!("listening on {at}"));
         let migrations = self.migrations.clone();
         let on_failure = exit_on_error.then(|| self.on_incoming_failed.clone());
         let follow = move || match (migrations.wait_incoming(), on_failure) {
@@ -120,7 +121,7 @@ impl Target for Process {
     fn recover(&self, at: &Endpoint) -> Done {
         let at = self.migrations.recover_incoming(at).map_err(refused)?;
         // As for the first address.
-        eprintln!("listening on {at}");
+        stderr::say(format_args!("listening on {at}"));
         Ok(())
     }
 

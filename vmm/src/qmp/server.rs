@@ -15,7 +15,6 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -27,7 +26,8 @@ use super::outbox::{Outbox, notify};
 use super::session::{Order, Session, Shared};
 use super::target::Target;
 use super::wire::{self, CommandError};
-use crate::events::{Event, Events, Stamped};
+use crate::events::{Event, Events, Subscription};
+use crate::unix_socket;
 
 /// Clients at a time; a further one is told so and closed.
 pub const MAX_CLIENTS: usize = 16;
@@ -224,14 +224,15 @@ fn log_client(error: &io::Error) {
 }
 
 /// Gives events to the clients until the publisher closes.
-fn spread(events: &Receiver<Stamped>, clients: &Clients, shared: &Shared) {
-    for stamped in events {
+fn spread(events: &Subscription, clients: &Clients, shared: &Shared) {
+    while let Some(stamped) = events.next() {
         let about_migration = matches!(stamped.event, Event::Migration(_) | Event::MigrationPass(_));
         if !about_migration || shared.migration_events.load(Ordering::Relaxed) {
             let line = wire::event(&stamped);
             clients.lock().iter().for_each(|outbox| outbox.event(&line));
         }
-        shared.order.spread_one();
+        // Those that were lost before this one count as spread: no reply may wait for them.
+        shared.order.spread(events.taken());
     }
 }
 
@@ -239,7 +240,7 @@ fn listen(path: &Path) -> Result<UnixListener, ServerError> {
     let io = |what| move |source| ServerError::Io { path: path.to_owned(), what, source };
     match fs::symlink_metadata(path) {
         Ok(file) if !file.file_type().is_socket() => return Err(ServerError::NotASocket { path: path.to_owned() }),
-        Ok(_) => match UnixStream::connect(path) {
+        Ok(_) => match unix_socket::connect(path) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 fs::remove_file(path).map_err(io("remove what a process left behind"))?;
             }
@@ -249,5 +250,5 @@ fn listen(path: &Path) -> Result<UnixListener, ServerError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(io("look at it")(error)),
     }
-    UnixListener::bind(path).map_err(io("listen"))
+    unix_socket::listen(path).map(UnixListener::from).map_err(io("listen"))
 }

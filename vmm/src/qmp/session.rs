@@ -45,9 +45,9 @@ impl Order {
         Order { events: Some(events), spread: Mutex::new(count), moved: Condvar::new() }
     }
 
-    /// One more event is in the outboxes.
-    pub fn spread_one(&self) {
-        *self.spread.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+    /// As many events are in the outboxes, or lost, of those that were published since the start.
+    pub fn spread(&self, count: u64) {
+        *self.spread.lock().unwrap_or_else(PoisonError::into_inner) = count;
         self.moved.notify_all();
     }
 

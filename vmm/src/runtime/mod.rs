@@ -7,6 +7,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ferry_devices::advice;
 use ferry_devices::fault::FaultControl;
 use ferry_migration::destination::Outcome;
 use ferry_migration::parameters::{Capability, ParameterError};
@@ -418,7 +419,7 @@ pub fn causes(error: &dyn std::error::Error) -> String {
         }
         next = cause.source();
     }
-    text
+    advice::with_limit(text)
 }
 
 /// Waits for threads of an attempt that is given up; ends whatever device hangs in them, however late it begins to.

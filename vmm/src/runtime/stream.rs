@@ -4,9 +4,8 @@
 //! which is how an attempt that is given up gets its threads back from a peer that does not answer.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::ToSocketAddrs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -17,6 +16,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, So
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::endpoint::Endpoint;
+use crate::unix_socket;
 
 /// A connected socket; clones share it.
 #[derive(Clone, Debug)]
@@ -67,8 +67,8 @@ impl Stream {
     pub fn connect(to: &Endpoint, deadline: Instant, cancel: &EventFd) -> io::Result<Self> {
         match to {
             Endpoint::Unix(path) => {
-                let address = rustix::net::SocketAddrUnix::new(path)?;
-                connect_one(AddressFamily::UNIX, &address, deadline, cancel)
+                let address = unix_socket::Address::of(path)?;
+                connect_one(AddressFamily::UNIX, address.get(), deadline, cancel)
             }
             Endpoint::Tcp { host, port } => {
                 let mut last = io::Error::new(io::ErrorKind::NotFound, format!("no address is known for '{host}'"));
@@ -295,16 +295,13 @@ impl Listener {
     pub fn bind(at: &Endpoint) -> io::Result<Self> {
         match at {
             Endpoint::Unix(path) => {
-                let fd = UnixListener::bind(path)?.into();
+                let fd = unix_socket::listen(path)?;
                 Ok(Listener { fd, at: at.clone() })
             }
             Endpoint::Tcp { host, port } => {
                 let listener = std::net::TcpListener::bind((host.as_str(), *port))?;
-                let bound: SocketAddr = listener.local_addr()?;
-                Ok(Listener {
-                    fd: listener.into(),
-                    at: Endpoint::Tcp { host: bound.ip().to_string(), port: bound.port() },
-                })
+                let at = Endpoint::from(listener.local_addr()?);
+                Ok(Listener { fd: listener.into(), at })
             }
         }
     }

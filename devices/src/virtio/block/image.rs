@@ -7,11 +7,13 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::format;
+use crate::advice;
 use crate::fault::{FaultControl, Place};
 
 /// Bytes in a sector, the unit of every virtio-blk address (virtio 1.2 §5.2.6).
@@ -21,7 +23,7 @@ pub(super) const SECTOR_BYTES: u64 = 512;
 #[derive(Debug, thiserror::Error)]
 pub enum BlockError {
     /// The file cannot be opened or examined.
-    #[error("cannot open disk image {path}: {source}; check the path and its permissions")]
+    #[error("cannot open disk image {path}: {source}; {advice}", advice = advice::opening(source))]
     Open {
         /// The image.
         path: PathBuf,
@@ -44,6 +46,17 @@ pub enum BlockError {
         path: PathBuf,
         /// Its size.
         bytes: u64,
+    },
+    /// The content is of another format than raw.
+    #[error(
+        "disk image {path} holds a {format} image, and the guest would see its raw bytes: convert it, `qemu-img convert -O raw \
+         {path} RAW`, and give RAW; if it is a raw disk whose guest wrote these bytes, say so with --disk {path},format=raw"
+    )]
+    NotRaw {
+        /// The image.
+        path: PathBuf,
+        /// The format.
+        format: &'static str,
     },
     /// The host has no eventfd or thread left.
     #[error("cannot set up the disk {path}: {source}; raise this process's limits on files and threads")]
@@ -71,7 +84,10 @@ impl Image {
     pub(super) fn open(path: &Path, read_only: bool, faults: Arc<FaultControl>) -> Result<Self, BlockError> {
         let failed = |source| BlockError::Open { path: path.to_owned(), source };
         faults.before(Place::DiskOpen).map_err(failed)?;
-        let file = OpenOptions::new().read(true).write(!read_only).open(path).map_err(failed)?;
+        // O_NONBLOCK: a FIFO in the image's place must not make the open wait. It means nothing to an image.
+        let mut options = OpenOptions::new();
+        options.read(true).write(!read_only).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+        let file = options.open(path).map_err(failed)?;
         let kind = file.metadata().map_err(failed)?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             return Err(BlockError::NotAnImage { path: path.to_owned() });
@@ -81,6 +97,16 @@ impl Image {
             return Err(BlockError::Size { path: path.to_owned(), bytes });
         }
         Ok(Image { file, bytes, read_only, faults, path: path.to_owned(), unsynced: AtomicBool::new(false) })
+    }
+
+    /// Refuses content of another format than raw.
+    pub(super) fn check_raw(&self) -> Result<(), BlockError> {
+        let path = || self.path.clone();
+        match format::detect(&self.file, self.bytes) {
+            Ok(None) => Ok(()),
+            Ok(Some(format)) => Err(BlockError::NotRaw { path: path(), format }),
+            Err(source) => Err(BlockError::Open { path: path(), source }),
+        }
     }
 
     pub(super) fn path(&self) -> &Path {

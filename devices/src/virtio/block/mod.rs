@@ -5,6 +5,7 @@
 //! image without a copy (`transfer`). The image's lock (`image`) is held exactly while a guest may run.
 
 mod config;
+pub mod format;
 mod image;
 mod request;
 mod ring;
@@ -71,6 +72,18 @@ impl Block {
         let worker = Worker::start(memory, image, config::id(instance))
             .map_err(|source| BlockError::Host { path: path.to_owned(), source })?;
         Ok(Block { id: DeviceId { name: "virtio-blk", instance }, worker })
+    }
+
+    /// Refuses an image whose content is of another format than raw.
+    ///
+    /// For a guest that is booted. One that arrives brings its disk from a process where this was looked at; and a host
+    /// that reads the image before the guest arrives may keep what the source's guest changes after that.
+    ///
+    /// # Errors
+    ///
+    /// The image holds another format, or cannot be read.
+    pub fn check_raw(&self) -> Result<(), BlockError> {
+        self.worker.shared.image.check_raw()
     }
 
     /// Size of the disk in bytes.

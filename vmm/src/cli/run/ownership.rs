@@ -31,11 +31,13 @@ impl FromStr for OwnershipOption {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (place, take) = text.strip_suffix(",take").map_or((text, false), |place| (place, true));
+        // Two commas are one of the path.
+        let taken = text.strip_suffix(",take").filter(|place| !place.ends_with(','));
+        let (place, take) = (taken.unwrap_or(text), taken.is_some());
         let place = match (place, place.strip_prefix("file:")) {
             ("auto", _) => Place::Auto,
             ("none", _) => Place::None,
-            (_, Some(path)) if !path.is_empty() => Place::File(path.into()),
+            (_, Some(path)) if !path.is_empty() => Place::File(path.replace(",,", ",").into()),
             _ => return Err("write auto, file:PATH or none; ,take may follow".into()),
         };
         Ok(OwnershipOption { place, take })
@@ -43,6 +45,21 @@ impl FromStr for OwnershipOption {
 }
 
 impl OwnershipOption {
+    /// The file of the record, if there is to be one.
+    ///
+    /// # Errors
+    /// When the disk's image cannot be found.
+    pub fn path(&self, disk: Option<&DiskConfig>) -> Result<Option<PathBuf>, CliError> {
+        Ok(Some(match (&self.place, disk) {
+            (Place::None, _) | (Place::Auto, None | Some(DiskConfig { read_only: true, .. })) => return Ok(None),
+            (Place::Auto, Some(disk)) => FileRecord::beside(&disk.path).map_err(|error| {
+                CliError::failed(&format!("the image {} cannot be found", disk.path.display()), error)
+            })?,
+            (Place::File(path), _) => std::path::absolute(path)
+                .map_err(|error| CliError::failed(&format!("{} cannot be made absolute", path.display()), error))?,
+        }))
+    }
+
     /// The record of the guest named `vm`, if it is to have one. Nothing is read or written yet. `faults` may spoil what is asked
     /// of its storage.
     ///
@@ -54,14 +71,7 @@ impl OwnershipOption {
         disk: Option<&DiskConfig>,
         faults: &Arc<FaultControl>,
     ) -> Result<Option<Arc<OwnRecord>>, CliError> {
-        let path = match (&self.place, disk) {
-            (Place::None, _) | (Place::Auto, None | Some(DiskConfig { read_only: true, .. })) => return Ok(None),
-            (Place::Auto, Some(disk)) => FileRecord::beside(&disk.path).map_err(|error| {
-                CliError::failed(&format!("the image {} cannot be found", disk.path.display()), error)
-            })?,
-            (Place::File(path), _) => std::path::absolute(path)
-                .map_err(|error| CliError::failed(&format!("{} cannot be made absolute", path.display()), error))?,
-        };
+        let Some(path) = self.path(disk)? else { return Ok(None) };
         let backend = Arc::new(FileRecord::new(path, LOCK_TIMEOUT, faults.clone()));
         OwnRecord::new(backend, vm).map(|own| Some(Arc::new(own))).map_err(CliError::because)
     }
@@ -100,6 +110,10 @@ mod tests {
         assert_eq!(option("none").unwrap().place, Place::None);
         let file = option("file:/a,b,take").unwrap();
         assert_eq!(file, OwnershipOption { place: Place::File("/a,b".into()), take: true });
+        for (text, path, take) in [("file:/a,,take", "/a,take", false), ("file:/a,,b,take", "/a,b", true)] {
+            let expected = OwnershipOption { place: Place::File(path.into()), take };
+            assert_eq!(option(text).unwrap(), expected, "{text}");
+        }
         for text in ["", "file:", "/a", "take", "auto,steal"] {
             assert!(option(text).unwrap_err().contains("auto, file:PATH or none"), "{text}");
         }
@@ -111,7 +125,7 @@ mod tests {
         let path = dir.path().join("disk");
         std::fs::write(&path, [0; 512]).unwrap();
         let auto: OwnershipOption = "auto".parse().unwrap();
-        let disk = |read_only| DiskConfig { path: path.clone(), read_only };
+        let disk = |read_only| DiskConfig { path: path.clone(), read_only, raw: false };
         let faults = Arc::new(FaultControl::new(Direction::Outgoing));
         let record = |disk: Option<DiskConfig>| auto.record("vm", disk.as_ref(), &faults).unwrap();
         let beside = record(Some(disk(false))).unwrap();

@@ -59,7 +59,8 @@ fn stop_and_cont_are_heard_of_once() {
     assert_eq!(rig.machine.run_state(), RunState::Paused);
     rig.machine.cont().unwrap();
     rig.machine.cont().unwrap();
-    let events: Vec<_> = rig.events.try_iter().map(|stamped| stamped.event).collect();
+    let events: Vec<_> =
+        std::iter::from_fn(|| rig.events.next_within(Duration::ZERO)).map(|stamped| stamped.event).collect();
     assert_eq!(events, [Event::Stop, Event::Resume]);
 }
 
@@ -137,7 +138,7 @@ fn a_second_machine_on_the_same_disk_is_refused_by_name() {
     }
     let image = tempfile::NamedTempFile::new().unwrap();
     image.as_file().set_len(1 << 20).unwrap();
-    let disk = Some(DiskConfig { path: image.path().to_owned(), read_only: false });
+    let disk = Some(DiskConfig { path: image.path().to_owned(), read_only: false, raw: false });
     let first = Rig::new(BUSY, |config| config.disk = disk.clone());
     let config = MachineConfig { disk: disk.clone(), serial: SerialSink::Null, ..Default::default() };
     let error = Machine::build(&config, Arc::default()).unwrap_err();

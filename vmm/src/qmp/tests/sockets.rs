@@ -233,6 +233,45 @@ fn a_client_waits_no_longer_than_told() {
     let _listener = UnixListener::bind(&path).unwrap();
     let mute = Client::connect(&path, Duration::from_millis(20)).unwrap_err();
     assert!(matches!(mute, ClientError::Timeout { .. }), "{mute}");
+    assert!(mute.to_string().ends_with("the greeting did not come within 20 ms"), "{mute}");
+}
+
+#[test]
+fn a_client_says_why_the_process_has_gone() {
+    for (last, why) in [
+        (
+            Some(json!({ "event": "SHUTDOWN", "data": { "guest": true, "reason": "guest-shutdown" } })),
+            "the guest has shut down",
+        ),
+        (
+            Some(json!({ "event": "SHUTDOWN", "data": { "guest": false, "reason": "host-qmp-quit" } })),
+            "was told to quit",
+        ),
+        (None, "the process ended before"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("brief");
+        let listener = UnixListener::bind(&path).unwrap();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            writeln!(stream, "{}", json!({ "QMP": { "version": {}, "capabilities": [] } })).unwrap();
+            let mut line = String::new();
+            BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
+            writeln!(stream, "{}", json!({ "return": {}, "id": 1 })).unwrap();
+            if let Some(event) = last {
+                writeln!(stream, "{event}").unwrap();
+            }
+        });
+        let mut client = Client::connect(&path, TIMEOUT).unwrap();
+        server.join().unwrap();
+        // The process has gone before the command is sent.
+        let error = client.execute("query-status", json!({})).unwrap_err();
+        assert!(matches!(error, ClientError::Closed { .. }), "{error:?}");
+        assert!(
+            error.to_string().contains(why) && error.to_string().contains("the reply to 'query-status'"),
+            "{error}"
+        );
+    }
 }
 
 #[test]
