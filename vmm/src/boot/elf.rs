@@ -104,7 +104,8 @@ impl Class {
             return Err(Problem::WrongElf("it is big-endian"));
         }
         match (start[4], u16_at(start, 18)) {
-            (1, EM_386) => Ok(Class::Elf32),
+            // Both are entered alike; 64-bit kernels that GRUB can load are often packed as ELF32.
+            (1, EM_386 | EM_X86_64) => Ok(Class::Elf32),
             (2, EM_X86_64) => Ok(Class::Elf64),
             (1 | 2, _) => Err(Problem::WrongElf("it is for another processor")),
             _ => Err(Problem::WrongElf("it is neither 32-bit nor 64-bit")),

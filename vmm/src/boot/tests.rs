@@ -95,6 +95,9 @@ fn a_pvh_kernel_may_be_elf32() {
     assert_eq!(memory.guest().read_obj::<[u8; 20]>(GuestAddress(0x10_0000)).unwrap(), *NOTE);
     assert_eq!(memory.guest().read_obj::<u64>(GuestAddress(0x10_1ff8)).unwrap(), 0);
     assert_eq!(memory.guest().read_obj::<u32>(GuestAddress(layout::START_INFO)).unwrap(), 0x336e_c578);
+    let mut for_x86_64 = good32();
+    for_x86_64[18] = 62;
+    assert_eq!(load(&for_x86_64).unwrap().1, Entry::Pvh(0x10_0000));
 }
 
 #[test]
@@ -182,7 +185,7 @@ fn damaged_images_are_refused_by_name() {
         (good()[..40].to_vec(), "ends before its ELF header"),
         (good()[..100].to_vec(), "ends before its program headers"),
         (good()[..0x1008].to_vec(), "ends before its segments"),
-        (patched(good(), 4, 1), "another processor"),
+        (patched(good(), 4, 1), "nothing to load"),
         (patched(good(), 4, 0), "neither 32-bit nor 64-bit"),
         (patched(good32(), 4, 2), "another processor"),
         (patched(good32(), 5, 2), "big-endian"),

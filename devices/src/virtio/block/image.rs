@@ -70,9 +70,9 @@ pub(super) struct Image {
     /// Something was written since the file was last made durable.
     unsynced: AtomicBool,
     /// The kernel has lost written data at a moment at which the guest had asked for nothing: its next flush fails.
-    lost_data: AtomicBool,
+    pub(super) lost_data: AtomicBool,
     /// A thread makes the file durable ahead of a pause.
-    flushing_ahead: AtomicBool,
+    flushing_ahead: Arc<AtomicBool>,
 }
 
 impl Image {
@@ -97,7 +97,7 @@ impl Image {
             path: path.to_owned(),
             unsynced: AtomicBool::new(false),
             lost_data: AtomicBool::new(false),
-            flushing_ahead: AtomicBool::new(false),
+            flushing_ahead: Arc::default(),
         })
     }
 
@@ -147,8 +147,9 @@ impl Image {
         }
         self.unlock()?;
         let path = self.path.display();
-        let text =
-            format!("disk image {path} has {bytes} bytes now and had {expected} when it was opened: restore its size");
+        let text = format!(
+            "disk image {path} has {bytes} bytes now, less than the guest's disk ({expected}): restore its size"
+        );
         Err(io::Error::other(text))
     }
 
@@ -202,15 +203,18 @@ impl Image {
         if !self.is_unsynced() || self.flushing_ahead.swap(true, Ordering::SeqCst) {
             return;
         }
-        let image = Arc::clone(self);
+        let (image, flushing) = (Arc::clone(self), Arc::clone(&self.flushing_ahead));
         let flush = move || {
             // Through an opening of its own: the kernel tells each opening once of data that it could not write, and `file` must
             // not miss that.
             let opened = File::open(format!("/proc/self/fd/{}", image.file.as_raw_fd()));
+            // With the image goes its lock, which slow storage must not keep.
+            let path = image.path.clone();
+            drop(image);
             if let Err(error) = opened.and_then(|file| file.sync_data()) {
-                tracing::debug!(image = %image.path.display(), %error, "not made durable ahead of the pause");
+                tracing::debug!(image = %path.display(), %error, "not made durable ahead of the pause");
             }
-            image.flushing_ahead.store(false, Ordering::SeqCst);
+            flushing.store(false, Ordering::SeqCst);
         };
         if let Err(error) = thread::Builder::new().name("virtio-blk-sync".to_owned()).spawn(flush) {
             tracing::debug!(image = %self.path.display(), %error, "no thread to flush it ahead of the pause");

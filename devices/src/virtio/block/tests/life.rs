@@ -112,7 +112,7 @@ fn a_destination_needs_no_more_of_the_image_than_the_guest_has() {
     let mut other = destination(&rig);
     resize(&rig.image, SECTORS * 512);
     rig.disk.release().unwrap();
-    assert!(other.acquire().unwrap_err().to_string().contains("had 131072"));
+    assert!(other.acquire().unwrap_err().to_string().contains("guest's disk (131072)"));
     hand_over(&mut rig.disk, &mut other);
 }
 
@@ -172,7 +172,9 @@ fn an_image_that_has_shrunk_is_not_run() {
     let mut rig = Rig::new();
     rig.disk.release().unwrap();
     resize(&rig.image, 512);
-    assert!(rig.disk.acquire().unwrap_err().to_string().contains("had 65536 when it was opened"));
+    assert!(
+        rig.disk.acquire().unwrap_err().to_string().contains("has 512 bytes now, less than the guest's disk (65536)")
+    );
     // The refusal does not keep the lock.
     disk(&rig.image, false, &rig.memory).acquire().unwrap();
 }
