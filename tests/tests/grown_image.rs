@@ -34,7 +34,7 @@ fn a_guest_whose_image_has_grown_goes_on_after_a_stop_and_after_a_migration_that
     scene.source.qmp("cont", json!({}));
     scene.guest.wait_reports(1);
     scene.fails(&destination.wait_listening());
-    gave_up(&mut destination);
+    let _ = gave_up(&mut destination);
     assert_eq!(scene.source.run_state(), "running");
     assert_kept_inside(&scene);
     scene.ends_well();
