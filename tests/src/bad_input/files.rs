@@ -32,7 +32,7 @@ pub fn kernels(lab: &Lab) -> Vec<Row> {
         ("header-cut.elf", bytes[..40].to_vec(), "header-cut.elf"),
         ("program-headers-cut.elf", bytes[..100].to_vec(), "program-headers-cut.elf"),
         ("segment-cut.elf", bytes[..bytes.len() - 2].to_vec(), "segment-cut.elf"),
-        ("class32.elf", with(&|elf| elf.class = 1), "32-bit"),
+        ("class32.elf", with(&|elf| elf.class = 1), "nothing to load"),
         ("machine.elf", with(&|elf| elf.machine = 183), "machine.elf"),
         ("outside.elf", with(&|elf| elf.load_at = 0x4000_0000), "outside.elf"),
         ("wraps.elf", with(&|elf| elf.load_at = u64::MAX - 1), "wraps.elf"),

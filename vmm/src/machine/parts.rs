@@ -8,6 +8,7 @@ use ferry_devices::serial::Serial;
 use ferry_devices::{Bus, Device};
 use ferry_migration::MachineDescription;
 
+use super::build::Disk;
 use super::control::Control;
 use super::custody::Custody;
 use super::error::{DeviceFailure, MachineError};
@@ -38,10 +39,12 @@ pub(super) struct Parts {
     /// Of the devices, in order: a load that hangs has the devices locked.
     pub(super) device_names: Vec<String>,
     pub(super) serial: Arc<Serial>,
+    /// For what must not wait for the devices' lock.
+    pub(super) disk: Option<Disk>,
     pub(super) faults: Arc<FaultControl>,
     /// This host's offer.
     pub(super) description: MachineDescription,
-    /// With the CPUID of a guest that came from elsewhere.
+    /// With the CPUID and the disk capacity of a guest that came from elsewhere.
     pub(super) arrived: OnceLock<MachineDescription>,
     /// Asked before the guest runs again after its disk was let go of.
     pub(super) custody: OnceLock<Arc<dyn Custody>>,
@@ -157,7 +160,8 @@ impl Parts {
 
     /// The guest that arrived is this process's own from now on: what it sees is what the next destination must have.
     pub(super) fn settle_in(&self) {
-        let own = MachineDescription { cpuid: description::cpuid_of(&self.vcpu(0)), ..self.description.clone() };
+        let mut own = MachineDescription { cpuid: description::cpuid_of(&self.vcpu(0)), ..self.description.clone() };
+        description::keep_capacity(&mut own, self.disk.as_ref());
         // It arrives only once; a second try after a failed start finds the same.
         let _ = self.arrived.set(own);
     }

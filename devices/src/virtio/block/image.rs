@@ -10,7 +10,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 
 use super::format;
 use crate::advice;
@@ -71,13 +72,20 @@ pub enum BlockError {
 /// An open image.
 pub(super) struct Image {
     pub(super) file: File,
-    pub(super) bytes: u64,
+    /// Its size when it was opened.
+    bytes: u64,
+    /// The size of the disk that the guest was offered; at most that of the image.
+    capacity: AtomicU64,
     pub(super) read_only: bool,
     /// What is to go wrong with it.
     pub(super) faults: Arc<FaultControl>,
     path: PathBuf,
     /// Something was written since the file was last made durable.
     unsynced: AtomicBool,
+    /// The kernel has lost written data at a moment at which the guest had asked for nothing: its next flush fails.
+    pub(super) lost_data: AtomicBool,
+    /// A thread makes the file durable ahead of a pause.
+    flushing_ahead: Arc<AtomicBool>,
 }
 
 impl Image {
@@ -96,7 +104,32 @@ impl Image {
         if bytes == 0 || !bytes.is_multiple_of(SECTOR_BYTES) {
             return Err(BlockError::Size { path: path.to_owned(), bytes });
         }
-        Ok(Image { file, bytes, read_only, faults, path: path.to_owned(), unsynced: AtomicBool::new(false) })
+        Ok(Image {
+            file,
+            bytes,
+            capacity: AtomicU64::new(bytes),
+            read_only,
+            faults,
+            path: path.to_owned(),
+            unsynced: AtomicBool::new(false),
+            lost_data: AtomicBool::new(false),
+            flushing_ahead: Arc::default(),
+        })
+    }
+
+    /// Size of the image in bytes when it was opened.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Size of the disk in bytes, as the guest knows it: that of the image when the guest booted.
+    pub(super) fn capacity(&self) -> u64 {
+        self.capacity.load(Ordering::SeqCst)
+    }
+
+    /// The guest that arrives was offered a disk of so many bytes, which the image has.
+    pub(super) fn set_capacity(&self, bytes: u64) {
+        self.capacity.store(bytes, Ordering::SeqCst);
     }
 
     /// Refuses content of another format than raw.
@@ -117,7 +150,8 @@ impl Image {
     ///
     /// # Errors
     ///
-    /// Another process, or another guest of this one, holds it; or the image has changed its size since it was opened.
+    /// Another process, or another guest of this one, holds it; or the image has become smaller than the guest's disk. A larger
+    /// one does: the guest keeps the capacity that it was offered.
     pub(super) fn lock(&self) -> io::Result<()> {
         let kind = if self.read_only { libc::F_RDLCK } else { libc::F_WRLCK };
         let locked = self.faults.before(Place::DiskLock).and_then(|()| self.set_lock(kind));
@@ -133,13 +167,15 @@ impl Image {
             kind => io::Error::new(kind, format!("cannot lock disk image {}: {error}", self.path.display())),
         })?;
         let bytes = size(&self.file)?;
-        if bytes == self.bytes {
+        let expected = self.capacity();
+        if bytes >= expected {
             return Ok(());
         }
         self.unlock()?;
-        let (path, expected) = (self.path.display(), self.bytes);
-        let text =
-            format!("disk image {path} has {bytes} bytes now and had {expected} when it was opened: restore its size");
+        let path = self.path.display();
+        let text = format!(
+            "disk image {path} has {bytes} bytes now, less than the guest's disk ({expected}): restore its size"
+        );
         Err(io::Error::other(text))
     }
 
@@ -170,14 +206,52 @@ impl Image {
         self.unsynced.load(Ordering::SeqCst)
     }
 
-    /// Makes everything written so far durable.
+    /// Makes everything written so far durable, for the guest.
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.flush(Place::DiskSync, true)
+        self.flush(Place::DiskSync, true)?;
+        if self.lost_data.swap(false, Ordering::SeqCst) {
+            let path = self.path.display();
+            let text =
+                format!("an earlier flush of disk image {path} failed, and the host has dropped what was written");
+            return Err(io::Error::other(text));
+        }
+        Ok(())
     }
 
     /// As [`Image::sync`], when there is anything to make durable: at the end of a pause.
     pub(super) fn sync_if_written(&self) -> io::Result<()> {
         self.flush(Place::DiskFlush, self.is_unsynced())
+    }
+
+    /// Begins to make durable what was written so far, on a thread of its own, so that the flush at the end of a pause has little
+    /// left to do. That one counts: a failure here has no effect. Does nothing while an earlier one is under way.
+    pub(super) fn flush_ahead(self: &Arc<Self>) {
+        if !self.is_unsynced() || self.flushing_ahead.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let (image, flushing) = (Arc::clone(self), Arc::clone(&self.flushing_ahead));
+        let flush = move || {
+            // Through an opening of its own: the kernel tells each opening once of data that it could not write, and `file` must
+            // not miss that.
+            let opened = File::open(format!("/proc/self/fd/{}", image.file.as_raw_fd()));
+            // With the image goes its lock, which slow storage must not keep.
+            let path = image.path.clone();
+            drop(image);
+            if let Err(error) = opened.and_then(|file| file.sync_data()) {
+                tracing::debug!(image = %path.display(), %error, "not made durable ahead of the pause");
+            }
+            flushing.store(false, Ordering::SeqCst);
+        };
+        if let Err(error) = thread::Builder::new().name("virtio-blk-sync".to_owned()).spawn(flush) {
+            tracing::debug!(image = %self.path.display(), %error, "no thread to flush it ahead of the pause");
+            self.flushing_ahead.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether [`Image::flush_ahead`] is at work.
+    #[cfg(test)]
+    pub(super) fn is_flushing_ahead(&self) -> bool {
+        self.flushing_ahead.load(Ordering::SeqCst)
     }
 
     fn flush(&self, place: Place, needed: bool) -> io::Result<()> {
@@ -189,7 +263,10 @@ impl Image {
                 return Ok(());
             }
             self.unsynced.store(false, Ordering::SeqCst);
-            self.file.sync_data().inspect_err(|_| self.mark_unsynced())
+            self.file.sync_data().inspect_err(|_| {
+                self.mark_unsynced();
+                self.lost_data.store(place == Place::DiskFlush, Ordering::SeqCst);
+            })
         });
         let path = self.path.display();
         flushed.map_err(|error| io::Error::new(error.kind(), format!("cannot flush disk image {path}: {error}")))

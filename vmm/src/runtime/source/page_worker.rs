@@ -168,6 +168,8 @@ impl PageWorker {
     }
 
     fn round(&mut self) -> Result<Input, PagesError> {
+        // Beside the round, so that little is left for the flush of the stopped guest's disk.
+        self.machine.flush_ahead();
         let numbers = self.sender()?.round()?;
         if self.settings.postcopy() {
             let outdated = self.sender()?.pending().clone();
