@@ -18,3 +18,4 @@ pub mod qmp;
 pub mod report;
 pub mod runtime;
 pub mod trace;
+pub mod unix_socket;

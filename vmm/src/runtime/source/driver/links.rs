@@ -55,6 +55,7 @@ impl Driver {
     pub(super) fn control_is_open(&mut self, stream: Stream) {
         let session = session(self.migration_id);
         crate::trace::connection(self.epoch);
+        self.reached = stream.reached(&self.to);
         self.links.push(stream.clone());
         self.control = Some(control::Sender::new(stream.clone(), session));
         let (events, epoch) = (self.events.clone(), self.epoch);
