@@ -1,149 +1,240 @@
-//! Unix sockets by their paths: for their owner only, and at any path that a file can have.
+//! Listening on a Unix socket: of the QMP server, and of an incoming migration.
 //!
-//! A socket address holds 107 bytes of path (unix(7)), fewer than many working folders have. A longer path is given to the kernel
-//! through a descriptor of its folder, so only the socket's own name is limited.
+//! A process that was killed leaves its socket file behind. [`listen`] replaces such a file, and never one that a process
+//! still listens on, nor one that is no socket. [`SocketFile`] removes the file at the end, unless another has its place.
 
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, flock};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-/// Bytes of path in a socket address, with the closing zero after them.
-const ADDRESS_MAX: usize = 107;
-/// Bytes in the name of a socket, so that it fits an address behind its folder's descriptor.
-pub const NAME_MAX: usize = 64;
-/// Bytes in a path (limits.h), with the closing zero after them.
-pub const PATH_MAX: usize = 4095;
+mod address;
+
+pub use address::{Address, NAME_MAX, PATH_MAX, connect, objection};
+
+/// Access for the owner alone: a client of either socket commands the guest.
+const MODE: u32 = 0o600;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
+/// Longest that another process may hold the lock under which a socket is replaced: it holds it for a few system calls.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+/// Pause between two tries to get that lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
-/// Where a socket is, as the kernel takes it.
-#[derive(Debug)]
-pub struct Address {
-    address: SocketAddrUnix,
-    /// Open for as long as the address names it.
-    _folder: Option<OwnedFd>,
+/// A Unix socket could not be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// A process listens there.
+    #[error("another process is listening there; give each process a path of its own")]
+    InUse,
+    /// The path is taken by something that is no socket.
+    #[error("the path exists and is no socket; remove it or give another path")]
+    NotASocket,
+    /// The system refused.
+    #[error("cannot {what}: {source}; see whether the folder exists and may be written to, or give another path")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
 }
 
-impl Address {
-    /// The address of the socket at `path`, which need not exist.
-    ///
-    /// # Errors
-    /// When its folder does not open, or its name is too long.
-    pub fn of(path: &Path) -> io::Result<Self> {
-        let (path, folder) = reachable(path)?;
-        Ok(Address { address: SocketAddrUnix::new(&path)?, _folder: folder })
-    }
-
-    /// As a call takes it, for as long as `self` lives.
-    #[must_use]
-    pub fn get(&self) -> &SocketAddrUnix {
-        &self.address
-    }
+/// Names what was being done in an error of the system.
+fn io<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> ListenError {
+    move |source| ListenError::Io { what, source: source.into() }
 }
 
-/// A path of the same file that fits an address, and what it goes through.
-fn reachable(path: &Path) -> io::Result<(PathBuf, Option<OwnedFd>)> {
-    if path.as_os_str().len() <= ADDRESS_MAX {
-        return Ok((path.to_owned(), None));
-    }
-    let name = path.file_name().filter(|name| name.len() <= NAME_MAX).ok_or_else(|| {
-        let text = format!("the name of a socket has at most {NAME_MAX} bytes; give it a shorter one");
-        io::Error::new(io::ErrorKind::InvalidFilename, text)
-    })?;
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    let folder = rustix::fs::openat(CWD, folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    Ok((Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name), Some(folder)))
-}
+/// Which file a path names: device and inode.
+pub type FileId = (u64, u64);
 
-/// Listens at `path`, for processes of the same user only, whatever the umask is.
-///
-/// # Errors
-/// What the kernel answered; `AddrInUse` when there is a file.
-pub fn listen(path: &Path) -> io::Result<OwnedFd> {
-    let address = Address::of(path)?;
-    let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    // The file gets the mode that the socket has when it is bound, less the umask: at no moment more.
-    rustix::fs::fchmod(&fd, Mode::RUSR | Mode::WUSR)?;
-    rustix::net::bind(&fd, address.get())?;
-    rustix::net::listen(&fd, BACKLOG)?;
-    Ok(fd)
-}
-
-/// Connects to the socket at `path`.
-///
-/// # Errors
-/// What the kernel answered.
-pub fn connect(path: &Path) -> io::Result<OwnedFd> {
-    let address = Address::of(path)?;
-    let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    loop {
-        match rustix::net::connect(&fd, address.get()) {
-            Ok(()) => return Ok(fd),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// Why `path` can be no socket's; none when it can.
+/// The file at `path` itself, a link not followed; `None` when there is none that can be seen.
 #[must_use]
-pub fn objection(path: &Path) -> Option<&'static str> {
-    let whole = path.as_os_str();
-    let name = path.file_name().map_or(0, |name| name.len());
-    match whole.len() {
-        0 => Some("the path is empty"),
-        len if len > PATH_MAX => Some("the path is longer than the 4095 bytes that a path can have"),
-        len if len > ADDRESS_MAX && name > NAME_MAX => {
-            Some("the socket's name is longer than 64 bytes, in a path of more than 107")
+pub fn file_id(path: &Path) -> Option<FileId> {
+    fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
+
+/// The file of a socket that is listened on; dropping this removes the file, if it is still this one.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    id: FileId,
+}
+
+impl SocketFile {
+    /// Which file it is.
+    #[must_use]
+    pub fn id(&self) -> FileId {
+        self.id
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if file_id(&self.path) == Some(self.id) {
+            // A file that is gone by now needs no removing.
+            let _ = fs::remove_file(&self.path);
         }
-        _ if whole.as_bytes().contains(&0) => Some("the path holds a zero byte"),
-        _ => None,
+    }
+}
+
+/// Listens at `path`, with access for the owner alone whatever the umask. A socket file that no process listens on is replaced.
+///
+/// # Errors
+/// When a process listens there, the path is taken by something else, or the system refuses.
+pub fn listen(path: &Path) -> Result<(UnixListener, SocketFile), ListenError> {
+    let reached = Address::of(path).map_err(io("use the path"))?;
+    let address = reached.get();
+    // Between the look at the file and the first moment at which a connection is let in, no other process may do the same:
+    // each would take the other's socket for one that was left behind.
+    let _alone = lock_folder(path)?;
+    remove_stale(path, address)?;
+    let socket = socket().map_err(io("create a socket"))?;
+    // The file that bind creates has this mode, less the umask.
+    rustix::fs::fchmod(&socket, Mode::from_raw_mode(MODE)).map_err(io("set the socket's mode"))?;
+    rustix::net::bind(&socket, address).map_err(io("create the socket's file"))?;
+    let found = fs::symlink_metadata(path).map_err(io("look at it"))?;
+    let file = SocketFile { path: path.to_owned(), id: (found.dev(), found.ino()) };
+    if found.permissions().mode() & 0o777 != MODE {
+        // A umask that takes from the owner.
+        fs::set_permissions(path, fs::Permissions::from_mode(MODE)).map_err(io("set the socket's mode"))?;
+    }
+    rustix::net::listen(&socket, BACKLOG).map_err(io("listen"))?;
+    rustix::io::ioctl_fionbio(&socket, false).map_err(io("make it blocking"))?;
+    Ok((socket.into(), file))
+}
+
+fn socket() -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+}
+
+/// Removes a socket file that no process listens on.
+fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), ListenError> {
+    match fs::symlink_metadata(path) {
+        Ok(file) if !file.file_type().is_socket() => return Err(ListenError::NotASocket),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io("look at it")(error)),
+    }
+    let probe = socket().map_err(io("create a socket"))?;
+    match rustix::net::connect(&probe, address) {
+        // EAGAIN: its queue is full, so a process listens, however busy it is.
+        Ok(()) | Err(Errno::AGAIN) => Err(ListenError::InUse),
+        Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(io("remove what a process left behind")),
+        Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(io("find out whether a process listens there")(error)),
+    }
+}
+
+/// The lock of the folder that holds `path`. `None` where the folder cannot be locked: not readable, or a filesystem without.
+fn lock_folder(path: &Path) -> Result<Option<File>, ListenError> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Ok(folder) = File::open(folder) else { return Ok(None) };
+    let until = Instant::now() + LOCK_WAIT;
+    loop {
+        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Some(folder)),
+            Err(Errno::INTR) => {}
+            Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(LOCK_PAUSE),
+            Err(error @ Errno::WOULDBLOCK) => {
+                return Err(io("lock its folder, which another process has locked")(error));
+            }
+            Err(_) => return Ok(None),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
-    /// A folder whose path does not fit a socket address.
-    fn deep(dir: &Path) -> PathBuf {
-        let folder = dir.join("a-folder-with-a-long-name".repeat(3)).join("and-another-one-below-it".repeat(3));
-        std::fs::create_dir_all(&folder).unwrap();
-        assert!(folder.as_os_str().len() > ADDRESS_MAX);
-        folder
+    fn folder() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        (folder, path)
     }
 
     #[test]
-    fn a_socket_in_a_long_folder_is_listened_on_and_reached() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = deep(dir.path()).join("m.sock");
-        let _listener = listen(&path).unwrap();
+    fn a_socket_that_was_left_behind_is_replaced() {
+        let (_folder, path) = folder();
+        drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        connect(&path).unwrap();
-        assert_eq!(listen(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let (_listener, file) = listen(&path).unwrap();
+        UnixStream::connect(&path).unwrap();
+        drop(file);
+        assert!(!path.exists());
     }
 
     #[test]
-    fn a_socket_is_its_owners_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        // Looser than any umask: the socket's mode is set before there is a file.
-        let path = dir.path().join("m.sock");
-        let _listener = listen(&path).unwrap();
-        assert_eq!(path.symlink_metadata().unwrap().permissions().mode() & 0o077, 0);
+    fn a_socket_that_is_listened_on_stays() {
+        let (_folder, path) = folder();
+        let listener = UnixListener::bind(&path).unwrap();
+        let id = file_id(&path);
+        assert!(matches!(listen(&path), Err(ListenError::InUse)));
+        // One that is too busy to let a further connection in is no other.
+        rustix::net::listen(&listener, 0).unwrap();
+        let _waits = UnixStream::connect(&path).unwrap();
+        assert!(matches!(listen(&path), Err(ListenError::InUse)));
+        assert_eq!(file_id(&path), id);
     }
 
     #[test]
-    fn a_long_name_in_a_long_path_is_refused_by_name() {
-        let path = PathBuf::from(format!("/{}/{}", "x".repeat(100), "y".repeat(65)));
-        assert!(objection(&path).unwrap().contains("64 bytes"));
-        assert!(Address::of(&path).unwrap_err().to_string().contains("64 bytes"));
-        assert_eq!(objection(Path::new("")), Some("the path is empty"));
-        assert_eq!(objection(&PathBuf::from(format!("/{}/m", "x".repeat(200)))), None);
-        assert!(objection(&PathBuf::from("x".repeat(5000))).unwrap().contains("4095"));
+    fn what_is_no_socket_stays() {
+        let (_folder, path) = folder();
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(listen(&path), Err(ListenError::NotASocket)));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        fs::remove_file(&path).unwrap();
+        // A link to a socket is not replaced either.
+        std::os::unix::fs::symlink(path.with_file_name("elsewhere"), &path).unwrap();
+        assert!(matches!(listen(&path), Err(ListenError::NotASocket)));
+    }
+
+    #[test]
+    fn only_its_own_file_is_removed() {
+        let (_folder, path) = folder();
+        let (_listener, file) = listen(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let _theirs = UnixListener::bind(&path).unwrap();
+        drop(file);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn the_owner_alone_has_access() {
+        let (_folder, path) = folder();
+        let (_listener, _file) = listen(&path).unwrap();
+        assert_eq!(fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
+    }
+
+    #[test]
+    fn of_many_that_come_at_once_one_listens() {
+        let (_folder, path) = folder();
+        for _ in 0..20 {
+            drop(UnixListener::bind(&path).unwrap());
+            let start = std::sync::Barrier::new(4);
+            let listening = std::thread::scope(|scope| {
+                let all: Vec<_> = (0..4).map(|_| scope.spawn(|| (start.wait(), listen(&path)).1)).collect();
+                all.into_iter().filter_map(|one| one.join().unwrap().ok()).collect::<Vec<_>>()
+            });
+            assert_eq!(listening.len(), 1);
+            UnixStream::connect(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_told() {
+        let error = listen(Path::new("/nonexistent/socket")).unwrap_err().to_string();
+        assert!(error.contains("folder"), "{error}");
     }
 }

@@ -18,18 +18,21 @@ use crate::endpoint::Endpoint;
 use crate::events::Events;
 use crate::machine::Machine;
 use crate::runtime::destination::Incoming;
+use crate::runtime::listener::{BindError, Listener};
 pub use crate::runtime::local::LocalError;
 use crate::runtime::progress::{Direction, Progress};
 use crate::runtime::record::{OwnRecord, OwnershipInfo, RecordError};
 use crate::runtime::settings::Settings;
 use crate::runtime::source::{Command, Outgoing};
-use crate::runtime::stream::Listener;
 
 mod compression;
+mod connect;
 pub mod control;
 pub mod destination;
 mod inbox;
+pub mod listener;
 mod local;
+mod lookup;
 #[cfg(test)]
 mod page_path_tests;
 mod passing;
@@ -40,6 +43,7 @@ pub mod settings;
 pub mod source;
 pub mod stream;
 mod timers;
+mod until;
 
 /// Why a command about a migration was refused, or what an incoming migration came to.
 #[derive(Debug, thiserror::Error)]
@@ -69,12 +73,12 @@ pub enum MigrationError {
     #[error("{0}")]
     TooLate(&'static str),
     /// The address could not be listened at.
-    #[error("cannot listen at {at}: {source}; choose another address, or end what holds this one")]
+    #[error("cannot listen at {at}: {source}")]
     Listen {
         /// The address.
         at: Endpoint,
         /// What it answered.
-        source: std::io::Error,
+        source: BindError,
     },
     /// The host did not give a thread or a descriptor.
     #[error("the migration could not be started: {0}")]
@@ -97,7 +101,7 @@ pub enum MigrationError {
 }
 
 /// The threads of a migration, which rules of the fault device can name.
-pub const WORKERS: [&str; 17] = [
+pub const WORKERS: [&str; 16] = [
     "ferry-source",
     "ferry-src-connect",
     "ferry-src-guest",
@@ -109,7 +113,6 @@ pub const WORKERS: [&str; 17] = [
     "ferry-dest",
     "ferry-dst-accept",
     "ferry-dst-faults",
-    "ferry-dst-hello",
     "ferry-dst-load",
     "ferry-dst-memory",
     "ferry-dst-pages",
@@ -228,7 +231,7 @@ impl Migrations {
         let parameters = self.settings.parameters();
         let incoming =
             Incoming::listen(self.machine.clone(), listener, &parameters, progress.clone(), self.record.clone())
-                .map_err(listen_failed)?;
+                .map_err(|error| listen_failed(BindError::Host(error)))?;
         let endpoint = incoming.endpoint();
         current.incoming = Some(Arc::new(incoming));
         current.newest = Some(progress);

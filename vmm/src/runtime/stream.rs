@@ -4,19 +4,13 @@
 //! which is how an attempt that is given up gets its threads back from a peer that does not answer.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::ToSocketAddrs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use ferry_devices::fault::{FaultControl, Place};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, sockopt};
-use vmm_sys_util::eventfd::EventFd;
-
-use crate::endpoint::Endpoint;
-use crate::unix_socket;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, sockopt};
 
 /// A connected socket; clones share it.
 #[derive(Clone, Debug)]
@@ -28,26 +22,7 @@ impl AsFd for Stream {
     }
 }
 
-/// Ends a connection from outside, without keeping it open.
-#[derive(Debug)]
-pub struct Handle(Weak<OwnedFd>);
-
-impl Handle {
-    /// As [`Stream::shutdown`], if it is still open.
-    pub fn shutdown(&self) {
-        if let Some(fd) = self.0.upgrade() {
-            Stream(fd).shutdown();
-        }
-    }
-}
-
 impl Stream {
-    /// To end it from outside.
-    #[must_use]
-    pub fn handle(&self) -> Handle {
-        Handle(Arc::downgrade(&self.0))
-    }
-
     /// Takes a connected socket, with Nagle's algorithm off where there is one.
     ///
     /// # Errors
@@ -58,31 +33,6 @@ impl Stream {
             sockopt::set_tcp_nodelay(&fd, true)?;
         }
         Ok(Stream(Arc::new(fd)))
-    }
-
-    /// Connects, until `deadline` or until `cancel` is signalled.
-    ///
-    /// # Errors
-    /// What the last address answered; `TimedOut` at the deadline; `Interrupted` when cancelled.
-    pub fn connect(to: &Endpoint, deadline: Instant, cancel: &EventFd) -> io::Result<Self> {
-        match to {
-            Endpoint::Unix(path) => {
-                let address = unix_socket::Address::of(path)?;
-                connect_one(AddressFamily::UNIX, address.get(), deadline, cancel)
-            }
-            Endpoint::Tcp { host, port } => {
-                let mut last = io::Error::new(io::ErrorKind::NotFound, format!("no address is known for '{host}'"));
-                for address in (host.as_str(), *port).to_socket_addrs()? {
-                    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-                    match connect_one(family, &address, deadline, cancel) {
-                        Ok(stream) => return Ok(stream),
-                        Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
-                        Err(error) => last = error,
-                    }
-                }
-                Err(last)
-            }
-        }
     }
 
     /// How long one read may wait; `None` waits for ever.
@@ -142,14 +92,6 @@ impl Stream {
             if let Some(ready) = fds.iter().position(|fd| !fd.revents().is_empty()) {
                 return ready;
             }
-        }
-    }
-
-    /// Reads and forgets until the peer closes, or for as long as one read may take.
-    pub fn drain(&self) {
-        let mut forgotten = [0; 4096];
-        while matches!(rustix::net::recv(&self.0, &mut forgotten, RecvFlags::empty()), Ok((1.., _)) | Err(Errno::INTR))
-        {
         }
     }
 
@@ -239,112 +181,15 @@ pub(super) fn retry(error: Errno) -> io::Result<()> {
     }
 }
 
-fn connect_one(
-    family: AddressFamily,
-    address: &impl rustix::net::addr::SocketAddrArg,
-    deadline: Instant,
-    cancel: &EventFd,
-) -> io::Result<Stream> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-    match rustix::net::connect(&fd, address) {
-        Ok(()) => return Stream::new(fd),
-        Err(Errno::INPROGRESS) => {}
-        Err(error) => return Err(error.into()),
-    }
-    if !wait(fd.as_fd(), PollFlags::OUT, Some(deadline), cancel)? {
-        return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"));
-    }
-    sockopt::socket_error(&fd)??;
-    Stream::new(fd)
-}
-
-/// Waits until `fd` is ready; false at the deadline; `Interrupted` when `cancel` was signalled.
-fn wait(fd: BorrowedFd<'_>, flags: PollFlags, deadline: Option<Instant>, cancel: &EventFd) -> io::Result<bool> {
-    use std::os::fd::AsRawFd;
-    // SAFETY: the eventfd is open for as long as `cancel` is borrowed, which outlives this call.
-    let cancel_fd = unsafe { BorrowedFd::borrow_raw(cancel.as_raw_fd()) };
-    loop {
-        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
-        let mut fds = [PollFd::from_borrowed_fd(fd, flags), PollFd::from_borrowed_fd(cancel_fd, PollFlags::IN)];
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(0) => return Ok(false),
-            Ok(_) if !fds[1].revents().is_empty() => {
-                return Err(io::Error::new(io::ErrorKind::Interrupted, "given up"));
-            }
-            Ok(_) => return Ok(true),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// A listening socket of either family; a Unix socket's file goes with it.
-#[derive(Debug)]
-pub struct Listener {
-    fd: OwnedFd,
-    at: Endpoint,
-}
-
-impl Listener {
-    /// Listens at `at`.
-    ///
-    /// # Errors
-    /// What the address answered.
-    pub fn bind(at: &Endpoint) -> io::Result<Self> {
-        match at {
-            Endpoint::Unix(path) => {
-                let fd = unix_socket::listen(path)?;
-                Ok(Listener { fd, at: at.clone() })
-            }
-            Endpoint::Tcp { host, port } => {
-                let listener = std::net::TcpListener::bind((host.as_str(), *port))?;
-                let at = Endpoint::from(listener.local_addr()?);
-                Ok(Listener { fd: listener.into(), at })
-            }
-        }
-    }
-
-    /// Where it listens, with the port that was chosen.
-    #[must_use]
-    pub fn endpoint(&self) -> &Endpoint {
-        &self.at
-    }
-
-    /// Waits for the next connection; `None` when `cancel` was signalled. `faults` may spoil the taking of it.
-    ///
-    /// # Errors
-    /// When the socket itself fails. A connection that is gone before it is taken is no error.
-    pub fn accept(&self, cancel: &EventFd, faults: &FaultControl) -> io::Result<Option<Stream>> {
-        loop {
-            match wait(self.fd.as_fd(), PollFlags::IN, None, cancel) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(None),
-                Err(error) => return Err(error),
-                Ok(_) => {}
-            }
-            faults.before(Place::HostAccept)?;
-            match rustix::net::accept_with(&self.fd, SocketFlags::CLOEXEC) {
-                Ok(fd) => return Stream::new(fd).map(Some),
-                Err(Errno::INTR | Errno::AGAIN | Errno::CONNABORTED) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let Endpoint::Unix(path) = &self.at {
-            // Somebody may have removed it already.
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use ferry_devices::fault::FaultControl;
+    use vmm_sys_util::eventfd::EventFd;
+
     use super::*;
+    use crate::runtime::listener::Listener;
 
     fn no_faults() -> FaultControl {
         FaultControl::new(ferry_devices::fault::Direction::Incoming)
@@ -353,8 +198,9 @@ mod tests {
     fn pair() -> (Stream, Stream, EventFd) {
         let listener = Listener::bind(&"tcp:127.0.0.1:0".parse().unwrap()).unwrap();
         let cancel = EventFd::new(0).unwrap();
-        let near = Stream::connect(listener.endpoint(), Instant::now() + Duration::from_secs(5), &cancel).unwrap();
-        let far = listener.accept(&cancel, &no_faults()).unwrap().unwrap();
+        let near =
+            Stream::connect(&listener.bound().endpoint(), Instant::now() + Duration::from_secs(5), &cancel).unwrap();
+        let far = listener.accept(&no_faults());
         (near, far, cancel)
     }
 
@@ -413,22 +259,5 @@ mod tests {
         let (_near, far, _) = pair();
         far.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         assert_eq!(far.read_exact(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::TimedOut);
-    }
-
-    #[test]
-    fn connecting_can_be_given_up() {
-        let cancel = EventFd::new(0).unwrap();
-        cancel.write(1).unwrap();
-        let listener = Listener::bind(&"tcp:127.0.0.1:0".parse().unwrap()).unwrap();
-        assert!(listener.accept(&cancel, &no_faults()).unwrap().is_none());
-    }
-
-    #[test]
-    fn a_unix_sockets_file_goes_with_its_listener() {
-        let path = std::env::temp_dir().join(format!("ferry-stream-{}", std::process::id()));
-        let listener = Listener::bind(&Endpoint::Unix(path.clone())).unwrap();
-        assert!(path.exists());
-        drop(listener);
-        assert!(!path.exists());
     }
 }

@@ -6,12 +6,14 @@ use std::time::Instant;
 
 use ferry_devices::fault::{Direction, Moment};
 use ferry_migration::destination::Input;
+use ferry_migration::greeting::BULK_LINKS_MAX;
 use ferry_migration::message::{ToDestination, ToSource};
 use ferry_migration::wire::preamble::{Link, Preamble, session};
 use ferry_migration::{Status, Timer};
 
-use super::{Driver, FAREWELL, MOST_REFUSED, SEND_TIMEOUT};
+use super::{Driver, FAREWELL, MOST_REFUSED, MOST_THREADS, SEND_TIMEOUT};
 use crate::runtime::control;
+use crate::runtime::destination::arrivals::Arrival;
 use crate::runtime::destination::marks::Marks;
 use crate::runtime::destination::pages::PageReceiver;
 use crate::runtime::destination::worker::{Lane, page_worker};
@@ -21,7 +23,8 @@ use crate::runtime::stream::Stream;
 use crate::trace::{self, Side};
 
 impl Driver {
-    pub(super) fn arrived(&mut self, preamble: Preamble, stream: Stream) {
+    pub(super) fn arrived(&mut self, arrival: Arrival) {
+        let Arrival { preamble, stream, .. } = arrival;
         match (preamble.link, self.migration_id) {
             (Link::Control, None) => {
                 self.migration_id = Some(preamble.migration_id);
@@ -33,20 +36,30 @@ impl Driver {
                 self.perform(first);
             }
             (Link::Control, Some(id)) if self.is_next_connection(&preamble) => {
+                crate::runtime::join_finished(&mut self.threads);
+                if self.threads.len() > MOST_THREADS {
+                    tracing::warn!("a connection was closed: links of earlier ones have not ended yet");
+                    return stream.shutdown();
+                }
                 self.source_connection = preamble.connection;
                 self.source_is_back(id, stream);
             }
             (Link::Control, Some(_)) => self.refuse(preamble.migration_id, stream),
-            (Link::Bulk(index), Some(_)) if self.is_of_present_connection(&preamble) => {
-                self.bulk_links.push((index, stream.clone()));
-                self.links.push(stream);
+            (Link::Bulk(number), Some(_)) if self.is_of_present_connection(&preamble) => {
+                if number >= BULK_LINKS_MAX || self.bulk_links.iter().any(|(waits, _)| *waits == number) {
+                    return close(&stream, NOT_ANNOUNCED);
+                }
+                self.bulk_links.push((number, stream));
                 self.receive_pages();
             }
-            (Link::Urgent, Some(id)) if self.is_of_present_connection(&preamble) => self.urgent_arrived(id, stream),
-            (Link::Bulk(_) | Link::Urgent, _) => {
-                tracing::warn!("a page link of a connection that is not known was closed");
-                stream.shutdown();
+            (Link::Urgent, Some(id)) if self.is_of_present_connection(&preamble) => {
+                // The first one counts: requests and pages may be on their way on it.
+                if std::mem::replace(&mut self.has_urgent, true) {
+                    return close(&stream, "this connection has an urgent link already");
+                }
+                self.urgent_arrived(id, stream);
             }
+            (Link::Bulk(_) | Link::Urgent, _) => close(&stream, "it belongs to no connection that is known"),
         }
     }
 
@@ -122,11 +135,11 @@ impl Driver {
         let precopy = self.missing.is_none();
         for (number, stream) in std::mem::take(&mut self.bulk_links) {
             if self.marks.arrives(number) {
+                self.links.push(stream.clone());
                 let lane = precopy.then(|| Lane { number, marks: self.marks.clone() });
                 self.receive_from(migration_id, stream, "bulk", lane);
             } else {
-                tracing::warn!(number, "a bulk link that was not announced, or is here already, was closed");
-                stream.shutdown();
+                close(&stream, NOT_ANNOUNCED);
             }
         }
     }
@@ -172,6 +185,7 @@ impl Driver {
         self.reading = false;
         self.control = None;
         self.bulk_links.clear();
+        (self.has_urgent, self.urgent) = (false, None);
         self.marks = Arc::new(Marks::new(self.announced_links));
         for link in self.links.drain(..) {
             link.shutdown();
@@ -204,6 +218,14 @@ impl Driver {
             }
         }
     }
+}
+
+const NOT_ANNOUNCED: &str = "it was not announced, or is here already";
+
+/// Closes a page link that is not taken, before anything is kept for it.
+fn close(stream: &Stream, reason: &str) {
+    tracing::warn!(reason, "a page link was closed");
+    stream.shutdown();
 }
 
 fn read_control(mut receiver: control::Receiver, connection: u32, events: &Sender<Event>) {

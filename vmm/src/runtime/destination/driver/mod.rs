@@ -39,9 +39,10 @@ use crate::machine::Machine;
 use crate::memory::userfault;
 use crate::runtime::control;
 use crate::runtime::inbox::{HeldLoss, Next, next};
+use crate::runtime::listener::Listener;
 use crate::runtime::progress::Progress;
 use crate::runtime::record::{Call, HandoverRecord, OwnRecord};
-use crate::runtime::stream::{Listener, Stream};
+use crate::runtime::stream::Stream;
 use crate::runtime::timers::{Durations, Timers};
 
 /// Longest that one message may wait in a full socket before the link counts as lost.
@@ -51,6 +52,9 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// Sources that were refused and whose links are still open; the oldest goes first.
 const MOST_REFUSED: usize = 16;
 const NOT_ACTIVE: &str = "only a postcopy that is active can be paused";
+const NOT_LISTENING: &str = "the source is awaited nowhere: give an address with migrate-recover";
+/// Threads of a migration, those of replaced connections included that have not ended yet: several times what one connection has.
+const MOST_THREADS: usize = 4 * (BULK_LINKS_MAX as usize + 4);
 pub(super) const NOT_PAUSED: &str = "only a postcopy that is paused can be recovered";
 
 /// One incoming migration: its state machine, and everything that it has in hand.
@@ -62,7 +66,8 @@ pub(super) struct Driver {
     timers: Timers,
     events: Sender<Event>,
     listening: Listening,
-    accepting: JoinHandle<()>,
+    /// The thread that takes connections; none while another address is about to be taken.
+    accepting: Option<JoinHandle<()>>,
     jobs: Option<Sender<MachineJob>>,
     threads: Vec<JoinHandle<()>>,
     /// The control link's reader has not said that it has ended.
@@ -95,6 +100,8 @@ pub(super) struct Driver {
     paused: bool,
     armed: Arc<Armed>,
     missing: Option<Arc<Missing>>,
+    /// The present connection has an urgent link; a further one is closed.
+    has_urgent: bool,
     /// The urgent link, while the memory is not armed yet.
     urgent: Option<Stream>,
     /// What came with the source's first word, while that is looked at.
@@ -131,7 +138,7 @@ impl Driver {
             timers: Timers::new(Durations::new(parameters)),
             events,
             listening,
-            accepting,
+            accepting: Some(accepting),
             jobs: Some(jobs),
             threads: vec![worker],
             reading: false,
@@ -155,6 +162,7 @@ impl Driver {
             paused: false,
             armed: Arc::default(),
             missing: None,
+            has_urgent: false,
             urgent: None,
             passed: Vec::new(),
             local: false,
@@ -189,7 +197,7 @@ impl Driver {
                 }
             }
             Event::Armed(missing, thread) => self.armed(missing, thread),
-            Event::Arrived(preamble, stream) => self.arrived(preamble, stream),
+            Event::Arrived(arrival) => self.arrived(arrival),
             Event::ListenFailed(error) => self.listening_failed(&error),
             Event::Command(command, answer) => self.command(command, &answer),
             Event::OfLink(connection, event) if connection == self.connection => self.link_event(event),
@@ -224,6 +232,9 @@ impl Driver {
                 Ok(())
             }
             Command::Recover(listener) => self.listen_again(listener),
+            Command::Listens if self.listening.is_live() => Ok(()),
+            Command::Listens => Err(NOT_LISTENING),
+            Command::StopListening => self.stop_listening(),
         };
         // Nobody waits for the answer when the client has gone.
         let _ = answer.send(result);
@@ -417,7 +428,7 @@ impl Driver {
         if self.outcome != Some(Outcome::Completed) {
             self.let_go_of_memory();
         }
-        crate::runtime::join_interrupting(&self.machine, [self.accepting]);
+        crate::runtime::join_interrupting(&self.machine, self.accepting);
         let outcome = self.outcome.take().expect("the driver runs until there is one");
         if let Outcome::Failed(reason) = &outcome {
             self.progress.set_error(reason.clone());

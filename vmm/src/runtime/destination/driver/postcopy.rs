@@ -14,7 +14,8 @@ use crate::runtime::destination::Event;
 use crate::runtime::destination::arrivals::{self, Listening};
 use crate::runtime::destination::missing::Missing;
 use crate::runtime::destination::pages::URGENT;
-use crate::runtime::stream::{Listener, Stream};
+use crate::runtime::listener::Listener;
+use crate::runtime::stream::Stream;
 
 impl Driver {
     pub(super) fn armed(&mut self, missing: Arc<Missing>, thread: JoinHandle<()>) {
@@ -99,6 +100,10 @@ impl Driver {
 
     /// Nobody can come any more. A guest that runs here goes on without; the operator gives another address.
     pub(super) fn listening_failed(&mut self, error: &std::io::Error) {
+        if self.listening.is_live() {
+            // The address that failed has been replaced meanwhile.
+            return;
+        }
         let reason = format!("cannot take connections: {error}");
         match self.core.is_in_postcopy() {
             true => self.progress.set_error(format!("{reason}; give another address with migrate-recover")),
@@ -118,7 +123,18 @@ impl Driver {
         let (listening, thread) = accepting.map_err(|_| "the host gave no thread or descriptor to listen with")?;
         self.listening = listening;
         // The operator is answered when nobody can come by the old address any more.
-        crate::runtime::join_interrupting(&self.machine, [std::mem::replace(&mut self.accepting, thread)]);
+        let before = self.accepting.replace(thread);
+        crate::runtime::join_interrupting(&self.machine, before);
+        Ok(())
+    }
+
+    /// Where the source of a paused postcopy was awaited it is no more: an address that overlaps is about to be taken.
+    pub(super) fn stop_listening(&mut self) -> Result<(), &'static str> {
+        if !self.paused {
+            return Err(NOT_PAUSED);
+        }
+        self.listening.end();
+        crate::runtime::join_interrupting(&self.machine, self.accepting.take());
         Ok(())
     }
 

@@ -43,7 +43,7 @@ impl Driver {
         match self.cancel.try_clone() {
             Ok(cancel) => {
                 let stop = self.controls.stop.clone();
-                let connection = Reconnected { to: self.to.clone(), cancel, stop, epoch: self.epoch };
+                let connection = Reconnected { to: self.reached.clone(), cancel, stop, epoch: self.epoch };
                 self.page_job(PageJob::ServeAgain(missing, connection));
             }
             Err(error) => self.lost(format!("no eventfd can be had: {error}")),
@@ -52,7 +52,7 @@ impl Driver {
 
     fn start_page_worker(&mut self) -> std::io::Result<()> {
         let route = Route {
-            to: self.to.clone(),
+            to: self.reached.clone(),
             migration_id: self.migration_id,
             bulk_links: self.bulk_links,
             cancel: self.cancel.try_clone()?,

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ferry_devices::fault::{Direction, Moment, Place};
 use ferry_migration::greeting::Announced;
@@ -18,6 +18,9 @@ use crate::runtime::inbox::HeldLoss;
 use crate::runtime::source::{Event, LinkEvent};
 use crate::runtime::stream::Stream;
 
+/// How much earlier than the setup timer connecting ends.
+const AHEAD: Duration = Duration::from_millis(500);
+
 impl Driver {
     pub(super) fn connect(&mut self) {
         if let Some(to) = self.recover_to.take() {
@@ -32,7 +35,9 @@ impl Driver {
             }
         }
         let (to, events, epoch) = (self.to.clone(), self.events.clone(), self.epoch);
-        let deadline = Instant::now() + self.timers.durations.setup;
+        // Ahead of the setup timer, whose reason cannot name the addresses and what they answered.
+        let setup = self.timers.durations.setup;
+        let deadline = Instant::now() + setup - (setup / 10).min(AHEAD);
         let preamble = Preamble { migration_id: self.migration_id, connection: self.epoch, link: Link::Control };
         let (cancel, faults) = (self.cancel.try_clone(), self.machine.faults().clone());
         let connect = move || {
@@ -55,6 +60,7 @@ impl Driver {
     pub(super) fn control_is_open(&mut self, stream: Stream) {
         let session = session(self.migration_id);
         crate::trace::connection(self.epoch);
+        self.reached = stream.reached(&self.to);
         self.links.push(stream.clone());
         self.control = Some(control::Sender::new(stream.clone(), session));
         let (events, epoch) = (self.events.clone(), self.epoch);

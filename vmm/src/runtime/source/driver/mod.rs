@@ -58,6 +58,8 @@ pub(super) struct Driver {
     core: Source,
     machine: Arc<Machine>,
     to: Endpoint,
+    /// Where the control link has come to, which page links follow: a name may stand for several addresses.
+    reached: Endpoint,
     migration_id: u128,
     progress: Arc<Progress>,
     settings: Arc<Settings>,
@@ -147,6 +149,7 @@ impl Driver {
         Ok(Driver {
             core: Source::new(plan),
             machine,
+            reached: to.clone(),
             to,
             migration_id,
             progress,
