@@ -29,6 +29,7 @@ pub mod control;
 pub mod destination;
 mod inbox;
 mod local;
+mod outbox;
 #[cfg(test)]
 mod page_path_tests;
 mod passing;
