@@ -37,7 +37,10 @@ pub enum PagesError {
     #[error("the host's page map could not be read: {0}")]
     PageMap(std::io::Error),
     /// The destination did not confirm a round.
-    #[error("the destination did not confirm the pages of a round within {} ms (x-ferry-heartbeat-timeout-ms)", .0.as_millis())]
+    #[error(
+        "the bulk links have brought nothing of a round's end to the destination for {} ms (x-ferry-heartbeat-timeout-ms)",
+        .0.as_millis()
+    )]
     NotArrived(Duration),
     /// The operator's limit was reached in the middle of a round.
     #[error(
