@@ -104,9 +104,9 @@ impl Sender {
 
     /// Sends a last message if the socket takes it at once: the link ends now, with it or without it.
     pub fn send_last<M: Message>(&mut self, message: &M) {
-        let sent = self.head(message, &[]).and_then(|head| {
-            self.outbox.send_at_once(&mut [IoSlice::new(&head)]).map_err(LinkError::io("control"))
-        });
+        let sent = self
+            .head(message, &[])
+            .and_then(|head| self.outbox.send_at_once(&mut [IoSlice::new(&head)]).map_err(LinkError::io("control")));
         if let Err(error) = sent {
             tracing::debug!(%error, message = message.kind(), "the last word was not sent");
         }

@@ -198,7 +198,8 @@ mod tests {
         let (near, far) = UnixStream::pair().unwrap();
         let outbox = Outbox::new(Stream::new(near.into()).unwrap(), |_| {});
         outbox.send_at_once(&mut [IoSlice::new(b"bye")]).unwrap();
-        Stream::new(far.into()).unwrap().read_exact(&mut [0; 3]).unwrap();
+        let far = Stream::new(far.into()).unwrap();
+        far.read_exact(&mut [0; 3]).unwrap();
         outbox.send(&[&[0; 4 << 20], &[]], None).unwrap();
         assert_eq!(outbox.send_at_once(&mut [IoSlice::new(b"bye")]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         outbox.stream().shutdown();

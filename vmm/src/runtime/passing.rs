@@ -109,8 +109,7 @@ mod tests {
         let (near, far) = pair();
         let file = open();
         near.write_all(b"before").unwrap();
-        write_all(&near, file.as_fd(), &mut [IoSlice::new(b"he"), IoSlice::new(b"ad"), IoSlice::new(b"body")])
-            .unwrap();
+        write_all(&near, file.as_fd(), &mut [IoSlice::new(b"he"), IoSlice::new(b"ad"), IoSlice::new(b"body")]).unwrap();
         let mut bytes = [0; 6];
         far.read_exact(&mut bytes).unwrap();
         assert_eq!(&bytes, b"before");

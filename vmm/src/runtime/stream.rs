@@ -21,8 +21,8 @@ use crate::endpoint::Endpoint;
 
 mod transfer;
 
-pub use self::transfer::{Allowance, LOOK, Unconfirmed, silent};
 pub(super) use self::transfer::retry;
+pub use self::transfer::{Allowance, LOOK, Unconfirmed, silent};
 
 /// A connected socket; clones share it.
 #[derive(Clone, Debug)]

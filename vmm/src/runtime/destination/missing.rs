@@ -112,16 +112,18 @@ impl Links {
     /// Sends a request as far as the socket takes it without waiting.
     fn request(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         let Some(stream) = &self.urgent else { return Ok(()) };
-        let sent = stream.write_now(&self.begun)?;
-        self.begun.drain(..sent);
         if !self.begun.is_empty() {
-            self.owes = true;
-            return Ok(());
+            let sent = stream.write_now(&self.begun)?;
+            self.begun.drain(..sent);
         }
-        let sent = stream.write_now(bytes)?;
-        match sent {
-            0 => self.owes = true,
-            _ => self.begun.extend_from_slice(&bytes[sent..]),
+        if self.begun.is_empty() {
+            let sent = stream.write_now(bytes)?;
+            if sent > 0 {
+                self.begun.extend_from_slice(&bytes[sent..]);
+            }
+            self.owes |= sent < bytes.len();
+        } else {
+            self.owes = true;
         }
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! The threads that work for a destination's driver: one prepares, loads and starts the machine, one for each bulk link takes
 //! pages.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Sender, channel};

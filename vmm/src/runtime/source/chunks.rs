@@ -51,13 +51,7 @@ pub struct ChunkSender {
 impl ChunkSender {
     /// For a link that errors call `link`.
     #[must_use]
-    pub fn new(
-        machine: Arc<Machine>,
-        controls: &Controls,
-        stream: Stream,
-        link: &'static str,
-        session: u32,
-    ) -> Self {
+    pub fn new(machine: Arc<Machine>, controls: &Controls, stream: Stream, link: &'static str, session: u32) -> Self {
         ChunkSender {
             machine,
             progress: controls.progress.clone(),

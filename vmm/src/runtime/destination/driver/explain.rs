@@ -1,8 +1,8 @@
 //! What the destination tells its client about a postcopy that is paused: what happened, and what can be done.
 
 use ferry_migration::Timer;
-use ferry_migration::message::ToSource;
 use ferry_migration::destination::{Input, Output};
+use ferry_migration::message::ToSource;
 
 use super::Driver;
 

@@ -56,7 +56,9 @@ impl Driver {
                 Ok(stream)
             });
             let event = match opened {
-                Ok(stream) => LinkEvent::Control(stream, filled.map_or_else(Vec::new, |machine| filled_chunks(&machine))),
+                Ok(stream) => {
+                    LinkEvent::Control(stream, filled.map_or_else(Vec::new, |machine| filled_chunks(&machine)))
+                }
                 Err(error) => LinkEvent::Lost(format!("cannot connect to {to}: {error}")),
             };
             // The driver may have been cancelled meanwhile; the stream then closes here.
