@@ -158,8 +158,8 @@ fn a_limit_of_time_ends_a_precopy_in_the_middle_of_a_round() {
 #[test]
 fn a_bandwidth_that_is_raised_holds_at_once() {
     let Some(mut scene) = large() else { return };
-    // The first frame alone keeps the link for two minutes.
-    scene.source.set_parameters(json!({ "max-bandwidth": 16 << 10 }));
+    // The first frame alone keeps the link for minutes.
+    scene.source.set_parameters(json!({ "max-bandwidth": 4 << 10 }));
     let mut destination = scene.destination();
     scene.source.begin_migration(&destination.wait_listening());
     wait_for("the first pages to be sent", SOON, || {
