@@ -13,7 +13,6 @@ use std::sync::mpsc::channel;
 use rustix::event::PollFlags;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::endpoint::Endpoint;
 use crate::runtime::until::{Until, eventfd};
 
 /// Look-ups that may hang at a time.

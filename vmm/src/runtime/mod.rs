@@ -33,6 +33,7 @@ mod inbox;
 pub mod listener;
 mod local;
 mod lookup;
+mod outbox;
 #[cfg(test)]
 mod page_path_tests;
 mod passing;

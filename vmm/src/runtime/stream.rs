@@ -3,18 +3,41 @@
 //! Both drivers and their page threads use it. Reads and writes block; another thread ends them with [`Stream::shutdown`],
 //! which is how an attempt that is given up gets its threads back from a peer that does not answer.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, sockopt};
+use rustix::net::{AddressFamily, Shutdown, sockopt};
+
+mod transfer;
+
+pub(super) use self::transfer::retry;
+pub use self::transfer::{Allowance, LOOK, Unconfirmed, silent};
 
 /// A connected socket; clones share it.
 #[derive(Clone, Debug)]
-pub struct Stream(Arc<OwnedFd>);
+pub struct Stream(Arc<Socket>);
+
+/// The socket, and what its transfers have in common.
+#[derive(Debug)]
+struct Socket {
+    fd: OwnedFd,
+    /// Bytes that have come.
+    received: AtomicU64,
+    /// How long a transfer that has begun may stand still; 0: as long as the socket's own timeout.
+    patience_ms: AtomicU64,
+    look_ms: AtomicU64,
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -32,7 +55,8 @@ impl Stream {
         if sockopt::socket_domain(&fd)? != AddressFamily::UNIX {
             sockopt::set_tcp_nodelay(&fd, true)?;
         }
-        Ok(Stream(Arc::new(fd)))
+        let look_ms = AtomicU64::new(LOOK.as_millis() as u64);
+        Ok(Stream(Arc::new(Socket { fd, received: AtomicU64::new(0), patience_ms: AtomicU64::new(0), look_ms })))
     }
 
     /// How long one read may wait; `None` waits for ever.
@@ -79,105 +103,16 @@ impl Stream {
         }
     }
 
-    /// Waits until a read of one of these would not wait, and tells which.
+    /// Waits until a read of one of these would not wait, and says which; `None` after `within`.
     ///
     /// # Panics
     /// Without a connection.
-    pub fn wait_any_readable<'a>(streams: impl Iterator<Item = &'a Stream>) -> usize {
+    pub fn wait_any_readable<'a>(streams: impl Iterator<Item = &'a Stream>, within: Duration) -> Option<usize> {
         let mut fds: Vec<_> = streams.map(|stream| PollFd::new(&stream.0, PollFlags::IN)).collect();
         assert!(!fds.is_empty(), "no connection to wait for");
-        loop {
-            // An interruption, or a kernel that is short of memory, is no reason to stop waiting.
-            let _ = poll(&mut fds, None);
-            if let Some(ready) = fds.iter().position(|fd| !fd.revents().is_empty()) {
-                return ready;
-            }
-        }
-    }
-
-    /// Fills `buffer`.
-    ///
-    /// # Errors
-    /// `UnexpectedEof` when the peer closed before; `TimedOut` past the read timeout.
-    pub fn read_exact(&self, mut buffer: &mut [u8]) -> io::Result<()> {
-        while !buffer.is_empty() {
-            match rustix::net::recv(&self.0, &mut *buffer, RecvFlags::WAITALL) {
-                Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok((taken, _)) => buffer = &mut buffer[taken..],
-                Err(error) => retry(error)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends all of `bytes`.
-    ///
-    /// # Errors
-    /// As the socket says; `TimedOut` past the write timeout.
-    pub fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match rustix::net::send(&self.0, bytes, SendFlags::NOSIGNAL) {
-                Ok(sent) => bytes = &bytes[sent..],
-                Err(error) => retry(error)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends all slices, in as few calls as the socket takes them.
-    ///
-    /// # Errors
-    /// As the socket says; `TimedOut` past the write timeout.
-    pub fn write_all_vectored(&self, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
-        while !slices.is_empty() {
-            match rustix::io::writev(&self.0, slices) {
-                Ok(sent) => IoSlice::advance_slices(&mut slices, sent),
-                Err(error) => retry(error)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// As [`Stream::write_all_vectored`], for a link on which the peer sends nothing, or only requests: its end of the connection is noticed also
-    /// while a write waits. A peer that has closed with a full window need not say so to a writer. The write timeout is how often
-    /// this is looked at.
-    ///
-    /// # Errors
-    /// As the socket says; `UnexpectedEof` when the peer has closed.
-    pub fn write_all_while_open(&self, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
-        while !slices.is_empty() {
-            match rustix::io::writev(&self.0, slices) {
-                Ok(sent) => IoSlice::advance_slices(&mut slices, sent),
-                Err(Errno::AGAIN) if self.is_closed_by_peer()? => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Err(Errno::AGAIN) => {}
-                Err(error) => retry(error)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Fills all slices, in as few calls as the socket gives them.
-    ///
-    /// # Errors
-    /// `UnexpectedEof` when the peer closed before; `TimedOut` past the read timeout.
-    pub fn read_exact_vectored(&self, mut slices: &mut [IoSliceMut<'_>]) -> io::Result<()> {
-        while !slices.is_empty() {
-            match rustix::io::readv(&self.0, slices) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(taken) => IoSliceMut::advance_slices(&mut slices, taken),
-                Err(error) => retry(error)?,
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What becomes of a call that has failed: it is made again, or its error is told.
-pub(super) fn retry(error: Errno) -> io::Result<()> {
-    match error {
-        Errno::INTR => Ok(()),
-        Errno::AGAIN => Err(io::ErrorKind::TimedOut.into()),
-        other => Err(other.into()),
+        // An interruption, or a kernel that is short of memory, is as good as a wait in vain.
+        let _ = poll(&mut fds, Timespec::try_from(within).ok().as_ref());
+        fds.iter().position(|fd| !fd.revents().is_empty())
     }
 }
 
@@ -190,6 +125,7 @@ mod tests {
 
     use super::*;
     use crate::runtime::listener::Listener;
+    use std::io::{IoSlice, IoSliceMut};
 
     fn no_faults() -> FaultControl {
         FaultControl::new(ferry_devices::fault::Direction::Incoming)
@@ -207,7 +143,8 @@ mod tests {
     #[test]
     fn bytes_arrive_in_slices() {
         let (near, far, _) = pair();
-        near.write_all_vectored(&mut [IoSlice::new(b"live"), IoSlice::new(b""), IoSlice::new(b"ly")]).unwrap();
+        let mut slices = [IoSlice::new(b"live"), IoSlice::new(b""), IoSlice::new(b"ly")];
+        assert_eq!(near.write_within(&mut slices, &mut Allowance::of_message(6)).unwrap(), 6);
         let (mut a, mut b) = ([0; 3], [0; 3]);
         far.read_exact_vectored(&mut [IoSliceMut::new(&mut a), IoSliceMut::new(&mut b)]).unwrap();
         assert_eq!((&a, &b), (b"liv", b"ely"));
@@ -245,7 +182,7 @@ mod tests {
         let writer = std::thread::spawn(move || {
             let bytes = vec![0; 1 << 20];
             loop {
-                if let Err(error) = near.write_all_while_open(&mut [IoSlice::new(&bytes)]) {
+                if let Err(error) = near.write_all_while_open(&mut [IoSlice::new(&bytes)], |_| Ok(())) {
                     return error.kind();
                 }
             }

@@ -4,7 +4,7 @@
 //! ends with the guest here or with the reason why not; by then its listener, workers and links are gone.
 
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -18,9 +18,11 @@ use crate::runtime::MigrationError;
 use crate::runtime::destination::arrivals::Arrival;
 use crate::runtime::destination::driver::{Driver, NOT_PAUSED};
 use crate::runtime::destination::missing::Missing;
+use crate::runtime::inbox::Ticket;
 use crate::runtime::listener::{BindError, Bound, Listener, Wanted};
 use crate::runtime::progress::Progress;
 use crate::runtime::record::OwnRecord;
+use crate::runtime::source::{ANSWER_TIMEOUT, HELD_UP};
 
 mod arrivals;
 mod driver;
@@ -28,6 +30,7 @@ mod marks;
 pub mod missing;
 pub mod pages;
 mod populate;
+mod silence;
 mod worker;
 
 /// What reaches the driver.
@@ -35,6 +38,10 @@ mod worker;
 pub enum Event {
     /// For the state machine.
     Input(Input),
+    /// Every bulk link has delivered the marker of this number.
+    Marker(u32, Ticket),
+    /// The memory is ready for the guest, or why it cannot be.
+    Prepared(Result<(), String>),
     /// The ownership record has answered the call of this number.
     Record(u32, Input),
     /// From the connection of this number.
@@ -53,9 +60,9 @@ pub enum Event {
 #[derive(Debug)]
 pub enum LinkEvent {
     /// The source said its first word on this connection, with this attachment, and with these descriptors.
-    FirstMessage(ToDestination, Vec<u8>, Vec<OwnedFd>),
+    FirstMessage(ToDestination, Vec<u8>, Vec<OwnedFd>, Ticket),
     /// The source said something, with this attachment.
-    Message(ToDestination, Vec<u8>),
+    Message(ToDestination, Vec<u8>, Ticket),
     /// A page link was lost; the text says which and how.
     PagesLost(String),
     /// The control link has ended; nothing more comes from its reader.
@@ -63,6 +70,8 @@ pub enum LinkEvent {
     /// The control link took no message, or a link could not be served.
     SendFailed(String),
 }
+
+const ENDED: &str = "the incoming migration has ended";
 
 /// What an operator may want of an incoming migration.
 #[derive(Debug)]
@@ -202,11 +211,14 @@ impl Incoming {
 
     fn command(&self, command: Command) -> Result<(), &'static str> {
         let (answer, answered) = channel();
-        let sent = self.events.send(Event::Command(command, answer));
-        // The driver answers at once or has ended, which closes the channel.
-        match sent.map(|()| answered.recv()) {
-            Ok(Ok(result)) => result,
-            _ => Err("the incoming migration has ended"),
+        if self.events.send(Event::Command(command, answer)).is_err() {
+            return Err(ENDED);
+        }
+        match answered.recv_timeout(ANSWER_TIMEOUT) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Timeout) => Err(HELD_UP),
+            // The driver has ended, which closes the channel.
+            Err(RecvTimeoutError::Disconnected) => Err(ENDED),
         }
     }
 

@@ -26,6 +26,8 @@ pub enum GuestJob {
     Save,
     /// Take the disk back and run.
     Resume,
+    /// Show memory that was handed over here no longer, so that nothing here can reach it.
+    PartWithMemory,
 }
 
 /// A job, and what comes first.
@@ -69,12 +71,21 @@ pub fn guest_worker(
     Ok((jobs, thread))
 }
 
-fn do_guest_job(machine: &Machine, record: Option<&HandoverRecord>, job: GuestJob, events: &Sender<Event>) -> Input {
+fn do_guest_job(
+    machine: &Machine,
+    record: Option<&HandoverRecord>,
+    job: GuestJob,
+    events: &Sender<Event>,
+) -> Option<Input> {
     let keep = |state: Vec<ferry_migration::Section>| {
         // The driver lives as long as its workers.
         let _ = events.send(Event::State(section::encode(&state)));
     };
     let result = match job {
+        GuestJob::PartWithMemory => {
+            part_with_memory(machine);
+            Ok(())
+        }
         GuestJob::Snapshot => machine.snapshot().map(keep).map_err(failure),
         GuestJob::Stop => stop(machine),
         GuestJob::Save => machine.save().map(keep).map_err(failure),
@@ -83,12 +94,20 @@ fn do_guest_job(machine: &Machine, record: Option<&HandoverRecord>, job: GuestJo
     answer(job, result)
 }
 
-fn answer(job: GuestJob, result: Result<(), Failure>) -> Input {
+/// What the state machine hears of a job, if it has asked for it.
+fn answer(job: GuestJob, result: Result<(), Failure>) -> Option<Input> {
     match job {
-        GuestJob::Snapshot => Input::Snapshotted(result),
-        GuestJob::Stop => Input::Stopped(result),
-        GuestJob::Save => Input::Saved(result),
-        GuestJob::Resume => Input::Resumed(result),
+        GuestJob::Snapshot => Some(Input::Snapshotted(result)),
+        GuestJob::Stop => Some(Input::Stopped(result)),
+        GuestJob::Save => Some(Input::Saved(result)),
+        GuestJob::Resume => Some(Input::Resumed(result)),
+        GuestJob::PartWithMemory => None,
+    }
+}
+
+fn part_with_memory(machine: &Machine) {
+    if let Err(error) = machine.memory().part_with() {
+        tracing::warn!(%error, "the memory that was handed over is still mapped here; nobody uses it");
     }
 }
 

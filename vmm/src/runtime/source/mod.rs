@@ -16,6 +16,7 @@ use ferry_migration::source::{Input, Resolution};
 use crate::endpoint::Endpoint;
 use crate::machine::Machine;
 use crate::runtime::MigrationError;
+use crate::runtime::inbox::Ticket;
 use crate::runtime::progress::Progress;
 use crate::runtime::record::OwnRecord;
 use crate::runtime::settings::Settings;
@@ -28,6 +29,7 @@ mod driver;
 pub mod guest_worker;
 mod page_worker;
 pub mod pages;
+pub mod patience;
 mod remaining;
 mod shares;
 mod stopwatch;
@@ -38,8 +40,8 @@ mod urgent;
 pub enum Event {
     /// For the state machine.
     Input(Input),
-    /// The guest's worker has done a job.
-    Guest(Input),
+    /// The guest's worker has done a job, with an answer for the state machine if there is one.
+    Guest(Option<Input>),
     /// The ownership record has answered the call of this number.
     Record(u32, Input),
     /// From the connection of this number.
@@ -57,12 +59,12 @@ pub enum Event {
 /// What comes of a connection; a connection that has been replaced is not heard any more.
 #[derive(Debug)]
 pub enum LinkEvent {
-    /// The control link is open.
-    Control(Stream),
+    /// The control link is open. With it comes, for a greeting, which chunks of memory hold something.
+    Control(Stream, Vec<u8>),
     /// A page link is open: the driver keeps it to end it from outside.
     Pages(Stream),
     /// The destination said something, with this attachment.
-    Message(ToSource, Vec<u8>),
+    Message(ToSource, Vec<u8>, Ticket),
     /// The page worker has done a job.
     PagesDone(Input),
     /// The control link was lost, or could not be opened; the text says how.
@@ -72,9 +74,10 @@ pub enum LinkEvent {
 }
 
 const ENDED: &str = "the migration has ended";
-const HELD_UP: &str =
+pub(super) const HELD_UP: &str =
     "the migration is held up and does not answer: what was asked is done as soon as it goes on; query-migrate tells";
-/// Longest that a client waits for a driver's answer: more than a message may take to be sent, less than a client's patience.
+/// Longest that a client waits for a driver's answer: much more than a driver waits for a socket, less than a client's
+/// patience.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What an operator may want of a migration that goes on.

@@ -11,14 +11,14 @@ use ferry_migration::message::{ToDestination, ToSource};
 use ferry_migration::wire::preamble::{Link, Preamble, session};
 use ferry_migration::{Status, Timer};
 
-use super::{Driver, FAREWELL, MOST_REFUSED, MOST_THREADS, SEND_TIMEOUT};
-use crate::runtime::control;
+use super::{Driver, FAREWELL, MOST_REFUSED, MOST_THREADS};
+use crate::runtime::control::{self, LinkError};
 use crate::runtime::destination::arrivals::Arrival;
 use crate::runtime::destination::marks::Marks;
 use crate::runtime::destination::pages::PageReceiver;
 use crate::runtime::destination::worker::{Lane, page_worker};
 use crate::runtime::destination::{Event, LinkEvent};
-use crate::runtime::inbox::HeldLoss;
+use crate::runtime::inbox::{HeldLoss, Quota};
 use crate::runtime::stream::Stream;
 use crate::trace::{self, Side};
 
@@ -81,7 +81,7 @@ impl Driver {
         let busy = ToSource::Refused { reason: "another migration to this destination is going on".to_owned() };
         let mut second = control::Sender::new(stream, session(migration_id));
         match second.send(&busy, &[]) {
-            Ok(()) => second.stream().finish_sending(),
+            Ok(()) => second.finish_sending(),
             Err(error) => tracing::info!(%error, "a second source left before it was refused"),
         }
         self.refused.push_back(second);
@@ -105,14 +105,19 @@ impl Driver {
     fn begin(&mut self, migration_id: u128, stream: Stream) {
         self.links.push(stream.clone());
         trace::connection(self.source_connection);
-        let connection = self.connection;
-        let started = stream.set_write_timeout(Some(SEND_TIMEOUT)).and_then(|()| {
-            let receiver = control::Receiver::new(stream.clone(), session(migration_id));
-            let events = self.events.clone();
-            let read = move || read_control(receiver, connection, &events);
-            crate::runtime::spawn(self.machine.faults(), "ferry-dst-recv", read)
-        });
-        self.control = Some(control::Sender::new(stream, session(migration_id)));
+        let (connection, session) = (self.connection, session(migration_id));
+        let receiver = control::Receiver::new(stream.clone(), session);
+        self.unread = Some(receiver.unread());
+        let (events, told) = (self.events.clone(), self.events.clone());
+        let read = move || read_control(receiver, connection, &events);
+        let started = crate::runtime::spawn(self.machine.faults(), "ferry-dst-recv", read);
+        let failed = move |error: LinkError| {
+            let reason = format!("sending: {}", crate::runtime::causes(&error));
+            // Without a driver nobody needs to know.
+            let _ = told.send(Event::OfLink(connection, LinkEvent::SendFailed(reason)));
+        };
+        self.control = Some(control::Sender::reporting(stream, session, failed));
+        self.heard = 0;
         match started {
             Ok(thread) => {
                 self.reading = true;
@@ -146,6 +151,9 @@ impl Driver {
 
     /// In precopy, `lane` is which of the bulk links it is.
     pub(super) fn receive_from(&mut self, migration_id: u128, stream: Stream, link: &'static str, lane: Option<Lane>) {
+        if let Err(error) = stream.set_patience(self.timers.durations.heartbeat) {
+            return self.failed(format!("the {link} link takes no timeout: {error}"));
+        }
         let progress = self.progress.clone();
         let populating = self.populating.clone();
         let session = session(migration_id);
@@ -172,6 +180,17 @@ impl Driver {
         self.machine.faults().reach(Direction::Incoming, Moment::Sent, message.name());
     }
 
+    /// Bytes that have come on the control link.
+    pub(super) fn bytes_heard(&self) -> u64 {
+        self.control.as_ref().map_or(0, |control| control.stream().received())
+    }
+
+    /// Whether the source says something that takes its time to arrive.
+    pub(super) fn is_being_told(&mut self) -> bool {
+        let now = self.bytes_heard();
+        std::mem::replace(&mut self.heard, now) != now
+    }
+
     /// The state machine hears of it as of any loss, after what it is doing now.
     fn failed(&self, reason: String) {
         // The driver holds its own channel open.
@@ -183,19 +202,22 @@ impl Driver {
         self.connection += 1;
         self.loss = HeldLoss::default();
         self.reading = false;
-        self.control = None;
+        (self.control, self.unread) = (None, None);
         self.bulk_links.clear();
         (self.has_urgent, self.urgent) = (false, None);
         self.marks = Arc::new(Marks::new(self.announced_links));
         for link in self.links.drain(..) {
             link.shutdown();
         }
+        if let Some(missing) = &self.missing {
+            missing.disconnect();
+        }
     }
 
     /// The last word may still be on its way: the control link's reader goes on until the source has closed it too.
     pub(super) fn close_links(&mut self) {
         if let Some(control) = self.control.take() {
-            control.stream().finish_sending();
+            control.finish_sending();
         }
         if self.paused {
             // A recovery that was given up: what the source still says on this connection comes too late.
@@ -229,8 +251,10 @@ fn close(stream: &Stream, reason: &str) {
 }
 
 fn read_control(mut receiver: control::Receiver, connection: u32, events: &Sender<Event>) {
+    let quota = Quota::default();
     let first = receiver.receive_with::<ToDestination>();
-    let mut next = first.map(|(message, attachment, passed)| LinkEvent::FirstMessage(message, attachment, passed));
+    let mut next =
+        first.map(|(message, attachment, passed)| LinkEvent::FirstMessage(message, attachment, passed, quota.take()));
     loop {
         let (event, more) = match next {
             Ok(event) => (event, true),
@@ -239,6 +263,6 @@ fn read_control(mut receiver: control::Receiver, connection: u32, events: &Sende
         if events.send(Event::OfLink(connection, event)).is_err() || !more {
             return;
         }
-        next = receiver.receive().map(|(message, attachment)| LinkEvent::Message(message, attachment));
+        next = receiver.receive().map(|(message, attachment)| LinkEvent::Message(message, attachment, quota.take()));
     }
 }

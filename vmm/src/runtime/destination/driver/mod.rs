@@ -25,7 +25,7 @@ use ferry_migration::message::{Failure, ToDestination, ToSource};
 use ferry_migration::ownership::Handover;
 use ferry_migration::pages::{CHUNK_PAGES, PageBitmap};
 use ferry_migration::wire::preamble::session;
-use ferry_migration::{Greeting, Parameters, Status, description};
+use ferry_migration::{Greeting, Parameters, Status, Timer, description};
 
 use self::record::Question;
 use super::arrivals::Listening;
@@ -33,20 +33,18 @@ use super::marks::Marks;
 use super::missing::Missing;
 use super::pages::Armed;
 use super::populate::{self, Populating};
-use super::worker::{LoadJob, MachineJob, machine_worker};
+use super::worker::{LoadJob, MachineJob, Preparation, machine_worker};
 use super::{Command, Event, LinkEvent, arrivals};
 use crate::machine::Machine;
 use crate::memory::userfault;
 use crate::runtime::control;
-use crate::runtime::inbox::{HeldLoss, Next, next};
+use crate::runtime::inbox::{HeldLoss, Next, Order};
 use crate::runtime::listener::Listener;
 use crate::runtime::progress::Progress;
 use crate::runtime::record::{Call, HandoverRecord, OwnRecord};
 use crate::runtime::stream::Stream;
 use crate::runtime::timers::{Durations, Timers};
 
-/// Longest that one message may wait in a full socket before the link counts as lost.
-const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest that the source may take to read this side's last word.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Sources that were refused and whose links are still open; the oldest goes first.
@@ -70,9 +68,15 @@ pub(super) struct Driver {
     accepting: Option<JoinHandle<()>>,
     jobs: Option<Sender<MachineJob>>,
     threads: Vec<JoinHandle<()>>,
+    /// In which order it takes what comes.
+    order: Order,
     /// The control link's reader has not said that it has ended.
     reading: bool,
     control: Option<control::Sender>,
+    /// What its reader has not delivered yet.
+    unread: Option<control::Unread>,
+    /// Bytes that had come on it when the source was last heard.
+    heard: u64,
     links: Vec<Stream>,
     loss: HeldLoss,
     /// Sources that came second: their links stay open until this migration ends, so that they can read why.
@@ -106,6 +110,8 @@ pub(super) struct Driver {
     urgent: Option<Stream>,
     /// What came with the source's first word, while that is looked at.
     passed: Vec<OwnedFd>,
+    /// The ownership record's part of a greeting, and whether memory is viewed, while that is being made ready.
+    preparing: Option<(Option<Announced>, bool)>,
     /// The memory came as a whole: there are no pages to take.
     local: bool,
     own_record: Option<Arc<OwnRecord>>,
@@ -141,8 +147,11 @@ impl Driver {
             accepting: Some(accepting),
             jobs: Some(jobs),
             threads: vec![worker],
+            order: Order::default(),
             reading: false,
             control: None,
+            unread: None,
+            heard: 0,
             links: Vec::new(),
             loss: HeldLoss::default(),
             refused: VecDeque::new(),
@@ -165,6 +174,7 @@ impl Driver {
             has_urgent: false,
             urgent: None,
             passed: Vec::new(),
+            preparing: None,
             local: false,
             own_record,
             record: None,
@@ -177,8 +187,10 @@ impl Driver {
     /// Lives through it.
     pub(super) fn run(mut self, inbox: &Receiver<Event>) -> Outcome {
         while self.outcome.is_none() {
-            match next(inbox, &mut self.timers, &mut self.loss, self.record_call.deadline()) {
+            let wake_at = self.record_call.deadline();
+            match self.order.next(inbox, &mut self.timers, &mut self.loss, wake_at, self.unread.as_ref()) {
                 Next::Nothing => self.record_is_late(),
+                Next::Timer(Timer::PeerSilent) if self.is_being_told() => self.timers.start(Timer::PeerSilent),
                 Next::Timer(timer) => self.input(Input::Timer(timer)),
                 Next::PagesLost(reason) => self.input(Input::LinkLost(reason)),
                 Next::Event(event) => self.event(event),
@@ -190,6 +202,8 @@ impl Driver {
     fn event(&mut self, event: Event) {
         match event {
             Event::Input(input) => self.input(input),
+            Event::Marker(marker, _ticket) => self.input(Input::MarkerReached(marker)),
+            Event::Prepared(result) => self.prepared(result),
             Event::Record(serial, input) => {
                 if self.record_call.answered(serial) {
                     self.found(&input);
@@ -208,13 +222,13 @@ impl Driver {
 
     fn link_event(&mut self, event: LinkEvent) {
         match event {
-            LinkEvent::FirstMessage(message, attachment, passed) => {
+            LinkEvent::FirstMessage(message, attachment, passed, _ticket) => {
                 self.passed = passed;
                 self.message(message, attachment);
                 // Whatever was not wanted is closed.
                 self.passed.clear();
             }
-            LinkEvent::Message(message, attachment) => self.message(message, attachment),
+            LinkEvent::Message(message, attachment, _ticket) => self.message(message, attachment),
             LinkEvent::PagesLost(reason) => self.loss.hold(reason),
             LinkEvent::Lost(reason) => {
                 self.reading = false;
@@ -254,10 +268,12 @@ impl Driver {
         }
         let outputs = self.core.step(input);
         self.explain(&outputs, &trouble);
+        self.take_leave(&outputs, trouble);
         self.perform(outputs);
     }
 
     fn message(&mut self, message: ToDestination, attachment: Vec<u8>) {
+        self.heard = self.bytes_heard();
         self.machine.faults().reach(Direction::Incoming, Moment::Received, message.name());
         match message {
             ToDestination::Permit { .. } => {
@@ -268,6 +284,15 @@ impl Driver {
             }
             ToDestination::Hello { .. } | ToDestination::Rehearse | ToDestination::Package { .. } => {
                 self.attachment = (attachment, Instant::now());
+            }
+            ToDestination::Drained => {
+                if let Some(missing) = &self.missing {
+                    missing.all_sent();
+                }
+            }
+            // It has found a link lost, and says which.
+            ToDestination::Cancel { reason } if self.core.is_in_postcopy() => {
+                return self.input(Input::LinkLost(format!("the source has broken the connection: {reason}")));
             }
             _ => {}
         }
@@ -280,11 +305,11 @@ impl Driver {
             crate::trace::step(output.name(), &output);
             self.machine.faults().reach(Direction::Incoming, Moment::Step, output.name());
             match output {
-                Output::CheckGreeting => match self.check_greeting() {
-                    Ok(Some(announced)) => self.look_for(announced),
-                    Ok(None) => self.input(Input::Checked(Ok(false))),
-                    Err(reason) => self.input(Input::Checked(Err(reason))),
-                },
+                Output::CheckGreeting => {
+                    if let Err(reason) = self.check_greeting() {
+                        self.input(Input::Checked(Err(reason)));
+                    }
+                }
                 Output::ReceivePages => {
                     self.progress.set_handshake(self.core.handshake());
                     self.progress.set_status(Status::Active);
@@ -322,21 +347,36 @@ impl Driver {
         }
     }
 
-    /// Whether this side can take the guest, and what it must find in its ownership record.
-    fn check_greeting(&mut self) -> Result<Option<Announced>, String> {
+    /// Whether this side can take the guest, as far as a look says; then the worker makes its memory ready.
+    fn check_greeting(&mut self) -> Result<(), String> {
         let bytes = std::mem::take(&mut self.attachment.0);
         let (greeting, announced) =
             Greeting::decode(&bytes).map_err(|error| format!("its greeting does not decode: {error}"))?;
         description::check(&greeting.machine, self.machine.description()).map_err(|error| error.to_string())?;
         self.take_links(&greeting)?;
         self.timers.durations.heartbeat = Duration::from_millis(greeting.heartbeat_timeout_ms.clamp(100, 600_000));
-        self.prepare_memory(announced)?;
         if self.core.may_go_postcopy() {
             userfault::support(self.machine.memory().backing(), self.machine.faults())
                 .map_err(|error| format!("postcopy is not possible here: {}", crate::runtime::causes(&error)))?;
         }
+        let preparation = self.preparation(announced)?;
+        self.preparing = Some((greeting.record, matches!(preparation, Preparation::View(..))));
+        self.job(MachineJob::Prepare(preparation));
         tracing::info!(vm = greeting.vm, "incoming migration");
-        Ok(greeting.record)
+        Ok(())
+    }
+
+    /// The memory is ready: what is left to look at is the record.
+    fn prepared(&mut self, result: Result<(), String>) {
+        let Some((record, views)) = self.preparing.take() else { return };
+        if views && result.is_ok() {
+            self.memory_is_viewed();
+        }
+        match (result, record) {
+            (Ok(()), Some(announced)) => self.look_for(announced),
+            (Ok(()), None) => self.input(Input::Checked(Ok(false))),
+            (Err(reason), _) => self.input(Input::Checked(Err(reason))),
+        }
     }
 
     fn take_links(&mut self, greeting: &Greeting) -> Result<(), String> {
@@ -383,8 +423,9 @@ impl Driver {
         let (package, arrived) = (std::mem::take(&mut self.attachment.0), self.attachment.1);
         let gathered = if rehearsal { arrived } else { self.gathered };
         let session = self.migration_id.map_or(0, session);
-        let populating = self.populating.clone();
-        self.job(MachineJob::Load(LoadJob { package, arrived, gathered, rehearsal, postcopy, session, populating }));
+        let (patience, populating) = (self.timers.durations.heartbeat, self.populating.clone());
+        let job = LoadJob { package, arrived, gathered, rehearsal, postcopy, session, patience, populating };
+        self.job(MachineJob::Load(job));
     }
 
     fn start_guest(&mut self) {

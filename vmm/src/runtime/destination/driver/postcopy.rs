@@ -20,6 +20,7 @@ use crate::runtime::stream::Stream;
 impl Driver {
     pub(super) fn armed(&mut self, missing: Arc<Missing>, thread: JoinHandle<()>) {
         self.threads.push(thread);
+        missing.expect(self.connection);
         if let Some(stream) = self.urgent.take() {
             missing.connect(stream);
         }
@@ -84,9 +85,6 @@ impl Driver {
     pub(super) fn pause(&mut self) {
         self.paused = true;
         self.timers.stop(Timer::Recover);
-        if let Some(missing) = &self.missing {
-            missing.disconnect();
-        }
         self.drop_connection();
         self.progress.set_status(Status::PostcopyPaused);
     }
@@ -94,6 +92,9 @@ impl Driver {
     pub(super) fn resumed(&mut self) {
         self.paused = false;
         self.timers.stop(Timer::Recover);
+        if let Some(missing) = &self.missing {
+            missing.expect(self.connection);
+        }
         self.progress.clear_error();
         self.progress.set_status(Status::PostcopyActive);
     }

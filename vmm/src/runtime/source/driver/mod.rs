@@ -16,13 +16,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, Sender};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ferry_devices::fault::{Direction, Moment};
 use ferry_migration::message::ToSource;
 use ferry_migration::pages::PageBitmap;
 use ferry_migration::source::{Input, Outcome, Output, Owner, Plan, Source, TakeBack};
-use ferry_migration::{Handshake, Parameters, Status};
+use ferry_migration::{Handshake, Parameters, Status, Timer};
 use vmm_sys_util::eventfd::EventFd;
 
 use self::record::Question;
@@ -30,20 +30,19 @@ use self::throttle::Throttle;
 use super::guest_worker::{GuestJob, Order, guest_worker};
 use super::page_worker::PageJob;
 use super::pages::Controls;
+use super::patience::Patience;
 use super::stopwatch::Stopwatch;
 use super::{Command, Event, LinkEvent};
 use crate::endpoint::Endpoint;
 use crate::machine::{Hold, Machine};
 use crate::runtime::control;
-use crate::runtime::inbox::{HeldLoss, Next, next};
+use crate::runtime::inbox::{self, HeldLoss, Next};
 use crate::runtime::progress::Progress;
 use crate::runtime::record::{Call, HandoverRecord};
 use crate::runtime::settings::Settings;
 use crate::runtime::stream::Stream;
 use crate::runtime::timers::{Durations, Timers};
 
-/// Longest that one message may wait in a full socket before the link counts as lost.
-const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 /// What a look a moment ago may not have shown: an uncertainty has ended in a paused postcopy.
 const NEEDS_PAGES: &str = "the postcopy is paused, and the destination may need pages that only this process has: reconnect it, or, if it \
                            has ended or says that it is completed, drop them ('drop-pages': true, or --drop-pages)";
@@ -72,13 +71,21 @@ pub(super) struct Driver {
     guest_jobs: Option<Sender<Order>>,
     page_jobs: Option<Sender<PageJob>>,
     threads: Vec<JoinHandle<()>>,
+    /// In which order it takes what comes.
+    order: inbox::Order,
     control: Option<control::Sender>,
+    /// What its reader has not delivered yet.
+    unread: Option<control::Unread>,
+    /// Bytes that had come on it when the destination was last heard.
+    heard: u64,
     links: Vec<Stream>,
     /// Bulk links of this migration.
     bulk_links: u8,
     loss: HeldLoss,
     /// Counts connections: what a link of an earlier one says late is not heard.
     epoch: u32,
+    /// Which chunks of memory hold something, for the greeting.
+    filled: Vec<u8>,
     /// Framed sections for the next message that carries them.
     state: Vec<u8>,
     /// Postcopy: the pages that remained at the switchover.
@@ -99,6 +106,8 @@ pub(super) struct Driver {
     resolving: Option<(Owner, Sender<Result<(), &'static str>>)>,
     /// What the guest's worker has not answered yet.
     guest_jobs_open: u32,
+    /// When a device that hangs is interrupted again.
+    interrupt_at: Option<Instant>,
     outcome: Option<Outcome>,
 }
 
@@ -136,11 +145,12 @@ impl Driver {
             progress.set_local();
         }
         let (guest_jobs, guest_thread) = guest_worker(machine.clone(), record.clone(), events.clone())?;
+        let durations = Durations::new(&parameters);
         let controls = Controls {
             stop: Arc::default(),
             end_round: Arc::default(),
             arrived: Arc::default(),
-            patience: Duration::from_millis(parameters.heartbeat_timeout_ms),
+            patience: Arc::new(Patience::new(durations.heartbeat, durations.load)),
             max_bandwidth: settings.max_bandwidth(),
             progress: progress.clone(),
         };
@@ -154,7 +164,7 @@ impl Driver {
             migration_id,
             progress,
             settings,
-            timers: Timers::new(Durations::new(&parameters)),
+            timers: Timers::new(durations),
             stopwatch: Stopwatch::default(),
             events,
             cancel: EventFd::new(libc::EFD_CLOEXEC)?,
@@ -163,11 +173,15 @@ impl Driver {
             guest_jobs: Some(guest_jobs),
             page_jobs: None,
             threads: vec![guest_thread],
+            order: inbox::Order::default(),
             control: None,
+            unread: None,
+            heard: 0,
             links: Vec::new(),
             bulk_links,
             loss: HeldLoss::default(),
             epoch: 0,
+            filled: Vec::new(),
             state: Vec::new(),
             remaining: None,
             received: None,
@@ -179,6 +193,7 @@ impl Driver {
             resolved: None,
             resolving: None,
             guest_jobs_open: 0,
+            interrupt_at: None,
             outcome: None,
         })
     }
@@ -189,8 +204,9 @@ impl Driver {
         self.perform(first);
         while self.outcome.is_none() {
             let wake_at = [self.record_call.deadline(), self.interrupt_again_at()].into_iter().flatten().min();
-            match next(inbox, &mut self.timers, &mut self.loss, wake_at) {
+            match self.order.next(inbox, &mut self.timers, &mut self.loss, wake_at, self.unread.as_ref()) {
                 Next::Nothing => self.wake(),
+                Next::Timer(Timer::PeerSilent) if self.is_being_told() => self.timers.start(Timer::PeerSilent),
                 Next::Timer(timer) => self.input(Input::Timer(timer)),
                 Next::PagesLost(reason) => self.input(Input::LinkLost(reason)),
                 Next::Event(event) => self.event(event),
@@ -204,10 +220,12 @@ impl Driver {
             Event::Input(input) => self.input(input),
             Event::Guest(input) => {
                 self.guest_jobs_open -= 1;
-                if matches!(input, Input::Stopped(_)) {
+                if matches!(input, Some(Input::Stopped(_))) {
                     self.throttle.end();
                 }
-                self.input(input);
+                if let Some(input) = input {
+                    self.input(input);
+                }
             }
             Event::Record(serial, input) => {
                 if self.record_call.answered(serial) {
@@ -219,7 +237,7 @@ impl Driver {
             Event::Throttle(percentage) => self.throttle(percentage),
             Event::Remaining(pages) => self.remaining = Some(pages),
             Event::OfLink(epoch, event) if epoch == self.epoch => self.link_event(event),
-            Event::OfLink(_, LinkEvent::Control(stream) | LinkEvent::Pages(stream)) => stream.shutdown(),
+            Event::OfLink(_, LinkEvent::Control(stream, _) | LinkEvent::Pages(stream)) => stream.shutdown(),
             // What a replaced connection says late is not heard.
             Event::OfLink(..) => {}
         }
@@ -227,9 +245,9 @@ impl Driver {
 
     fn link_event(&mut self, event: LinkEvent) {
         match event {
-            LinkEvent::Control(stream) => self.control_is_open(stream),
+            LinkEvent::Control(stream, filled) => self.control_is_open(stream, filled),
             LinkEvent::Pages(stream) => self.links.push(stream),
-            LinkEvent::Message(message, attachment) => self.message(message, &attachment),
+            LinkEvent::Message(message, attachment, _ticket) => self.message(message, &attachment),
             LinkEvent::PagesDone(input) => self.input(input),
             LinkEvent::Lost(reason) => self.input(Input::LinkLost(reason)),
             LinkEvent::PagesLost(reason) => self.loss.hold(reason),
@@ -237,12 +255,16 @@ impl Driver {
     }
 
     /// A device that was interrupted a moment before it began to hang must not be missed.
-    fn interrupt_again_at(&self) -> Option<Instant> {
+    fn interrupt_again_at(&mut self) -> Option<Instant> {
         let hangs = self.guest_jobs_open > 0 && self.controls.stop.load(Relaxed);
-        hangs.then(|| Instant::now() + crate::runtime::INTERRUPT_AGAIN)
+        // Kept until it has come: other events are no reason to put it off.
+        self.interrupt_at =
+            hangs.then(|| self.interrupt_at.unwrap_or_else(|| Instant::now() + crate::runtime::INTERRUPT_AGAIN));
+        self.interrupt_at
     }
 
     fn wake(&mut self) {
+        self.interrupt_at = None;
         match self.record_call.overdue() {
             Some(Question::Announce) => self.input(Input::NonceWritten(Err("it did not answer in time".to_owned()))),
             Some(Question::TakeBack) => self.input(Input::TookBack(TakeBack::Unreachable)),
@@ -257,6 +279,7 @@ impl Driver {
         let trouble = explain::trouble(&input);
         let outputs = self.core.step(input);
         self.explain(&outputs, &trouble);
+        self.take_leave(&outputs, trouble);
         self.perform(outputs);
     }
 
@@ -299,6 +322,7 @@ impl Driver {
             self.recover_to = None;
         }
         self.explain(&outputs, &trouble);
+        self.take_leave(&outputs, trouble);
         // Whoever asks once this is answered finds the status that it led to.
         if let Some(Output::Status(status)) = outputs.iter().find(|output| matches!(output, Output::Status(_))) {
             self.show(*status);
@@ -321,6 +345,7 @@ impl Driver {
     }
 
     fn message(&mut self, message: ToSource, attachment: &[u8]) {
+        self.heard = self.bytes_heard();
         self.machine.faults().reach(Direction::Outgoing, Moment::Received, message.name());
         match &message {
             ToSource::HelloAck { .. } => {
@@ -329,6 +354,12 @@ impl Driver {
                 }
             }
             ToSource::MarkerReached { marker } => self.controls.arrived.tell(*marker),
+            // Its memory is armed, and it takes pages.
+            ToSource::Ready { .. } | ToSource::Started { .. } => self.controls.patience.set_loading(false),
+            // It has found a link lost, and says which.
+            ToSource::Refused { reason } if self.progress.status() == Some(Status::PostcopyActive) => {
+                return self.input(Input::LinkLost(format!("the destination has broken the connection: {reason}")));
+            }
             // What the destination has need not be sent.
             ToSource::RecoverAck => match PageBitmap::decode(attachment, self.machine.memory().pages()) {
                 Ok(received) => self.received = Some(received),
@@ -359,7 +390,10 @@ impl Driver {
                 }
                 Output::SendLastPages { postcopy: false } => self.page_job(PageJob::LastPages),
                 Output::SendLastPages { postcopy: true } => self.page_job(PageJob::LeavePages),
-                Output::ServePages => self.serve_pages(),
+                Output::ServePages => {
+                    self.controls.patience.set_loading(true);
+                    self.serve_pages();
+                }
                 Output::ServeMissingPages => self.serve_missing_pages(),
                 Output::Handshake(handshake) => self.progress.set_handshake(handshake),
                 Output::WriteNonce => self.ask_record(Question::Announce),
@@ -401,7 +435,8 @@ impl Driver {
             tracing::error!(%error, "the machine could not be marked as handed over; its vCPUs are stopped all the same");
         }
         if self.local {
-            self.part_with_memory();
+            // It ends before this migration is shown as ended, which waits for the worker.
+            self.guest_job(GuestJob::PartWithMemory, None);
         }
     }
 
@@ -414,7 +449,7 @@ impl Driver {
                 return;
             }
             for event in inbox.try_iter() {
-                if let Event::OfLink(_, LinkEvent::Control(stream) | LinkEvent::Pages(stream)) = event {
+                if let Event::OfLink(_, LinkEvent::Control(stream, _) | LinkEvent::Pages(stream)) = event {
                     stream.shutdown();
                 }
             }
