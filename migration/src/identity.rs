@@ -201,7 +201,7 @@ impl Boot {
             let shown = |content: Option<&Content>| content.map_or_else(|| "none".to_owned(), Content::to_string);
             Err(IdentityError::Boots { item, source_has: shown(source_has), here: shown(here), remedy })
         };
-        if self.kernel != here.kernel {
+        if !self.kernel.is_same(&here.kernel) {
             let remedy = match (self.kernel.built_in, here.kernel.built_in) {
                 (true, true) => "use the same build of ferry on both sides, or boot guests with --kernel",
                 (true, false) => "start the destination without --kernel",
@@ -209,7 +209,11 @@ impl Boot {
             };
             return differs("kernel", Some(&self.kernel), Some(&here.kernel), remedy);
         }
-        if self.initrd != here.initrd {
+        let same = match (&self.initrd, &here.initrd) {
+            (Some(source), Some(here)) => source.is_same(here),
+            (source, here) => source.is_none() && here.is_none(),
+        };
+        if !same {
             let remedy = match self.initrd {
                 Some(_) => "give the destination the same --initrd",
                 None => "start the destination without --initrd",
@@ -217,6 +221,13 @@ impl Boot {
             return differs("initrd", self.initrd.as_ref(), here.initrd.as_ref(), remedy);
         }
         Ok(())
+    }
+}
+
+impl Content {
+    /// Whether a guest cannot tell one from the other.
+    fn is_same(&self, other: &Content) -> bool {
+        (self.bytes, self.hash) == (other.bytes, other.hash)
     }
 }
 
@@ -249,7 +260,7 @@ pub(crate) mod tests {
     #[test]
     fn kernels_and_initrds_are_compared_and_the_command_line_is_not() {
         let here = identity().boot;
-        let image = Content { built_in: false, ..here.kernel };
+        let image = Content { built_in: false, hash: 9, ..here.kernel };
         let source = |change: &dyn Fn(&mut Boot)| {
             let mut boot = identity().boot;
             change(&mut boot);
@@ -265,6 +276,7 @@ pub(crate) mod tests {
             let text = source(change).unwrap_err();
             assert!(text.starts_with(item) && text.ends_with(remedy), "{text}");
         }
+        assert_eq!(source(&|boot| boot.kernel.built_in = false), Ok(()), "the same from a file");
         let given = Boot { kernel: image, ..identity().boot };
         let text = here.check(&given).unwrap_err().to_string();
         assert!(text.ends_with("start the destination without --kernel"), "{text}");

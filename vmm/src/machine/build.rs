@@ -90,6 +90,7 @@ pub(super) fn assemble(config: &MachineConfig, events: Arc<Events>) -> Result<Pa
         device_names: devices.iter().map(|device| device.id().to_string()).collect(),
         devices: Mutex::new(devices),
         serial,
+        disk,
         faults,
         description,
         arrived: Default::default(),

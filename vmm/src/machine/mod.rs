@@ -20,6 +20,7 @@ mod description;
 mod error;
 mod faults;
 mod gate;
+mod identity;
 mod moving;
 mod operator;
 mod parts;
@@ -45,6 +46,7 @@ use crate::memory::Memory;
 pub use config::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink};
 pub use error::{DeviceFailure, ExitReason, GuestFailure, MachineError};
 pub use faults::{FaultRuleError, call_of};
+pub use identity::{DiskFile, DiskProof};
 use parts::Parts;
 pub use status::{Hold, RunState};
 

@@ -8,6 +8,7 @@ use ferry_devices::serial::Serial;
 use ferry_devices::{Bus, Device};
 use ferry_migration::MachineDescription;
 
+use super::build::Disk;
 use super::control::Control;
 use super::error::{DeviceFailure, MachineError};
 use super::reset::PowerOn;
@@ -32,6 +33,7 @@ pub(super) struct Parts {
     /// Of the devices, in order: a load that hangs has the devices locked.
     pub(super) device_names: Vec<String>,
     pub(super) serial: Arc<Serial>,
+    pub(super) disk: Option<Disk>,
     pub(super) faults: Arc<FaultControl>,
     /// This host's offer.
     pub(super) description: MachineDescription,

@@ -96,7 +96,7 @@ pub enum MigrationError {
 }
 
 /// The threads of a migration, which rules of the fault device can name.
-pub const WORKERS: [&str; 17] = [
+pub const WORKERS: [&str; 18] = [
     "ferry-source",
     "ferry-src-connect",
     "ferry-src-guest",
@@ -107,6 +107,7 @@ pub const WORKERS: [&str; 17] = [
     "ferry-src-urgent",
     "ferry-dest",
     "ferry-dst-accept",
+    "ferry-dst-disk",
     "ferry-dst-faults",
     "ferry-dst-hello",
     "ferry-dst-load",

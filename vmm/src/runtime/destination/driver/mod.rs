@@ -3,9 +3,10 @@
 //! Started by [`Incoming::listen`](super::Incoming::listen). It waits only for its inbox and its timers; what blocks is done by
 //! workers, and everything that was opened or started here is gone when it ends. [`links`] accepts, uses and closes the links,
 //! [`postcopy`] holds what only a guest with missing pages needs, [`local`] what only memory does that comes as a whole, [`record`]
-//! asks the ownership record.
+//! asks the ownership record, [`identity`] sees that both sides mean the same guest and disk.
 
 mod explain;
+mod identity;
 mod links;
 mod local;
 mod postcopy;
@@ -20,13 +21,15 @@ use std::time::{Duration, Instant};
 
 use ferry_devices::fault::{Direction, Moment};
 use ferry_migration::destination::{Destination, Input, Outcome, Output};
-use ferry_migration::greeting::{Announced, BULK_LINKS_MAX};
+use ferry_migration::greeting::BULK_LINKS_MAX;
 use ferry_migration::message::{Failure, ToDestination, ToSource};
 use ferry_migration::ownership::Handover;
 use ferry_migration::pages::{CHUNK_PAGES, PageBitmap};
+use ferry_migration::parameters::DiskSharing;
 use ferry_migration::wire::preamble::session;
 use ferry_migration::{Greeting, Parameters, Status, description};
 
+use self::identity::Shared;
 use self::record::Question;
 use super::arrivals::Listening;
 use super::marks::Marks;
@@ -101,6 +104,8 @@ pub(super) struct Driver {
     passed: Vec<OwnedFd>,
     /// The memory came as a whole: there are no pages to take.
     local: bool,
+    /// What this side's operator has said of the disk.
+    disk: DiskSharing,
     own_record: Option<Arc<OwnRecord>>,
     record: Option<Arc<HandoverRecord>>,
     /// What the source has announced, while this side looks whether its record shows it.
@@ -158,6 +163,7 @@ impl Driver {
             urgent: None,
             passed: Vec::new(),
             local: false,
+            disk: parameters.disk,
             own_record,
             record: None,
             announced: None,
@@ -188,6 +194,7 @@ impl Driver {
                     self.input(input);
                 }
             }
+            Event::DiskSeen(result) => self.disk_seen(result),
             Event::Armed(missing, thread) => self.armed(missing, thread),
             Event::Arrived(preamble, stream) => self.arrived(preamble, stream),
             Event::ListenFailed(error) => self.listening_failed(&error),
@@ -270,8 +277,7 @@ impl Driver {
             self.machine.faults().reach(Direction::Incoming, Moment::Step, output.name());
             match output {
                 Output::CheckGreeting => match self.check_greeting() {
-                    Ok(Some(announced)) => self.look_for(announced),
-                    Ok(None) => self.input(Input::Checked(Ok(false))),
+                    Ok(shared) => self.look_at_disk(shared),
                     Err(reason) => self.input(Input::Checked(Err(reason))),
                 },
                 Output::ReceivePages => {
@@ -311,12 +317,14 @@ impl Driver {
         }
     }
 
-    /// Whether this side can take the guest, and what it must find in its ownership record.
-    fn check_greeting(&mut self) -> Result<Option<Announced>, String> {
+    /// Whether this side can take the guest, and what it must find on the storage that both sides see.
+    fn check_greeting(&mut self) -> Result<Shared, String> {
         let bytes = std::mem::take(&mut self.attachment.0);
-        let (greeting, announced) =
+        let (greeting, announced, identity) =
             Greeting::decode(&bytes).map_err(|error| format!("its greeting does not decode: {error}"))?;
+        ferry_migration::identity::check_name(&greeting.vm, self.machine.name()).map_err(|error| error.to_string())?;
         description::check(&greeting.machine, self.machine.description()).map_err(|error| error.to_string())?;
+        let nonce = self.check_identity(identity).map_err(|error| error.to_string())?;
         self.take_links(&greeting)?;
         self.timers.durations.heartbeat = Duration::from_millis(greeting.heartbeat_timeout_ms.clamp(100, 600_000));
         self.prepare_memory(announced)?;
@@ -325,7 +333,7 @@ impl Driver {
                 .map_err(|error| format!("postcopy is not possible here: {}", crate::runtime::causes(&error)))?;
         }
         tracing::info!(vm = greeting.vm, "incoming migration");
-        Ok(greeting.record)
+        Ok(Shared { nonce, record: greeting.record })
     }
 
     fn take_links(&mut self, greeting: &Greeting) -> Result<(), String> {

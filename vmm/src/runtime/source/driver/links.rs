@@ -20,6 +20,7 @@ use crate::runtime::stream::Stream;
 
 impl Driver {
     pub(super) fn connect(&mut self) {
+        let disk = self.machine.writable_disk().filter(|_| self.recover_to.is_none());
         if let Some(to) = self.recover_to.take() {
             self.to = to;
             crate::runtime::join_finished(&mut self.threads);
@@ -35,6 +36,7 @@ impl Driver {
         let deadline = Instant::now() + self.timers.durations.setup;
         let preamble = Preamble { migration_id: self.migration_id, connection: self.epoch, link: Link::Control };
         let (cancel, faults) = (self.cancel.try_clone(), self.machine.faults().clone());
+        let (proof, migration_id) = (self.proof.clone(), self.migration_id);
         let connect = move || {
             let allowed = faults.before(Place::HostConnect).and(cancel);
             let opened = allowed.and_then(|cancel| Stream::connect(&to, deadline, &cancel)).and_then(|stream| {
@@ -43,7 +45,11 @@ impl Driver {
                 Ok(stream)
             });
             let event = match opened {
-                Ok(stream) => LinkEvent::Control(stream),
+                Ok(stream) => {
+                    // Storage may take its time, and the driver has none.
+                    disk.iter().for_each(|disk| proof.begin(disk, migration_id));
+                    LinkEvent::Control(stream)
+                }
                 Err(error) => LinkEvent::Lost(format!("cannot connect to {to}: {error}")),
             };
             // The driver may have been cancelled meanwhile; the stream then closes here.
@@ -107,7 +113,7 @@ impl Driver {
                 .map(|record| Announced { handover: record.handover().clone(), nonce: record.nonce() }),
             heartbeat_timeout_ms: self.timers.durations.heartbeat.as_millis() as u64,
         };
-        greeting.encode(self.passed_memory().as_ref())
+        greeting.encode(self.passed_memory().as_ref(), Some(&self.identity()))
     }
 
     pub(super) fn close_links(&mut self) {

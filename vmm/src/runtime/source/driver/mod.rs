@@ -3,9 +3,10 @@
 //! Started by [`Outgoing::start`](super::Outgoing::start). It waits only for its inbox and its timers; what blocks is done by
 //! workers, and everything that was opened or started here is gone when it ends. [`links`] opens, uses and closes the links,
 //! [`jobs`] hands work to the workers, [`record`] asks the ownership record, [`throttle`] slows a guest down that writes too fast,
-//! [`explain`] says what a client must know, [`local`] stands in for the page worker where the memory goes as a whole.
+//! [`explain`] says what a client must know, [`identity`] what both sides must mean alike, [`local`] stands in for the page worker where the memory goes as a whole.
 
 mod explain;
+mod identity;
 mod jobs;
 mod links;
 mod local;
@@ -25,6 +26,7 @@ use ferry_migration::source::{Input, Outcome, Output, Owner, Plan, Source, TakeB
 use ferry_migration::{Handshake, Parameters, Status};
 use vmm_sys_util::eventfd::EventFd;
 
+use self::identity::Proof;
 use self::record::Question;
 use self::throttle::Throttle;
 use super::guest_worker::{GuestJob, Order, guest_worker};
@@ -89,7 +91,11 @@ pub(super) struct Driver {
     local: bool,
     /// Its mark when it was passed.
     passed_mark: Option<bool>,
+    /// While the destination looks for it.
+    proof: Proof,
     record: Option<Arc<HandoverRecord>>,
+    /// The handshake is the record's, unless the destination does not see it.
+    expects_owned: bool,
     record_call: Call<Question>,
     /// Whom the operator has named as the owner.
     resolved: Option<Owner>,
@@ -168,6 +174,8 @@ impl Driver {
             recover_to: None,
             local: parameters.local,
             passed_mark: None,
+            proof: Proof::new(parameters.disk),
+            expects_owned: parameters.handshake.is_none() && record.is_some(),
             record,
             record_call: Call::default(),
             resolved: None,
@@ -296,6 +304,8 @@ impl Driver {
 
     fn message(&mut self, message: ToSource, attachment: &[u8]) {
         self.machine.faults().reach(Direction::Outgoing, Moment::Received, message.name());
+        // Whatever it is, the destination has looked.
+        self.proof.end();
         match &message {
             ToSource::HelloAck { .. } => {
                 if let Some(input) = self.memory_is_not_taken(attachment) {
@@ -401,6 +411,7 @@ impl Driver {
         self.guest_jobs = None;
         self.page_jobs = None;
         self.join(inbox);
+        self.proof.end();
         if let Some(outcome) = &self.outcome {
             self.settle_record(outcome);
         }

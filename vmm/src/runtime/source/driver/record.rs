@@ -8,6 +8,10 @@ use ferry_migration::source::{Input, Outcome, Owner, TakeBack};
 use super::Driver;
 use crate::runtime::source::Event;
 
+/// Why there is a record, and the handshake does without.
+const NOT_SHARED: &str =
+    "the destination does not see the ownership record of this guest; give both sides the same one with --ownership";
+
 /// What the record can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Question {
@@ -52,6 +56,9 @@ impl Driver {
     /// say for ever that a hand-over is under way.
     pub(super) fn handshake(&self, handshake: Handshake) {
         self.progress.set_handshake(handshake);
+        if self.expects_owned && handshake != Handshake::Owned {
+            self.progress.set_handshake_why(NOT_SHARED);
+        }
         if let Some(record) = self.record.as_ref().filter(|_| handshake != Handshake::Owned) {
             record.settle();
         }
