@@ -46,6 +46,17 @@ pub enum Compression {
     Lz4,
 }
 
+/// What the destination's image of a writable disk is to the source's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskSharing {
+    /// The same file, which the two sides prove to each other.
+    #[default]
+    Shared,
+    /// Another file, or one of which no proof can be had: the operator has seen to it that both hold the same, and that no other guest has it.
+    Copied,
+}
+
 /// All parameters, with their defaults.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
@@ -98,6 +109,9 @@ pub struct Parameters {
     /// Hand the memory over as a whole to a process on this host, over a Unix socket: no page is copied.
     #[serde(rename = "x-ferry-local")]
     pub local: bool,
+    /// What the destination's image of a writable disk is to the source's.
+    #[serde(rename = "x-ferry-disk")]
+    pub disk: DiskSharing,
 }
 
 impl Default for Parameters {
@@ -121,6 +135,7 @@ impl Default for Parameters {
             multifd_channels: 2,
             compression: Compression::None,
             local: false,
+            disk: DiskSharing::Shared,
         }
     }
 }

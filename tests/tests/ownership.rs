@@ -201,6 +201,7 @@ fn a_destination_that_sees_no_record_takes_the_guest_by_the_setup_handshake() {
     let mut destination = scene.lab.start_destination(&spec);
     let info = move_guest(&mut scene.source, &mut destination, &mut scene.guest);
     assert_eq!(info.x_ferry_handshake, Some(Handshake::Setup));
+    assert!(info.x_ferry_handshake_why.is_some_and(|why| why.contains("does not see the ownership record")));
     is_settled_at(&mut scene.source, 1);
     scene.source.quit();
     scene.source = destination;

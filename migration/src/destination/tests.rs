@@ -160,10 +160,18 @@ fn a_dead_fault_handler_is_an_event_with_a_consequence() {
 }
 
 #[test]
-fn another_version_is_refused() {
-    let hello = ToDestination::Hello { version: 99, generation: 1, postcopy: false, handshake: Handshake::Setup };
-    let (_, last) = walk(&[Input::Message(hello)]);
-    assert!(matches!(&last[0], Output::Send(ToSource::Refused { reason }) if reason.contains("99")), "{last:?}");
+fn the_version_before_is_taken_and_any_other_is_refused() {
+    for (version, taken) in [(3, false), (4, true), (PROTOCOL_VERSION, true), (99, false)] {
+        let hello = ToDestination::Hello { version, generation: 1, postcopy: false, handshake: Handshake::Setup };
+        let (_, last) = walk(&[Input::Message(hello)]);
+        match &last[0] {
+            Output::CheckGreeting => assert!(taken, "{version}"),
+            Output::Send(ToSource::Refused { reason }) => {
+                assert!(!taken && reason.contains(&format!("has {version},")), "{reason}");
+            }
+            other => panic!("{version}: {other:?}"),
+        }
+    }
 }
 
 #[test]

@@ -290,3 +290,27 @@ proptest! {
         let _ = load(&image);
     }
 }
+
+#[test]
+fn what_boots_is_told_by_its_content_and_the_command_line_of_a_guest_that_came_counts() {
+    let (same, other) = (temporary(&good()), temporary(&[good(), vec![0]].concat()));
+    let open =
+        |file: &tempfile::NamedTempFile| BootSource::open(Some(file.path()), Some(other.path()), "a b", 2).unwrap();
+    let (source, copy) = (open(&temporary(&good())), open(&same));
+    assert_eq!(source.identity(), copy.identity(), "the path does not count");
+    assert_eq!((source.identity().kernel.built_in, source.identity().kernel.bytes), (false, good().len() as u64));
+    assert_ne!(open(&other).identity().kernel, source.identity().kernel);
+    let built_in = BootSource::open(None, None, "", 1).unwrap().identity();
+    assert!(built_in.kernel.built_in && built_in.initrd.is_none());
+
+    copy.set_command_line(Some("came with the guest".to_owned()));
+    assert_eq!(copy.identity().command_line, "came with the guest");
+    let memory = memory();
+    let initrd_free = BootSource::open(Some(same.path()), None, "a b", 2).unwrap();
+    for (line, expected) in [(Some("came".to_owned()), *b"came\0"), (None, *b"a b\0\0")] {
+        initrd_free.set_command_line(line);
+        memory.clear().unwrap();
+        initrd_free.load(&memory).unwrap();
+        assert_eq!(memory.guest().read_obj::<[u8; 5]>(GuestAddress(COMMAND_LINE)).unwrap(), expected);
+    }
+}

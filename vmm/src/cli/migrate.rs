@@ -45,12 +45,15 @@ pub struct Options {
     /// Hand the memory over as a whole to a process on this host, without copying a page: for a newer ferry under a running guest
     #[arg(long)]
     local: bool,
+    /// The destination's disk image is not this one but a copy, which you have made equal and keep for this guest alone
+    #[arg(long)]
+    disk_copied: bool,
     /// Reconnect a paused postcopy of this process
     #[arg(
         long,
         conflicts_with_all = [
             "mode", "local", "auto_converge", "downtime_limit", "max_rounds", "on_limit", "no_rehearsal", "handshake",
-            "channels", "compression"
+            "channels", "compression", "disk_copied"
         ]
     )]
     resume: bool,
@@ -120,9 +123,16 @@ fn migrate(options: &Options, signals: impl FnOnce() -> Receiver<Signal>) -> Res
     }
     let to = for_anyone(&options.to)?.to_string();
     let moved = begin_and_watch(options, &to, &mut client, &signals());
-    if options.local && !matches!(&moved, Ok(info) if info.status == Some(Status::Completed)) {
-        // For whoever migrates this guest next, which may be to another host. A process that has gone does not mind.
-        let _ = client.execute("migrate-set-parameters", json!({ "x-ferry-local": false }));
+    if !matches!(&moved, Ok(info) if info.status == Some(Status::Completed)) {
+        // The next migration of this guest may be to another host. A process that has gone needs no answer.
+        for (asked, parameter) in [
+            (options.local, json!({ "x-ferry-local": false })),
+            (options.disk_copied, json!({ "x-ferry-disk": "shared" })),
+        ] {
+            if asked {
+                let _ = client.execute("migrate-set-parameters", parameter);
+            }
+        }
     }
     let info = moved?;
     match info.status.unwrap_or_default() {
@@ -183,7 +193,7 @@ impl Options {
             (Some(Mode::Postcopy), None | Some(When::FirstRound)) => Some("first-round"),
             (Some(Mode::Postcopy), Some(When::NoProgress)) => Some("no-progress"),
         };
-        let all: [(&str, Option<Value>); 10] = [
+        let all: [(&str, Option<Value>); 11] = [
             ("x-ferry-postcopy-when", when.map(Value::from)),
             ("x-ferry-handshake", self.handshake.clone().map(Value::from)),
             ("downtime-limit", self.downtime_limit.map(Value::from)),
@@ -194,6 +204,7 @@ impl Options {
             ("x-ferry-on-limit", self.on_limit.clone().map(Value::from)),
             ("x-ferry-rehearsal", rehearsal.map(Value::from)),
             ("x-ferry-local", self.local.then_some(Value::from(true))),
+            ("x-ferry-disk", self.disk_copied.then_some(Value::from("copied"))),
         ];
         all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
     }
@@ -295,7 +306,7 @@ mod tests {
     use std::thread;
 
     use clap::Parser;
-    use ferry_migration::parameters::Compression;
+    use ferry_migration::parameters::{Compression, DiskSharing};
     use tempfile::TempDir;
 
     use super::*;
@@ -384,6 +395,17 @@ mod tests {
         assert!(fixture.mock.state().parameters.local);
         let (outcome, mock) = fixture.end(Status::Failed, Some("the destination refused"));
         assert!(outcome.is_err() && !mock.state().parameters.local, "the next may go to another host");
+    }
+
+    #[test]
+    fn a_copied_disk_is_for_one_migration_only() {
+        let fixture = begin(&["--disk-copied"], None);
+        assert_eq!(fixture.mock.state().parameters.disk, DiskSharing::Copied);
+        let (outcome, mock) = fixture.end(Status::Failed, Some("the destination refused"));
+        assert!(
+            outcome.is_err() && mock.state().parameters.disk == DiskSharing::Shared,
+            "the next may be another disk"
+        );
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod description;
 mod error;
 mod faults;
 mod gate;
+mod identity;
 mod moving;
 mod operator;
 mod parts;
@@ -47,6 +48,7 @@ pub use config::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink};
 pub use custody::Custody;
 pub use error::{DeviceFailure, ExitReason, GuestFailure, MachineError};
 pub use faults::{FaultRuleError, call_of};
+pub use identity::{DiskFile, DiskProof};
 use parts::Parts;
 pub use status::{Hold, RunState};
 

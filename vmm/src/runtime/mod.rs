@@ -102,7 +102,7 @@ pub enum MigrationError {
 }
 
 /// The threads of a migration, which rules of the fault device can name.
-pub const WORKERS: [&str; 16] = [
+pub const WORKERS: [&str; 17] = [
     "ferry-source",
     "ferry-src-connect",
     "ferry-src-guest",
@@ -113,6 +113,7 @@ pub const WORKERS: [&str; 16] = [
     "ferry-src-urgent",
     "ferry-dest",
     "ferry-dst-accept",
+    "ferry-dst-disk",
     "ferry-dst-faults",
     "ferry-dst-load",
     "ferry-dst-memory",

@@ -82,6 +82,7 @@ struct Facts {
     downtime: Option<Downtime>,
     error: Option<String>,
     handshake: Handshake,
+    handshake_why: Option<&'static str>,
     local: bool,
     waits: Waits,
 }
@@ -131,6 +132,7 @@ impl Progress {
             downtime: None,
             error: None,
             handshake: Handshake::Setup,
+            handshake_why: None,
             local: false,
             waits: Waits::None,
         };
@@ -177,6 +179,11 @@ impl Progress {
     /// The handshake in force.
     pub fn set_handshake(&self, handshake: Handshake) {
         self.facts().handshake = handshake;
+    }
+
+    /// Why the handshake is not the one that was to be expected.
+    pub fn set_handshake_why(&self, why: &'static str) {
+        self.facts().handshake_why = Some(why);
     }
 
     /// The memory is handed over as a whole: there are no pages to send.
@@ -250,6 +257,7 @@ impl Progress {
             x_ferry_downtime_us: facts.downtime.map(|d| d.total_us()),
             x_ferry_direction: Some(if outgoing { "outgoing" } else { "incoming" }.to_owned()),
             x_ferry_handshake: Some(facts.handshake),
+            x_ferry_handshake_why: facts.handshake_why.map(str::to_owned),
             x_ferry_local: facts.local,
             postcopy_latency: blocktime.map(|b| b.total_us * 1000 / b.waits),
             postcopy_latency_dist: blocktime.map(|b| b.histogram.to_vec()),

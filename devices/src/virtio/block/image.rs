@@ -1,8 +1,8 @@
 //! The disk image: a raw file or block device, and the lock that says which process's guest may use it.
 //!
 //! Opening takes no lock, so that a destination can open the image while the source's guest runs. [`Image::lock`] is
-//! `acquire`'s part and [`Image::unlock`] is `release`'s. The lock is an open file description lock (fcntl(2), `F_OFD_SETLK`):
-//! it belongs to this opening of the file, and is gone when the process is.
+//! `acquire`'s part and [`Image::unlock`] is `release`'s. The lock ([`lock`]) belongs to this opening of the file, and is gone
+//! when the process is.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Seek, SeekFrom};
@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use super::format;
+use super::lock::{self, ImageLock};
 use crate::advice;
 use crate::fault::{FaultControl, Place};
 
@@ -80,6 +81,7 @@ pub(super) struct Image {
     /// What is to go wrong with it.
     pub(super) faults: Arc<FaultControl>,
     path: PathBuf,
+    lock: ImageLock,
     /// Something was written since the file was last made durable.
     unsynced: AtomicBool,
     /// The kernel has lost written data at a moment at which the guest had asked for nothing: its next flush fails.
@@ -104,6 +106,7 @@ impl Image {
         if bytes == 0 || !bytes.is_multiple_of(SECTOR_BYTES) {
             return Err(BlockError::Size { path: path.to_owned(), bytes });
         }
+        let lock = ImageLock::new(&file, path, read_only).map_err(failed)?;
         Ok(Image {
             file,
             bytes,
@@ -111,6 +114,7 @@ impl Image {
             read_only,
             faults,
             path: path.to_owned(),
+            lock,
             unsynced: AtomicBool::new(false),
             lost_data: AtomicBool::new(false),
             flushing_ahead: Arc::default(),
@@ -153,8 +157,7 @@ impl Image {
     /// Another process, or another guest of this one, holds it; or the image has become smaller than the guest's disk. A larger
     /// one does: the guest keeps the capacity that it was offered.
     pub(super) fn lock(&self) -> io::Result<()> {
-        let kind = if self.read_only { libc::F_RDLCK } else { libc::F_WRLCK };
-        let locked = self.faults.before(Place::DiskLock).and_then(|()| self.set_lock(kind));
+        let locked = self.faults.before(Place::DiskLock).and_then(|()| self.lock.take(&self.file, self.read_only));
         locked.map_err(|error| match error.kind() {
             ErrorKind::WouldBlock | ErrorKind::PermissionDenied => io::Error::new(
                 ErrorKind::ResourceBusy,
@@ -181,19 +184,24 @@ impl Image {
 
     /// Gives the lock back, if it is held.
     pub(super) fn unlock(&self) -> io::Result<()> {
-        self.set_lock(libc::F_UNLCK)
+        self.lock
+            .give_back(&self.file)
             .map_err(|error| io::Error::new(error.kind(), format!("cannot unlock {}: {error}", self.path.display())))
     }
 
-    fn set_lock(&self, kind: i32) -> io::Result<()> {
-        // SAFETY: `flock` is a C structure of integers, for which all zeros are valid.
-        let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-        // Start and length 0 stand for the whole file.
-        lock.l_type = kind as i16;
-        lock.l_whence = libc::SEEK_SET as i16;
-        // SAFETY: the descriptor is open for as long as `self.file` lives, and `lock` outlives the call.
-        let result = unsafe { libc::fcntl(self.file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    /// Lets another process find `nonce` in this very file; see [`lock`].
+    pub(super) fn show_proof(&self, nonce: u64) -> io::Result<()> {
+        lock::show_proof(&self.file, nonce)
+    }
+
+    /// Ends that.
+    pub(super) fn end_proof(&self, nonce: u64) -> io::Result<()> {
+        lock::end_proof(&self.file, nonce)
+    }
+
+    /// Whether another process shows `nonce` in this very file.
+    pub(super) fn sees_proof(&self, nonce: u64) -> io::Result<bool> {
+        lock::sees_proof(&self.file, nonce)
     }
 
     /// Notes that a write may have reached the file.

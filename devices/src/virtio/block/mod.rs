@@ -2,11 +2,13 @@
 //!
 //! Reads, writes, flush and "get ID"; discard and write-zeroes are not offered. One queue, one worker thread (`worker`), which
 //! takes requests from the ring in batches (`ring`), takes each apart (`request`) and moves its data between guest memory and the
-//! image without a copy (`transfer`). The image's lock (`image`) is held exactly while a guest may run.
+//! image without a copy (`transfer`). The image's lock (`image`, `lock`, `backing`) is held exactly while a guest may run.
 
+mod backing;
 mod config;
 pub mod format;
 mod image;
+mod lock;
 mod request;
 mod ring;
 mod transfer;
@@ -107,6 +109,36 @@ impl Block {
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         self.worker.shared.image.read_only
+    }
+
+    /// Where the image was opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.worker.shared.image.path()
+    }
+
+    /// For a source: lets the destination find `nonce` in the image's file, if it has opened the same, until [`Block::end_proof`].
+    ///
+    /// # Errors
+    /// When the file system gives no lock, or another process has all of the file locked.
+    pub fn show_proof(&self, nonce: u64) -> io::Result<()> {
+        self.worker.shared.image.show_proof(nonce)
+    }
+
+    /// Ends what [`Block::show_proof`] began.
+    ///
+    /// # Errors
+    /// When the file system does not take the lock back.
+    pub fn end_proof(&self, nonce: u64) -> io::Result<()> {
+        self.worker.shared.image.end_proof(nonce)
+    }
+
+    /// For a destination: whether a source shows `nonce` in the very file that this disk has.
+    ///
+    /// # Errors
+    /// When the file system does not say which locks there are.
+    pub fn sees_proof(&self, nonce: u64) -> io::Result<bool> {
+        self.worker.shared.image.sees_proof(nonce)
     }
 }
 

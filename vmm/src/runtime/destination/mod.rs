@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use ferry_migration::destination::{Input, Outcome};
+use ferry_migration::greeting::Announced;
 use ferry_migration::message::ToDestination;
 use ferry_migration::{Parameters, Status};
 
@@ -44,6 +45,8 @@ pub enum Event {
     Prepared(Result<(), String>),
     /// The ownership record has answered the call of this number.
     Record(u32, Input),
+    /// The disk has been looked at: it is the source's, which has announced this of its record; or why the guest is not taken.
+    DiskSeen(Result<Option<Announced>, String>),
     /// From the connection of this number.
     OfLink(u32, LinkEvent),
     /// Postcopy: the remaining pages are armed, and this thread hears who waits for one.

@@ -3,9 +3,10 @@
 //! Started by [`Incoming::listen`](super::Incoming::listen). It waits only for its inbox and its timers; what blocks is done by
 //! workers, and everything that was opened or started here is gone when it ends. [`links`] accepts, uses and closes the links,
 //! [`postcopy`] holds what only a guest with missing pages needs, [`local`] what only memory does that comes as a whole, [`record`]
-//! asks the ownership record.
+//! asks the ownership record, [`identity`] sees that both sides mean the same guest and disk.
 
 mod explain;
+mod identity;
 mod links;
 mod local;
 mod postcopy;
@@ -20,13 +21,15 @@ use std::time::{Duration, Instant};
 
 use ferry_devices::fault::{Direction, Moment};
 use ferry_migration::destination::{Destination, Input, Outcome, Output};
-use ferry_migration::greeting::{Announced, BULK_LINKS_MAX};
+use ferry_migration::greeting::BULK_LINKS_MAX;
 use ferry_migration::message::{Failure, ToDestination, ToSource};
 use ferry_migration::ownership::Handover;
 use ferry_migration::pages::{CHUNK_PAGES, PageBitmap};
+use ferry_migration::parameters::DiskSharing;
 use ferry_migration::wire::preamble::session;
 use ferry_migration::{Greeting, Parameters, Status, Timer, description};
 
+use self::identity::Shared;
 use self::record::Question;
 use super::arrivals::Listening;
 use super::marks::Marks;
@@ -110,10 +113,12 @@ pub(super) struct Driver {
     urgent: Option<Stream>,
     /// What came with the source's first word, while that is looked at.
     passed: Vec<OwnedFd>,
-    /// The ownership record's part of a greeting, and whether memory is viewed, while that is being made ready.
-    preparing: Option<(Option<Announced>, bool)>,
+    /// What the storage must show, and whether memory is viewed, while that is being made ready.
+    preparing: Option<(Shared, bool)>,
     /// The memory came as a whole: there are no pages to take.
     local: bool,
+    /// What this side's operator has said of the disk.
+    disk: DiskSharing,
     own_record: Option<Arc<OwnRecord>>,
     record: Option<Arc<HandoverRecord>>,
     /// What the source has announced, while this side looks whether its record shows it.
@@ -176,6 +181,7 @@ impl Driver {
             passed: Vec::new(),
             preparing: None,
             local: false,
+            disk: parameters.disk,
             own_record,
             record: None,
             announced: None,
@@ -210,6 +216,7 @@ impl Driver {
                     self.input(input);
                 }
             }
+            Event::DiskSeen(result) => self.disk_seen(result),
             Event::Armed(missing, thread) => self.armed(missing, thread),
             Event::Arrived(arrival) => self.arrived(arrival),
             Event::ListenFailed(error) => self.listening_failed(&error),
@@ -350,9 +357,11 @@ impl Driver {
     /// Whether this side can take the guest, as far as a look says; then the worker makes its memory ready.
     fn check_greeting(&mut self) -> Result<(), String> {
         let bytes = std::mem::take(&mut self.attachment.0);
-        let (greeting, announced) =
+        let (greeting, announced, identity) =
             Greeting::decode(&bytes).map_err(|error| format!("its greeting does not decode: {error}"))?;
+        ferry_migration::identity::check_name(&greeting.vm, self.machine.name()).map_err(|error| error.to_string())?;
         description::check(&greeting.machine, self.machine.description()).map_err(|error| error.to_string())?;
+        let nonce = self.check_identity(identity).map_err(|error| error.to_string())?;
         self.take_links(&greeting)?;
         self.timers.durations.heartbeat = Duration::from_millis(greeting.heartbeat_timeout_ms.clamp(100, 600_000));
         if self.core.may_go_postcopy() {
@@ -360,22 +369,22 @@ impl Driver {
                 .map_err(|error| format!("postcopy is not possible here: {}", crate::runtime::causes(&error)))?;
         }
         let preparation = self.preparation(announced)?;
-        self.preparing = Some((greeting.record, matches!(preparation, Preparation::View(..))));
+        self.preparing =
+            Some((Shared { nonce, record: greeting.record }, matches!(preparation, Preparation::View(..))));
         self.job(MachineJob::Prepare(preparation));
         tracing::info!(vm = greeting.vm, "incoming migration");
         Ok(())
     }
 
-    /// The memory is ready: what is left to look at is the record.
+    /// The memory is ready: what is left to look at is the disk and the record.
     fn prepared(&mut self, result: Result<(), String>) {
-        let Some((record, views)) = self.preparing.take() else { return };
+        let Some((shared, views)) = self.preparing.take() else { return };
         if views && result.is_ok() {
             self.memory_is_viewed();
         }
-        match (result, record) {
-            (Ok(()), Some(announced)) => self.look_for(announced),
-            (Ok(()), None) => self.input(Input::Checked(Ok(false))),
-            (Err(reason), _) => self.input(Input::Checked(Err(reason))),
+        match result {
+            Ok(()) => self.look_at_disk(shared),
+            Err(reason) => self.input(Input::Checked(Err(reason))),
         }
     }
 

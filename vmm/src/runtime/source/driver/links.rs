@@ -32,6 +32,7 @@ fn filled_chunks(machine: &Machine) -> Vec<u8> {
 
 impl Driver {
     pub(super) fn connect(&mut self) {
+        let disk = self.machine.writable_disk().filter(|_| self.recover_to.is_none());
         if let Some(to) = self.recover_to.take() {
             self.to = to;
             crate::runtime::join_finished(&mut self.threads);
@@ -51,6 +52,7 @@ impl Driver {
         let (cancel, faults) = (self.cancel.try_clone(), self.machine.faults().clone());
         // Looked up here and not by the driver: the page map of much memory takes its time.
         let filled = (self.epoch == 0 && !self.local).then(|| self.machine.clone());
+        let (proof, migration_id) = (self.proof.clone(), self.migration_id);
         let connect = move || {
             let allowed = faults.before(Place::HostConnect).and(cancel);
             let opened = allowed.and_then(|cancel| Stream::connect(&to, deadline, &cancel)).and_then(|stream| {
@@ -61,6 +63,8 @@ impl Driver {
             });
             let event = match opened {
                 Ok(stream) => {
+                    // Storage may take its time, and the driver has none.
+                    disk.iter().for_each(|disk| proof.begin(disk, migration_id));
                     LinkEvent::Control(stream, filled.map_or_else(Vec::new, |machine| filled_chunks(&machine)))
                 }
                 Err(error) => LinkEvent::Lost(format!("cannot connect to {to}: {error}")),
@@ -135,7 +139,7 @@ impl Driver {
                 .map(|record| Announced { handover: record.handover().clone(), nonce: record.nonce() }),
             heartbeat_timeout_ms: self.timers.durations.heartbeat.as_millis() as u64,
         };
-        greeting.encode(self.passed_memory().as_ref())
+        greeting.encode(self.passed_memory().as_ref(), Some(&self.identity()))
     }
 
     pub(super) fn close_links(&mut self) {

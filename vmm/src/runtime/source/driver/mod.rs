@@ -3,9 +3,10 @@
 //! Started by [`Outgoing::start`](super::Outgoing::start). It waits only for its inbox and its timers; what blocks is done by
 //! workers, and everything that was opened or started here is gone when it ends. [`links`] opens, uses and closes the links,
 //! [`jobs`] hands work to the workers, [`record`] asks the ownership record, [`throttle`] slows a guest down that writes too fast,
-//! [`explain`] says what a client must know, [`local`] stands in for the page worker where the memory goes as a whole.
+//! [`explain`] says what a client must know, [`identity`] what both sides must mean alike, [`local`] stands in for the page worker where the memory goes as a whole.
 
 mod explain;
+mod identity;
 mod jobs;
 mod links;
 mod local;
@@ -25,6 +26,7 @@ use ferry_migration::source::{Input, Outcome, Output, Owner, Plan, Source, TakeB
 use ferry_migration::{Handshake, Parameters, Status, Timer};
 use vmm_sys_util::eventfd::EventFd;
 
+use self::identity::Proof;
 use self::record::Question;
 use self::throttle::Throttle;
 use super::guest_worker::{GuestJob, Order, guest_worker};
@@ -98,7 +100,11 @@ pub(super) struct Driver {
     local: bool,
     /// Its mark when it was passed.
     passed_mark: Option<bool>,
+    /// While the destination looks for it.
+    proof: Proof,
     record: Option<Arc<HandoverRecord>>,
+    /// The handshake is the record's, unless the destination does not see it.
+    expects_owned: bool,
     record_call: Call<Question>,
     /// Whom the operator has named as the owner.
     resolved: Option<Owner>,
@@ -188,6 +194,8 @@ impl Driver {
             recover_to: None,
             local: parameters.local,
             passed_mark: None,
+            proof: Proof::new(parameters.disk),
+            expects_owned: parameters.handshake.is_none() && record.is_some(),
             record,
             record_call: Call::default(),
             resolved: None,
@@ -347,6 +355,8 @@ impl Driver {
     fn message(&mut self, message: ToSource, attachment: &[u8]) {
         self.heard = self.bytes_heard();
         self.machine.faults().reach(Direction::Outgoing, Moment::Received, message.name());
+        // Whatever it is, the destination has looked.
+        self.proof.end();
         match &message {
             ToSource::HelloAck { .. } => {
                 if let Some(input) = self.memory_is_not_taken(attachment) {
@@ -395,7 +405,7 @@ impl Driver {
                     self.serve_pages();
                 }
                 Output::ServeMissingPages => self.serve_missing_pages(),
-                Output::Handshake(handshake) => self.progress.set_handshake(handshake),
+                Output::Handshake(handshake) => self.handshake(handshake),
                 Output::WriteNonce => self.ask_record(Question::Announce),
                 Output::TakeBack => self.ask_record(Question::TakeBack),
                 Output::Snapshot => self.guest_job(GuestJob::Snapshot, None),
@@ -464,6 +474,7 @@ impl Driver {
         self.guest_jobs = None;
         self.page_jobs = None;
         self.join(inbox);
+        self.proof.end();
         let status = match self.outcome.take() {
             Some(Outcome::Completed) => {
                 self.progress.set_downtime(self.stopwatch.downtime());

@@ -2,10 +2,15 @@
 
 use std::sync::mpsc::Receiver;
 
+use ferry_migration::Handshake;
 use ferry_migration::source::{Input, Owner, TakeBack};
 
 use super::Driver;
 use crate::runtime::source::Event;
+
+/// Why there is a record, and the handshake does without.
+const NOT_SHARED: &str =
+    "the destination does not see the ownership record of this guest; give both sides the same one with --ownership";
 
 /// What the record can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +50,15 @@ impl Driver {
                 let _ = told.send(Event::Record(serial, input));
             })
         });
+    }
+
+    /// The handshake in force. A record that the destination does not see decides nothing; it goes on to say that a
+    /// migration is under way.
+    pub(super) fn handshake(&self, handshake: Handshake) {
+        self.progress.set_handshake(handshake);
+        if self.expects_owned && handshake != Handshake::Owned {
+            self.progress.set_handshake_why(NOT_SHARED);
+        }
     }
 
     /// Where the operator has given the guest to this side: makes the record say so, before the guest runs if its storage
