@@ -235,7 +235,9 @@ mod tests {
     #[test]
     fn a_byte_that_json_cannot_hold_begins_anew() {
         for stray in (0..=0xffu8).filter(|byte| is_stray(*byte, Scan::Outside)) {
-            for before in [&b""[..], b"{\"execute\":", b"{\"a\": [1, {", b"nonsense ", b"[}", b"[} \xc3", b"{\"a\": 1}}"] {
+            for before in
+                [&b""[..], b"{\"execute\":", b"{\"a\": [1, {", b"nonsense ", b"[}", b"[} \xc3", b"{\"a\": 1}}"]
+            {
                 let cut = cut(100, &[before, &[stray], b"{\"b\": 1}"]);
                 assert_eq!(cut.last(), Some(&Ok("{\"b\": 1}".into())), "{stray:#04x} after {before:?}");
                 assert_eq!(cut[cut.len() - 2], Err(FramingError::Stray(stray)), "after {before:?}");

@@ -15,12 +15,12 @@ use ferry_migration::{Parameters, Status};
 
 use crate::endpoint::Endpoint;
 use crate::machine::Machine;
-use crate::runtime::MigrationError;
 use crate::runtime::destination::driver::{Driver, NOT_PAUSED};
 use crate::runtime::destination::missing::Missing;
 use crate::runtime::progress::Progress;
 use crate::runtime::record::OwnRecord;
 use crate::runtime::stream::{Listener, Stream};
+use crate::runtime::{HELD_UP, MigrationError, ask_driver};
 
 mod arrivals;
 mod driver;
@@ -145,19 +145,17 @@ impl Incoming {
         }
         let listener = Listener::bind(at).map_err(|source| MigrationError::Listen { at: at.clone(), source })?;
         let bound = listener.endpoint().clone();
-        self.command(Command::Recover(listener)).map_err(MigrationError::TooLate)?;
-        *lock(&self.endpoint) = bound.clone();
-        Ok(bound)
+        let accepted = self.command(Command::Recover(listener));
+        if matches!(accepted, Ok(()) | Err(HELD_UP)) {
+            // A driver that is held up listens there as soon as it goes on.
+            *lock(&self.endpoint) = bound.clone();
+        }
+        accepted.map(|()| bound).map_err(MigrationError::TooLate)
     }
 
     fn command(&self, command: Command) -> Result<(), &'static str> {
-        let (answer, answered) = channel();
-        let sent = self.events.send(Event::Command(command, answer));
-        // The driver answers at once or has ended, which closes the channel.
-        match sent.map(|()| answered.recv()) {
-            Ok(Ok(result)) => result,
-            _ => Err("the incoming migration has ended"),
-        }
+        let answer = ask_driver(&self.events, |answer| Event::Command(command, answer));
+        answer.unwrap_or(Err("the incoming migration has ended"))
     }
 
     /// Waits for the end; `None` when somebody has waited before.

@@ -254,6 +254,7 @@ impl Driver {
     }
 
     fn command(&mut self, command: Command, answer: &Sender<Result<(), &'static str>>) {
+        let mut given = None;
         let input = match command {
             Command::Cancel => Input::Cancel,
             Command::StartPostcopy => Input::StartPostcopy,
@@ -269,8 +270,9 @@ impl Driver {
                 return;
             }
             Command::Resolve { owner, .. } => Input::Resolve(owner),
-            Command::Recover(to) => {
+            Command::Recover(to, parameters) => {
                 self.recover_to = Some(to);
+                given = Some(parameters);
                 Input::Recover
             }
         };
@@ -283,6 +285,8 @@ impl Driver {
         }
         if refused.is_some() {
             self.recover_to = None;
+        } else if let Some(Ok(parameters)) = given.map(|given| self.settings.with(&given)) {
+            self.settings.replace(parameters);
         }
         self.explain(&outputs, &trouble);
         // Whoever asks once this is answered finds the status that it led to.
