@@ -4,7 +4,7 @@
 
 use ferry_migration::info::Status;
 use ferry_tests::bad_input::run_to_end;
-use ferry_tests::migration::move_guest;
+use ferry_tests::migration::{move_guest, statuses};
 use ferry_tests::scene::{assert_never_ran, gave_up};
 use ferry_tests::wait::wait_for;
 use ferry_tests::{Ferry, SOON, Scene, disk, procfs};
@@ -344,6 +344,7 @@ fn a_worker_that_cannot_be_started_never_loses_the_guest() {
         scene.source.forget_events();
         if let Err(error) = scene.source.try_qmp("migrate", json!({ "uri": destination.wait_listening() })) {
             println!("  refused: {error}");
+            assert_eq!(statuses(scene.source.events()), Vec::<String>::new(), "{name}: nothing has begun");
             assert!(error.to_string().contains("Resource temporarily unavailable"), "{name}: {error}");
             scene.guest.wait_reports(1);
             continue;

@@ -72,6 +72,7 @@ const CASES: &[(&str, &str)] = &[
     ("migrate --qmp /tmp/socket --to tcp:127.0.0.1:1", "write unix:PATH"),
     ("migrate --qmp unix:/tmp/socket --to 127.0.0.1:1", "write tcp:HOST:PORT or unix:PATH"),
     ("migrate --qmp unix:/tmp/socket --to tcp:127.0.0.1:1 --max-bandwidth fast", "--max-bandwidth"),
+    ("migrate --qmp unix:/tmp/socket --to tcp:127.0.0.1:1 --max-bandwidth 100", "write for example 100M"),
     ("migrate --qmp unix:/tmp/socket --to tcp:127.0.0.1:1 --downtime-limit=-5", "--downtime-limit"),
     ("status", "--qmp"),
     ("status --qmp tcp:127.0.0.1:1", "write unix:PATH"),

@@ -63,8 +63,8 @@ pub struct Options {
     /// Longest downtime to aim for, in milliseconds
     #[arg(long, value_name = "MS")]
     downtime_limit: Option<u64>,
-    /// Limit for page data, in bytes a second; K, M and G are understood
-    #[arg(long, value_name = "BYTES", value_parser = units::parse_bytes)]
+    /// Limit for page data, in bytes a second, from 64K; K, M and G are understood, and 0 is no limit
+    #[arg(long, value_name = "BYTES", value_parser = units::parse_bandwidth)]
     max_bandwidth: Option<u64>,
     /// Connections that share the pages
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=BULK_LINKS_MAX.into()))]
@@ -113,28 +113,8 @@ pub fn run(options: &Options) -> Result<(), CliError> {
 /// The signals are asked for when there is a migration that they may cancel; before that they end the command.
 fn migrate(options: &Options, signals: impl FnOnce() -> Receiver<Signal>) -> Result<(), CliError> {
     let mut client = Client::connect(&options.qmp, QMP_TIMEOUT)?;
-    let parameters = options.parameters();
-    if !parameters.is_empty() {
-        client.execute("migrate-set-parameters", Value::Object(parameters))?;
-    }
-    let capabilities = options.capabilities();
-    if !capabilities.is_empty() {
-        client.execute("migrate-set-capabilities", json!({ "capabilities": capabilities }))?;
-    }
     let to = for_anyone(&options.to)?.to_string();
-    let moved = begin_and_watch(options, &to, &mut client, &signals());
-    if !matches!(&moved, Ok(info) if info.status == Some(Status::Completed)) {
-        // The next migration of this guest may be to another host. A process that has gone needs no answer.
-        for (asked, parameter) in [
-            (options.local, json!({ "x-ferry-local": false })),
-            (options.disk_copied, json!({ "x-ferry-disk": "shared" })),
-        ] {
-            if asked {
-                let _ = client.execute("migrate-set-parameters", parameter);
-            }
-        }
-    }
-    let info = moved?;
+    let info = begin_and_watch(options, &to, &mut client, &signals())?;
     match info.status.unwrap_or_default() {
         Status::Completed => {
             say(&summary::completed(&info, &options.to, Style::stdout()));
@@ -165,7 +145,7 @@ fn begin_and_watch(
     client: &mut Client,
     signals: &Receiver<Signal>,
 ) -> Result<MigrationInfo, CliError> {
-    client.execute("migrate", json!({ "uri": to, "resume": options.resume }))?;
+    client.execute("migrate", options.arguments(to))?;
     if options.postcopy_when == Some(When::AtOnce) {
         client.execute("migrate-start-postcopy", json!({}))?;
     }
@@ -175,6 +155,20 @@ fn begin_and_watch(
 }
 
 impl Options {
+    /// The arguments of QMP `migrate`: what was asked for goes with it, so that a refused one changes nothing and the next
+    /// migration begins with the process's own values.
+    fn arguments(&self, to: &str) -> Value {
+        let mut all = Map::from_iter([("uri".to_owned(), to.into()), ("resume".to_owned(), self.resume.into())]);
+        let (parameters, capabilities) = (self.parameters(), self.capabilities());
+        if !parameters.is_empty() {
+            all.insert("x-ferry-parameters".to_owned(), parameters.into());
+        }
+        if !capabilities.is_empty() {
+            all.insert("x-ferry-capabilities".to_owned(), capabilities.into());
+        }
+        all.into()
+    }
+
     /// Capabilities that were asked for, on or off.
     fn capabilities(&self) -> Vec<Value> {
         let postcopy = self.mode.map(|mode| (Capability::PostcopyRam, mode == Mode::Postcopy));
@@ -306,6 +300,7 @@ mod tests {
     use std::thread;
 
     use clap::Parser;
+    use ferry_migration::Parameters;
     use ferry_migration::parameters::{Compression, DiskSharing};
     use tempfile::TempDir;
 
@@ -350,6 +345,11 @@ mod tests {
         Fixture { mock, signals, command, _server: server, _dir: dir }
     }
 
+    /// The parameters that the first migration was given, over the defaults.
+    fn own_parameters(mock: &Mock) -> Parameters {
+        mock.state().own[0].parameters.over(&Parameters::default())
+    }
+
     impl Fixture {
         fn end(self, status: Status, reason: Option<&str>) -> (Result<(), String>, Arc<Mock>) {
             let mut state = self.mock.state();
@@ -363,9 +363,10 @@ mod tests {
     #[test]
     fn parameters_are_set_and_the_source_goes_when_the_guest_has_moved() {
         let fixture = begin(&["--downtime-limit=20", "--max-bandwidth=1M", "--no-rehearsal"], None);
-        let parameters = fixture.mock.state().parameters.clone();
+        let parameters = own_parameters(&fixture.mock);
         assert_eq!((parameters.downtime_limit, parameters.max_bandwidth, parameters.rehearsal), (20, 1 << 20, false));
-        assert_eq!(fixture.mock.state().capabilities, []);
+        assert_eq!(fixture.mock.state().own[0].capabilities, []);
+        assert_eq!(fixture.mock.state().parameters, Parameters::default(), "the process's own are as they were");
         let to = std::env::current_dir().unwrap().join("nowhere");
         assert_eq!(fixture.mock.state().migrations, [Endpoint::Unix(to)]);
         let (outcome, mock) = fixture.end(Status::Completed, None);
@@ -375,16 +376,35 @@ mod tests {
     }
 
     #[test]
-    fn capabilities_are_set_before_it_begins() {
+    fn capabilities_go_with_the_migration() {
         let mock = begin(&["--auto-converge", "--mode=postcopy"], None).end(Status::Completed, None).1;
-        assert_eq!(mock.state().capabilities, [Capability::PostcopyRam, Capability::AutoConverge]);
+        let on = [(Capability::PostcopyRam, true), (Capability::AutoConverge, true)];
+        assert_eq!(mock.state().own[0].capabilities, on);
+        assert_eq!(mock.state().capabilities, []);
+    }
+
+    #[test]
+    fn a_migration_that_is_refused_has_set_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("qmp");
+        let mock = Mock::new();
+        mock.state().no_migration = Some("a migration is going on already");
+        let _server = Server::start(&path, mock.clone(), &mock.events).unwrap();
+        let qmp = format!("unix:{}", path.display());
+        let asked = ["--max-rounds=1", "--channels=4", "--mode=postcopy", "--local", "--handshake=pong"];
+        let all = ["migrate", "--qmp", &qmp, "--to", "tcp:h:1"].into_iter().chain(asked);
+        let options = Command::try_parse_from(all).unwrap().options;
+        let refused = migrate(&options, &channel().1).unwrap_err().to_string();
+        assert_eq!(refused, "migrate: a migration is going on already");
+        assert_eq!(mock.state().parameters, Parameters::default());
+        assert_eq!(mock.state().capabilities, []);
     }
 
     #[test]
     fn pages_are_compressed_when_asked_for() {
         for (asked, compression) in [("none", Compression::None), ("lz4", Compression::Lz4)] {
             let fixture = begin(&[&format!("--compression={asked}")], None);
-            assert_eq!(fixture.mock.state().parameters.compression, compression);
+            assert_eq!(own_parameters(&fixture.mock).compression, compression);
             fixture.end(Status::Completed, None).0.unwrap();
         }
     }
@@ -392,20 +412,17 @@ mod tests {
     #[test]
     fn local_is_for_one_migration_only() {
         let fixture = begin(&["--local"], None);
-        assert!(fixture.mock.state().parameters.local);
-        let (outcome, mock) = fixture.end(Status::Failed, Some("the destination refused"));
-        assert!(outcome.is_err() && !mock.state().parameters.local, "the next may go to another host");
+        assert!(own_parameters(&fixture.mock).local);
+        assert!(!fixture.mock.state().parameters.local, "the next may go to another host");
+        assert!(fixture.end(Status::Failed, Some("the destination refused")).0.is_err());
     }
 
     #[test]
     fn a_copied_disk_is_for_one_migration_only() {
         let fixture = begin(&["--disk-copied"], None);
-        assert_eq!(fixture.mock.state().parameters.disk, DiskSharing::Copied);
-        let (outcome, mock) = fixture.end(Status::Failed, Some("the destination refused"));
-        assert!(
-            outcome.is_err() && mock.state().parameters.disk == DiskSharing::Shared,
-            "the next may be another disk"
-        );
+        assert_eq!(own_parameters(&fixture.mock).disk, DiskSharing::Copied);
+        assert_eq!(fixture.mock.state().parameters.disk, DiskSharing::Shared, "the next may be another disk");
+        assert!(fixture.end(Status::Failed, Some("the destination refused")).0.is_err());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::wire::CommandError;
 use crate::endpoint::Endpoint;
 use crate::machine::{Machine, RunState};
 use crate::runtime::record::OwnershipInfo;
+use crate::runtime::settings::{Given, OwnSettings};
 use crate::runtime::{MigrationError, Migrations};
 use crate::stderr;
 
@@ -98,16 +99,21 @@ impl Target for Process {
         self.migrations.listening_at()
     }
 
-    fn migrate(&self, to: Endpoint) -> Done {
-        self.migrations.migrate(to).map_err(refused)
+    fn migrate(&self, to: Endpoint, own: &OwnSettings) -> Done {
+        self.migrations.migrate(to, own).map_err(refused)
     }
 
     fn incoming(&self, at: &Endpoint, exit_on_error: bool) -> Done {
         self.listen(at, exit_on_error).map_err(refused)
     }
 
-    fn resume_migration(&self, to: Endpoint) -> Done {
-        self.migrations.recover_outgoing(to).map_err(refused)
+    fn resume_migration(&self, to: Endpoint, given: Given) -> Done {
+        self.migrations.recover_outgoing(to, given).map_err(refused)
+    }
+
+    fn in_force(&self) -> Option<(Parameters, Vec<Capability>)> {
+        let settings = self.migrations.of_running()?;
+        Some((settings.parameters(), settings.capabilities()))
     }
 
     fn start_postcopy(&self) -> Done {
@@ -149,8 +155,8 @@ impl Target for Process {
         self.migrations.parameters()
     }
 
-    fn set_parameters(&self, parameters: Parameters) -> Done {
-        self.migrations.set_parameters(parameters).map_err(refused)
+    fn set_parameters(&self, given: &Given) -> Done {
+        self.migrations.set_parameters(given).map_err(refused)
     }
 
     fn set_fault(&self, rule: FaultSpec) -> Done {
@@ -163,7 +169,11 @@ impl Target for Process {
     }
 
     fn memory_hash(&self) -> Result<MemoryHash, CommandError> {
-        memory_hash::hash(self.machine.memory()).map_err(refused)
+        self.migrations.memory_is_whole().map_err(refused)?;
+        let hash = memory_hash::hash(self.machine.memory()).map_err(refused)?;
+        // A migration of another client may have begun in between.
+        self.migrations.memory_is_whole().map_err(refused)?;
+        Ok(hash)
     }
 }
 

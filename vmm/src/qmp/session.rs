@@ -21,8 +21,6 @@ use crate::events::Events;
 pub struct Shared {
     /// The migration capability `events`: whether clients hear `MIGRATION` and `MIGRATION_PASS`.
     pub migration_events: AtomicBool,
-    /// Held while parameters are read, changed and written back.
-    pub parameters: Mutex<()>,
     /// What has been published, and how much of it has reached the clients' outboxes.
     pub order: Order,
 }

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ferry_migration::Status;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -106,7 +107,7 @@ fn requests_arrive_in_any_pieces_and_errors_do_not_end_the_connection() {
         raw.write_all(&[*byte]).unwrap();
     }
     assert_eq!(read_line(&mut raw), json!({ "return": {}, "id": 1 }));
-    raw.write_all(b"{\"execute\": }\n{\"execute\": \"\xff\"}\nstop\n").unwrap();
+    raw.write_all(b"{\"execute\": }\n{\"execute\": \"\xc0\"}\nstop\n").unwrap();
     for _ in 0..3 {
         let reply = read_line(&mut raw);
         assert!(reply["error"]["desc"].as_str().unwrap().starts_with("JSON parse error"), "{reply}");
@@ -119,6 +120,86 @@ fn requests_arrive_in_any_pieces_and_errors_do_not_end_the_connection() {
     raw.write_all(b"\n{\"execute\": \"stop\"}").unwrap();
     assert_eq!(read_line(&mut raw)["event"], "STOP", "what happened before the reply comes before it, as in QEMU");
     assert_eq!(read_line(&mut raw)["return"], json!({}));
+}
+
+/// The replies to `text`, sent in pieces of these lengths, one after the other.
+fn replies(fixture: &Fixture, text: &[u8], pieces: &[usize]) -> Vec<Value> {
+    let mut raw = fixture.raw();
+    let mut writer = raw.try_clone().unwrap();
+    let (text, pieces) = (text.to_vec(), pieces.to_vec());
+    let sent = thread::spawn(move || {
+        let mut rest = &text[..];
+        for piece in pieces.iter().cycle() {
+            let (head, tail) = rest.split_at((*piece).min(rest.len()));
+            writer.write_all(head).unwrap();
+            rest = tail;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        writer.shutdown(std::net::Shutdown::Write).unwrap();
+    });
+    let mut all = String::new();
+    raw.read_to_string(&mut all).unwrap();
+    sent.join().unwrap();
+    all.lines().skip(1).map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn every_request_of_a_pipeline_is_answered_in_order() {
+    let fixture = fixture();
+    for (count, command) in [(140, "query-commands"), (2000, "query-migrate-parameters"), (20_000, "query-name")] {
+        let mut text = b"{\"execute\":\"qmp_capabilities\",\"id\":0}".to_vec();
+        for id in 1..=count {
+            text.extend(format!("{{\"execute\":\"{command}\",\"id\":{id}}}\n").bytes());
+        }
+        // Open to the end, so that nothing but the replies' being read lets the server go on.
+        let mut raw = fixture.raw();
+        let mut writer = raw.try_clone().unwrap();
+        let sent = thread::spawn(move || writer.write_all(&text).unwrap());
+        read_line(&mut raw);
+        let mut replies = BufReader::new(&raw).lines();
+        for id in 0..=count {
+            let reply: Value = serde_json::from_str(&replies.next().unwrap().unwrap()).unwrap();
+            assert_eq!(reply["id"], id, "{command}: {reply}");
+            assert!(reply.get("return").is_some(), "{reply}");
+        }
+        sent.join().unwrap();
+    }
+}
+
+#[test]
+fn an_unfinished_request_is_an_error_when_the_client_closes_its_side() {
+    let fixture = fixture();
+    let replies = replies(&fixture, b"{\"execute\":\"qmp_capabilities\"}{\"execute\":", &[7]);
+    assert!(replies[1]["error"]["desc"].as_str().unwrap().contains("the input ends inside of a value"), "{replies:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn pieces_do_not_change_the_replies(
+        requests in proptest::collection::vec(
+            prop_oneof![
+                Just(&b"{\"execute\":\"query-commands\"}"[..]),
+                Just(&b"{\"execute\":\"query-name\",\"id\":\"\\u00e9 }\"}\n"[..]),
+                Just(&b"{\"execute\":\"sail\"}"[..]),
+                Just(&b"{]\n"[..]),
+                Just(&b"\xff"[..]),
+                Just(&b"nonsense\r\n"[..]),
+                Just(&b"{\"execute\":\"que\x01"[..]),
+            ],
+            0..400,
+        ),
+        pieces in proptest::collection::vec(1usize..5000, 1..8),
+    ) {
+        let fixture = fixture();
+        let text = [&[&b"{\"execute\":\"qmp_capabilities\"}"[..]], &requests[..]].concat().concat();
+        let whole = replies(&fixture, &text, &[text.len()]);
+        prop_assert_eq!(whole.len(), requests.len() + 1, "one reply to each");
+        prop_assert_eq!(whole, replies(&fixture, &text, &pieces));
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! ends with the guest here or with the reason why not; by then its listener, workers and links are gone.
 
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -15,7 +15,6 @@ use ferry_migration::{Parameters, Status};
 
 use crate::endpoint::Endpoint;
 use crate::machine::Machine;
-use crate::runtime::MigrationError;
 use crate::runtime::destination::arrivals::Arrival;
 use crate::runtime::destination::driver::{Driver, NOT_PAUSED};
 use crate::runtime::destination::missing::Missing;
@@ -23,7 +22,7 @@ use crate::runtime::inbox::Ticket;
 use crate::runtime::listener::{BindError, Bound, Listener, Wanted};
 use crate::runtime::progress::Progress;
 use crate::runtime::record::OwnRecord;
-use crate::runtime::source::{ANSWER_TIMEOUT, HELD_UP};
+use crate::runtime::{HELD_UP, MigrationError, ask_driver};
 
 mod arrivals;
 mod driver;
@@ -206,23 +205,18 @@ impl Incoming {
 
     fn listen_from_now_on(&self, listener: Listener) -> Result<Endpoint, MigrationError> {
         let bound = listener.bound().clone();
-        self.command(Command::Recover(listener)).map_err(MigrationError::TooLate)?;
+        let accepted = self.command(Command::Recover(listener));
         let endpoint = bound.endpoint();
-        *lock(&self.bound) = bound;
-        Ok(endpoint)
+        if matches!(accepted, Ok(()) | Err(HELD_UP)) {
+            // A driver that is held up listens there as soon as it goes on.
+            *lock(&self.bound) = bound;
+        }
+        accepted.map(|()| endpoint).map_err(MigrationError::TooLate)
     }
 
     fn command(&self, command: Command) -> Result<(), &'static str> {
-        let (answer, answered) = channel();
-        if self.events.send(Event::Command(command, answer)).is_err() {
-            return Err(ENDED);
-        }
-        match answered.recv_timeout(ANSWER_TIMEOUT) {
-            Ok(result) => result,
-            Err(RecvTimeoutError::Timeout) => Err(HELD_UP),
-            // The driver has ended, which closes the channel.
-            Err(RecvTimeoutError::Disconnected) => Err(ENDED),
-        }
+        let answer = ask_driver(&self.events, |answer| Event::Command(command, answer));
+        answer.unwrap_or(Err(ENDED))
     }
 
     /// Waits for the end; `None` when somebody has waited before.

@@ -173,6 +173,7 @@ impl PageReceiver {
             pages = rest;
         }
         self.count(chunk, len.into());
+        self.progress.arrived(chunk.pages());
         Ok(())
     }
 
@@ -194,6 +195,7 @@ impl PageReceiver {
         }
         self.stream.read_exact_vectored(&mut slices[..used]).map_err(LinkError::io(self.link))?;
         self.count(chunk, chunk.data_bytes());
+        self.progress.arrived(chunk.pages());
         Ok(())
     }
 
@@ -224,7 +226,7 @@ impl PageReceiver {
         let pages = &self.progress.pages;
         pages.bytes.fetch_add(payload, Relaxed);
         pages.data_pages.fetch_add(chunk.data_bytes() / PAGE_SIZE, Relaxed);
-        pages.zero_pages.fetch_add(chunk.zero.iter().map(|w| u64::from(w.count_ones())).sum(), Relaxed);
+        pages.zero_pages.fetch_add(chunk.pages() - chunk.data_bytes() / PAGE_SIZE, Relaxed);
     }
 }
 

@@ -292,6 +292,7 @@ impl Driver {
     }
 
     fn command(&mut self, command: Command, answer: &Sender<Result<(), &'static str>>) {
+        let mut given = None;
         let input = match command {
             Command::Cancel => Input::Cancel,
             Command::StartPostcopy => Input::StartPostcopy,
@@ -309,8 +310,9 @@ impl Driver {
                 return;
             }
             Command::Resolve { resolution, .. } => Input::Resolve(resolution),
-            Command::Recover(to) => {
+            Command::Recover(to, parameters) => {
                 self.recover_to = Some(to);
+                given = Some(parameters);
                 Input::Recover
             }
         };
@@ -328,6 +330,8 @@ impl Driver {
         }
         if refused.is_some() {
             self.recover_to = None;
+        } else if let Some(Ok(parameters)) = given.map(|given| self.settings.with(&given)) {
+            self.settings.replace(parameters);
         }
         self.explain(&outputs, &trouble);
         self.take_leave(&outputs, trouble);
