@@ -182,6 +182,7 @@ mod tests {
         let id = file_id(&path);
         assert!(matches!(listen(&path), Err(ListenError::InUse)));
         // One that is too busy to let a further connection in is no other.
+        listener.accept().unwrap();
         rustix::net::listen(&listener, 0).unwrap();
         let _waits = UnixStream::connect(&path).unwrap();
         assert!(matches!(listen(&path), Err(ListenError::InUse)));

@@ -394,7 +394,7 @@ mod tests {
         let asked = ["--max-rounds=1", "--channels=4", "--mode=postcopy", "--local", "--handshake=pong"];
         let all = ["migrate", "--qmp", &qmp, "--to", "tcp:h:1"].into_iter().chain(asked);
         let options = Command::try_parse_from(all).unwrap().options;
-        let refused = migrate(&options, &channel().1).unwrap_err().to_string();
+        let refused = migrate(&options, || channel().1).unwrap_err().to_string();
         assert_eq!(refused, "migrate: a migration is going on already");
         assert_eq!(mock.state().parameters, Parameters::default());
         assert_eq!(mock.state().capabilities, []);

@@ -24,7 +24,12 @@ pub fn judge(evidence: &Evidence) -> Verdict {
         };
     };
     let late = (lost > stalled.within).then(|| {
-        format!("the stalled {} link was lost after {} ms, of {}", stalled.link, lost.as_millis(), stalled.within.as_millis())
+        format!(
+            "the stalled {} link was lost after {} ms, of {}",
+            stalled.link,
+            lost.as_millis(),
+            stalled.within.as_millis()
+        )
     });
     let unnamed = (!is_named(evidence, stalled)).then(|| {
         let reasons: Vec<_> = told(evidence).collect();
