@@ -6,6 +6,7 @@ use std::process::Command;
 use ferry_migration::info::{MigrationInfo, RamStats, Status};
 use ferry_migration::pages::PAGE_SIZE;
 use ferry_tests::bad_input::qmp::RawClient;
+use ferry_tests::local::without_record;
 use ferry_tests::postcopy::restless;
 use ferry_tests::{Ferry, Lab, Postcopy, Scene, Spec};
 use serde_json::{Value, json};
@@ -93,7 +94,8 @@ fn a_parameter_out_of_range_begins_nothing() {
 
 #[test]
 fn both_sides_of_a_completed_migration_have_the_same_figures() {
-    let Some(mut scene) = Scene::with(|_, spec| spec.paused()) else { return };
+    let Some(mut scene) = Scene::new() else { return };
+    scene.source.qmp("stop", json!({}));
     let total = (32 << 20) / PAGE_SIZE;
     let mut destination = scene.destination();
     let info = scene.source.migrate_to(&destination.wait_listening());
@@ -133,7 +135,8 @@ fn memory_is_hashed_only_where_it_is_whole() {
 
 #[test]
 fn memory_that_was_handed_over_is_not_hashed() {
-    let Some(mut scene) = Scene::local(|_, spec| spec.paused()) else { return };
+    let Some(mut scene) = Scene::local(without_record) else { return };
+    scene.source.qmp("stop", json!({}));
     let before = scene.source.memory_hash();
     let (mut neighbour, to) = scene.neighbour();
     scene.source.migrate_to(&to);
@@ -147,18 +150,8 @@ fn memory_that_was_handed_over_is_not_hashed() {
 fn a_destination_whose_driver_hangs_does_not_keep_a_client_waiting() {
     let Some(scene) = Scene::with(restless) else { return };
     let mut stage = Postcopy::begin(scene);
-    stage.destination.set_fault(json!({ "at": "received:Heartbeat", "do": "hang", "in": "incoming" }));
-    let refused = ferry_tests::wait_until("the driver to hang", ferry_tests::LONG, || {
-        match stage.destination.try_qmp("migrate-pause", json!({})) {
-            Err(error) => Some(error.to_string()),
-            // It was between two heartbeats: once more.
-            Ok(_) => {
-                stage.wait_paused();
-                stage.recover();
-                None
-            }
-        }
-    });
+    stage.destination.set_fault(json!({ "at": "step:Paused", "do": "hang", "in": "incoming" }));
+    let refused = stage.destination.refused("migrate-pause", json!({}));
     assert!(refused.contains("held up"), "{refused}");
     stage.destination.qmp("query-migrate", json!({}));
     stage.destination.qmp("x-ferry-fault-set", json!({ "clear": true }));

@@ -158,12 +158,13 @@ fn a_limit_of_time_ends_a_precopy_in_the_middle_of_a_round() {
 #[test]
 fn a_bandwidth_that_is_raised_holds_at_once() {
     let Some(mut scene) = large() else { return };
-    // The first frame alone keeps the link for minutes.
-    scene.source.set_parameters(json!({ "max-bandwidth": 4 << 10 }));
+    // The first frames of all links together keep them for minutes.
+    scene.source.use_channels(8);
+    scene.source.set_parameters(json!({ "max-bandwidth": 64 << 10 }));
     let mut destination = scene.destination();
     scene.source.begin_migration(&destination.wait_listening());
     wait_for("the first pages to be sent", SOON, || {
-        scene.source.migration().ram.is_some_and(|ram| ram.transferred > 1 << 18)
+        scene.source.migration().ram.is_some_and(|ram| ram.transferred > 10 << 20)
     });
     scene.source.set_parameters(json!({ "max-bandwidth": 1u64 << 40 }));
     assert_eq!(scene.source.wait_migration_end().status, Some(Status::Completed));

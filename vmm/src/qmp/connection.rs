@@ -37,10 +37,8 @@ pub fn serve(stream: &UnixStream, mut session: Session, outbox: &Outbox) -> io::
         if state.unsent == 0 && (state.closing || ended && all_answered) {
             return Ok(());
         }
-        if state.closing || ended {
-            if linger.is_over(Instant::now(), has_read) {
-                return Ok(());
-            }
+        if (state.closing || ended) && linger.is_over(Instant::now(), has_read) {
+            return Ok(());
         }
         // The socket has taken what stopped the answers: there may be no other event to wait for.
         if !all_answered && state.unsent < HIGH_WATER {
