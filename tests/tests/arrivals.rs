@@ -119,7 +119,7 @@ fn a_unix_socket_that_a_killed_process_has_left_is_replaced() {
     let at = format!("unix:{}", path.display());
     let spec = scene.spec.clone().incoming(&at);
     let mut killed = scene.lab.start(&spec);
-    killed.wait_listening();
+    let _ = killed.wait_listening();
     killed.kill();
     assert!(path.exists(), "it is left behind");
     let mut destination = scene.lab.start(&spec);

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use ferry_guest::lines::Line;
 use ferry_migration::identity::{DiskFile, nonce_of};
@@ -16,7 +16,8 @@ use ferry_migration::wire::preamble::{Link, Preamble, session};
 use ferry_migration::{Greeting, Handshake, Identity};
 use ferry_tests::migration::move_guest;
 use ferry_tests::relay::Spot;
-use ferry_tests::scene::{assert_never_ran, gave_up};
+use ferry_tests::scene::gave_up;
+use ferry_tests::wait::{poll, wait_for};
 use ferry_tests::{Ferry, Lab, Relay, SOON, Scene, Spec, disk, image};
 use serde_json::json;
 
@@ -70,7 +71,7 @@ fn the_same_file_is_known_by_any_name_and_a_record_that_is_not_seen_is_told_of()
     // The record is beside the name: a hard link has another, a symbolic link the same.
     for (name, handshake) in [(hard, Handshake::Setup), (soft, Handshake::Owned)] {
         let mut destination = scene.lab.start_destination(&scene.spec.clone().disk(&name));
-        ferry_tests::wait::wait_for("the guest's process to have its record", SOON, || {
+        wait_for("the guest's process to have its record", SOON, || {
             scene.source.qmp("x-ferry-query-ownership", json!({}))["owned-here"] == true
         });
         let info = move_guest(&mut scene.source, &mut destination, &mut scene.guest);
@@ -98,10 +99,10 @@ fn a_copy_is_taken_by_the_operators_word() {
     scene.guest.assert_ran_in_one_place();
     destination.quit();
     let _ = disk::assert_intact(&copy, scene.spec.workload.seed);
-    assert_eq!(destination_parameter(&mut scene.lab.start(&scene.spec.clone().paused())), json!("shared"));
+    assert_eq!(disk_parameter(&mut scene.lab.start(&spec.clone().paused())), json!("shared"));
 }
 
-fn destination_parameter(ferry: &mut Ferry) -> serde_json::Value {
+fn disk_parameter(ferry: &mut Ferry) -> serde_json::Value {
     ferry.qmp("query-migrate-parameters", json!({}))["x-ferry-disk"].clone()
 }
 
@@ -261,14 +262,20 @@ impl Drop for Loop {
 }
 
 /// Starts a process that must not come up, and returns why not.
-fn does_not_start(lab: &Lab, image: &Path) -> String {
-    let output = Command::new(ferry_tests::lab::binary())
+fn does_not_start(image: &Path) -> String {
+    let mut child = Command::new(ferry_tests::lab::binary())
         .args(["run", "--serial", "null", "--disk"])
         .arg(image)
         .args(["--ownership", "none", "--memory", "32M"])
-        .output()
+        .stderr(Stdio::piped())
+        .spawn()
         .unwrap();
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let ended = poll(SOON, || child.try_wait().unwrap());
+    if ended.is_none() {
+        child.kill().unwrap();
+    }
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{} is in use: {output:?}", image.display());
     String::from_utf8(output.stderr).unwrap()
 }
 
@@ -284,13 +291,13 @@ fn a_loop_device_and_the_file_behind_it_are_one_disk() {
     };
     for (runs, does_not) in [(&device.0, &file), (&file, &device.0), (&device.0, &other.0)] {
         let mut ferry = lab.start(&without_record(runs));
-        let error = does_not_start(&lab, does_not);
+        let error = does_not_start(does_not);
         assert!(error.contains("is in use") && error.contains(&does_not.display().to_string()), "{error}");
         ferry.quit();
     }
     // Mounted, partitioned or claimed by anything else: the kernel knows.
     let claim = File::options().read(true).custom_flags(libc::O_EXCL).open(&device.0).unwrap();
-    let error = does_not_start(&lab, &device.0);
+    let error = does_not_start(&device.0);
     assert!(error.contains("mounted, or claimed by another process"), "{error}");
     drop(claim);
     // The claim goes with the guest.
@@ -300,7 +307,7 @@ fn a_loop_device_and_the_file_behind_it_are_one_disk() {
     destination.wait_run_state("running");
     assert_eq!(destination.migration().status, Some(Status::Completed));
     source.quit();
-    let error = does_not_start(&lab, &file);
+    let error = does_not_start(&file);
     assert!(error.contains("is in use"), "{error}");
     destination.quit();
     lab.start(&without_record(&file)).quit();

@@ -50,7 +50,7 @@ impl ImageLock {
     pub(super) fn new(file: &File, path: &Path, read_only: bool) -> io::Result<Self> {
         let is_device = file.metadata()?.file_type().is_block_device();
         let below = if is_device { backing::files(file, path, read_only) } else { Vec::new() };
-        if !read_only && rustix::fs::fstatfs(file).is_ok_and(|fs| i64::from(fs.f_type) == OVERLAYFS_MAGIC) {
+        if !read_only && rustix::fs::fstatfs(file).is_ok_and(|fs| fs.f_type == OVERLAYFS_MAGIC) {
             tracing::warn!(
                 image = %path.display(),
                 "the image is on an overlay file system: its lock is not seen by a process that opens it in the upper folder or through \

@@ -124,7 +124,7 @@ impl OwnRecord {
     }
 
     /// Repeats `change` on a thread of its own until it succeeds; a record that is no record is left alone. The first try's
-    /// end comes through what is returned: an error is one that no later try mends.
+    /// end comes through what is returned: an error means that the record names another process for good.
     pub(super) fn insist(
         self: &Arc<Self>,
         what: &'static str,
@@ -137,9 +137,11 @@ impl OwnRecord {
             loop {
                 let result = own.while_nobody_changes_it(|| change(&own));
                 crate::trace::record(what, &result);
-                let for_good = result.as_ref().err().filter(|error| !error.may_pass());
                 // The caller may have dropped its end.
-                let _ = tried.send(for_good.map_or(Ok(()), |error| Err(crate::runtime::causes(error))));
+                let _ = tried.send(match &result {
+                    Err(error @ RecordError::Taken { .. }) => Err(crate::runtime::causes(error)),
+                    _ => Ok(()),
+                });
                 let Err(error) = result else { return };
                 let error_text = crate::runtime::causes(&error);
                 if !error.may_pass() {

@@ -41,9 +41,11 @@ impl Driver {
         self.progress.keep_faults();
         match ended {
             Ok(()) => {}
-            // A guest that is lost: its vCPUs wait for their pages until the process ends, and must not find zeros.
-            Err(UserfaultError::GuestRuns { remaining }) => {
-                tracing::debug!(remaining, "the guest's pages stay missing")
+            // A guest that is lost, or has ended before the rest of its memory came: what waits for a page does so until the
+            // process ends, and must not find zeros.
+            Err(UserfaultError::GuestRuns { remaining } | UserfaultError::Incomplete { remaining }) => {
+                tracing::debug!(remaining, "the guest's pages stay missing");
+                self.keep_machine();
             }
             Err(error) => tracing::warn!(error = crate::runtime::causes(&error), "missing pages are still watched"),
         }
@@ -142,9 +144,14 @@ impl Driver {
     /// Its vCPUs wait for pages that will not come; a client reads why.
     pub(super) fn lose_guest(&self, reason: &str) {
         tracing::error!(reason, "the guest is lost");
-        // The process ends now. A VM that is closed by itself would wait in the kernel, for ever and unkillably, for a page that KVM
-        // asks for on a vCPU's behalf; with the process the watch on its memory goes first.
-        std::mem::forget(self.machine.clone());
+        self.keep_machine();
         self.machine.lose_guest(reason);
+    }
+
+    /// Leaves the machine to the end of the process, which is near. A VM that is closed by itself would wait in the kernel, for
+    /// ever and unkillably, for a page that KVM asks for on a vCPU's behalf; with the process the watch on its memory goes
+    /// first.
+    fn keep_machine(&self) {
+        std::mem::forget(self.machine.clone());
     }
 }
