@@ -178,3 +178,21 @@ fn a_pipeline_is_answered_to_its_end_and_a_stray_byte_begins_anew() {
         assert_eq!(client.answer()["id"], "after", "{junk:?}");
     }
 }
+
+#[test]
+fn a_reconnected_postcopy_takes_what_came_with_the_reconnect() {
+    let Some(scene) = Scene::with(restless) else { return };
+    let mut stage = Postcopy::begin(scene);
+    stage.destination.qmp("migrate-pause", json!({}));
+    stage.wait_paused();
+    let before = settings(&mut stage.scene.source);
+    let with = |uri: &str, bandwidth: u64| json!({ "uri": uri, "resume": true, "x-ferry-parameters": { "max-bandwidth": bandwidth } });
+    stage.scene.source.refused("migrate", with(&stage.relay.uri(), 100));
+    assert_eq!(settings(&mut stage.scene.source), before, "a reconnect that is refused changes nothing");
+    stage.scene.source.qmp("migrate", with(&stage.relay.uri(), 2 << 20));
+    let [own, _, parameters, capabilities] = settings(&mut stage.scene.source);
+    assert_eq!(own, json!({ "max-bandwidth": 2 << 20 }));
+    assert_eq!([&parameters, &capabilities], [&before[2], &before[3]], "the process's own are as they were");
+    stage.wait_active();
+    stage.ends_well();
+}
