@@ -186,8 +186,8 @@ pub(super) fn check(source: &MachineDescription, destination: &MachineDescriptio
         if ours.registers == [0; 4] {
             continue;
         }
-        for register in EAX..=EDX {
-            check_register(ours, register, theirs[register])?;
+        for (register, theirs) in theirs.into_iter().enumerate() {
+            check_register(ours, register, theirs)?;
         }
     }
     Ok(())

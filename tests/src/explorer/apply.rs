@@ -30,7 +30,8 @@ impl World {
             }
             Event::Destination(job, well) => {
                 self.destination_jobs.remove(job);
-                if !well && !(job == DestinationJob::Start && self.lock_is_elsewhere()) {
+                let locked_out = job == DestinationJob::Start && self.lock_is_elsewhere();
+                if !well && !locked_out {
                     let start = job == DestinationJob::Start;
                     self.budget.spend(if start { Fault::StartFailure } else { Fault::LoadFailure });
                 }

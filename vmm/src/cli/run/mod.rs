@@ -39,9 +39,11 @@ fn run_machine(options: &Options, signals: &Signals) -> Result<(), CliError> {
     let record = options.ownership.record(&options.name, options.disk.as_ref(), machine.faults())?;
     if let Some(own) = &record {
         machine.set_custody(Arc::new(Custodian::new(own.clone())));
-        if options.incoming.is_none() {
-            options.ownership.take_at_boot(own, &machine)?;
-        }
+    }
+    match &record {
+        _ if options.incoming.is_some() => {}
+        Some(own) => options.ownership.take_at_boot(own, &machine)?,
+        None => machine.take_resources().map_err(CliError::because)?,
     }
     let migrations = Migrations::new(machine.clone(), events.clone(), record);
 
