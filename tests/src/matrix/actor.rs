@@ -188,6 +188,8 @@ impl Actor {
         if !self.has_ended() {
             // A source that holds pages which the destination may need refuses; two signals end it all the same.
             if self.tell_to_quit().is_err() {
+                // What such a process leaves behind is a killed one's.
+                self.killed = Some(SystemTime::now());
                 for _ in 0..2 {
                     self.ferry.signal(Signal::TERM);
                     let _ = poll(TAKES_NOTE, || self.has_ended().then_some(()));

@@ -233,6 +233,7 @@ fn conclude(mut stage: Stage, played: Result<Played, String>, keep: &Path) -> re
     for actor in [&mut stage.source, &mut stage.destination] {
         if !actor.was_killed() {
             match actor.end() {
+                true if actor.was_killed() => {}
                 true => gone.push(actor.ferry.qmp_path().to_owned()),
                 false => stay.push(format!("itself: {} did not end when it was told to", actor.ferry.label())),
             }
