@@ -83,9 +83,11 @@ impl MachineDescription {
 
 /// Compares a source with a destination.
 ///
-/// Memory, vCPUs and devices must be equal, with a state version that the destination reads, virtio features that it offers and a
-/// disk that is at least as large: the guest keeps the capacity that it has seen. Every bit of CPUID that the guest sees must be
-/// equal there, unless it may differ harmlessly; feature bits may be more, never less. Every MSR of the source must be known.
+/// Memory, vCPUs and devices must be equal, with a state version that the destination reads,
+/// virtio features that it offers and a disk that is at least as large: the guest keeps the
+/// capacity that it has seen. Every bit of CPUID that the guest sees must be equal there, unless
+/// it may differ harmlessly; feature bits may be more, never less. Every MSR of the source must be
+/// known.
 ///
 /// # Errors
 /// The first item that differs.

@@ -228,7 +228,8 @@ impl Ferry {
         let threads = procfs::threads(self.pid(), "vcpu-");
         assert!(!threads.is_empty(), "{} has no vCPU", self.label);
         for thread in threads {
-            // SAFETY: the call takes plain numbers; a thread that has ended is an error without effect.
+            // SAFETY: the call takes plain numbers; a thread that has ended is an error without
+            // effect.
             unsafe { libc::syscall(libc::SYS_tgkill, self.pid(), thread, libc::SIGRTMIN()) };
         }
     }

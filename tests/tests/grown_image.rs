@@ -1,4 +1,5 @@
-//! A disk image that is enlarged while its guest runs: the guest keeps the disk that it booted with, and loses nothing.
+//! A disk image that is enlarged while its guest runs: the guest keeps the disk that it booted
+//! with, and loses nothing.
 
 use std::fs;
 

@@ -96,8 +96,8 @@ fn a_guest_that_has_next_to_none_of_its_pages_can_be_stopped_continued_and_reset
     }
 }
 
-/// A debugger, a profiler or a timer interrupts threads that wait in KVM for a page, and so does a throttle that is over before the
-/// thread has noticed. None of them is to end the guest.
+/// A debugger, a profiler or a timer interrupts threads that wait in KVM for a page, and so does a
+/// throttle that is over before the thread has noticed. None of them is to end the guest.
 #[test]
 fn a_guest_that_stands_still_for_its_pages_outlives_signals_that_change_nothing() {
     for _ in 0..3 {

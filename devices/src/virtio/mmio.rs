@@ -253,7 +253,8 @@ impl<D: VirtioDevice> Device for Arc<VirtioMmio<D>> {
     fn post_load(&mut self) -> Result<(), LoadError> {
         let mut transport = self.lock();
         self.device.stop().map_err(host)?;
-        // As at the source: neither a driver nor a device that has given up goes on before a reset.
+        // As at the source: neither a driver nor a device that has given up goes on before a
+        // reset.
         let fit = !transport.registers.is_failed() && !self.device.signals().needs_reset();
         if transport.registers.is_started() && fit {
             self.start(&transport).map_err(|error| LoadError::Host(error.to_string()))?;

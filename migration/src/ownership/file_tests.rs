@@ -72,7 +72,8 @@ proptest! {
         prop_assert_eq!(&read(&bytes).unwrap().record, new);
     }
 
-    /// Bytes that land one by one, in any order, over whatever several torn writes before have left.
+    /// Bytes that land one by one, in any order, over whatever several torn writes before have
+    /// left.
     #[test]
     fn tears_over_tears_leave_the_old_record(
         records in series(),
@@ -119,8 +120,9 @@ fn every_prefix_of_a_write_leaves_the_old_record() {
     }
 }
 
-/// Every set of eight parts of a slot, for the first update (over zeros), the second (over the record of the creation) and a
-/// later one, with parts that cut through the magic and with parts of 64 bytes.
+/// Every set of eight parts of a slot, for the first update (over zeros), the second (over the
+/// record of the creation) and a later one, with parts that cut through the magic and with parts
+/// of 64 bytes.
 #[test]
 fn whatever_parts_of_a_write_land_the_record_is_the_old_one_or_the_new() {
     let records: Vec<_> = [(1, 1), (2, 2), (3, 1), (4, 2)].into_iter().map(|(g, owner)| record(g, owner)).collect();

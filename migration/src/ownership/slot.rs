@@ -133,8 +133,9 @@ fn unnamed(slot: &[u8; SLOT_LEN]) -> Slot {
     if is_part_of_first_write(slot) { Slot::Torn(Tear::Checksum) } else { foreign(slot) }
 }
 
-/// Whether a write of this format over zeros, of which any bytes may have landed, can have left these bytes: where it has a
-/// constant, there is that or still the zero. Where it has a value, there may be anything.
+/// Whether a write of this format over zeros, of which any bytes may have landed, can have left
+/// these bytes: where it has a constant, there is that or still the zero. Where it has a value,
+/// there may be anything.
 fn is_part_of_first_write(slot: &[u8; SLOT_LEN]) -> bool {
     let version = FORMAT_VERSION.to_le_bytes();
     let begun = slot.iter().zip(MAGIC.iter().chain(&version)).all(|(found, written)| *found == 0 || found == written);

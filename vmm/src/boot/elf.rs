@@ -1,7 +1,8 @@
-//! ELF kernels: the tiny guest, any PVH kernel, and Linux's `vmlinux` (System V ABI with its i386 and x86-64 supplements).
+//! ELF kernels: the tiny guest, any PVH kernel, and Linux's `vmlinux` (System V ABI with its i386
+//! and x86-64 supplements).
 //!
-//! A PVH kernel is entered in 32-bit protected mode, so that it may be ELF32 as well as ELF64. Without a PVH note only ELF64 does: it
-//! is a `vmlinux`, entered in 64-bit mode.
+//! A PVH kernel is entered in 32-bit protected mode, so that it may be ELF32 as well as ELF64.
+//! Without a PVH note only ELF64 does: it is a `vmlinux`, entered in 64-bit mode.
 //!
 //! The whole layout is checked before the first byte is written to guest memory.
 

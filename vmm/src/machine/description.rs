@@ -40,7 +40,8 @@ pub(super) fn describe(
     }
 }
 
-/// The capacity that the guest on this disk was offered, which may be less than its image has here.
+/// The capacity that the guest on this disk was offered, which may be less than its image has
+/// here.
 pub(super) fn keep_capacity(machine: &mut MachineDescription, disk: Option<&Disk>) {
     let Some(disk) = disk.map(|disk| disk.device()) else { return };
     let id = disk.id();

@@ -130,8 +130,8 @@ impl Machine {
         self.parts.control.status().hold == Some(Hold::HandedOver)
     }
 
-    /// Ends a hang or a delay of the fault device, so that a save or load that has passed its deadline returns, and the wait of
-    /// [`Machine::quiesce`] for a slow disk, which then fails.
+    /// Ends a hang or a delay of the fault device, so that a save or load that has passed its
+    /// deadline returns, and the wait of [`Machine::quiesce`] for a slow disk, which then fails.
     pub fn interrupt_faults(&self) {
         self.parts.faults.interrupt();
         if let Some(disk) = &self.parts.disk {
@@ -139,8 +139,9 @@ impl Machine {
         }
     }
 
-    /// Begins to make durable what the guest has written to its disk, and does not wait for it: a stop that comes soon is then
-    /// shorter. May be called at any time; a failure shows at the stop.
+    /// Begins to make durable what the guest has written to its disk, and does not wait for it: a
+    /// stop that comes soon is then shorter. May be called at any time; a failure shows at the
+    /// stop.
     pub fn flush_ahead(&self) {
         if let Some(disk) = &self.parts.disk {
             disk.device().flush_ahead();

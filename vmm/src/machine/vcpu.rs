@@ -107,7 +107,8 @@ fn run_guest(parts: &Parts, index: usize) {
                 libc::EAGAIN => continue,
                 libc::EINTR if parts.control.gate.must_leave(index) => return,
                 libc::EINTR => continue,
-                // The kernel gave up reading guest memory, for a page that postcopy has not brought, because of a signal.
+                // The kernel gave up reading guest memory, for a page that postcopy has not
+                // brought, because of a signal.
                 libc::EFAULT if parts.control.gate.must_leave(index) => return,
                 libc::EFAULT if may_try_again(parts, &mut unreachable) => continue,
                 _ => GuestFailure::Run { vcpu: vcpu.id(), error: error.to_string() },
@@ -117,12 +118,14 @@ fn run_guest(parts: &Parts, index: usize) {
     }
 }
 
-/// Whether a vCPU that could not reach guest memory, and is to run on, runs on. The signal may have been one of the process, or one of
-/// the gate, which was opened again meanwhile: the page is still on its way, and `KVM_RUN` waits for it once more. Where no page
-/// is missing, it may have come between the failure and this look, so that only a failure that stays is one.
-fn may_try_again(parts: &Parts, in_a_row: &mut u32) -> bool {
-    *in_a_row += 1;
-    if *in_a_row > UNREACHABLE_MAX && !parts.control.status().memory_arrives {
+/// Whether a vCPU that could not reach guest memory, and is to run on, runs on. The signal may
+/// have been one of the process, or one of the gate, which was opened again meanwhile: the page is
+/// still on its way, and `KVM_RUN` waits for it once more. Where no page is missing, it may have
+/// come between the failure and this look, so that only a failure that stays is one.
+pub(super) fn may_try_again(parts: &Parts, in_a_row: &mut u32) -> bool {
+    *in_a_row = if parts.control.status().memory_arrives { 0 } else { *in_a_row + 1 };
+    tracing::debug!(in_a_row = *in_a_row, "a vCPU could not reach guest memory");
+    if *in_a_row > UNREACHABLE_MAX {
         return false;
     }
     // A failure that stays does not keep a core busy for as long as pages are missing.

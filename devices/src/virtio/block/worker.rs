@@ -139,8 +139,8 @@ impl Shared {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// As [`Shared::lock`], for threads that have to answer in time: the worker may be stuck with the lock, on a page of guest
-    /// memory that a migration has yet to bring.
+    /// As [`Shared::lock`], for threads that have to answer in time: the worker may be stuck with
+    /// the lock, on a page of guest memory that a migration has yet to bring.
     ///
     /// # Errors
     ///
@@ -196,7 +196,8 @@ impl Shared {
     ///
     /// # Errors
     ///
-    /// `TimedOut` or `Interrupted` when `patience` ends first; `BrokenPipe` when the worker has died.
+    /// `TimedOut` or `Interrupted` when `patience` ends first; `BrokenPipe` when the worker has
+    /// died.
     pub(super) fn wait<'a>(
         &'a self,
         mut ring: MutexGuard<'a, Ring>,

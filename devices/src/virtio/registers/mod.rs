@@ -160,8 +160,8 @@ impl Registers {
         self.status |= added;
         match (self.is_failed(), added & DRIVER_OK != 0) {
             (false, true) => Effect::Start,
-            // §2.1: the driver has given up on the device, and may use its buffers for something else. It must reset it before it
-            // goes on (§2.1.1).
+            // §2.1: the driver has given up on the device, and may use its buffers for something
+            // else. It must reset it before it goes on (§2.1.1).
             (true, _) if was_started && added & FAILED != 0 => Effect::Stop,
             _ => Effect::None,
         }

@@ -170,3 +170,17 @@ fn configurations_that_cannot_be_are_refused() {
     assert!(refused(&|config| config.kernel = Some("/absent".into())).contains("'/absent'"));
     assert!(refused(&|config| config.serial = SerialSink::File("/".into())).contains("--serial"));
 }
+
+#[test]
+fn a_vcpu_that_cannot_reach_memory_is_patient_while_pages_are_missing_and_not_for_ever() {
+    if !has_kvm() {
+        return;
+    }
+    let rig = Rig::new("", |config| config.paused = true);
+    let mut in_a_row = 0;
+    let mut tries = |wanted| (0..wanted).take_while(|_| vcpu::may_try_again(&rig.machine.parts, &mut in_a_row)).count();
+    rig.machine.set_memory_arrives(true);
+    assert_eq!(tries(50), 50);
+    rig.machine.set_memory_arrives(false);
+    assert_eq!(tries(50), 16, "the last page may have come between a failure and the look");
+}

@@ -116,7 +116,8 @@ fn a_destination_needs_no_more_of_the_image_than_the_guest_has() {
     hand_over(&mut rig.disk, &mut other);
 }
 
-/// A request that the storage does not answer, and a flush that it does not: the migration is given up, and the guest goes on.
+/// A request that the storage does not answer, and a flush that it does not: the migration is
+/// given up, and the guest goes on.
 #[test]
 fn a_pause_that_is_given_up_ends_its_wait_and_the_disk_goes_on() {
     let mut rig = Rig::new();

@@ -118,8 +118,8 @@ fn register_write() -> impl Strategy<Value = (u32, u32)> {
     prop_oneof![status.prop_map(|value| (reg::VIRTIO_MMIO_STATUS, value)), (prop::sample::select(registers), value),]
 }
 
-/// All that a driver can find out: every register, for the queue and the features that are selected, the configuration space,
-/// and whether the queue is served.
+/// All that a driver can find out: every register, for the queue and the features that are
+/// selected, the configuration space, and whether the queue is served.
 fn behaviour(disk: &VirtioMmio<Block>) -> (Vec<u32>, bool) {
     let registers = (0..0x110).step_by(4).map(|register| read(disk, register)).collect();
     (registers, disk.device().worker.shared.lock().queue.is_some())
@@ -159,8 +159,9 @@ proptest! {
         }
     }
 
-    /// Whatever a driver has done, the device behaves the same before and after a move: every register reads the same, the queue is
-    /// served or not, and what the driver writes next has the same effect.
+    /// Whatever a driver has done, the device behaves the same before and after a move: every
+    /// register reads the same, the queue is served or not, and what the driver writes next has
+    /// the same effect.
     #[test]
     fn a_device_behaves_after_a_move_as_before(
         before in prop::collection::vec(register_write(), 0..12),
