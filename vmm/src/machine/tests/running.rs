@@ -100,6 +100,33 @@ fn a_hold_remembers_what_the_operator_wants() {
 }
 
 #[test]
+fn a_command_that_a_busy_machine_refuses_leaves_no_wish_behind() {
+    if !has_kvm() {
+        return;
+    }
+    let [running, stopped] = [false, true].map(|paused| Rig::new(BUSY, |config| config.paused = paused));
+    let [of_running, of_stopped] =
+        [&running, &stopped].map(|rig| rig.machine.parts.control.turn.take("a test").unwrap());
+    let is_refused = |answer: Result<(), MachineError>| {
+        assert!(matches!(answer, Err(MachineError::Busy { doing: "a test" })), "{answer:?}");
+    };
+    // All wait for their turn at the same time.
+    std::thread::scope(|scope| {
+        scope.spawn(|| is_refused(running.machine.stop()));
+        scope.spawn(|| is_refused(stopped.machine.cont()));
+        scope.spawn(|| is_refused(stopped.machine.reset()));
+    });
+    drop((of_running, of_stopped));
+    assert!(running.machine.wants_to_run() && !stopped.machine.wants_to_run());
+    assert_eq!(stopped.machine.parts.control.status().reset, None);
+    for (rig, state) in [(&running, RunState::Running), (&stopped, RunState::Prelaunch)] {
+        rig.machine.hold(Hold::Switchover).unwrap();
+        rig.machine.release_hold().unwrap();
+        assert_eq!(rig.machine.run_state(), state);
+    }
+}
+
+#[test]
 fn processors_that_sleep_or_were_never_started_stop_and_load() {
     if !has_kvm() {
         return;
