@@ -62,7 +62,13 @@ impl Source {
     }
 
     pub(super) fn strand(&mut self, reason: String) -> Vec<Output> {
-        let outcome = Outcome::Stranded(format!("{reason}; the guest runs nowhere, as the handshake 'none' allows"));
+        self.fail_without_guest(Outcome::Stranded(format!(
+            "{reason}; the guest runs nowhere, as the handshake 'none' allows"
+        )))
+    }
+
+    /// The migration has failed, and what this side holds of the guest must never run.
+    fn fail_without_guest(&mut self, outcome: Outcome) -> Vec<Output> {
         self.state = State::Done(outcome.clone());
         vec![
             Output::Interrupt,
@@ -186,15 +192,7 @@ impl Source {
 
     /// A third process has booted the guest: what this side holds is another history.
     fn taken(&mut self, reason: &str) -> Vec<Output> {
-        let outcome = Outcome::Failed(format!("{reason}; {NAMES_ANOTHER}"));
-        self.state = State::Done(outcome.clone());
-        vec![
-            Output::Interrupt,
-            Output::HandOver,
-            Output::CloseLinks,
-            Output::Status(Status::Failed),
-            Output::Finish(outcome),
-        ]
+        self.fail_without_guest(Outcome::Failed(format!("{reason}; {NAMES_ANOTHER}")))
     }
 
     /// The record, or the operator, says that the destination has the guest, and the link is gone.
