@@ -186,8 +186,10 @@ impl Actor {
     /// Ends it, one way or the other; true if it did so by itself.
     pub fn end(&mut self) -> bool {
         if !self.has_ended() {
-            // A source that holds pages which the destination may need refuses; two signals end it all the same.
-            if self.tell_to_quit().is_err() {
+            // A source that holds what the destination may need refuses; two signals end it all the same. Any other
+            // that refuses does not end, which is a finding.
+            let needed = matches!(self.view(), View::Answers(Some(Status::PostcopyPaused | Status::Uncertain), _));
+            if self.tell_to_quit().is_err() && needed && self.role == Role::Source {
                 // What such a process leaves behind is a killed one's.
                 self.killed = Some(SystemTime::now());
                 for _ in 0..2 {
