@@ -1,13 +1,13 @@
 //! Disk images that tests make.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 
 use crate::Lab;
+use crate::file_lock::set_lock;
 use crate::wait::{SOON, wait_for};
 
 /// Makes a sparse raw image of this many bytes in the test's directory.
@@ -123,12 +123,4 @@ impl Lock {
         // Closing would not do while a process that another test is starting holds a copy of the descriptor.
         set_lock(&file, libc::F_UNLCK);
     }
-}
-
-/// Takes, waiting for it, or lets go of the open file description's lock of the whole file (fcntl(2), `F_OFD_SETLKW`).
-fn set_lock(file: &File, kind: libc::c_int) {
-    let whole = libc::flock { l_type: kind as i16, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
-    // SAFETY: the descriptor is open, and F_OFD_SETLKW reads one `flock`, which `whole` is.
-    let done = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLKW, &whole) };
-    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
 }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::lab::{Lab, binary};
-use crate::wait::{SOON, wait_until};
+use crate::wait::{SOON, wait_for, wait_until};
 use crate::{Spec, migration, procfs};
 
 /// Lines of each file that a failed test shows.
@@ -311,6 +311,26 @@ impl Ferry {
     #[must_use]
     pub fn label(&self) -> &str {
         &self.label
+    }
+
+    /// What the ownership record says, as this process shows it.
+    ///
+    /// # Panics
+    /// When the process does not answer.
+    pub fn ownership(&mut self) -> Value {
+        self.qmp("x-ferry-query-ownership", json!({}))
+    }
+
+    /// Waits until the record names this process in this generation, with no migration under way.
+    ///
+    /// # Panics
+    /// When it does not come to say so in time.
+    pub fn wait_settled(&mut self, generation: u64) {
+        let what = format!("the record to name {} in generation {generation}", self.label);
+        wait_for(&what, SOON, || {
+            let now = self.ownership();
+            now["owned-here"] == true && now["settled"] == true && now["generation"] == generation
+        });
     }
 
     /// Statuses of the migration, from its events, up to the status that it has now.

@@ -66,6 +66,20 @@ impl Lab {
         Ferry::start(self, spec)
     }
 
+    /// Starts a process that must refuse to boot, and returns what it says.
+    ///
+    /// # Panics
+    /// When it ends otherwise.
+    #[must_use]
+    pub fn refuses(&self, spec: &Spec) -> String {
+        let output = std::process::Command::new(binary())
+            .args(spec.arguments(&self.path("refused.qmp"), &self.path("refused.serial")))
+            .output()
+            .expect("the binary can be started");
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8(output.stderr).expect("messages are text")
+    }
+
     /// Starts a destination for `spec`'s machine, on a free port of loopback, and waits until it listens.
     ///
     /// # Panics

@@ -10,6 +10,7 @@ pub mod disk;
 pub mod explorer;
 pub mod failing;
 pub mod ferry;
+mod file_lock;
 pub mod guest;
 pub mod image;
 pub mod lab;

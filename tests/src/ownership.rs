@@ -3,8 +3,9 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
-use std::os::fd::AsRawFd;
 use std::path::Path;
+
+use crate::file_lock::set_lock;
 
 const SLOTS: [usize; 2] = [0, 4096];
 const SLOT_LEN: usize = 512;
@@ -52,12 +53,4 @@ impl Drop for Held {
         // Closing would not do while a process that another test is starting holds a copy of the descriptor.
         set_lock(&self.0, libc::F_UNLCK);
     }
-}
-
-/// Takes, waiting for it, or lets go of the open file description's lock of the whole file (fcntl(2), `F_OFD_SETLKW`).
-pub(crate) fn set_lock(file: &File, kind: libc::c_int) {
-    let whole = libc::flock { l_type: kind as i16, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
-    // SAFETY: the descriptor is open, and F_OFD_SETLKW reads one `flock`, which `whole` is.
-    let done = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLKW, &whole) };
-    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
 }

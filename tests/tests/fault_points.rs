@@ -10,7 +10,7 @@ use ferry_tests::wait::wait_for;
 use ferry_tests::{Ferry, SOON, Scene, disk, procfs};
 use ferry_vmm::runtime::WORKERS;
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 
 const KILLED: i32 = -Signal::KILL.as_raw();
 
@@ -19,14 +19,10 @@ fn scene() -> Option<Scene> {
     Scene::with(|lab, spec| spec.disk(&disk::image(lab, "disk.img", 256 << 10)))
 }
 
-fn ownership(ferry: &mut Ferry) -> Value {
-    ferry.qmp("x-ferry-query-ownership", json!({}))
-}
-
 /// The record comes to name the guest's process, with nothing under way.
 fn is_settled_at(ferry: &mut Ferry) {
     wait_for(&format!("the record to name {}", ferry.label()), SOON, || {
-        let now = ownership(ferry);
+        let now = ferry.ownership();
         now["owned-here"] == true && now["settled"] == true
     });
 }
@@ -60,7 +56,7 @@ fn a_destination_that_is_killed_between_its_claim_and_its_start_leaves_it_to_the
     scene.source.begin_migration(&destination.wait_listening());
     assert_eq!(destination.wait_exit(SOON), KILLED);
     scene.source.wait_migration(Status::Uncertain);
-    assert_eq!(ownership(&mut scene.source)["settled"], false, "the destination had claimed the guest");
+    assert_eq!(scene.source.ownership()["settled"], false, "the destination had claimed the guest");
     assert_ne!(scene.source.run_state(), "running");
     // The record cannot say whether the destination has run the guest: the operator must know it.
     let refused = scene.source.refused("x-ferry-resolve", json!({ "owner": "source", "peer-fenced": true }));

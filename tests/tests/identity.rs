@@ -71,9 +71,7 @@ fn the_same_file_is_known_by_any_name_and_a_record_that_is_not_seen_is_told_of()
     // The record is beside the name: a hard link has another, a symbolic link the same.
     for (name, handshake) in [(hard, Handshake::Setup), (soft, Handshake::Owned)] {
         let mut destination = scene.lab.start_destination(&scene.spec.clone().disk(&name));
-        wait_for("the guest's process to have its record", SOON, || {
-            scene.source.qmp("x-ferry-query-ownership", json!({}))["owned-here"] == true
-        });
+        wait_for("the guest's process to have its record", SOON, || scene.source.ownership()["owned-here"] == true);
         let info = move_guest(&mut scene.source, &mut destination, &mut scene.guest);
         assert_eq!(info.x_ferry_handshake, Some(handshake), "{}", name.display());
         let why = info.x_ferry_handshake_why;

@@ -10,9 +10,8 @@ use ferry_migration::info::Status;
 use ferry_tests::migration::move_guest;
 use ferry_tests::relay::{Fault, Spot};
 use ferry_tests::scene::gave_up;
-use ferry_tests::wait::wait_for;
-use ferry_tests::{Ferry, Lab, SOON, Scene, Spec, disk};
-use serde_json::{Value, json};
+use ferry_tests::{Lab, SOON, Scene, Spec, disk};
+use serde_json::json;
 
 const PERMIT: Spot = Spot::Message("Permit");
 const STARTED: Spot = Spot::Message("Started");
@@ -26,32 +25,18 @@ fn record(lab: &Lab) -> PathBuf {
     lab.path("disk.img.owner")
 }
 
-/// What the record says, as `ferry` shows it.
-fn ownership(ferry: &mut Ferry) -> Value {
-    ferry.qmp("x-ferry-query-ownership", json!({}))
-}
-
-/// The record comes to name the guest's process, with nothing under way.
-fn is_settled_at(ferry: &mut Ferry, generation: u64) {
-    let what = format!("the record to name {} in generation {generation}", ferry.label());
-    wait_for(&what, SOON, || {
-        let now = ownership(ferry);
-        now["owned-here"] == true && now["settled"] == true && now["generation"] == generation
-    });
-}
-
 #[test]
 fn the_record_follows_the_guest_from_process_to_process() {
     let Some(mut scene) = scene() else { return };
-    is_settled_at(&mut scene.source, 1);
+    scene.source.wait_settled(1);
     for generation in 2..5 {
         let mut destination = scene.destination();
-        assert_eq!(ownership(&mut destination)["owned-here"], false);
+        assert_eq!(destination.ownership()["owned-here"], false);
         let info = move_guest(&mut scene.source, &mut destination, &mut scene.guest);
         assert_eq!(info.x_ferry_handshake, Some(Handshake::Owned));
         assert_eq!(destination.migration().x_ferry_handshake, Some(Handshake::Owned));
-        is_settled_at(&mut destination, generation);
-        assert_eq!(ownership(&mut scene.source)["owned-here"], false);
+        destination.wait_settled(generation);
+        assert_eq!(scene.source.ownership()["owned-here"], false);
         scene.source.quit();
         scene.source = destination;
     }
@@ -68,8 +53,8 @@ fn a_lost_permit_is_decided_by_the_record_and_the_guest_goes_on_at_the_source() 
         assert!(reason.contains("the ownership record names this side"), "{reason}");
         drop(relay);
         let _ = gave_up(&mut destination);
-        let generation = ownership(&mut scene.source)["generation"].as_u64().unwrap();
-        is_settled_at(&mut scene.source, generation);
+        let generation = scene.source.ownership()["generation"].as_u64().unwrap();
+        scene.source.wait_settled(generation);
     }
     scene.ends_well();
 }
@@ -99,7 +84,7 @@ fn a_lost_answer_leaves_the_guest_where_the_record_says() {
     assert_eq!(info.error_desc, None, "what was in doubt is so no more");
     scene.guest.moved_to(&destination);
     destination.wait_run_state("running");
-    is_settled_at(&mut destination, 2);
+    destination.wait_settled(2);
     scene.guest.wait_reports(2);
     scene.guest.assert_ran_in_one_place();
     scene.source.quit();
@@ -122,7 +107,7 @@ fn a_lost_answer_in_postcopy_leads_to_a_pause_that_can_be_recovered() {
     scene.source.qmp("migrate", json!({ "uri": destination.wait_listening(), "resume": true }));
     assert_eq!(scene.source.wait_migration_end().status, Some(Status::Completed));
     assert_eq!(destination.wait_migration_end().status, Some(Status::Completed));
-    is_settled_at(&mut destination, 2);
+    destination.wait_settled(2);
     scene.guest.wait_reports(2);
     scene.guest.assert_ran_in_one_place();
     scene.source.quit();
@@ -144,7 +129,7 @@ fn a_record_that_is_out_of_reach_leaves_it_uncertain_until_it_is_back() {
     std::fs::rename(record(&scene.lab), &away).unwrap();
     let info = scene.source.wait_migration(Status::Uncertain);
     assert!(info.error_desc.is_some_and(|why| why.contains("ownership record")));
-    assert!(ownership(&mut scene.source)["error"].is_string());
+    assert!(scene.source.ownership()["error"].is_string());
     for command in ["migrate_cancel", "migrate-start-postcopy", "migrate-pause"] {
         assert!(!scene.source.refused(command, json!({})).is_empty());
     }
@@ -153,7 +138,7 @@ fn a_record_that_is_out_of_reach_leaves_it_uncertain_until_it_is_back() {
     std::fs::rename(&away, record(&scene.lab)).unwrap();
     assert_eq!(scene.source.wait_migration_end().status, Some(Status::Failed));
     scene.source.wait_run_state("running");
-    is_settled_at(&mut scene.source, 2);
+    scene.source.wait_settled(2);
     scene.ends_well();
 }
 
@@ -195,7 +180,7 @@ fn a_destination_that_sees_no_record_takes_the_guest_by_the_setup_handshake() {
     let reason = scene.fails(&destination.wait_listening());
     assert!(reason.contains("--ownership"), "{reason}");
     let _ = gave_up(&mut destination);
-    is_settled_at(&mut scene.source, 1);
+    scene.source.wait_settled(1);
 
     scene.source.set_parameters(json!({ "x-ferry-handshake": "auto" }));
     let mut destination = scene.lab.start_destination(&spec);
@@ -203,9 +188,9 @@ fn a_destination_that_sees_no_record_takes_the_guest_by_the_setup_handshake() {
     assert_eq!(info.x_ferry_handshake, Some(Handshake::Setup));
     assert!(info.x_ferry_handshake_why.is_some_and(|why| why.contains("does not see the ownership record")));
     // A process that boots the guest here must not find the record settled: the guest runs elsewhere.
-    let there = ownership(&mut scene.source);
+    let there = scene.source.ownership();
     assert_eq!((&there["settled"], &there["generation"]), (&json!(false), &json!(1)));
-    let beside = refuses(&scene.lab, &scene.spec);
+    let beside = scene.lab.refuses(&scene.spec);
     assert!(beside.contains("a hand-over is under way"), "{beside}");
     scene.source.quit();
     scene.source = destination;
@@ -213,7 +198,7 @@ fn a_destination_that_sees_no_record_takes_the_guest_by_the_setup_handshake() {
     // The next process has a record again, and gets it as soon as it has the guest.
     let mut destination = scene.destination();
     move_guest(&mut scene.source, &mut destination, &mut scene.guest);
-    is_settled_at(&mut destination, 2);
+    destination.wait_settled(2);
     scene.source.quit();
     scene.source = destination;
     scene.ends_well();
@@ -269,7 +254,6 @@ fn the_operator_may_decide_while_the_record_is_out_of_reach() {
     scene.ends_well();
 }
 
-/// Starts a process that must refuse to boot, and returns why.
 #[test]
 fn when_the_operator_gives_the_guest_back_the_record_says_so_before_it_runs() {
     let slow = "fault,at=record:write,do=delay:300,in=outgoing";
@@ -282,21 +266,12 @@ fn when_the_operator_gives_the_guest_back_the_record_says_so_before_it_runs() {
     scene.source.begin_migration(&destination.wait_listening());
     scene.source.wait_migration(Status::Uncertain);
     let _killed = destination.wait_exit(SOON);
-    assert_eq!(ownership(&mut scene.source)["owned-here"], false);
+    assert_eq!(scene.source.ownership()["owned-here"], false);
     scene.source.qmp("x-ferry-resolve", json!({ "owner": "source", "peer-fenced": true, "never-ran": true }));
     scene.source.wait_run_state("running");
-    assert_eq!(ownership(&mut scene.source)["owned-here"], true);
-    is_settled_at(&mut scene.source, 3);
+    assert_eq!(scene.source.ownership()["owned-here"], true);
+    scene.source.wait_settled(3);
     scene.ends_well();
-}
-
-fn refuses(lab: &Lab, spec: &Spec) -> String {
-    let output = std::process::Command::new(ferry_tests::lab::binary())
-        .args(spec.arguments(&lab.path("refused.qmp"), &lab.path("refused.serial")))
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    String::from_utf8(output.stderr).unwrap()
 }
 
 #[test]
@@ -318,7 +293,7 @@ fn a_record_that_is_none_is_left_alone() {
         (newer, "later ferry"),
     ] {
         std::fs::write(record(&lab), &bytes).unwrap();
-        let error = refuses(&lab, &spec);
+        let error = lab.refuses(&spec);
         assert!(error.contains(hint) && error.contains("disk.img.owner"), "{error}");
         assert_eq!(std::fs::read(record(&lab)).unwrap(), bytes, "nothing was overwritten");
     }
@@ -338,12 +313,12 @@ fn a_guest_in_the_middle_of_a_hand_over_is_not_booted_again() {
     scene.source.kill();
     drop(destination);
     let spec = scene.spec.clone().paused();
-    let error = refuses(&scene.lab, &spec);
+    let error = scene.lab.refuses(&spec);
     assert!(error.contains("hand-over is under way") && error.contains("take"), "{error}");
     let mut taken = spec.clone();
     taken.more = vec!["--ownership".into(), "auto,take".into()];
     let mut ferry = scene.lab.start(&taken);
-    is_settled_at(&mut ferry, 2);
+    ferry.wait_settled(2);
     ferry.quit();
     scene.lab.start(&spec).quit();
 }
@@ -355,7 +330,7 @@ fn a_folder_that_takes_no_record_is_no_reason_not_to_run() {
     // Root may write anywhere but where nobody may: a folder in the record's place is an error all the same.
     std::fs::create_dir(record(&lab)).unwrap();
     let spec = Spec::new().disk(&image).paused();
-    let error = refuses(&lab, &spec);
+    let error = lab.refuses(&spec);
     assert!(error.contains("a folder"), "{error}");
     let mut without = spec;
     without.more = vec!["--ownership".into(), "none".into()];

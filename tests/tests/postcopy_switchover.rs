@@ -291,9 +291,7 @@ fn a_destination_that_dies_once_it_runs_takes_the_guest_with_it_and_the_source_s
         scene.guest.moved_to(&destination);
         if handshake == Handshake::Owned {
             // Until the record says that the guest has arrived for good, the destination might still give it back.
-            wait_for("the record to be settled", SOON, || {
-                destination.qmp("x-ferry-query-ownership", json!({}))["settled"] == true
-            });
+            wait_for("the record to be settled", SOON, || destination.ownership()["settled"] == true);
         }
         destination.kill();
         if handshake == Handshake::Setup {
@@ -329,7 +327,7 @@ fn a_destination_whose_disk_is_taken_after_the_permit_gives_the_guest_back() {
         relay.heal();
         scene.both_failed_as(&mut destination, "virtio-blk/0", &STOPPED);
         if handshake == "owned" {
-            let record = scene.source.qmp("x-ferry-query-ownership", json!({}));
+            let record = scene.source.ownership();
             assert_eq!(record["owned-here"], true, "{record}");
         }
         scene.be_patient();

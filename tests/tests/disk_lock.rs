@@ -1,0 +1,69 @@
+//! A guest whose disk another process holds when the guest is to go on at the source of a failed migration.
+//!
+//! It stays stopped there, with the newest state of the guest; and it does not run again once another process has run the guest.
+
+use ferry_migration::info::Status;
+use ferry_tests::scene::gave_up;
+use ferry_tests::{Scene, disk};
+use serde_json::json;
+
+/// A failed migration has left the guest stopped at the source, because the lock of its disk was taken when the source had let go
+/// of it for the switchover. The lock is free again.
+fn stopped_without_its_disk(handshake: &str) -> Option<Scene> {
+    let mut scene = Scene::with(|lab, spec| spec.disk(&disk::image(lab, "disk.img", 4 << 20)))?;
+    scene.source.wait_settled(1);
+    scene.source.set_parameters(json!({ "x-ferry-handshake": handshake }));
+    scene.without_rehearsal();
+    let mut destination = scene.destination_with("fault,at=load,do=fail,in=incoming");
+    let thief = disk::Lock::wait_for(&scene.lab.path("disk.img"));
+    scene.source.begin_migration(&destination.wait_listening());
+    let info = scene.source.wait_migration_end();
+    assert_eq!(info.status, Some(Status::Failed), "{info:?}");
+    let reason = info.error_desc.expect("a failed migration says why");
+    assert!(reason.contains("stays stopped") && reason.contains("disk.img"), "{reason}");
+    let _ = gave_up(&mut destination);
+    thief.wait_taken();
+    is_stopped(&mut scene);
+    let refused = scene.source.refused("cont", json!({}));
+    assert!(refused.contains("disk.img"), "{refused}");
+    is_stopped(&mut scene);
+    thief.release();
+    Some(scene)
+}
+
+/// The guest stands still, and the record does not say that the migration is over.
+fn is_stopped(scene: &mut Scene) {
+    assert_eq!(scene.source.run_state(), "paused");
+    let record = scene.source.ownership();
+    assert_eq!((&record["settled"], &record["generation"]), (&json!(false), &json!(1)), "{record}");
+}
+
+#[test]
+fn nobody_boots_over_a_guest_that_stays_stopped_and_cont_runs_it() {
+    for handshake in ["setup", "owned"] {
+        let Some(mut scene) = stopped_without_its_disk(handshake) else { return };
+        let beside = scene.lab.refuses(&scene.spec);
+        assert!(beside.contains("a hand-over is under way"), "{beside}");
+        is_stopped(&mut scene);
+        scene.source.qmp("cont", json!({}));
+        scene.source.wait_settled(2);
+        scene.source.wait_run_state("running");
+        scene.guest.wait_reports(2);
+        scene.ends_well();
+    }
+}
+
+#[test]
+fn a_guest_that_another_process_has_run_since_is_not_run_again() {
+    let Some(mut scene) = stopped_without_its_disk("owned") else { return };
+    let mut spec = scene.spec.clone();
+    spec.more = vec!["--ownership".into(), "auto,take".into()];
+    let mut other = scene.lab.start(&spec);
+    other.wait_settled(2);
+    other.quit();
+    let refused = scene.source.refused("cont", json!({}));
+    assert!(refused.contains(other.label()) || refused.contains(&other.pid().to_string()), "{refused}");
+    assert_eq!(scene.source.run_state(), "paused");
+    scene.source.quit();
+    scene.lab.start(&scene.spec).wait_settled(3);
+}
