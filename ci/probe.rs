@@ -1,5 +1,6 @@
-//! Tries what Ferry needs of a host, for `ci/setup`: that this program can be built at all proves a compiler and a linker; started
-//! with `kvm` or `userfaultfd` it uses that as Ferry will. Prints why not. Exit status 1, or 13 where the host forbids it.
+//! Tries what Ferry needs of a host, for `ci/setup`: that this program can be built at all proves
+//! a compiler and a linker; started with `kvm` or `userfaultfd` it uses that as Ferry will. Prints
+//! why not. Exit status 1, or 13 where the host forbids it.
 
 use std::ffi::{c_int, c_long, c_ulong};
 use std::fs::File;
@@ -19,7 +20,8 @@ const KVM_CREATE_VM: c_ulong = 0xae01;
 const USERFAULTFD_IOC_NEW: c_ulong = 0xaa00;
 const UFFDIO_API: c_ulong = 0xc018_aa3f;
 const UFFD_API: u64 = 0xaa;
-/// Missing and minor faults of shared memory: `UFFD_FEATURE_MISSING_SHMEM`, `UFFD_FEATURE_MINOR_SHMEM`.
+/// Missing and minor faults of shared memory: `UFFD_FEATURE_MISSING_SHMEM`,
+/// `UFFD_FEATURE_MINOR_SHMEM`.
 const FEATURES: u64 = 1 << 5 | 1 << 10;
 
 fn main() -> ExitCode {
@@ -40,7 +42,8 @@ fn main() -> ExitCode {
 /// A VM can be created.
 fn kvm() -> Result<()> {
     let device = File::options().read(true).write(true).open("/dev/kvm")?;
-    // SAFETY: neither call takes memory; a descriptor that the kernel returns belongs to nothing else.
+    // SAFETY: neither call takes memory; a descriptor that the kernel returns belongs to nothing
+    // else.
     unsafe {
         let version = checked(ioctl(device.as_raw_fd(), KVM_GET_API_VERSION, 0).into())?;
         if version != 12 {
@@ -51,10 +54,12 @@ fn kvm() -> Result<()> {
     Ok(())
 }
 
-/// Faults of the kernel itself can be handled, through the device or by the system call, and minor faults too.
+/// Faults of the kernel itself can be handled, through the device or by the system call, and minor
+/// faults too.
 fn userfaultfd() -> Result<()> {
     let uffd = match File::options().read(true).write(true).open("/dev/userfaultfd") {
-        // SAFETY: the call takes flags; the descriptor that the kernel returns belongs to nothing else.
+        // SAFETY: the call takes flags; the descriptor that the kernel returns belongs to nothing
+        // else.
         Ok(device) => unsafe {
             let fd = checked(ioctl(device.as_raw_fd(), USERFAULTFD_IOC_NEW, O_CLOEXEC).into())?;
             OwnedFd::from_raw_fd(fd)
@@ -64,7 +69,8 @@ fn userfaultfd() -> Result<()> {
     };
     // `struct uffdio_api`: the version, features, and room for the answer.
     let mut arguments = [UFFD_API, FEATURES, 0];
-    // SAFETY: the arguments have the size that is part of the request's number, and outlive the call.
+    // SAFETY: the arguments have the size that is part of the request's number, and outlive the
+    // call.
     checked(unsafe { ioctl(uffd.as_raw_fd(), UFFDIO_API, arguments.as_mut_ptr()) }.into())?;
     Ok(())
 }

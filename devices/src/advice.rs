@@ -32,8 +32,8 @@ pub fn opening(error: &io::Error) -> &'static str {
     limit(error).unwrap_or("check the path and its permissions")
 }
 
-/// Adds what helps against a limit to a message in which the system's error stands, as [`io::Error`] writes it, unless the message
-/// says so already.
+/// Adds what helps against a limit to a message in which the system's error stands, as
+/// [`io::Error`] writes it, unless the message says so already.
 #[must_use]
 pub fn with_limit(text: String) -> String {
     let numbers = [libc::EMFILE, libc::ENFILE, libc::EFBIG];

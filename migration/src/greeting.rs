@@ -1,8 +1,8 @@
 //! What travels beside `Hello`: who is being migrated, and the machine that must be matched.
 //!
-//! In a local hand-over the memory itself is announced behind it, and taken in the attachment of `HelloAck`. Behind that follows
-//! what both sides must mean alike ([`Identity`]); a source of version 4 has none. What follows then is of a later version, and is
-//! passed over.
+//! In a local hand-over the memory itself is announced behind it, and taken in the attachment of
+//! `HelloAck`. Behind that follows what both sides must mean alike ([`Identity`]); a source of
+//! version 4 has none. What follows then is of a later version, and is passed over.
 
 use serde::{Deserialize, Serialize};
 
@@ -66,7 +66,8 @@ impl Greeting {
         bytes
     }
 
-    /// Reads the attachment of `Hello`. What follows the identity is of a later version, and none of this one's business.
+    /// Reads the attachment of `Hello`. What follows the identity is of a later version, and none
+    /// of this one's business.
     ///
     /// # Errors
     /// When it does not decode.
@@ -132,7 +133,8 @@ mod tests {
             for identity in [None, Some(identity.clone())] {
                 let bytes = greeting.encode(passed.as_ref(), identity.as_ref());
                 assert_eq!(Greeting::decode(&bytes), Ok((greeting.clone(), passed, identity.clone())));
-                // What a destination does that was written before there was anything behind the greeting.
+                // What a destination does that was written before there was anything behind the
+                // greeting.
                 assert_eq!(postcard::from_bytes(&bytes), Ok(greeting.clone()));
                 if identity.is_some() {
                     let mut later = bytes.clone();

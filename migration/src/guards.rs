@@ -37,7 +37,8 @@ pub enum Guard {
     BeatsAfterUncertainty,
     /// Source: the record says that a migration is under way, whatever its handshake.
     EveryHandshakeAnnounces,
-    /// Source: only a process that runs the guest, or holds its disk, says that no migration is under way.
+    /// Source: only a process that runs the guest, or holds its disk, says that no migration is
+    /// under way.
     SettlesOnlyWhatItHolds,
     /// Source: an operator's word that the guest is here is checked against the record.
     ResolveAsksRecord,
@@ -77,8 +78,8 @@ pub enum Guard {
     BootNeedsSettled,
     /// A process that boots the guest: the record must still be as it was read.
     BootSwapsWhatItRead,
-    /// Both sides: a guest that runs at the end of a switchover does so with a look at the record, which an operator may
-    /// have given to another process meanwhile.
+    /// Both sides: a guest that runs at the end of a switchover does so with a look at the record,
+    /// which an operator may have given to another process meanwhile.
     RunsWithALook,
     /// `cont`: a guest whose disk was let go of runs again only once the record names its process.
     ContAsksRecord,

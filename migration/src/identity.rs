@@ -1,8 +1,9 @@
-//! What both sides of a migration must mean alike, beyond the machine: the guest by its name, what it boots, and the file behind each
-//! writable disk.
+//! What both sides of a migration must mean alike, beyond the machine: the guest by its name, what
+//! it boots, and the file behind each writable disk.
 //!
-//! The source says it in an [`Identity`] behind its greeting. The destination compares in [`check_name`] and [`Boot::check`], and
-//! finds by [`Identity::proof_of`] what it has to look for in its own image. What differs is refused by name, before anything moves.
+//! The source says it in an [`Identity`] behind its greeting. The destination compares in
+//! [`check_name`] and [`Boot::check`], and finds by [`Identity::proof_of`] what it has to look for
+//! in its own image. What differs is refused by name, before anything moves.
 
 use std::fmt;
 
@@ -139,7 +140,8 @@ impl IdentityError {
 /// The number by which a migration's source proves its disk.
 #[must_use]
 pub fn nonce_of(migration_id: u128) -> u64 {
-    // The low half is on every frame and in the ownership record. A nonce of 0 is none, and two bits are the lock's.
+    // The low half is on every frame and in the ownership record. A nonce of 0 is none, and two
+    // bits are the lock's.
     (migration_id >> 66) as u64 | 1
 }
 
@@ -172,7 +174,8 @@ impl Identity {
         Ok(())
     }
 
-    /// What a destination with a writable disk `instance` at `path` has to find in it: a nonce, or by an operator's word nothing.
+    /// What a destination with a writable disk `instance` at `path` has to find in it: a nonce, or
+    /// by an operator's word nothing.
     ///
     /// # Errors
     /// There is no proof to be had, and no operator has said that none is needed.
@@ -199,7 +202,8 @@ impl Identity {
 const _: () = assert!(OLDEST_VERSION == 4, "with no source left that has no identity, it need not be optional");
 
 impl Boot {
-    /// Compares what a source's guest boots with what the destination would. The command line goes with the guest, and may differ.
+    /// Compares what a source's guest boots with what the destination would. The command line goes
+    /// with the guest, and may differ.
     ///
     /// # Errors
     /// The first image that differs.

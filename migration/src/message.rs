@@ -10,7 +10,8 @@ use crate::named::named;
 
 /// The protocol's version, which a source speaks.
 pub const PROTOCOL_VERSION: u16 = 5;
-/// The oldest version of a source that a destination takes. Since then, only what follows the greeting has changed.
+/// The oldest version of a source that a destination takes. Since then, only what follows the
+/// greeting has changed.
 pub const OLDEST_VERSION: u16 = 4;
 
 /// Whether a destination of this build takes a source of this version.

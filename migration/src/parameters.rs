@@ -11,8 +11,8 @@ use crate::message::Handshake;
 /// Most that vCPUs may be throttled, in percent of their time: the guest has to go on.
 pub const CPU_THROTTLE_MAX: u64 = 99;
 
-/// Least `max-bandwidth` that is a limit, in bytes a second. A figure meant in MiB a second or megabits a
-/// second is far below it, and would hold a migration for hours.
+/// Least `max-bandwidth` that is a limit, in bytes a second. A figure meant in MiB a second or
+/// megabits a second is far below it, and would hold a migration for hours.
 pub const MAX_BANDWIDTH_LEAST: u64 = 64 << 10;
 
 /// What to do when precopy does not converge within its limits.
@@ -57,7 +57,8 @@ pub enum DiskSharing {
     /// The same file, which the two sides prove to each other.
     #[default]
     Shared,
-    /// Another file, or one of which no proof can be had: the operator has seen to it that both hold the same, and that no other guest has it.
+    /// Another file, or one of which no proof can be had: the operator has seen to it that both
+    /// hold the same, and that no other guest has it.
     Copied,
 }
 
@@ -65,7 +66,8 @@ pub enum DiskSharing {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Parameters {
-    /// Bytes a second that page data may use, [`MAX_BANDWIDTH_LEAST`] at least; 0 is no limit (QEMU: `max-bandwidth`).
+    /// Bytes a second that page data may use, [`MAX_BANDWIDTH_LEAST`] at least; 0 is no limit
+    /// (QEMU: `max-bandwidth`).
     pub max_bandwidth: u64,
     /// Longest downtime to aim for, in milliseconds (QEMU: `downtime-limit`).
     pub downtime_limit: u64,

@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
-/// Takes, waiting for it, or lets go of the open file description's lock of the whole file (fcntl(2), `F_OFD_SETLKW`).
+/// Takes, waiting for it, or lets go of the open file description's lock of the whole file
+/// (fcntl(2), `F_OFD_SETLKW`).
 pub(crate) fn set_lock(file: &File, kind: libc::c_int) {
     let whole = libc::flock { l_type: kind as i16, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
     // SAFETY: the descriptor is open, and F_OFD_SETLKW reads one `flock`, which `whole` is.

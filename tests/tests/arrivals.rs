@@ -1,5 +1,5 @@
-//! How links come to a destination: among strangers, in crowds, more than were announced, and at an address that a process has
-//! left behind.
+//! How links come to a destination: among strangers, in crowds, more than were announced, and at
+//! an address that a process has left behind.
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -92,7 +92,8 @@ fn links_that_were_not_announced_leave_nothing_behind() {
     let bulk = (0..200).map(|number| introduced(Link::Bulk(number)));
     let again = (0..100).map(|_| introduced(Link::Bulk(0)));
     let links: Vec<TcpStream> = urgent.chain(bulk).chain(again).collect();
-    // One urgent link and a bulk link of each number that there may be are kept until the greeting says how many come.
+    // One urgent link and a bulk link of each number that there may be are kept until the greeting
+    // says how many come.
     let kept = 1 + usize::from(CHANNELS);
     let mut closed = 0;
     for link in &links {

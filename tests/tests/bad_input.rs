@@ -23,8 +23,8 @@ fn check(rows: fn(&Lab) -> Vec<Row>) {
     assert_eq!(on_page, rows.len(), "docs/bad-input.md has other rows under '{}'", rows[0].group);
 }
 
-/// Whether the page has this row. How a side notices that a stream has ended depends on which of its threads is first, so of
-/// those only the input and what must be said are compared.
+/// Whether the page has this row. How a side notices that a stream has ended depends on which of
+/// its threads is first, so of those only the input and what must be said are compared.
 fn is_on(page: &str, row: &Row) -> bool {
     let line = row.markdown();
     if row.group != "Migration stream" {

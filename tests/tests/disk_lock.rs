@@ -1,14 +1,16 @@
-//! A guest whose disk another process holds when the guest is to go on at the source of a failed migration.
+//! A guest whose disk another process holds when the guest is to go on at the source of a failed
+//! migration.
 //!
-//! It stays stopped there, with the newest state of the guest; and it does not run again once another process has run the guest.
+//! It stays stopped there, with the newest state of the guest; and it does not run again once
+//! another process has run the guest.
 
 use ferry_migration::info::Status;
 use ferry_tests::scene::gave_up;
 use ferry_tests::{Scene, disk};
 use serde_json::json;
 
-/// A failed migration has left the guest stopped at the source, because the lock of its disk was taken when the source had let go
-/// of it for the switchover. The lock is free again.
+/// A failed migration has left the guest stopped at the source, because the lock of its disk was
+/// taken when the source had let go of it for the switchover. The lock is free again.
 fn stopped_without_its_disk(handshake: &str) -> Option<Scene> {
     let mut scene = Scene::with(|lab, spec| spec.disk(&disk::image(lab, "disk.img", 4 << 20)))?;
     scene.source.wait_settled(1);

@@ -1,4 +1,5 @@
-//! Facts that the code knows and pages state: a page that has fallen behind fails here, and the message says which.
+//! Facts that the code knows and pages state: a page that has fallen behind fails here, and the
+//! message says which.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,4 +1,5 @@
-//! The edges of the process: files that are another's, limits, output that goes nowhere, signals, a terminal, long paths.
+//! The edges of the process: files that are another's, limits, output that goes nowhere, signals,
+//! a terminal, long paths.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};

@@ -1,4 +1,5 @@
-//! Both sides of a migration mean the same guest and the same disk, or the move is refused by name and the guest goes on where it is.
+//! Both sides of a migration mean the same guest and the same disk, or the move is refused by name
+//! and the guest goes on where it is.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -153,7 +154,8 @@ fn a_guest_takes_its_command_line_along_and_boots_with_it_again() {
     }
 }
 
-/// The greeting of a real source of this machine, which its destination has refused for the sake of its name.
+/// The greeting of a real source of this machine, which its destination has refused for the sake
+/// of its name.
 fn greeting(scene: &mut Scene) -> (Greeting, Identity) {
     let destination = scene.lab.start_destination(&scene.spec.clone().name("nobody"));
     let relay = Relay::new(&destination.wait_listening(), None);

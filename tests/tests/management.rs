@@ -1,5 +1,5 @@
-//! What a management client asks of a migration that goes on, or is refused: it changes nothing that it should not, and what it
-//! is told is true.
+//! What a management client asks of a migration that goes on, or is refused: it changes nothing
+//! that it should not, and what it is told is true.
 
 use std::process::Command;
 

@@ -187,7 +187,8 @@ fn a_destination_that_sees_no_record_takes_the_guest_by_the_setup_handshake() {
     let info = move_guest(&mut scene.source, &mut destination, &mut scene.guest);
     assert_eq!(info.x_ferry_handshake, Some(Handshake::Setup));
     assert!(info.x_ferry_handshake_why.is_some_and(|why| why.contains("does not see the ownership record")));
-    // A process that boots the guest here must not find the record settled: the guest runs elsewhere.
+    // A process that boots the guest here must not find the record settled: the guest runs
+    // elsewhere.
     let there = scene.source.ownership();
     assert_eq!((&there["settled"], &there["generation"]), (&json!(false), &json!(1)));
     let beside = scene.lab.refuses(&scene.spec);

@@ -212,7 +212,8 @@ fn a_destination_can_be_found_at_a_new_address() {
     stage.ends_well();
 }
 
-/// Takes the listening TCP sockets of a process away, as a host does that is short of something for good.
+/// Takes the listening TCP sockets of a process away, as a host does that is short of something
+/// for good.
 fn break_listening(pid: u32) {
     let pid = Pid::from_raw(pid as i32).unwrap();
     let process = pidfd_open(pid, PidfdFlags::empty()).unwrap();
@@ -233,7 +234,8 @@ fn a_paused_destination_listens_where_it_is_told_to_by_any_name() {
     let at = stage.relay.target();
     let port: u16 = at.rsplit_once(':').unwrap().1.parse().unwrap();
     let all = format!("tcp:0.0.0.0:{port}");
-    // The same address, one that includes it, and the same again, which cannot be had beside each other.
+    // The same address, one that includes it, and the same again, which cannot be had beside each
+    // other.
     for (uri, bound) in [(&at, &at), (&format!("tcp:localhost:{port}"), &at), (&all, &all), (&at, &at)] {
         stage.destination.qmp("migrate-recover", json!({ "uri": uri }));
         assert_eq!(stage.destination.listening_at(), *bound, "{uri}");

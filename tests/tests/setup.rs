@@ -1,5 +1,5 @@
-//! `ci/setup` tries what it needs: stand-ins on the path look right and do not work. A stand-in for `apt-get` notes what is asked
-//! of it.
+//! `ci/setup` tries what it needs: stand-ins on the path look right and do not work. A stand-in
+//! for `apt-get` notes what is asked of it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -69,7 +69,8 @@ fn a_compiler_that_cannot_link_is_installed() {
     machine.stand_in("cc", "case $1 in -print-file-name=*) echo /dev/null ;; *) exit 1 ;; esac");
     let output = machine.setup("compile");
     assert!(machine.installed().contains("gcc libc6-dev"), "{}", said(&output));
-    // The stand-in is still first on the path, so Rust cannot link either, which must be said and not be left to cargo.
+    // The stand-in is still first on the path, so Rust cannot link either, which must be said and
+    // not be left to cargo.
     assert!(!output.status.success() && said(&output).contains("rustc cannot build"), "{}", said(&output));
 }
 

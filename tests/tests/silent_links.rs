@@ -1,5 +1,5 @@
-//! Links that fall silent without breaking: each alone, in each direction, in precopy and in postcopy; peers that talk without
-//! end; and what had arrived before a process was paused.
+//! Links that fall silent without breaking: each alone, in each direction, in precopy and in
+//! postcopy; peers that talk without end; and what had arrived before a process was paused.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -185,7 +185,8 @@ fn what_had_arrived_when_a_source_was_paused_counts_before_its_lost_links_and_ti
     stage.scene.source.freeze();
     let frozen = Instant::now();
     stage.relay.release();
-    // The word is in the source's socket, behind it the end of every link, and every timer has run out.
+    // The word is in the source's socket, behind it the end of every link, and every timer has run
+    // out.
     assert_eq!(stage.destination.wait_migration_end().status, Some(Status::Completed));
     wait_for("the timers of the source to be due", SOON, || frozen.elapsed() > Duration::from_millis(2500));
     stage.scene.source.thaw();

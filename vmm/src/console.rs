@@ -1,8 +1,9 @@
 //! The terminal as the guest's serial console.
 //!
-//! `ferry run --serial stdio` starts a [`Console`] beside the machine. A terminal is put into raw mode, so that every key reaches
-//! the guest, save those after Ctrl-A; but only while the process is in the terminal's foreground. What the guest does not take is held back and offered again when it has read, so
-//! nothing typed or piped in is lost; meanwhile no more is read.
+//! `ferry run --serial stdio` starts a [`Console`] beside the machine. A terminal is put into raw
+//! mode, so that every key reaches the guest, save those after Ctrl-A; but only while the process
+//! is in the terminal's foreground. What the guest does not take is held back and offered again
+//! when it has read, so nothing typed or piped in is lost; meanwhile no more is read.
 
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
@@ -24,7 +25,8 @@ mod terminal;
 
 /// Bytes read from standard input at once.
 const INPUT_BYTES: usize = 256;
-/// Between two looks at who has the terminal: no signal tells a process that it comes to the foreground.
+/// Between two looks at who has the terminal: no signal tells a process that it comes to the
+/// foreground.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 const HINT: &str = "Ctrl-A x leaves, Ctrl-A h helps\r\n";
@@ -117,7 +119,8 @@ impl Pump {
         Ok(())
     }
 
-    /// Whether input may be read now: at all times, but for a terminal in whose background this process is.
+    /// Whether input may be read now: at all times, but for a terminal in whose background this
+    /// process is.
     fn look(&mut self) -> io::Result<bool> {
         let Some(terminal) = &self.terminal else { return Ok(true) };
         let place = terminal.look()?;
@@ -127,8 +130,8 @@ impl Pump {
         Ok(place != Place::Background)
     }
 
-    /// Waits for the order to stop, for room in the port, or, when nothing is held back and it `is_ours`, for input; with a terminal
-    /// for a while only.
+    /// Waits for the order to stop, for room in the port, or, when nothing is held back and it
+    /// `is_ours`, for input; with a terminal for a while only.
     fn wait(&self, input: &impl AsFd, is_ours: bool) -> io::Result<(bool, bool)> {
         let wants_input = is_ours && self.waiting.is_empty() && !self.ended;
         // SAFETY: both eventfds live as long as `self`.
@@ -152,7 +155,8 @@ impl Pump {
         let count = match rustix::io::read(input, &mut bytes) {
             Ok(count) => count,
             Err(Errno::INTR | Errno::AGAIN) => return Ok(()),
-            // The process has just gone to the background: SIGTTIN is ignored, and a read is refused.
+            // The process has just gone to the background: SIGTTIN is ignored, and a read is
+            // refused.
             Err(Errno::IO) if !self.look()? => return Ok(()),
             Err(error) => return Err(error.into()),
         };

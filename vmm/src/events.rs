@@ -1,7 +1,8 @@
 //! What happens in a Ferry process that a client may want to hear about, and who hears it.
 //!
-//! The machine and the migration runtime publish; the QMP server subscribes. Publishing never blocks: a subscriber that is
-//! [`BACKLOG`] events behind loses what comes next until it has read some, and the log says so.
+//! The machine and the migration runtime publish; the QMP server subscribes. Publishing never
+//! blocks: a subscriber that is [`BACKLOG`] events behind loses what comes next until it has read
+//! some, and the log says so.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -178,7 +179,8 @@ impl Subscription {
         waiting.take()
     }
 
-    /// How many of all events published have been read, or were lost on the way to what was read last. All, when nothing waits.
+    /// How many of all events published have been read, or were lost on the way to what was read
+    /// last. All, when nothing waits.
     #[must_use]
     pub fn taken(&self) -> u64 {
         let waiting = self.backlog.lock();

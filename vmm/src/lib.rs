@@ -3,7 +3,8 @@
 //! The `ferry` binary is a thin front over this crate. A reader looks here for "is it the machine?"; what a device does is in
 //! `ferry-devices`, how a migration is agreed on is in `ferry-migration`.
 
-// A message must not end the thread that it comes from: see `stderr`, and `cli::print` for results.
+// A message must not end the thread that it comes from: see `stderr`, and `cli::print` for
+// results.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
-//! Files that Ferry writes because they were named: the serial log, the trace, the pages of a report. None is another's.
+//! Files that Ferry writes because they were named: the serial log, the trace, the pages of a
+//! report. None is another's.
 //!
-//! A path is mistyped easily, and a file that is emptied is lost. So nothing is emptied before it is known to be of the kind that
-//! is about to be written; logs and traces are only ever appended to; and a file that another process has locked, as a running
-//! guest's disk image is, is left alone.
+//! A path is mistyped easily, and a file that is emptied is lost. So nothing is emptied before it
+//! is known to be of the kind that is about to be written; logs and traces are only ever appended
+//! to; and a file that another process has locked, as a running guest's disk image is, is left
+//! alone.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -78,8 +80,9 @@ pub enum OutputFileError {
     },
 }
 
-/// Opens the file at `path` to append to it, making it if there is none. What was in it stays. Does not wait: a serial log may also
-/// be a FIFO or a terminal, of which a write then fails with `WouldBlock`.
+/// Opens the file at `path` to append to it, making it if there is none. What was in it stays.
+/// Does not wait: a serial log may also be a FIFO or a terminal, of which a write then fails with
+/// `WouldBlock`.
 ///
 /// # Errors
 /// When it cannot be opened, or is not a file for this purpose.
@@ -165,7 +168,8 @@ fn is_raw_disk(start: &[u8]) -> bool {
     sector.is_some_and(|sector| sector.ends_with(&[0x55, 0xaa]) || sector.iter().all(|byte| *byte == 0))
 }
 
-/// The first bytes, through an opening of their own: the file may be open for writing only. A log that may not be read has none.
+/// The first bytes, through an opening of their own: the file may be open for writing only. A log
+/// that may not be read has none.
 fn start_of(file: &File, purpose: Purpose) -> io::Result<Vec<u8>> {
     let mut start = Vec::new();
     match File::open(format!("/proc/self/fd/{}", file.as_raw_fd())) {
@@ -176,7 +180,8 @@ fn start_of(file: &File, purpose: Purpose) -> io::Result<Vec<u8>> {
     Ok(start)
 }
 
-/// Whether another opening of the file holds a lock on any part of it (fcntl(2), open file description locks).
+/// Whether another opening of the file holds a lock on any part of it (fcntl(2), open file
+/// description locks).
 fn is_locked(file: &File) -> io::Result<bool> {
     let mut lock = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
@@ -186,7 +191,8 @@ fn is_locked(file: &File) -> io::Result<bool> {
         // Must be 0 for OFD locks.
         l_pid: 0,
     };
-    // SAFETY: the descriptor is open for the whole call, which reads and writes only the structure.
+    // SAFETY: the descriptor is open for the whole call, which reads and writes only the
+    // structure.
     let asked = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
     match io::Error::last_os_error() {
         _ if asked == 0 => Ok(lock.l_type != libc::F_UNLCK as libc::c_short),

@@ -1,7 +1,9 @@
-//! The process's signals: those that ask it to end are messages, and those that would end or stop it by the way are ignored.
+//! The process's signals: those that ask it to end are messages, and those that would end or stop
+//! it by the way are ignored.
 //!
-//! Ctrl-C and its kin arrive on a channel, where every command waits anyway. The signals are blocked in every thread and taken by
-//! one that waits for them, so no code runs in a signal handler.
+//! Ctrl-C and its kin arrive on a channel, where every command waits anyway. The signals are
+//! blocked in every thread and taken by one that waits for them, so no code runs in a signal
+//! handler.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -28,16 +30,17 @@ impl Signal {
 
 /// The signals that end the process, taken from the start of a command on.
 ///
-/// Until [`Signals::messages`] is called, the first of them ends the process at once, as if it had never been taken: also one that
-/// waits for storage that does not answer.
+/// Until [`Signals::messages`] is called, the first of them ends the process at once, as if it had
+/// never been taken: also one that waits for storage that does not answer.
 #[derive(Debug)]
 pub struct Signals {
     taker: Arc<Mutex<Option<Sender<Signal>>>>,
 }
 
 impl Signals {
-    /// Takes SIGINT, SIGTERM and SIGHUP; the last one not when the process was started with it ignored, as by nohup(1). Must be
-    /// called before any thread is started that does not block them, and once.
+    /// Takes SIGINT, SIGTERM and SIGHUP; the last one not when the process was started with it
+    /// ignored, as by nohup(1). Must be called before any thread is started that does not block
+    /// them, and once.
     ///
     /// # Errors
     /// When the system gives no thread.
@@ -77,15 +80,16 @@ impl Signals {
     }
 }
 
-/// Lets a write to a file that may not grow fail with `EFBIG`, as a write to a pipe without a reader fails with `EPIPE` (the standard
-/// library sees to that one): a log or an image that reaches a limit is no reason to end a guest.
+/// Lets a write to a file that may not grow fail with `EFBIG`, as a write to a pipe without a
+/// reader fails with `EPIPE` (the standard library sees to that one): a log or an image that
+/// reaches a limit is no reason to end a guest.
 pub fn ignore_file_size() {
     // SAFETY: sets a disposition that has no handler.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
-/// Lets the process run on in the background of a terminal: it may write, and its read or change of settings fails in place of
-/// stopping every thread, those of the guest too.
+/// Lets the process run on in the background of a terminal: it may write, and its read or change
+/// of settings fails in place of stopping every thread, those of the guest too.
 pub fn ignore_terminal_stops() {
     for signal in [libc::SIGTTIN, libc::SIGTTOU] {
         // SAFETY: sets a disposition that has no handler.
@@ -93,7 +97,8 @@ pub fn ignore_terminal_stops() {
     }
 }
 
-/// Undoes, in a child before its `exec`, what a child would inherit. Makes only calls that are safe between fork and exec.
+/// Undoes, in a child before its `exec`, what a child would inherit. Makes only calls that are
+/// safe between fork and exec.
 ///
 /// # Errors
 /// When the mask cannot be set.
@@ -112,7 +117,8 @@ pub fn reset_in_child() -> io::Result<()> {
 pub fn without<T>(start: impl FnOnce() -> T) -> io::Result<T> {
     let mut all = MaybeUninit::<libc::sigset_t>::uninit();
     let mut before = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigfillset initialises the set that it is given; pthread_sigmask reads that and initialises the other.
+    // SAFETY: sigfillset initialises the set that it is given; pthread_sigmask reads that and
+    // initialises the other.
     let errno = unsafe {
         libc::sigfillset(all.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr())
@@ -145,7 +151,8 @@ fn is_ignored(signal: i32) -> bool {
 
 fn set_of(signals: &[i32]) -> libc::sigset_t {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigemptyset initialises the set that it is given, and sigaddset only changes it; the pointers are valid.
+    // SAFETY: sigemptyset initialises the set that it is given, and sigaddset only changes it; the
+    // pointers are valid.
     unsafe {
         libc::sigemptyset(set.as_mut_ptr());
         for signal in signals {
@@ -157,7 +164,8 @@ fn set_of(signals: &[i32]) -> libc::sigset_t {
 
 /// Changes the calling thread's mask, which the threads that it starts inherit.
 fn mask(how: i32, set: &libc::sigset_t) -> io::Result<()> {
-    // SAFETY: the set is initialised, and a null pointer for the old mask is allowed (pthread_sigmask(3)).
+    // SAFETY: the set is initialised, and a null pointer for the old mask is allowed
+    // (pthread_sigmask(3)).
     match unsafe { libc::pthread_sigmask(how, set, std::ptr::null_mut()) } {
         0 => Ok(()),
         errno => Err(io::Error::from_raw_os_error(errno)),

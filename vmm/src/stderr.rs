@@ -1,8 +1,10 @@
-//! Standard error, without waiting for its reader: log lines and messages queue here, and a thread of its own writes them.
+//! Standard error, without waiting for its reader: log lines and messages queue here, and a thread
+//! of its own writes them.
 //!
-//! A pipe whose reader has stopped, or a terminal on hold, blocks a write for as long as it likes; a disk that is full fails it.
-//! Neither may reach the threads that run or move a guest. The queue has a bound: what does not fit is dropped and counted,
-//! and the count is written as soon as the reader goes on. An error of the file is no error of the process.
+//! A pipe whose reader has stopped, or a terminal on hold, blocks a write for as long as it likes;
+//! a disk that is full fails it. Neither may reach the threads that run or move a guest. The queue
+//! has a bound: what does not fit is dropped and counted, and the count is written as soon as the
+//! reader goes on. An error of the file is no error of the process.
 
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -58,8 +60,8 @@ impl Write for Log {
 }
 
 fn start() -> Option<Queue> {
-    // SAFETY: descriptor 2 is open from the start of the process on (the standard library opens what was closed), and is not
-    // closed by it.
+    // SAFETY: descriptor 2 is open from the start of the process on (the standard library opens
+    // what was closed), and is not closed by it.
     Queue::start(unsafe { BorrowedFd::borrow_raw(libc::STDERR_FILENO) }).ok()
 }
 

@@ -1,7 +1,8 @@
 //! Listening on a Unix socket: of the QMP server, and of an incoming migration.
 //!
-//! A process that was killed leaves its socket file behind. [`listen`] replaces such a file, and never one that a process
-//! still listens on, nor one that is no socket. [`SocketFile`] removes the file at the end, unless another has its place.
+//! A process that was killed leaves its socket file behind. [`listen`] replaces such a file, and
+//! never one that a process still listens on, nor one that is no socket. [`SocketFile`] removes
+//! the file at the end, unless another has its place.
 
 use std::fs::{self, File};
 use std::io;
@@ -23,7 +24,8 @@ pub use address::{Address, NAME_MAX, PATH_MAX, connect, objection};
 const MODE: u32 = 0o600;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
-/// Longest that another process may hold the lock under which a socket is replaced: it holds it for a few system calls.
+/// Longest that another process may hold the lock under which a socket is replaced: it holds it
+/// for a few system calls.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
 /// Pause between two tries to get that lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
@@ -61,7 +63,8 @@ pub fn file_id(path: &Path) -> Option<FileId> {
     fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
-/// The file of a socket that is listened on; dropping this removes the file, if it is still this one.
+/// The file of a socket that is listened on; dropping this removes the file, if it is still this
+/// one.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
@@ -85,15 +88,16 @@ impl Drop for SocketFile {
     }
 }
 
-/// Listens at `path`, with access for the owner alone whatever the umask. A socket file that no process listens on is replaced.
+/// Listens at `path`, with access for the owner alone whatever the umask. A socket file that no
+/// process listens on is replaced.
 ///
 /// # Errors
 /// When a process listens there, the path is taken by something else, or the system refuses.
 pub fn listen(path: &Path) -> Result<(UnixListener, SocketFile), ListenError> {
     let reached = Address::of(path).map_err(io("use the path"))?;
     let address = reached.get();
-    // Between the look at the file and the first moment at which a connection is let in, no other process may do the same:
-    // each would take the other's socket for one that was left behind.
+    // Between the look at the file and the first moment at which a connection is let in, no other
+    // process may do the same: each would take the other's socket for one that was left behind.
     let _alone = lock_folder(path)?;
     remove_stale(path, address)?;
     let socket = socket().map_err(io("create a socket"))?;
@@ -134,7 +138,8 @@ fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), ListenError
     }
 }
 
-/// The lock of the folder that holds `path`. `None` where the folder cannot be locked: not readable, or a filesystem without.
+/// The lock of the folder that holds `path`. `None` where the folder cannot be locked: not
+/// readable, or a filesystem without.
 fn lock_folder(path: &Path) -> Result<Option<File>, ListenError> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let Ok(folder) = File::open(folder) else { return Ok(None) };

@@ -1,16 +1,19 @@
-//! What `linux/userfaultfd.h` tells user space: numbers and structures for `userfaultfd(2)` and `ioctl_userfaultfd(2)`.
+//! What `linux/userfaultfd.h` tells user space: numbers and structures for `userfaultfd(2)` and
+//! `ioctl_userfaultfd(2)`.
 //!
-//! The crate `userfaultfd` is written against a crate of this name that runs bindgen, and so libclang, on the header at every
-//! build. The interface is small and fixed for ever, so here it is written down instead, and a build needs neither a C
-//! compiler's library nor the kernel's headers. `[patch.crates-io]` in the workspace's `Cargo.toml` puts it in place. The names
-//! are the header's; the tests compare sizes, offsets and `ioctl` numbers with those of a C compiler.
+//! The crate `userfaultfd` is written against a crate of this name that runs bindgen, and so
+//! libclang, on the header at every build. The interface is small and fixed for ever, so here it
+//! is written down instead, and a build needs neither a C compiler's library nor the kernel's
+//! headers. `[patch.crates-io]` in the workspace's `Cargo.toml` puts it in place. The names are
+//! the header's; the tests compare sizes, offsets and `ioctl` numbers with those of a C compiler.
 
 #![no_std]
 #![allow(non_camel_case_types)]
 
 /// Version of the interface, in [`uffdio_api::api`].
 pub const UFFD_API: u64 = 0xaa;
-/// Flag of the system call: only faults in user mode are handled, for which no privilege is needed.
+/// Flag of the system call: only faults in user mode are handled, for which no privilege is
+/// needed.
 pub const UFFD_USER_MODE_ONLY: u32 = 1;
 /// The letter of the device's `ioctl` that makes a userfaultfd, which has the number 0.
 pub const USERFAULTFD_IOC: u8 = 0xaa;

@@ -1,4 +1,5 @@
-//! The layouts and numbers that a C compiler gives to the kernel's header on x86-64, and who depends on them.
+//! The layouts and numbers that a C compiler gives to the kernel's header on x86-64, and who
+//! depends on them.
 
 extern crate std;
 
@@ -83,7 +84,8 @@ fn single_numbers_are_those_of_linux() {
     assert_eq!(features, core::array::from_fn(|bit| 1 << bit));
 }
 
-/// `cargo update` must not put the generated bindings back in place of these, nor another crate bring a C compiler.
+/// `cargo update` must not put the generated bindings back in place of these, nor another crate
+/// bring a C compiler.
 #[test]
 fn no_crate_of_the_workspace_needs_libclang_or_a_c_compiler() {
     let lock = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.lock")).unwrap();

@@ -64,8 +64,8 @@ pub fn boot(
 }
 
 /// What `me` asks of the record before it lets a guest run again whose disk it has let go of. Won,
-/// the record names it in a new generation, so that a change which another process has asked for in
-/// the old one is lost.
+/// the record names it in a new generation, so that a change which another process has asked for
+/// in the old one is lost.
 ///
 /// # Errors
 /// When the record names another process: it may have run the guest.
@@ -78,8 +78,8 @@ pub fn run_again(there: &Record, me: &OwnerId, migration_id: u128) -> Result<Cha
     Ok(Change { expected: Expected::reign(there.generation, me.clone()), record })
 }
 
-/// What a source asks of the record whose operator knows that the destination, which may have claimed
-/// the guest, never ran it.
+/// What a source asks of the record whose operator knows that the destination, which may have
+/// claimed the guest, never ran it.
 ///
 /// # Errors
 /// When the record's generations have run out.

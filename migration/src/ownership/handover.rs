@@ -105,8 +105,8 @@ impl Handover {
         }
     }
 
-    /// Whether `record` is this hand-over's claim by the destination, which has not said yet that it
-    /// runs the guest, and may still give it back.
+    /// Whether `record` is this hand-over's claim by the destination, which has not said yet that
+    /// it runs the guest, and may still give it back.
     #[must_use]
     pub fn is_claimed(&self, record: &Record) -> bool {
         let claim = self.generation + 1 == record.generation && record.migration_id == self.migration_id;

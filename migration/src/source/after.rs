@@ -169,7 +169,8 @@ impl Source {
             }
             (_, Some(Owner::Destination)) => (Ok(()), self.destination_owns()),
             (_, Some(Owner::Source)) if asked.is_some_and(|asked| asked.never_ran) => (Ok(()), self.kept_by(reason)),
-            // A claim may yet be given back: what this side holds is kept until the record says for good.
+            // A claim may yet be given back: what this side holds is kept until the record says
+            // for good.
             (TakeBack::Claimed, _) => (Err(IS_CLAIMED), self.ask_again(reason)),
             (TakeBack::Unreachable, _) => (Err(IS_UNREACHABLE), self.ask_again(reason)),
         };
@@ -244,8 +245,8 @@ impl Source {
         }
     }
 
-    /// The destination's word has come before the record's answer: the operator who waits for that is
-    /// answered by it.
+    /// The destination's word has come before the record's answer: the operator who waits for that
+    /// is answered by it.
     pub(super) fn answer_operator(&mut self, owner: Owner) -> Option<Output> {
         let asked = self.asked.take()?;
         let otherwise = if owner == Owner::Destination { HAS_STARTED } else { NOT_STARTED };

@@ -76,8 +76,8 @@ impl Source {
     }
 
     /// Ends a migration whose guest is here. `held`: its disk is, too; a guest that stays stopped
-    /// without its disk's lock is the newest state of the guest all the same, and the record goes on
-    /// to say so.
+    /// without its disk's lock is the newest state of the guest all the same, and the record goes
+    /// on to say so.
     fn finish(&mut self, outcome: Outcome, held: bool) -> Vec<Output> {
         let status = if outcome == Outcome::Cancelled { Status::Cancelled } else { Status::Failed };
         self.state = State::Done(outcome.clone());

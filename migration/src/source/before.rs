@@ -28,8 +28,8 @@ impl Source {
         }
     }
 
-    /// With every handshake, a process that boots the guest must find out that its newest state may
-    /// be in a process which is stopped and holds no lock.
+    /// With every handshake, a process that boots the guest must find out that its newest state
+    /// may be in a process which is stopped and holds no lock.
     fn announces(&self) -> bool {
         let owned = self.plan.handshake == Handshake::Owned;
         self.plan.has_record && (owned || self.guards.has(Guard::EveryHandshakeAnnounces))

@@ -43,8 +43,8 @@ pub struct Plan {
     pub handshake: Handshake,
     /// With `Owned`: give up when the destination does not see the record, in place of going on with `Setup`.
     pub insist_on_record: bool,
-    /// This side has an ownership record: it says that a migration is under way from before the stop
-    /// of the guest on, with every handshake.
+    /// This side has an ownership record: it says that a migration is under way from before the
+    /// stop of the guest on, with every handshake.
     pub has_record: bool,
 }
 
@@ -109,8 +109,8 @@ pub enum Owner {
 pub struct Resolution {
     /// Who does.
     pub owner: Owner,
-    /// The operator knows that the destination has never run the guest: then the source may have it
-    /// although its record cannot be reached, or names the destination in this very migration.
+    /// The operator knows that the destination has never run the guest: then the source may have
+    /// it although its record cannot be reached, or names the destination in this very migration.
     pub never_ran: bool,
 }
 
@@ -188,8 +188,8 @@ pub enum Output {
     Refuse(&'static str),
     /// Answer the operator whose [`Resolution`] had to wait for the record.
     Resolved(Result<(), &'static str>),
-    /// Make the ownership record say that no migration is under way: the guest is here, and its disk
-    /// is held. There is no answer: the driver asks again until the record has it.
+    /// Make the ownership record say that no migration is under way: the guest is here, and its
+    /// disk is held. There is no answer: the driver asks again until the record has it.
     Settle,
     /// The migration has ended.
     Finish(Outcome),
@@ -340,7 +340,8 @@ impl Source {
         self.plan.handshake
     }
 
-    /// Whether an operator's word waits for the record's answer: `Output::Resolved` is still to come.
+    /// Whether an operator's word waits for the record's answer: `Output::Resolved` is still to
+    /// come.
     #[must_use]
     pub fn is_resolving(&self) -> bool {
         self.asked.is_some()

@@ -1,4 +1,5 @@
-//! Walks about the ownership record: what it says during a migration, and an operator's word beside it.
+//! Walks about the ownership record: what it says during a migration, and an operator's word
+//! beside it.
 
 use super::*;
 

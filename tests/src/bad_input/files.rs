@@ -75,7 +75,8 @@ pub fn disks(lab: &Lab) -> Vec<Row> {
     };
     let odd = disk::image(lab, "odd.img", 1000);
     let locked = disk::image(lab, "locked.img", 1 << 20);
-    // Without a record: with one, the answer also names the owner, which is another process each time.
+    // Without a record: with one, the answer also names the owner, which is another process each
+    // time.
     let unrecorded = |spec: Spec| Spec { more: vec!["--ownership".to_owned(), "none".to_owned()], ..spec };
     let holder = lab.start(&unrecorded(Spec::new().disk(&locked)));
     let mut rows = vec![

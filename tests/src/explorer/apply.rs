@@ -172,7 +172,8 @@ impl World {
         }
     }
 
-    /// An operator says who owns the guest. What the record must be asked for first is answered later.
+    /// An operator says who owns the guest. What the record must be asked for first is answered
+    /// later.
     fn resolve(&mut self, resolution: Resolution, log: &mut Log) {
         self.wish_is_source = resolution.owner == Owner::Source;
         let at_once = !self.source.clone().step(source::Input::Resolve(resolution)).contains(&Output::TakeBack);

@@ -73,8 +73,8 @@ const LARGE: [(&str, Faults); 9] = [
     ),
 ];
 
-/// With other processes that want the guest, operators who stop it, and several migrations in a row: where the source has
-/// a record, with every handshake.
+/// With other processes that want the guest, operators who stop it, and several migrations in a
+/// row: where the source has a record, with every handshake.
 const SMALL_OTHERS: [(&str, Faults); 5] = [
     ("boots", &[(Break, 1), (Boot, 2), (FalseTimeout, 1)]),
     ("locks", &[(Break, 1), (LockHeld, 1), (Boot, 1), (Cancel, 1)]),

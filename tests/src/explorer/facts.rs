@@ -37,7 +37,8 @@ pub struct Facts {
 pub enum GivenUp {
     /// A process booted the guest while a living process held its newest state.
     Booted,
-    /// A destination that was told to end took the guest with it, which it had neither claimed nor run.
+    /// A destination that was told to end took the guest with it, which it had neither claimed nor
+    /// run.
     Left,
 }
 
@@ -216,8 +217,8 @@ impl Facts {
         runners.into_iter().filter(|runs| *runs).count()
     }
 
-    /// The process that boots the guest runs it, from its disk. What a living process holds is lost by
-    /// that, unless its operator has said that it may be.
+    /// The process that boots the guest runs it, from its disk. What a living process holds is
+    /// lost by that, unless its operator has said that it may be.
     pub fn third_runs(&mut self) {
         self.forked = true;
         let at_source = self.source.alive && !self.ran_at_destination && self.source.end != Some(End::Completed);
@@ -243,7 +244,8 @@ impl Facts {
         }
     }
 
-    /// The source's vCPUs run again, if its operator wants them to. `by_record`: the record decides in this migration.
+    /// The source's vCPUs run again, if its operator wants them to. `by_record`: the record
+    /// decides in this migration.
     pub fn source_runs(&mut self, by_record: bool) {
         if !self.source.wants {
             self.source.guest = SourceGuest::Held;

@@ -153,7 +153,8 @@ impl World {
         self.step_source(input, log);
     }
 
-    /// Whether a look at the record, where `party` can reach it, leaves the guest to the two sides.
+    /// Whether a look at the record, where `party` can reach it, leaves the guest to the two
+    /// sides.
     pub fn may_run(&self, scenario: &Scenario, party: Party) -> bool {
         let record = &self.facts.record;
         let (sees, shown) = match party {
@@ -164,8 +165,8 @@ impl World {
         !looks || record.owner == party || !record.has_changed()
     }
 
-    /// Where the operator has given the guest to the source: makes the record name it, if it can be
-    /// reached. Whether the guest may run.
+    /// Where the operator has given the guest to the source: makes the record name it, if it can
+    /// be reached. Whether the guest may run.
     fn seize(&mut self) -> bool {
         if !self.facts.source.resolved || !self.has_record || self.facts.record.arbiter == Arbiter::DiskLock {
             return true;

@@ -37,7 +37,8 @@ impl World {
                 if left(Fault::Boot) {
                     begin.push(Third::Looks { take: false });
                 }
-                // The guest is seen to stand still: the operator has ended the destination, and forgotten the source.
+                // The guest is seen to stand still: the operator has ended the destination, and
+                // forgotten the source.
                 let (source, destination) = (&self.facts.source, &self.facts.destination);
                 let waits = source.shown == Status::Uncertain && !source.resolved && !self.source.is_resolving();
                 let stands = waits || source.guest == SourceGuest::StoppedForGood;
@@ -108,8 +109,8 @@ impl World {
         }
     }
 
-    /// `cont` at a source whose migration has ended: a guest that was stopped with its disk held runs
-    /// at once; one whose disk was let go of takes the lock, asks the record, and then runs.
+    /// `cont` at a source whose migration has ended: a guest that was stopped with its disk held
+    /// runs at once; one whose disk was let go of takes the lock, asks the record, and then runs.
     pub fn continue_source(&mut self, scenario: &Scenario) {
         use super::record::{Kind, Reply};
         use ferry_migration::guards::Guard;

@@ -40,8 +40,8 @@ pub struct World {
     pub record_jobs: [Option<RecordJob>; 2],
     /// Changes of the record that were given up as unreachable and may still happen.
     pub stragglers: [Option<Operation>; 2],
-    /// The destination is to change the record as soon as it can be reached: to settle it, or, where it
-    /// came without, to name itself.
+    /// The destination is to change the record as soon as it can be reached: to settle it, or,
+    /// where it came without, to name itself.
     pub settling: Option<Operation>,
     /// The source has a record.
     pub has_record: bool,

@@ -188,7 +188,8 @@ impl Stage {
                 }
             }
             What::Cont => {
-                // Either may have no guest to run, or not any more: what becomes of the migration is on trial.
+                // Either may have no guest to run, or not any more: what becomes of the migration
+                // is on trial.
                 for (name, actor) in [("source", &mut self.source), ("destination", &mut self.destination)] {
                     let answer = actor.try_ask("cont", json!({}));
                     self.notes.say(format!("cont at the {name}: {:?}", answer.map(drop)));

@@ -150,7 +150,8 @@ impl Actor {
         self.kill_for_sure();
     }
 
-    /// A process that has SIGKILL executes nothing of its own any more: how long it takes to go is the kernel's matter.
+    /// A process that has SIGKILL executes nothing of its own any more: how long it takes to go is
+    /// the kernel's matter.
     fn kill_for_sure(&mut self) {
         self.ferry.signal(Signal::KILL);
         wait_for(&format!("the kernel to end {}", self.ferry.label()), KILLED, || self.has_ended());
@@ -186,8 +187,8 @@ impl Actor {
     /// Ends it, one way or the other; true if it did so by itself.
     pub fn end(&mut self) -> bool {
         if !self.has_ended() {
-            // A source that holds what the destination may need refuses; two signals end it all the same. Any other
-            // that refuses does not end, which is a finding.
+            // A source that holds what the destination may need refuses; two signals end it all
+            // the same. Any other that refuses does not end, which is a finding.
             let needed = matches!(self.view(), View::Answers(Some(Status::PostcopyPaused | Status::Uncertain), _));
             if self.tell_to_quit().is_err() && needed && self.role == Role::Source {
                 // What such a process leaves behind is a killed one's.

@@ -83,7 +83,8 @@ pub enum What {
     Close,
     /// Nothing passes any more, in no direction or not from this side, and nothing is closed.
     BlackHole(Option<Side>),
-    /// What this side sends on this one link passes no more; the link stays open, and the others go on.
+    /// What this side sends on this one link passes no more; the link stays open, and the others
+    /// go on.
     Stall(Lane, Side),
     /// The frame and what follows it come later than every deadline.
     Delay,
@@ -125,7 +126,8 @@ pub enum What {
     PlainRuns,
     /// A third process takes the disk's lock when the source lets go of it, and keeps it for a while.
     DiskLocked,
-    /// The same, and every connection is reset: the source has the guest and cannot take its disk back.
+    /// The same, and every connection is reset: the source has the guest and cannot take its disk
+    /// back.
     LockedOut,
     /// The disk image is made larger.
     ImageGrows,
@@ -194,8 +196,8 @@ impl Cell {
         }
     }
 
-    /// Whether the guest has an ownership record: with `owned`, and where the cell is about a third process, which the record keeps
-    /// out with either handshake.
+    /// Whether the guest has an ownership record: with `owned`, and where the cell is about a
+    /// third process, which the record keeps out with either handshake.
     #[must_use]
     pub fn has_record(&self) -> bool {
         self.handshake == Handshake::Owned || matches!(self.what, What::PlainRun | What::PlainRuns | What::LockedOut)

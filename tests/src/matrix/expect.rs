@@ -59,7 +59,8 @@ pub fn endings(cell: &Cell, known: Known) -> Vec<Ending> {
             vec![DestinationRuns]
         }
         What::GuestReboots => vec![SourceRuns, DestinationRuns],
-        // A copy of the image is another disk: before both have opened the first one, the destination is refused.
+        // A copy of the image is another disk: before both have opened the first one, the
+        // destination is refused.
         What::ImageOther => vec![SourceRuns],
         What::ImageReplaced if early(cell) => vec![SourceRuns],
         What::ImageReplaced => vec![SourceRuns, DestinationRuns],
@@ -118,7 +119,8 @@ pub fn stalled(cell: &Cell) -> Option<Stalled> {
         Lane::Bulk(_) => "bulk",
         Lane::Urgent => "urgent",
     };
-    // Nothing of the protocol's comes back on a bulk link; and when the last page was sent, a page link may have done its work.
+    // Nothing of the protocol's comes back on a bulk link; and when the last page was sent, a page
+    // link may have done its work.
     let idle = matches!((lane, side), (Lane::Bulk(_), Side::Destination));
     let late = matches!(cell.when, When::Frame(Spot::Message("Drained"))) && lane != Lane::Control;
     Some(Stalled { link: link.to_owned(), within: DEADLINE * 2 + SLACK, may_pass: idle || late })

@@ -1,5 +1,6 @@
-//! A plain `ferry run` of the guest on its disk, as an administrator or a script would start it who knows nothing of the
-//! migration: once, or again and again for as long as the migration goes on.
+//! A plain `ferry run` of the guest on its disk, as an administrator or a script would start it
+//! who knows nothing of the migration: once, or again and again for as long as the migration goes
+//! on.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -24,15 +24,17 @@ use crate::relay::{Fault, Spot};
 use crate::wait::poll;
 use crate::{disk, replay};
 
-/// How often a cell waits for its moment, and how often it is tried on a machine that keeps it from happening.
+/// How often a cell waits for its moment, and how often it is tried on a machine that keeps it
+/// from happening.
 const TRIES: u32 = 3;
 /// No further try begins so long after the first.
 const ENOUGH: Duration = Duration::from_secs(240);
 
 /// Runs a cell. `keep`: where the files of a cell that fails are put. `None` where KVM is skipped.
 ///
-/// A cell that fails in a way that a starved machine explains, on a machine that was measured to have starved it, says nothing:
-/// it is tried again, and after [`TRIES`] of these it counts as not let happen.
+/// A cell that fails in a way that a starved machine explains, on a machine that was measured to
+/// have starved it, says nothing: it is tried again, and after [`TRIES`] of these it counts as not
+/// let happen.
 #[must_use]
 pub fn run(cell: &Cell, seed: u64, keep: &Path) -> Option<report::Cell> {
     let began = Instant::now();

@@ -1,9 +1,11 @@
 //! Tells a cell that the machine did not let happen from one in which something is wrong.
 //!
-//! Two things are needed for that. The failure must be one that time alone can explain: a moment that did not come, a deadline that
-//! passed, a migration that a deadline ended. And the machine must have been measured ([`super::watch::strain`]) to have kept the cell's
-//! own threads from running for a good part of those deadlines. What no lack of time explains (two runners, a guest with an
-//! error, a torn sector, a plain run that booted, a panic) is never excused, and neither is a process that hangs in its own code.
+//! Two things are needed for that. The failure must be one that time alone can explain: a moment
+//! that did not come, a deadline that passed, a migration that a deadline ended. And the machine
+//! must have been measured ([`super::watch::strain`]) to have kept the cell's own threads from
+//! running for a good part of those deadlines. What no lack of time explains (two runners, a guest
+//! with an error, a torn sector, a plain run that booted, a panic) is never excused, and neither
+//! is a process that hangs in its own code.
 
 use super::run::Ran;
 use super::stage::DEADLINE;

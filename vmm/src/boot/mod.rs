@@ -110,7 +110,8 @@ impl BootSource {
         Boot { command_line: arrived.unwrap_or_else(|| self.own.command_line.clone()), ..self.own.clone() }
     }
 
-    /// The guest comes from elsewhere with this command line; without one, the one that was given here counts.
+    /// The guest comes from elsewhere with this command line; without one, the one that was given
+    /// here counts.
     pub fn set_command_line(&self, arrived: Option<String>) {
         *self.arrived() = arrived;
     }

@@ -45,7 +45,8 @@ pub struct Options {
     /// Hand the memory over as a whole to a process on this host, without copying a page: for a newer ferry under a running guest
     #[arg(long)]
     local: bool,
-    /// The destination's disk image is not this one but a copy, which you have made equal and keep for this guest alone
+    /// The destination's disk image is not this one but a copy, which you have made equal and keep
+    /// for this guest alone
     #[arg(long)]
     disk_copied: bool,
     /// Reconnect a paused postcopy of this process
@@ -63,7 +64,8 @@ pub struct Options {
     /// Longest downtime to aim for, in milliseconds
     #[arg(long, value_name = "MS")]
     downtime_limit: Option<u64>,
-    /// Limit for page data, in bytes a second, from 64K; K, M and G are understood, and 0 is no limit
+    /// Limit for page data, in bytes a second, from 64K; K, M and G are understood, and 0 is no
+    /// limit
     #[arg(long, value_name = "BYTES", value_parser = units::parse_bandwidth)]
     max_bandwidth: Option<u64>,
     /// Connections that share the pages
@@ -110,7 +112,8 @@ pub fn run(options: &Options) -> Result<(), CliError> {
     migrate(options, || signals.messages())
 }
 
-/// The signals are asked for when there is a migration that they may cancel; before that they end the command.
+/// The signals are asked for when there is a migration that they may cancel; before that they end
+/// the command.
 fn migrate(options: &Options, signals: impl FnOnce() -> Receiver<Signal>) -> Result<(), CliError> {
     let mut client = Client::connect(&options.qmp, QMP_TIMEOUT)?;
     let to = for_anyone(&options.to)?.to_string();
@@ -155,8 +158,8 @@ fn begin_and_watch(
 }
 
 impl Options {
-    /// The arguments of QMP `migrate`: what was asked for goes with it, so that a refused one changes nothing and the next
-    /// migration begins with the process's own values.
+    /// The arguments of QMP `migrate`: what was asked for goes with it, so that a refused one
+    /// changes nothing and the next migration begins with the process's own values.
     fn arguments(&self, to: &str) -> Value {
         let mut all = Map::from_iter([("uri".to_owned(), to.into()), ("resume".to_owned(), self.resume.into())]);
         let (parameters, capabilities) = (self.parameters(), self.capabilities());

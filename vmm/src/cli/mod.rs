@@ -128,7 +128,8 @@ impl From<ClientError> for CliError {
     }
 }
 
-/// Prints the result of a command, without which it has failed. A reader that has read enough is no failure.
+/// Prints the result of a command, without which it has failed. A reader that has read enough is
+/// no failure.
 fn print(text: &str) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
     let printed = writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush());

@@ -23,8 +23,8 @@ pub struct Options {
     /// End a paused postcopy: the destination has ended, or says that it is completed, and needs no pages from here
     #[arg(long)]
     drop_pages: bool,
-    /// The destination never ran the guest, as its log or its trace says: the guest may be the source's also if the
-    /// ownership record names the destination, or cannot be reached
+    /// The destination never ran the guest, as its log or its trace says: the guest may be the
+    /// source's also if the ownership record names the destination, or cannot be reached
     #[arg(long)]
     never_ran: bool,
 }

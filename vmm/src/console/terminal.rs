@@ -1,13 +1,15 @@
-//! Raw mode while the process is in the foreground of its terminal, and its end on every way out of the process.
+//! Raw mode while the process is in the foreground of its terminal, and its end on every way out
+//! of the process.
 //!
-//! A process in the background (`ferry run … &`) leaves the terminal's settings and its input to the foreground: changing or
-//! reading them would stop every thread, those of the guest too (`tty_ioctl(4)`, SIGTTOU and SIGTTIN). [`Terminal::look`] is
-//! called every now and then: it enters raw mode when the process has come to the foreground, and again after a stop, since the
+//! A process in the background (`ferry run … &`) leaves the terminal's settings and its input to
+//! the foreground: changing or reading them would stop every thread, those of the guest too
+//! (`tty_ioctl(4)`, SIGTTOU and SIGTTIN). [`Terminal::look`] is called every now and then: it
+//! enters raw mode when the process has come to the foreground, and again after a stop, since the
 //! shell has used the terminal meanwhile.
 //!
-//! Dropping [`Terminal`] ends raw mode; so does a panic hook, because other threads may panic, and a handler of the signals that
-//! end a process. The handler calls nothing but functions that are safe in one (signal-safety(7)), then lets the signal do its
-//! work.
+//! Dropping [`Terminal`] ends raw mode; so does a panic hook, because other threads may panic, and
+//! a handler of the signals that end a process. The handler calls nothing but functions that are
+//! safe in one (signal-safety(7)), then lets the signal do its work.
 
 use std::io;
 use std::sync::Once;
@@ -83,7 +85,8 @@ fn enter() -> io::Result<()> {
     check(unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &raw const settings) })
 }
 
-/// Whether the terminal lets this process read. One that is not the process's controlling terminal knows no background.
+/// Whether the terminal lets this process read. One that is not the process's controlling terminal
+/// knows no background.
 fn is_foreground() -> bool {
     // SAFETY: neither call has a precondition, and both are safe in a signal handler.
     let (group, ours) = unsafe { (libc::tcgetpgrp(libc::STDIN_FILENO), libc::getpgrp()) };

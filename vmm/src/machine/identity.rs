@@ -1,4 +1,5 @@
-//! What a migration's two sides must mean alike: what the guest boots, and the file behind its disk.
+//! What a migration's two sides must mean alike: what the guest boots, and the file behind its
+//! disk.
 
 use std::io;
 
@@ -8,7 +9,8 @@ use ferry_migration::identity::Boot;
 use super::Machine;
 use super::build::Disk;
 
-/// A machine's writable disk, as far as its file goes. It outlives the machine where storage hangs.
+/// A machine's writable disk, as far as its file goes. It outlives the machine where storage
+/// hangs.
 #[derive(Clone)]
 pub struct DiskFile(Disk);
 
@@ -25,7 +27,8 @@ impl Machine {
         self.parts.boot.identity()
     }
 
-    /// A guest arrives with this command line; one of an older source with none, and then that of this process counts.
+    /// A guest arrives with this command line; one of an older source with none, and then that of
+    /// this process counts.
     pub fn set_command_line(&self, arrived: Option<String>) {
         self.parts.boot.set_command_line(arrived);
     }
@@ -51,7 +54,8 @@ impl DiskFile {
         self.0.device().path().display().to_string()
     }
 
-    /// Lets the destination find `nonce` in this file, if it has opened the same. May wait for storage.
+    /// Lets the destination find `nonce` in this file, if it has opened the same. May wait for
+    /// storage.
     ///
     /// # Errors
     /// When the file system gives no lock.

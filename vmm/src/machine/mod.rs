@@ -89,7 +89,8 @@ impl Machine {
         let thread = std::thread::Builder::new().name("reset".to_owned()).spawn(move || reset::serve(&serving));
         machine.reset_thread = Some(thread.map_err(|error| MachineError::Thread("resets", error))?);
         let _turn = parts.control.turn.take("starting")?;
-        // A guest that is to wait takes nothing yet: its record may say that it must not be booted.
+        // A guest that is to wait takes nothing yet: its record may say that it must not be
+        // booted.
         if !machine.awaits_guest() && machine.wants_to_run() {
             parts.begin()?;
         }

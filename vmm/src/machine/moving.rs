@@ -69,8 +69,9 @@ impl Machine {
         self.release_hold_if(|| Ok(()))
     }
 
-    /// Ends the hold: takes what running needs and, if wanted and `allowed`, runs; returns once the vCPUs are entering
-    /// `KVM_RUN`. From then on a guest that came from elsewhere is this process's own. `allowed` is asked with the disk held.
+    /// Ends the hold: takes what running needs and, if wanted and `allowed`, runs; returns once
+    /// the vCPUs are entering `KVM_RUN`. From then on a guest that came from elsewhere is this
+    /// process's own. `allowed` is asked with the disk held.
     ///
     /// # Errors
     /// When the guest belongs elsewhere, or a device cannot begin to run (its disk is locked by another process). The hold
@@ -114,8 +115,9 @@ impl Machine {
         self.parts.control.gate.first_in()
     }
 
-    /// Ends a switchover's hold without running the guest, when [`Machine::release_hold`] could not: it stays stopped until the
-    /// operator's `cont`, which tries again to take what running needs, and asks [`Custody`](super::Custody) first.
+    /// Ends a switchover's hold without running the guest, when [`Machine::release_hold`] could
+    /// not: it stays stopped until the operator's `cont`, which tries again to take what running
+    /// needs, and asks [`Custody`](super::Custody) first.
     pub fn leave_stopped(&self) {
         let mut status = self.parts.control.status();
         if status.hold == Some(Hold::Switchover) {

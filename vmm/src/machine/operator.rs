@@ -12,8 +12,9 @@ impl Machine {
     /// The operator's `cont`. Remembered while a hold is in place.
     ///
     /// # Errors
-    /// When the guest is or was handed over or has ended, a device cannot begin to run, or another process may have run the
-    /// guest since its disk was let go of here. The guest then stays as it was, and so does what its operator wants.
+    /// When the guest is or was handed over or has ended, a device cannot begin to run, or another
+    /// process may have run the guest since its disk was let go of here. The guest then stays as
+    /// it was, and so does what its operator wants.
     pub fn cont(&self) -> Result<(), MachineError> {
         self.carry_out(true, "cont", |_| self.parts.begin())
     }
@@ -30,8 +31,8 @@ impl Machine {
     /// The operator's `stop`. Remembered while a hold is in place.
     ///
     /// # Errors
-    /// When the guest is or was handed over or has ended, or a vCPU does not stop. The guest then runs on, as its operator
-    /// wanted before.
+    /// When the guest is or was handed over or has ended, or a vCPU does not stop. The guest then
+    /// runs on, as its operator wanted before.
     pub fn stop(&self) -> Result<(), MachineError> {
         self.carry_out(false, "stop", |_| self.halt_for_operator())
     }
@@ -48,8 +49,9 @@ impl Machine {
         Ok(())
     }
 
-    /// Does what the operator wants. Under a hold the wish is noted, and the end of the hold fulfils it. Otherwise the turn
-    /// comes first: a command that is refused because the machine is busy leaves no wish behind.
+    /// Does what the operator wants. Under a hold the wish is noted, and the end of the hold
+    /// fulfils it. Otherwise the turn comes first: a command that is refused because the machine
+    /// is busy leaves no wish behind.
     fn carry_out(
         &self,
         run: bool,
@@ -117,7 +119,8 @@ impl Machine {
             control.request_reset(ResetCause::Operator);
             return Ok(());
         }
-        // The turn comes first: a reset that is refused because the machine is busy must not come later.
+        // The turn comes first: a reset that is refused because the machine is busy must not come
+        // later.
         let _turn = control.turn.take("a reset")?;
         let asked_before = control.status().reset.is_some();
         control.request_reset(ResetCause::Operator);

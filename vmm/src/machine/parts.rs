@@ -122,8 +122,8 @@ impl Parts {
         Ok(())
     }
 
-    /// As [`Parts::acquire`], for a guest that is to run at the end of a switchover: a process that
-    /// boots the guest at this moment holds the disk's lock until the record has refused it.
+    /// As [`Parts::acquire`], for a guest that is to run at the end of a switchover: a process
+    /// that boots the guest at this moment holds the disk's lock until the record has refused it.
     pub(super) fn acquire_patiently(&self) -> Result<(), MachineError> {
         let until = Instant::now() + LOCK_PATIENCE;
         loop {

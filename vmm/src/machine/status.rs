@@ -41,8 +41,8 @@ pub(super) enum ResetCause {
     Operator,
 }
 
-/// Everything that decides whether vCPUs run: if and only if `wants && hold.is_none() && ended.is_none()`; a
-/// pending reset comes first.
+/// Everything that decides whether vCPUs run: if and only if `wants && hold.is_none() &&
+/// ended.is_none()`; a pending reset comes first.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Status {
     /// The operator wants the guest to run.

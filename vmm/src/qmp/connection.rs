@@ -1,7 +1,7 @@
 //! The thread of one client: reads requests, has its session answer them, writes replies and events.
 //!
-//! It waits only in `poll`, so a client that sends half a request, or never reads, costs this thread and
-//! bounded memory, and no other client anything. Started by the server.
+//! It waits only in `poll`, so a client that sends half a request, or never reads, costs this
+//! thread and bounded memory, and no other client anything. Started by the server.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -16,7 +16,8 @@ use super::wire;
 
 /// Bytes in a request at most; the largest sensible one has a few hundred.
 pub const MAX_REQUEST: usize = 64 << 10;
-/// How long a client that has closed its side, or is being closed, may go without reading any of the rest.
+/// How long a client that has closed its side, or is being closed, may go without reading any of
+/// the rest.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Serves one client until it leaves, breaks the limits, or the server ends.
@@ -60,8 +61,8 @@ struct Linger {
 }
 
 impl Linger {
-    /// Whether the client has read nothing for [`LINGER`]. A command may take longer than that to be
-    /// answered, so each byte that the client takes begins the wait anew.
+    /// Whether the client has read nothing for [`LINGER`]. A command may take longer than that to
+    /// be answered, so each byte that the client takes begins the wait anew.
     fn is_over(&mut self, now: Instant, has_read: bool) -> bool {
         let by = self.by.take_if(|_| !has_read).unwrap_or(now + LINGER);
         self.by = Some(by);

@@ -1,13 +1,15 @@
-//! Cuts the byte stream of a QMP connection into JSON values, independent of how the stream is split.
+//! Cuts the byte stream of a QMP connection into JSON values, independent of how the stream is
+//! split.
 //!
-//! QMP has no length prefix and does not promise one value a line: a value ends where its outermost
-//! bracket closes. This is the only code that sees a client's raw bytes before a JSON parser does, so
-//! it holds the limits on size and nesting. Called by the server's connections and by the client.
+//! QMP has no length prefix and does not promise one value a line: a value ends where its
+//! outermost bracket closes. This is the only code that sees a client's raw bytes before a JSON
+//! parser does, so it holds the limits on size and nesting. Called by the server's connections and
+//! by the client.
 //!
 //! A byte that JSON text cannot hold outside of an escape (a control character, 0xFE, 0xFF) is an
 //! error that ends the unfinished value, and the next byte begins a new one: a client sends it to
-//! force the parser into a known state (QEMU's `docs/interop/qmp-spec`, 2.6). After any other error
-//! the rest of the line is dropped.
+//! force the parser into a known state (QEMU's `docs/interop/qmp-spec`, 2.6). After any other
+//! error the rest of the line is dropped.
 
 use std::collections::VecDeque;
 
@@ -175,8 +177,8 @@ impl Framer {
     }
 }
 
-/// Whether QEMU's lexer flags `byte` in any place, so that a client may send it to begin anew. DEL is
-/// text inside of a string.
+/// Whether QEMU's lexer flags `byte` in any place, so that a client may send it to begin anew. DEL
+/// is text inside of a string.
 fn is_stray(byte: u8, scan: Scan) -> bool {
     match byte {
         b'\t' | b'\r' | b'\n' => false,

@@ -36,13 +36,16 @@ pub trait Target: Send + Sync {
     fn migration(&self) -> MigrationInfo;
     /// Where this process listens for an incoming migration.
     fn listening(&self) -> Option<Endpoint>;
-    /// Begins a migration to another process; `own` is in force for it alone. A refusal changes nothing.
+    /// Begins a migration to another process; `own` is in force for it alone. A refusal changes
+    /// nothing.
     fn migrate(&self, to: Endpoint, own: &OwnSettings) -> Done;
     /// Listens for an incoming migration; if it fails, the process ends when `exit_on_error` is set.
     fn incoming(&self, at: &Endpoint, exit_on_error: bool) -> Done;
-    /// Reconnects a paused postcopy of which this process is the source; `given` is in force for it from then on.
+    /// Reconnects a paused postcopy of which this process is the source; `given` is in force for
+    /// it from then on.
     fn resume_migration(&self, to: Endpoint, given: Given) -> Done;
-    /// Parameters of the migration from here that goes on, and the capabilities that are on for it.
+    /// Parameters of the migration from here that goes on, and the capabilities that are on for
+    /// it.
     fn in_force(&self) -> Option<(Parameters, Vec<Capability>)>;
     /// Lets the destination of the migration that goes on run the guest now.
     fn start_postcopy(&self) -> Done;
@@ -68,7 +71,7 @@ pub trait Target: Send + Sync {
     fn set_fault(&self, rule: FaultSpec) -> Done;
     /// Removes every rule of the fault device and ends a present hang.
     fn clear_faults(&self) -> Done;
-    /// A hash over guest memory; the caller has checked that the guest does not run. Refused where that memory is not
-    /// whole, or not this process's own.
+    /// A hash over guest memory; the caller has checked that the guest does not run. Refused where
+    /// that memory is not whole, or not this process's own.
     fn memory_hash(&self) -> Result<MemoryHash, CommandError>;
 }

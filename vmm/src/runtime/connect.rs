@@ -1,7 +1,9 @@
-//! Connecting to a destination: all of its addresses are tried within one deadline, and a cancel ends all of it.
+//! Connecting to a destination: all of its addresses are tried within one deadline, and a cancel
+//! ends all of it.
 //!
-//! The addresses of a name are begun one after another, a short time apart, and the first that connects is taken (RFC 8305):
-//! one that swallows packets costs a quarter of a second, not the whole deadline.
+//! The addresses of a name are begun one after another, a short time apart, and the first that
+//! connects is taken (RFC 8305): one that swallows packets costs a quarter of a second, not the
+//! whole deadline.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -38,7 +40,8 @@ impl Stream {
         connect(to, &lookup::SYSTEM, Until { deadline, cancel: Some(cancel) })
     }
 
-    /// Where the other end is: the address in numbers that a name has led to. `asked` where the connection has no such address.
+    /// Where the other end is: the address in numbers that a name has led to. `asked` where the
+    /// connection has no such address.
     #[must_use]
     pub fn reached(&self, asked: &Endpoint) -> Endpoint {
         let peer = rustix::net::getpeername(self).ok().flatten();
@@ -85,7 +88,8 @@ fn socket(family: AddressFamily) -> rustix::io::Result<OwnedFd> {
     rustix::net::socket_with(family, SocketType::STREAM, flags, None)
 }
 
-/// The resolver's order, with the families taking turns: when one of them leads nowhere, the other is next.
+/// The resolver's order, with the families taking turns: when one of them leads nowhere, the other
+/// is next.
 fn in_turn(addresses: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
     let first_is_v4 = addresses.first().is_some_and(SocketAddr::is_ipv4);
     let (one, other): (VecDeque<_>, VecDeque<_>) =

@@ -1,8 +1,9 @@
 //! The control link: whole messages over a [`Stream`], each with a deadline for all of it.
 //!
-//! Sending takes a driver a moment at most: what the socket has not taken by then goes on in a thread of its own ([`Outbox`]).
-//! Receiving waits as long as it takes for a message to begin, and not for long until it is complete. [`Unread`] says whether
-//! there is more to come of what has arrived, which a driver looks at before it believes a timer.
+//! Sending takes a driver a moment at most: what the socket has not taken by then goes on in a
+//! thread of its own ([`Outbox`]). Receiving waits as long as it takes for a message to begin, and
+//! not for long until it is complete. [`Unread`] says whether there is more to come of what has
+//! arrived, which a driver looks at before it believes a timer.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -67,20 +68,23 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// For the migration whose frames carry `session`. A message that fails after [`Sender::send`] has returned ends the link.
+    /// For the migration whose frames carry `session`. A message that fails after [`Sender::send`]
+    /// has returned ends the link.
     #[must_use]
     pub fn new(stream: Stream, session: u32) -> Self {
         Self::reporting(stream, session, |_| {})
     }
 
-    /// The same; a message that fails after [`Sender::send`] has returned is reported to `failed`, too.
+    /// The same; a message that fails after [`Sender::send`] has returned is reported to `failed`,
+    /// too.
     #[must_use]
     pub fn reporting(stream: Stream, session: u32, failed: impl Fn(LinkError) + Send + Sync + 'static) -> Self {
         let failed = move |error| failed(LinkError::io("control")(error));
         Sender { outbox: Outbox::new(stream, failed), session, sequence: 0 }
     }
 
-    /// Sends one message with its attachment, or at least begins to: it does not wait for a peer for more than a moment.
+    /// Sends one message with its attachment, or at least begins to: it does not wait for a peer
+    /// for more than a moment.
     ///
     /// # Errors
     /// The link has failed, or has far too much to carry already.
@@ -102,7 +106,8 @@ impl Sender {
         self.outbox.send(&[&head, attachment], descriptor).map_err(LinkError::io("control"))
     }
 
-    /// Sends a last message if the socket takes it at once: the link ends now, with it or without it.
+    /// Sends a last message if the socket takes it at once: the link ends now, with it or without
+    /// it.
     pub fn send_last<M: Message>(&mut self, message: &M) {
         let sent = self
             .head(message, &[])
@@ -149,7 +154,8 @@ const READING: u8 = 1;
 /// It reads no more.
 const ENDED: u8 = 2;
 
-/// Looks from outside whether there is more to come from a [`Receiver`] without a further byte from the peer.
+/// Looks from outside whether there is more to come from a [`Receiver`] without a further byte
+/// from the peer.
 #[derive(Clone, Debug)]
 pub struct Unread {
     stream: Stream,
@@ -183,10 +189,12 @@ impl Receiver {
         Unread { stream: self.stream.clone(), state: self.state.clone() }
     }
 
-    /// Waits for the next message and its attachment. What was received before has been delivered by the time of this call.
+    /// Waits for the next message and its attachment. What was received before has been delivered
+    /// by the time of this call.
     ///
     /// # Errors
-    /// The link ended, or carried something else than the next frame of this migration, or only a part of it in time.
+    /// The link ended, or carried something else than the next frame of this migration, or only a
+    /// part of it in time.
     pub fn receive<M: Message>(&mut self) -> Result<(M, Vec<u8>), LinkError> {
         self.await_frame()?;
         let mut head = [0; HEADER_LEN];
@@ -273,7 +281,8 @@ mod tests {
         let state = vec![9; 8 << 20];
         let began = Instant::now();
         sender.send(&ToDestination::Rehearse, &state).unwrap();
-        // Longer than a moment, as the machine may be busy, and much shorter than the message's own deadline.
+        // Longer than a moment, as the machine may be busy, and much shorter than the message's
+        // own deadline.
         assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
         sender.send(&ToDestination::Heartbeat, &[]).unwrap();
         sender.finish_sending();

@@ -1,13 +1,16 @@
-//! What a driver waits for: events from its threads, timers, and the loss of a page link, in an order that is fair to all.
+//! What a driver waits for: events from its threads, timers, and the loss of a page link, in an
+//! order that is fair to all.
 //!
-//! **What has arrived comes first.** A timer that has run out, and a page link that is gone, wait until the driver has looked
-//! at what its peer had said by then, also at what is still in the control link's socket or in the hands of the thread that
-//! reads it ([`Unread`]): after a pause of the whole process (a debugger, SIGSTOP) the peer's messages are waiting, and its
-//! silence was this side's.
+//! **What has arrived comes first.** A timer that has run out, and a page link that is gone, wait
+//! until the driver has looked at what its peer had said by then, also at what is still in the
+//! control link's socket or in the hands of the thread that reads it ([`Unread`]): after a pause
+//! of the whole process (a debugger, SIGSTOP) the peer's messages are waiting, and its silence was
+//! this side's.
 //!
-//! **And not for ever.** How far a timer gives way is bounded, so a peer that talks without end does not starve it. How much
-//! of a peer's talk is in the inbox is bounded too: a thread that reads a link has a [`Quota`] of events that the driver has
-//! not looked at, and waits before it reads on.
+//! **And not for ever.** How far a timer gives way is bounded, so a peer that talks without end
+//! does not starve it. How much of a peer's talk is in the inbox is bounded too: a thread that
+//! reads a link has a [`Quota`] of events that the driver has not looked at, and waits before it
+//! reads on.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -25,7 +28,8 @@ const IDLE: Duration = Duration::from_secs(3600);
 /// control link says why; on a busy host the thread that reads it may have to wait for its turn.
 const GRACE: Duration = Duration::from_millis(200);
 
-/// Events that a timer which has run out gives way to: more than all links together may have under way.
+/// Events that a timer which has run out gives way to: more than all links together may have under
+/// way.
 const MOST_BEFORE: u32 = 256;
 /// Looks at the control link that it gives way to, while the thread that reads it is at work.
 const MOST_LOOKS: u32 = 200;
@@ -52,7 +56,8 @@ impl Quota {
     }
 }
 
-/// An event's part of a quota: free again when the event has been looked at, or has gone with its driver.
+/// An event's part of a quota: free again when the event has been looked at, or has gone with its
+/// driver.
 #[derive(Debug)]
 pub struct Ticket(Quota);
 
@@ -110,7 +115,8 @@ pub struct Order {
 }
 
 impl Order {
-    /// Waits for the next, until `wake_at` at the latest if that is given. `unread` looks at the control link.
+    /// Waits for the next, until `wake_at` at the latest if that is given. `unread` looks at the
+    /// control link.
     pub fn next<E>(
         &mut self,
         events: &Receiver<E>,

@@ -97,8 +97,8 @@ impl Bound {
         }
     }
 
-    /// Whether a source that comes to `wanted` comes here. A path is compared by its file: it may be written in several ways,
-    /// and a file that was removed lets no connection in.
+    /// Whether a source that comes to `wanted` comes here. A path is compared by its file: it may
+    /// be written in several ways, and a file that was removed lets no connection in.
     #[must_use]
     pub fn is_at(&self, wanted: &Wanted) -> bool {
         match (self, wanted) {
@@ -108,7 +108,8 @@ impl Bound {
         }
     }
 
-    /// Whether this may be what keeps `wanted` from being listened on: the same port, at an address that includes the other.
+    /// Whether this may be what keeps `wanted` from being listened on: the same port, at an
+    /// address that includes the other.
     #[must_use]
     pub fn is_in_the_way_of(&self, wanted: &Wanted) -> bool {
         match (self, wanted) {
@@ -176,10 +177,12 @@ impl Listener {
         &self.bound
     }
 
-    /// Takes the next connection that waits; `None` when none does. `faults` may spoil the taking of it.
+    /// Takes the next connection that waits; `None` when none does. `faults` may spoil the taking
+    /// of it.
     ///
     /// # Errors
-    /// When the socket itself fails, or the host is short of something. A connection that is gone before it is taken is no error.
+    /// When the socket itself fails, or the host is short of something. A connection that is gone
+    /// before it is taken is no error.
     pub fn take(&self, faults: &FaultControl) -> io::Result<Option<Stream>> {
         faults.before(Place::HostAccept)?;
         loop {

@@ -1,7 +1,8 @@
 //! Which addresses a TCP host has, asked for no longer than there is time.
 //!
-//! The system's resolver takes neither a deadline nor a cancel: it is called on a thread of its own, which is left behind
-//! when its answer is not awaited any more, and ends with the resolver's own patience.
+//! The system's resolver takes neither a deadline nor a cancel: it is called on a thread of its
+//! own, which is left behind when its answer is not awaited any more, and ends with the resolver's
+//! own patience.
 
 use std::fmt;
 use std::io;

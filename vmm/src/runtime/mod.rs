@@ -138,8 +138,8 @@ pub const WORKERS: [&str; 17] = [
 const INTERRUPT_AGAIN: Duration = Duration::from_millis(5);
 /// Longest that a process which is about to end waits for its migration to tell the destination.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Longest that such a process waits for an incoming migration to end: a guest that was claimed and has not run is given
-/// back, for which the record is asked.
+/// Longest that such a process waits for an incoming migration to end: a guest that was claimed
+/// and has not run is given back, for which the record is asked.
 const GIVE_BACK: Duration = Duration::from_secs(5);
 
 /// The migrations of one process: at most one at a time.
@@ -186,8 +186,8 @@ impl Migrations {
     /// `own` is in force for this migration alone, in the place of the process's values.
     ///
     /// # Errors
-    /// When one is going on, when there is no guest to migrate, or when a parameter is out of its range;
-    /// nothing is changed then.
+    /// When one is going on, when there is no guest to migrate, or when a parameter is out of its
+    /// range; nothing is changed then.
     pub fn migrate(&self, to: Endpoint, own: &OwnSettings) -> Result<(), MigrationError> {
         // Checked ahead of any wait.
         self.settings.for_migration(own)?;
@@ -312,7 +312,8 @@ impl Migrations {
         self.record.as_ref().map(|own| own.info())
     }
 
-    /// QMP `migrate` with `resume`: reconnects a paused postcopy; `given` is in force for it from then on.
+    /// QMP `migrate` with `resume`: reconnects a paused postcopy; `given` is in force for it from
+    /// then on.
     ///
     /// # Errors
     /// When no postcopy is paused, or a parameter is out of its range; nothing is changed then.
@@ -327,7 +328,8 @@ impl Migrations {
         self.current().of_running()
     }
 
-    /// Whether guest memory here is all of it, and the guest's own, so that a hash over it says something.
+    /// Whether guest memory here is all of it, and the guest's own, so that a hash over it says
+    /// something.
     ///
     /// # Errors
     /// Why not, and when it will be.
@@ -339,13 +341,14 @@ impl Migrations {
         newest.map_or(Ok(()), |progress| progress.memory_is_whole(self.machine.is_handed_over()))
     }
 
-    /// QMP `x-ferry-resolve`: the operator says who owns the guest, the other side being fenced. With `drop_pages` it also ends a
-    /// paused postcopy. Where there is an ownership record, the guest becomes the source's only if the record can be made to
-    /// say so, or, if the destination never ran the guest, also if it is out of reach or names
-    /// the destination.
+    /// QMP `x-ferry-resolve`: the operator says who owns the guest, the other side being fenced.
+    /// With `drop_pages` it also ends a paused postcopy. Where there is an ownership record, the
+    /// guest becomes the source's only if the record can be made to say so, or, if the destination
+    /// never ran the guest, also if it is out of reach or names the destination.
     ///
     /// # Errors
-    /// When that is not uncertain, the record names another process, or the destination may need pages from here that are not to be dropped.
+    /// When that is not uncertain, the record names another process, or the destination may need
+    /// pages from here that are not to be dropped.
     pub fn resolve(&self, resolution: Resolution, drop_pages: bool) -> Result<(), MigrationError> {
         self.command(Command::Resolve { resolution, drop_pages })
     }
@@ -391,7 +394,8 @@ impl Migrations {
         self.settings.parameters()
     }
 
-    /// QMP `migrate-set-parameters`: sets what is given, for the process and for the migration that goes on.
+    /// QMP `migrate-set-parameters`: sets what is given, for the process and for the migration
+    /// that goes on.
     ///
     /// # Errors
     /// The first parameter that is out of its range; nothing is changed then.
@@ -433,8 +437,8 @@ impl Migrations {
         }
     }
 
-    /// The guest has shut down or the process is about to end: an outgoing migration is given up, and the source of an
-    /// incoming one learns that it is needed no more, or gets its guest back.
+    /// The guest has shut down or the process is about to end: an outgoing migration is given up,
+    /// and the source of an incoming one learns that it is needed no more, or gets its guest back.
     pub fn guest_gone(&self, reason: &str) {
         let until = Instant::now() + FAREWELL;
         if let Some(outgoing) = &self.current().outgoing {
@@ -463,7 +467,8 @@ impl Migrations {
     }
 }
 
-/// Longest that a client waits for a driver's answer: more than a message may take to be sent, less than a client's patience.
+/// Longest that a client waits for a driver's answer: more than a message may take to be sent,
+/// less than a client's patience.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 const HELD_UP: &str =
     "the migration is held up and does not answer: what was asked is done as soon as it goes on; query-migrate tells";
@@ -471,8 +476,9 @@ const HELD_UP: &str =
 /// What a driver answers to a command.
 type Answer = Result<(), &'static str>;
 
-/// Sends a command to the driver that receives `events`, and waits for its answer; `None` when the driver has ended. The caller
-/// holds no lock that `query-migrate` needs: the driver may be busy with a peer.
+/// Sends a command to the driver that receives `events`, and waits for its answer; `None` when the
+/// driver has ended. The caller holds no lock that `query-migrate` needs: the driver may be busy
+/// with a peer.
 fn ask_driver<E>(events: &Sender<E>, command: impl FnOnce(Sender<Answer>) -> E) -> Option<Answer> {
     let (answer, answered) = channel();
     events.send(command(answer)).ok()?;

@@ -1,8 +1,9 @@
 //! What a control link is to carry and its socket has not taken yet.
 //!
-//! A driver writes by itself and waits a moment at most. A peer, or a path, that takes a large message slowly gets the rest of it
-//! from a thread of its own, and behind it what is sent meanwhile: the driver goes on, looks at its timers and answers its
-//! operator. What a message may take as a whole is its [`Allowance`].
+//! A driver writes by itself and waits a moment at most. A peer, or a path, that takes a large
+//! message slowly gets the rest of it from a thread of its own, and behind it what is sent
+//! meanwhile: the driver goes on, looks at its timers and answers its operator. What a message may
+//! take as a whole is its [`Allowance`].
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};

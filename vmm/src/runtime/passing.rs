@@ -19,8 +19,8 @@ use crate::runtime::stream::{Allowance, Stream, retry};
 /// Descriptors that are kept of what comes: one is expected, a second tells that something is wrong, and all others are closed.
 const KEPT: usize = 2;
 
-/// Sends as much of the slices as goes within what is left of `allowance`, and `descriptor` with the first byte. Returns how many
-/// bytes that was. The socket is a Unix socket.
+/// Sends as much of the slices as goes within what is left of `allowance`, and `descriptor` with
+/// the first byte. Returns how many bytes that was. The socket is a Unix socket.
 ///
 /// # Errors
 /// As the socket says; `TimedOut` when not even the first byte went.
@@ -45,7 +45,8 @@ pub fn write_within_with(
     Ok(sent + stream.write_within(slices, allowance)?)
 }
 
-/// Fills `buffer` within what is left of `allowance`, and returns the first descriptors that came with it.
+/// Fills `buffer` within what is left of `allowance`, and returns the first descriptors that came
+/// with it.
 ///
 /// # Errors
 /// `UnexpectedEof` when the peer closed before; `TimedOut` past the allowance.

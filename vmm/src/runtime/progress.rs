@@ -149,7 +149,8 @@ impl Progress {
             return;
         }
         if facts.status.is_none() {
-            // A destination may have waited for its source for long: that is no part of the migration.
+            // A destination may have waited for its source for long: that is no part of the
+            // migration.
             facts.began = Instant::now();
         }
         facts.status = Some(status);
@@ -215,8 +216,8 @@ impl Progress {
         }
     }
 
-    /// Whether guest memory here is all of it and the guest's own, as far as this migration matters;
-    /// `is_handed_over` says that the guest belongs to the destination for good.
+    /// Whether guest memory here is all of it and the guest's own, as far as this migration
+    /// matters; `is_handed_over` says that the guest belongs to the destination for good.
     ///
     /// # Errors
     /// Why not.

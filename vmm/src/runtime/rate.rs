@@ -11,8 +11,8 @@ const LEAST_SAMPLE: u64 = 1 << 20;
 
 /// Paces one sender, or several together, to a number of bytes a second.
 ///
-/// What is owed is counted in bytes and not in time, so that a cap that is raised, lowered or lifted holds at once, also for
-/// what was sent before it changed.
+/// What is owed is counted in bytes and not in time, so that a cap that is raised, lowered or
+/// lifted holds at once, also for what was sent before it changed.
 #[derive(Debug)]
 pub struct Limiter {
     bucket: Mutex<Bucket>,
@@ -62,7 +62,8 @@ impl Bucket {
         Bucket { sent: 0.0, paid: 0.0, at }
     }
 
-    /// Adds `bytes` to what was sent. Returns the mark that must be paid up to before more may follow.
+    /// Adds `bytes` to what was sent. Returns the mark that must be paid up to before more may
+    /// follow.
     fn send(&mut self, bytes: u64, rate: u64, now: Instant) -> f64 {
         self.advance(rate, now);
         // Nobody saves up for later: what was not used has gone.

@@ -1,8 +1,9 @@
 //! Parameters and capabilities: the process's own, and those of one migration.
 //!
-//! A client sets the process's values with `migrate-set-parameters` and `migrate-set-capabilities`. A
-//! migration takes a copy when it starts, with what `migrate` gave it alone on top, and reads only that
-//! copy; both are a [`Settings`]. What a client sets later, while the migration runs, goes into both.
+//! A client sets the process's values with `migrate-set-parameters` and
+//! `migrate-set-capabilities`. A migration takes a copy when it starts, with what `migrate` gave
+//! it alone on top, and reads only that copy; both are a [`Settings`]. What a client sets later,
+//! while the migration runs, goes into both.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};

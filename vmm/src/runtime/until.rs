@@ -37,7 +37,8 @@ impl Until<'_> {
         Instant::now() >= self.deadline
     }
 
-    /// Waits until one of `fds` is ready, and tells which; `None` at `wake`, or at the deadline if that is earlier.
+    /// Waits until one of `fds` is ready, and tells which; `None` at `wake`, or at the deadline if
+    /// that is earlier.
     ///
     /// # Errors
     /// `Interrupted` when it was given up; what the kernel answers.

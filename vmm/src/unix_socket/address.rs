@@ -1,7 +1,8 @@
 //! The address of a Unix socket, at any path that a file can have.
 //!
-//! A socket address holds 107 bytes of path (unix(7)), fewer than many working folders have. A longer path is given to the
-//! kernel through a descriptor of its folder, so only the socket's own name is limited.
+//! A socket address holds 107 bytes of path (unix(7)), fewer than many working folders have. A
+//! longer path is given to the kernel through a descriptor of its folder, so only the socket's own
+//! name is limited.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};

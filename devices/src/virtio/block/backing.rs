@@ -1,7 +1,8 @@
 //! What lies behind a loop device: the file that must be locked with it.
 //!
-//! sysfs names the file by a path, which may mean another file by now, or in this process's mounts: the device's own word
-//! (loop(4), `LOOP_GET_STATUS64`) decides. A file that cannot be had is told of in the log, and is no reason not to run.
+//! sysfs names the file by a path, which may mean another file by now, or in this process's
+//! mounts: the device's own word (loop(4), `LOOP_GET_STATUS64`) decides. A file that cannot be had
+//! is told of in the log, and is no reason not to run.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -16,7 +17,8 @@ const LOOP_GET_STATUS64: libc::c_ulong = 0x4c05;
 /// Words of `struct loop_info64`: the first is the file's device, the second its inode.
 const INFO_WORDS: usize = 29;
 
-/// The files behind the block device that `path` names and that is open as `device`: none, unless it is a loop device or part of one.
+/// The files behind the block device that `path` names and that is open as `device`: none, unless
+/// it is a loop device or part of one.
 pub(super) fn files(device: &File, path: &Path, read_only: bool) -> Vec<(PathBuf, File)> {
     let mut found: Vec<(PathBuf, File)> = Vec::new();
     while found.len() < DEEPEST {
@@ -73,7 +75,8 @@ fn named_by_sysfs(rdev: u64) -> io::Result<Option<PathBuf>> {
 /// Device and inode of the file behind a loop device; `None` if it has none.
 fn named_by_device(device: &File) -> io::Result<Option<(u64, u64)>> {
     let mut info = [0u64; INFO_WORDS];
-    // SAFETY: the descriptor is open, and the command writes one `struct loop_info64`, for which `info` has exactly the room.
+    // SAFETY: the descriptor is open, and the command writes one `struct loop_info64`, for which
+    // `info` has exactly the room.
     let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64, info.as_mut_ptr()) };
     match result {
         0 => Ok(Some((info[0], info[1]))),

@@ -1,7 +1,8 @@
 //! Image formats that are not raw, by their magic numbers.
 //!
-//! The disk offers the bytes of its image as they are. An image in another format would show the guest headers and tables in
-//! place of its disk, and the first write of the guest would destroy them.
+//! The disk offers the bytes of its image as they are. An image in another format would show the
+//! guest headers and tables in place of its disk, and the first write of the guest would destroy
+//! them.
 
 use std::fs::File;
 use std::io;
@@ -12,7 +13,8 @@ use super::image::SECTOR_BYTES;
 /// The magic of VDI stands behind a line of text (VirtualBox, `VDICore.h`).
 const VDI_MAGIC_AT: usize = 0x40;
 const VDI_MAGIC: [u8; 4] = 0xbeda_107f_u32.to_le_bytes();
-/// The version follows the magic of qcow, big-endian: 1 is qcow, later ones are qcow2 (QEMU `docs/interop/qcow2.rst`).
+/// The version follows the magic of qcow, big-endian: 1 is qcow, later ones are qcow2 (QEMU
+/// `docs/interop/qcow2.rst`).
 const QCOW_VERSION_AT: usize = 4;
 
 /// What a file begins with, and the format that this means.
@@ -30,7 +32,8 @@ const STARTS: &[(&[u8], &str)] = &[
 /// What the last sector of a file begins with: formats whose data comes first.
 const ENDS: &[(&[u8], &str)] = &[(b"conectix", "VHD"), (b"koly", "DMG")];
 
-/// The format that these first bytes of a file stand for; none for a raw image and for anything unknown.
+/// The format that these first bytes of a file stand for; none for a raw image and for anything
+/// unknown.
 #[must_use]
 pub fn of_start(start: &[u8]) -> Option<&'static str> {
     if start.starts_with(b"QFI\xfb") {

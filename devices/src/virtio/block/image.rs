@@ -1,8 +1,8 @@
 //! The disk image: a raw file or block device, and the lock that says which process's guest may use it.
 //!
-//! Opening takes no lock, so that a destination can open the image while the source's guest runs. [`Image::lock`] is
-//! `acquire`'s part and [`Image::unlock`] is `release`'s. The lock ([`lock`]) belongs to this opening of the file, and is gone
-//! when the process is.
+//! Opening takes no lock, so that a destination can open the image while the source's guest runs.
+//! [`Image::lock`] is `acquire`'s part and [`Image::unlock`] is `release`'s. The lock ([`lock`])
+//! belongs to this opening of the file, and is gone when the process is.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Seek, SeekFrom};
@@ -84,7 +84,8 @@ pub(super) struct Image {
     lock: ImageLock,
     /// Something was written since the file was last made durable.
     unsynced: AtomicBool,
-    /// The kernel has lost written data at a moment at which the guest had asked for nothing: its next flush fails.
+    /// The kernel has lost written data at a moment at which the guest had asked for nothing: its
+    /// next flush fails.
     pub(super) lost_data: AtomicBool,
     /// A thread makes the file durable ahead of a pause.
     flushing_ahead: Arc<AtomicBool>,
@@ -94,7 +95,8 @@ impl Image {
     pub(super) fn open(path: &Path, read_only: bool, faults: Arc<FaultControl>) -> Result<Self, BlockError> {
         let failed = |source| BlockError::Open { path: path.to_owned(), source };
         faults.before(Place::DiskOpen).map_err(failed)?;
-        // O_NONBLOCK: a FIFO in the image's place must not make the open wait. It means nothing to an image.
+        // O_NONBLOCK: a FIFO in the image's place must not make the open wait. It means nothing to
+        // an image.
         let mut options = OpenOptions::new();
         options.read(true).write(!read_only).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
         let file = options.open(path).map_err(failed)?;
@@ -154,8 +156,8 @@ impl Image {
     ///
     /// # Errors
     ///
-    /// Another process, or another guest of this one, holds it; or the image has become smaller than the guest's disk. A larger
-    /// one does: the guest keeps the capacity that it was offered.
+    /// Another process, or another guest of this one, holds it; or the image has become smaller
+    /// than the guest's disk. A larger one does: the guest keeps the capacity that it was offered.
     pub(super) fn lock(&self) -> io::Result<()> {
         let locked = self.faults.before(Place::DiskLock).and_then(|()| self.lock.take(&self.file, self.read_only));
         locked.map_err(|error| match error.kind() {
@@ -231,16 +233,17 @@ impl Image {
         self.flush(Place::DiskFlush, self.is_unsynced())
     }
 
-    /// Begins to make durable what was written so far, on a thread of its own, so that the flush at the end of a pause has little
-    /// left to do. That one counts: a failure here has no effect. Does nothing while an earlier one is under way.
+    /// Begins to make durable what was written so far, on a thread of its own, so that the flush
+    /// at the end of a pause has little left to do. That one counts: a failure here has no effect.
+    /// Does nothing while an earlier one is under way.
     pub(super) fn flush_ahead(self: &Arc<Self>) {
         if !self.is_unsynced() || self.flushing_ahead.swap(true, Ordering::SeqCst) {
             return;
         }
         let (image, flushing) = (Arc::clone(self), Arc::clone(&self.flushing_ahead));
         let flush = move || {
-            // Through an opening of its own: the kernel tells each opening once of data that it could not write, and `file` must
-            // not miss that.
+            // Through an opening of its own: the kernel tells each opening once of data that it
+            // could not write, and `file` must not miss that.
             let opened = File::open(format!("/proc/self/fd/{}", image.file.as_raw_fd()));
             // With the image goes its lock, which slow storage must not keep.
             let path = image.path.clone();

@@ -5,12 +5,13 @@
 //! | 0 to 2^62 - 1 | the main lock: whose guest may use the image | the process that runs the guest |
 //! | 2^62 + N | the proof of nonce N: two processes have opened the same file | a migration's source, until its destination has looked |
 //!
-//! A lock belongs to the inode. So a destination that finds the source's nonce among the locks of its own file has opened the same
-//! file, on whatever host and by whatever path. A copy of the image, or a file that took its name, has no such lock.
+//! A lock belongs to the inode. So a destination that finds the source's nonce among the locks of
+//! its own file has opened the same file, on whatever host and by whatever path. A copy of the
+//! image, or a file that took its name, has no such lock.
 //!
-//! An inode is not always the whole disk. [`ImageLock`] takes what else it can see with the main lock: the file behind a loop device,
-//! and a claim (`O_EXCL`) on a block device, which also meets its other nodes, its partitions and its mounts. `docs/ownership.md` says
-//! what no lock sees.
+//! An inode is not always the whole disk. [`ImageLock`] takes what else it can see with the main
+//! lock: the file behind a loop device, and a claim (`O_EXCL`) on a block device, which also meets
+//! its other nodes, its partitions and its mounts. `docs/ownership.md` says what no lock sees.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -46,7 +47,8 @@ struct Below {
 }
 
 impl ImageLock {
-    /// For the image at `path`, which is open as `file`. Takes no lock; warns of what a lock here will not see.
+    /// For the image at `path`, which is open as `file`. Takes no lock; warns of what a lock here
+    /// will not see.
     pub(super) fn new(file: &File, path: &Path, read_only: bool) -> io::Result<Self> {
         let is_device = file.metadata()?.file_type().is_block_device();
         let below = if is_device { backing::files(file, path, read_only) } else { Vec::new() };
@@ -110,7 +112,8 @@ fn behind(path: &Path, error: &io::Error) -> io::Error {
 fn claim_device(file: &File, path: &Path) -> io::Result<File> {
     // Read-only: udev takes the end of a writer for a change of the disk.
     let open = |path: &Path| OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(path);
-    // By the descriptor it is the same device, whatever has its name by now. There may be no /proc.
+    // By the descriptor it is the same device, whatever has its name by now. There may be no
+    // /proc.
     let claim = open(format!("/proc/self/fd/{}", file.as_raw_fd()).as_ref()).or_else(|error| match error.kind() {
         ErrorKind::NotFound => open(path),
         _ => Err(error),
@@ -166,7 +169,8 @@ fn range(kind: i32, start: i64, bytes: i64) -> libc::flock {
 }
 
 fn call(file: &File, command: i32, lock: &mut libc::flock) -> io::Result<()> {
-    // SAFETY: the descriptor is open for as long as `file` lives, and these commands read or write one `flock`, which outlives the call.
+    // SAFETY: the descriptor is open for as long as `file` lives, and these commands read or write
+    // one `flock`, which outlives the call.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), command, std::ptr::from_mut(lock)) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -1,8 +1,10 @@
 //! A virtio disk (virtio 1.2 §5.2) on a raw image.
 //!
-//! Reads, writes, flush and "get ID"; discard and write-zeroes are not offered. One queue, one worker thread (`worker`), which
-//! takes requests from the ring in batches (`ring`), takes each apart (`request`) and moves its data between guest memory and the
-//! image without a copy (`transfer`). The image's lock (`image`, `lock`, `backing`) is held exactly while a guest may run.
+//! Reads, writes, flush and "get ID"; discard and write-zeroes are not offered. One queue, one
+//! worker thread (`worker`), which takes requests from the ring in batches (`ring`), takes each
+//! apart (`request`) and moves its data between guest memory and the image without a copy
+//! (`transfer`). The image's lock (`image`, `lock`, `backing`) is held exactly while a guest may
+//! run.
 
 mod backing;
 mod config;
@@ -78,8 +80,9 @@ impl Block {
 
     /// Refuses an image whose content is of another format than raw.
     ///
-    /// For a guest that is booted. One that arrives brings its disk from a process where this was looked at; and a host
-    /// that reads the image before the guest arrives may keep what the source's guest changes after that.
+    /// For a guest that is booted. One that arrives brings its disk from a process where this was
+    /// looked at; and a host that reads the image before the guest arrives may keep what the
+    /// source's guest changes after that.
     ///
     /// # Errors
     ///
@@ -94,13 +97,14 @@ impl Block {
         self.worker.shared.image.capacity()
     }
 
-    /// Begins to make durable what the guest has written so far, and does not wait for it: a pause that comes soon then has less
-    /// to do. Takes no lock.
+    /// Begins to make durable what the guest has written so far, and does not wait for it: a pause
+    /// that comes soon then has less to do. Takes no lock.
     pub fn flush_ahead(&self) {
         self.worker.shared.image.flush_ahead();
     }
 
-    /// Makes a `quiesce` that waits fail at once: the pause is no longer wanted. Takes no lock; later calls are not affected.
+    /// Makes a `quiesce` that waits fail at once: the pause is no longer wanted. Takes no lock;
+    /// later calls are not affected.
     pub fn interrupt(&self) {
         self.worker.shared.interrupt();
     }
@@ -117,7 +121,8 @@ impl Block {
         self.worker.shared.image.path()
     }
 
-    /// For a source: lets the destination find `nonce` in the image's file, if it has opened the same, until [`Block::end_proof`].
+    /// For a source: lets the destination find `nonce` in the image's file, if it has opened the
+    /// same, until [`Block::end_proof`].
     ///
     /// # Errors
     /// When the file system gives no lock, or another process has all of the file locked.
@@ -209,7 +214,8 @@ impl VirtioDevice for Block {
         BlockFacts { sectors: self.capacity_bytes() / SECTOR_BYTES, read_only: self.is_read_only() }
     }
 
-    /// An image that has grown since the guest booted does: the guest keeps its capacity, also over a reset.
+    /// An image that has grown since the guest booted does: the guest keeps its capacity, also
+    /// over a reset.
     fn take_facts(&self, facts: &BlockFacts) -> Result<(), LoadError> {
         let image = &self.worker.shared.image;
         let sectors = image.bytes() / SECTOR_BYTES;
@@ -256,7 +262,8 @@ impl VirtioDevice for Block {
             // It was not quiesced: what it does it goes on doing, be it that it waits for a page which is on its way.
             return Ok(());
         }
-        // After a pause that was given up, the worker may still be in a request or in a flush, and goes on from there.
+        // After a pause that was given up, the worker may still be in a request or in a flush, and
+        // goes on from there.
         let patience = Patience::of(STOP_DEADLINE);
         let mut ring = shared.wait(shared.lock_within(patience)?, patience, |ring| !ring.gone)?;
         ring.run = true;

@@ -1,6 +1,6 @@
 //! No guest is given up: no process boots it from its disk while a living process holds its newest
-//! state, unless an operator says that this may be lost; and a destination that is told to end before
-//! it owns the guest leaves it to the source.
+//! state, unless an operator says that this may be lost; and a destination that is told to end
+//! before it owns the guest leaves it to the source.
 
 use crate::explorer::facts::GivenUp;
 use crate::explorer::world::World;

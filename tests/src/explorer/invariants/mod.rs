@@ -21,7 +21,8 @@ pub enum Invariant {
     StaleRun,
     /// With a record, whoever runs after the permit is named by it.
     OwnedRun,
-    /// No process boots a guest over the newest state of a living one, and none takes along what it does not own.
+    /// No process boots a guest over the newest state of a living one, and none takes along what
+    /// it does not own.
     Kept,
     /// The source frees, and the destination runs, only with every page here or served, or with the truth shown.
     Pages,

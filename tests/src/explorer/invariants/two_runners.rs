@@ -1,4 +1,5 @@
-//! Never two runners: at no moment do the vCPUs of two processes run. The promise that everything else may cost.
+//! Never two runners: at no moment do the vCPUs of two processes run. The promise that everything
+//! else may cost.
 
 use crate::explorer::world::World;
 

@@ -1,12 +1,14 @@
-//! Other processes and people who touch the guest's disk: a plain `ferry run` beside the migration, a third process that has the
-//! lock when the source wants it back, an image that grows, is replaced, or is another one.
+//! Other processes and people who touch the guest's disk: a plain `ferry run` beside the
+//! migration, a third process that has the lock when the source wants it back, an image that
+//! grows, is replaced, or is another one.
 
 use super::super::cell::{Mode, Side, What, When};
 use super::Moment;
 use super::frames::{is_last_resort, modes_of};
 use crate::relay::Spot;
 
-/// Steps before which a plain run finds the disk's lock and the record in every state that there is.
+/// Steps before which a plain run finds the disk's lock and the record in every state that there
+/// is.
 const STEPS: [(Side, &str); 11] = [
     (Side::Source, "WriteNonce"),
     (Side::Source, "StopGuest"),

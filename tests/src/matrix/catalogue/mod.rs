@@ -1,8 +1,9 @@
 //! Which cells there are: made from the protocol's own tables, so that a new message, output or ioctl brings its cells with it.
 //!
-//! [`frames`] has what happens while something is on its way, [`steps`] what happens when a side is about to do something,
-//! [`rules`] what fails inside a process by itself, [`stalls`] links that fall silent one by one, [`disk`] what others do to the disk,
-//! [`people`] what else people and the guest do.
+//! [`frames`] has what happens while something is on its way, [`steps`] what happens when a side
+//! is about to do something, [`rules`] what fails inside a process by itself, [`stalls`] links
+//! that fall silent one by one, [`disk`] what others do to the disk, [`people`] what else people
+//! and the guest do.
 
 mod disk;
 mod frames;

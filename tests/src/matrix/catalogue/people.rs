@@ -1,5 +1,5 @@
-//! People and the guest at moments that [`super::frames`] does not have: `cont` at every message, and an end of the guest or of a
-//! process while pages are on their way.
+//! People and the guest at moments that [`super::frames`] does not have: `cont` at every message,
+//! and an end of the guest or of a process while pages are on their way.
 
 use super::super::cell::{Mode, Side, What, When};
 use super::Moment;

@@ -4,7 +4,8 @@ use super::super::cell::{Mode, Side, What, When};
 use super::Moment;
 use crate::relay::{Lane, Spot};
 
-/// Links that carry something before the switchover. Nothing of Ferry's comes back on a bulk link, so one of these is enough.
+/// Links that carry something before the switchover. Nothing of Ferry's comes back on a bulk link,
+/// so one of these is enough.
 const ROUNDS: [What; 6] = [
     What::Stall(Lane::Control, Side::Source),
     What::Stall(Lane::Control, Side::Destination),

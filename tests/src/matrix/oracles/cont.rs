@@ -1,7 +1,8 @@
-//! **cont**: where the source has the guest `cont` makes it run, and where it has not `cont` is refused, saying why.
+//! **cont**: where the source has the guest `cont` makes it run, and where it has not `cont` is
+//! refused, saying why.
 //!
-//! The runner says it whenever a migration has come to rest and the source still answers, and also while something that it put there is
-//! in the guest's way.
+//! The runner says it whenever a migration has come to rest and the source still answers, and also
+//! while something that it put there is in the guest's way.
 
 use super::Verdict;
 use super::story::thin;

@@ -1,8 +1,9 @@
-//! **plain-run**: a plain `ferry run` of the guest beside its migration is refused, says why, and leaves the record to those who
-//! move the guest.
+//! **plain-run**: a plain `ferry run` of the guest beside its migration is refused, says why, and
+//! leaves the record to those who move the guest.
 //!
-//! That it changes neither the disk nor how the migration ends is judged by `disk-log`, `disk-stamps` and `ending`. Whether the record
-//! changed under it is seen only as whom it names before and after.
+//! That it changes neither the disk nor how the migration ends is judged by `disk-log`,
+//! `disk-stamps` and `ending`. Whether the record changed under it is seen only as whom it names
+//! before and after.
 
 use super::Verdict;
 use super::story::thin;

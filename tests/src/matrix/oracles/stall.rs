@@ -1,7 +1,8 @@
 //! **stall**: a link that moves nothing while others do is lost in time, and named.
 //!
-//! The loss shows as the first status after the stall that a broken migration has: `failed`, `postcopy-paused`, `uncertain`. A link that
-//! had nothing more to carry need not be missed; the cell says where that may be so.
+//! The loss shows as the first status after the stall that a broken migration has: `failed`,
+//! `postcopy-paused`, `uncertain`. A link that had nothing more to carry need not be missed; the
+//! cell says where that may be so.
 
 use std::time::{Duration, SystemTime};
 

@@ -64,7 +64,8 @@ pub fn judge(evidence: &Evidence) -> Verdict {
     })
 }
 
-/// What the source's migration must have come to, where the cell says that; and then the destination has ended well.
+/// What the source's migration must have come to, where the cell says that; and then the
+/// destination has ended well.
 fn becomes(evidence: &Evidence) -> Option<String> {
     let wanted = evidence.cell.source_becomes?;
     let source = evidence.of(Role::Source)?;

@@ -1,4 +1,5 @@
-//! Looks whether the process that runs a guest has the very file open that the guest began with: a path may name another by now.
+//! Looks whether the process that runs a guest has the very file open that the guest began with: a
+//! path may name another by now.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -6,7 +7,8 @@ use std::path::Path;
 
 use crate::matrix::evidence::Process;
 
-/// Of the process that says that its guest runs: whether `image` is one of its open files. `None`: none says so.
+/// Of the process that says that its guest runs: whether `image` is one of its open files. `None`:
+/// none says so.
 #[must_use]
 pub fn of_runner(image: &Path, processes: &[Process]) -> Option<Result<(), String>> {
     let runner = processes.iter().find(|process| process.final_run_state.as_deref() == Some("running"))?;

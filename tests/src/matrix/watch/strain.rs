@@ -1,16 +1,20 @@
-//! Measures what the machine denied a cell: threads that were ready to run and got no processor, and threads that the kernel
-//! kept in the middle of a call which waits for a worker of its own.
+//! Measures what the machine denied a cell: threads that were ready to run and got no processor,
+//! and threads that the kernel kept in the middle of a call which waits for a worker of its own.
 //!
-//! A cell has deadlines, and a machine with more work than processors may let one pass in which a process could do nothing. What then
-//! goes wrong says nothing about Ferry. It is told from a fault by two accounts that neither Ferry nor the harness can influence:
+//! A cell has deadlines, and a machine with more work than processors may let one pass in which a
+//! process could do nothing. What then goes wrong says nothing about Ferry. It is told from a
+//! fault by two accounts that neither Ferry nor the harness can influence:
 //!
-//! 1. **waits for a processor**: proc(5) `schedstat` says for how long a thread has been ready and was not run. vCPUs are left out: a guest
-//!    that computes is always ready. The harness is in, whose relay is a part of every link;
-//! 2. **waits in the kernel**: a process that was killed, or is taking its machine apart, executes no instruction of its own while it waits
-//!    for a grace period or for a kernel worker. The names of these waits are in `wchan`. A wait for a page (userfaultfd) is none of
-//!    them: that may be Ferry's fault.
+//! 1. **waits for a processor**: proc(5) `schedstat` says for how long a thread has been ready and
+//!    was not run. vCPUs are left out: a guest that computes is always ready. The harness is in,
+//!    whose relay is a part of every link;
+//! 2. **waits in the kernel**: a process that was killed, or is taking its machine apart, executes
+//!    no instruction of its own while it waits for a grace period or for a kernel worker. The
+//!    names of these waits are in `wchan`. A wait for a page (userfaultfd) is none of them: that
+//!    may be Ferry's fault.
 //!
-//! A process that hangs in its own code sleeps, or has the processor: neither account grows, and no excuse is found for it.
+//! A process that hangs in its own code sleeps, or has the processor: neither account grows, and
+//! no excuse is found for it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,7 +27,8 @@ use std::time::{Duration, Instant};
 const PERIOD: Duration = Duration::from_millis(100);
 /// Looks between two at what threads wait for in the kernel.
 const KERNEL_EVERY: u32 = 5;
-/// How the kernel's functions begin in which a thread waits for a grace period, a worker or another thread of the kernel.
+/// How the kernel's functions begin in which a thread waits for a grace period, a worker or
+/// another thread of the kernel.
 const KERNEL_WAITS: [&str; 8] = [
     "__synchronize_srcu",
     "synchronize_",
@@ -54,7 +59,8 @@ pub struct Share {
 }
 
 impl Share {
-    /// In words, that a guest did too little because it got less than half of what it wanted; `None`: it got more.
+    /// In words, that a guest did too little because it got less than half of what it wanted;
+    /// `None`: it got more.
     #[must_use]
     pub fn excuse(self) -> Option<String> {
         let Share { ran, waited } = self;
@@ -213,7 +219,8 @@ fn held(seen: &mut Seen, read: &impl Fn(&str) -> String, since: Duration, now: I
     let stands = !is_new && (on_cpu_ns, waited_ns) == (seen.on_cpu_ns, seen.waited_ns);
     (seen.on_cpu_ns, seen.waited_ns) = (on_cpu_ns, waited_ns);
     if stands {
-        // The account of a wait is written at its end: until then the thread is ready, and nothing else changes.
+        // The account of a wait is written at its end: until then the thread is ready, and nothing
+        // else changes.
         let ready = state(&read("stat")) == Some('R');
         seen.ready = ready.then(|| seen.ready.unwrap_or(now));
         return seen.ready.map(|ready| now - ready);

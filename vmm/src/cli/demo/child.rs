@@ -117,7 +117,8 @@ fn spawn(qmp: &Path, serial: &Path, log: &Path, arguments: &[String]) -> io::Res
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(log)?);
     // Ctrl-C is for the demo, which then ends its processes in its own order.
     command.process_group(0);
-    // SAFETY: the closure runs between fork and exec and makes system calls only, which are async-signal-safe.
+    // SAFETY: the closure runs between fork and exec and makes system calls only, which are
+    // async-signal-safe.
     unsafe {
         // Even a demo that is killed outright leaves no process behind.
         command.pre_exec(|| {

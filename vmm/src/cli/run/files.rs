@@ -1,8 +1,8 @@
 //! The files that `ferry run` names: no two options may name the same one, if either writes it.
 //!
-//! A log that is a disk's image, or a record that is a log, is destroyed by the first byte. So this is looked at before
-//! anything is opened. Files are told apart as the kernel does it, by device and inode; one that is not there yet, by its folder and
-//! its name.
+//! A log that is a disk's image, or a record that is a log, is destroyed by the first byte. So
+//! this is looked at before anything is opened. Files are told apart as the kernel does it, by
+//! device and inode; one that is not there yet, by its folder and its name.
 
 use std::fmt;
 use std::fs::{self, File, Metadata};
@@ -87,7 +87,8 @@ fn named(options: &Options) -> Vec<Named> {
     add("--serial file:", serial, true, false);
     add("--qmp unix:", options.qmp.as_deref(), true, true);
     add("--incoming unix:", incoming, true, true);
-    // Standard output and error may be one file, and the serial log that file too: these are appended to.
+    // Standard output and error may be one file, and the serial log that file too: these are
+    // appended to.
     let standard = standard_output(&all);
     all.extend(standard);
     all
@@ -103,7 +104,8 @@ fn record_option(disk: Option<&DiskConfig>, record: Option<&Path>) -> &'static s
 fn standard_output(all: &[Named]) -> Option<Named> {
     [(libc::STDOUT_FILENO, "standard output"), (libc::STDERR_FILENO, "standard error")].into_iter().find_map(
         |(descriptor, option)| {
-            // SAFETY: the descriptor is open from the start of the process on; the file is not dropped, so it is not closed.
+            // SAFETY: the descriptor is open from the start of the process on; the file is not
+            // dropped, so it is not closed.
             let file = ManuallyDrop::new(unsafe { File::from_raw_fd(descriptor) });
             let identity = identity_of(&file.metadata().ok()?);
             let clashes = |named: &Named| named.option != "--serial file:" && named.identity == identity;

@@ -32,7 +32,8 @@ pub struct Options {
     /// vCPUs, from 1 to 16
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(CPUS_MAX)))]
     pub cpus: u32,
-    /// Disk image, raw; format=raw takes one whose content looks like another format. A comma in the path is written twice
+    /// Disk image, raw; format=raw takes one whose content looks like another format. A comma in
+    /// the path is written twice
     #[arg(long, value_name = "PATH[,readonly][,format=raw]", value_parser = disk)]
     pub disk: Option<DiskConfig>,
     /// Where the guest's serial port goes; a file is appended to

@@ -76,12 +76,14 @@ impl OwnershipOption {
         OwnRecord::new(backend, vm).map(|own| Some(Arc::new(own))).map_err(CliError::because)
     }
 
-    /// Makes this process the owner of the guest that it is about to boot. The record is read before anything is taken or
-    /// changed; then the disk is locked; then the record is changed, if it still is as it was read. With `auto`, a folder
-    /// that takes no record is no reason to fail: migrations then go without.
+    /// Makes this process the owner of the guest that it is about to boot. The record is read
+    /// before anything is taken or changed; then the disk is locked; then the record is changed,
+    /// if it still is as it was read. With `auto`, a folder that takes no record is no reason to
+    /// fail: migrations then go without.
     ///
     /// # Errors
-    /// What is wrong with the record, or that another process has the guest; nothing was changed then.
+    /// What is wrong with the record, or that another process has the guest; nothing was changed
+    /// then.
     pub fn take_at_boot(&self, own: &OwnRecord, machine: &Machine) -> Result<(), CliError> {
         let boot = own.look_at_boot(self.take).map_err(CliError::because)?;
         machine.take_resources().map_err(|error| match own.owner_there().filter(|_| error.is_busy_disk()) {

@@ -144,7 +144,8 @@ mod tests {
         support(Backing::Memfd, &faults).unwrap();
         match by_system_call(MISSING_SHMEM | MINOR_SHMEM) {
             Ok(_) => assert_eq!(by_system_call(1 << 63).unwrap_err().raw_os_error(), Some(libc::EINVAL)),
-            // The two have separate permissions: `support` worked because this user may open the device.
+            // The two have separate permissions: `support` worked because this user may open the
+            // device.
             Err(error) => {
                 assert_eq!(error.raw_os_error(), Some(libc::EPERM));
                 std::fs::File::options().read(true).write(true).open("/dev/userfaultfd").unwrap();

@@ -84,7 +84,8 @@ pub fn query_ownership(session: &Session, _: Nothing) -> Outcome {
     session.target.ownership().map_or(Ok(json!({})), value)
 }
 
-/// `x-ferry-memory-hash`: equal on two sides exactly when their guest memory is. The target refuses it while memory is not whole.
+/// `x-ferry-memory-hash`: equal on two sides exactly when their guest memory is. The target
+/// refuses it while memory is not whole.
 pub fn memory_hash(session: &Session, _: Nothing) -> Outcome {
     let stopped = || match session.target.run_state() {
         RunState::Running => {

@@ -83,7 +83,8 @@ enum SocketType {
     Unix,
 }
 
-/// `migrate`. Parameters and capabilities that come with it are in force for this migration alone, and only if it begins.
+/// `migrate`. Parameters and capabilities that come with it are in force for this migration alone,
+/// and only if it begins.
 pub fn migrate(session: &Session, arguments: Arguments) -> Done {
     let given = arguments.get("x-ferry-parameters").and_then(Value::as_object).cloned().unwrap_or_default();
     let arguments = read::<Migrate>(arguments)?;

@@ -1,15 +1,17 @@
 //! Takes connections at the address of an incoming migration and finds out what each is.
 //!
-//! One thread waits for all of them. A connection must introduce itself with a preamble in time; one that does not is closed,
-//! after a word of why where that helps, and the driver sees only links that are Ferry's.
+//! One thread waits for all of them. A connection must introduce itself with a preamble in time;
+//! one that does not is closed, after a word of why where that helps, and the driver sees only
+//! links that are Ferry's.
 //!
 //! ```text
 //!   listen queue ──► stranger ──► arrival ──► driver
 //!                    └──── at most ROOM ────┘
 //! ```
 //!
-//! While there is no room, further connections wait in the kernel's queue, and none is closed for them: each may be the source.
-//! A stranger leaves within [`INTRODUCTION`] whatever it sends, so no connection waits for much longer than that.
+//! While there is no room, further connections wait in the kernel's queue, and none is closed for
+//! them: each may be the source. A stranger leaves within [`INTRODUCTION`] whatever it sends, so
+//! no connection waits for much longer than that.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -30,14 +32,16 @@ use crate::runtime::destination::Event;
 use crate::runtime::listener::Listener;
 use crate::runtime::stream::Stream;
 
-/// Longest that a connection may take to introduce itself, from when it was taken: all of it, not one read.
+/// Longest that a connection may take to introduce itself, from when it was taken: all of it, not
+/// one read.
 const INTRODUCTION: Duration = Duration::from_secs(2);
 /// Pause before the next try when the host had nothing to take a connection with.
 const SCARCITY: Duration = Duration::from_millis(100);
 /// How often the driver is looked at that has not taken what has arrived.
 const LOOK: Duration = Duration::from_millis(20);
-/// Connections that may be introducing themselves, or wait for the driver, at a time: several times what a migration and its
-/// reconnection open, which is a control, an urgent and 32 bulk links each.
+/// Connections that may be introducing themselves, or wait for the driver, at a time: several
+/// times what a migration and its reconnection open, which is a control, an urgent and 32 bulk
+/// links each.
 const ROOM: usize = 256;
 
 /// Ends the thread that listens, when it is dropped: whatever becomes of its owner, the address is free again.
@@ -208,8 +212,8 @@ impl Door {
         self.strangers.iter().map(|stranger| stranger.until).chain(self.rest).chain(look).min()
     }
 
-    /// Reads what strangers have sent, and closes those whose time is up. What was here in time is read first: this thread may
-    /// be the one that is late.
+    /// Reads what strangers have sent, and closes those whose time is up. What was here in time is
+    /// read first: this thread may be the one that is late.
     fn hear(&mut self, ready: &[bool]) {
         for (mut stranger, ready) in std::mem::take(&mut self.strangers).into_iter().zip(ready) {
             let left = if *ready { stranger.hear() } else { Heard::Less };
@@ -313,8 +317,8 @@ impl Stranger {
         }
     }
 
-    /// Our own preamble tells the other Ferry which version is spoken here. It is read by its end of the connection only if this
-    /// side reads on until that closes.
+    /// Our own preamble tells the other Ferry which version is spoken here. It is read by its end
+    /// of the connection only if this side reads on until that closes.
     fn tell_version(&mut self) -> Heard {
         let ours = Preamble { migration_id: 0, connection: 0, link: Link::Control };
         // A socket that has sent nothing yet has room for it.

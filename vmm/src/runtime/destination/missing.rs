@@ -130,8 +130,8 @@ impl Links {
 }
 
 impl Missing {
-    /// Arms `pages`, of which some have been `discarded` before, and starts to listen for faults. Requests wait for the urgent
-    /// link. A link that owes pages may be silent for `patience`.
+    /// Arms `pages`, of which some have been `discarded` before, and starts to listen for faults.
+    /// Requests wait for the urgent link. A link that owes pages may be silent for `patience`.
     ///
     /// # Errors
     /// When the host does not offer what is needed.
@@ -302,7 +302,8 @@ impl Missing {
         let _ = self.events.send(Event::Input(Input::FaultsDied(reason)));
     }
 
-    /// Never waits: a source that does not read its requests is noticed by the pages that do not come.
+    /// Never waits: a source that does not read its requests is noticed by the pages that do not
+    /// come.
     fn request(&self, page: u64) {
         let mut links = self.links();
         if let Err(error) = links.request(&request::encode(page, self.session)) {

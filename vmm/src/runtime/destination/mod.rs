@@ -44,7 +44,8 @@ pub enum Event {
     Prepared(Result<(), String>),
     /// The ownership record has answered the call of this number.
     Record(u32, Input),
-    /// The disk has been looked at: it is the source's, which has announced this of its record; or why the guest is not taken.
+    /// The disk has been looked at: it is the source's, which has announced this of its record; or
+    /// why the guest is not taken.
     DiskSeen(Result<Option<Announced>, String>),
     /// From the connection of this number.
     OfLink(u32, LinkEvent),
@@ -185,8 +186,8 @@ impl Incoming {
         self.listen_from_now_on(listener.map_err(failed)?)
     }
 
-    /// Listens at an address that overlaps with the one listened at now, as that of all interfaces does: the old one goes first,
-    /// and comes back when the new one cannot be had.
+    /// Listens at an address that overlaps with the one listened at now, as that of all interfaces
+    /// does: the old one goes first, and comes back when the new one cannot be had.
     fn listen_in_place_of(&self, old: &Bound, wanted: &Wanted) -> Result<Result<Listener, BindError>, MigrationError> {
         self.command(Command::StopListening).map_err(MigrationError::TooLate)?;
         let listener = Listener::at(wanted);

@@ -1,9 +1,9 @@
 //! Notices page links that fall silent in a postcopy without breaking.
 //!
-//! A page link need not move: a source has nothing to send, or is held to a bandwidth. It must as soon as something is owed
-//! on it: on the urgent link while a page is awaited, on all of them together once the source has said that everything was
-//! sent and pages are missing. Then a link on which not a byte comes for the heartbeat timeout is lost. One that is slow
-//! moves.
+//! A page link need not move: a source has nothing to send, or is held to a bandwidth. It must as
+//! soon as something is owed on it: on the urgent link while a page is awaited, on all of them
+//! together once the source has said that everything was sent and pages are missing. Then a link
+//! on which not a byte comes for the heartbeat timeout is lost. One that is slow moves.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use crate::runtime::stream::{LOOK, Stream};
 /// So many looks make a silence that is short.
 const LOOKS: u32 = 8;
 
-/// A clock that runs while something is owed and nothing moves. It counts looks: time in which this process itself stood still
-/// makes one look.
+/// A clock that runs while something is owed and nothing moves. It counts looks: time in which
+/// this process itself stood still makes one look.
 #[derive(Debug, Default)]
 struct Clock {
     moved: u64,
@@ -99,7 +99,8 @@ impl Silence {
         let moved = self.bringing.iter().map(|(_, stream, _)| stream.received()).sum();
         let quiet = self.rest.look(owed.unsent > 0, moved, waited);
         if quiet >= self.patience {
-            // The urgent link brings nothing unasked: where all others have ended, what is missing was asked for.
+            // The urgent link brings nothing unasked: where all others have ended, what is missing
+            // was asked for.
             let silent = self.bringing.iter().find(|(link, _, ended)| *link != URGENT && !ended);
             return Some(format!(
                 "{}: no page for {} ms (x-ferry-heartbeat-timeout-ms) after the source had sent everything, and {} missing",

@@ -1,5 +1,5 @@
-//! The threads that work for a destination's driver: one prepares, loads and starts the machine, one for each bulk link takes
-//! pages.
+//! The threads that work for a destination's driver: one prepares, loads and starts the machine,
+//! one for each bulk link takes pages.
 
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,7 +34,8 @@ pub enum MachineJob {
     Prepare(Preparation),
     /// Load this package.
     Load(LoadJob),
-    /// Take the disk and run, if the record of this migration, where there is one, allows it; the permit arrived at this time.
+    /// Take the disk and run, if the record of this migration, where there is one, allows it; the
+    /// permit arrived at this time.
     Start(Instant, Option<Arc<HandoverRecord>>),
 }
 

@@ -1,7 +1,7 @@
 //! Asks the ownership record before a guest runs again whose disk this process has let go of.
 //!
-//! That is the guest of a failed switchover whose disk was locked by another process when it was to
-//! be taken back: since then that process, or a third one, may have run it.
+//! That is the guest of a failed switchover whose disk was locked by another process when it was
+//! to be taken back: since then that process, or a third one, may have run it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -29,7 +29,8 @@ impl Custodian {
 
 impl Custody for Custodian {
     fn claim(&self) -> Result<(), String> {
-        // A guest that never had a record: it arrived without one, and booted where none could be made.
+        // A guest that never had a record: it arrived without one, and booted where none could be
+        // made.
         if self.own.generation() == 0 {
             return Ok(());
         }

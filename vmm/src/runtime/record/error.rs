@@ -72,7 +72,8 @@ pub enum RecordError {
 }
 
 impl RecordError {
-    /// Whether another try may succeed: the storage comes back, or the change follows what somebody else has written meanwhile.
+    /// Whether another try may succeed: the storage comes back, or the change follows what
+    /// somebody else has written meanwhile.
     pub(super) fn may_pass(&self) -> bool {
         match self {
             RecordError::Ownership(error) => error.is_unreachable(),

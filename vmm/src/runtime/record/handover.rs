@@ -81,9 +81,9 @@ impl HandoverRecord {
         }
     }
 
-    /// Either side, before its guest runs at the end of a switchover, with the disk held: whether the
-    /// record, if it answers at once, leaves the guest to this side. An operator may have had it booted
-    /// meanwhile.
+    /// Either side, before its guest runs at the end of a switchover, with the disk held: whether
+    /// the record, if it answers at once, leaves the guest to this side. An operator may have had
+    /// it booted meanwhile.
     ///
     /// # Errors
     /// The record names a process that has no part in this migration.
@@ -132,8 +132,9 @@ impl HandoverRecord {
         }
     }
 
-    /// Either side, when the guest is here for good: makes the record say that no hand-over is under way any more. Goes on in
-    /// the background until the record has it, or belongs to somebody else or to another hand-over.
+    /// Either side, when the guest is here for good: makes the record say that no hand-over is
+    /// under way any more. Goes on in the background until the record has it, or belongs to
+    /// somebody else or to another hand-over.
     pub fn settle(&self) {
         self.is_over.store(true, SeqCst);
         let handover = self.handover.clone();
@@ -150,8 +151,8 @@ impl HandoverRecord {
     }
 
     /// Source, whose operator knows that the destination has never run the guest: makes the record
-    /// name this side, also if it names the destination's claim. Goes on in the background while the
-    /// record is out of reach. The first try's end comes through what is returned.
+    /// name this side, also if it names the destination's claim. Goes on in the background while
+    /// the record is out of reach. The first try's end comes through what is returned.
     #[must_use]
     pub fn seize(&self) -> Receiver<Result<(), String>> {
         let handover = self.handover.clone();

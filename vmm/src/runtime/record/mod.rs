@@ -1,9 +1,10 @@
 //! The ownership record as one process and one hand-over use it.
 //!
-//! [`OwnRecord`] is the process's: which record, who this process is, and which generation it holds. [`HandoverRecord`] is one
-//! migration's, on either side: it asks for the changes of the switchover and answers in the state machines' words.
-//! [`Custodian`] is asked by the machine before a guest runs again whose disk it has let go of. Every call may take as long as
-//! the storage does, so each is made on a thread that may wait.
+//! [`OwnRecord`] is the process's: which record, who this process is, and which generation it
+//! holds. [`HandoverRecord`] is one migration's, on either side: it asks for the changes of the
+//! switchover and answers in the state machines' words. [`Custodian`] is asked by the machine
+//! before a guest runs again whose disk it has let go of. Every call may take as long as the
+//! storage does, so each is made on a thread that may wait.
 
 mod call;
 mod custodian;

@@ -1,4 +1,5 @@
-//! The record of a process's guest: which record, who this process is, and which generation it holds.
+//! The record of a process's guest: which record, who this process is, and which generation it
+//! holds.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, channel};
@@ -22,8 +23,8 @@ pub struct OwnRecord {
     pub(super) me: OwnerId,
     vm: Name,
     pub(super) generation: AtomicU64,
-    /// Held from a look at the record to the change that follows from it: the end of one hand-over must not be written over the
-    /// beginning of the next.
+    /// Held from a look at the record to the change that follows from it: the end of one hand-over
+    /// must not be written over the beginning of the next.
     changing: Mutex<()>,
 }
 
@@ -43,24 +44,25 @@ impl OwnRecord {
         })
     }
 
-    /// Whether this process may boot the guest, by the record as it is now. Nothing is changed: the
-    /// disk's lock comes next, then [`OwnRecord::take_at_boot`].
+    /// Whether this process may boot the guest, by the record as it is now. Nothing is changed:
+    /// the disk's lock comes next, then [`OwnRecord::take_at_boot`].
     ///
     /// # Errors
-    /// When the record does not answer, or is damaged; or, unless `even_in_handover`, when it says that a hand-over is under
-    /// way: some process may still hold the guest's memory, and would lose it here.
+    /// When the record does not answer, or is damaged; or, unless `even_in_handover`, when it says
+    /// that a hand-over is under way: some process may still hold the guest's memory, and would
+    /// lose it here.
     pub fn look_at_boot(&self, even_in_handover: bool) -> Result<Boot, RecordError> {
         let there = self.backend.read()?;
         custody::boot(there.as_ref(), &self.vm, &self.me, even_in_handover, Guards::all())
             .map_err(|refusal| self.refused(refusal))
     }
 
-    /// Makes this process the owner of a guest that it boots afresh. The disk's lock is held: if the
-    /// record is still as it was looked at, no process runs the guest that it names.
+    /// Makes this process the owner of a guest that it boots afresh. The disk's lock is held: if
+    /// the record is still as it was looked at, no process runs the guest that it names.
     ///
     /// # Errors
-    /// When the record does not answer, or has changed since it was looked at: a migration has begun,
-    /// or another process boots the guest.
+    /// When the record does not answer, or has changed since it was looked at: a migration has
+    /// begun, or another process boots the guest.
     pub fn take_at_boot(&self, boot: &Boot) -> Result<(), RecordError> {
         let (record, won) = match boot {
             Boot::Create(record) => (record, self.backend.create(record)?),
@@ -110,21 +112,23 @@ impl OwnRecord {
         }
     }
 
-    /// Makes the record name this process, which runs a guest that arrived without it. Goes on in the background until the
-    /// record has it.
+    /// Makes the record name this process, which runs a guest that arrived without it. Goes on in
+    /// the background until the record has it.
     pub fn assert_ownership(self: &Arc<Self>, migration_id: u128) {
         let _first_try = self.insist("name this process", move |own| match own.backend.read()? {
             Some(there) if there.owner == own.me && there.settled => {
                 own.generation.store(there.generation, SeqCst);
                 Ok(())
             }
-            // Also if it is this process's but in a hand-over: the next generation fences who was to take it over.
+            // Also if it is this process's but in a hand-over: the next generation fences who was
+            // to take it over.
             there => own.take_from(there, migration_id),
         });
     }
 
-    /// Repeats `change` on a thread of its own until it succeeds; a record that is no record is left alone. The first try's
-    /// end comes through what is returned: an error means that the record names another process for good.
+    /// Repeats `change` on a thread of its own until it succeeds; a record that is no record is
+    /// left alone. The first try's end comes through what is returned: an error means that the
+    /// record names another process for good.
     pub(super) fn insist(
         self: &Arc<Self>,
         what: &'static str,
@@ -153,7 +157,8 @@ impl OwnRecord {
                 std::thread::sleep(INSIST_AGAIN);
             }
         };
-        // It ends with the record's answer or with the process: storage that hangs must not keep a migration from ending.
+        // It ends with the record's answer or with the process: storage that hangs must not keep a
+        // migration from ending.
         if let Err(error) = std::thread::Builder::new().name("ferry-record".into()).spawn(run) {
             tracing::warn!(%error, "no thread to make the ownership record {what}");
         }
@@ -172,7 +177,8 @@ impl OwnRecord {
         self.backend.place()
     }
 
-    /// What the record says now, for an operator. Storage that hangs counts as unreachable after a while.
+    /// What the record says now, for an operator. Storage that hangs counts as unreachable after a
+    /// while.
     #[must_use]
     pub fn info(self: &Arc<Self>) -> OwnershipInfo {
         let (answer, answered) = channel();
@@ -194,7 +200,8 @@ impl OwnRecord {
         })
     }
 
-    /// Whether the record can be read and holds `nonce`: the source's view and this one are the same.
+    /// Whether the record can be read and holds `nonce`: the source's view and this one are the
+    /// same.
     #[must_use]
     pub fn shows(&self, nonce: u64) -> bool {
         matches!(self.backend.read(), Ok(Some(record)) if record.nonce == nonce && nonce != 0)

@@ -152,7 +152,8 @@ impl ChunkSender {
         self.stream.write_all_while_open(slices, judge).map_err(LinkError::io(self.link))
     }
 
-    /// Looks whether what was sent before arrives, after `waited` without a byte more. `sent` remembers the last look.
+    /// Looks whether what was sent before arrives, after `waited` without a byte more. `sent`
+    /// remembers the last look.
     ///
     /// # Errors
     /// It has not for longer than a link may be silent.
@@ -160,7 +161,8 @@ impl ChunkSender {
         self.patience.judge(sent.look(&self.stream, waited))
     }
 
-    /// Whether what was sent before arrives, bit by bit: something has changed since `sent` was looked at.
+    /// Whether what was sent before arrives, bit by bit: something has changed since `sent` was
+    /// looked at.
     #[must_use]
     pub fn takes(&self, sent: &mut Unconfirmed) -> bool {
         let before = *sent;
@@ -168,8 +170,8 @@ impl ChunkSender {
         *sent != before
     }
 
-    /// Waits until one of the links has ended, or does not take what was sent on it, and tells how. Nothing comes on a bulk
-    /// link: what can be read is its end.
+    /// Waits until one of the links has ended, or does not take what was sent on it, and tells
+    /// how. Nothing comes on a bulk link: what can be read is its end.
     ///
     /// # Panics
     /// Without a link.

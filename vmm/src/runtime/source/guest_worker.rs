@@ -35,8 +35,8 @@ pub enum GuestJob {
 pub struct Order {
     /// What to do.
     pub job: GuestJob,
-    /// The job waits until this is signalled or closed, but no longer than the ownership record may take. An error means
-    /// that another process has the guest, and the job is not done.
+    /// The job waits until this is signalled or closed, but no longer than the ownership record
+    /// may take. An error means that another process has the guest, and the job is not done.
     pub after: Option<Receiver<Result<(), String>>>,
 }
 

@@ -58,7 +58,8 @@ pub enum Event {
 /// What comes of a connection; a connection that has been replaced is not heard any more.
 #[derive(Debug)]
 pub enum LinkEvent {
-    /// The control link is open. With it comes, for a greeting, which chunks of memory hold something.
+    /// The control link is open. With it comes, for a greeting, which chunks of memory hold
+    /// something.
     Control(Stream, Vec<u8>),
     /// A page link is open: the driver keeps it to end it from outside.
     Pages(Stream),

@@ -194,8 +194,8 @@ impl PageWorker {
         Ok(Input::RoundDone(decision))
     }
 
-    /// A round, which the operator's limit ends also in its middle: in order where the guest then switches, at once where the
-    /// migration fails.
+    /// A round, which the operator's limit ends also in its middle: in order where the guest then
+    /// switches, at once where the migration fails.
     fn round_within_limit(&mut self) -> Result<RoundNumbers, PagesError> {
         self.sender()?;
         let parameters = self.settings.parameters();

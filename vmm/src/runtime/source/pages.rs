@@ -85,7 +85,8 @@ pub struct Controls {
 }
 
 impl Controls {
-    /// Whether the present round is to end early and in order: by a command, or by the operator's limit.
+    /// Whether the present round is to end early and in order: by a command, or by the operator's
+    /// limit.
     #[must_use]
     pub fn round_ends(&self) -> bool {
         self.end_round.load(Relaxed) || self.patience.over().is_some()
@@ -274,9 +275,9 @@ impl PageSender {
         Ok(())
     }
 
-    /// A round has ended when its pages are in the destination's memory, not when they are in the sockets' buffers: what is on
-    /// its way at the stop is downtime, and the rate would be that of a copy into a buffer. A link that moves may take its
-    /// time.
+    /// A round has ended when its pages are in the destination's memory, not when they are in the
+    /// sockets' buffers: what is on its way at the stop is downtime, and the rate would be that of
+    /// a copy into a buffer. A link that moves may take its time.
     fn await_arrival(&mut self) -> Result<(), PagesError> {
         self.send_markers()?;
         let Controls { stop, arrived, patience, .. } = &self.controls;

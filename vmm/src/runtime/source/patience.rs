@@ -1,6 +1,8 @@
-//! How long the threads that send pages wait for a link that takes nothing, and for rounds that do not end.
+//! How long the threads that send pages wait for a link that takes nothing, and for rounds that do
+//! not end.
 //!
-//! The page sender and the driver share one [`Patience`]. A link may be slow: only one on which nothing moves is given up.
+//! The page sender and the driver share one [`Patience`]. A link may be slow: only one on which
+//! nothing moves is given up.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

@@ -1,11 +1,13 @@
-//! Bytes over a [`Stream`]: how long they may take, and when a link that is open counts as lost all the same.
+//! Bytes over a [`Stream`]: how long they may take, and when a link that is open counts as lost
+//! all the same.
 //!
-//! Two rules, one for each kind of link. On a link that carries pages, *something moves*: a transfer that has begun may take as
-//! long as it likes, but not a [patience](Stream::set_patience) without a byte. A control message has an [`Allowance`] for the
+//! Two rules, one for each kind of link. On a link that carries pages, *something moves*: a
+//! transfer that has begun may take as long as it likes, but not a
+//! [patience](Stream::set_patience) without a byte. A control message has an [`Allowance`] for the
 //! whole of it, however it trickles.
 //!
-//! Waiting is counted in looks, and a look counts for [`LOOK`] at most: time in which this process itself stood still
-//! (SIGSTOP, a debugger, a host without a free core) is not the peer's.
+//! Waiting is counted in looks, and a look counts for [`LOOK`] at most: time in which this process
+//! itself stood still (SIGSTOP, a debugger, a host without a free core) is not the peer's.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd};
@@ -25,7 +27,8 @@ pub const LOOK: Duration = Duration::from_millis(200);
 const LOOKS_PER_PATIENCE: u32 = 8;
 /// Time for a control message that is short.
 const MESSAGE: Duration = Duration::from_secs(5);
-/// A second more is allowed for so many bytes of it: a link that carries less is of no use to a migration.
+/// A second more is allowed for so many bytes of it: a link that carries less is of no use to a
+/// migration.
 const BYTES_A_SECOND: u64 = 64 << 10;
 
 /// How long a message may take as a whole, from its first byte on.
@@ -68,7 +71,8 @@ pub struct Unconfirmed {
 }
 
 impl Unconfirmed {
-    /// Looks again, after `waited`. Returns for how long nothing has changed while there was something to confirm.
+    /// Looks again, after `waited`. Returns for how long nothing has changed while there was
+    /// something to confirm.
     pub fn look(&mut self, stream: &Stream, waited: Duration) -> Duration {
         let bytes = stream.unconfirmed();
         if bytes == 0 || bytes != self.bytes {
@@ -98,7 +102,8 @@ fn is_ready(stream: &Stream, flags: PollFlags, within: Option<Duration>) -> io::
 }
 
 impl Stream {
-    /// Bytes that have come on it so far: two looks that find the same have found a peer that was silent.
+    /// Bytes that have come on it so far: two looks that find the same have found a peer that was
+    /// silent.
     #[must_use]
     pub fn received(&self) -> u64 {
         self.0.received.load(Relaxed)
@@ -110,8 +115,8 @@ impl Stream {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// From now on a transfer that has begun fails once nothing has moved for so long, and looks at why it waits much more
-    /// often.
+    /// From now on a transfer that has begun fails once nothing has moved for so long, and looks
+    /// at why it waits much more often.
     ///
     /// # Errors
     /// When the socket refuses it.
@@ -130,11 +135,13 @@ impl Stream {
         Duration::from_millis(self.0.look_ms.load(Relaxed))
     }
 
-    /// Bytes that were written and that the peer's kernel has not taken; on a Unix socket, that the peer has not read.
+    /// Bytes that were written and that the peer's kernel has not taken; on a Unix socket, that
+    /// the peer has not read.
     #[must_use]
     pub fn unconfirmed(&self) -> u64 {
         let mut bytes: libc::c_int = 0;
-        // SAFETY: the descriptor is open for as long as `self` is borrowed, and TIOCOUTQ writes one int.
+        // SAFETY: the descriptor is open for as long as `self` is borrowed, and TIOCOUTQ writes
+        // one int.
         let done = unsafe { libc::ioctl(self.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
         // A kernel that does not say leaves it to the other means.
         if done == 0 { u64::try_from(bytes).unwrap_or(0) } else { 0 }
@@ -155,7 +162,8 @@ impl Stream {
         is_ready(self, PollFlags::IN, Some(Duration::ZERO)).unwrap_or(false)
     }
 
-    /// A call came back with nothing: the next one is made, unless the patience is at its end, or there is none.
+    /// A call came back with nothing: the next one is made, unless the patience is at its end, or
+    /// there is none.
     fn stalled(&self, quiet: &mut Duration) -> io::Result<()> {
         let patience = Duration::from_millis(self.0.patience_ms.load(Relaxed));
         if patience.is_zero() {
@@ -173,13 +181,14 @@ impl Stream {
     /// Fills `buffer`.
     ///
     /// # Errors
-    /// `UnexpectedEof` when the peer closed before; `TimedOut` past the patience, or, without one, past the read timeout.
+    /// `UnexpectedEof` when the peer closed before; `TimedOut` past the patience, or, without one,
+    /// past the read timeout.
     pub fn read_exact(&self, buffer: &mut [u8]) -> io::Result<()> {
         self.read_on(buffer, 0)
     }
 
-    /// As [`Stream::read_exact`], of what need not come: only what has begun must end. `idle` is asked at every look until
-    /// then.
+    /// As [`Stream::read_exact`], of what need not come: only what has begun must end. `idle` is
+    /// asked at every look until then.
     ///
     /// # Errors
     /// As there, and what `idle` returns.
@@ -286,7 +295,8 @@ impl Stream {
         }
     }
 
-    /// Sends as much of the slices as goes within what is left of `allowance`. Returns how many bytes that was.
+    /// Sends as much of the slices as goes within what is left of `allowance`. Returns how many
+    /// bytes that was.
     ///
     /// # Errors
     /// As the socket says; what was sent by then is not known.
@@ -310,9 +320,10 @@ impl Stream {
         Ok(all)
     }
 
-    /// Sends all slices on a link on which the peer sends nothing, or only requests: the peer's end of the connection is noticed
-    /// also while a write waits. A peer that has closed with a full window need not say so to a writer. `judge` is told
-    /// at every look for how long nothing has moved.
+    /// Sends all slices on a link on which the peer sends nothing, or only requests: the peer's
+    /// end of the connection is noticed also while a write waits. A peer that has closed with a
+    /// full window need not say so to a writer. `judge` is told at every look for how long nothing
+    /// has moved.
     ///
     /// # Errors
     /// As the socket says; `UnexpectedEof` when the peer has closed; what `judge` returns.
@@ -419,7 +430,8 @@ mod tests {
     fn a_slow_link_that_moves_is_not_lost() {
         let (near, far) = unix();
         far.set_patience(PATIENCE).unwrap();
-        // Each byte comes long before the patience ends, and all of them together take many times as long.
+        // Each byte comes long before the patience ends, and all of them together take many times
+        // as long.
         let writer = std::thread::spawn(move || {
             for _ in 0..40 {
                 std::thread::park_timeout(Duration::from_millis(20));

@@ -23,7 +23,8 @@ fn lose_data_page(memory: &GuestMemory) -> (Uffd, *mut libc::c_void) {
     (uffd, page)
 }
 
-/// The library leaves the system call, which has a permission of its own, to hosts without the device.
+/// The library leaves the system call, which has a permission of its own, to hosts without the
+/// device.
 fn by_system_call() -> Uffd {
     // SAFETY: the system call takes flags only; a descriptor that it returns is given away here.
     let uffd = unsafe {

@@ -19,8 +19,8 @@ pub(super) fn trouble(input: &Input) -> String {
 }
 
 impl Driver {
-    /// Says to a source that may be there why its postcopy is paused: only this side knows which link is silent. It has this
-    /// word or not, and the links end.
+    /// Says to a source that may be there why its postcopy is paused: only this side knows which
+    /// link is silent. It has this word or not, and the links end.
     pub(super) fn take_leave(&mut self, outputs: &[Output], trouble: String) {
         let pauses = outputs.iter().any(|output| matches!(output, Output::Paused));
         if let Some(control) = self.control.as_mut().filter(|_| pauses) {

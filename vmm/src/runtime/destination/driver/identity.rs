@@ -19,8 +19,8 @@ pub(super) struct Shared {
 }
 
 impl Driver {
-    /// Compares what the guest boots, and takes over its command line; returns what its disk must show. A source of an older version
-    /// says nothing of either.
+    /// Compares what the guest boots, and takes over its command line; returns what its disk must
+    /// show. A source of an older version says nothing of either.
     pub(super) fn check_identity(&self, identity: Option<Identity>) -> Result<Option<u64>, IdentityError> {
         if let Some(identity) = &identity {
             identity.check_form()?;
@@ -34,8 +34,8 @@ impl Driver {
         Ok(nonce)
     }
 
-    /// Looks whether the disk is the source's, then at the record; on a thread of its own, since storage may take its time, or hang: the
-    /// time for `Hello` bounds that.
+    /// Looks whether the disk is the source's, then at the record; on a thread of its own, since
+    /// storage may take its time, or hang: the time for `Hello` bounds that.
     pub(super) fn look_at_disk(&mut self, shared: Shared) {
         let (Some(nonce), Some(disk)) = (shared.nonce, self.machine.writable_disk()) else {
             return self.disk_seen(Ok(shared.record));

@@ -54,7 +54,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const MOST_REFUSED: usize = 16;
 const NOT_ACTIVE: &str = "only a postcopy that is active can be paused";
 const NOT_LISTENING: &str = "the source is awaited nowhere: give an address with migrate-recover";
-/// Threads of a migration, those of replaced connections included that have not ended yet: several times what one connection has.
+/// Threads of a migration, those of replaced connections included that have not ended yet: several
+/// times what one connection has.
 const MOST_THREADS: usize = 4 * (BULK_LINKS_MAX as usize + 4);
 pub(super) const NOT_PAUSED: &str = "only a postcopy that is paused can be recovered";
 
@@ -354,7 +355,8 @@ impl Driver {
         }
     }
 
-    /// Whether this side can take the guest, as far as a look says; then the worker makes its memory ready.
+    /// Whether this side can take the guest, as far as a look says; then the worker makes its
+    /// memory ready.
     fn check_greeting(&mut self) -> Result<(), String> {
         let bytes = std::mem::take(&mut self.attachment.0);
         let (greeting, announced, identity) =

@@ -41,8 +41,8 @@ impl Driver {
         self.progress.keep_faults();
         match ended {
             Ok(()) => {}
-            // A guest that is lost, or has ended before the rest of its memory came: what waits for a page does so until the
-            // process ends, and must not find zeros.
+            // A guest that is lost, or has ended before the rest of its memory came: what waits
+            // for a page does so until the process ends, and must not find zeros.
             Err(UserfaultError::GuestRuns { remaining } | UserfaultError::Incomplete { remaining }) => {
                 tracing::debug!(remaining, "the guest's pages stay missing");
                 self.keep_machine();
@@ -131,7 +131,8 @@ impl Driver {
         Ok(())
     }
 
-    /// Where the source of a paused postcopy was awaited it is no more: an address that overlaps is about to be taken.
+    /// Where the source of a paused postcopy was awaited it is no more: an address that overlaps
+    /// is about to be taken.
     pub(super) fn stop_listening(&mut self) -> Result<(), &'static str> {
         if !self.paused {
             return Err(NOT_PAUSED);
@@ -148,9 +149,9 @@ impl Driver {
         self.machine.lose_guest(reason);
     }
 
-    /// Leaves the machine to the end of the process, which is near. A VM that is closed by itself would wait in the kernel, for
-    /// ever and unkillably, for a page that KVM asks for on a vCPU's behalf; with the process the watch on its memory goes
-    /// first.
+    /// Leaves the machine to the end of the process, which is near. A VM that is closed by itself
+    /// would wait in the kernel, for ever and unkillably, for a page that KVM asks for on a vCPU's
+    /// behalf; with the process the watch on its memory goes first.
     fn keep_machine(&self) {
         std::mem::forget(self.machine.clone());
     }

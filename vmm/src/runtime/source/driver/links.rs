@@ -154,8 +154,8 @@ impl Driver {
         self.epoch += 1;
     }
 
-    /// Says to a destination that may be there why its postcopy is paused: only this side knows which link is silent. It has
-    /// this word or not, and the links end.
+    /// Says to a destination that may be there why its postcopy is paused: only this side knows
+    /// which link is silent. It has this word or not, and the links end.
     pub(super) fn take_leave(&mut self, outputs: &[Output], trouble: String) {
         let active = self.progress.status() == Some(Status::PostcopyActive);
         let pauses = outputs.iter().any(|output| matches!(output, Output::Status(Status::PostcopyPaused)));

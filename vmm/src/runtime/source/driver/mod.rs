@@ -1,9 +1,11 @@
 //! The thread that carries a source's state machine: events in, outputs carried out, in order.
 //!
-//! Started by [`Outgoing::start`](super::Outgoing::start). It waits only for its inbox and its timers; what blocks is done by
-//! workers, and everything that was opened or started here is gone when it ends. [`links`] opens, uses and closes the links,
-//! [`jobs`] hands work to the workers, [`record`] asks the ownership record, [`throttle`] slows a guest down that writes too fast,
-//! [`explain`] says what a client must know, [`identity`] what both sides must mean alike, [`local`] stands in for the page worker where the memory goes as a whole.
+//! Started by [`Outgoing::start`](super::Outgoing::start). It waits only for its inbox and its
+//! timers; what blocks is done by workers, and everything that was opened or started here is gone
+//! when it ends. [`links`] opens, uses and closes the links, [`jobs`] hands work to the workers,
+//! [`record`] asks the ownership record, [`throttle`] slows a guest down that writes too fast,
+//! [`explain`] says what a client must know, [`identity`] what both sides must mean alike,
+//! [`local`] stands in for the page worker where the memory goes as a whole.
 
 mod explain;
 mod identity;
@@ -59,7 +61,8 @@ pub(super) struct Driver {
     core: Source,
     machine: Arc<Machine>,
     to: Endpoint,
-    /// Where the control link has come to, which page links follow: a name may stand for several addresses.
+    /// Where the control link has come to, which page links follow: a name may stand for several
+    /// addresses.
     reached: Endpoint,
     migration_id: u128,
     progress: Arc<Progress>,

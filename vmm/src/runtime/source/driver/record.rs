@@ -52,8 +52,8 @@ impl Driver {
         });
     }
 
-    /// The handshake in force. A record that the destination does not see decides nothing; it goes on to say that a
-    /// migration is under way.
+    /// The handshake in force. A record that the destination does not see decides nothing; it goes
+    /// on to say that a migration is under way.
     pub(super) fn handshake(&self, handshake: Handshake) {
         self.progress.set_handshake(handshake);
         if self.expects_owned && handshake != Handshake::Owned {
@@ -61,14 +61,16 @@ impl Driver {
         }
     }
 
-    /// Where the operator has given the guest to this side: makes the record say so, before the guest runs if its storage
-    /// answers. What is returned is signalled after the first try; an error means that another process has the guest.
+    /// Where the operator has given the guest to this side: makes the record say so, before the
+    /// guest runs if its storage answers. What is returned is signalled after the first try; an
+    /// error means that another process has the guest.
     pub(super) fn name_the_source(&self) -> Option<Receiver<Result<(), String>>> {
         let record = self.record.as_ref().filter(|_| self.resolved == Some(Owner::Source))?;
         Some(record.seize())
     }
 
-    /// The guest is here, and its disk is held: the record says so, whatever becomes of its storage meanwhile.
+    /// The guest is here, and its disk is held: the record says so, whatever becomes of its
+    /// storage meanwhile.
     pub(super) fn settle_record(&self) {
         if let Some(record) = &self.record {
             record.settle();
