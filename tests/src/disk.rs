@@ -30,6 +30,15 @@ pub fn resize(path: &Path, bytes: u64) {
     file.set_len(bytes).expect("an image can be resized");
 }
 
+/// Makes an image larger by this many bytes.
+///
+/// # Panics
+/// When the file cannot be made larger.
+pub fn grow(path: &Path, bytes: u64) {
+    let now = std::fs::metadata(path).expect("there is an image").len();
+    resize(path, now + bytes);
+}
+
 /// Checks what the guest of this seed has written to an image; see [`intact`].
 ///
 /// # Panics

@@ -52,6 +52,8 @@ impl Stage {
             reboots: false,
             may_end: vec![Ending::SourceRuns],
             cause: vec![],
+            stalled: None,
+            source_becomes: None,
             resume_within: None,
         };
         let writes = image.map(|image| Watch::start(&image, Some(record_of(&image))));
@@ -90,6 +92,10 @@ impl Stage {
             writes: self.writes.map(|watch| watch.and_then(Watch::finish)),
             disk_stamps: image.map(|image| disk::intact(image, self.facts.seed)),
             record: image.map(|image| record::read(&record_of(image))),
+            plain: vec![],
+            conts: vec![],
+            reasons: vec![],
+            image: None,
             next: None,
             left: left::behind(self.scene.lab.directory(), &gone, &pids),
             processes: processes.into(),

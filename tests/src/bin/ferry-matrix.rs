@@ -9,6 +9,9 @@ use ferry_tests::matrix::cell::Cell;
 use ferry_tests::matrix::results::Results;
 use ferry_vmm::report::matrix::{Matrix, Verdict};
 
+/// A run of which one cell in so many was not let happen by the machine has shown too little.
+const ENOUGH: usize = 20;
+
 /// The fault matrix's clerk.
 #[derive(Debug, Parser)]
 #[command(version)]
@@ -66,6 +69,14 @@ fn tell(matrix: &Matrix) -> ExitCode {
             cell.rerun
         );
     }
-    println!("{} cells, {} failed, {:.0} s", matrix.cells.len(), failed.len(), matrix.seconds);
-    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let starved: Vec<_> = matrix.cells.iter().filter(|cell| cell.verdict == Verdict::Skip).collect();
+    for cell in &starved {
+        println!("NO RESULT {}\n       {}", cell.name, cell.why.as_deref().unwrap_or_default());
+    }
+    let (cells, failed, starved) = (matrix.cells.len(), failed.len(), starved.len());
+    println!("{cells} cells, {failed} failed, {starved} not let happen by the machine, {:.0} s", matrix.seconds);
+    if starved * ENOUGH > cells {
+        println!("too many were not let happen: give the machine less to do, or run fewer at a time (--jobs)");
+    }
+    if failed == 0 && starved * ENOUGH <= cells { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

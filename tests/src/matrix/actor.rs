@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::evidence::{Event, Exit, Process, Role};
 use super::oracles::leaks::more;
 use crate::procfs::{self, Inventory};
-use crate::wait::poll;
+use crate::wait::{poll, wait_for};
 use crate::{Ferry, GuestLog};
 
 /// For threads and descriptors of a migration that has ended.
@@ -18,6 +18,9 @@ const GOES: Duration = Duration::from_secs(3);
 /// For what a process that is asked to end does, and for what the kernel does with its VM: it waits for a worker, which a busy host may
 /// not run for ten seconds.
 const END: Duration = Duration::from_secs(60);
+
+/// For the kernel to end a process that was killed.
+const KILLED: Duration = Duration::from_secs(120);
 
 /// A process of a cell.
 #[derive(Debug)]
@@ -141,8 +144,13 @@ impl Actor {
     pub fn kill(&mut self) {
         self.drain_events();
         self.killed = Some(SystemTime::now());
-        self.ferry.kill();
-        let _ended = self.has_ended();
+        self.kill_for_sure();
+    }
+
+    /// A process that has SIGKILL executes nothing of its own any more: how long it takes to go is the kernel's matter.
+    fn kill_for_sure(&mut self) {
+        self.ferry.signal(Signal::KILL);
+        wait_for(&format!("the kernel to end {}", self.ferry.label()), KILLED, || self.has_ended());
     }
 
     /// Stops it by a signal for a while. One that has stopped itself is stopped already.
@@ -161,20 +169,26 @@ impl Actor {
     }
 
     /// Tells it to end.
-    pub fn tell_to_quit(&mut self) {
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn tell_to_quit(&mut self) -> Result<(), String> {
         self.drain_events();
-        self.quit = true;
-        let _ = self.ask("quit", json!({}));
+        let answer = self.try_ask("quit", json!({})).map(drop);
+        // One that ends may do so before it has answered.
+        self.quit = answer.is_ok() || self.view() == View::Ended;
+        if self.quit { Ok(()) } else { answer }
     }
 
     /// Ends it, one way or the other; true if it did so by itself.
     pub fn end(&mut self) -> bool {
         if !self.has_ended() {
-            self.tell_to_quit();
+            // One that needs to be asked twice is found below.
+            let _ = self.tell_to_quit();
         }
         let ended = poll(END, || self.has_ended().then_some(())).is_some();
         if !ended {
-            self.ferry.kill();
+            self.kill_for_sure();
         }
         ended
     }

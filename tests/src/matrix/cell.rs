@@ -5,7 +5,7 @@ use std::fmt;
 
 use ferry_migration::Handshake;
 
-use crate::relay::Spot;
+use crate::relay::{Lane, Spot};
 
 /// One experiment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +83,8 @@ pub enum What {
     Close,
     /// Nothing passes any more, in no direction or not from this side, and nothing is closed.
     BlackHole(Option<Side>),
+    /// What this side sends on this one link passes no more; the link stays open, and the others go on.
+    Stall(Lane, Side),
     /// The frame and what follows it come later than every deadline.
     Delay,
     /// The bytes of the frame arrive one by one.
@@ -105,6 +107,8 @@ pub enum What {
     Stop,
     /// The operator stops the guest and lets it go on.
     StopCont,
+    /// The operator lets the guest run, wherever it is: `cont` to both sides.
+    Cont,
     /// The operator ends the process.
     Quit(Side),
     /// The operator resets the guest.
@@ -115,8 +119,20 @@ pub enum What {
     GuestReboots,
     /// The guest shuts down.
     GuestShutsDown,
+    /// A plain `ferry run` of the same guest on the same disk.
+    PlainRun,
+    /// The same, one after the other for as long as the migration goes on.
+    PlainRuns,
     /// A third process takes the disk's lock when the source lets go of it, and keeps it for a while.
     DiskLocked,
+    /// The same, and every connection is reset: the source has the guest and cannot take its disk back.
+    LockedOut,
+    /// The disk image is made larger.
+    ImageGrows,
+    /// Another file takes the place of the disk image: its path names a copy.
+    ImageReplaced,
+    /// The destination's disk is another file of the same size.
+    ImageOther,
     /// The ownership record is as a crash in the middle of a write would leave it.
     RecordTorn,
     /// A third process holds the record's lock for a while.
@@ -158,15 +174,35 @@ impl Cell {
         match self.what {
             What::Kill(side) | What::Freeze(side) | What::Quit(side) => side.into(),
             What::Rule(_, rule) => rule.place,
-            What::DiskLocked => Place::Disk,
+            What::DiskLocked
+            | What::LockedOut
+            | What::PlainRun
+            | What::PlainRuns
+            | What::ImageGrows
+            | What::ImageReplaced
+            | What::ImageOther => Place::Disk,
             What::RecordTorn | What::RecordLocked => Place::Record,
             What::Stranger => Place::Destination,
             What::Cancel | What::SecondMigration => Place::Source,
-            What::Stop | What::StopCont | What::SystemReset | What::GuestReboots | What::GuestShutsDown => {
+            What::Stop | What::StopCont | What::Cont | What::SystemReset | What::GuestReboots | What::GuestShutsDown => {
                 Place::Source
             }
             _ => Place::Link,
         }
+    }
+
+    /// Whether the guest has an ownership record: with `owned`, and where the cell is about a third process, which the record keeps
+    /// out with either handshake.
+    #[must_use]
+    pub fn has_record(&self) -> bool {
+        self.handshake == Handshake::Owned
+            || matches!(self.what, What::PlainRun | What::PlainRuns | What::LockedOut)
+    }
+
+    /// Whether the guest is told on its serial port to end.
+    #[must_use]
+    pub fn guest_ends(&self) -> bool {
+        matches!(self.what, What::GuestReboots | What::GuestShutsDown)
     }
 
     /// The cell's name: unique, and without a space.
@@ -246,6 +282,9 @@ impl fmt::Display for What {
             What::Close => f.write_str("close"),
             What::BlackHole(None) => f.write_str("black-hole"),
             What::BlackHole(Some(side)) => write!(f, "black-hole-from-{side}"),
+            What::Stall(Lane::Control, side) => write!(f, "stall-control-from-{side}"),
+            What::Stall(Lane::Urgent, side) => write!(f, "stall-urgent-from-{side}"),
+            What::Stall(Lane::Bulk(number), side) => write!(f, "stall-bulk-{number}-from-{side}"),
             What::Delay => f.write_str("delay"),
             What::Trickle => f.write_str("trickle"),
             What::FlipBit => f.write_str("flip-bit"),
@@ -257,12 +296,19 @@ impl fmt::Display for What {
             What::Cancel => f.write_str("cancel"),
             What::Stop => f.write_str("stop"),
             What::StopCont => f.write_str("stop-cont"),
+            What::Cont => f.write_str("cont"),
             What::Quit(side) => write!(f, "quit-{side}"),
             What::SystemReset => f.write_str("system-reset"),
             What::SecondMigration => f.write_str("second-migration"),
             What::GuestReboots => f.write_str("guest-reboots"),
             What::GuestShutsDown => f.write_str("guest-shuts-down"),
+            What::PlainRun => f.write_str("plain-run"),
+            What::PlainRuns => f.write_str("plain-runs"),
             What::DiskLocked => f.write_str("disk-locked"),
+            What::LockedOut => f.write_str("locked-out"),
+            What::ImageGrows => f.write_str("image-grows"),
+            What::ImageReplaced => f.write_str("image-replaced"),
+            What::ImageOther => f.write_str("image-other"),
             What::RecordTorn => f.write_str("record-torn"),
             What::RecordLocked => f.write_str("record-locked"),
             What::Rule(side, rule) => {

@@ -10,6 +10,7 @@ use serde_json::json;
 use super::act::Props;
 use super::actor::View;
 use super::cell::{Place, Side, What};
+use super::evidence::Reason;
 use super::stage::{DEADLINE, Stage};
 use crate::wait::poll;
 
@@ -39,8 +40,10 @@ impl Stage {
         let mut hurt = true;
         for _ in 0..ATTEMPTS {
             let views = self.rest(hurt && self.cell.place() == Place::Record)?;
+            self.note_reasons(views);
             // What was kept from passing, or failed, works again: the operator goes on from there.
             self.relay.heal();
+            self.mended = true;
             if std::mem::take(&mut hurt) && self.mend(props) {
                 continue;
             }
@@ -55,15 +58,52 @@ impl Stage {
                     let refused = |why| format!("the operator's word was refused: {why}");
                     self.source.try_ask("x-ferry-resolve", word).map_err(refused)?;
                 }
-                views => return Ok(self.stand(views)),
+                views => {
+                    let stand = self.stand(views);
+                    self.cont_at_the_end(stand);
+                    return Ok(stand);
+                }
             }
         }
         Err("the operator does what the guide says, and it helps nothing".to_owned())
     }
 
+    /// Keeps what the sides say of how things stand: a reason goes when the migration goes on.
+    fn note_reasons(&mut self, views: [View; 2]) {
+        for (actor, view) in [&self.source, &self.destination].into_iter().zip(views) {
+            let text = actor.error().to_owned();
+            if let (View::Answers(status, _), false) = (view, text.is_empty()) {
+                self.reasons.push(Reason { role: actor.role, status, text });
+            }
+        }
+    }
+
+    /// Where the guest is the source's, `cont` lets it run; where it is not, `cont` is refused.
+    fn cont_at_the_end(&mut self, stand: Stand) {
+        let answers = matches!(self.source.view(), View::Answers(..));
+        match stand {
+            _ if !answers || self.cell.what == What::Stop => {}
+            Stand::AtSource => self.try_cont(true, "the source has the guest"),
+            Stand::AtDestination => self.try_cont(false, "the destination has the guest"),
+            Stand::Lost | Stand::Ended => self.try_cont(false, "the guest was at the destination"),
+        }
+    }
+
     /// Ends what goes on hurting; true if somebody may have waited for that.
     fn mend(&mut self, props: &mut Props) -> bool {
+        self.plain.extend(props.end_runs());
+        self.put_image_back();
+        let locked_out = props.has_disk() && self.lacks_its_disk();
+        if locked_out {
+            self.try_cont(false, "a third process has the disk's lock");
+        }
         let struck = props.strike();
+        if locked_out && self.cell.has_record() {
+            // Nobody holds the lock now: the record keeps others out.
+            let run = self.plain_run().run(self.plain.len());
+            self.notes.say(format!("the plain run: {}", run.says));
+            self.plain.push(run);
+        }
         let rule = matches!(self.cell.what, What::Rule(..)) && self.cell.place() == Place::Record;
         if rule {
             self.notes.say("the record's storage works again");
@@ -74,7 +114,12 @@ impl Stage {
         if struck {
             self.retry();
         }
-        struck || rule || matches!(self.cell.what, What::BlackHole(_))
+        struck || rule || matches!(self.cell.what, What::BlackHole(_) | What::Stall(..))
+    }
+
+    /// Whether the source's migration has failed and its guest stands still.
+    fn lacks_its_disk(&mut self) -> bool {
+        matches!(self.source.view(), View::Answers(Some(Status::Failed), false))
     }
 
     /// Whoever has the guest and could not run it may try again.
@@ -110,7 +155,9 @@ impl Stage {
         let mut before = [View::Silent; 2];
         let mut since = Instant::now();
         let at_rest = poll(WITHIN, || {
-            self.tend(true);
+            // Before a silent link is missed there must be something that it owes.
+            let hurries = !matches!(self.cell.what, What::Stall(..)) || self.mended;
+            self.tend(hurries);
             let now = [self.source.view(), self.destination.view()];
             if now != before {
                 (before, since) = (now, Instant::now());

@@ -34,6 +34,14 @@ pub struct Evidence {
     pub disk_stamps: Option<Result<usize, String>>,
     /// The ownership record when all had settled, or why it cannot be read. `None`: the guest has none.
     pub record: Option<Result<RecordView, String>>,
+    /// Plain runs of the same guest on the same disk beside the migration.
+    pub plain: Vec<PlainRun>,
+    /// What became of `cont` when the migration had ended.
+    pub conts: Vec<ContTried>,
+    /// What the sides gave as the reason whenever the migration had come to rest, oldest first.
+    pub reasons: Vec<Reason>,
+    /// Whether the process that runs the guest has the image open that the guest began with. `None`: nobody runs it.
+    pub image: Option<Result<(), String>>,
     /// Whether a migration after this one succeeded. `None`: none was tried.
     pub next: Option<Result<(), String>>,
     /// What processes that have ended by themselves left in the file system or behind them, each named for people.
@@ -61,8 +69,64 @@ pub struct CellFacts {
     pub may_end: Vec<Ending>,
     /// Words of which the reason for a failure must have at least one; none asks for nothing.
     pub cause: Vec<String>,
+    /// The link that was made to stall, if one was.
+    pub stalled: Option<Stalled>,
+    /// What the source's migration must have come to; `None`: that is not on trial.
+    pub source_becomes: Option<Status>,
     /// Longest time from the break to a guest that runs again. It includes the time in which the break is noticed. `None`: not judged.
     pub resume_within: Option<Duration>,
+}
+
+/// A link that was made to stall.
+#[derive(Clone, Debug, Serialize)]
+pub struct Stalled {
+    /// A word for it, which the reason of a loss has.
+    pub link: String,
+    /// Longest time from the stall to the loss.
+    pub within: Duration,
+    /// How long a link that owes something may be silent.
+    pub silent: Duration,
+    /// Whether something was to pass on it, by what the relay saw.
+    pub owed: bool,
+}
+
+/// A plain `ferry run` of the guest on its disk.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlainRun {
+    /// When it was started.
+    pub at: SystemTime,
+    /// When it had ended.
+    pub ended: SystemTime,
+    /// Its exit status; `None` when it had to be killed.
+    pub code: Option<i32>,
+    /// Whether its guest said something.
+    pub booted: bool,
+    /// Its last words.
+    pub says: String,
+    /// Whom the record named before and after it.
+    pub named: [Option<Named>; 2],
+}
+
+/// `cont` at the source, when the migration had come to rest.
+#[derive(Clone, Debug, Serialize)]
+pub struct ContTried {
+    /// Whether it has to be accepted, and the guest to run then; else it has to be refused.
+    pub must_run: bool,
+    /// Why the one or the other.
+    pub because: String,
+    /// The answer; when it was accepted, an error also if the guest does not run then.
+    pub answer: Result<(), String>,
+}
+
+/// What a process gave as the reason for how its migration stands.
+#[derive(Clone, Debug, Serialize)]
+pub struct Reason {
+    /// Who.
+    pub role: Role,
+    /// The status that it explains.
+    pub status: Option<Status>,
+    /// Its text.
+    pub text: String,
 }
 
 /// How a migration can end for the guest.

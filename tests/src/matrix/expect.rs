@@ -6,9 +6,11 @@ use std::time::Duration;
 use ferry_migration::Handshake;
 
 use super::cell::{Cell, Mode, Outcome, Place, Side, What, When};
-use super::evidence::Ending;
+use super::evidence::{Ending, Stalled};
 use super::stage::{DEADLINE, Stage};
-use crate::relay::Spot;
+use ferry_migration::Status;
+
+use crate::relay::{self, Lane, Link, Spot};
 
 /// On top of the deadline by which a silent peer is noticed, on a machine with more work than cores.
 const SLACK: Duration = Duration::from_secs(2);
@@ -57,16 +59,21 @@ pub fn endings(cell: &Cell, known: Known) -> Vec<Ending> {
             vec![DestinationRuns]
         }
         What::GuestReboots => vec![SourceRuns, DestinationRuns],
+        // A copy of the image is another disk: before both have opened the first one, the destination is refused.
+        What::ImageOther => vec![SourceRuns],
+        What::ImageReplaced if early(cell) => vec![SourceRuns],
+        What::ImageReplaced => vec![SourceRuns, DestinationRuns],
+        What::PlainRun | What::PlainRuns | What::Cont | What::ImageGrows => undisturbed(cell),
         What::Cancel if known.permit_sent => vec![DestinationRuns],
         What::Cancel => vec![SourceRuns],
+        What::Quit(Side::Source) if known.permit_sent && postcopy => vec![DestinationRuns],
         What::Quit(Side::Source) if known.permit_sent => vec![DestinationRuns, GuestEnded, Lost],
         // The guest ends with its process, and says nothing.
         What::Quit(Side::Source) => vec![GuestEnded, Lost],
-        What::Quit(Side::Destination) if known.permit_sent => match postcopy {
-            // Whoever quits the side that has the guest ends the guest.
-            true => [vec![GuestEnded, DestinationRuns, Lost], after_permit(cell)].concat(),
-            false => [vec![GuestEnded, DestinationRuns, Lost], after_permit(cell)].concat(),
-        },
+        // Whoever quits the side that has the guest ends the guest.
+        What::Quit(Side::Destination) if known.permit_sent => {
+            [vec![GuestEnded, DestinationRuns, Lost], after_permit(cell)].concat()
+        }
         What::Quit(Side::Destination) => vec![SourceRuns],
         What::Kill(Side::Source) if !known.permit_sent => vec![Lost],
         What::Kill(Side::Source) => vec![Lost, DestinationRuns],
@@ -85,6 +92,52 @@ pub fn endings(cell: &Cell, known: Known) -> Vec<Ending> {
         _ if known.permit_sent => [vec![DestinationRuns], after_permit(cell)].concat(),
         _ => vec![SourceRuns],
     }
+}
+
+/// What becomes of a migration to which nothing happens but what leads to the cell's moment.
+fn undisturbed(cell: &Cell) -> Vec<Ending> {
+    let fails = match cell.when {
+        When::Frame(Spot::Message(name)) => {
+            super::catalogue::is_last_resort(name) && name != "RecoverRefused"
+        }
+        When::Step(_, name) => matches!(name, "TakeBack" | "ResumeGuest" | "GiveBack"),
+        _ => false,
+    };
+    vec![if fails { Ending::SourceRuns } else { Ending::DestinationRuns }]
+}
+
+/// Whether the moment lies before the sides have greeted each other.
+fn early(cell: &Cell) -> bool {
+    matches!(cell.when, When::Throughout | When::Frame(Spot::Message("Hello")))
+}
+
+/// The link that a cell stalls, and what must come of that.
+#[must_use]
+pub fn stalled(stage: &Stage) -> Option<Stalled> {
+    let What::Stall(lane, side) = stage.cell.what else { return None };
+    let (name, link) = match lane {
+        Lane::Control => ("control", Link::Control),
+        Lane::Bulk(_) => ("bulk", Link::Bulk),
+        Lane::Urgent => ("urgent", Link::Urgent),
+    };
+    let place = (link, relay::Side::from(side));
+    let frames = stage.relay.frames();
+    let mut there = frames.iter().filter(|frame| (frame.link, frame.from) == place);
+    let owed = there.any(|frame| frame.fate.as_ref().is_some_and(|fate| fate.contains("stalled")));
+    Some(Stalled { link: name.to_owned(), within: DEADLINE * 2 + SLACK, silent: DEADLINE, owed })
+}
+
+/// What the source's migration must have come to, where who ends it decides that.
+#[must_use]
+pub fn source_becomes(cell: &Cell, known: Known) -> Option<Status> {
+    let leaves = matches!(cell.what, What::Quit(Side::Destination) | What::GuestShutsDown);
+    // Before that, the destination may not have had the guest when it was told to end.
+    let had_it = match cell.when {
+        When::Frame(Spot::Message("Started" | "Drained" | "DrainedAck")) => true,
+        When::Frame(Spot::Request(_) | Spot::UrgentPages(_) | Spot::UrgentPreamble) => cell.mode == Mode::Recovered,
+        _ => false,
+    };
+    (leaves && had_it && known.started).then_some(Status::Completed)
 }
 
 /// What a source may come to once it has sent the permit, if it does not hear that the guest runs.
@@ -129,6 +182,7 @@ pub fn cause(cell: &Cell) -> Vec<String> {
         }
         What::Cancel => &["cancel"],
         What::DiskLocked => &["lock"],
+        What::ImageOther => &["disk", "image"],
         _ if provoked(cell) => return Vec::new(),
         _ => &[],
     };

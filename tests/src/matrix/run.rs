@@ -2,7 +2,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ferry_migration::Handshake;
 use ferry_vmm::report::matrix::{self as report, Finding};
@@ -16,49 +17,84 @@ use super::moment::{Broken, Phase};
 use super::next;
 use super::oracles::{ORACLES, Verdict, resume};
 use super::stage::Stage;
+use super::starve;
 use super::timeline;
-use super::watch::{left, record};
+use super::watch::{Strain, image, left, record};
 use crate::relay::{Fault, Spot};
 use crate::wait::poll;
 use crate::{disk, replay};
 
-/// How often a cell waits for its moment.
+/// How often a cell waits for its moment, and how often it is tried on a machine that keeps it from happening.
 const TRIES: u32 = 3;
+/// No further try begins so long after the first.
+const ENOUGH: Duration = Duration::from_secs(240);
 
 /// Runs a cell. `keep`: where the files of a cell that fails are put. `None` where KVM is skipped.
+///
+/// A cell that fails in a way that a starved machine explains, on a machine that was measured to have starved it, says nothing:
+/// it is tried again, and after [`TRIES`] of these it counts as not let happen.
 #[must_use]
 pub fn run(cell: &Cell, seed: u64, keep: &Path) -> Option<report::Cell> {
     let began = Instant::now();
-    // Whatever happens to it, a cell has a result.
-    let ran = catch_unwind(AssertUnwindSafe(|| to_the_end(cell, seed, keep)));
-    let mut cell = ran.unwrap_or_else(|panic| {
-        let why = Some(format!("the harness broke off: {}", text_of(&*panic)));
-        Some(report::Cell { verdict: report::Verdict::Fail, why, ..unplayed(cell, seed) })
-    })?;
+    let mut starved = Vec::new();
+    let mut cell = loop {
+        let strain = Arc::new(Strain::start());
+        // Whatever happens to it, a cell has a result.
+        let ran = catch_unwind(AssertUnwindSafe(|| once(cell, seed, keep, &strain)));
+        let ran = ran.unwrap_or_else(|panic| {
+            let why = Some(format!("the harness broke off: {}", text_of(&*panic)));
+            Some(Ran::of(report::Cell { verdict: report::Verdict::Fail, why, ..unplayed(cell, seed) }))
+        })?;
+        let Some(excuse) = starve::excuse(&ran, &strain.denied()) else { break ran.cell };
+        starved.push(format!("{excuse} ({})", ran.cell.why.as_deref().unwrap_or_default()));
+        if starved.len() >= TRIES as usize || began.elapsed() > ENOUGH {
+            let why = format!("not let happen: the machine starved it in {} tries: {}", starved.len(), starved.join("; "));
+            break report::Cell { verdict: report::Verdict::Skip, why: Some(why), ..ran.cell };
+        }
+    };
     cell.millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     Some(cell)
 }
 
-fn to_the_end(cell: &Cell, seed: u64, keep: &Path) -> Option<report::Cell> {
-    let mut tries = 1;
+/// One try of a cell.
+#[derive(Debug)]
+pub struct Ran {
+    /// What came of it.
+    pub cell: report::Cell,
+    /// The moment did not come, and the migration went well.
+    pub missed: bool,
+}
+
+impl Ran {
+    fn of(cell: report::Cell) -> Self {
+        Ran { cell, missed: false }
+    }
+}
+
+fn once(cell: &Cell, seed: u64, keep: &Path, strain: &Arc<Strain>) -> Option<Ran> {
+    let (mut tries, mut missed) = (1, false);
     let (stage, played_out) = loop {
-        let mut stage = Stage::set(cell, seed)?;
+        let mut stage = Stage::set(cell, seed, strain.clone())?;
         let played = catch_unwind(AssertUnwindSafe(|| play(&mut stage)));
         match played {
             Ok(Ok(played)) => break (stage, Ok(played)),
             // The guest did not need a page in time, or the host was busy elsewhere: nothing was tried yet.
             Ok(Err(Broken::NeverCame(_))) if tries < TRIES => tries += 1,
-            Ok(Err(Broken::NeverCame(why) | Broken::Off(why))) => break (stage, Err(why)),
+            Ok(Err(Broken::NeverCame(why))) => {
+                missed = stage.went_well();
+                break (stage, Err(why));
+            }
+            Ok(Err(Broken::Off(why))) => break (stage, Err(why)),
             // A busy host was so slow that the guest had ended before the migration began.
             Err(_) if !stage.begun && tries < TRIES => tries += 1,
             Err(panic) => break (stage, Err(text_of(&*panic))),
         }
     };
-    Some(conclude(stage, played_out, keep))
+    Some(Ran { cell: conclude(stage, played_out, keep), missed })
 }
 
 /// A cell of which nothing is known yet.
-fn unplayed(cell: &Cell, seed: u64) -> report::Cell {
+pub(super) fn unplayed(cell: &Cell, seed: u64) -> report::Cell {
     report::Cell {
         name: cell.name(),
         mode: timeline::mode(cell.mode),
@@ -141,6 +177,7 @@ fn gather(stage: &mut Stage, stand: Stand) -> Evidence {
     let settled = std::time::SystemTime::now();
     let known = Known::of(stage);
     let processes = vec![stage.source.evidence(), stage.destination.evidence()];
+    let image = image::of_runner(&stage.image, &processes);
     let cell = &stage.cell;
     // A record that one side cannot reach when they greet each other is none for this migration.
     let says_setup = processes[0].final_info.as_ref().and_then(|info| info.x_ferry_handshake) == Some(Handshake::Setup);
@@ -155,6 +192,8 @@ fn gather(stage: &mut Stage, stand: Stand) -> Evidence {
         reboots: cell.what == What::GuestReboots,
         may_end: expect::endings(cell, known),
         cause: expect::cause(cell),
+        stalled: expect::stalled(stage),
+        source_becomes: expect::source_becomes(cell, known),
         resume_within: expect::resume_within(cell, known),
     };
     stage.notes.say(format!("nothing changes any more: {stand:?}"));
@@ -167,6 +206,10 @@ fn gather(stage: &mut Stage, stand: Stand) -> Evidence {
         writes: None,
         disk_stamps: None,
         record: (in_force == Handshake::Owned).then(|| record::read(&stage.record())),
+        plain: stage.plain.clone(),
+        conts: stage.conts.clone(),
+        reasons: stage.reasons.clone(),
+        image,
         next: None,
         left: Vec::new(),
     }
@@ -185,10 +228,13 @@ fn conclude(mut stage: Stage, played: Result<Played, String>, keep: &Path) -> re
         Err(why) => (None, Some(why)),
     };
     let frames = stage.relay.frames();
-    let mut gone: Vec<PathBuf> = Vec::new();
+    let (mut gone, mut stay): (Vec<PathBuf>, Vec<String>) = (Vec::new(), Vec::new());
     for actor in [&mut stage.source, &mut stage.destination] {
-        if !actor.was_killed() && actor.end() {
-            gone.push(actor.ferry.qmp_path().to_owned());
+        if !actor.was_killed() {
+            match actor.end() {
+                true => gone.push(actor.ferry.qmp_path().to_owned()),
+                false => stay.push(format!("itself: {} did not end when it was told to", actor.ferry.label())),
+            }
         }
     }
     let Stage { cell, seed, spec, image, source, destination, relay, sampler, writes, notes, lab, .. } = stage;
@@ -201,6 +247,7 @@ fn conclude(mut stage: Stage, played: Result<Played, String>, keep: &Path) -> re
         evidence.writes = Some(writes.map(|writes| of_this_migration(writes, evidence.cell.record)));
         evidence.disk_stamps = Some(disk::intact(&image, spec.workload.seed));
         evidence.left = left::behind(lab.directory(), &gone, &[]);
+        evidence.left.extend(stay);
         for (name, judge) in ORACLES {
             let verdict = catch_unwind(|| judge(evidence)).unwrap_or_else(|panic| Verdict::Fail(text_of(&*panic)));
             let (verdict, says) = match verdict {

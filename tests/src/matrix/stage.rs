@@ -2,19 +2,21 @@
 //! third party that watches.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use ferry_guest::workload::{Exit, Order, Rate};
+use ferry_guest::workload::{Order, Rate};
 use ferry_migration::Handshake;
 use ferry_migration::info::Status;
 use ferry_vmm::qmp::client::Client;
 use serde_json::{Value, json};
 
 use super::actor::{Actor, View};
+use super::catalogue::stalls::BULK_LINKS;
 use super::cell::{Cell, Mode, Side, What, When};
-use super::evidence::Role;
+use super::evidence::{ContTried, PlainRun, Reason, Role};
 use super::note::Notes;
-use super::watch::{Sampler, disk};
+use super::watch::{Sampler, Strain, disk};
 use crate::random::Random;
 use crate::relay::{Relay, Spot};
 use crate::wait::{LONG, wait_until};
@@ -22,10 +24,10 @@ use crate::{Ferry, GuestLog, Lab, Spec};
 
 /// What a side waits for an answer, for a load, or for a sign of life.
 pub const DEADLINE: Duration = Duration::from_millis(1500);
+/// Bytes of the disk image.
+const IMAGE: u64 = 256 << 10;
 /// The bandwidth while a moment is awaited, so that there is something left to be sent.
 const SLOW: u64 = 8 << 20;
-/// How long a guest that ends by itself lives.
-const LIFE_MS: u64 = 1200;
 
 /// A cell's stage.
 #[derive(Debug)]
@@ -38,8 +40,9 @@ pub struct Stage {
     pub seed: u64,
     /// What the machines are made of.
     pub spec: Spec,
-    /// The disk image.
+    /// The disk image that the guest began with; its path changes when another takes its place.
     pub image: PathBuf,
+    record: PathBuf,
     /// Has the guest.
     pub source: Actor,
     /// Is to get it.
@@ -48,14 +51,24 @@ pub struct Stage {
     pub relay: Relay,
     /// The processes' CPU time.
     pub sampler: Sampler,
+    /// What the machine denied them.
+    pub strain: Arc<Strain>,
     /// Who writes into the image.
     pub writes: Result<disk::Watch, String>,
     /// What the harness did.
     pub notes: Notes,
+    /// Plain runs of the same guest beside the migration.
+    pub plain: Vec<PlainRun>,
+    /// What became of `cont` where the migration had ended.
+    pub conts: Vec<ContTried>,
+    /// What the sides gave as the reason while the migration had come to rest.
+    pub reasons: Vec<Reason>,
     /// A destination that waits for another guest, with the relay to the right one while this one has its place.
     pub wrong: Option<(Ferry, Relay)>,
     /// The migration under test has begun.
     pub begun: bool,
+    /// What was broken works again.
+    pub mended: bool,
     asked_for_postcopy: bool,
     at_full_speed: bool,
     /// The last to go, so that a failed cell's files can be kept.
@@ -68,20 +81,26 @@ impl Stage {
     /// # Panics
     /// When a process does not start.
     #[must_use]
-    pub fn set(cell: &Cell, seed: u64) -> Option<Self> {
+    pub fn set(cell: &Cell, seed: u64, strain: Arc<Strain>) -> Option<Self> {
         let lab = Lab::new()?;
         let mut random = Random(seed);
-        let image = crate::disk::image(&lab, "disk.img", 256 << 10);
+        let image = crate::disk::image(&lab, "disk.img", IMAGE);
         let spec = spec(cell, &mut random).disk(&image);
         let source = lab.start(&spec);
         let mut guest = GuestLog::new(&source, spec.cpus);
         guest.wait_ready();
         guest.wait_reports(1);
-        let destination = lab.start_destination(&spec_of_destination(cell, &spec, &mut random));
+        let mut of_destination = spec_of_destination(cell, &spec, &mut random);
+        if cell.what == What::ImageOther {
+            of_destination = of_destination.disk(&crate::disk::image(&lab, "other.img", IMAGE));
+        }
+        let destination = lab.start_destination(&of_destination);
         let relay = Relay::new(&destination.wait_listening(), None);
-        let record = (cell.handshake == Handshake::Owned).then(|| image.with_extension("img.owner"));
-        let writes = disk::Watch::start(&image, record);
+        let record = image.with_extension("img.owner");
+        let writes = disk::Watch::start(&image, (cell.handshake == Handshake::Owned).then(|| record.clone()));
         let sampler = Sampler::start();
+        strain.watch("the source", source.pid());
+        strain.watch("the destination", destination.pid());
         let source = Actor::new(source, Role::Source);
         let destination = Actor::new(destination, Role::Destination);
         sampler.watch(0, source.ferry.pid());
@@ -92,14 +111,20 @@ impl Stage {
             seed,
             spec,
             image,
+            record,
             source,
             destination,
             relay,
             sampler,
+            strain,
             writes,
             notes: Notes::new(),
+            plain: Vec::new(),
+            conts: Vec::new(),
+            reasons: Vec::new(),
             wrong: None,
             begun: false,
+            mended: false,
             asked_for_postcopy: false,
             at_full_speed: false,
             lab,
@@ -109,7 +134,7 @@ impl Stage {
     /// Where the ownership record is.
     #[must_use]
     pub fn record(&self) -> PathBuf {
-        self.image.with_extension("img.owner")
+        self.record.clone()
     }
 
     /// Sets what a migration of this cell needs.
@@ -120,27 +145,41 @@ impl Stage {
         }
         // Every lever of speed keeps the promises of safety.
         let channels = self.random.one_of(&[1, 2, 3]);
+        // The last of several must be there to stall.
+        let channels = if matches!(self.cell.what, What::Stall(..)) { BULK_LINKS } else { channels };
         if channels > 1 {
             self.source.ferry.use_channels(channels);
         }
         if self.random.one_of(&[true, false]) {
             self.source.ferry.switch_on("auto-converge");
         }
-        let slow = postcopy || self.wants_rounds();
+        let stalls = matches!(self.cell.what, What::Stall(..));
+        let slow = postcopy || stalls || self.wants_rounds();
         // Compressed, the guest's pages would be gone before their moment comes.
         if !slow && self.random.one_of(&[true, false]) {
             self.source.ferry.set_parameters(json!({ "x-ferry-compression": "lz4" }));
         }
-        // A guest that ends by itself is waited for while a frame is held.
+        if self.cell.handshake == Handshake::Setup && self.cell.has_record() {
+            self.source.ferry.set_parameters(json!({ "x-ferry-handshake": "setup" }));
+        }
+        // What is waited for while a frame is held must not be what breaks the migration.
         let deadline = match self.cell.what {
             What::GuestReboots | What::GuestShutsDown => 3 * DEADLINE,
+            What::PlainRun | What::PlainRuns => 8 * DEADLINE,
             _ => DEADLINE,
         };
         let ms = deadline.as_millis();
         self.source.ferry.set_parameters(json!({
-            "max-bandwidth": if slow { SLOW } else { 0 }, "downtime-limit": if slow { 1 } else { 300 },
+            "max-bandwidth": if stalls { SLOW / 4 } else if slow { SLOW } else { 0 }, "downtime-limit": if slow { 1 } else { 300 },
             "x-ferry-setup-timeout-ms": ms, "x-ferry-load-timeout-ms": ms, "x-ferry-heartbeat-timeout-ms": ms,
         }));
+    }
+
+    /// Whether the migration is completed on both sides.
+    pub fn went_well(&mut self) -> bool {
+        let completed = |view: View| matches!(view, View::Answers(Some(Status::Completed), _));
+        let destination = completed(self.destination.view());
+        completed(self.source.view()) && destination
     }
 
     /// Begins the migration under test.
@@ -181,6 +220,11 @@ impl Stage {
         let waits = of_a_round && self.cell.mode == Mode::Postcopy && self.notes.broken.is_none();
         let wants_postcopy = self.cell.mode != Mode::Precopy && !self.asked_for_postcopy && !waits;
         if !wants_postcopy && (self.at_full_speed || !in_a_hurry) {
+            return;
+        }
+        // A source that is about to stand still before it goes on to `active` would keep the one who asks it waiting.
+        let stands_early = matches!(self.cell.when, When::Step(Side::Source, "Connect" | "WriteNonce"));
+        if stands_early && self.notes.broken.is_none() {
             return;
         }
         let View::Answers(Some(status), _) = self.source.view() else { return };
@@ -244,12 +288,9 @@ fn spec(cell: &Cell, random: &mut Random) -> Spec {
         load.order = random.one_of(&[Order::Seq, Order::Rand]);
         load.report_ms = 50;
         load.seed = 1 + random.below(1 << 32);
-        if matches!(cell.what, What::GuestReboots | What::GuestShutsDown) {
-            load.runtime_ms = LIFE_MS;
-            load.exit = if cell.what == What::GuestReboots { Exit::Reboot } else { Exit::Shutdown };
-        }
     });
-    if cell.handshake == Handshake::Setup {
+    spec.console = cell.guest_ends();
+    if !cell.has_record() {
         spec.more = vec!["--ownership".into(), "none".into()];
     }
     spec

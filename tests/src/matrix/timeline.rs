@@ -8,7 +8,7 @@ use super::actor::Actor;
 use super::cell::{Cell, Mode, Place, What};
 use super::evidence::{Event, Evidence, Role};
 use super::note::Notes;
-use crate::relay::{Frame, Link, Side};
+use crate::relay::{Frame, Lane as Line, Link, Side};
 
 /// The end of a log that is kept of a cell in which all went well.
 const TAIL: usize = 1500;
@@ -100,6 +100,14 @@ pub fn sentence(cell: &Cell) -> String {
         What::Close => "every connection is closed".to_owned(),
         What::BlackHole(None) => "nothing passes any more, and nothing is closed".to_owned(),
         What::BlackHole(Some(side)) => format!("nothing that the {side} sends passes any more, and nothing is closed"),
+        What::Stall(lane, side) => {
+            let link = match lane {
+                Line::Control => "the control link".to_owned(),
+                Line::Bulk(number) => format!("bulk link {number}"),
+                Line::Urgent => "the urgent link".to_owned(),
+            };
+            format!("{link} stays open and moves nothing that the {side} sends; the other links go on")
+        }
         What::Delay => "the frame and what follows it come later than every deadline".to_owned(),
         What::Trickle => "the bytes arrive one by one".to_owned(),
         What::FlipBit => "a bit of the frame is flipped".to_owned(),
@@ -111,11 +119,18 @@ pub fn sentence(cell: &Cell) -> String {
         What::Cancel => "the operator cancels".to_owned(),
         What::Stop => "the operator stops the guest".to_owned(),
         What::StopCont => "the operator stops the guest and lets it go on".to_owned(),
+        What::Cont => "the operator says cont to both sides".to_owned(),
         What::Quit(side) => format!("the operator tells the {side} to quit"),
         What::SystemReset => "the operator resets the guest".to_owned(),
         What::SecondMigration => "the operator asks for a second migration".to_owned(),
         What::GuestReboots => "the guest reboots".to_owned(),
         What::GuestShutsDown => "the guest shuts down".to_owned(),
+        What::PlainRun => "a plain ferry run of the same guest is started on its disk".to_owned(),
+        What::PlainRuns => "plain ferry runs of the same guest are started on its disk, one after the other".to_owned(),
+        What::LockedOut => "a third process has the disk's lock, and every connection is reset".to_owned(),
+        What::ImageGrows => "the disk image grows by 1 MiB".to_owned(),
+        What::ImageReplaced => "a copy takes the place of the disk image".to_owned(),
+        What::ImageOther => "the destination's disk is another file".to_owned(),
         What::DiskLocked => "a third process takes the disk's lock when the source lets go of it".to_owned(),
         What::RecordTorn => "the ownership record holds half of a write".to_owned(),
         What::RecordLocked => "a third process holds the record's lock".to_owned(),

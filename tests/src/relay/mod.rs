@@ -25,7 +25,7 @@ pub use self::log::Frame;
 pub use self::package::Spoiled;
 pub use self::plan::{Fault, Plan, TRICKLED};
 use self::state::{Ending, Shared, Word};
-pub use self::unit::{Link, Side, Spot};
+pub use self::unit::{Lane, Link, Side, Spot};
 use crate::wait::{SOON, wait_until};
 
 /// The relay. Ends with its connections and threads when it is dropped, also while it holds a frame.
@@ -193,6 +193,11 @@ impl Relay {
     /// what is stalled already, and is true of new connections too.
     pub fn stall(&self, side: Option<Side>, link: Option<Link>) {
         self.shared.stall(side, link);
+    }
+
+    /// As [`Relay::stall`], of one link: of several bulk links the others go on.
+    pub fn stall_lane(&self, side: Side, lane: Lane) {
+        self.shared.stall_lane(side, lane);
     }
 
     /// Forwards again what was stalled.

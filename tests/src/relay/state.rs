@@ -1,6 +1,6 @@
 //! What the relay's threads and the test share: the plan, what is stalled or held, the connections, the log.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, ErrorKind};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 use super::log::{Log, Place};
 use super::package::Spoiled;
 use super::plan::{Fault, Plan};
-use super::unit::{Link, Side, Unit};
+use super::unit::{Lane, Link, Side, Spot, Unit};
 
 #[derive(Debug)]
 pub struct Shared {
@@ -38,11 +38,17 @@ pub struct State {
     pub refusing: bool,
     pub ending: bool,
     connections: Vec<Connection>,
+    /// Which bulk link a connection is, by the connection's number.
+    bulk_links: HashMap<u64, u8>,
     pub log: Log,
 }
 
-/// What is not forwarded: what this side sends on this link.
-pub type Stalled = HashSet<(Side, Link)>;
+/// What is not forwarded: what this side sends on this link, or on this bulk link of several.
+#[derive(Clone, Debug, Default)]
+pub struct Stalled {
+    links: HashSet<(Side, Link)>,
+    bulk: HashSet<(Side, u8)>,
+}
 
 /// What becomes of what was held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,7 +116,10 @@ impl Shared {
     pub fn arrive(&self, unit: &Unit, place: Place) -> Option<(Fault, usize)> {
         let state = &mut *self.lock();
         let fault = state.take(unit, place);
-        let stalled = || state.stalled.contains(&(place.side, place.link)).then(|| "stalled".to_owned());
+        if let (Spot::BulkPreamble, Some(number)) = (unit.spot, unit.bulk_link()) {
+            state.bulk_links.insert(place.connection, number);
+        }
+        let stalled = || state.is_stalled(place).then(|| "stalled".to_owned());
         let fate = fault.as_ref().map(Fault::fate).or_else(stalled);
         let entry = state.log.frame(unit.spot, &unit.bytes, place, fate);
         fault.map(|fault| (fault, entry))
@@ -119,7 +128,7 @@ impl Shared {
     /// Waits while what comes from this place is stalled; an error when its connection has ended.
     pub fn pass(&self, place: Place) -> io::Result<()> {
         let mut state = self.lock();
-        while state.stalled.contains(&(place.side, place.link)) && state.carries(place.connection) {
+        while state.is_stalled(place) && state.carries(place.connection) {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.carries(place.connection).then_some(()).ok_or_else(gone)
@@ -137,6 +146,7 @@ impl Shared {
         state.held.retain(|other| *other != held);
         let word = state.carries(place.connection).then_some(state.word);
         let fate = match word {
+            Some(Word::Release) if state.is_stalled(place) => "stalled",
             Some(Word::Release) => "released",
             Some(Word::Drop) => "dropped",
             None => "cut",
@@ -173,7 +183,17 @@ impl Shared {
         let sides = side.map_or(vec![Side::Source, Side::Destination], |side| vec![side]);
         let links = link.map_or(Link::ALL.to_vec(), |link| vec![link]);
         let places = sides.iter().flat_map(|side| links.iter().map(|link| (*side, *link)));
-        self.lock().stalled.extend(places);
+        self.lock().stalled.links.extend(places);
+    }
+
+    /// Stalls what this side sends on one link.
+    pub fn stall_lane(&self, side: Side, lane: Lane) {
+        let mut state = self.lock();
+        match lane {
+            Lane::Control => drop(state.stalled.links.insert((side, Link::Control))),
+            Lane::Urgent => drop(state.stalled.links.insert((side, Link::Urgent))),
+            Lane::Bulk(number) => drop(state.stalled.bulk.insert((side, number))),
+        }
     }
 }
 
@@ -188,7 +208,14 @@ impl State {
     }
 
     pub fn heal(&mut self) {
-        self.stalled.clear();
+        self.stalled = Stalled::default();
+    }
+
+    fn is_stalled(&self, place: Place) -> bool {
+        let Place { connection, side, link } = place;
+        let bulk_link = self.bulk_links.get(&connection);
+        self.stalled.links.contains(&(side, link))
+            || bulk_link.is_some_and(|number| self.stalled.bulk.contains(&(side, *number)))
     }
 
     pub fn say(&mut self, word: Word) {
@@ -214,9 +241,8 @@ impl State {
 
     /// Whether a direction waits for a word of the test's.
     pub fn holds_back(&self, place: Place) -> bool {
-        let Place { connection, side, link } = place;
-        let waits = self.stalled.contains(&(side, link)) || self.held.contains(&(connection, side));
-        waits && self.carries(connection)
+        let waits = self.is_stalled(place) || self.held.contains(&(place.connection, place.side));
+        waits && self.carries(place.connection)
     }
 
     /// Takes a connection in and returns its number, unless the relay is ending.

@@ -52,6 +52,17 @@ pub struct Unit {
     pub bytes: Vec<u8>,
 }
 
+impl Unit {
+    /// Of a bulk link's preamble: the link's number.
+    pub fn bulk_link(&self) -> Option<u8> {
+        let head = self.bytes[..].try_into().ok()?;
+        match preamble::Preamble::decode(head).ok()?.link {
+            preamble::Link::Bulk(number) => Some(number),
+            preamble::Link::Control | preamble::Link::Urgent => None,
+        }
+    }
+}
+
 /// Whose bytes they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
@@ -82,6 +93,17 @@ pub enum Link {
     Urgent,
     /// No link of Ferry's.
     Foreign,
+}
+
+/// One link of a migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// The control link.
+    Control,
+    /// The bulk link of this number, from 0.
+    Bulk(u8),
+    /// The urgent link.
+    Urgent,
 }
 
 impl Link {

@@ -71,10 +71,7 @@ pub(super) fn moments() -> Vec<Moment> {
         for spot in frames(mode) {
             out.push(Moment { mode, when: When::Frame(spot), whats: TO_FRAME.to_vec() });
         }
-        // Both sides send some messages.
-        let of_one_side = ToSource::NAMES.iter().filter(|name| !ToDestination::NAMES.contains(name));
-        let names = ToDestination::NAMES.iter().chain(of_one_side);
-        for name in names.filter(|name| modes(name).contains(&mode)) {
+        for name in messages().filter(|name| modes_of(name).contains(&mode)) {
             let when = When::Frame(Spot::Message(name));
             let whats = match is_last_resort(name) {
                 true => ON_TOP.to_vec(),
@@ -94,8 +91,14 @@ pub(super) fn moments() -> Vec<Moment> {
     out
 }
 
+/// The names of all messages; both sides send some.
+pub(super) fn messages() -> impl Iterator<Item = &'static str> {
+    let of_one_side = ToSource::NAMES.iter().filter(|name| !ToDestination::NAMES.contains(name));
+    ToDestination::NAMES.iter().chain(of_one_side).copied()
+}
+
 /// In which modes a message is met. One that is not known here is looked for in all.
-fn modes(name: &str) -> &'static [Mode] {
+pub(super) fn modes_of(name: &str) -> &'static [Mode] {
     match name {
         "Recover" | "RecoverAck" | "RecoverRefused" => &[Mode::Recovered],
         "Drained" | "DrainedAck" => &[Mode::Postcopy, Mode::Recovered],
@@ -123,4 +126,4 @@ fn frames(mode: Mode) -> Vec<Spot> {
 }
 
 /// A frame of pages behind those of the first round.
-const LATER: u64 = 20;
+pub(super) const LATER: u64 = 20;

@@ -1,10 +1,14 @@
 //! Which cells there are: made from the protocol's own tables, so that a new message, output or ioctl brings its cells with it.
 //!
 //! [`frames`] has what happens while something is on its way, [`steps`] what happens when a side is about to do something,
-//! [`rules`] what fails inside a process by itself.
+//! [`rules`] what fails inside a process by itself, [`stalls`] links that fall silent one by one, [`disk`] what others do to the disk,
+//! [`people`] what else people and the guest do.
 
+mod disk;
 mod frames;
+mod people;
 mod rules;
+pub mod stalls;
 mod steps;
 
 use ferry_migration::Handshake;
@@ -24,6 +28,7 @@ pub const SMOKE: usize = 48;
 #[must_use]
 pub fn all() -> Vec<Cell> {
     let moments = frames::moments().into_iter().chain(steps::moments()).chain(rules::moments());
+    let moments = moments.chain(stalls::moments()).chain(disk::moments()).chain(people::moments());
     let mut cells = Vec::new();
     for (moment, Moment { mode, when, whats }) in moments.enumerate() {
         for (number, what) in whats.into_iter().enumerate() {
@@ -64,7 +69,7 @@ fn decides(what: What, when: When) -> bool {
     match what {
         What::Kill(_) | What::Reset | What::BlackHole(None) | What::Lose | What::Cancel => true,
         What::Quit(_) | What::Close | What::BlackHole(_) | What::Delay | What::Duplicate => late,
-        What::DiskLocked => true,
+        What::DiskLocked | What::LockedOut | What::PlainRun | What::PlainRuns | What::ImageOther => true,
         What::Rule(_, rule) => rule.place == super::cell::Place::Disk,
         _ => false,
     }

@@ -4,17 +4,21 @@
 //! judges and what it cannot see, and whose tests script violations that it must catch. The runner asks all of [`ORACLES`].
 
 mod activity;
+mod cont;
 mod disk_log;
 mod disk_stamps;
 mod ending;
 mod guest;
+mod image;
 pub mod leaks;
 mod next;
 mod one_runner;
+mod plain_run;
 pub mod resume;
 #[cfg(test)]
 mod scripted;
 mod serial;
+mod stall;
 mod story;
 mod words;
 
@@ -51,13 +55,17 @@ impl Verdict {
 pub type Oracle = fn(&Evidence) -> Verdict;
 
 /// All oracles, by name, in the order of a report.
-pub const ORACLES: [(&str, Oracle); 10] = [
+pub const ORACLES: [(&str, Oracle); 14] = [
     ("one-runner", one_runner::judge),
     ("ending", ending::judge),
     ("guest", guest::judge),
     ("serial", serial::judge),
     ("disk-log", disk_log::judge),
     ("disk-stamps", disk_stamps::judge),
+    ("image", image::judge),
+    ("plain-run", plain_run::judge),
+    ("cont", cont::judge),
+    ("stall", stall::judge),
     ("resume", resume::judge),
     ("story", story::judge),
     ("leaks", leaks::judge),

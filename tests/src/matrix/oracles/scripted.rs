@@ -130,6 +130,8 @@ fn evidence(may_end: Ending, processes: Vec<Process>) -> Evidence {
         reboots: false,
         may_end: vec![may_end],
         cause: vec![],
+        stalled: None,
+        source_becomes: None,
         resume_within: None,
     };
     Evidence {
@@ -141,6 +143,10 @@ fn evidence(may_end: Ending, processes: Vec<Process>) -> Evidence {
         writes: None,
         disk_stamps: Some(Ok(8)),
         record: None,
+        plain: vec![],
+        conts: vec![],
+        reasons: vec![],
+        image: None,
         next: Some(Ok(())),
         left: vec![],
     }

@@ -5,6 +5,8 @@
 //! uncertain or paused: a reason in `error-desc` that names a cause of the cell and says more than a library's error code; if it waits for
 //! its operator, also what can be done. Whoever still answers has come to an end, or shows that it waits.
 //!
+//! Where a cell says what the source's migration must have come to, it has.
+//!
 //! Whether a reason is true cannot be judged here, only that it names one of the causes that the cell has caused.
 
 use ferry_migration::Status;
@@ -53,13 +55,27 @@ pub fn judge(evidence: &Evidence) -> Verdict {
     let untold = evidence
         .of(Role::Source)
         .and_then(|source| reason(source, &evidence.cell.cause).err().map(|why| format!("{}: {why}", source.label)));
-    Verdict::unless(of_each.chain(untold), || {
+    Verdict::unless(of_each.chain(untold).chain(becomes(evidence)), || {
         let source = evidence.of(Role::Source);
         match source.and_then(|source| source.final_info.as_ref()?.error_desc.clone()) {
             Some(reason) => format!("the statuses, events and ends fit together; the reason given: {reason}"),
             None => "the statuses, events and ends fit together".into(),
         }
     })
+}
+
+/// What the source's migration must have come to, where the cell says that; and then the destination has ended well.
+fn becomes(evidence: &Evidence) -> Option<String> {
+    let wanted = evidence.cell.source_becomes?;
+    let source = evidence.of(Role::Source)?;
+    let status = source.status();
+    if status != Some(wanted) {
+        let status = status.map_or("none", Status::as_str);
+        return Some(format!("{} is in status {status}, and has to be in {}", source.label, wanted.as_str()));
+    }
+    let destination = evidence.of(Role::Destination)?;
+    let exit = destination.exit.filter(|exit| exit.code != Some(0))?;
+    Some(format!("{} ended with status {:?}, and has to end with 0", destination.label, exit.code))
 }
 
 /// The statuses in order.
@@ -139,7 +155,7 @@ fn reason(source: &Process, causes: &[String]) -> Result<(), String> {
 }
 
 /// What is missing in a text that is to explain something.
-fn thin(text: &str) -> Option<&'static str> {
+pub(super) fn thin(text: &str) -> Option<&'static str> {
     let bare = EMPTY_WORDS.iter().fold(text.to_owned(), |text, empty| text.replace(empty, " "));
     let words = bare.split(|c: char| !c.is_alphabetic()).filter(|word| word.len() > 1 && *word != "ferry").count();
     (words < WORDS).then_some("does not say what was being done, nor what can be done")
@@ -207,6 +223,16 @@ mod tests {
         });
         fails_with("names none of", |evidence| evidence.cell.cause = vec!["fault/0".into()]);
         fails_with("its last words", |evidence| evidence.processes[1].stderr = "ferry: BrokenPipe\n".into());
+    }
+
+    #[test]
+    fn a_source_whose_guest_has_ended_elsewhere_is_completed() {
+        fails_with("is in status failed, and has to be in completed", |evidence| {
+            evidence.cell.source_becomes = Some(Status::Completed);
+        });
+        fails_with("has to end with 0", |evidence| {
+            evidence.cell.source_becomes = Some(Status::Failed);
+        });
     }
 
     #[test]
