@@ -3,6 +3,10 @@
 //! Nothing here knows KVM, sockets or migration: a device sees guest memory, eventfds, its interrupt line and plain saved-state values.
 //! The machine (`ferry-vmm`) builds devices, puts them on buses, and saves and loads them through [`Device`].
 
+// A message must not end the thread that it comes from.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
+pub mod advice;
 pub mod bus;
 pub mod device;
 pub mod exit;

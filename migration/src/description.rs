@@ -3,6 +3,8 @@
 //! The source sends its description in `Hello`; the destination compares it with its own in [`check`] and refuses with the
 //! first item that differs, so that an impossible migration ends before the guest is touched.
 
+mod cpuid;
+
 use serde::{Deserialize, Serialize};
 
 /// A contiguous range of guest RAM.
@@ -81,8 +83,11 @@ impl MachineDescription {
 
 /// Compares a source with a destination.
 ///
-/// Memory, vCPUs and devices must be equal, with a state version that the destination reads and virtio features that it
-/// offers. CPUID may offer more on the destination, never less; every MSR of the source must be known there.
+/// Memory, vCPUs and devices must be equal, with a state version that the destination reads,
+/// virtio features that it offers and a disk that is at least as large: the guest keeps the
+/// capacity that it has seen. Every bit of CPUID that the guest sees must be equal there, unless
+/// it may differ harmlessly; feature bits may be more, never less. Every MSR of the source must be
+/// known.
 ///
 /// # Errors
 /// The first item that differs.
@@ -93,7 +98,7 @@ pub fn check(source: &MachineDescription, destination: &MachineDescription) -> R
     }
     same("vcpus", source.vcpus, destination.vcpus)?;
     check_devices(source, destination)?;
-    check_cpuid(source, destination)?;
+    cpuid::check(source, destination)?;
     match source.msrs.iter().find(|msr| !destination.msrs.contains(msr)) {
         Some(msr) => differs(&format!("MSR {msr:#x}"), "it".into(), "no such MSR".into()),
         None => Ok(()),
@@ -122,7 +127,10 @@ fn check_devices(source: &MachineDescription, destination: &MachineDescription) 
                 format!("{:#x}", other.features),
             );
         }
-        same(&format!("{item} capacity in bytes"), capacity(device), capacity(other))?;
+        // A larger disk does: the guest keeps the capacity that it was offered.
+        if device.capacity.is_some() != other.capacity.is_some() || device.capacity > other.capacity {
+            return differs(&format!("{item} capacity in bytes"), capacity(device), capacity(other));
+        }
         same(&format!("{item} read-only"), device.read_only, other.read_only)?;
     }
     let unknown = destination
@@ -133,46 +141,6 @@ fn check_devices(source: &MachineDescription, destination: &MachineDescription) 
         Some(d) => differs(&format!("device {}/{}", d.name, d.instance), "no such device".into(), "it".into()),
         None => Ok(()),
     }
-}
-
-/// The registers of these leaves are sets of feature bits (Intel SDM vol. 2, CPUID; KVM's own at 0x40000001).
-const FEATURE_LEAVES: [(u32, u32, [bool; 4]); 8] = [
-    (0x1, 0, [false, false, true, true]),
-    (0x7, 0, [false, true, true, true]),
-    (0x7, 1, [true, true, true, true]),
-    (0xd, 0, [true, false, false, true]),
-    (0xd, 1, [true, false, false, false]),
-    (0x4000_0001, 0, [true, false, false, false]),
-    (0x8000_0001, 0, [false, false, true, true]),
-    (0x8000_0008, 0, [false, true, false, false]),
-];
-
-fn check_cpuid(source: &MachineDescription, destination: &MachineDescription) -> Result<(), Incompatibility> {
-    for (function, index, is_features) in FEATURE_LEAVES {
-        let ours = leaf(source, function, index);
-        let theirs = leaf(destination, function, index);
-        for (at, name) in ["EAX", "EBX", "ECX", "EDX"].into_iter().enumerate() {
-            let missing = ours[at] & !theirs[at];
-            if is_features[at] && missing != 0 {
-                return differs(
-                    &format!("CPUID leaf {function:#x}.{index} {name}"),
-                    format!("{:#010x}", ours[at]),
-                    format!("{:#010x}, without the bits {missing:#010x}", theirs[at]),
-                );
-            }
-        }
-    }
-    Ok(())
-}
-
-fn leaf(machine: &MachineDescription, function: u32, index: u32) -> [u32; 4] {
-    let wanted = |l: &&CpuidLeaf| l.function == function && l.index == index;
-    let mut registers = machine.cpuid.iter().find(wanted).map_or([0; 4], |l| l.registers);
-    if function == 1 {
-        // OSXSAVE (ECX bit 27) mirrors CR4 of a running guest and says nothing about the host.
-        registers[2] &= !(1 << 27);
-    }
-    registers
 }
 
 fn ram(machine: &MachineDescription) -> String {
@@ -236,6 +204,7 @@ mod tests {
         richer.msrs.push(0x99);
         richer.devices[0].features |= 0x8;
         richer.devices[0].state_version = 2;
+        richer.devices[0].capacity = Some(2 << 20);
         assert_eq!(check(&machine(), &richer), Ok(()));
     }
 
@@ -247,6 +216,9 @@ mod tests {
         assert!(refusal(|m| m.msrs.truncate(1)).contains("MSR 0x1b"));
         assert!(refusal(|m| m.devices.clear()).contains("device virtio-blk/0"));
         assert!(refusal(|m| m.devices[0].capacity = None).contains("capacity"));
+        assert!(
+            refusal(|m| m.devices[0].capacity = Some(1 << 19)).contains("capacity in bytes: the source has 1048576")
+        );
         assert!(refusal(|m| m.devices[0].read_only = true).contains("read-only"));
         assert!(refusal(|m| m.devices[0].state_version = 0).contains("state version"));
         assert!(refusal(|m| m.devices[0].features = 1).contains("features"));

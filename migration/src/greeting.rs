@@ -1,11 +1,13 @@
 //! What travels beside `Hello`: who is being migrated, and the machine that must be matched.
 //!
-//! In a local hand-over the memory itself is announced behind it, and taken in the attachment of `HelloAck`: a destination that
-//! does not know of it passes over what it does not read, and answers without one.
+//! In a local hand-over the memory itself is announced behind it, and taken in the attachment of `HelloAck`. Behind that follows
+//! what both sides must mean alike ([`Identity`]); a source of version 4 has none. What follows then is of a later version, and is
+//! passed over.
 
 use serde::{Deserialize, Serialize};
 
 use crate::description::MachineDescription;
+use crate::identity::Identity;
 use crate::ownership::Handover;
 
 /// Most bulk links that a destination takes.
@@ -14,7 +16,7 @@ pub const BULK_LINKS_MAX: u8 = 32;
 /// The attachment of `Hello`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Greeting {
-    /// The guest's name, for reports on the destination.
+    /// The guest's name, which must be the destination's.
     pub vm: String,
     /// The machine as the guest sees it.
     pub machine: MachineDescription,
@@ -51,21 +53,34 @@ impl Greeting {
     /// # Panics
     /// Never: it is plain data.
     #[must_use]
-    pub fn encode(&self, passed: Option<&PassedMemory>) -> Vec<u8> {
-        let mut bytes = postcard::to_stdvec(self).expect("a greeting is plain data");
-        bytes.extend(passed.map(PassedMemory::encode).unwrap_or_default());
+    pub fn encode(&self, passed: Option<&PassedMemory>, identity: Option<&Identity>) -> Vec<u8> {
+        const PLAIN: &str = "a greeting is plain data";
+        let mut bytes = postcard::to_stdvec(self).expect(PLAIN);
+        match (passed, identity) {
+            (Some(passed), _) => bytes.extend(passed.encode()),
+            // No file is empty: the room of the memory that is not handed over.
+            (None, Some(_)) => bytes.extend(PassedMemory { bytes: 0 }.encode()),
+            (None, None) => {}
+        }
+        bytes.extend(identity.map(|identity| postcard::to_stdvec(identity).expect(PLAIN)).unwrap_or_default());
         bytes
     }
 
-    /// Reads the attachment of `Hello`. What follows the memory is of a later version, and none of this one's business.
+    /// Reads the attachment of `Hello`. What follows the identity is of a later version, and none of this one's business.
     ///
     /// # Errors
     /// When it does not decode.
-    pub fn decode(bytes: &[u8]) -> postcard::Result<(Self, Option<PassedMemory>)> {
-        match postcard::take_from_bytes(bytes)? {
-            (greeting, []) => Ok((greeting, None)),
-            (greeting, rest) => Ok((greeting, Some(postcard::from_bytes(rest)?))),
+    pub fn decode(bytes: &[u8]) -> postcard::Result<(Self, Option<PassedMemory>, Option<Identity>)> {
+        let (greeting, rest) = postcard::take_from_bytes(bytes)?;
+        if rest.is_empty() {
+            return Ok((greeting, None, None));
         }
+        let (passed, rest) = postcard::take_from_bytes::<PassedMemory>(rest)?;
+        if rest.is_empty() {
+            return Ok((greeting, Some(passed), None));
+        }
+        let (identity, _later) = postcard::take_from_bytes(rest)?;
+        Ok((greeting, Some(passed).filter(|passed| passed.bytes > 0), Some(identity)))
     }
 }
 
@@ -110,17 +125,45 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_is_announced_is_read_by_those_that_know_of_it() {
+    fn what_follows_the_greeting_is_read_by_its_content() {
         let (greeting, passed) = (greeting(), PassedMemory { bytes: 16 << 30 });
-        let bytes = greeting.encode(Some(&passed));
-        assert_eq!(Greeting::decode(&bytes), Ok((greeting.clone(), Some(passed))));
-        assert_eq!(Greeting::decode(&greeting.encode(None)), Ok((greeting.clone(), None)));
-        // What a destination does that was written before there was anything behind the greeting.
-        assert_eq!(postcard::from_bytes(&bytes), Ok(greeting.clone()));
-        let mut later = bytes.clone();
-        later.extend([7; 9]);
-        assert_eq!(Greeting::decode(&later), Ok((greeting, Some(passed))));
-        assert!(Greeting::decode(&bytes[..bytes.len() - 1]).is_err(), "half of an announcement is none");
+        let identity = crate::identity::tests::identity();
+        for passed in [None, Some(passed)] {
+            for identity in [None, Some(identity.clone())] {
+                let bytes = greeting.encode(passed.as_ref(), identity.as_ref());
+                assert_eq!(Greeting::decode(&bytes), Ok((greeting.clone(), passed, identity.clone())));
+                // What a destination does that was written before there was anything behind the greeting.
+                assert_eq!(postcard::from_bytes(&bytes), Ok(greeting.clone()));
+                if identity.is_some() {
+                    let mut later = bytes.clone();
+                    later.extend([7; 9]);
+                    assert_eq!(Greeting::decode(&later), Ok((greeting.clone(), passed, identity.clone())));
+                }
+                if passed.is_some() || identity.is_some() {
+                    assert!(Greeting::decode(&bytes[..bytes.len() - 1]).is_err(), "half of an announcement is none");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_memory_at_all_is_not_taken_for_none_where_nothing_follows() {
+        let nothing = PassedMemory { bytes: 0 };
+        let bytes = greeting().encode(Some(&nothing), None);
+        assert_eq!(Greeting::decode(&bytes), Ok((greeting(), Some(nothing), None)));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes: Vec<u8>, tail: Vec<u8>) {
+            let _ = Greeting::decode(&bytes);
+            let mut behind = greeting().encode(None, None);
+            behind.push(0);
+            behind.extend(tail);
+            if let Ok((_, _, Some(identity))) = Greeting::decode(&behind) {
+                let _ = identity.check_form();
+            }
+        }
     }
 
     #[test]

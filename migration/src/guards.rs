@@ -35,6 +35,12 @@ pub enum Guard {
     StartedRemembersLink,
     /// Source: signs of life go again when an uncertainty ends.
     BeatsAfterUncertainty,
+    /// Source: the record says that a migration is under way, whatever its handshake.
+    EveryHandshakeAnnounces,
+    /// Source: only a process that runs the guest, or holds its disk, says that no migration is under way.
+    SettlesOnlyWhatItHolds,
+    /// Source: an operator's word that the guest is here is checked against the record.
+    ResolveAsksRecord,
     /// Destination: nothing starts without the permit.
     StartNeedsPermit,
     /// Destination: with a record, nothing starts before the record was asked.
@@ -65,11 +71,22 @@ pub enum Guard {
     StartRemembersLink,
     /// Destination: a link that is lost while paused takes the rest of its connection with it.
     PausedClosesLostLink,
+    /// Destination: a process that is told to end while it claims the guest gives it back.
+    LeavingGivesBack,
+    /// A process that boots the guest: not while a migration is under way.
+    BootNeedsSettled,
+    /// A process that boots the guest: the record must still be as it was read.
+    BootSwapsWhatItRead,
+    /// Both sides: a guest that runs at the end of a switchover does so with a look at the record, which an operator may
+    /// have given to another process meanwhile.
+    RunsWithALook,
+    /// `cont`: a guest whose disk was let go of runs again only once the record names its process.
+    ContAsksRecord,
 }
 
 impl Guard {
     /// Every guard, the source's first.
-    pub const ALL: [Guard; 28] = [
+    pub const ALL: [Guard; 36] = [
         Guard::UnsharedRecordIsNone,
         Guard::StaysStoppedAfterPermit,
         Guard::RefusesLateCancel,
@@ -83,6 +100,9 @@ impl Guard {
         Guard::PausedNeverResolvesToSource,
         Guard::StartedRemembersLink,
         Guard::BeatsAfterUncertainty,
+        Guard::EveryHandshakeAnnounces,
+        Guard::SettlesOnlyWhatItHolds,
+        Guard::ResolveAsksRecord,
         Guard::StartNeedsPermit,
         Guard::StartNeedsClaim,
         Guard::ClaimLostStaysStopped,
@@ -98,6 +118,11 @@ impl Guard {
         Guard::FaultsDeathIsRemembered,
         Guard::StartRemembersLink,
         Guard::PausedClosesLostLink,
+        Guard::LeavingGivesBack,
+        Guard::BootNeedsSettled,
+        Guard::BootSwapsWhatItRead,
+        Guard::RunsWithALook,
+        Guard::ContAsksRecord,
     ];
 }
 
@@ -110,7 +135,7 @@ impl fmt::Display for Guard {
 /// The guards in force.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Guards {
-    off: u32,
+    off: u64,
 }
 
 impl Guards {
@@ -123,13 +148,13 @@ impl Guards {
     /// All but one. Only an explorer asks for this.
     #[must_use]
     pub const fn without(guard: Guard) -> Self {
-        Guards { off: 1 << guard as u32 }
+        Guards { off: 1 << guard as u64 }
     }
 
     /// Whether a guard is in force.
     #[must_use]
     pub const fn has(self, guard: Guard) -> bool {
-        self.off & (1 << guard as u32) == 0
+        self.off & (1 << guard as u64) == 0
     }
 }
 

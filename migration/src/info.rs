@@ -222,6 +222,9 @@ pub struct MigrationInfo {
     /// The handshake in force.
     #[serde(rename = "x-ferry-handshake", skip_serializing_if = "Option::is_none")]
     pub x_ferry_handshake: Option<Handshake>,
+    /// Why it is not the one that was to be expected, if so.
+    #[serde(rename = "x-ferry-handshake-why", skip_serializing_if = "Option::is_none")]
+    pub x_ferry_handshake_why: Option<String>,
     /// True where the memory was handed over as a whole; left out elsewhere.
     #[serde(rename = "x-ferry-local", default, skip_serializing_if = "std::ops::Not::not")]
     pub x_ferry_local: bool,

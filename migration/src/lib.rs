@@ -8,6 +8,7 @@ pub mod description;
 pub mod destination;
 pub mod greeting;
 pub mod guards;
+pub mod identity;
 pub mod info;
 pub mod message;
 mod named;
@@ -22,6 +23,7 @@ pub mod wire;
 
 pub use description::{Incompatibility, MachineDescription};
 pub use greeting::{Greeting, PassedMemory};
+pub use identity::Identity;
 pub use info::{MigrationInfo, Status};
 pub use message::{Failure, Handshake, ToDestination, ToSource};
 pub use parameters::Parameters;

@@ -8,8 +8,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::named::named;
 
-/// The protocol's version. Both sides must have the same one.
-pub const PROTOCOL_VERSION: u16 = 4;
+/// The protocol's version, which a source speaks.
+pub const PROTOCOL_VERSION: u16 = 5;
+/// The oldest version of a source that a destination takes. Since then, only what follows the greeting has changed.
+pub const OLDEST_VERSION: u16 = 4;
+
+/// Whether a destination of this build takes a source of this version.
+#[must_use]
+pub fn takes_version(version: u16) -> bool {
+    (OLDEST_VERSION..=PROTOCOL_VERSION).contains(&version)
+}
 
 /// A device that could not be saved, loaded or started, as it travels in messages and ends in `error-desc`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
@@ -54,7 +62,7 @@ impl Handshake {
 /// Source to destination.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ToDestination {
-    /// The first message. Attachment: [`crate::greeting::Greeting`], and behind it the memory that is handed over, if it is.
+    /// The first message. Attachment: [`crate::greeting::Greeting`] with what follows it.
     Hello {
         /// [`PROTOCOL_VERSION`] of the source.
         version: u16,

@@ -9,6 +9,7 @@ use std::hash::{Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
 
+pub mod custody;
 pub mod file;
 pub mod handover;
 pub mod slot;
@@ -28,8 +29,9 @@ pub struct Record {
     pub owner: OwnerId,
     /// The migration that last changed or announced something here; 0 before the first.
     pub migration_id: u128,
-    /// No hand-over is under way: the owner runs the guest, or keeps it stopped with its resources held. While this is
-    /// false, a stopped process without any lock may hold the newest state of the guest.
+    /// No migration is under way: the owner runs the guest, or keeps it stopped with its disk
+    /// locked, or is dead. While this is false, a stopped process without any lock may hold the
+    /// newest state of the guest.
     pub settled: bool,
     /// What the source wrote for the destination to read back, as proof that both see the same record; 0 is none.
     pub nonce: u64,

@@ -11,6 +11,10 @@ use crate::message::Handshake;
 /// Most that vCPUs may be throttled, in percent of their time: the guest has to go on.
 pub const CPU_THROTTLE_MAX: u64 = 99;
 
+/// Least `max-bandwidth` that is a limit, in bytes a second. A figure meant in MiB a second or megabits a
+/// second is far below it, and would hold a migration for hours.
+pub const MAX_BANDWIDTH_LEAST: u64 = 64 << 10;
+
 /// What to do when precopy does not converge within its limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -46,11 +50,22 @@ pub enum Compression {
     Lz4,
 }
 
+/// What the destination's image of a writable disk is to the source's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskSharing {
+    /// The same file, which the two sides prove to each other.
+    #[default]
+    Shared,
+    /// Another file, or one of which no proof can be had: the operator has seen to it that both hold the same, and that no other guest has it.
+    Copied,
+}
+
 /// All parameters, with their defaults.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Parameters {
-    /// Bytes a second that page data may use; 0 is no limit (QEMU: `max-bandwidth`).
+    /// Bytes a second that page data may use, [`MAX_BANDWIDTH_LEAST`] at least; 0 is no limit (QEMU: `max-bandwidth`).
     pub max_bandwidth: u64,
     /// Longest downtime to aim for, in milliseconds (QEMU: `downtime-limit`).
     pub downtime_limit: u64,
@@ -98,6 +113,9 @@ pub struct Parameters {
     /// Hand the memory over as a whole to a process on this host, over a Unix socket: no page is copied.
     #[serde(rename = "x-ferry-local")]
     pub local: bool,
+    /// What the destination's image of a writable disk is to the source's.
+    #[serde(rename = "x-ferry-disk")]
+    pub disk: DiskSharing,
 }
 
 impl Default for Parameters {
@@ -121,6 +139,7 @@ impl Default for Parameters {
             multifd_channels: 2,
             compression: Compression::None,
             local: false,
+            disk: DiskSharing::Shared,
         }
     }
 }
@@ -201,6 +220,10 @@ impl Parameters {
         let within = |name, value: u64, least: u64, most: u64, allowed| {
             if (least..=most).contains(&value) { Ok(()) } else { Err(ParameterError { name, value, allowed }) }
         };
+        if self.max_bandwidth != 0 {
+            let allowed = "the unit is bytes a second: 0 for no limit, or from 65536 (64 KiB/s)";
+            within("max-bandwidth", self.max_bandwidth, MAX_BANDWIDTH_LEAST, u64::MAX, allowed)?;
+        }
         // QEMU's MAX_MIGRATE_DOWNTIME is 2000 s.
         within("downtime-limit", self.downtime_limit, 0, 2_000_000, "from 0 to 2000000 milliseconds")?;
         within("cpu-throttle-initial", self.cpu_throttle_initial, 1, CPU_THROTTLE_MAX, "from 1 to 99 percent")?;
@@ -237,6 +260,19 @@ mod tests {
         assert_eq!(error.to_string(), "parameter 'downtime-limit' is 2000001: from 0 to 2000000 milliseconds");
         assert!(Parameters { load_timeout_ms: 0, ..Parameters::default() }.check().is_err());
         assert!(Parameters { heartbeat_timeout_ms: 1, ..Parameters::default() }.check().is_err());
+    }
+
+    #[test]
+    fn a_bandwidth_in_another_unit_is_refused() {
+        let check = |max_bandwidth| Parameters { max_bandwidth, ..Parameters::default() }.check();
+        for (value, fine) in [(0, true), (1, false), (100, false), (65_535, false), (65_536, true), (u64::MAX, true)] {
+            assert_eq!(check(value).is_ok(), fine, "{value}");
+        }
+        let text = check(100).unwrap_err().to_string();
+        let expected =
+            "parameter 'max-bandwidth' is 100: the unit is bytes a second: 0 for no limit, or from 65536 (64 KiB/s)";
+        assert_eq!(text, expected);
+        assert!(text.contains(&MAX_BANDWIDTH_LEAST.to_string()));
     }
 
     #[test]

@@ -12,7 +12,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::message::{PROTOCOL_VERSION, ToDestination, ToSource};
+use crate::message::{OLDEST_VERSION, PROTOCOL_VERSION, ToDestination, ToSource};
 
 pub mod bulk;
 pub mod control;
@@ -32,7 +32,8 @@ pub enum WireError {
     },
     /// The peer is a Ferry of another protocol version.
     #[error(
-        "the peer speaks version {found} of the migration protocol, this build speaks {PROTOCOL_VERSION}; run the same ferry on both sides"
+        "the peer speaks version {found} of the migration protocol, this build speaks {PROTOCOL_VERSION} and takes guests from \
+         {OLDEST_VERSION} on; run the same ferry on both sides, or the newer one at the destination"
     )]
     Version {
         /// The peer's version.

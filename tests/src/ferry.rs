@@ -220,6 +220,20 @@ impl Ferry {
         kill_process(Pid::from_child(&self.child), signal).expect("a process that is not reaped takes signals");
     }
 
+    /// Sends every vCPU's thread the signal that gets it out of KVM, without a reason for it.
+    ///
+    /// # Panics
+    /// When the process has no such thread.
+    pub fn signal_vcpus(&self) {
+        let threads = procfs::threads(self.pid(), "vcpu-");
+        assert!(!threads.is_empty(), "{} has no vCPU", self.label);
+        for thread in threads {
+            // SAFETY: the call takes plain numbers; a thread that has ended is an error without
+            // effect.
+            unsafe { libc::syscall(libc::SYS_tgkill, self.pid(), thread, libc::SIGRTMIN()) };
+        }
+    }
+
     /// Stops the process, as a hung host does; returns when none of its threads runs any more.
     ///
     /// # Panics

@@ -65,6 +65,30 @@ impl Elf {
         out
     }
 
+    /// The same image as ELF-32 for i386, which a PVH loader takes as well.
+    #[must_use]
+    pub fn bytes32(&self) -> Vec<u8> {
+        let mut out = vec![0; CODE_AT];
+        let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, &[0x7f, b'E', b'L', b'F', 1, 1, 1]);
+        put(16, &[2, 0, 3, 0, 1, 0, 0, 0]);
+        put(24, &self.entry.to_le_bytes());
+        put(28, &52u32.to_le_bytes());
+        put(40, &[52, 0, 32, 0, 2, 0]);
+        let note = self.note();
+        let (code_at, length) = (CODE_AT as u32, self.code.len() as u32);
+        let headers = [
+            [1, code_at, self.load_at as u32, self.load_at as u32, length, self.memory_bytes as u32, 7, 4],
+            [4, NOTE_AT as u32, 0, 0, note.len() as u32, note.len() as u32, 4, 4],
+        ];
+        for (at, word) in headers.as_flattened().iter().enumerate() {
+            put(52 + 4 * at, &u32::to_le_bytes(*word));
+        }
+        put(NOTE_AT, &note);
+        out.extend_from_slice(&self.code);
+        out
+    }
+
     fn note(&self) -> Vec<u8> {
         let mut note = Vec::new();
         for word in [4, 4, XEN_ELFNOTE_PHYS32_ENTRY] {

@@ -38,6 +38,15 @@ impl Holdings {
     }
 }
 
+/// The threads of a process whose names begin so.
+#[must_use]
+pub fn threads(pid: u32, name: &str) -> Vec<u32> {
+    let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let is_named =
+        |entry: &fs::DirEntry| fs::read_to_string(entry.path().join("comm")).is_ok_and(|comm| comm.starts_with(name));
+    entries.filter(is_named).filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
 /// Whether every thread of a process is stopped by a signal. A signal takes its time to reach all of them.
 ///
 /// # Panics

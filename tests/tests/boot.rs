@@ -245,6 +245,17 @@ fn a_hand_made_guest_prints_and_sleeps() {
 }
 
 #[test]
+fn a_pvh_kernel_may_be_a_32_bit_file() {
+    let Some(lab) = Lab::new() else { return };
+    let code = [image::print("hello from i386\n"), image::exit(0)].concat();
+    let kernel = image::write(&lab, "i386.elf", &image::Elf::new(code).bytes32());
+    let mut ferry = lab.start(&Spec::new().memory("16M").kernel(&kernel).paused());
+    cont_to_the_end(&mut ferry);
+    assert_eq!(ferry.wait_exit(SOON), 0, "{}", ferry.stderr());
+    assert_eq!(serial_text(&ferry), "hello from i386\n");
+}
+
+#[test]
 fn a_guest_that_triple_faults_again_and_again_ends_with_an_error() {
     let Some(lab) = Lab::new() else { return };
     let spec = hand_made(&lab, [image::print("up\n"), image::triple_fault()].concat()).paused();

@@ -66,7 +66,7 @@ fn a_postcopy_is_packed_too_and_recovers() {
     scene.source.use_channels(2);
     let mut stage = Postcopy::begin_cut_at_start(scene);
     // Any faster, and the pages could be gone before anybody looks.
-    stage.scene.source.set_parameters(json!({ "x-ferry-compression": "lz4", "max-bandwidth": 32 << 10 }));
+    stage.scene.source.set_parameters(json!({ "x-ferry-compression": "lz4", "max-bandwidth": 64 << 10 }));
     stage.recover();
     for info in stage.complete() {
         assert_packed(&info, PARTLY);

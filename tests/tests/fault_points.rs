@@ -4,7 +4,7 @@
 
 use ferry_migration::info::Status;
 use ferry_tests::bad_input::run_to_end;
-use ferry_tests::migration::move_guest;
+use ferry_tests::migration::{move_guest, statuses};
 use ferry_tests::scene::{assert_never_ran, gave_up};
 use ferry_tests::wait::wait_for;
 use ferry_tests::{Ferry, SOON, Scene, disk, procfs};
@@ -62,7 +62,10 @@ fn a_destination_that_is_killed_between_its_claim_and_its_start_leaves_it_to_the
     scene.source.wait_migration(Status::Uncertain);
     assert_eq!(ownership(&mut scene.source)["settled"], false, "the destination had claimed the guest");
     assert_ne!(scene.source.run_state(), "running");
-    scene.source.qmp("x-ferry-resolve", json!({ "owner": "source", "peer-fenced": true }));
+    // The record cannot say whether the destination has run the guest: the operator must know it.
+    let refused = scene.source.refused("x-ferry-resolve", json!({ "owner": "source", "peer-fenced": true }));
+    assert!(refused.contains("names the destination") && refused.contains("never-ran"), "{refused}");
+    scene.source.qmp("x-ferry-resolve", json!({ "owner": "source", "peer-fenced": true, "never-ran": true }));
     assert_eq!(scene.source.wait_migration_end().status, Some(Status::Failed));
     scene.source.wait_run_state("running");
     is_settled_at(&mut scene.source);
@@ -205,11 +208,8 @@ fn a_host_that_is_short_of_something_is_named_and_the_guest_does_not_stop() {
         assert_eq!(info.status, Some(Status::Failed), "{at}: {info:?}");
         assert_eq!(scene.source.migration_statuses(), ["setup", "failed"], "{at}");
         let error = match at {
-            // The connection could not even be listened to: only the destination knows why.
-            "host:thread" => {
-                destination.qmp("x-ferry-fault-set", json!({ "clear": true }));
-                destination.stderr()
-            }
+            // The connection could not even be read: only the destination knows why.
+            "host:thread" => gave_up(&mut destination),
             _ => {
                 let reason = info.error_desc.expect("a failed migration says why");
                 assert!(reason.contains(told), "{at}: {reason}");
@@ -344,6 +344,7 @@ fn a_worker_that_cannot_be_started_never_loses_the_guest() {
         scene.source.forget_events();
         if let Err(error) = scene.source.try_qmp("migrate", json!({ "uri": destination.wait_listening() })) {
             println!("  refused: {error}");
+            assert_eq!(statuses(scene.source.events()), Vec::<String>::new(), "{name}: nothing has begun");
             assert!(error.to_string().contains("Resource temporarily unavailable"), "{name}: {error}");
             scene.guest.wait_reports(1);
             continue;

@@ -245,7 +245,7 @@ fn a_guest_that_has_run_elsewhere_is_never_resolved_to_its_source() {
 }
 
 fn resolve_to_source(scene: &mut Scene) {
-    scene.source.qmp("x-ferry-resolve", json!({ "owner": "source", "peer-fenced": true }));
+    scene.source.qmp("x-ferry-resolve", json!({ "owner": "source", "peer-fenced": true, "never-ran": true }));
     scene.source.wait_migration_end();
     scene.source.wait_run_state("running");
 }

@@ -201,7 +201,12 @@ fn a_destination_that_sees_no_record_takes_the_guest_by_the_setup_handshake() {
     let mut destination = scene.lab.start_destination(&spec);
     let info = move_guest(&mut scene.source, &mut destination, &mut scene.guest);
     assert_eq!(info.x_ferry_handshake, Some(Handshake::Setup));
-    is_settled_at(&mut scene.source, 1);
+    assert!(info.x_ferry_handshake_why.is_some_and(|why| why.contains("does not see the ownership record")));
+    // A process that boots the guest here must not find the record settled: the guest runs elsewhere.
+    let there = ownership(&mut scene.source);
+    assert_eq!((&there["settled"], &there["generation"]), (&json!(false), &json!(1)));
+    let beside = refuses(&scene.lab, &scene.spec);
+    assert!(beside.contains("a hand-over is under way"), "{beside}");
     scene.source.quit();
     scene.source = destination;
 
@@ -253,7 +258,9 @@ fn the_operator_may_decide_while_the_record_is_out_of_reach() {
     relay.cut_all();
     scene.source.wait_migration(Status::Uncertain);
     let _ = gave_up(&mut destination);
-    scene.source.qmp("x-ferry-resolve", json!({ "owner": "source", "peer-fenced": true }));
+    let refused = scene.source.refused("x-ferry-resolve", json!({ "owner": "source", "peer-fenced": true }));
+    assert!(refused.contains("cannot be reached") && refused.contains("never-ran"), "{refused}");
+    scene.source.qmp("x-ferry-resolve", json!({ "owner": "source", "peer-fenced": true, "never-ran": true }));
     assert_eq!(scene.source.wait_migration_end().status, Some(Status::Failed));
     scene.source.wait_run_state("running");
     // The record learns of it when it is back.
@@ -276,7 +283,7 @@ fn when_the_operator_gives_the_guest_back_the_record_says_so_before_it_runs() {
     scene.source.wait_migration(Status::Uncertain);
     let _killed = destination.wait_exit(SOON);
     assert_eq!(ownership(&mut scene.source)["owned-here"], false);
-    scene.source.qmp("x-ferry-resolve", json!({ "owner": "source", "peer-fenced": true }));
+    scene.source.qmp("x-ferry-resolve", json!({ "owner": "source", "peer-fenced": true, "never-ran": true }));
     scene.source.wait_run_state("running");
     assert_eq!(ownership(&mut scene.source)["owned-here"], true);
     is_settled_at(&mut scene.source, 3);

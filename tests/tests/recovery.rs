@@ -1,10 +1,16 @@
 //! A postcopy whose link breaks: both sides wait, the guest loses nothing, and a recovery goes on where it was.
 
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+
 use ferry_migration::info::Status;
 use ferry_tests::postcopy::restless;
 use ferry_tests::relay::{Fault, Link, Side, Spot};
 use ferry_tests::wait::wait_for;
 use ferry_tests::{Postcopy, SOON, Scene};
+use rustix::net::sockopt::{socket_acceptconn, socket_domain};
+use rustix::net::{AddressFamily, Shutdown, shutdown};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use serde_json::json;
 
 /// A guest with two vCPUs, in a postcopy that goes slowly.
@@ -203,6 +209,70 @@ fn a_destination_can_be_found_at_a_new_address() {
         old = now;
     }
     assert!(!stage.scene.lab.path("again.sock").exists(), "the socket's file goes with its listener");
+    stage.ends_well();
+}
+
+/// Takes the listening TCP sockets of a process away, as a host does that is short of something for good.
+fn break_listening(pid: u32) {
+    let pid = Pid::from_raw(pid as i32).unwrap();
+    let process = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    // A number that is not open, or closed meanwhile, is none.
+    let open = (0..512).filter_map(|number| pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).ok());
+    let listens = |fd: &OwnedFd| {
+        socket_domain(fd).is_ok_and(|family| family != AddressFamily::UNIX) && socket_acceptconn(fd) == Ok(true)
+    };
+    let broken = open.filter(listens).map(|fd| shutdown(fd, Shutdown::Both).unwrap()).count();
+    assert_eq!(broken, 1);
+}
+
+#[test]
+fn a_paused_destination_listens_where_it_is_told_to_by_any_name() {
+    let Some(mut stage) = stage() else { return };
+    stage.scene.source.qmp("migrate-pause", json!({}));
+    stage.wait_paused();
+    let at = stage.relay.target();
+    let port: u16 = at.rsplit_once(':').unwrap().1.parse().unwrap();
+    let all = format!("tcp:0.0.0.0:{port}");
+    // The same address, one that includes it, and the same again, which cannot be had beside each other.
+    for (uri, bound) in [(&at, &at), (&format!("tcp:localhost:{port}"), &at), (&all, &all), (&at, &at)] {
+        stage.destination.qmp("migrate-recover", json!({ "uri": uri }));
+        assert_eq!(stage.destination.listening_at(), *bound, "{uri}");
+    }
+    // Where the new address cannot be had, the old one stays.
+    let taken = TcpListener::bind(("127.0.0.2", port)).unwrap();
+    let refused = stage.destination.refused("migrate-recover", json!({ "uri": all }));
+    assert!(refused.contains("cannot listen") && refused.contains("in use"), "{refused}");
+    drop(taken);
+    stage.recover();
+    stage.scene.guest.wait_reports(1);
+    stage.ends_well();
+}
+
+#[test]
+fn an_address_that_lets_no_connection_in_any_more_is_listened_at_again() {
+    let Some(mut stage) = stage() else { return };
+    stage.scene.source.qmp("migrate-pause", json!({}));
+    stage.wait_paused();
+    break_listening(stage.destination.pid());
+    wait_for("the destination to say so", SOON, || {
+        stage.destination.migration().error_desc.is_some_and(|why| why.contains("cannot take connections"))
+    });
+    let at = stage.relay.target();
+    stage.destination.qmp("migrate-recover", json!({ "uri": at }));
+    stage.recover();
+    // The same with a path: its file was removed, and nothing leads there.
+    stage.scene.source.qmp("migrate-pause", json!({}));
+    stage.wait_paused();
+    let path = stage.scene.lab.path("again.sock");
+    let unix = format!("unix:{}", path.display());
+    for _ in 0..2 {
+        stage.destination.qmp("migrate-recover", json!({ "uri": unix }));
+        std::fs::remove_file(&path).expect("it is listened at");
+    }
+    stage.destination.qmp("migrate-recover", json!({ "uri": unix }));
+    stage.resume_to(&unix);
+    stage.wait_active();
+    stage.scene.guest.wait_reports(1);
     stage.ends_well();
 }
 

@@ -1,26 +1,33 @@
 //! The terminal as the guest's serial console.
 //!
 //! `ferry run --serial stdio` starts a [`Console`] beside the machine. A terminal is put into raw mode, so that every key reaches
-//! the guest, save those after Ctrl-A. What the guest does not take is held back and offered again when it has read, so
+//! the guest, save those after Ctrl-A; but only while the process is in the terminal's foreground. What the guest does not take is held back and offered again when it has read, so
 //! nothing typed or piped in is lost; meanwhile no more is read.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use ferry_devices::serial::Serial;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use self::keys::{Action, Keys};
-use self::terminal::RawMode;
+use self::terminal::{Place, Terminal};
+use crate::stderr;
 
 mod keys;
 mod terminal;
 
 /// Bytes read from standard input at once.
 const INPUT_BYTES: usize = 256;
+/// Between two looks at who has the terminal: no signal tells a process that it comes to the foreground.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+const HINT: &str = "Ctrl-A x leaves, Ctrl-A h helps\r\n";
 
 const HELP: &str =
     "\r\nCtrl-A x  leave, ending the guest\r\nCtrl-A h  this help\r\nCtrl-A Ctrl-A  send Ctrl-A to the guest\r\n";
@@ -30,7 +37,6 @@ const HELP: &str =
 pub struct Console {
     stop: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
-    _raw: Option<RawMode>,
 }
 
 impl Console {
@@ -38,18 +44,16 @@ impl Console {
     /// standard input is no such request: input then simply ends.
     ///
     /// # Errors
-    /// When the terminal refuses raw mode, or the host gives no eventfd or thread.
+    /// When the host gives no eventfd or thread.
     pub fn start(serial: Arc<Serial>, leave: impl Fn() + Send + 'static) -> io::Result<Self> {
         let is_terminal = io::stdin().is_terminal();
-        let raw = is_terminal.then(RawMode::enter).transpose()?;
-        if is_terminal {
-            eprint!("Ctrl-A x leaves, Ctrl-A h helps\r\n");
-        }
         let stop = Arc::new(EventFd::new(EFD_NONBLOCK)?);
         let mut pump = Pump {
             serial,
             stop: stop.clone(),
             keys: is_terminal.then(Keys::default),
+            terminal: is_terminal.then(Terminal::new),
+            hinted: false,
             waiting: Vec::new(),
             ended: false,
             leave: Box::new(leave),
@@ -60,7 +64,7 @@ impl Console {
             }
         };
         let thread = std::thread::Builder::new().name("console".to_owned()).spawn(run)?;
-        Ok(Console { stop, thread: Some(thread), _raw: raw })
+        Ok(Console { stop, thread: Some(thread) })
     }
 }
 
@@ -82,6 +86,10 @@ struct Pump {
     stop: Arc<EventFd>,
     /// Only a terminal has an escape key.
     keys: Option<Keys>,
+    /// In raw mode while it is ours.
+    terminal: Option<Terminal>,
+    /// The user has been told of the escape key.
+    hinted: bool,
     /// Read, and not yet taken by the guest.
     waiting: Vec<u8>,
     /// No more input will come.
@@ -93,13 +101,15 @@ impl Pump {
     /// Until told to stop, or all input has been taken.
     fn run(&mut self, input: &impl AsFd) -> io::Result<()> {
         while !(self.ended && self.waiting.is_empty()) {
-            let (stopped, readable) = self.wait(input)?;
+            let is_ours = self.look()?;
+            let (stopped, readable) = self.wait(input, is_ours)?;
             if stopped {
                 return Ok(());
             }
             // Told again for the next time that the FIFO runs empty.
             let _ = self.serial.input_room().read();
-            if readable {
+            // The terminal may have gone to another process while this one waited.
+            if readable && self.look()? {
                 self.read(input)?;
             }
             self.offer()?;
@@ -107,34 +117,43 @@ impl Pump {
         Ok(())
     }
 
-    /// Waits for the order to stop, for room in the port, or, when nothing is held back, for input.
-    fn wait(&self, input: &impl AsFd) -> io::Result<(bool, bool)> {
-        let wants_input = self.waiting.is_empty() && !self.ended;
-        let events = if wants_input { PollFlags::IN } else { PollFlags::empty() };
+    /// Whether input may be read now: at all times, but for a terminal in whose background this process is.
+    fn look(&mut self) -> io::Result<bool> {
+        let Some(terminal) = &self.terminal else { return Ok(true) };
+        let place = terminal.look()?;
+        if place == Place::Entered && !std::mem::replace(&mut self.hinted, true) {
+            stderr::write(HINT.into());
+        }
+        Ok(place != Place::Background)
+    }
+
+    /// Waits for the order to stop, for room in the port, or, when nothing is held back and it `is_ours`, for input; with a terminal
+    /// for a while only.
+    fn wait(&self, input: &impl AsFd, is_ours: bool) -> io::Result<(bool, bool)> {
+        let wants_input = is_ours && self.waiting.is_empty() && !self.ended;
         // SAFETY: both eventfds live as long as `self`.
         let (stop, room) = unsafe { (borrow(&self.stop), borrow(self.serial.input_room())) };
         let mut fds = vec![PollFd::new(&stop, PollFlags::IN), PollFd::new(&room, PollFlags::IN)];
         // A hung-up input would be ready at all times while nothing can be done about it.
         if wants_input {
-            fds.push(PollFd::new(input, events));
+            fds.push(PollFd::new(input, PollFlags::IN));
         }
-        loop {
-            match poll(&mut fds, None) {
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-                Ok(_) => {
-                    let ready = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
-                    return Ok((ready(0), ready(2)));
-                }
-            }
+        let timeout = self.terminal.as_ref().and_then(|_| Timespec::try_from(LOOK_EVERY).ok());
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
+        let ready = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
+        Ok((ready(0), ready(2)))
     }
 
     fn read(&mut self, input: &impl AsFd) -> io::Result<()> {
         let mut bytes = [0; INPUT_BYTES];
         let count = match rustix::io::read(input, &mut bytes) {
             Ok(count) => count,
-            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return Ok(()),
+            Err(Errno::INTR | Errno::AGAIN) => return Ok(()),
+            // The process has just gone to the background: SIGTTIN is ignored, and a read is refused.
+            Err(Errno::IO) if !self.look()? => return Ok(()),
             Err(error) => return Err(error.into()),
         };
         self.ended = count == 0;
@@ -142,10 +161,7 @@ impl Pump {
             match self.keys.as_mut().map_or(Action::Send(*byte), |keys| keys.press(*byte)) {
                 Action::Nothing => {}
                 Action::Send(byte) => self.waiting.push(byte),
-                Action::Help => {
-                    // Help that cannot be shown is no reason to end.
-                    let _ = io::stderr().write_all(HELP.as_bytes());
-                }
+                Action::Help => stderr::write(HELP.into()),
                 Action::Leave => (self.leave)(),
             }
         }

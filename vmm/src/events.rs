@@ -1,12 +1,12 @@
 //! What happens in a Ferry process that a client may want to hear about, and who hears it.
 //!
-//! The machine and the migration runtime publish; every QMP connection subscribes. Publishing never blocks: a subscriber
-//! that does not read fast enough to keep up with [`BACKLOG`] events is dropped.
+//! The machine and the migration runtime publish; the QMP server subscribes. Publishing never blocks: a subscriber that is
+//! [`BACKLOG`] events behind loses what comes next until it has read some, and the log says so.
 
-use std::sync::Mutex;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::SystemTime;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use ferry_migration::Status;
 
@@ -52,7 +52,7 @@ pub struct Stamped {
 /// The publisher of a process.
 #[derive(Debug, Default)]
 pub struct Events {
-    subscribers: Mutex<Vec<SyncSender<Stamped>>>,
+    subscribers: Mutex<Vec<Arc<Backlog>>>,
     published: AtomicU64,
 }
 
@@ -62,8 +62,10 @@ impl Events {
         tracing::debug!(?event, "event");
         crate::trace::event(&event);
         let stamped = Stamped { event, at: SystemTime::now() };
-        let mut subscribers = self.subscribers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        subscribers.retain(|subscriber| subscriber.try_send(stamped.clone()).is_ok());
+        let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
+        // The other reference is the subscriber's.
+        subscribers.retain(|subscriber| Arc::strong_count(subscriber) > 1);
+        subscribers.iter().for_each(|subscriber| subscriber.push(&stamped));
         self.published.fetch_add(1, Relaxed);
     }
 
@@ -74,20 +76,156 @@ impl Events {
     }
 
     /// Hears everything published from now on.
-    pub fn subscribe(&self) -> Receiver<Stamped> {
+    pub fn subscribe(&self) -> Subscription {
         self.subscribe_counted().0
     }
 
     /// The same, with how many were published before.
-    pub fn subscribe_counted(&self) -> (Receiver<Stamped>, u64) {
-        let (sender, receiver) = sync_channel(BACKLOG);
-        let mut subscribers = self.subscribers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        subscribers.push(sender);
-        (receiver, self.published())
+    pub fn subscribe_counted(&self) -> (Subscription, u64) {
+        let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.published();
+        let backlog = Arc::new(Backlog::default());
+        subscribers.push(backlog.clone());
+        (Subscription { backlog, before }, before)
     }
 
     /// Ends every subscription: a subscriber still reads what was published before, then finds the end.
     pub fn close(&self) {
-        self.subscribers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        let subscribers = std::mem::take(&mut *self.subscribers.lock().unwrap_or_else(PoisonError::into_inner));
+        subscribers.iter().for_each(|subscriber| subscriber.close());
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// What waits for one subscriber.
+#[derive(Debug, Default)]
+struct Backlog {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    queue: VecDeque<Stamped>,
+    /// Events that were taken out of the queue.
+    read: u64,
+    /// Events that did not fit into it.
+    lost: u64,
+    /// The last loss has been logged, and nothing has fitted since.
+    losing: bool,
+    closed: bool,
+}
+
+impl Backlog {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, stamped: &Stamped) {
+        let mut waiting = self.lock();
+        if waiting.queue.len() == BACKLOG {
+            waiting.lost += 1;
+            if !std::mem::replace(&mut waiting.losing, true) {
+                tracing::warn!(
+                    "{BACKLOG} events wait to be sent to QMP clients: events that come now are lost to them"
+                );
+            }
+            return;
+        }
+        waiting.losing = false;
+        waiting.queue.push_back(stamped.clone());
+        drop(waiting);
+        self.changed.notify_all();
+    }
+
+    fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+}
+
+/// A subscriber's end.
+#[derive(Debug)]
+pub struct Subscription {
+    backlog: Arc<Backlog>,
+    /// Events that were published before it began.
+    before: u64,
+}
+
+impl Subscription {
+    /// The next event; none at the end.
+    #[must_use]
+    pub fn next(&self) -> Option<Stamped> {
+        let empty = |waiting: &mut Waiting| waiting.queue.is_empty() && !waiting.closed;
+        let waiting = self.backlog.changed.wait_while(self.backlog.lock(), empty);
+        waiting.unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// As [`Subscription::next`]; none also when no event comes in time.
+    #[must_use]
+    pub fn next_within(&self, timeout: Duration) -> Option<Stamped> {
+        let deadline = Instant::now() + timeout;
+        let mut waiting = self.backlog.lock();
+        while waiting.queue.is_empty() && !waiting.closed {
+            let left = deadline.checked_duration_since(Instant::now())?;
+            waiting = self.backlog.changed.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        waiting.take()
+    }
+
+    /// How many of all events published have been read, or were lost on the way to what was read last. All, when nothing waits.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        let waiting = self.backlog.lock();
+        let lost = if waiting.queue.is_empty() { waiting.lost } else { 0 };
+        self.before + waiting.read + lost
+    }
+}
+
+impl Waiting {
+    fn take(&mut self) -> Option<Stamped> {
+        let stamped = self.queue.pop_front()?;
+        self.read += 1;
+        Some(stamped)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn a_subscriber_that_falls_behind_loses_events_and_hears_later_ones() {
+        let events = Events::default();
+        events.publish(Event::Stop);
+        let (subscription, before) = events.subscribe_counted();
+        assert_eq!((before, subscription.taken()), (1, 1));
+        for round in 0..BACKLOG as u64 + 10 {
+            events.publish(Event::MigrationPass(round));
+        }
+        for round in 0..BACKLOG as u64 {
+            assert_eq!(subscription.next_within(SOON).unwrap().event, Event::MigrationPass(round));
+        }
+        assert_eq!(subscription.taken(), events.published(), "no reply waits for what was lost");
+        events.publish(Event::Resume);
+        assert_eq!(subscription.next_within(SOON).unwrap().event, Event::Resume);
+        assert_eq!(subscription.taken(), events.published());
+    }
+
+    #[test]
+    fn a_subscription_ends_after_what_was_published() {
+        let events = Events::default();
+        let subscription = events.subscribe();
+        events.publish(Event::Stop);
+        events.close();
+        assert_eq!(subscription.next().unwrap().event, Event::Stop);
+        assert!(subscription.next().is_none() && subscription.next_within(SOON).is_none());
     }
 }

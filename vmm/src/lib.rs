@@ -3,6 +3,9 @@
 //! The `ferry` binary is a thin front over this crate. A reader looks here for "is it the machine?"; what a device does is in
 //! `ferry-devices`, how a migration is agreed on is in `ferry-migration`.
 
+// A message must not end the thread that it comes from: see `stderr`, and `cli::print` for results.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 #[cfg(test)]
 mod allocations;
 pub mod boot;
@@ -13,8 +16,12 @@ pub mod events;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
+pub mod output_file;
 pub mod ownership;
 pub mod qmp;
 pub mod report;
 pub mod runtime;
+pub mod signals;
+pub mod stderr;
 pub mod trace;
+pub mod unix_socket;

@@ -14,7 +14,7 @@ use virtio_bindings::virtio_mmio as reg;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::queue::{self, QueuePosition};
-use super::registers::{CONFIG, Effect, FAILED, MMIO_LEN, Registers};
+use super::registers::{CONFIG, Effect, MMIO_LEN, Registers};
 use super::signals::signal;
 use super::state::{self, NEEDS_RESET, SavedQueue, SavedVirtio};
 use super::{QueueError, VirtioDevice};
@@ -112,6 +112,12 @@ impl<D: VirtioDevice> VirtioMmio<D> {
             }
             Effect::Reset => self.reset_transport(transport),
             Effect::Start => self.start(transport).map_err(io::Error::other),
+            Effect::Stop => {
+                for (queue, parked) in transport.parked.iter_mut().enumerate() {
+                    *parked = self.device.position(queue).unwrap_or(*parked);
+                }
+                self.device.stop()
+            }
             Effect::StopQueue(queue) => self.device.stop_queue(queue).map(|()| {
                 transport.registers.queue_stopped(queue);
                 transport.parked[queue] = QueuePosition::default();
@@ -226,7 +232,7 @@ impl<D: VirtioDevice> Device for Arc<VirtioMmio<D>> {
         self.device.stop().map_err(host)?;
         let saved: SavedVirtio<D::Facts> = saved::decode(version, state::VERSION, payload)?;
         saved.check(&transport.registers)?;
-        self.device.check_facts(&saved.facts)?;
+        self.device.take_facts(&saved.facts)?;
         let registers = &mut transport.registers;
         registers.status = saved.status & !NEEDS_RESET;
         registers.device_features_sel = saved.device_features_sel;
@@ -247,7 +253,9 @@ impl<D: VirtioDevice> Device for Arc<VirtioMmio<D>> {
     fn post_load(&mut self) -> Result<(), LoadError> {
         let mut transport = self.lock();
         self.device.stop().map_err(host)?;
-        let fit = transport.registers.status & FAILED == 0 && !self.device.signals().needs_reset();
+        // As at the source: neither a driver nor a device that has given up goes on before a
+        // reset.
+        let fit = !transport.registers.is_failed() && !self.device.signals().needs_reset();
         if transport.registers.is_started() && fit {
             self.start(&transport).map_err(|error| LoadError::Host(error.to_string()))?;
         }

@@ -85,12 +85,12 @@ pub trait VirtioDevice: Send + Sync + 'static {
     /// What the saved state should say about the backend.
     fn facts(&self) -> Self::Facts;
 
-    /// Whether a state that was saved with these facts can run on this backend.
+    /// Makes this backend, to its guest, the one that a state was saved with.
     ///
     /// # Errors
     ///
-    /// It cannot; the error names the fact.
-    fn check_facts(&self, facts: &Self::Facts) -> Result<(), LoadError>;
+    /// It cannot be; the error names the fact, and nothing has changed.
+    fn take_facts(&self, facts: &Self::Facts) -> Result<(), LoadError>;
 
     /// See [`Device::quiesce`](crate::Device::quiesce).
     ///

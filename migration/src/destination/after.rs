@@ -29,9 +29,10 @@ impl Destination {
             result => result,
         };
         match result {
-            Claim::Won => match self.faults_died.take() {
-                Some(reason) => self.give_back(Failure { device: "userfaultfd".to_owned(), reason }),
-                None => self.begin_start(),
+            Claim::Won => match (self.faults_died.take(), self.leaving.take()) {
+                (Some(reason), _) => self.give_back(Failure { device: "userfaultfd".to_owned(), reason }),
+                (None, Some(reason)) => self.give_back(Failure { device: "destination".to_owned(), reason }),
+                (None, None) => self.begin_start(),
             },
             Claim::Lost => {
                 let reason = "the source took the guest back before it was started here".to_owned();
@@ -76,7 +77,8 @@ impl Destination {
             return self.completed();
         }
         self.state = State::Active;
-        if self.all_received {
+        // A guest that has ended with its process needs no more pages.
+        if self.all_received || self.leaving.is_some() {
             return self.drained();
         }
         if let Some(reason) = self.faults_died.take() {
@@ -114,7 +116,22 @@ impl Destination {
         if matches!(self.state, State::Active | State::Paused) { self.drained() } else { vec![] }
     }
 
-    /// Every page is here: the guest needs the source no more, whether or not the source hears of it.
+    /// The guest has ended here, or its process is about to.
+    pub(super) fn ends(&mut self, reason: String) -> Vec<Output> {
+        match self.state {
+            State::Active => self.drained(),
+            State::Paused => self.completed(),
+            State::Claiming | State::Unsure | State::Starting | State::GivingBack(_) => {
+                if self.guards.has(Guard::LeavingGivesBack) {
+                    self.leaving = Some(reason);
+                }
+                vec![]
+            }
+            _ => self.give_up("destination", reason),
+        }
+    }
+
+    /// The guest needs nothing more from the source: every page is here, or it has ended.
     pub(super) fn drained(&mut self) -> Vec<Output> {
         let mut out = vec![Output::Send(ToSource::DrainedAck)];
         out.extend(self.completed());

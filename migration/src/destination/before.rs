@@ -2,13 +2,15 @@
 
 use super::{Destination, LoadTimes, Outcome, Output, State};
 use crate::guards::Guard;
-use crate::message::{Failure, Handshake, PROTOCOL_VERSION, ToSource};
+use crate::message::{Failure, Handshake, OLDEST_VERSION, PROTOCOL_VERSION, ToSource, takes_version};
 use crate::timer::Timer;
 
 impl Destination {
     pub(super) fn hello(&mut self, version: u16) -> Vec<Output> {
-        if version != PROTOCOL_VERSION {
-            let reason = format!("protocol version: the source has {version}, the destination has {PROTOCOL_VERSION}");
+        if !takes_version(version) {
+            let reason = format!(
+                "protocol version: the source has {version}, the destination takes {OLDEST_VERSION} to {PROTOCOL_VERSION}"
+            );
             return self.refuse(reason);
         }
         self.state = State::Checking;

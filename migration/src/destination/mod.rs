@@ -52,8 +52,8 @@ pub enum Input {
     FaultsDied(String),
     /// The operator breaks the link on purpose (`migrate-pause`).
     Pause,
-    /// The operator ends the process or the attempt.
-    Cancel,
+    /// The guest has ended here, or the process has been told to end: the text says why.
+    Ends(String),
 }
 
 /// What came of claiming the guest in the ownership record.
@@ -193,6 +193,8 @@ pub struct Destination {
     link_lost: bool,
     /// What serves missing pages died while the start was under way.
     faults_died: Option<String>,
+    /// The process was told to end while the start was under way; why.
+    leaving: Option<String>,
     guards: Guards,
 }
 
@@ -222,6 +224,7 @@ impl Destination {
             all_received: false,
             link_lost: false,
             faults_died: None,
+            leaving: None,
             guards,
         }
     }
@@ -273,7 +276,7 @@ impl Destination {
             Input::AllReceived => self.all_received(),
             Input::FaultsDied(reason) => self.faults_died(reason),
             Input::Pause => self.pause(),
-            Input::Cancel => self.lost("the destination was told to end".into()),
+            Input::Ends(reason) => self.ends(reason),
         }
     }
 

@@ -116,7 +116,7 @@ fn the_permit_counts_whatever_becomes_of_the_link() {
     for trouble in [
         Input::LinkLost("cut".into()),
         Input::Timer(Timer::PeerSilent),
-        Input::Cancel,
+        Input::Ends("told to end".into()),
         Input::Message(ToDestination::Cancel { reason: "late".into() }),
     ] {
         let (mut destination, last) = walk(&way(Handshake::Setup, false));
@@ -160,10 +160,18 @@ fn a_dead_fault_handler_is_an_event_with_a_consequence() {
 }
 
 #[test]
-fn another_version_is_refused() {
-    let hello = ToDestination::Hello { version: 99, generation: 1, postcopy: false, handshake: Handshake::Setup };
-    let (_, last) = walk(&[Input::Message(hello)]);
-    assert!(matches!(&last[0], Output::Send(ToSource::Refused { reason }) if reason.contains("99")), "{last:?}");
+fn the_version_before_is_taken_and_any_other_is_refused() {
+    for (version, taken) in [(3, false), (4, true), (PROTOCOL_VERSION, true), (99, false)] {
+        let hello = ToDestination::Hello { version, generation: 1, postcopy: false, handshake: Handshake::Setup };
+        let (_, last) = walk(&[Input::Message(hello)]);
+        match &last[0] {
+            Output::CheckGreeting => assert!(taken, "{version}"),
+            Output::Send(ToSource::Refused { reason }) => {
+                assert!(!taken && reason.contains(&format!("has {version},")), "{reason}");
+            }
+            other => panic!("{version}: {other:?}"),
+        }
+    }
 }
 
 #[test]
@@ -199,4 +207,32 @@ fn a_connection_that_loses_a_link_before_the_recover_is_closed() {
     destination.step(Input::Started(Ok(1)));
     destination.step(Input::LinkLost("cut".into()));
     assert_eq!(destination.step(Input::LinkLost("the new bulk link failed".into())), [Output::CloseLinks]);
+}
+
+#[test]
+fn a_guest_that_ends_in_postcopy_needs_no_more_pages() {
+    let (mut destination, _) = walk(&way(Handshake::Setup, true));
+    destination.step(Input::Started(Ok(1)));
+    let mut paused = destination.clone();
+    let end = destination.step(Input::Ends("the guest shut down".into()));
+    assert!(end.contains(&Output::Send(ToSource::DrainedAck)), "{end:?}");
+    assert_eq!(finished(&end), Some(&Outcome::Completed));
+
+    paused.step(Input::LinkLost("cut".into()));
+    assert_eq!(finished(&paused.step(Input::Ends("quit".into()))), Some(&Outcome::Completed));
+
+    let (mut starting, _) = walk(&way(Handshake::Setup, true));
+    assert!(starting.step(Input::Ends("quit".into())).is_empty(), "what was begun ends first");
+    let started = starting.step(Input::Started(Ok(1)));
+    assert!(started.contains(&Output::Send(ToSource::DrainedAck)), "{started:?}");
+}
+
+#[test]
+fn a_process_that_is_told_to_end_gives_a_guest_back_that_it_has_claimed_and_not_run() {
+    let (mut destination, last) = walk(&way(Handshake::Owned, false)[..8]);
+    assert!(last.contains(&Output::Claim), "{last:?}");
+    assert!(destination.step(Input::Ends("quit".into())).is_empty());
+    assert_eq!(destination.step(Input::Claimed(Claim::Won)), [Output::GiveBack]);
+    let end = destination.step(Input::GaveBack(GiveBack::Done));
+    assert!(matches!(finished(&end), Some(Outcome::Failed(_))), "{end:?}");
 }

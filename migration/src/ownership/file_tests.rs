@@ -26,7 +26,7 @@ fn apply(bytes: &mut [u8], write: &SlotWrite, lands: impl Fn(usize) -> bool) {
 
 /// Records as they can follow each other.
 fn series() -> impl Strategy<Value = Vec<Record>> {
-    proptest::collection::vec(any::<(bool, u64, u128, bool)>(), 2..6).prop_map(|steps| {
+    proptest::collection::vec(any::<(bool, u64, u128, bool)>(), 1..6).prop_map(|steps| {
         let mut next = record(1, 1);
         let mut out = vec![next.clone()];
         for (change, nonce, owner, settled) in steps {
@@ -72,6 +72,36 @@ proptest! {
         prop_assert_eq!(&read(&bytes).unwrap().record, new);
     }
 
+    /// Bytes that land one by one, in any order, over whatever several torn writes before have
+    /// left.
+    #[test]
+    fn tears_over_tears_leave_the_old_record(
+        records in series(),
+        tears in proptest::collection::vec(any::<[u64; 8]>(), 1..4),
+    ) {
+        let (new, before) = records.split_last().unwrap();
+        let mut bytes = file_of(before);
+        let old = read(&bytes).unwrap();
+        let write = old.next(new).unwrap();
+        for mask in tears {
+            apply(&mut bytes, &write, |at| mask[at / 64] >> (at % 64) & 1 == 1);
+            let found = read(&bytes).unwrap();
+            prop_assert!(found == old || &found.record == new, "{:?}", found);
+        }
+    }
+
+    /// A file that is being created shows its record or none.
+    #[test]
+    fn a_torn_creation_is_no_other_record(mask: [u64; 8]) {
+        let (whole, mut bytes) = (create(&record(1, 1)), vec![0; FILE_LEN]);
+        for at in (0..SLOT_LEN).filter(|at| mask[at / 64] >> (at % 64) & 1 == 1) {
+            bytes[at] = whole[at];
+        }
+        if let Ok(newest) = read(&bytes) {
+            prop_assert_eq!(newest.record, record(1, 1));
+        }
+    }
+
     #[test]
     fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..FILE_LEN + 8)) {
         prop_assert!(read(&bytes).is_err());
@@ -88,6 +118,43 @@ fn every_prefix_of_a_write_leaves_the_old_record() {
         apply(&mut bytes, &write, |at| at < cut);
         assert_eq!(read(&bytes).unwrap(), old, "{cut} bytes written");
     }
+}
+
+/// Every set of eight parts of a slot, for the first update (over zeros), the second (over the
+/// record of the creation) and a later one, with parts that cut through the magic and with parts
+/// of 64 bytes.
+#[test]
+fn whatever_parts_of_a_write_land_the_record_is_the_old_one_or_the_new() {
+    let records: Vec<_> = [(1, 1), (2, 2), (3, 1), (4, 2)].into_iter().map(|(g, owner)| record(g, owner)).collect();
+    let cuts: [[usize; 8]; 3] =
+        [[0, 64, 128, 192, 256, 320, 384, 448], [0, 1, 4, 7, 8, 12, 72, 508], [0, 2, 8, 9, 16, 509, 510, 511]];
+    for (at, new) in records.iter().enumerate().skip(1) {
+        let before = file_of(&records[..at]);
+        let old = read(&before).unwrap();
+        let write = old.next(new).unwrap();
+        for (cuts, landed) in cuts.iter().flat_map(|cuts| (0..=255u8).map(move |landed| (cuts, landed))) {
+            let mut bytes = before.clone();
+            apply(&mut bytes, &write, |at| landed >> (cuts.partition_point(|cut| *cut <= at) - 1) & 1 == 1);
+            let found = read(&bytes).unwrap_or_else(|error| panic!("update {at}, parts {landed:#b}: {error}"));
+            assert!(found == old || found.record == *new, "update {at}, parts {landed:#b}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn what_no_torn_write_leaves_is_foreign() {
+    let whole = create(&record(1, 1));
+    let second_slot = |at: usize, found: &[u8]| {
+        let mut bytes = whole.clone();
+        bytes[4096 + at..4096 + at + found.len()].copy_from_slice(found);
+        read(&bytes)
+    };
+    for (at, found) in
+        [(0, &b"ferry"[..]), (0, b"\0\0X"), (8, &[2]), (10, &[2]), (13, &[1]), (200, b"text"), (507, &[1])]
+    {
+        assert!(matches!(second_slot(at, found), Err(FormatError::Foreign { slot: 1, .. })), "{found:?} at {at}");
+    }
+    assert_eq!(second_slot(16, &[9]).unwrap().record, record(1, 1));
 }
 
 #[test]

@@ -105,12 +105,20 @@ impl Handover {
         }
     }
 
+    /// Whether `record` is this hand-over's claim by the destination, which has not said yet that it
+    /// runs the guest, and may still give it back.
+    #[must_use]
+    pub fn is_claimed(&self, record: &Record) -> bool {
+        let claim = self.generation + 1 == record.generation && record.migration_id == self.migration_id;
+        claim && record.vm == self.vm && record.owner != self.source && !record.settled
+    }
+
     fn update(&self, record: Record) -> Change {
-        Change { expected: Expected { generation: self.generation, owner: self.source.clone() }, record }
+        Change { expected: Expected::reign(self.generation, self.source.clone()), record }
     }
 
     fn change(&self, steps: u64, from: &OwnerId, to: &OwnerId) -> Change {
-        let expected = Expected { generation: self.generation + steps, owner: from.clone() };
+        let expected = Expected::reign(self.generation + steps, from.clone());
         Change { expected, record: self.record(steps + 1, to) }
     }
 
@@ -130,7 +138,7 @@ impl Record {
     /// The change by which its owner says that no hand-over is under way any more: it runs the guest.
     #[must_use]
     pub fn settle(&self) -> Change {
-        let expected = Expected { generation: self.generation, owner: self.owner.clone() };
+        let expected = Expected::reign(self.generation, self.owner.clone());
         Change { expected, record: Record { settled: true, nonce: 0, ..self.clone() } }
     }
 }

@@ -125,13 +125,26 @@ pub fn decode(bytes: &[u8]) -> Slot {
     }
 }
 
-/// A slot without the magic: never written, torn inside the magic of its first write, or somebody else's.
+/// A slot without the magic: never written, torn in its first write, or something else.
 fn unnamed(slot: &[u8; SLOT_LEN]) -> Slot {
-    let begun = slot.iter().zip(MAGIC).take_while(|(found, magic)| found == magic).count();
-    if slot[begun..].iter().any(|byte| *byte != 0) {
-        return foreign(slot);
+    if slot.iter().all(|byte| *byte == 0) {
+        return Slot::Empty;
     }
-    if begun == 0 { Slot::Empty } else { Slot::Torn(Tear::Checksum) }
+    if is_part_of_first_write(slot) { Slot::Torn(Tear::Checksum) } else { foreign(slot) }
+}
+
+/// Whether a write of this format over zeros, of which any bytes may have landed, can have left
+/// these bytes: where it has a constant, there is that or still the zero. Where it has a value,
+/// there may be anything.
+fn is_part_of_first_write(slot: &[u8; SLOT_LEN]) -> bool {
+    let version = FORMAT_VERSION.to_le_bytes();
+    let begun = slot.iter().zip(MAGIC.iter().chain(&version)).all(|(found, written)| *found == 0 || found == written);
+    begun && slot[FLAGS] & !SETTLED == 0 && unused(slot).all(|byte| *byte == 0)
+}
+
+/// The bytes that this format leaves at 0.
+fn unused(slot: &[u8; SLOT_LEN]) -> impl Iterator<Item = &u8> {
+    slot[LABEL_LEN + 1..SEQUENCE].iter().chain(&slot[UNUSED..CRC])
 }
 
 fn foreign(bytes: &[u8]) -> Slot {
@@ -139,8 +152,7 @@ fn foreign(bytes: &[u8]) -> Slot {
 }
 
 fn fields(slot: &[u8; SLOT_LEN]) -> Result<Slot, &'static str> {
-    let padding = &slot[LABEL_LEN + 1..SEQUENCE];
-    if padding.iter().chain(&slot[UNUSED..CRC]).any(|byte| *byte != 0) {
+    if unused(slot).any(|byte| *byte != 0) {
         return Err("unused bytes");
     }
     let settled = match slot[FLAGS] {

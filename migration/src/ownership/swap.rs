@@ -14,6 +14,29 @@ pub struct Expected {
     pub generation: u64,
     /// The owner before the change.
     pub owner: OwnerId,
+    /// Whether the record must be settled, or must not be. A boot asks for what it has read: a
+    /// migration that has begun since then changes this alone.
+    pub settled: Option<bool>,
+}
+
+impl Expected {
+    /// This generation of this owner, settled or not.
+    #[must_use]
+    pub fn reign(generation: u64, owner: OwnerId) -> Self {
+        Expected { generation, owner, settled: None }
+    }
+
+    /// The record as it was read, but for its migration and nonce.
+    #[must_use]
+    pub fn as_read(record: &Record) -> Self {
+        Expected { settled: Some(record.settled), ..Expected::reign(record.generation, record.owner.clone()) }
+    }
+
+    fn matches(&self, current: &Record) -> bool {
+        current.generation == self.generation
+            && current.owner == self.owner
+            && self.settled.is_none_or(|settled| settled == current.settled)
+    }
 }
 
 /// One compare-and-swap.
@@ -86,11 +109,7 @@ pub fn judge(current: &Record, expected: &Expected, new: &Record) -> Result<Verd
         return Err(RuleError::Generation { from: expected.generation, to: new.generation });
     }
     same_guest(current, new)?;
-    Ok(if current.generation == expected.generation && current.owner == expected.owner {
-        Verdict::Write
-    } else {
-        judge_repeat(current, new)
-    })
+    Ok(if expected.matches(current) { Verdict::Write } else { judge_repeat(current, new) })
 }
 
 /// What a backend that holds `current` already must do when asked to create `new`: never [`Verdict::Write`].
@@ -124,7 +143,7 @@ mod tests {
     const D: u128 = 2;
 
     fn expected(generation: u64, owner_id: u128) -> Expected {
-        Expected { generation, owner: owner(owner_id) }
+        Expected::reign(generation, owner(owner_id))
     }
 
     #[test]
@@ -144,6 +163,15 @@ mod tests {
         let other_migration = Record { migration_id: 8, ..record(6, D) };
         assert_eq!(judge(&other_migration, &expected(5, S), &record(6, D)), Ok(Verdict::Lost));
         assert_eq!(judge(&record(7, D), &expected(5, S), &record(6, D)), Ok(Verdict::Lost));
+    }
+
+    #[test]
+    fn a_change_that_expects_a_settled_record_loses_to_a_migration_that_has_begun() {
+        let settled = Record { settled: true, ..record(5, S) };
+        let expected = Expected::as_read(&settled);
+        assert_eq!(judge(&settled, &expected, &record(6, D)), Ok(Verdict::Write));
+        assert_eq!(judge(&record(5, S), &expected, &record(6, D)), Ok(Verdict::Lost));
+        assert_eq!(judge(&settled, &Expected::as_read(&record(5, S)), &record(6, D)), Ok(Verdict::Lost));
     }
 
     #[test]

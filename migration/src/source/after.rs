@@ -1,6 +1,6 @@
 //! The source after the permit: the destination runs, or nobody knows, or postcopy goes on.
 
-use super::{Drain, Outcome, Output, Owner, Source, State, TakeBack};
+use super::{Drain, Outcome, Output, Owner, Resolution, Source, State, TakeBack};
 use crate::guards::Guard;
 use crate::info::Status;
 use crate::message::{Failure, Handshake, ToDestination};
@@ -9,10 +9,27 @@ use crate::timer::Timer;
 const NOT_PAUSED: &str = "only a postcopy that is paused can be recovered";
 const NOT_ACTIVE: &str = "only a postcopy that is active can be paused";
 const NOT_UNCERTAIN: &str = "it is not uncertain who owns the guest: there is nothing to resolve";
+const NAMES_ANOTHER: &str = "the ownership record names another process, which may have run the guest since: what this side holds is too old to \
+                             run. 'ferry status' names that process; if it has ended, boot the guest from its disk";
+const IS_CLAIMED: &str = "the ownership record names the destination, which may have run the guest. If its log says that it never did, say so: \
+                          'never-ran': true, or --never-ran";
+const IS_UNREACHABLE: &str = "the ownership record cannot be reached, and it may name the destination. Bring its storage back, and the record decides; \
+                              or, if the destination's log says that it never ran the guest, say so: 'never-ran': true, or --never-ran";
+const IS_KEPT: &str =
+    "the ownership record has just given the guest to this side, and the destination can no longer run it";
+const IS_ASKED: &str = "the ownership record is being asked already, as an operator wanted: try again in 2 seconds";
+const HAS_STARTED: &str = "the destination has just said that it runs the guest";
+const NOT_STARTED: &str = "the destination has just said that it did not start the guest, which runs here again";
 const OUTRUN: &str = "the destination has run the guest: the memory here is old and must not run again";
 
 impl Source {
     pub(super) fn started(&mut self) -> Vec<Output> {
+        let mut out: Vec<Output> = self.answer_operator(Owner::Destination).into_iter().collect();
+        out.extend(self.runs_there());
+        out
+    }
+
+    fn runs_there(&mut self) -> Vec<Output> {
         if !self.go_postcopy {
             return self.completed();
         }
@@ -66,7 +83,11 @@ impl Source {
                 self.take_back(reason)
             }
             (State::AwaitStarted, Handshake::None) => self.strand(reason),
-            _ => self.give_up(Outcome::Failed(reason)),
+            _ => {
+                let mut out: Vec<Output> = self.answer_operator(Owner::Source).into_iter().collect();
+                out.extend(self.give_up(Outcome::Failed(reason)));
+                out
+            }
         }
     }
 
@@ -120,21 +141,60 @@ impl Source {
         let State::TakingBack(reason) = &self.state else { return vec![] };
         let reason = reason.clone();
         let result = match result {
-            TakeBack::Lost if !self.guards.has(Guard::TakeBackLostStaysStopped) => TakeBack::Won,
+            TakeBack::Lost | TakeBack::Taken if !self.guards.has(Guard::TakeBackLostStaysStopped) => TakeBack::Won,
             TakeBack::Unreachable if !self.guards.has(Guard::TakeBackUnreachableStaysStopped) => TakeBack::Won,
             TakeBack::Claimed if !self.guards.has(Guard::ClaimedIsNotSettled) => TakeBack::Lost,
             result => result,
         };
-        match result {
-            TakeBack::Won => self.give_up(Outcome::Failed(format!("{reason}; the ownership record names this side"))),
-            TakeBack::Lost => self.destination_owns(),
-            // A claim may yet be given back: what this side holds is kept until the record says for good.
-            TakeBack::Claimed | TakeBack::Unreachable => {
-                let mut out = self.uncertain(reason);
-                out.push(Output::StartTimer(Timer::RetryRecord));
-                out
+        let asked = self.asked.take();
+        let (answer, mut then) = match (result, asked.map(|asked| asked.owner)) {
+            (TakeBack::Won, wished) => {
+                let outcome = Outcome::Failed(format!("{reason}; the ownership record names this side"));
+                let answer = if wished == Some(Owner::Destination) { Err(IS_KEPT) } else { Ok(()) };
+                (answer, self.give_up(outcome))
             }
+            (TakeBack::Lost, wished) => {
+                let answer = if wished == Some(Owner::Source) { Err(NAMES_ANOTHER) } else { Ok(()) };
+                (answer, self.destination_owns())
+            }
+            (TakeBack::Taken, wished) => {
+                let answer = if wished.is_some() { Err(NAMES_ANOTHER) } else { Ok(()) };
+                (answer, self.taken(&reason))
+            }
+            (_, Some(Owner::Destination)) => (Ok(()), self.destination_owns()),
+            (_, Some(Owner::Source)) if asked.is_some_and(|asked| asked.never_ran) => (Ok(()), self.kept_by(reason)),
+            // A claim may yet be given back: what this side holds is kept until the record says for good.
+            (TakeBack::Claimed, _) => (Err(IS_CLAIMED), self.ask_again(reason)),
+            (TakeBack::Unreachable, _) => (Err(IS_UNREACHABLE), self.ask_again(reason)),
+        };
+        if asked.is_some() {
+            then.insert(0, Output::Resolved(answer));
         }
+        then
+    }
+
+    fn ask_again(&mut self, reason: String) -> Vec<Output> {
+        let mut out = self.uncertain(reason);
+        out.push(Output::StartTimer(Timer::RetryRecord));
+        out
+    }
+
+    /// The operator has given the guest to this side.
+    fn kept_by(&mut self, reason: String) -> Vec<Output> {
+        self.give_up(Outcome::Failed(format!("{reason}; the operator gave the guest to the source")))
+    }
+
+    /// A third process has booted the guest: what this side holds is another history.
+    fn taken(&mut self, reason: &str) -> Vec<Output> {
+        let outcome = Outcome::Failed(format!("{reason}; {NAMES_ANOTHER}"));
+        self.state = State::Done(outcome.clone());
+        vec![
+            Output::Interrupt,
+            Output::HandOver,
+            Output::CloseLinks,
+            Output::Status(Status::Failed),
+            Output::Finish(outcome),
+        ]
     }
 
     /// The record, or the operator, says that the destination has the guest, and the link is gone.
@@ -152,14 +212,27 @@ impl Source {
         ]
     }
 
-    pub(super) fn resolve(&mut self, owner: Owner) -> Vec<Output> {
-        match (&self.state, owner) {
-            // The record may be asked at this very moment: what it answers later is not heard any more.
-            (State::Uncertain(reason) | State::TakingBack(reason), Owner::Source) => {
-                let outcome = Outcome::Failed(format!("{reason}; the operator gave the guest to the source"));
-                self.give_up(outcome)
+    pub(super) fn resolve(&mut self, resolution: Resolution) -> Vec<Output> {
+        let asks = self.plan.has_record && self.guards.has(Guard::ResolveAsksRecord);
+        match (&self.state, resolution.owner) {
+            (State::TakingBack(_) | State::Uncertain(_), _) if self.asked.is_some() => {
+                vec![Output::Refuse(IS_ASKED)]
             }
-            (State::Uncertain(_), Owner::Destination) => self.destination_owns(),
+            // The record is being asked: its answer comes first.
+            (State::TakingBack(_), _) if asks => {
+                self.asked = Some(resolution);
+                vec![]
+            }
+            (State::Uncertain(reason), Owner::Source) if asks => {
+                let reason = reason.clone();
+                self.asked = Some(resolution);
+                self.take_back(reason)
+            }
+            (State::Uncertain(reason) | State::TakingBack(reason), Owner::Source) => {
+                let reason = reason.clone();
+                self.kept_by(reason)
+            }
+            (State::Uncertain(_) | State::TakingBack(_), Owner::Destination) => self.destination_owns(),
             // The destination's last word was lost, or it is lost itself: an operator who has looked there ends it here.
             (State::Paused(_), Owner::Destination) => self.completed(),
             (State::Active(_) | State::Recovering(_), Owner::Source) => vec![Output::Refuse(OUTRUN)],
@@ -171,6 +244,14 @@ impl Source {
             }
             _ => vec![Output::Refuse(NOT_UNCERTAIN)],
         }
+    }
+
+    /// The destination's word has come before the record's answer: the operator who waits for that is
+    /// answered by it.
+    pub(super) fn answer_operator(&mut self, owner: Owner) -> Option<Output> {
+        let asked = self.asked.take()?;
+        let otherwise = if owner == Owner::Destination { HAS_STARTED } else { NOT_STARTED };
+        Some(Output::Resolved(if asked.owner == owner { Ok(()) } else { Err(otherwise) }))
     }
 
     pub(super) fn all_sent(&mut self) -> Vec<Output> {

@@ -35,7 +35,7 @@ impl Source {
             State::LastPages | State::AwaitReady | State::AwaitStarted | State::TakingBack(_) | State::Uncertain(_) => {
                 out.extend(self.resume(outcome))
             }
-            _ => out.extend(self.finish(outcome)),
+            _ => out.extend(self.finish(outcome, true)),
         }
         out
     }
@@ -64,6 +64,7 @@ impl Source {
 
     pub(super) fn resumed(&mut self, result: Result<(), Failure>) -> Vec<Output> {
         let State::Resuming(outcome) = &self.state else { return vec![] };
+        let held = result.is_ok();
         let outcome = match (outcome.clone(), result) {
             (outcome, Ok(())) => outcome,
             (Outcome::Failed(reason), Err(failure)) => {
@@ -71,12 +72,20 @@ impl Source {
             }
             (_, Err(failure)) => Outcome::Failed(format!("cancelled, but the guest stays stopped here: {failure}")),
         };
-        self.finish(outcome)
+        self.finish(outcome, held)
     }
 
-    pub(super) fn finish(&mut self, outcome: Outcome) -> Vec<Output> {
+    /// Ends a migration whose guest is here. `held`: its disk is, too; a guest that stays stopped
+    /// without its disk's lock is the newest state of the guest all the same, and the record goes on
+    /// to say so.
+    fn finish(&mut self, outcome: Outcome, held: bool) -> Vec<Output> {
         let status = if outcome == Outcome::Cancelled { Status::Cancelled } else { Status::Failed };
         self.state = State::Done(outcome.clone());
-        vec![Output::Status(status), Output::Finish(outcome)]
+        let mut out = vec![Output::Status(status)];
+        if self.plan.has_record && (held || !self.guards.has(Guard::SettlesOnlyWhatItHolds)) {
+            out.push(Output::Settle);
+        }
+        out.push(Output::Finish(outcome));
+        out
     }
 }

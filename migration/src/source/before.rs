@@ -14,7 +14,7 @@ const NOT_NOW: &str = "the migration is past its rounds: postcopy can no longer 
 impl Source {
     pub(super) fn connected(&mut self) -> Vec<Output> {
         match self.state {
-            State::Connecting if self.plan.handshake == Handshake::Owned => {
+            State::Connecting if self.announces() => {
                 self.state = State::Proving;
                 vec![Output::WriteNonce]
             }
@@ -26,6 +26,13 @@ impl Source {
             }
             _ => vec![],
         }
+    }
+
+    /// With every handshake, a process that boots the guest must find out that its newest state may
+    /// be in a process which is stopped and holds no lock.
+    fn announces(&self) -> bool {
+        let owned = self.plan.handshake == Handshake::Owned;
+        self.plan.has_record && (owned || self.guards.has(Guard::EveryHandshakeAnnounces))
     }
 
     pub(super) fn nonce_written(&mut self, result: Result<(), String>) -> Vec<Output> {

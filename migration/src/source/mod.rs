@@ -43,6 +43,9 @@ pub struct Plan {
     pub handshake: Handshake,
     /// With `Owned`: give up when the destination does not see the record, in place of going on with `Setup`.
     pub insist_on_record: bool,
+    /// This side has an ownership record: it says that a migration is under way from before the stop
+    /// of the guest on, with every handshake.
+    pub has_record: bool,
 }
 
 /// What can happen to a source.
@@ -87,7 +90,7 @@ pub enum Input {
     Recover,
     /// The operator says who owns the guest, the other side being fenced (`x-ferry-resolve`): in an uncertainty, or, that the
     /// destination needs nothing more, in a paused postcopy.
-    Resolve(Owner),
+    Resolve(Resolution),
     /// The operator cancels.
     Cancel,
 }
@@ -101,6 +104,24 @@ pub enum Owner {
     Destination,
 }
 
+/// An operator's word about who owns the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Resolution {
+    /// Who does.
+    pub owner: Owner,
+    /// The operator knows that the destination has never run the guest: then the source may have it
+    /// although its record cannot be reached, or names the destination in this very migration.
+    pub never_ran: bool,
+}
+
+impl Resolution {
+    /// The guest is `owner`'s; nothing is said of what the destination did.
+    #[must_use]
+    pub fn to(owner: Owner) -> Self {
+        Resolution { owner, never_ran: false }
+    }
+}
+
 /// What came of taking the guest back in the ownership record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TakeBack {
@@ -108,6 +129,8 @@ pub enum TakeBack {
     Won,
     /// The record names the destination for good: it has run the guest and settled the record.
     Lost,
+    /// The record names a process that had no part in the migration: it has booted the guest.
+    Taken,
     /// The record names the destination, which has not settled it yet: it is starting the guest, and may still find that it
     /// cannot and give it back.
     Claimed,
@@ -163,6 +186,11 @@ pub enum Output {
     CloseLinks,
     /// Tell the operator that the command does not fit, and why.
     Refuse(&'static str),
+    /// Answer the operator whose [`Resolution`] had to wait for the record.
+    Resolved(Result<(), &'static str>),
+    /// Make the ownership record say that no migration is under way: the guest is here, and its disk
+    /// is held. There is no answer: the driver asks again until the record has it.
+    Settle,
     /// The migration has ended.
     Finish(Outcome),
 }
@@ -189,6 +217,8 @@ named!(Output, "output's name":
     Output::HandOver => "HandOver",
     Output::CloseLinks => "CloseLinks",
     Output::Refuse(_) => "Refuse",
+    Output::Resolved(_) => "Resolved",
+    Output::Settle => "Settle",
     Output::Finish(_) => "Finish",
 );
 
@@ -249,6 +279,8 @@ pub struct Source {
     go_postcopy: bool,
     /// Some link of the present connection is gone, whether or not that mattered when it went.
     link_lost: bool,
+    /// An operator's word that waits for the record's answer.
+    asked: Option<Resolution>,
     guards: Guards,
 }
 
@@ -262,7 +294,7 @@ impl Source {
     /// The same with some guard off: only an explorer asks for this, to see what the guard is for.
     #[must_use]
     pub fn with_guards(plan: Plan, guards: Guards) -> Self {
-        Source { state: State::Idle, plan, go_postcopy: false, link_lost: false, guards }
+        Source { state: State::Idle, plan, go_postcopy: false, link_lost: false, asked: None, guards }
     }
 
     /// Begins.
@@ -308,6 +340,12 @@ impl Source {
         self.plan.handshake
     }
 
+    /// Whether an operator's word waits for the record's answer: `Output::Resolved` is still to come.
+    #[must_use]
+    pub fn is_resolving(&self) -> bool {
+        self.asked.is_some()
+    }
+
     /// Why it is uncertain who owns the guest, if it is.
     #[must_use]
     pub fn uncertainty(&self) -> Option<&str> {
@@ -340,7 +378,7 @@ impl Source {
             Input::StartPostcopy => self.start_postcopy(),
             Input::Pause => self.pause(),
             Input::Recover => self.recover(),
-            Input::Resolve(owner) => self.resolve(owner),
+            Input::Resolve(resolution) => self.resolve(resolution),
             Input::Cancel => self.cancel(),
         }
     }
@@ -353,9 +391,11 @@ impl Source {
             // A marker's arrival concerns whoever sends pages.
             (_, ToSource::Heartbeat | ToSource::MarkerReached { .. }) => vec![],
             (State::AwaitHelloAck, ToSource::HelloAck { record_shared }) => self.hello_ack(record_shared),
-            (State::AwaitHelloAck, ToSource::Refused { reason }) => {
-                self.give_up(Outcome::Failed(format!("the destination refused the migration: {reason}")))
-            }
+            // A destination that is busy refuses before it has read anything.
+            (
+                State::Proving | State::AwaitHelloAck | State::Rounds | State::Snapshotting | State::Rehearsing,
+                ToSource::Refused { reason },
+            ) => self.give_up(Outcome::Failed(format!("the destination refused the migration: {reason}"))),
             (State::Rehearsing, ToSource::Rehearsed) => self.rehearsed(),
             (State::Rehearsing, ToSource::RehearsalFailed(failure)) => self.give_up(Outcome::Failed(format!(
                 "the destination could not load the device state in rehearsal: {failure}"
@@ -461,5 +501,7 @@ impl Source {
     }
 }
 
+#[cfg(test)]
+mod record_tests;
 #[cfg(test)]
 mod tests;

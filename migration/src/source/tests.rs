@@ -7,7 +7,14 @@ fn failure() -> Failure {
 }
 
 fn plan(handshake: Handshake) -> Plan {
-    Plan { generation: 1, rehearse: false, postcopy: true, handshake, insist_on_record: false }
+    Plan {
+        generation: 1,
+        rehearse: false,
+        postcopy: true,
+        handshake,
+        insist_on_record: false,
+        has_record: handshake == Handshake::Owned,
+    }
 }
 
 /// The inputs of a migration without rehearsal, up to and including `Ready`.
@@ -126,9 +133,12 @@ fn without_a_record_nothing_but_a_word_resumes_after_the_permit() {
             Some(&Outcome::Completed)
         );
         let mut resolved = source.clone();
-        assert!(resolved.step(Input::Resolve(Owner::Source)).contains(&Output::ResumeGuest));
+        assert!(resolved.step(Input::Resolve(Resolution::to(Owner::Source))).contains(&Output::ResumeGuest));
         let mut resolved = source.clone();
-        assert_eq!(finished(&resolved.step(Input::Resolve(Owner::Destination))), Some(&Outcome::Completed));
+        assert_eq!(
+            finished(&resolved.step(Input::Resolve(Resolution::to(Owner::Destination)))),
+            Some(&Outcome::Completed)
+        );
         assert!(source.step(Input::Message(ToSource::NotStarted(failure()))).contains(&Output::ResumeGuest));
     }
 }
@@ -320,8 +330,8 @@ fn an_operator_ends_a_pause_for_the_destination_and_never_for_the_source() {
     let mut source = permitted(Handshake::Owned, Decision::Postcopy);
     source.step(Input::Message(ToSource::Started { start_us: 1, permit_us: 4 }));
     source.step(Input::LinkLost("the last word was lost".into()));
-    assert!(matches!(source.step(Input::Resolve(Owner::Source))[..], [Output::Refuse(_)]));
-    assert_eq!(finished(&source.step(Input::Resolve(Owner::Destination))), Some(&Outcome::Completed));
+    assert!(matches!(source.step(Input::Resolve(Resolution::to(Owner::Source)))[..], [Output::Refuse(_)]));
+    assert_eq!(finished(&source.step(Input::Resolve(Resolution::to(Owner::Destination)))), Some(&Outcome::Completed));
 }
 
 #[test]

@@ -46,6 +46,12 @@ impl Chunk {
     pub fn data_bytes(&self) -> u64 {
         count(&self.data) * PAGE_SIZE
     }
+
+    /// Pages in it, as data or all zero.
+    #[must_use]
+    pub fn pages(&self) -> u64 {
+        count(&self.data) + count(&self.zero)
+    }
 }
 
 fn count(words: &[u64; CHUNK_WORDS]) -> u64 {

@@ -2,7 +2,7 @@
 //!
 //! It makes a stranger's connection recognisable at once, and ties each link to one migration.
 
-use crate::message::PROTOCOL_VERSION;
+use crate::message::{PROTOCOL_VERSION, takes_version};
 use crate::wire::WireError;
 
 /// Length in bytes.
@@ -55,14 +55,14 @@ impl Preamble {
     /// Reads what `encode` wrote.
     ///
     /// # Errors
-    /// Not Ferry, another version, a bad checksum or an unknown role.
+    /// Not Ferry, a version that is not taken, a bad checksum or an unknown role.
     pub fn decode(bytes: &[u8; PREAMBLE_LEN]) -> Result<Self, WireError> {
         if &bytes[..8] != MAGIC {
             let found = bytes[..8].escape_ascii().to_string();
             return Err(WireError::NotFerry { found: format!("\"{found}\"") });
         }
         let version = u16::from_le_bytes([bytes[8], bytes[9]]);
-        if version != PROTOCOL_VERSION {
+        if !takes_version(version) {
             return Err(WireError::Version { found: version });
         }
         if super::le_u32(&bytes[36..]) != crc32c::crc32c(&bytes[..36]) {
@@ -119,6 +119,25 @@ mod tests {
             let mut bytes = Preamble { migration_id: 7, connection: 9, link: Link::Bulk(3) }.encode();
             bytes[bit / 8] ^= 1 << (bit % 8);
             prop_assert!(Preamble::decode(&bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn links_of_the_version_before_are_taken_and_no_others() {
+        use crate::message::OLDEST_VERSION;
+        let preamble = Preamble { migration_id: 7, connection: 0, link: Link::Control };
+        for (version, taken) in [
+            (OLDEST_VERSION - 1, false),
+            (OLDEST_VERSION, true),
+            (PROTOCOL_VERSION, true),
+            (PROTOCOL_VERSION + 1, false),
+        ] {
+            let mut bytes = preamble.encode();
+            bytes[8..10].copy_from_slice(&version.to_le_bytes());
+            let crc = crc32c::crc32c(&bytes[..36]);
+            bytes[36..].copy_from_slice(&crc.to_le_bytes());
+            let expected = if taken { Ok(preamble) } else { Err(WireError::Version { found: version }) };
+            assert_eq!(Preamble::decode(&bytes), expected);
         }
     }
 

@@ -32,7 +32,7 @@ pub fn kernels(lab: &Lab) -> Vec<Row> {
         ("header-cut.elf", bytes[..40].to_vec(), "header-cut.elf"),
         ("program-headers-cut.elf", bytes[..100].to_vec(), "program-headers-cut.elf"),
         ("segment-cut.elf", bytes[..bytes.len() - 2].to_vec(), "segment-cut.elf"),
-        ("class32.elf", with(&|elf| elf.class = 1), "32-bit"),
+        ("class32.elf", with(&|elf| elf.class = 1), "nothing to load"),
         ("machine.elf", with(&|elf| elf.machine = 183), "machine.elf"),
         ("outside.elf", with(&|elf| elf.load_at = 0x4000_0000), "outside.elf"),
         ("wraps.elf", with(&|elf| elf.load_at = u64::MAX - 1), "wraps.elf"),
@@ -88,7 +88,65 @@ pub fn disks(lab: &Lab) -> Vec<Row> {
     let input = format!("--disk {},readonly", locked.display());
     rows.push(run(lab, "Disk images", input, &read_only, "another process holds its lock"));
     drop(holder);
+    rows.extend(formats(lab));
     rows
+}
+
+/// Images of other formats, by what they begin with.
+fn formats(lab: &Lab) -> Vec<Row> {
+    let formats: [(&str, u64, &[u8], &str); 7] = [
+        ("qcow2.img", 0, b"QFI\xfb\0\0\0\x03", "holds a qcow2 image"),
+        ("qcow.img", 0, b"QFI\xfb\0\0\0\x01", "holds a qcow image"),
+        ("qed.img", 0, b"QED\0", "holds a QED image"),
+        ("vmdk.img", 0, b"KDMV", "holds a VMDK image"),
+        ("vhdx.img", 0, b"vhdxfile", "holds a VHDX image"),
+        ("vhd.img", (1 << 20) - 512, b"conectix", "holds a VHD image"),
+        ("vdi.img", 0x40, b"\x7f\x10\xda\xbe", "holds a VDI image"),
+    ];
+    formats
+        .into_iter()
+        .map(|(name, at, magic, expected)| {
+            let path = disk::image(lab, name, 1 << 20);
+            let file = std::fs::File::options().write(true).open(&path).expect("the image was made");
+            std::os::unix::fs::FileExt::write_all_at(&file, magic, at).expect("the image takes its magic");
+            run(lab, "Disk images", format!("--disk {}", path.display()), &Spec::new().disk(&path), expected)
+        })
+        .collect()
+}
+
+/// Files that are not to be written.
+pub fn outputs(lab: &Lab) -> Vec<Row> {
+    let image = disk::image(lab, "image.img", 1 << 20);
+    let record = image::write(lab, "image.owner", b"FERRYOWN and the rest of a record");
+    let letter = image::write(lab, "letter", b"not a trace");
+    let mut rows = vec![];
+    for (path, in_serial, in_trace) in [
+        (&image, "holds a disk image", "holds a disk image"),
+        (&record, "holds an ownership record", "holds an ownership record"),
+        (&lab.directory().to_owned(), "Is a directory", "Is a directory"),
+        (&lab.path("missing/file"), "No such file", "No such file"),
+    ] {
+        rows.push(output(lab, "--serial", "file:", path, in_serial));
+        rows.push(output(lab, "--trace", "", path, in_trace));
+    }
+    let locked = disk::image(lab, "running.img", 1 << 20);
+    let holder = lab.start(&Spec::new().disk(&locked));
+    for (option, prefix) in [("--serial", "file:"), ("--trace", "")] {
+        rows.push(output(lab, option, prefix, &locked, "another process has locked it"));
+    }
+    drop(holder);
+    rows.push(output(lab, "--trace", "", &letter, "something else than a trace"));
+    rows.push(output(lab, "--trace", "", Path::new("/dev/null"), "is no regular file"));
+    rows
+}
+
+fn output(lab: &Lab, option: &str, prefix: &str, path: &Path, expected: &str) -> Row {
+    let value = format!("{prefix}{}", path.display());
+    let serial: &[&str] = if option == "--serial" { &[] } else { &["--serial", "null"] };
+    let arguments = ["run", "--memory", "64M"].iter().chain(serial).copied().chain([option, &value]);
+    let (code, text) = run_to_end(lab, &arguments.map(str::to_owned).collect::<Vec<_>>());
+    let expected = if code == 1 { expected } else { "exit 1" };
+    Row::new(lab, "Files to write", format!("{option} {value}"), &answer((code, text)), expected)
 }
 
 /// Runs a machine that must not come up.

@@ -30,8 +30,20 @@ pub struct Row {
 
 impl Row {
     fn new(lab: &Lab, group: &'static str, input: impl Into<String>, answer: &str, expected: &str) -> Self {
-        let shorten = |text: &str| text.replace(&format!("{}/", lab.directory().display()), "");
+        let directory = lab.directory().display().to_string();
+        let shorten = |text: &str| {
+            let text = text.replace(&format!("{directory}/"), "").replace(&directory, "DIRECTORY");
+            without_sessions(&text)
+        };
         Row { group, input: shorten(&input.into()), answer: shorten(answer), expected: expected.into() }
+    }
+
+    /// The row as a line of its table.
+    #[must_use]
+    pub fn markdown(&self) -> String {
+        let plain = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+        let cell = |text: &str| text.replace('|', "\\|").replace('\n', " ").chars().map(plain).collect::<String>();
+        format!("| `{}` | {} |", cell(&self.input), cell(&self.answer))
     }
 
     /// Whether the answer holds what is expected.
@@ -41,13 +53,44 @@ impl Row {
     }
 }
 
+/// Numbers of migrations differ from run to run.
+fn without_sessions(text: &str) -> String {
+    let mut parts = text.split("0x");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match out.ends_with("(session ") || out.ends_with("this one is ") {
+            true => out.extend(["…", part.trim_start_matches(|c: char| c.is_ascii_hexdigit())]),
+            false => out.extend(["0x", part]),
+        }
+    }
+    out
+}
+
+/// The lines of `docs/bad-input.md`.
+///
+/// # Panics
+/// When the page cannot be read.
+#[must_use]
+pub fn page() -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/bad-input.md");
+    std::fs::read_to_string(path).expect("the page is in the repository")
+}
+
 /// Tries every bad input.
 ///
 /// # Panics
 /// When a process does not answer at all.
 #[must_use]
 pub fn all(lab: &Lab) -> Vec<Row> {
-    [command_line::rows(lab), files::kernels(lab), files::disks(lab), qmp::rows(lab), stream::rows(lab)].concat()
+    [
+        command_line::rows(lab),
+        files::kernels(lab),
+        files::disks(lab),
+        files::outputs(lab),
+        qmp::rows(lab),
+        stream::rows(lab),
+    ]
+    .concat()
 }
 
 /// Rows as tables in Markdown, one for each group.
@@ -55,14 +98,13 @@ pub fn all(lab: &Lab) -> Vec<Row> {
 pub fn markdown(rows: &[Row]) -> String {
     let mut out = String::new();
     let mut group = "";
-    let cell = |text: &str| text.replace('|', "\\|").replace('\n', " ");
     for row in rows {
         if row.group != group {
             group = row.group;
             // Writing to a string does not fail.
             let _ = write!(out, "\n## {group}\n\n| Input | Answer |\n|---|---|\n");
         }
-        let _ = writeln!(out, "| `{}` | {} |", cell(&row.input), cell(&row.answer));
+        let _ = writeln!(out, "{}", row.markdown());
     }
     out
 }

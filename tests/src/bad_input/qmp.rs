@@ -32,10 +32,24 @@ const CASES: &[(&str, &str)] = &[
     (r#"{"execute": "migrate", "arguments": {"uri": "exec:cat"}}"#, "write tcp:HOST:PORT or unix:PATH"),
     (r#"{"execute": "migrate", "arguments": {"uri": "tcp:a:1", "channels": []}}"#, "mutually exclusive"),
     (r#"{"execute": "migrate", "arguments": {"channels": []}}"#, "'channels'"),
+    (
+        r#"{"execute": "migrate", "arguments": {"uri": "tcp:a:1", "x-ferry-parameters": {"speed": 1}}}"#,
+        "'x-ferry-parameters.speed' is unexpected",
+    ),
+    (
+        r#"{"execute": "migrate", "arguments": {"uri": "tcp:a:1", "x-ferry-parameters": {"max-bandwidth": 100}}}"#,
+        "the unit is bytes a second",
+    ),
+    (
+        r#"{"execute": "migrate", "arguments": {"uri": "tcp:a:1", "x-ferry-capabilities": [{"capability": "events", "state": true}]}}"#,
+        "use migrate-set-capabilities",
+    ),
+    (r#"{"execute": "migrate", "arguments": {"uri": "tcp:a:1", "resume": true}}"#, "no migration is going on"),
     (r#"{"execute": "migrate-incoming", "arguments": {"uri": "tcp:127.0.0.1:0"}}"#, "--incoming"),
     (r#"{"execute": "migrate-set-parameters", "arguments": {"speed": 1}}"#, "'speed'"),
     (r#"{"execute": "migrate-set-parameters", "arguments": {"max-bandwidth": "fast"}}"#, "'max-bandwidth'"),
     (r#"{"execute": "migrate-set-parameters", "arguments": {"max-bandwidth": -1}}"#, "'max-bandwidth'"),
+    (r#"{"execute": "migrate-set-parameters", "arguments": {"max-bandwidth": 100}}"#, "from 65536 (64 KiB/s)"),
     (
         r#"{"execute": "migrate-set-parameters", "arguments": {"downtime-limit": 2000001}}"#,
         "from 0 to 2000000 milliseconds",
@@ -172,11 +186,13 @@ pub fn rows(lab: &Lab) -> Vec<Row> {
         client.send(br#"{"execute": "query-status", "id": "still here"}"#);
         assert_eq!(client.answer()["id"], "still here", "the connection goes on after {request}");
     }
-    let invalid = [b"{\"execute\": \"", &[0xff, 0xfe][..], b"\"}"].concat();
+    let invalid = [b"{\"execute\": \"", &[0xc0, 0x80][..], b"\"}"].concat();
+    let stray = b"{\"execute\": \xff".to_vec();
     let deep = "[".repeat(100_000);
     let long = format!(r#"{{"execute": "{}"}}"#, "x".repeat(1 << 20));
     for (what, request, expected) in [
         ("a request that is no UTF-8", invalid, "GenericError"),
+        ("a byte that no JSON text holds", stray, "stray byte 0xff"),
         ("100000 nested arrays", deep.into_bytes(), "GenericError"),
         ("a request of a MiB", long.into_bytes(), "GenericError"),
     ] {

@@ -1,13 +1,15 @@
 //! One step: carries out an event in a world.
 
+use ferry_migration::source::{Output, Owner, Resolution, Source};
 use ferry_migration::{destination, source};
 
 use super::Side;
 use super::bounds::Fault;
 use super::event::{Event, Log, Operator};
+use super::facts::{DestinationGuest, SourceGuest};
 use super::job::{DestinationJob, SourceJob};
 use super::link::Link;
-use super::record::{Operation, Reply};
+use super::record::{Kind, Migration, Operation, Record, Reply};
 use super::scenario::Scenario;
 use super::world::World;
 
@@ -17,7 +19,7 @@ impl World {
         match event {
             Event::Source(job, well) => {
                 self.source_jobs.remove(job);
-                if !well && job != SourceJob::Connect && job != SourceJob::Nonce {
+                if !well && !matches!(job, SourceJob::Connect | SourceJob::Nonce | SourceJob::Resume) {
                     self.budget.spend(Fault::SaveFailure);
                 }
                 self.answer_source(scenario, job, well, log);
@@ -28,7 +30,8 @@ impl World {
             }
             Event::Destination(job, well) => {
                 self.destination_jobs.remove(job);
-                if !well {
+                let locked_out = job == DestinationJob::Start && self.lock_is_elsewhere();
+                if !well && !locked_out {
                     let start = job == DestinationJob::Start;
                     self.budget.spend(if start { Fault::StartFailure } else { Fault::LoadFailure });
                 }
@@ -44,6 +47,8 @@ impl World {
             | Event::RecordStalls(_)
             | Event::Straggler(_)
             | Event::Settles
+            | Event::SourceSettles
+            | Event::Seizes
             | Event::Reach(..) => self.apply_record(event, log),
             Event::MarkerArrives => self.marker_arrives(log),
             Event::PagesArrive => self.pages_arrive(log),
@@ -57,7 +62,9 @@ impl World {
                     Side::Destination => self.step_destination(destination::Input::Timer(timer), log),
                 }
             }
-            Event::Operator(operator) => self.apply_operator(operator, log),
+            Event::Operator(operator) => self.apply_operator(scenario, operator, log),
+            Event::Third(step) => self.apply_third(scenario, step),
+            Event::Leaves => self.crash(Side::Destination),
             Event::Foreign(foreign) => {
                 self.budget.spend(Fault::Foreign);
                 self.foreign_message(foreign, log);
@@ -124,7 +131,7 @@ impl World {
         }
     }
 
-    fn apply_operator(&mut self, operator: Operator, log: &mut Log) {
+    fn apply_operator(&mut self, scenario: &Scenario, operator: Operator, log: &mut Log) {
         match operator {
             Operator::StartPostcopy => {
                 self.budget.spend(Fault::StartPostcopy);
@@ -134,7 +141,7 @@ impl World {
                 self.budget.spend(Fault::Cancel);
                 match side {
                     Side::Source => self.step_source(source::Input::Cancel, log),
-                    Side::Destination => self.step_destination(destination::Input::Cancel, log),
+                    Side::Destination => self.destination_ends(log),
                 }
             }
             Operator::Pause(side) => {
@@ -147,13 +154,72 @@ impl World {
             Operator::Recover => self.step_source(source::Input::Recover, log),
             Operator::RashResolve => {
                 self.budget.spend(Fault::RashResolve);
-                self.step_source(source::Input::Resolve(source::Owner::Source), log);
+                self.step_source(source::Input::Resolve(Resolution::to(Owner::Source)), log);
             }
             Operator::Resolve(owner) => {
-                self.facts.source.resolved |= owner == source::Owner::Source;
-                self.step_source(source::Input::Resolve(owner), log);
+                self.resolve(Resolution::to(owner), log);
             }
+            Operator::NeverRan => self.resolve(Resolution { owner: Owner::Source, never_ran: true }, log),
+            Operator::Stop => {
+                self.budget.spend(Fault::Stop);
+                self.facts.source.wants = false;
+                if self.facts.source.guest == SourceGuest::Running {
+                    self.facts.source.guest = SourceGuest::Held;
+                }
+            }
+            Operator::Cont => self.continue_source(scenario),
+            Operator::Again => self.migrate_again(scenario, log),
         }
+    }
+
+    /// An operator says who owns the guest. What the record must be asked for first is answered later.
+    fn resolve(&mut self, resolution: Resolution, log: &mut Log) {
+        self.wish_is_source = resolution.owner == Owner::Source;
+        let at_once = !self.source.clone().step(source::Input::Resolve(resolution)).contains(&Output::TakeBack);
+        let waits = self.record_jobs[Side::Source as usize].is_some();
+        self.facts.source.resolved |= self.wish_is_source && at_once && !waits;
+        self.step_source(source::Input::Resolve(resolution), log);
+    }
+
+    /// The guest of the destination ends, or its process is told to end.
+    fn destination_ends(&mut self, log: &mut Log) {
+        let destination = &mut self.facts.destination;
+        destination.leaving = true;
+        let claims = self.record_jobs[Side::Destination as usize].is_some_and(|job| job.operation.kind == Kind::Claim);
+        let claimed = self.record_jobs[Side::Destination as usize].is_some_and(|job| job.reply.is_some());
+        destination.left_before_claim =
+            claims && !claimed || self.destination_timers.has(ferry_migration::Timer::RetryRecord);
+        if destination.guest == DestinationGuest::Running {
+            destination.guest = DestinationGuest::Ended;
+        }
+        self.step_destination(destination::Input::Ends("told to end".to_owned()), log);
+    }
+
+    /// After a migration that has failed, the source begins another one, to another process.
+    fn migrate_again(&mut self, scenario: &Scenario, log: &mut Log) {
+        self.budget.spend(Fault::Again);
+        let generation = self.facts.source.generation;
+        self.migration = Migration { generation, id: self.migration.id + 1 };
+        let old = self.clone();
+        let mut world = World::new(scenario);
+        world.budget = old.budget;
+        world.migration = old.migration;
+        world.stragglers = old.stragglers;
+        world.facts.record = Record { began: old.facts.record.generation, ..old.facts.record };
+        world.facts.source.generation = generation;
+        world.facts.source.guest = old.facts.source.guest;
+        world.facts.source.wants = old.facts.source.wants;
+        world.facts.source.settling = false;
+        world.facts.third = old.facts.third;
+        world.facts.third_takes = old.facts.third_takes;
+        world.facts.forked = old.facts.forked;
+        world.facts.stale = old.facts.stale;
+        world.facts.unfenced = old.facts.unfenced;
+        world.facts.given_up = old.facts.given_up;
+        world.source = Source::with_guards(scenario.plan_of(generation.into()), scenario.guards);
+        let outputs = world.source.start();
+        *self = world;
+        self.perform_source(outputs, log);
     }
 
     fn apply_record(&mut self, event: Event, log: &mut Log) {
@@ -185,8 +251,15 @@ impl World {
                 self.facts.record.carry_out(operation);
             }
             Event::Settles => {
-                self.settling = false;
-                self.facts.record.carry_out(Operation::Settle);
+                let operation = self.settling.take().expect("offered only when there is one");
+                self.facts.record.carry_out(operation);
+            }
+            Event::SourceSettles => {
+                self.facts.source.settling = false;
+                self.facts.record.carry_out(Kind::SettleSource.of(self.migration));
+            }
+            Event::Seizes => {
+                self.seizes();
             }
             Event::Reach(side, sees) => {
                 if !sees {

@@ -38,6 +38,17 @@ pub enum Fault {
     StartPostcopy,
     /// An operator gives a paused postcopy to the source, whose memory is old.
     RashResolve,
+    /// Another process boots the guest, as `ferry run` does.
+    Boot,
+    /// Another process boots the guest whatever migration the record tells of (`,take`): the operator
+    /// has ended the destination, and forgotten the source.
+    RashTake,
+    /// Another process holds the disk's lock for a while.
+    LockHeld,
+    /// An operator stops the guest, and lets it go on later.
+    Stop,
+    /// After a migration that has failed the source begins another one.
+    Again,
 }
 
 /// How often each [`Fault`] may still happen, at most 15 times ([`Fault::FalseTimeout`]: at all, or not).

@@ -73,16 +73,35 @@ const LARGE: [(&str, Faults); 9] = [
     ),
 ];
 
+/// With other processes that want the guest, operators who stop it, and several migrations in a row: where the source has
+/// a record, with every handshake.
+const SMALL_OTHERS: [(&str, Faults); 5] = [
+    ("boots", &[(Break, 1), (Boot, 2), (FalseTimeout, 1)]),
+    ("locks", &[(Break, 1), (LockHeld, 1), (Boot, 1), (Cancel, 1)]),
+    ("stops", &[(Break, 1), (Stop, 1), (LockHeld, 1), (Boot, 1)]),
+    ("in a row", &[(Break, 1), (Again, 1), (Boot, 1), (Cancel, 1)]),
+    ("a rash boot", &[(Break, 1), (RashTake, 1), (LockHeld, 1), (FalseTimeout, 1)]),
+];
+
+const LARGE_OTHERS: [(&str, Faults); 6] = [
+    ("boots", &[(Break, 2), (Boot, 2), (FalseTimeout, 1), (StartFailure, 1), (SourceCrash, 1)]),
+    ("boots and the record", &[(Break, 1), (Boot, 2), (Outage, 1), (LostReply, 1), (DestinationCrash, 1)]),
+    ("locks", &[(Break, 2), (LockHeld, 2), (Boot, 2), (Cancel, 1), (FalseTimeout, 1)]),
+    ("stops", &[(Break, 2), (Stop, 2), (LockHeld, 1), (Boot, 1), (SaveFailure, 1)]),
+    ("in a row", &[(Break, 2), (Again, 2), (Boot, 1), (LockHeld, 1), (LostReply, 1), (Cancel, 1)]),
+    ("a rash boot", &[(Break, 2), (RashTake, 2), (LockHeld, 1), (FalseTimeout, 1), (StartFailure, 1)]),
+];
+
 /// For `cargo test`.
 #[must_use]
 pub fn small() -> Vec<Campaign> {
-    campaigns(&SMALL, false)
+    campaigns(&SMALL, false).into_iter().chain(others(&SMALL_OTHERS, false)).collect()
 }
 
 /// For `ci/explore`.
 #[must_use]
 pub fn large() -> Vec<Campaign> {
-    campaigns(&LARGE, true)
+    campaigns(&LARGE, true).into_iter().chain(others(&LARGE_OTHERS, true)).collect()
 }
 
 fn campaigns(about: &[(&str, Faults)], rehearse: bool) -> Vec<Campaign> {
@@ -94,6 +113,26 @@ fn campaigns(about: &[(&str, Faults)], rehearse: bool) -> Vec<Campaign> {
                 let scenario = faults.iter().fold(bare, |scenario, (fault, times)| scenario.with(*fault, *times));
                 let name = format!("{name}, {handshake:?}, {}", super::variants::mode(postcopy));
                 out.push(Campaign { name, scenario });
+            }
+        }
+    }
+    out
+}
+
+fn others(about: &[(&str, Faults)], rehearse: bool) -> Vec<Campaign> {
+    let setup = |postcopy| Scenario { has_record: true, ..Scenario::new(Handshake::Setup, postcopy) };
+    let mut out = Vec::new();
+    for (name, faults) in about {
+        for postcopy in [false, true] {
+            let kinds = [
+                ("Setup with a record", setup(postcopy)),
+                ("Setup with a record that is not shared", Scenario { record_shared: false, ..setup(postcopy) }),
+                ("Owned", Scenario::new(Handshake::Owned, postcopy)),
+            ];
+            for (kind, bare) in kinds {
+                let bare = Scenario { rehearse, ..bare };
+                let scenario = faults.iter().fold(bare, |scenario, (fault, times)| scenario.with(*fault, *times));
+                out.push(Campaign { name: format!("{name}, {kind}, {}", super::variants::mode(postcopy)), scenario });
             }
         }
     }

@@ -3,17 +3,17 @@
 use ferry_migration::destination::{Claim, GiveBack, Input, LoadTimes, Outcome, Output};
 use ferry_migration::message::{Handshake, ToDestination};
 
-use super::Side;
 use super::event::{Foreign, Log};
 use super::facts::{DestinationGuest, End, Stale};
 use super::job::{DestinationJob, RecordJob};
 use super::link::{Link, Marker};
-use super::record::{Operation, Reply};
+use super::record::{Kind, Operation, Reply};
 use super::scenario::{OTHER_GENERATION, Scenario};
 use super::set::Set;
 use super::source_side::{MARKER, failure};
 use super::trace;
 use super::world::World;
+use super::{Party, Side};
 
 impl World {
     /// Feeds the destination.
@@ -44,9 +44,9 @@ impl World {
                 self.destination_jobs.insert(DestinationJob::Load);
             }
             Output::Interrupt => self.interrupt_destination(),
-            Output::Claim => self.ask_for_destination(Operation::Claim),
-            Output::GiveBack => self.ask_for_destination(Operation::GiveBack),
-            Output::Settle => self.settling = true,
+            Output::Claim => self.ask_for_destination(Kind::Claim),
+            Output::GiveBack => self.ask_for_destination(Kind::GiveBack),
+            Output::Settle => self.settling = Some(Kind::Settle.of(self.migration)),
             Output::Start => self.destination_jobs.insert(DestinationJob::Start),
             Output::Paused => self.facts.destination.paused = true,
             Output::Resumed => self.facts.destination.paused = false,
@@ -57,8 +57,8 @@ impl World {
         }
     }
 
-    fn ask_for_destination(&mut self, operation: Operation) {
-        self.record_jobs[Side::Destination as usize] = Some(RecordJob::new(operation));
+    fn ask_for_destination(&mut self, kind: Kind) {
+        self.record_jobs[Side::Destination as usize] = Some(RecordJob::new(kind.of(self.migration)));
     }
 
     fn interrupt_destination(&mut self) {
@@ -78,6 +78,10 @@ impl World {
         };
         self.facts.destination.end = Some(end);
         self.facts.destination.paused = false;
+        let runs = self.facts.destination.guest == DestinationGuest::Running;
+        if self.facts.record.lock == Some(Party::Destination) && !runs {
+            self.facts.record.lock = None;
+        }
         self.destination_timers = Set::new();
     }
 
@@ -88,9 +92,13 @@ impl World {
             DestinationJob::Check => Input::Checked(Err("memory: told to differ".to_owned())),
             DestinationJob::LoadTrial | DestinationJob::Load if well => Input::Loaded(Ok(LoadTimes::default())),
             DestinationJob::LoadTrial | DestinationJob::Load => Input::Loaded(Err(failure())),
-            DestinationJob::Start if well => {
-                self.facts.destination_runs(self.destination.handshake() == Handshake::Owned);
-                self.facts.record.lock = Some(Side::Destination);
+            DestinationJob::Start if well && self.may_run(scenario, Party::Destination) => {
+                let owned = self.destination.handshake() == Handshake::Owned;
+                self.facts.destination_runs(owned);
+                self.facts.record.lock = Some(Party::Destination);
+                if !owned && scenario.has_record && scenario.record_shared {
+                    self.settling = Some(Kind::Assert.of(self.migration));
+                }
                 Input::Started(Ok(0))
             }
             DestinationJob::Start => Input::Started(Err(failure())),
@@ -100,10 +108,10 @@ impl World {
 
     /// What the record says to the destination.
     pub fn answer_ownership(&mut self, operation: Operation, reply: Option<Reply>, log: &mut Log) {
-        let input = match (operation, reply) {
-            (Operation::Claim, Some(Reply::Won)) => Input::Claimed(Claim::Won),
-            (Operation::Claim, Some(_)) => Input::Claimed(Claim::Lost),
-            (Operation::Claim, None) => Input::Claimed(Claim::Unreachable),
+        let input = match (operation.kind, reply) {
+            (Kind::Claim, Some(Reply::Won)) => Input::Claimed(Claim::Won),
+            (Kind::Claim, Some(_)) => Input::Claimed(Claim::Lost),
+            (Kind::Claim, None) => Input::Claimed(Claim::Unreachable),
             (_, Some(_)) => Input::GaveBack(GiveBack::Done),
             (_, None) => Input::GaveBack(GiveBack::Unreachable),
         };

@@ -3,14 +3,15 @@
 use ferry_migration::Timer;
 use ferry_migration::source::Owner;
 
-use super::Side;
 use super::bounds::Fault;
 use super::event::{Class, Event, Foreign, Operator};
-use super::facts::{DestinationGuest, End};
+use super::facts::{DestinationGuest, End, SourceGuest};
 use super::job::{DestinationJob, SourceJob};
 use super::link::Health;
 use super::record::Arbiter;
+use super::third::Stage;
 use super::world::World;
+use super::{Party, Side};
 
 /// What can happen, in the order in which it is tried.
 pub type Events = Vec<(Class, Event)>;
@@ -54,6 +55,7 @@ impl World {
         }
         for job in self.source_jobs.iter() {
             let well = match job {
+                SourceJob::Resume => !self.lock_is_elsewhere(),
                 SourceJob::Connect => self.destination_listens(),
                 SourceJob::Nonce => self.facts.record.arbiter == Arbiter::DiskLock || self.facts.record.source_sees,
                 _ => true,
@@ -61,14 +63,26 @@ impl World {
             add(Event::Source(job, well));
         }
         for job in self.destination_jobs.iter() {
-            add(Event::Destination(job, true));
+            add(Event::Destination(job, job != DestinationJob::Start || !self.lock_is_elsewhere()));
+        }
+        if self.facts.source.settling && self.facts.record.source_sees {
+            add(Event::SourceSettles);
+        }
+        if self.facts.source.seizing && self.facts.record.source_sees {
+            add(Event::Seizes);
+        }
+        if self.facts.destination.leaving && self.facts.destination.alive && self.facts.destination.end.is_some() {
+            add(Event::Leaves);
+        }
+        if self.facts.third != Stage::Absent || self.facts.record.lock == Some(Party::Other) {
+            self.third_steps().into_iter().filter(|step| step.goes_on()).for_each(|step| add(Event::Third(step)));
         }
         for side in SIDES {
             if self.timers(side).has(Timer::Heartbeat) && self.lets_heartbeat_lapse(side) {
                 add(Event::Fires(side, Timer::Heartbeat));
             }
         }
-        if self.settling && self.facts.record.destination_sees {
+        if self.settling.is_some() && self.facts.record.destination_sees {
             add(Event::Settles);
         }
         if self.link.marker.is_some() && self.is_alive(Side::Destination) && self.link.destination_reads {
@@ -131,12 +145,22 @@ impl World {
         let destination = &self.facts.destination;
         let fenced = !destination.alive || destination.end.is_some_and(|end| end != End::Completed);
         let uncertain = self.source.uncertainty().is_some();
-        if uncertain && fenced && !self.facts.ran_at_destination {
+        let asked = self.source.is_resolving();
+        if uncertain && fenced && !self.facts.ran_at_destination && !asked {
             add(Event::Operator(Operator::Resolve(Owner::Source)));
+            // An operator who has had the guest booted elsewhere does not say so.
+            if self.has_record && !self.facts.forked && self.facts.third == Stage::Absent {
+                add(Event::Operator(Operator::NeverRan));
+            }
+        }
+        let (guest, over) = (self.facts.source.guest, self.facts.source.end.is_some());
+        let stopped = guest == SourceGuest::Held || guest == SourceGuest::StoppedForGood && over;
+        if stopped && !self.facts.source.handed_over {
+            add(Event::Operator(Operator::Cont));
         }
         let needs_nothing = fenced || destination.has_all_pages;
         let paused = shown == ferry_migration::Status::PostcopyPaused && needs_nothing;
-        if (uncertain || paused) && self.facts.ran_at_destination {
+        if (uncertain || paused) && self.facts.ran_at_destination && !asked {
             add(Event::Operator(Operator::Resolve(Owner::Destination)));
         }
     }
@@ -230,13 +254,23 @@ impl World {
                 add(Event::Reach(side, false));
             }
             let works = if side == Side::Source { source_works } else { destination.alive && self.arrived };
-            if works && left(Fault::Cancel) {
+            let told = side == Side::Destination && destination.leaving;
+            if works && !told && left(Fault::Cancel) {
                 add(Event::Operator(Operator::Cancel(side)));
             }
             let pauses = if side == Side::Source { source_works } else { destination_works };
             if pauses && left(Fault::Pause) && self.facts.ran_at_destination {
                 add(Event::Operator(Operator::Pause(side)));
             }
+        }
+        self.third_steps().into_iter().filter(|step| !step.goes_on()).for_each(|step| add(Event::Third(step)));
+        if source.alive && source.wants && !source.handed_over && left(Fault::Stop) {
+            add(Event::Operator(Operator::Stop));
+        }
+        let runs_here = matches!(source.guest, SourceGuest::Running | SourceGuest::Held);
+        let over = source.end.is_some() && (destination.end.is_some() || !destination.alive || !self.arrived);
+        if source.alive && over && runs_here && !source.handed_over && left(Fault::Again) {
+            add(Event::Operator(Operator::Again));
         }
         let paused = source_works && source.shown == ferry_migration::Status::PostcopyPaused;
         if paused && left(Fault::RashResolve) {

@@ -60,6 +60,44 @@ pub enum Event {
     Foreign(Foreign),
     /// An operator speaks.
     Operator(Operator),
+    /// The record is settled by the source, in the background.
+    SourceSettles,
+    /// The record is made to name the source, in the background, as its operator has decided.
+    Seizes,
+    /// A process that was told to end does so.
+    Leaves,
+    /// Another process does something.
+    Third(Third),
+}
+
+impl Third {
+    /// Whether it only goes on with what it has begun.
+    #[must_use]
+    pub fn goes_on(self) -> bool {
+        !matches!(self, Third::Looks { .. } | Third::OtherLocks | Third::Ends)
+    }
+}
+
+/// What a process does that has no part in the migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Third {
+    /// It is to boot the guest, and reads the record.
+    Looks {
+        /// Whatever migration the record tells of.
+        take: bool,
+    },
+    /// It takes the disk's lock.
+    Locks,
+    /// It makes the record name itself.
+    Swaps,
+    /// It runs the guest from its disk.
+    Runs,
+    /// It ends.
+    Ends,
+    /// A process takes the disk's lock, and nothing else.
+    OtherLocks,
+    /// It lets the lock go.
+    OtherUnlocks,
 }
 
 /// Messages of another run of the guest.
@@ -86,6 +124,14 @@ pub enum Operator {
     Recover,
     /// `ferry resolve`, after having looked at the other side.
     Resolve(Owner),
+    /// The same for the source, with the word that the destination never ran.
+    NeverRan,
+    /// `stop` at the source.
+    Stop,
+    /// `cont` at the source.
+    Cont,
+    /// `migrate` again, after a failure.
+    Again,
     /// `ferry resolve --owner source` in a paused postcopy.
     RashResolve,
 }

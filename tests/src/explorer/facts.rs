@@ -2,8 +2,10 @@
 
 use ferry_migration::Status;
 
-use super::Side;
 use super::record::{Arbiter, Record};
+use super::scenario::GENERATION;
+use super::third::Stage;
+use super::{Party, Side};
 
 /// The truth about both sides.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -20,6 +22,23 @@ pub struct Facts {
     pub stale: Option<Stale>,
     /// Whoever began to run after the permit without a record that named it.
     pub unfenced: Option<Side>,
+    /// Another process that boots the guest.
+    pub third: Stage,
+    /// It was told to boot whatever migration the record tells of.
+    pub third_takes: bool,
+    /// It has run the guest: the disk is newer than what the two sides hold.
+    pub forked: bool,
+    /// A guest's newest state was given up while it could have run.
+    pub given_up: Option<GivenUp>,
+}
+
+/// In what way the newest state of a guest was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GivenUp {
+    /// A process booted the guest while a living process held its newest state.
+    Booted,
+    /// A destination that was told to end took the guest with it, which it had neither claimed nor run.
+    Left,
 }
 
 /// In what way a run was stale.
@@ -27,6 +46,8 @@ pub struct Facts {
 pub enum Stale {
     /// The source ran again after the destination had run.
     Resume,
+    /// A side ran after a third process had booted the guest from its disk.
+    Fork,
     /// The destination ran the state of another run of the guest.
     ForeignState,
     /// The destination's guest got pages of another run of the guest.
@@ -40,8 +61,10 @@ pub enum SourceGuest {
     Running,
     /// They do not.
     Stopped,
-    /// They do not, and a client was told that the guest stays stopped.
+    /// They do not, and a client was told that the guest stays stopped: its disk was let go of.
     StoppedForGood,
+    /// They do not, because the operator stopped them; the disk is held.
+    Held,
 }
 
 /// The truth about the source.
@@ -59,8 +82,18 @@ pub struct SourceFacts {
     pub serving: bool,
     /// The destination may have been told to run.
     pub permitted: bool,
+    /// The guest is another process's for good: no command runs it here.
+    pub handed_over: bool,
     /// An operator gave the guest to this side.
     pub resolved: bool,
+    /// The generation in which the record names this process, as it knows it.
+    pub generation: u8,
+    /// The operator wants the guest to run.
+    pub wants: bool,
+    /// The record is to be settled.
+    pub settling: bool,
+    /// The record is to name this side, as its operator has decided.
+    pub seizing: bool,
 }
 
 /// The destination's guest.
@@ -72,6 +105,8 @@ pub enum DestinationGuest {
     Running,
     /// It ran or was about to, and a client was told that it is lost.
     Lost,
+    /// It has ended here, with its process or by itself.
+    Ended,
 }
 
 /// The truth about the destination.
@@ -93,6 +128,10 @@ pub struct DestinationFacts {
     pub faults_alive: bool,
     /// The state that was loaded last is of another run of the guest.
     pub foreign_state: bool,
+    /// The process was told to end.
+    pub leaving: bool,
+    /// It was told so before the record had named it.
+    pub left_before_claim: bool,
 }
 
 /// How a migration ended, as it was told.
@@ -122,7 +161,12 @@ impl Facts {
                 end: None,
                 serving: false,
                 permitted: false,
+                handed_over: false,
                 resolved: false,
+                generation: GENERATION as u8,
+                wants: true,
+                settling: false,
+                seizing: false,
             },
             destination: DestinationFacts {
                 alive: true,
@@ -133,11 +177,17 @@ impl Facts {
                 armed: false,
                 faults_alive: true,
                 foreign_state: false,
+                leaving: false,
+                left_before_claim: false,
             },
-            record: Record::new(arbiter),
+            record: Record::new(arbiter, GENERATION as u8),
             ran_at_destination: false,
             stale: None,
             unfenced: None,
+            third: Stage::Absent,
+            third_takes: false,
+            forked: false,
+            given_up: None,
         }
     }
 
@@ -153,14 +203,56 @@ impl Facts {
         self.destination.alive && self.destination.guest == DestinationGuest::Running
     }
 
-    /// The source's vCPUs run again. `by_record`: the record decides in this migration.
-    pub fn source_runs(&mut self, by_record: bool) {
+    /// Whether the process that boots the guest runs it.
+    #[must_use]
+    pub fn runs_at_third(&self) -> bool {
+        self.third == Stage::Runs
+    }
+
+    /// How many run the guest.
+    #[must_use]
+    pub fn runners(&self) -> usize {
+        let runners = [self.runs_at_source(), self.runs_at_destination(), self.runs_at_third()];
+        runners.into_iter().filter(|runs| *runs).count()
+    }
+
+    /// The process that boots the guest runs it, from its disk. What a living process holds is lost by
+    /// that, unless its operator has said that it may be.
+    pub fn third_runs(&mut self) {
+        self.forked = true;
+        let at_source = self.source.alive && !self.ran_at_destination && self.source.end != Some(End::Completed);
+        let at_destination = self.destination.alive && self.destination.guest == DestinationGuest::Running;
+        if (at_source || at_destination) && !self.third_takes {
+            self.given_up = Some(GivenUp::Booted);
+        }
+    }
+
+    /// The source's vCPUs run again after its operator's `cont`.
+    pub fn source_goes_on(&mut self) {
+        self.source.wants = true;
         self.source.guest = SourceGuest::Running;
+        self.note_stale_source();
+    }
+
+    fn note_stale_source(&mut self) {
         if self.ran_at_destination {
             self.stale = Some(Stale::Resume);
         }
+        if self.forked {
+            self.stale = Some(Stale::Fork);
+        }
+    }
+
+    /// The source's vCPUs run again, if its operator wants them to. `by_record`: the record decides in this migration.
+    pub fn source_runs(&mut self, by_record: bool) {
+        if !self.source.wants {
+            self.source.guest = SourceGuest::Held;
+            return;
+        }
+        self.source.guest = SourceGuest::Running;
+        self.note_stale_source();
         let by_record = by_record && self.record.arbiter == Arbiter::Record;
-        let owns = self.record.owner == Side::Source && self.record.changes > 0;
+        let owns = self.record.owner == Party::Source && self.record.has_changed();
         if by_record && self.source.permitted && !self.source.resolved && !owns {
             self.unfenced = Some(Side::Source);
         }
@@ -168,15 +260,27 @@ impl Facts {
 
     /// The destination's vCPUs run.
     pub fn destination_runs(&mut self, by_record: bool) {
-        if self.destination.guest == DestinationGuest::Lost {
+        if matches!(self.destination.guest, DestinationGuest::Lost | DestinationGuest::Ended) {
             return;
+        }
+        if self.destination.leaving {
+            // The process is about to end, and its guest with it.
+            self.destination.guest = DestinationGuest::Ended;
+            self.ran_at_destination = true;
+            if self.destination.left_before_claim && by_record {
+                self.given_up = Some(GivenUp::Left);
+            }
+            return;
+        }
+        if self.forked {
+            self.stale = Some(Stale::Fork);
         }
         self.destination.guest = DestinationGuest::Running;
         self.ran_at_destination = true;
         if self.destination.foreign_state {
             self.stale = Some(Stale::ForeignState);
         }
-        if by_record && self.record.arbiter == Arbiter::Record && self.record.owner != Side::Destination {
+        if by_record && self.record.arbiter == Arbiter::Record && self.record.owner != Party::Destination {
             self.unfenced = Some(Side::Destination);
         }
     }
@@ -190,7 +294,7 @@ impl Facts {
             }
             Side::Destination => self.destination.alive = false,
         }
-        if self.record.lock == Some(side) {
+        if self.record.lock == Some(side.into()) {
             self.record.lock = None;
         }
     }
@@ -198,11 +302,13 @@ impl Facts {
     /// Who runs the guest, for a trace.
     #[must_use]
     pub fn who_runs(&self) -> &'static str {
-        match (self.runs_at_source(), self.runs_at_destination()) {
-            (true, true) => "BOTH",
-            (true, false) => "source",
-            (false, true) => "destination",
-            (false, false) => "-",
+        match (self.runs_at_source(), self.runs_at_destination(), self.runs_at_third()) {
+            (true, false, false) => "source",
+            (false, true, false) => "destination",
+            (false, false, true) => "another",
+            (false, false, false) => "-",
+            _ if self.runs_at_third() => "TWO",
+            _ => "BOTH",
         }
     }
 }

@@ -24,6 +24,7 @@ pub mod scenario;
 pub mod search;
 pub mod set;
 mod source_side;
+pub mod third;
 pub mod trace;
 pub mod variants;
 pub mod world;
@@ -34,6 +35,33 @@ pub use record::Arbiter;
 pub use scenario::Scenario;
 pub use search::{Limits, Report, explore};
 pub use world::World;
+
+/// Who can have to do with the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Party {
+    /// The side that had it.
+    Source,
+    /// The side that is to get it.
+    Destination,
+    /// A process that boots it from its disk.
+    Third,
+    /// A process that only holds the disk's lock for a while.
+    Other,
+}
+
+impl Party {
+    /// Everybody, in the order of their numbers.
+    pub const ALL: [Party; 4] = [Party::Source, Party::Destination, Party::Third, Party::Other];
+}
+
+impl From<Side> for Party {
+    fn from(side: Side) -> Party {
+        match side {
+            Side::Source => Party::Source,
+            Side::Destination => Party::Destination,
+        }
+    }
+}
 
 /// One of the two sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

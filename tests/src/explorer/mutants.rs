@@ -15,6 +15,8 @@ const POSTCOPY: bool = true;
 pub fn what_it_is_for(guard: Guard) -> (Scenario, Invariant) {
     let setup = |postcopy| Scenario::new(Setup, postcopy);
     let owned = |postcopy| Scenario::new(Owned, postcopy);
+    // The source has a record, which the destination does not see.
+    let recorded = Scenario { has_record: true, record_shared: false, ..setup(PRECOPY) };
     match guard {
         Guard::UnsharedRecordIsNone => {
             let unshared = Scenario { record_shared: false, ..owned(PRECOPY) };
@@ -22,7 +24,10 @@ pub fn what_it_is_for(guard: Guard) -> (Scenario, Invariant) {
         }
         Guard::StaysStoppedAfterPermit => (setup(PRECOPY).with(Fault::Break, 1), Invariant::TwoRunners),
         Guard::RefusesLateCancel => (setup(PRECOPY).with(Fault::Cancel, 1), Invariant::TwoRunners),
-        Guard::TakeBackLostStaysStopped => (owned(PRECOPY).with(Fault::Break, 1), Invariant::TwoRunners),
+        // A look at the record before the run would catch it, where the record answers.
+        Guard::TakeBackLostStaysStopped => {
+            (owned(PRECOPY).with(Fault::Break, 1).with(Fault::Outage, 1), Invariant::TwoRunners)
+        }
         Guard::TakeBackUnreachableStaysStopped => {
             (owned(PRECOPY).with(Fault::Break, 1).with(Fault::Outage, 1), Invariant::TwoRunners)
         }
@@ -38,9 +43,20 @@ pub fn what_it_is_for(guard: Guard) -> (Scenario, Invariant) {
         }
         Guard::StartedRemembersLink => (setup(POSTCOPY).with(Fault::BulkBreak, 1), Invariant::Finishes),
         Guard::BeatsAfterUncertainty => (setup(POSTCOPY).with(Fault::FalseTimeout, 1), Invariant::BothBeat),
+        Guard::EveryHandshakeAnnounces => (recorded.with(Fault::Break, 1).with(Fault::Boot, 1), Invariant::Kept),
+        Guard::SettlesOnlyWhatItHolds => {
+            (recorded.with(Fault::Break, 1).with(Fault::LockHeld, 1).with(Fault::Boot, 1), Invariant::Kept)
+        }
+        Guard::ResolveAsksRecord => {
+            let rash = owned(PRECOPY).with(Fault::Break, 1).with(Fault::RashTake, 1);
+            (rash.with(Fault::Outage, 1), Invariant::StaleRun)
+        }
         Guard::StartNeedsPermit => (setup(PRECOPY).with(Fault::Break, 1), Invariant::TwoRunners),
         Guard::StartNeedsClaim => (owned(PRECOPY).with(Fault::Break, 1), Invariant::TwoRunners),
-        Guard::ClaimLostStaysStopped => (owned(PRECOPY).with(Fault::Break, 1), Invariant::TwoRunners),
+        // As above, at the destination.
+        Guard::ClaimLostStaysStopped => {
+            (owned(PRECOPY).with(Fault::Break, 1).with(Fault::Outage, 1), Invariant::TwoRunners)
+        }
         Guard::ClaimUnreachableStaysStopped => {
             (owned(PRECOPY).with(Fault::Outage, 1).with(Fault::FalseTimeout, 1), Invariant::TwoRunners)
         }
@@ -63,6 +79,16 @@ pub fn what_it_is_for(guard: Guard) -> (Scenario, Invariant) {
         Guard::StartRemembersLink => (setup(POSTCOPY).with(Fault::Break, 1), Invariant::Pages),
         Guard::PausedClosesLostLink => {
             (setup(POSTCOPY).with(Fault::Break, 1).with(Fault::BulkBreak, 1), Invariant::Finishes)
+        }
+        Guard::LeavingGivesBack => (owned(PRECOPY).with(Fault::Cancel, 1), Invariant::Kept),
+        Guard::BootNeedsSettled | Guard::BootSwapsWhatItRead => (owned(PRECOPY).with(Fault::Boot, 1), Invariant::Kept),
+        Guard::RunsWithALook => {
+            let late = Scenario { record_shared: true, ..recorded }.with(Fault::FalseTimeout, 1);
+            (late.with(Fault::Break, 1).with(Fault::RashTake, 1), Invariant::StaleRun)
+        }
+        Guard::ContAsksRecord => {
+            let locked = owned(PRECOPY).with(Fault::Break, 1).with(Fault::LockHeld, 1);
+            (locked.with(Fault::RashTake, 1), Invariant::StaleRun)
         }
     }
 }

@@ -1,30 +1,73 @@
-//! The ownership record as the two sides see it: one place, four changes, and who can reach it.
+//! The ownership record as everybody in an exploration sees it: one place, the changes that are asked
+//! of it, and who can reach it.
 //!
-//! [`Arbiter::DiskLock`] is the idea that the record replaces: whoever gets the disk's lock may run. It is here so that the
-//! table can show what is wrong with it.
+//! The rules are the product's own (`ferry_migration::ownership`): a record here is a small number
+//! that is turned into a real one for each change. [`Arbiter::DiskLock`] is the idea that the record
+//! replaces: whoever gets the disk's lock may run. It is here so that the table can show what is
+//! wrong with it.
 
-use super::Side;
+use ferry_migration::guards::Guards;
+use ferry_migration::ownership::custody::{self, Boot};
+use ferry_migration::ownership::{self, Change, Handover, Name, OwnerId, Standing, Verdict, judge};
+
+use super::{Party, Side};
 
 /// What decides who owns the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Arbiter {
     /// A record that only a compare-and-swap changes.
     Record,
-    /// A lock that a crash frees and that whoever comes may take.
+    /// A lock that a crash frees and that the next process takes.
     DiskLock,
+}
+
+/// Which migration asks: the run of the guest that it moves, and its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Migration {
+    /// The generation in which the source owns the guest.
+    pub generation: u8,
+    /// Tells it from others.
+    pub id: u8,
 }
 
 /// A change that a side asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Operation {
+pub enum Kind {
+    /// Source: a migration is under way.
+    Announce,
     /// Destination: `{g, source} → {g+1, destination}`.
     Claim,
     /// Source: `{g, source} → {g+1, source}`.
     TakeBack,
     /// Destination: `{g+1, destination} → {g+2, source}`.
     GiveBack,
-    /// Destination: the guest runs here; nothing is under way any more.
+    /// Destination: the guest runs here, and no migration is under way.
     Settle,
+    /// Destination, without having claimed: the guest runs here.
+    Assert,
+    /// Source: the guest is here, and no migration is under way.
+    SettleSource,
+    /// Source, whose operator has decided: also over the destination's claim.
+    Seize,
+    /// Source, for `cont`: the guest whose disk was let go of is still its own.
+    RunAgain,
+}
+
+impl Kind {
+    /// Asked in this migration.
+    #[must_use]
+    pub fn of(self, of: Migration) -> Operation {
+        Operation { kind: self, of }
+    }
+}
+
+/// A change, and the migration in which it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Operation {
+    /// Which change.
+    pub kind: Kind,
+    /// By which migration.
+    pub of: Migration,
 }
 
 /// What the record answered.
@@ -36,6 +79,8 @@ pub enum Reply {
     Lost,
     /// It names the other side, which may still give it back.
     Claimed,
+    /// It names a process that has no part in the migration.
+    Taken,
 }
 
 /// The record, the disk's lock, and who can reach them.
@@ -43,14 +88,18 @@ pub enum Reply {
 pub struct Record {
     /// What decides.
     pub arbiter: Arbiter,
-    /// Changes of the owner since the migration began.
-    pub changes: u8,
+    /// Which run of the guest this is.
+    pub generation: u8,
+    /// The generation when the migration began.
+    pub began: u8,
     /// Who may run the guest.
-    pub owner: Side,
-    /// The owner runs the guest and will not give it back.
+    pub owner: Party,
+    /// No migration is under way.
     pub settled: bool,
+    /// The migration that changed it last; 0 is none.
+    pub migration: u8,
     /// Who holds the disk's lock.
-    pub lock: Option<Side>,
+    pub lock: Option<Party>,
     /// The source can reach it.
     pub source_sees: bool,
     /// The destination can reach it.
@@ -60,13 +109,15 @@ pub struct Record {
 impl Record {
     /// As it is when a migration begins.
     #[must_use]
-    pub fn new(arbiter: Arbiter) -> Self {
+    pub fn new(arbiter: Arbiter, generation: u8) -> Self {
         Record {
             arbiter,
-            changes: 0,
-            owner: Side::Source,
+            generation,
+            began: generation,
+            owner: Party::Source,
             settled: true,
-            lock: Some(Side::Source),
+            migration: 0,
+            lock: Some(Party::Source),
             source_sees: true,
             destination_sees: true,
         }
@@ -92,91 +143,228 @@ impl Record {
     /// Whether a live pair may have to wait for it: the side that it names does not see it.
     #[must_use]
     pub fn keeps_waiting(&self) -> bool {
-        match self.arbiter {
-            Arbiter::Record => !self.seen_by(self.owner),
-            Arbiter::DiskLock => !self.source_sees || !self.destination_sees,
+        match (self.arbiter, self.owner) {
+            (Arbiter::Record, Party::Source) => !self.source_sees,
+            (Arbiter::Record, Party::Destination) => !self.destination_sees,
+            (Arbiter::Record, _) => false,
+            (Arbiter::DiskLock, _) => !self.source_sees || !self.destination_sees,
         }
+    }
+
+    /// Whether the owner has changed since the migration began.
+    #[must_use]
+    pub fn has_changed(&self) -> bool {
+        self.generation > self.began
     }
 
     /// Carries out a change and answers.
     pub fn carry_out(&mut self, operation: Operation) -> Reply {
         match self.arbiter {
-            Arbiter::Record => self.swap(operation),
-            Arbiter::DiskLock => self.take_lock(operation),
+            Arbiter::Record => self.change(operation),
+            Arbiter::DiskLock => self.take_lock(operation.kind),
         }
     }
 
-    fn swap(&mut self, operation: Operation) -> Reply {
-        match (operation, self.changes, self.owner) {
-            (Operation::Claim, 0, _) => self.change(Side::Destination),
-            (Operation::TakeBack, 0, _) => self.change(Side::Source),
-            (Operation::GiveBack, 1, Side::Destination) => self.change(Side::Source),
-            (Operation::Settle, 1, Side::Destination) => {
-                self.settled = true;
+    fn change(&mut self, Operation { kind, of }: Operation) -> Reply {
+        let handover = Handover::new(guest(), of.id.into(), of.generation.into(), owner(Party::Source));
+        let handover = handover.expect("generations of an exploration are small");
+        let (source, destination) = (owner(Party::Source), owner(Party::Destination));
+        let there = self.real();
+        match kind {
+            Kind::Announce => self.ask(&handover.announce(1)),
+            Kind::Claim => self.ask(&handover.commit(&destination)),
+            Kind::TakeBack => match self.ask(&handover.take_back()) {
+                Reply::Won => Reply::Won,
+                _ => answer_to_source(&handover, &there),
+            },
+            Kind::GiveBack => {
+                self.ask(&handover.give_back(&destination));
                 Reply::Won
             }
-            // Asked for again after a lost reply, or given back by the other side.
-            (Operation::Claim, 1, Side::Destination) | (Operation::TakeBack, _, Side::Source) => Reply::Won,
-            (Operation::TakeBack, _, Side::Destination) if !self.settled => Reply::Claimed,
-            (Operation::GiveBack, _, Side::Source) => Reply::Won,
-            _ => Reply::Lost,
+            Kind::Settle | Kind::SettleSource => {
+                let me = if kind == Kind::Settle { destination } else { source };
+                if there.owner == me && !there.settled && there.migration_id == u128::from(of.id) {
+                    self.ask(&there.settle());
+                }
+                Reply::Won
+            }
+            Kind::Assert => {
+                let (generation, migration) = (self.generation + 1, of.id);
+                *self = Record { generation, owner: Party::Destination, settled: true, migration, ..*self };
+                Reply::Won
+            }
+            Kind::Seize => {
+                let open = handover.standing(&source, Some(&there)) == Standing::Open;
+                if open || handover.is_claimed(&there) {
+                    let change = custody::seize(&there, &source).expect("as above");
+                    return self.ask(&change);
+                }
+                answer_to_source(&handover, &there)
+            }
+            Kind::RunAgain => match custody::run_again(&there, &source, u128::from(of.id) + 100) {
+                Ok(change) => {
+                    let reply = self.ask(&change);
+                    let claimed = self.real();
+                    if reply == Reply::Won {
+                        self.ask(&claimed.settle());
+                    }
+                    reply
+                }
+                Err(_) => Reply::Taken,
+            },
         }
     }
 
-    fn change(&mut self, owner: Side) -> Reply {
-        self.changes += 1;
-        self.owner = owner;
-        self.settled = false;
-        Reply::Won
+    /// What a process that boots the guest may ask of the record as it is now; none if that is refused.
+    #[must_use]
+    pub fn boot(&self, take: bool, guards: Guards) -> Option<Swap> {
+        match custody::boot(Some(&self.real()), &guest(), &owner(Party::Third), take, guards) {
+            Ok(Boot::Swap(change)) => {
+                Some(Swap { generation: self.generation, owner: self.owner, settled: change.expected.settled })
+            }
+            _ => None,
+        }
     }
 
-    fn take_lock(&mut self, operation: Operation) -> Reply {
-        let (side, other) = match operation {
-            Operation::TakeBack => (Side::Source, Side::Destination),
-            _ => (Side::Destination, Side::Source),
+    /// Whether a boot that has read the record gets it.
+    pub fn boots(&mut self, swap: Swap) -> bool {
+        let expected =
+            ownership::Expected { generation: swap.generation.into(), owner: owner(swap.owner), settled: swap.settled };
+        let there = self.real();
+        let record = ownership::Record {
+            generation: u64::from(swap.generation) + 1,
+            owner: owner(Party::Third),
+            settled: true,
+            migration_id: 0,
+            ..there
         };
-        match operation {
-            Operation::GiveBack => self.lock = None,
+        self.ask(&Change { expected, record }) == Reply::Won
+    }
+
+    fn ask(&mut self, change: &Change) -> Reply {
+        match judge(&self.real(), &change.expected, &change.record) {
+            Ok(Verdict::Write) => {
+                self.put(&change.record);
+                Reply::Won
+            }
+            Ok(Verdict::Repeat) => Reply::Won,
+            Ok(Verdict::Lost) => Reply::Lost,
+            Err(error) => panic!("{error}: {change:?}"),
+        }
+    }
+
+    fn real(&self) -> ownership::Record {
+        ownership::Record {
+            vm: guest(),
+            generation: self.generation.into(),
+            owner: owner(self.owner),
+            migration_id: self.migration.into(),
+            settled: self.settled,
+            nonce: 0,
+        }
+    }
+
+    fn put(&mut self, record: &ownership::Record) {
+        self.generation = u8::try_from(record.generation).expect("generations of an exploration are small");
+        self.owner = Party::ALL[record.owner.id as usize];
+        self.settled = record.settled;
+        self.migration = u8::try_from(record.migration_id).expect("so are the ids of its migrations");
+    }
+
+    fn take_lock(&mut self, kind: Kind) -> Reply {
+        let (party, other) = match kind {
+            Kind::TakeBack => (Party::Source, Party::Destination),
+            _ => (Party::Destination, Party::Source),
+        };
+        match kind {
+            Kind::Announce | Kind::SettleSource | Kind::Settle => {}
+            Kind::GiveBack => self.lock = None,
             _ if self.lock == Some(other) => return Reply::Lost,
-            _ => self.lock = Some(side),
+            _ => self.lock = Some(party),
         }
         Reply::Won
     }
+}
+
+/// What a boot has read, and expects when it changes the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Swap {
+    generation: u8,
+    owner: Party,
+    settled: Option<bool>,
+}
+
+/// As the runtime answers its source when a change was not won.
+fn answer_to_source(handover: &Handover, there: &ownership::Record) -> Reply {
+    match handover.standing(&owner(Party::Source), Some(there)) {
+        Standing::Mine => Reply::Won,
+        _ if handover.is_claimed(there) => Reply::Claimed,
+        _ if there.migration_id == handover.migration_id() => Reply::Lost,
+        _ => Reply::Taken,
+    }
+}
+
+fn guest() -> Name {
+    Name::try_from("vm").expect("a good name")
+}
+
+fn owner(party: Party) -> OwnerId {
+    OwnerId { id: party as u128, label: guest() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const MIGRATION: Migration = Migration { generation: 7, id: 1 };
+
+    fn ask(record: &mut Record, kind: Kind) -> Reply {
+        record.carry_out(kind.of(MIGRATION))
+    }
+
     #[test]
     fn of_two_swaps_one_wins() {
-        for (first, second) in [(Operation::Claim, Operation::TakeBack), (Operation::TakeBack, Operation::Claim)] {
-            let mut record = Record::new(Arbiter::Record);
-            assert_eq!(record.carry_out(first), Reply::Won);
-            assert_ne!(record.carry_out(second), Reply::Won);
-            assert_eq!(record.carry_out(first), Reply::Won, "a repeat is won");
+        for (first, second) in [(Kind::Claim, Kind::TakeBack), (Kind::TakeBack, Kind::Claim)] {
+            let mut record = Record::new(Arbiter::Record, 7);
+            ask(&mut record, Kind::Announce);
+            assert_eq!(ask(&mut record, first), Reply::Won);
+            assert_ne!(ask(&mut record, second), Reply::Won);
+            assert_eq!(ask(&mut record, first), Reply::Won, "a repeat is won");
         }
     }
 
     #[test]
     fn what_is_claimed_can_be_given_back_and_what_is_settled_not_lost() {
-        let mut record = Record::new(Arbiter::Record);
-        record.carry_out(Operation::Claim);
-        assert_eq!(record.carry_out(Operation::TakeBack), Reply::Claimed);
+        let mut record = Record::new(Arbiter::Record, 7);
+        ask(&mut record, Kind::Claim);
+        assert_eq!(ask(&mut record, Kind::TakeBack), Reply::Claimed);
         let mut settled = record;
-        settled.carry_out(Operation::Settle);
-        assert_eq!(settled.carry_out(Operation::TakeBack), Reply::Lost);
-        record.carry_out(Operation::GiveBack);
-        assert_eq!(record.carry_out(Operation::TakeBack), Reply::Won);
-        assert_eq!(record.carry_out(Operation::Claim), Reply::Lost);
+        ask(&mut settled, Kind::Settle);
+        assert_eq!(ask(&mut settled, Kind::TakeBack), Reply::Lost);
+        ask(&mut record, Kind::GiveBack);
+        assert_eq!(ask(&mut record, Kind::TakeBack), Reply::Won);
+        assert_eq!(ask(&mut record, Kind::Claim), Reply::Lost);
     }
 
     #[test]
-    fn a_lock_is_had_by_whoever_comes() {
-        let mut record = Record { lock: None, ..Record::new(Arbiter::DiskLock) };
-        assert_eq!(record.carry_out(Operation::Claim), Reply::Won);
-        assert_eq!(record.carry_out(Operation::TakeBack), Reply::Lost);
+    fn a_boot_is_refused_by_an_announced_migration_and_then_tells_the_source() {
+        let mut record = Record::new(Arbiter::Record, 7);
+        let read = record.boot(false, Guards::all()).expect("the record is settled");
+        ask(&mut record, Kind::Announce);
+        assert_eq!(record.boot(false, Guards::all()), None);
+        assert!(!record.boots(read), "the record has changed since it was read");
+        let taken = record.boot(true, Guards::all()).expect("the operator says so");
+        assert!(record.boots(taken));
+        assert_eq!(ask(&mut record, Kind::TakeBack), Reply::Taken);
+        assert_eq!(ask(&mut record, Kind::RunAgain), Reply::Taken);
+    }
+
+    #[test]
+    fn a_lock_is_had_by_the_next_that_comes() {
+        let mut record = Record { lock: None, ..Record::new(Arbiter::DiskLock, 7) };
+        assert_eq!(ask(&mut record, Kind::Claim), Reply::Won);
+        assert_eq!(ask(&mut record, Kind::TakeBack), Reply::Lost);
         record.lock = None;
-        assert_eq!(record.carry_out(Operation::TakeBack), Reply::Won);
+        assert_eq!(ask(&mut record, Kind::TakeBack), Reply::Won);
     }
 }

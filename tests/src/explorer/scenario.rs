@@ -21,6 +21,8 @@ pub struct Scenario {
     pub postcopy: bool,
     /// A rehearsal precedes the stop.
     pub rehearse: bool,
+    /// The source has a record.
+    pub has_record: bool,
     /// The destination sees the source's record.
     pub record_shared: bool,
     /// What decides, with the handshake `owned`.
@@ -39,6 +41,7 @@ impl Scenario {
             handshake,
             postcopy,
             rehearse: false,
+            has_record: handshake == Handshake::Owned,
             record_shared: true,
             arbiter: Arbiter::Record,
             guards: Guards::all(),
@@ -61,12 +64,19 @@ impl Scenario {
     /// What the source is asked for.
     #[must_use]
     pub fn plan(&self) -> Plan {
+        self.plan_of(GENERATION)
+    }
+
+    /// The same for a run of the guest that has this number.
+    #[must_use]
+    pub fn plan_of(&self, generation: u64) -> Plan {
         Plan {
-            generation: GENERATION,
+            generation,
             rehearse: self.rehearse,
             postcopy: self.postcopy,
             handshake: self.handshake,
             insist_on_record: false,
+            has_record: self.has_record,
         }
     }
 }

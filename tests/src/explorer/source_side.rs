@@ -1,19 +1,20 @@
 //! The source's driver in an exploration: feeds its state machine and carries out what it asks for.
 
 use ferry_migration::convergence::Decision;
+use ferry_migration::guards::Guard;
 use ferry_migration::message::{Failure, Handshake, ToDestination};
 use ferry_migration::source::{Input, Outcome, Output, TakeBack};
 
-use super::Side;
 use super::bounds::Fault;
 use super::event::Log;
 use super::facts::{End, SourceGuest};
 use super::job::{RecordJob, SourceJob};
 use super::link::{Link, Marker};
-use super::record::{Operation, Reply};
+use super::record::{Arbiter, Kind, Reply};
 use super::scenario::Scenario;
 use super::trace;
 use super::world::World;
+use super::{Party, Side};
 
 /// The number of the only marker.
 pub const MARKER: u32 = 1;
@@ -60,10 +61,15 @@ impl World {
                 self.facts.source.serving = true;
             }
             Output::Interrupt => self.interrupt_source(),
-            Output::TakeBack => self.record_jobs[Side::Source as usize] = Some(RecordJob::new(Operation::TakeBack)),
+            Output::TakeBack => {
+                let operation = Kind::TakeBack.of(self.migration);
+                self.record_jobs[Side::Source as usize] = Some(RecordJob::new(operation));
+            }
+            Output::Settle => self.facts.source.settling = true,
+            Output::Resolved(answer) => self.facts.source.resolved |= answer.is_ok() && self.wish_is_source,
             Output::ResumeGuest => self.source_jobs.insert(SourceJob::Resume),
             // From here on the driver refuses every command that would run the guest.
-            Output::HandOver => {}
+            Output::HandOver => self.facts.source.handed_over = true,
             Output::CloseLinks => {
                 self.facts.source.serving = false;
                 self.link.close(Side::Source);
@@ -111,13 +117,18 @@ impl World {
         let result = if well { Ok(()) } else { Err(failure()) };
         let input = match job {
             SourceJob::Connect => return self.connect(well, log),
-            SourceJob::Nonce => Input::NonceWritten(result.map_err(|failure| failure.reason)),
+            SourceJob::Nonce => {
+                if well && self.facts.record.arbiter == Arbiter::Record {
+                    self.facts.record.carry_out(Kind::Announce.of(self.migration));
+                }
+                Input::NonceWritten(result.map_err(|failure| failure.reason))
+            }
             SourceJob::Round if scenario.postcopy => Input::RoundDone(Decision::Postcopy),
             SourceJob::Round => Input::RoundDone(Decision::Switch),
             SourceJob::Snapshot => Input::Snapshotted(result),
             SourceJob::Stop => {
                 self.facts.source.guest = SourceGuest::Stopped;
-                if self.facts.record.lock == Some(Side::Source) {
+                if self.facts.record.lock == Some(Party::Source) {
                     self.facts.record.lock = None;
                 }
                 Input::Stopped(result)
@@ -129,13 +140,48 @@ impl World {
                 self.link.last_pages = self.link.bulk && self.link.source_writes;
                 Input::AllSent
             }
+            SourceJob::Resume if !well || !self.seize() || !self.may_run(scenario, Party::Source) => {
+                self.facts.source.guest = SourceGuest::StoppedForGood;
+                Input::Resumed(Err(failure()))
+            }
             SourceJob::Resume => {
+                self.facts.record.lock = Some(Party::Source);
                 self.facts.source_runs(self.source.handshake() == Handshake::Owned);
-                self.facts.record.lock = Some(Side::Source);
                 Input::Resumed(result)
             }
         };
         self.step_source(input, log);
+    }
+
+    /// Whether a look at the record, where `party` can reach it, leaves the guest to the two sides.
+    pub fn may_run(&self, scenario: &Scenario, party: Party) -> bool {
+        let record = &self.facts.record;
+        let (sees, shown) = match party {
+            Party::Source => (record.source_sees, scenario.has_record),
+            _ => (record.destination_sees, scenario.has_record && scenario.record_shared),
+        };
+        let looks = sees && shown && record.arbiter == Arbiter::Record && scenario.guards.has(Guard::RunsWithALook);
+        !looks || record.owner == party || !record.has_changed()
+    }
+
+    /// Where the operator has given the guest to the source: makes the record name it, if it can be
+    /// reached. Whether the guest may run.
+    fn seize(&mut self) -> bool {
+        if !self.facts.source.resolved || !self.has_record || self.facts.record.arbiter == Arbiter::DiskLock {
+            return true;
+        }
+        self.facts.source.seizing = !self.facts.record.source_sees;
+        self.facts.source.seizing || self.seizes()
+    }
+
+    /// The record is made to name the source; whether it does.
+    pub fn seizes(&mut self) -> bool {
+        self.facts.source.seizing = false;
+        let won = self.facts.record.carry_out(Kind::Seize.of(self.migration)) == Reply::Won;
+        if won {
+            self.facts.source.generation = self.facts.record.generation;
+        }
+        won
     }
 
     fn last_pages_sent(&mut self, marker: Marker) -> Input {
@@ -172,7 +218,11 @@ impl World {
     /// What the record says to the source.
     pub fn answer_take_back(&mut self, reply: Option<Reply>, log: &mut Log) {
         let result = match reply {
-            Some(Reply::Won) => TakeBack::Won,
+            Some(Reply::Won) => {
+                self.facts.source.generation = self.facts.record.generation;
+                TakeBack::Won
+            }
+            Some(Reply::Taken) => TakeBack::Taken,
             Some(Reply::Lost) => TakeBack::Lost,
             Some(Reply::Claimed) => TakeBack::Claimed,
             None => TakeBack::Unreachable,

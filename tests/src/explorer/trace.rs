@@ -7,7 +7,7 @@ use ferry_migration::source::Owner;
 use ferry_migration::{destination, source};
 
 use super::Side;
-use super::event::{Class, Event, Foreign, Log, Operator};
+use super::event::{Class, Event, Foreign, Log, Operator, Third};
 use super::fingerprint;
 use super::scenario::Scenario;
 use super::world::World;
@@ -143,11 +143,29 @@ fn describe(world: &World, event: Event) -> (&'static str, String) {
         Event::Foreign(Foreign::Permit) => ("destination", "hears Permit of another run".to_owned()),
         Event::Foreign(Foreign::Recover) => ("destination", "hears Recover of another run".to_owned()),
         Event::Operator(operator) => ("operator", said(operator)),
+        Event::SourceSettles => ("record", "settled by the source".to_owned()),
+        Event::Seizes => ("record", "made to name the source, as its operator has decided".to_owned()),
+        Event::Leaves => ("destination", "its process ends".to_owned()),
+        Event::Third(step) => ("another", third(step)),
     }
 }
 
 fn operation(world: &World, side: Side) -> String {
-    world.record_jobs[side as usize].map_or_else(String::new, |job| format!("{:?}", job.operation))
+    world.record_jobs[side as usize].map_or_else(String::new, |job| format!("{:?}", job.operation.kind))
+}
+
+fn third(step: Third) -> String {
+    match step {
+        Third::Looks { take: false } => "ferry run: reads the record",
+        Third::Looks { take: true } => "ferry run with ,take: reads the record",
+        Third::Locks => "tries to take the disk's lock",
+        Third::Swaps => "tries to make the record name it",
+        Third::Runs => "runs the guest from its disk",
+        Third::Ends => "ends",
+        Third::OtherLocks => "a process takes the disk's lock",
+        Third::OtherUnlocks => "a process lets go of the disk's lock",
+    }
+    .to_owned()
 }
 
 fn said(operator: Operator) -> String {
@@ -156,6 +174,10 @@ fn said(operator: Operator) -> String {
         Operator::Cancel(side) => format!("cancel at the {}", name(side)),
         Operator::Pause(side) => format!("pause at the {}", name(side)),
         Operator::Recover => "recover".to_owned(),
+        Operator::NeverRan => "resolve: the source owns it, and the destination never ran".to_owned(),
+        Operator::Stop => "stop at the source".to_owned(),
+        Operator::Cont => "cont at the source".to_owned(),
+        Operator::Again => "migrate again, to another process".to_owned(),
         Operator::Resolve(Owner::Source) => "resolve: the source owns it (the destination never ran)".to_owned(),
         Operator::RashResolve => "resolve: the source owns it (the destination has run)".to_owned(),
         Operator::Resolve(Owner::Destination) => "resolve: the destination owns it".to_owned(),
@@ -174,6 +196,8 @@ pub fn source_output(output: &source::Output) -> Option<String> {
         Output::Finish(Outcome::Stranded(_)) => "end: stranded".to_owned(),
         Output::Finish(Outcome::Cancelled) => "end: cancelled".to_owned(),
         Output::Refuse(_) => "refused".to_owned(),
+        Output::Resolved(Ok(())) => "the operator's word counts".to_owned(),
+        Output::Resolved(Err(_)) => "the operator's word is refused".to_owned(),
         Output::SendLastPages { .. } => "SendLastPages".to_owned(),
         other => format!("{other:?}"),
     })

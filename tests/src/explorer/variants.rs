@@ -75,6 +75,7 @@ impl Variant {
     #[must_use]
     pub fn scenario(&self, postcopy: bool, bounds: Bounds) -> Scenario {
         Scenario {
+            has_record: self.handshake == Handshake::Owned,
             record_shared: self.record_shared,
             arbiter: self.arbiter,
             bounds,

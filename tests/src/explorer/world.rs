@@ -11,8 +11,8 @@ use super::event::Log;
 use super::facts::Facts;
 use super::job::{DestinationJob, RecordJob, SourceJob};
 use super::link::{Health, Link};
-use super::record::Operation;
-use super::scenario::Scenario;
+use super::record::{Migration, Operation};
+use super::scenario::{GENERATION, Scenario};
 use super::set::Set;
 
 /// One moment of a migration.
@@ -40,8 +40,15 @@ pub struct World {
     pub record_jobs: [Option<RecordJob>; 2],
     /// Changes of the record that were given up as unreachable and may still happen.
     pub stragglers: [Option<Operation>; 2],
-    /// The destination is to settle the record as soon as it can be reached.
-    pub settling: bool,
+    /// The destination is to change the record as soon as it can be reached: to settle it, or, where it
+    /// came without, to name itself.
+    pub settling: Option<Operation>,
+    /// The source has a record.
+    pub has_record: bool,
+    /// An operator's word that waits for the record's answer is for the source.
+    pub wish_is_source: bool,
+    /// The migration that goes on.
+    pub migration: Migration,
     /// Timers that run at the source.
     pub source_timers: Set<Timer>,
     /// Timers that run at the destination.
@@ -66,7 +73,10 @@ impl World {
             destination_late: Set::new(),
             record_jobs: [None; 2],
             stragglers: [None; 2],
-            settling: false,
+            settling: None,
+            has_record: scenario.has_record,
+            wish_is_source: false,
+            migration: Migration { generation: GENERATION as u8, id: 1 },
             source_timers: Set::new(),
             destination_timers: Set::new(),
             budget: scenario.bounds,
@@ -125,6 +135,8 @@ impl World {
                 self.source_jobs = Set::new();
                 self.source_late = Set::new();
                 self.source_timers = Set::new();
+                self.facts.source.settling = false;
+                self.facts.source.seizing = false;
                 // A dead state machine is the same whatever it was.
                 self.source = Source::with_guards(self.dead_plan(), Guards::all());
             }
@@ -132,7 +144,7 @@ impl World {
                 self.destination_jobs = Set::new();
                 self.destination_late = Set::new();
                 self.destination_timers = Set::new();
-                self.settling = false;
+                self.settling = None;
                 self.destination = Destination::new();
             }
         }

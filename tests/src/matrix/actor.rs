@@ -19,6 +19,9 @@ const GOES: Duration = Duration::from_secs(3);
 /// not run for ten seconds.
 const END: Duration = Duration::from_secs(60);
 
+/// For a process to take note of a signal, before it gets another.
+const TAKES_NOTE: Duration = Duration::from_secs(1);
+
 /// For the kernel to end a process that was killed.
 const KILLED: Duration = Duration::from_secs(120);
 
@@ -183,8 +186,15 @@ impl Actor {
     /// Ends it, one way or the other; true if it did so by itself.
     pub fn end(&mut self) -> bool {
         if !self.has_ended() {
-            // One that needs to be asked twice is found below.
-            let _ = self.tell_to_quit();
+            // A source that holds pages which the destination may need refuses; two signals end it all the same.
+            if self.tell_to_quit().is_err() {
+                // What such a process leaves behind is a killed one's.
+                self.killed = Some(SystemTime::now());
+                for _ in 0..2 {
+                    self.ferry.signal(Signal::TERM);
+                    let _ = poll(TAKES_NOTE, || self.has_ended().then_some(()));
+                }
+            }
         }
         let ended = poll(END, || self.has_ended().then_some(())).is_some();
         if !ended {

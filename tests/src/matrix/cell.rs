@@ -184,9 +184,12 @@ impl Cell {
             What::RecordTorn | What::RecordLocked => Place::Record,
             What::Stranger => Place::Destination,
             What::Cancel | What::SecondMigration => Place::Source,
-            What::Stop | What::StopCont | What::Cont | What::SystemReset | What::GuestReboots | What::GuestShutsDown => {
-                Place::Source
-            }
+            What::Stop
+            | What::StopCont
+            | What::Cont
+            | What::SystemReset
+            | What::GuestReboots
+            | What::GuestShutsDown => Place::Source,
             _ => Place::Link,
         }
     }
@@ -195,8 +198,7 @@ impl Cell {
     /// out with either handshake.
     #[must_use]
     pub fn has_record(&self) -> bool {
-        self.handshake == Handshake::Owned
-            || matches!(self.what, What::PlainRun | What::PlainRuns | What::LockedOut)
+        self.handshake == Handshake::Owned || matches!(self.what, What::PlainRun | What::PlainRuns | What::LockedOut)
     }
 
     /// Whether the guest is told on its serial port to end.

@@ -97,9 +97,7 @@ pub fn endings(cell: &Cell, known: Known) -> Vec<Ending> {
 /// What becomes of a migration to which nothing happens but what leads to the cell's moment.
 fn undisturbed(cell: &Cell) -> Vec<Ending> {
     let fails = match cell.when {
-        When::Frame(Spot::Message(name)) => {
-            super::catalogue::is_last_resort(name) && name != "RecoverRefused"
-        }
+        When::Frame(Spot::Message(name)) => super::catalogue::is_last_resort(name) && name != "RecoverRefused",
         When::Step(_, name) => matches!(name, "TakeBack" | "ResumeGuest" | "GiveBack"),
         _ => false,
     };

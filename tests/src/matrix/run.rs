@@ -48,7 +48,8 @@ pub fn run(cell: &Cell, seed: u64, keep: &Path) -> Option<report::Cell> {
         let Some(excuse) = starve::excuse(&ran, &strain.denied()) else { break ran.cell };
         starved.push(format!("{excuse} ({})", ran.cell.why.as_deref().unwrap_or_default()));
         if starved.len() >= TRIES as usize || began.elapsed() > ENOUGH {
-            let why = format!("not let happen: the machine starved it in {} tries: {}", starved.len(), starved.join("; "));
+            let why =
+                format!("not let happen: the machine starved it in {} tries: {}", starved.len(), starved.join("; "));
             break report::Cell { verdict: report::Verdict::Skip, why: Some(why), ..ran.cell };
         }
     };
@@ -232,6 +233,7 @@ fn conclude(mut stage: Stage, played: Result<Played, String>, keep: &Path) -> re
     for actor in [&mut stage.source, &mut stage.destination] {
         if !actor.was_killed() {
             match actor.end() {
+                true if actor.was_killed() => {}
                 true => gone.push(actor.ferry.qmp_path().to_owned()),
                 false => stay.push(format!("itself: {} did not end when it was told to", actor.ferry.label())),
             }

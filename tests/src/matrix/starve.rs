@@ -57,7 +57,8 @@ mod tests {
 
     #[test]
     fn a_late_end_on_a_starved_machine_is_excused_and_on_a_quiet_one_it_is_not() {
-        let late = ran("ending: the guest runs on source: the ending SourceRuns is none of [DestinationRuns]", &["ending"]);
+        let late =
+            ran("ending: the guest runs on source: the ending SourceRuns is none of [DestinationRuns]", &["ending"]);
         assert!(excuse(&late, &starved(900)).is_some());
         assert_eq!(excuse(&late, &starved(90)), None);
         assert!(excuse(&ran("waited 20000 ms in vain for source to end", &[]), &starved(900)).is_some());
@@ -68,7 +69,9 @@ mod tests {
         for name in TIMELESS {
             assert_eq!(excuse(&ran("broken", &["ending", name]), &starved(60_000)), None, "{name}");
         }
-        for why in ["story: source: it panicked: at x", "ending: the guest runs on source and on destination at the end"] {
+        for why in
+            ["story: source: it panicked: at x", "ending: the guest runs on source and on destination at the end"]
+        {
             assert_eq!(excuse(&ran(why, &["story"]), &starved(60_000)), None, "{why}");
         }
     }

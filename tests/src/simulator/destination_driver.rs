@@ -11,7 +11,7 @@ use super::timeline::Happening;
 use crate::explorer::Side;
 use crate::explorer::facts::{DestinationGuest, End};
 use crate::explorer::job::DestinationJob;
-use crate::explorer::record::{Operation, Reply};
+use crate::explorer::record::{Kind, Operation, Reply};
 
 impl Sim {
     /// Feeds the destination, if it lives and its driver has not ended.
@@ -38,9 +38,9 @@ impl Sim {
                     self.facts.destination.armed = postcopy;
                     self.destination_job(DestinationJob::Load);
                 }
-                Output::Claim => self.ask(Side::Destination, Operation::Claim),
-                Output::GiveBack => self.ask(Side::Destination, Operation::GiveBack),
-                Output::Settle => self.ask(Side::Destination, Operation::Settle),
+                Output::Claim => self.ask(Side::Destination, Kind::Claim),
+                Output::GiveBack => self.ask(Side::Destination, Kind::GiveBack),
+                Output::Settle => self.ask(Side::Destination, Kind::Settle),
                 Output::Start => self.destination_job(DestinationJob::Start),
                 Output::Paused => self.facts.destination.paused = true,
                 Output::Resumed => self.facts.destination.paused = false,
@@ -103,12 +103,12 @@ impl Sim {
 
     /// The record's answer reaches the destination; what is to be settled is asked for until it is.
     pub fn destination_hears_record(&mut self, operation: Operation, reply: Option<Reply>) {
-        let input = match (operation, reply) {
-            (Operation::Settle, Some(_)) => return,
-            (Operation::Settle, None) => return self.ask(Side::Destination, Operation::Settle),
-            (Operation::Claim, Some(Reply::Won)) => Input::Claimed(Claim::Won),
-            (Operation::Claim, Some(_)) => Input::Claimed(Claim::Lost),
-            (Operation::Claim, None) => Input::Claimed(Claim::Unreachable),
+        let input = match (operation.kind, reply) {
+            (Kind::Settle, Some(_)) => return,
+            (Kind::Settle, None) => return self.ask(Side::Destination, Kind::Settle),
+            (Kind::Claim, Some(Reply::Won)) => Input::Claimed(Claim::Won),
+            (Kind::Claim, Some(_)) => Input::Claimed(Claim::Lost),
+            (Kind::Claim, None) => Input::Claimed(Claim::Unreachable),
             (_, Some(_)) => Input::GaveBack(GiveBack::Done),
             (_, None) => Input::GaveBack(GiveBack::Unreachable),
         };

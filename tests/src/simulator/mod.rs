@@ -19,9 +19,9 @@ use ferry_migration::{destination, source};
 use crate::explorer::Side;
 use crate::explorer::facts::End;
 use crate::explorer::invariants::finishes::facts_ended_well;
-use crate::explorer::record::Operation;
+use crate::explorer::record::{Kind, Operation};
 use pipe::Read;
-use sim::Sim;
+use sim::{MIGRATION, Sim};
 use timeline::{Happening, Micros};
 
 /// Until then things go wrong.
@@ -148,7 +148,7 @@ impl Sim {
             Happening::Destination(job) => self.destination_job_ends(job),
             Happening::Ask(side, operation) => self.record_is_asked(side, operation),
             Happening::Straggles(operation) => drop(self.facts.record.carry_out(operation)),
-            Happening::Reply(Side::Source, _, reply) => self.source_hears_record(reply),
+            Happening::Reply(Side::Source, operation, reply) => self.source_hears_record(operation, reply),
             Happening::Reply(Side::Destination, operation, reply) => self.destination_hears_record(operation, reply),
             Happening::Marker(number, whole) => {
                 if self.carries(number) {
@@ -248,9 +248,9 @@ impl Sim {
     }
 
     /// Asks the record for a change, which takes its time.
-    pub fn ask(&mut self, side: Side, operation: Operation) {
+    pub fn ask(&mut self, side: Side, kind: Kind) {
         let takes = self.work_time();
-        self.time.after(takes, Happening::Ask(side, operation));
+        self.time.after(takes, Happening::Ask(side, kind.of(MIGRATION)));
     }
 
     fn record_is_asked(&mut self, side: Side, operation: Operation) {

@@ -1,6 +1,6 @@
 //! What breaks on its own, and the operator who looks at both sides now and then and does what their states ask for.
 
-use ferry_migration::source::Owner;
+use ferry_migration::source::{Output, Owner, Resolution};
 use ferry_migration::{Status, destination, source};
 
 use super::sim::Sim;
@@ -40,12 +40,26 @@ impl Sim {
                 }
             }
             Fault::Cancel(Side::Source) => self.feed_source(source::Input::Cancel),
-            Fault::Cancel(Side::Destination) if self.arrived => self.feed_destination(destination::Input::Cancel),
+            Fault::Cancel(Side::Destination) if self.arrived => {
+                self.facts.destination.leaving = true;
+                if self.facts.destination.guest == DestinationGuest::Running {
+                    self.facts.destination.guest = DestinationGuest::Ended;
+                }
+                self.feed_destination(destination::Input::Ends("told to end".to_owned()));
+            }
             Fault::Cancel(Side::Destination) => {}
             Fault::Pause(Side::Source) => self.feed_source(source::Input::Pause),
             Fault::Pause(Side::Destination) => self.feed_destination(destination::Input::Pause),
             Fault::StartPostcopy => self.feed_source(source::Input::StartPostcopy),
         }
+    }
+
+    fn resolve(&mut self, resolution: Resolution) {
+        self.wish_is_source = resolution.owner == Owner::Source;
+        let input = source::Input::Resolve(resolution);
+        let waits = self.source.clone().step(input.clone()).contains(&Output::TakeBack);
+        self.facts.source.resolved |= self.wish_is_source && !waits;
+        self.feed_source(input);
     }
 
     /// The operator looks, and acts truthfully.
@@ -58,16 +72,18 @@ impl Sim {
         let fenced = !destination.alive || destination.end.is_some_and(|end| end != End::Completed);
         let needs_nothing = fenced || destination.end == Some(End::Completed);
         let ran = self.facts.ran_at_destination;
+        if self.source.is_resolving() {
+            return;
+        }
         if self.source.uncertainty().is_some() {
             if fenced && !ran {
-                self.facts.source.resolved = true;
-                self.feed_source(source::Input::Resolve(Owner::Source));
+                self.resolve(Resolution { owner: Owner::Source, never_ran: true });
             } else if ran {
-                self.feed_source(source::Input::Resolve(Owner::Destination));
+                self.resolve(Resolution::to(Owner::Destination));
             }
         } else if self.facts.source.shown == Status::PostcopyPaused {
             if needs_nothing {
-                self.feed_source(source::Input::Resolve(Owner::Destination));
+                self.resolve(Resolution::to(Owner::Destination));
             } else {
                 self.feed_source(source::Input::Recover);
             }

@@ -12,8 +12,12 @@ use super::pipe::Pipe;
 use super::rng::Rng;
 use super::timeline::{Fault, Happening, Micros, Timeline};
 use crate::explorer::facts::Facts;
+use crate::explorer::record::Migration;
 use crate::explorer::scenario::GENERATION;
 use crate::explorer::{Arbiter, Side};
+
+/// The only migration.
+pub const MIGRATION: Migration = Migration { generation: GENERATION as u8, id: 1 };
 
 /// One connection, in bytes.
 #[derive(Debug)]
@@ -59,6 +63,8 @@ pub struct Sim {
     pub plan: Plan,
     /// The destination sees the source's record.
     pub record_shared: bool,
+    /// An operator's word that waits for the record's answer is for the source.
+    pub wish_is_source: bool,
     /// What has happened, for whoever runs a seed again.
     pub log: Option<Vec<String>>,
     /// Frames that a wire refused.
@@ -78,7 +84,11 @@ impl Sim {
             postcopy: rng.percent(60),
             handshake: if rng.percent(60) { Handshake::Owned } else { Handshake::Setup },
             insist_on_record: rng.percent(10),
+            has_record: false,
         };
+        // A guest with a disk has a record with every handshake.
+        let has_record = plan.handshake == Handshake::Owned || rng.percent(50);
+        let plan = Plan { has_record, ..plan };
         let record_shared = rng.percent(90);
         let mut sim = Sim {
             rng,
@@ -93,6 +103,7 @@ impl Sim {
             faults_on: true,
             plan,
             record_shared,
+            wish_is_source: false,
             log: with_log.then(Vec::new),
             refused_frames: 0,
             broken: None,

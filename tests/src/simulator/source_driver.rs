@@ -5,12 +5,12 @@ use ferry_migration::message::{Failure, Handshake, ToDestination};
 use ferry_migration::source::{Input, Outcome, Output, TakeBack};
 
 use super::pipe::{Pipe, Spoil};
-use super::sim::{Connection, Sim};
+use super::sim::{Connection, MIGRATION, Sim};
 use super::timeline::Happening;
 use crate::explorer::Side;
 use crate::explorer::facts::{End, SourceGuest};
 use crate::explorer::job::SourceJob;
-use crate::explorer::record::{Operation, Reply};
+use crate::explorer::record::{Kind, Operation, Reply};
 
 /// What a failing job says.
 pub fn failure() -> Failure {
@@ -50,13 +50,15 @@ impl Sim {
                     self.source_job(SourceJob::Serve);
                 }
                 Output::Interrupt => self.facts.source.serving = false,
-                Output::TakeBack => self.ask(Side::Source, Operation::TakeBack),
+                Output::TakeBack => self.ask(Side::Source, Kind::TakeBack),
                 Output::ResumeGuest => self.source_job(SourceJob::Resume),
                 Output::CloseLinks => {
                     self.facts.source.serving = false;
                     self.close(Side::Source);
                 }
                 Output::Finish(outcome) => self.finish_source(&outcome),
+                Output::Settle => self.ask(Side::Source, Kind::SettleSource),
+                Output::Resolved(answer) => self.facts.source.resolved |= answer.is_ok() && self.wish_is_source,
                 Output::HandOver | Output::Handshake(_) | Output::EndRound | Output::Refuse(_) => {}
             }
         }
@@ -118,7 +120,10 @@ impl Sim {
         let result = if fails { Err(failure()) } else { Ok(()) };
         let input = match job {
             SourceJob::Connect => return self.connect(fails),
-            SourceJob::Nonce if self.facts.record.source_sees => Input::NonceWritten(Ok(())),
+            SourceJob::Nonce if self.facts.record.source_sees => {
+                self.facts.record.carry_out(Kind::Announce.of(MIGRATION));
+                Input::NonceWritten(Ok(()))
+            }
             SourceJob::Nonce => Input::NonceWritten(Err("unreachable".to_owned())),
             SourceJob::Round if self.rng.percent(50) => Input::RoundDone(Decision::Again),
             SourceJob::Round if self.plan.postcopy && self.rng.percent(60) => Input::RoundDone(Decision::Postcopy),
@@ -145,6 +150,9 @@ impl Sim {
                 Input::AllSent
             }
             SourceJob::Resume => {
+                if self.facts.source.resolved && self.plan.has_record && self.facts.record.source_sees {
+                    self.facts.record.carry_out(Kind::Seize.of(MIGRATION));
+                }
                 self.facts.source_runs(self.source.handshake() == Handshake::Owned);
                 Input::Resumed(Ok(()))
             }
@@ -188,11 +196,18 @@ impl Sim {
     }
 
     /// The record's answer reaches the source.
-    pub fn source_hears_record(&mut self, reply: Option<Reply>) {
+    pub fn source_hears_record(&mut self, operation: Operation, reply: Option<Reply>) {
+        if operation.kind == Kind::SettleSource {
+            if reply.is_none() && self.facts.source.alive {
+                self.ask(Side::Source, Kind::SettleSource);
+            }
+            return;
+        }
         self.feed_source(Input::TookBack(match reply {
             Some(Reply::Won) => TakeBack::Won,
             Some(Reply::Lost) => TakeBack::Lost,
             Some(Reply::Claimed) => TakeBack::Claimed,
+            Some(Reply::Taken) => TakeBack::Taken,
             None => TakeBack::Unreachable,
         }));
     }

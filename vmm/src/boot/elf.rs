@@ -1,4 +1,8 @@
-//! ELF64 kernels: the tiny guest, any PVH kernel, and Linux's `vmlinux` (System V ABI, x86-64 supplement).
+//! ELF kernels: the tiny guest, any PVH kernel, and Linux's `vmlinux` (System V ABI with its i386
+//! and x86-64 supplements).
+//!
+//! A PVH kernel is entered in 32-bit protected mode, so that it may be ELF32 as well as ELF64.
+//! Without a PVH note only ELF64 does: it is a `vmlinux`, entered in 64-bit mode.
 //!
 //! The whole layout is checked before the first byte is written to guest memory.
 
@@ -18,10 +22,9 @@ const NOTES_MAX: u64 = 64 << 10;
 /// Xen's note type for the 32-bit entry point (xen/include/public/elfnote.h).
 const XEN_ELFNOTE_PHYS32_ENTRY: u32 = 18;
 
-const HEADER_LEN: usize = 64;
-const PROGRAM_HEADER_LEN: usize = 56;
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
+const EM_386: u16 = 3;
 const EM_X86_64: u16 = 62;
 
 /// What a checked ELF image wants.
@@ -32,6 +35,13 @@ pub(super) struct Elf {
     pub(super) entry: Entry,
     /// First address past everything it loads.
     pub(super) end: u64,
+}
+
+/// How wide the file's addresses are, and so where its fields lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Elf32,
+    Elf64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -51,13 +61,14 @@ pub(super) fn is_elf(magic: [u8; 4]) -> bool {
 impl Elf {
     /// Reads the headers of `image` and checks that it can be loaded into RAM at `ranges`.
     pub(super) fn parse(image: &Image, ranges: &[RamRange]) -> Result<Self, Problem> {
-        let headers = program_headers(image)?;
+        let (class, headers) = program_headers(image)?;
         let mut segments: Vec<_> = headers.iter().copied().filter(|s| s.kind == PT_LOAD && s.end > s.start).collect();
         segments.sort_by_key(|segment| segment.start);
         check_segments(&segments, ranges)?;
         let end = segments.last().ok_or(Problem::NoSegments)?.end;
         let entry = match pvh_entry(image, &headers)? {
             Some(entry) => Entry::Pvh(entry),
+            None if class == Class::Elf32 => return Err(Problem::NoPvhNote),
             None => {
                 let mut entry = [0; 8];
                 image.read(24, &mut entry, "ELF header")?;
@@ -87,36 +98,75 @@ impl Elf {
     }
 }
 
-fn program_headers(image: &Image) -> Result<Vec<Segment>, Problem> {
-    let mut header = [0; HEADER_LEN];
+impl Class {
+    /// By the bytes that both classes begin with: the identification, the type and the processor.
+    fn of(start: &[u8; 20]) -> Result<Self, Problem> {
+        if start[5] != 1 {
+            return Err(Problem::WrongElf("it is big-endian"));
+        }
+        match (start[4], u16_at(start, 18)) {
+            // Both are entered alike; 64-bit kernels that GRUB can load are often packed as ELF32.
+            (1, EM_386 | EM_X86_64) => Ok(Class::Elf32),
+            (2, EM_X86_64) => Ok(Class::Elf64),
+            (1 | 2, _) => Err(Problem::WrongElf("it is for another processor")),
+            _ => Err(Problem::WrongElf("it is neither 32-bit nor 64-bit")),
+        }
+    }
+
+    fn header_len(self) -> usize {
+        if self == Class::Elf32 { 52 } else { 64 }
+    }
+
+    /// Where the program headers begin, how long each is, and how many there are.
+    fn table(self, header: &[u8]) -> (u64, u16, u16) {
+        match self {
+            Class::Elf32 => (u32_at(header, 28).into(), u16_at(header, 42), u16_at(header, 44)),
+            Class::Elf64 => (u64_at(header, 32), u16_at(header, 54), u16_at(header, 56)),
+        }
+    }
+
+    fn program_header_len(self) -> usize {
+        if self == Class::Elf32 { 32 } else { 56 }
+    }
+
+    /// Place in the file, physical address, length in the file and length in memory.
+    fn program_header(self, header: &[u8]) -> [u64; 4] {
+        match self {
+            Class::Elf32 => [4, 12, 16, 20].map(|at| u32_at(header, at).into()),
+            Class::Elf64 => [8, 24, 32, 40].map(|at| u64_at(header, at)),
+        }
+    }
+}
+
+fn program_headers(image: &Image) -> Result<(Class, Vec<Segment>), Problem> {
+    let mut start = [0; 20];
+    image.read(0, &mut start, "ELF header")?;
+    let class = Class::of(&start)?;
+    let mut header = vec![0; class.header_len()];
     image.read(0, &mut header, "ELF header")?;
-    if header[4] != 2 {
-        return Err(Problem::WrongElf("it is 32-bit"));
-    }
-    if header[5] != 1 {
-        return Err(Problem::WrongElf("it is big-endian"));
-    }
-    if u16_at(&header, 18) != EM_X86_64 {
-        return Err(Problem::WrongElf("it is for another processor"));
-    }
-    let (offset, entry_len, count) = (u64_at(&header, 32), u16_at(&header, 54), u16_at(&header, 56));
+    let (offset, entry_len, count) = class.table(&header);
     if count == 0 {
         return Err(Problem::NoSegments);
     }
-    if usize::from(entry_len) != PROGRAM_HEADER_LEN {
-        return Err(Problem::BadHeader("program headers are not of 56 bytes"));
+    let len = class.program_header_len();
+    if usize::from(entry_len) != len {
+        return Err(Problem::BadHeader(match class {
+            Class::Elf32 => "program headers are not of 32 bytes",
+            Class::Elf64 => "program headers are not of 56 bytes",
+        }));
     }
     if count > HEADERS_MAX {
         return Err(Problem::BadHeader("it has more than 128 program headers"));
     }
-    let mut table = vec![0; usize::from(count) * PROGRAM_HEADER_LEN];
+    let mut table = vec![0; usize::from(count) * len];
     image.read(offset, &mut table, "program headers")?;
-    table.chunks_exact(PROGRAM_HEADER_LEN).map(|header| segment(header, image)).collect()
+    let segments = table.chunks_exact(len).map(|header| segment(class, header, image)).collect::<Result<_, _>>()?;
+    Ok((class, segments))
 }
 
-fn segment(header: &[u8], image: &Image) -> Result<Segment, Problem> {
-    let (kind, offset, start) = (u32_at(header, 0), u64_at(header, 8), u64_at(header, 24));
-    let (file_len, memory_len) = (u64_at(header, 32), u64_at(header, 40));
+fn segment(class: Class, header: &[u8], image: &Image) -> Result<Segment, Problem> {
+    let kind = u32_at(header, 0);
+    let [offset, start, file_len, memory_len] = class.program_header(header);
     if kind != PT_LOAD && kind != PT_NOTE {
         return Ok(Segment { kind, offset: 0, file_len: 0, start: 0, end: 0 });
     }
@@ -169,6 +219,10 @@ fn find_pvh_note(mut notes: &[u8]) -> Result<Option<u32>, Problem> {
         };
         if kind == XEN_ELFNOTE_PHYS32_ENTRY && notes.get(12..12 + name_len) == Some(b"Xen\0") {
             let bytes = description.first_chunk().ok_or(Problem::BadHeader("its PVH note is shorter than 4 bytes"))?;
+            // The value may be as wide as the file's addresses; the entry is in the first 4 GiB.
+            if description[4..].iter().any(|byte| *byte != 0) {
+                return Err(Problem::BadHeader("its PVH entry is not below 4 GiB"));
+            }
             return Ok(Some(u32::from_le_bytes(*bytes)));
         }
         notes = notes.get(name_end + len.next_multiple_of(4)..).unwrap_or_default();

@@ -61,11 +61,14 @@ pub enum Problem {
         len: u64,
     },
     /// Neither ELF nor bzImage.
-    #[error("is neither an ELF64 file nor a Linux bzImage; give an uncompressed vmlinux, a bzImage or a PVH kernel")]
+    #[error("is neither an ELF file nor a Linux bzImage; give an uncompressed vmlinux, a bzImage or a PVH kernel")]
     NotAKernel,
     /// An ELF file for another machine.
-    #[error("is an ELF file but not a 64-bit little-endian x86-64 one ({0}); build the kernel for x86-64")]
+    #[error("is an ELF file but not a little-endian one for x86-64 or i386 ({0}); build the kernel for x86-64")]
     WrongElf(&'static str),
+    /// A 32-bit ELF file that is no PVH kernel.
+    #[error("is a 32-bit ELF file without a PVH entry note; give a PVH kernel, or build it for x86-64")]
+    NoPvhNote,
     /// A header field has a value that makes no sense.
     #[error("has a bad header: {0}; the file is damaged, copy or build it again")]
     BadHeader(&'static str),

@@ -8,7 +8,9 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use ferry_devices::GuestMemory;
+use ferry_migration::identity::Content as Identity;
 use vm_memory::{Bytes, GuestAddress};
+use xxhash_rust::xxh3::Xxh3;
 
 use super::error::{BootError, Input, Problem};
 
@@ -89,6 +91,20 @@ impl Image {
             done += piece.len() as u64;
         }
         Ok(())
+    }
+
+    /// What is in it, for a destination to compare.
+    pub(super) fn identity(&self) -> Result<Identity, Problem> {
+        let mut hash = Xxh3::new();
+        let mut buffer = vec![0; COPY_BYTES.min(self.len as usize)];
+        let mut done = 0;
+        while done < self.len {
+            let piece = &mut buffer[..COPY_BYTES.min((self.len - done) as usize)];
+            self.read(done, piece, "content")?;
+            hash.update(piece);
+            done += piece.len() as u64;
+        }
+        Ok(Identity { built_in: self.input == Input::BuiltIn, bytes: self.len, hash: hash.digest128() })
     }
 
     fn check(&self, offset: u64, len: u64, part: &'static str) -> Result<(), Problem> {

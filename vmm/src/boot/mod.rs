@@ -17,8 +17,10 @@ pub mod registers;
 mod tests;
 
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ferry_devices::GuestMemory;
+use ferry_migration::identity::Boot;
 use linux_loader::loader::bootparam::setup_header;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -54,7 +56,10 @@ impl Entry {
 pub struct BootSource {
     kernel: Image,
     initrd: Option<Image>,
-    command_line: String,
+    /// What the images hold, and the command line that was given here.
+    own: Boot,
+    /// The command line of a guest that came from elsewhere.
+    arrived: Mutex<Option<String>>,
     cpus: u32,
 }
 
@@ -87,7 +92,31 @@ impl BootSource {
             None => Image::built_in(ferry_guest::ELF)?,
         };
         let initrd = initrd.map(|path| Image::open(Input::Initrd(path.to_owned()), path)).transpose()?;
-        Ok(BootSource { kernel, initrd, command_line: command_line.to_owned(), cpus })
+        let own = Boot {
+            kernel: kernel.identity().map_err(|problem| problem.of(&kernel.input))?,
+            initrd: match &initrd {
+                Some(initrd) => Some(initrd.identity().map_err(|problem| problem.of(&initrd.input))?),
+                None => None,
+            },
+            command_line: command_line.to_owned(),
+        };
+        Ok(BootSource { kernel, initrd, own, arrived: Mutex::default(), cpus })
+    }
+
+    /// What boots here at the next reset.
+    #[must_use]
+    pub fn identity(&self) -> Boot {
+        let arrived = self.arrived().clone();
+        Boot { command_line: arrived.unwrap_or_else(|| self.own.command_line.clone()), ..self.own.clone() }
+    }
+
+    /// The guest comes from elsewhere with this command line; without one, the one that was given here counts.
+    pub fn set_command_line(&self, arrived: Option<String>) {
+        *self.arrived() = arrived;
+    }
+
+    fn arrived(&self) -> MutexGuard<'_, Option<String>> {
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Checks the images against `memory`, then writes everything that the guest needs into it.
@@ -118,7 +147,8 @@ impl BootSource {
     }
 
     fn write_command_line(&self, memory: &GuestMemory, kernel: &Kernel) -> Result<(), Problem> {
-        let line = self.command_line.as_bytes();
+        let arrived = self.arrived();
+        let line = arrived.as_ref().unwrap_or(&self.own.command_line).as_bytes();
         let max = match kernel {
             Kernel::BzImage(image) => (image.header.cmdline_size as usize).min(COMMAND_LINE_MAX),
             Kernel::Elf(_) => COMMAND_LINE_MAX,

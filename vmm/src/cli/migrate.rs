@@ -13,11 +13,11 @@ use ferry_migration::{Handshake, MigrationInfo, Status};
 use serde_json::{Map, Value, json};
 
 use super::progress::Progress;
-use super::signals::{self, Signal};
 use super::style::Style;
 use super::{CliError, QMP_TIMEOUT, qmp_path, say, summary, units};
 use crate::endpoint::Endpoint;
 use crate::qmp::client::{Client, ClientError};
+use crate::signals::{Signal, Signals};
 
 /// Between two looks at the migration.
 const POLL: Duration = Duration::from_millis(50);
@@ -45,12 +45,15 @@ pub struct Options {
     /// Hand the memory over as a whole to a process on this host, without copying a page: for a newer ferry under a running guest
     #[arg(long)]
     local: bool,
+    /// The destination's disk image is not this one but a copy, which you have made equal and keep for this guest alone
+    #[arg(long)]
+    disk_copied: bool,
     /// Reconnect a paused postcopy of this process
     #[arg(
         long,
         conflicts_with_all = [
             "mode", "local", "auto_converge", "downtime_limit", "max_rounds", "on_limit", "no_rehearsal", "handshake",
-            "channels", "compression"
+            "channels", "compression", "disk_copied"
         ]
     )]
     resume: bool,
@@ -60,8 +63,8 @@ pub struct Options {
     /// Longest downtime to aim for, in milliseconds
     #[arg(long, value_name = "MS")]
     downtime_limit: Option<u64>,
-    /// Limit for page data, in bytes a second; K, M and G are understood
-    #[arg(long, value_name = "BYTES", value_parser = units::parse_bytes)]
+    /// Limit for page data, in bytes a second, from 64K; K, M and G are understood, and 0 is no limit
+    #[arg(long, value_name = "BYTES", value_parser = units::parse_bandwidth)]
     max_bandwidth: Option<u64>,
     /// Connections that share the pages
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=BULK_LINKS_MAX.into()))]
@@ -103,27 +106,15 @@ enum When {
 
 /// Runs `ferry migrate`.
 pub fn run(options: &Options) -> Result<(), CliError> {
-    let signals = signals::receive().map_err(|error| CliError::failed("cannot watch for signals", error))?;
-    migrate(options, &signals)
+    let signals = Signals::take().map_err(|error| CliError::failed("cannot watch for signals", error))?;
+    migrate(options, || signals.messages())
 }
 
-fn migrate(options: &Options, signals: &Receiver<Signal>) -> Result<(), CliError> {
+/// The signals are asked for when there is a migration that they may cancel; before that they end the command.
+fn migrate(options: &Options, signals: impl FnOnce() -> Receiver<Signal>) -> Result<(), CliError> {
     let mut client = Client::connect(&options.qmp, QMP_TIMEOUT)?;
-    let parameters = options.parameters();
-    if !parameters.is_empty() {
-        client.execute("migrate-set-parameters", Value::Object(parameters))?;
-    }
-    let capabilities = options.capabilities();
-    if !capabilities.is_empty() {
-        client.execute("migrate-set-capabilities", json!({ "capabilities": capabilities }))?;
-    }
     let to = for_anyone(&options.to)?.to_string();
-    let moved = begin_and_watch(options, &to, &mut client, signals);
-    if options.local && !matches!(&moved, Ok(info) if info.status == Some(Status::Completed)) {
-        // For whoever migrates this guest next, which may be to another host. A process that has gone does not mind.
-        let _ = client.execute("migrate-set-parameters", json!({ "x-ferry-local": false }));
-    }
-    let info = moved?;
+    let info = begin_and_watch(options, &to, &mut client, &signals())?;
     match info.status.unwrap_or_default() {
         Status::Completed => {
             say(&summary::completed(&info, &options.to, Style::stdout()));
@@ -154,7 +145,7 @@ fn begin_and_watch(
     client: &mut Client,
     signals: &Receiver<Signal>,
 ) -> Result<MigrationInfo, CliError> {
-    client.execute("migrate", json!({ "uri": to, "resume": options.resume }))?;
+    client.execute("migrate", options.arguments(to))?;
     if options.postcopy_when == Some(When::AtOnce) {
         client.execute("migrate-start-postcopy", json!({}))?;
     }
@@ -164,6 +155,20 @@ fn begin_and_watch(
 }
 
 impl Options {
+    /// The arguments of QMP `migrate`: what was asked for goes with it, so that a refused one changes nothing and the next
+    /// migration begins with the process's own values.
+    fn arguments(&self, to: &str) -> Value {
+        let mut all = Map::from_iter([("uri".to_owned(), to.into()), ("resume".to_owned(), self.resume.into())]);
+        let (parameters, capabilities) = (self.parameters(), self.capabilities());
+        if !parameters.is_empty() {
+            all.insert("x-ferry-parameters".to_owned(), parameters.into());
+        }
+        if !capabilities.is_empty() {
+            all.insert("x-ferry-capabilities".to_owned(), capabilities.into());
+        }
+        all.into()
+    }
+
     /// Capabilities that were asked for, on or off.
     fn capabilities(&self) -> Vec<Value> {
         let postcopy = self.mode.map(|mode| (Capability::PostcopyRam, mode == Mode::Postcopy));
@@ -182,7 +187,7 @@ impl Options {
             (Some(Mode::Postcopy), None | Some(When::FirstRound)) => Some("first-round"),
             (Some(Mode::Postcopy), Some(When::NoProgress)) => Some("no-progress"),
         };
-        let all: [(&str, Option<Value>); 10] = [
+        let all: [(&str, Option<Value>); 11] = [
             ("x-ferry-postcopy-when", when.map(Value::from)),
             ("x-ferry-handshake", self.handshake.clone().map(Value::from)),
             ("downtime-limit", self.downtime_limit.map(Value::from)),
@@ -193,6 +198,7 @@ impl Options {
             ("x-ferry-on-limit", self.on_limit.clone().map(Value::from)),
             ("x-ferry-rehearsal", rehearsal.map(Value::from)),
             ("x-ferry-local", self.local.then_some(Value::from(true))),
+            ("x-ferry-disk", self.disk_copied.then_some(Value::from("copied"))),
         ];
         all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
     }
@@ -294,7 +300,8 @@ mod tests {
     use std::thread;
 
     use clap::Parser;
-    use ferry_migration::parameters::Compression;
+    use ferry_migration::Parameters;
+    use ferry_migration::parameters::{Compression, DiskSharing};
     use tempfile::TempDir;
 
     use super::*;
@@ -329,13 +336,18 @@ mod tests {
         let qmp = format!("unix:{}", path.display());
         let all = ["migrate", "--qmp", &qmp, "--to", "unix:nowhere"].into_iter().chain(arguments.iter().copied());
         let options = Command::try_parse_from(all).unwrap().options;
-        let command = thread::spawn(move || migrate(&options, &received));
+        let command = thread::spawn(move || migrate(&options, || received));
         let deadline = Instant::now() + SOON;
         while mock.state().migrations.is_empty() {
             assert!(Instant::now() < deadline && !command.is_finished(), "the migration never began");
             thread::yield_now();
         }
         Fixture { mock, signals, command, _server: server, _dir: dir }
+    }
+
+    /// The parameters that the first migration was given, over the defaults.
+    fn own_parameters(mock: &Mock) -> Parameters {
+        mock.state().own[0].parameters.over(&Parameters::default())
     }
 
     impl Fixture {
@@ -351,9 +363,10 @@ mod tests {
     #[test]
     fn parameters_are_set_and_the_source_goes_when_the_guest_has_moved() {
         let fixture = begin(&["--downtime-limit=20", "--max-bandwidth=1M", "--no-rehearsal"], None);
-        let parameters = fixture.mock.state().parameters.clone();
+        let parameters = own_parameters(&fixture.mock);
         assert_eq!((parameters.downtime_limit, parameters.max_bandwidth, parameters.rehearsal), (20, 1 << 20, false));
-        assert_eq!(fixture.mock.state().capabilities, []);
+        assert_eq!(fixture.mock.state().own[0].capabilities, []);
+        assert_eq!(fixture.mock.state().parameters, Parameters::default(), "the process's own are as they were");
         let to = std::env::current_dir().unwrap().join("nowhere");
         assert_eq!(fixture.mock.state().migrations, [Endpoint::Unix(to)]);
         let (outcome, mock) = fixture.end(Status::Completed, None);
@@ -363,16 +376,35 @@ mod tests {
     }
 
     #[test]
-    fn capabilities_are_set_before_it_begins() {
+    fn capabilities_go_with_the_migration() {
         let mock = begin(&["--auto-converge", "--mode=postcopy"], None).end(Status::Completed, None).1;
-        assert_eq!(mock.state().capabilities, [Capability::PostcopyRam, Capability::AutoConverge]);
+        let on = [(Capability::PostcopyRam, true), (Capability::AutoConverge, true)];
+        assert_eq!(mock.state().own[0].capabilities, on);
+        assert_eq!(mock.state().capabilities, []);
+    }
+
+    #[test]
+    fn a_migration_that_is_refused_has_set_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("qmp");
+        let mock = Mock::new();
+        mock.state().no_migration = Some("a migration is going on already");
+        let _server = Server::start(&path, mock.clone(), &mock.events).unwrap();
+        let qmp = format!("unix:{}", path.display());
+        let asked = ["--max-rounds=1", "--channels=4", "--mode=postcopy", "--local", "--handshake=pong"];
+        let all = ["migrate", "--qmp", &qmp, "--to", "tcp:h:1"].into_iter().chain(asked);
+        let options = Command::try_parse_from(all).unwrap().options;
+        let refused = migrate(&options, || channel().1).unwrap_err().to_string();
+        assert_eq!(refused, "migrate: a migration is going on already");
+        assert_eq!(mock.state().parameters, Parameters::default());
+        assert_eq!(mock.state().capabilities, []);
     }
 
     #[test]
     fn pages_are_compressed_when_asked_for() {
         for (asked, compression) in [("none", Compression::None), ("lz4", Compression::Lz4)] {
             let fixture = begin(&[&format!("--compression={asked}")], None);
-            assert_eq!(fixture.mock.state().parameters.compression, compression);
+            assert_eq!(own_parameters(&fixture.mock).compression, compression);
             fixture.end(Status::Completed, None).0.unwrap();
         }
     }
@@ -380,9 +412,17 @@ mod tests {
     #[test]
     fn local_is_for_one_migration_only() {
         let fixture = begin(&["--local"], None);
-        assert!(fixture.mock.state().parameters.local);
-        let (outcome, mock) = fixture.end(Status::Failed, Some("the destination refused"));
-        assert!(outcome.is_err() && !mock.state().parameters.local, "the next may go to another host");
+        assert!(own_parameters(&fixture.mock).local);
+        assert!(!fixture.mock.state().parameters.local, "the next may go to another host");
+        assert!(fixture.end(Status::Failed, Some("the destination refused")).0.is_err());
+    }
+
+    #[test]
+    fn a_copied_disk_is_for_one_migration_only() {
+        let fixture = begin(&["--disk-copied"], None);
+        assert_eq!(own_parameters(&fixture.mock).disk, DiskSharing::Copied);
+        assert_eq!(fixture.mock.state().parameters.disk, DiskSharing::Shared, "the next may be another disk");
+        assert!(fixture.end(Status::Failed, Some("the destination refused")).0.is_err());
     }
 
     #[test]

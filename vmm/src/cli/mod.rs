@@ -9,7 +9,6 @@ mod progress;
 mod report;
 mod resolve;
 mod run;
-mod signals;
 mod status;
 mod style;
 mod summary;
@@ -26,6 +25,7 @@ use tracing_subscriber::EnvFilter;
 use crate::endpoint::Endpoint;
 use crate::qmp::client::ClientError;
 use crate::runtime::causes;
+use crate::{signals, stderr};
 
 /// How long a QMP server may take to answer: it answers at all times, so this is generous.
 const QMP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,7 +59,20 @@ enum Command {
 
 /// Entry of the `ferry` command.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    signals::ignore_file_size();
+    let code = match Cli::try_parse() {
+        Ok(cli) => run_command(&cli),
+        // Help and the version are results; wrong usage is told on standard error.
+        Err(told) => match told.print() {
+            Err(error) if !told.use_stderr() && error.kind() != io::ErrorKind::BrokenPipe => failed(&unprinted(error)),
+            _ => ExitCode::from(told.exit_code() as u8),
+        },
+    };
+    stderr::flush();
+    code
+}
+
+fn run_command(cli: &Cli) -> ExitCode {
     let outcome = start_log(cli.log.as_deref()).and_then(|()| match &cli.command {
         Command::Run(options) => run::run(options),
         Command::Migrate(options) => migrate::run(options),
@@ -70,11 +83,13 @@ pub fn main() -> ExitCode {
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("ferry: {error}");
-            error.exit_code()
-        }
+        Err(error) => failed(&error),
     }
+}
+
+fn failed(error: &CliError) -> ExitCode {
+    stderr::say(format_args!("ferry: {error}"));
+    error.exit_code()
 }
 
 /// Why a command did not do what it was asked: one line, with the causes.
@@ -113,7 +128,21 @@ impl From<ClientError> for CliError {
     }
 }
 
-/// Prints to standard output. Nobody reading any more is no reason to fail.
+/// Prints the result of a command, without which it has failed. A reader that has read enough is no failure.
+fn print(text: &str) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    let printed = writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush());
+    match printed {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(unprinted(error)),
+        _ => Ok(()),
+    }
+}
+
+fn unprinted(error: io::Error) -> CliError {
+    CliError::failed("the result cannot be written to standard output", error)
+}
+
+/// Prints what is said beside the result, which is not lost with it.
 fn say(text: &str) {
     let _ = writeln!(io::stdout(), "{}", text.trim_end_matches('\n'));
 }
@@ -126,7 +155,9 @@ fn start_log(filter: Option<&str>) -> Result<(), CliError> {
             "log filter '{text}': {error}; write a level (error, warn, info, debug, trace) or TARGET=LEVEL"
         ))
     })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr::Log::default).with_ansi(false);
+    // A line that cannot be made is no reason to end the thread that logs.
+    log.log_internal_errors(false).init();
     Ok(())
 }
 

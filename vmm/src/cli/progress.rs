@@ -46,7 +46,7 @@ impl Progress {
         if !same {
             self.last = Some((status, ram.dirty_sync_count, now));
             let line = format!("  {:<10} {}", status.as_str(), details(info, &ram));
-            eprintln!("{}", line.trim_end());
+            crate::stderr::say(line.trim_end());
         }
     }
 
@@ -54,7 +54,7 @@ impl Progress {
     pub fn note(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
+            None => crate::stderr::say(text),
         }
     }
 }

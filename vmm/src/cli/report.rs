@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{CliError, say};
+use super::{CliError, print};
+use crate::output_file::{self, Purpose};
 use crate::report;
 
 /// The options of `ferry report`.
@@ -24,9 +25,6 @@ pub struct Options {
 /// Runs `ferry report`.
 pub fn run(options: &Options) -> Result<(), CliError> {
     let report = report::read(&options.files).map_err(CliError::because)?;
-    if let Some(path) = &options.junit {
-        write(path, &report.junit().map_err(CliError::because)?)?;
-    }
     let out = options.out.clone().unwrap_or_else(|| options.files[0].with_extension("html"));
     if options.files.contains(&out) {
         return Err(CliError::Usage(format!(
@@ -34,12 +32,14 @@ pub fn run(options: &Options) -> Result<(), CliError> {
             out.display()
         )));
     }
-    write(&out, &report.html())?;
-    say(&out.display().to_string());
-    Ok(())
+    if let Some(path) = &options.junit {
+        write(path, Purpose::JUnit, &report.junit().map_err(CliError::because)?)?;
+    }
+    write(&out, Purpose::Page, &report.html())?;
+    print(&out.display().to_string())
 }
 
-fn write(path: &Path, text: &str) -> Result<(), CliError> {
-    std::fs::write(path, text)
-        .map_err(|error| CliError::failed(&format!("{} cannot be written", path.display()), error))
+/// The name may be that of any file: only one that an earlier report has left is replaced.
+fn write(path: &Path, purpose: Purpose, text: &str) -> Result<(), CliError> {
+    output_file::replace(path, purpose, text).map_err(CliError::because)
 }

@@ -23,6 +23,10 @@ pub struct Options {
     /// End a paused postcopy: the destination has ended, or says that it is completed, and needs no pages from here
     #[arg(long)]
     drop_pages: bool,
+    /// The destination never ran the guest, as its log or its trace says: the guest may be the source's also if the
+    /// ownership record names the destination, or cannot be reached
+    #[arg(long)]
+    never_ran: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -45,8 +49,15 @@ pub fn run(options: &Options) -> Result<(), CliError> {
         Owner::Destination => ("destination", "the guest is the destination's"),
     };
     let mut client = Client::connect(&options.qmp, QMP_TIMEOUT)?;
-    client
-        .execute("x-ferry-resolve", json!({ "owner": owner, "peer-fenced": true, "drop-pages": options.drop_pages }))?;
+    client.execute(
+        "x-ferry-resolve",
+        json!({
+            "owner": owner,
+            "peer-fenced": true,
+            "drop-pages": options.drop_pages,
+            "never-ran": options.never_ran,
+        }),
+    )?;
     say(told);
     Ok(())
 }

@@ -10,7 +10,7 @@ use ferry_migration::{MigrationInfo, Status};
 use serde_json::{Value, json};
 
 use super::style::Style;
-use super::{CliError, QMP_TIMEOUT, qmp_path, say, summary, units};
+use super::{CliError, QMP_TIMEOUT, print, qmp_path, summary, units};
 use crate::ownership::file::{FileRecord, LOCK_TIMEOUT};
 use crate::qmp::client::Client;
 use crate::runtime::record::OwnershipInfo;
@@ -39,8 +39,7 @@ pub fn run(options: &Options) -> Result<(), CliError> {
     let ownership = client.execute("x-ferry-query-ownership", json!({}))?;
     if options.json {
         let all = json!({ "name": name, "status": run_state, "migration": migration, "ownership": ownership });
-        say(&format!("{all:#}"));
-        return Ok(());
+        return print(&format!("{all:#}"));
     }
     let ownership = serde_json::from_value::<OwnershipInfo>(ownership).ok();
     let info: MigrationInfo = serde_json::from_value(migration.clone())
@@ -51,8 +50,7 @@ pub fn run(options: &Options) -> Result<(), CliError> {
     if let Some(ownership) = ownership {
         text.push_str(&owner(&ownership));
     }
-    say(&text);
-    Ok(())
+    print(&text)
 }
 
 /// A record that no process need be asked for.
@@ -60,7 +58,7 @@ fn show_record(options: &Options) -> Result<(), CliError> {
     let path = options.ownership.clone().unwrap_or_default();
     let faults = Arc::new(FaultControl::new(Direction::Outgoing));
     let info = OwnershipInfo::read(&FileRecord::new(path, LOCK_TIMEOUT, faults), None);
-    say(&if options.json { format!("{:#}", json!(info)) } else { owner(&info) });
+    print(&if options.json { format!("{:#}", json!(info)) } else { owner(&info) })?;
     match info.error {
         Some(error) => Err(CliError::Failed(error)),
         None => Ok(()),

@@ -42,7 +42,8 @@ pub fn numbers(text: &mut String, info: &MigrationInfo, style: Style) {
         self::postcopy(text, postcopy, info.ram.as_ref().map_or(0, |ram| ram.postcopy_requests), style);
     }
     if let Some(handshake) = &info.x_ferry_handshake {
-        line(text, style, "handshake", handshake.as_str());
+        let why = info.x_ferry_handshake_why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        line(text, style, "handshake", &format!("{}{why}", handshake.as_str()));
     }
 }
 
@@ -154,6 +155,18 @@ Moved to tcp:[::1]:5 in 2.00 s
         let mut text = String::new();
         numbers(&mut text, &info, Style::plain());
         assert_eq!(text, "", "it stayed where it was");
+    }
+
+    #[test]
+    fn a_handshake_that_was_not_to_be_expected_is_explained() {
+        let why = Some("the destination does not see the record".to_owned());
+        let info = MigrationInfo {
+            x_ferry_handshake: Some(ferry_migration::Handshake::Setup),
+            x_ferry_handshake_why: why,
+            ..MigrationInfo::default()
+        };
+        let text = completed(&info, &"unix:/p".parse().unwrap(), Style::plain());
+        assert_eq!(text, "Moved to unix:/p\n  handshake  setup: the destination does not see the record\n");
     }
 
     #[test]

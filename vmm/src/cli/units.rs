@@ -1,5 +1,7 @@
 //! Numbers as people read and write them on the command line: bytes, rates, times, large counts.
 
+use ferry_migration::parameters::MAX_BANDWIDTH_LEAST;
+
 /// `1536` as `1.5 KiB`, `1073741824` as `1.0 GiB`.
 #[must_use]
 pub fn bytes(count: u64) -> String {
@@ -61,6 +63,20 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     value.checked_mul(1 << shift).ok_or_else(wrong)
 }
 
+/// As [`parse_bytes`], for a limit of bytes a second: 0, or what QMP takes.
+///
+/// # Errors
+/// As [`parse_bytes`], and when a figure in another unit was meant.
+pub fn parse_bandwidth(text: &str) -> Result<u64, String> {
+    match parse_bytes(text)? {
+        limit @ 1..MAX_BANDWIDTH_LEAST => Err(format!(
+            "'{text}' is {limit} bytes a second, and the least limit is {}/s; write for example 100M, or 0 for no limit",
+            bytes(MAX_BANDWIDTH_LEAST)
+        )),
+        limit => Ok(limit),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,6 +87,16 @@ mod tests {
         assert_eq!([0, 12_345, 123_456, 4_560_000].map(micros), ["0 µs", "12.3 ms", "123 ms", "4.56 s"]);
         assert_eq!([7, 2_500].map(millis), ["7 ms", "2.50 s"]);
         assert_eq!([0, 999, 1_000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
+    }
+
+    #[test]
+    fn a_bandwidth_that_was_meant_in_mebibytes_is_refused() {
+        assert_eq!(["0", "64K", "100M"].map(|text| parse_bandwidth(text).unwrap()), [0, 64 << 10, 100 << 20]);
+        for text in ["1", "100", "63K"] {
+            let error = parse_bandwidth(text).unwrap_err();
+            assert!(error.contains("least limit is 64.0 KiB/s; write for example 100M"), "{error}");
+        }
+        assert!(parse_bandwidth("fast").is_err());
     }
 
     #[test]

@@ -1,7 +1,12 @@
-//! Raw mode, and its end on every way out of the process.
+//! Raw mode while the process is in the foreground of its terminal, and its end on every way out of the process.
 //!
-//! Dropping [`RawMode`] ends it; so does a panic hook, because other threads may panic, and a handler of the signals that
-//! end a process. The handler calls nothing but `tcsetattr`, which is safe in a signal handler, then lets the signal do its
+//! A process in the background (`ferry run … &`) leaves the terminal's settings and its input to the foreground: changing or
+//! reading them would stop every thread, those of the guest too (`tty_ioctl(4)`, SIGTTOU and SIGTTIN). [`Terminal::look`] is
+//! called every now and then: it enters raw mode when the process has come to the foreground, and again after a stop, since the
+//! shell has used the terminal meanwhile.
+//!
+//! Dropping [`Terminal`] ends raw mode; so does a panic hook, because other threads may panic, and a handler of the signals that
+//! end a process. The handler calls nothing but functions that are safe in one (signal-safety(7)), then lets the signal do its
 //! work.
 
 use std::io;
@@ -13,39 +18,80 @@ const SIGNALS: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, li
 /// The settings to go back to; never freed, because a signal may come at any time.
 static BEFORE: AtomicPtr<libc::termios> = AtomicPtr::new(std::ptr::null_mut());
 static IS_RAW: AtomicBool = AtomicBool::new(false);
+/// The process was stopped and goes on (SIGCONT).
+static CONTINUED: AtomicBool = AtomicBool::new(false);
 
-/// The terminal is raw as long as this lives.
+/// What a look at the terminal has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Raw mode has just begun: the terminal's input is ours from now on.
+    Entered,
+    /// It is ours, as before.
+    Foreground,
+    /// It is another process's.
+    Background,
+}
+
+/// The terminal at standard input.
 #[derive(Debug)]
-pub(super) struct RawMode(());
+pub(super) struct Terminal(());
 
-impl RawMode {
-    /// Puts the terminal at standard input into raw mode.
-    pub(super) fn enter() -> io::Result<Self> {
-        // SAFETY: all zeros are a valid value of this plain structure.
-        let mut settings: libc::termios = unsafe { std::mem::zeroed() };
-        // SAFETY: the structure is writable; the call has no other precondition.
-        check(unsafe { libc::tcgetattr(libc::STDIN_FILENO, &raw mut settings) })?;
-        BEFORE.store(Box::into_raw(Box::new(settings)), Ordering::SeqCst);
+impl Terminal {
+    /// Takes charge of the terminal. Changes nothing before the first [`Terminal::look`].
+    pub(super) fn new() -> Self {
         install_ways_out();
-        // SAFETY: the structure was filled above.
-        unsafe { libc::cfmakeraw(&raw mut settings) };
-        // Output stays as it was: the guest writes its own line ends, and other threads write ours.
-        settings.c_oflag |= libc::OPOST | libc::ONLCR;
-        IS_RAW.store(true, Ordering::SeqCst);
-        // SAFETY: the structure holds valid settings.
-        check(unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &raw const settings) })?;
-        Ok(RawMode(()))
+        Terminal(())
+    }
+
+    /// Finds out whether the terminal is ours, and puts it into raw mode when it has become so.
+    pub(super) fn look(&self) -> io::Result<Place> {
+        if !is_foreground() {
+            // The foreground has settings of its own.
+            IS_RAW.store(false, Ordering::SeqCst);
+            return Ok(Place::Background);
+        }
+        let continued = CONTINUED.swap(false, Ordering::SeqCst);
+        if IS_RAW.load(Ordering::SeqCst) && !continued {
+            return Ok(Place::Foreground);
+        }
+        enter()?;
+        Ok(Place::Entered)
     }
 }
 
-impl Drop for RawMode {
+impl Drop for Terminal {
     fn drop(&mut self) {
         restore();
     }
 }
 
+fn enter() -> io::Result<()> {
+    // SAFETY: all zeros are a valid value of this plain structure.
+    let mut settings: libc::termios = unsafe { std::mem::zeroed() };
+    // SAFETY: the structure is writable; the call has no other precondition.
+    check(unsafe { libc::tcgetattr(libc::STDIN_FILENO, &raw mut settings) })?;
+    let is_ours = IS_RAW.load(Ordering::SeqCst) && settings.c_lflag & (libc::ICANON | libc::ECHO) == 0;
+    if !is_ours {
+        BEFORE.store(Box::into_raw(Box::new(settings)), Ordering::SeqCst);
+    }
+    // SAFETY: the structure was filled above.
+    unsafe { libc::cfmakeraw(&raw mut settings) };
+    // Output stays as it was: the guest writes its own line ends, and other threads write ours.
+    settings.c_oflag |= libc::OPOST | libc::ONLCR;
+    IS_RAW.store(true, Ordering::SeqCst);
+    // SAFETY: the structure holds valid settings.
+    check(unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &raw const settings) })
+}
+
+/// Whether the terminal lets this process read. One that is not the process's controlling terminal knows no background.
+fn is_foreground() -> bool {
+    // SAFETY: neither call has a precondition, and both are safe in a signal handler.
+    let (group, ours) = unsafe { (libc::tcgetpgrp(libc::STDIN_FILENO), libc::getpgrp()) };
+    group == -1 || group == ours
+}
+
 fn restore() {
-    if IS_RAW.swap(false, Ordering::SeqCst) {
+    if IS_RAW.swap(false, Ordering::SeqCst) && is_foreground() {
         let before = BEFORE.load(Ordering::SeqCst);
         // SAFETY: set before IS_RAW and never freed. `tcsetattr` may be called from a signal handler (signal-safety(7)).
         unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, before) };
@@ -61,21 +107,22 @@ fn install_ways_out() {
             next(info);
         }));
         for signal in SIGNALS {
-            handle_unless_handled(signal);
+            handle_unless_handled(signal, restore_and_die, libc::SA_RESETHAND);
         }
+        handle_unless_handled(libc::SIGCONT, note_continued, libc::SA_RESTART);
     });
 }
 
-/// Somebody who handles a signal already ends the process in an orderly way, and that drops the console.
-fn handle_unless_handled(signal: libc::c_int) {
+/// A handler that is there already ends the process in an orderly way, and that drops the console.
+fn handle_unless_handled(signal: libc::c_int, handler: extern "C" fn(libc::c_int), flags: libc::c_int) {
     // SAFETY: all zeros are a valid value of this plain structure.
     let mut present: libc::sigaction = unsafe { std::mem::zeroed() };
     // SAFETY: asks only.
     let asked = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut present) };
     if asked == 0 && present.sa_sigaction == libc::SIG_DFL {
         let mut ours = present;
-        ours.sa_sigaction = restore_and_die as extern "C" fn(libc::c_int) as usize;
-        ours.sa_flags = libc::SA_RESETHAND;
+        ours.sa_sigaction = handler as usize;
+        ours.sa_flags = flags;
         // SAFETY: the handler calls only what is safe in one.
         unsafe { libc::sigaction(signal, &raw const ours, std::ptr::null_mut()) };
     }
@@ -85,6 +132,10 @@ extern "C" fn restore_and_die(signal: libc::c_int) {
     restore();
     // SAFETY: `raise` is safe in a handler; the default action is back and comes when the handler returns.
     unsafe { libc::raise(signal) };
+}
+
+extern "C" fn note_continued(_: libc::c_int) {
+    CONTINUED.store(true, Ordering::SeqCst);
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

@@ -1,5 +1,6 @@
 //! Input from a pipe to a port whose guest reads, or does not.
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use ferry_devices::BusDevice;
@@ -16,6 +17,8 @@ fn pump(serial: &Arc<Serial>) -> (Pump, Arc<EventFd>) {
         serial: serial.clone(),
         stop: stop.clone(),
         keys: None,
+        terminal: None,
+        hinted: false,
         waiting: Vec::new(),
         ended: false,
         leave: Box::new(|| {}),

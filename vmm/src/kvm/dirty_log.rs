@@ -24,7 +24,8 @@ pub struct DirtyLog {
 #[derive(Debug)]
 struct State {
     logging: bool,
-    /// As long as the longest slot's bitmap, so that a harvest allocates nothing.
+    /// As long as the longest slot's bitmap, so that KVM's bits are read without an allocation.
+    /// The devices' bits come from `vm-memory` in a vector for each range: 32 KiB a GiB of RAM.
     buffer: Vec<u64>,
 }
 

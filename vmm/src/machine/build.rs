@@ -15,7 +15,6 @@
 //!   port  0x501            exit device
 //! ```
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -40,6 +39,7 @@ use crate::events::Events;
 use crate::kvm::vcpu::io_error;
 use crate::kvm::{DirtyLog, Vm, create_all};
 use crate::memory::Memory;
+use crate::output_file::{self, Purpose};
 
 const SERIAL_PORT: u64 = 0x3f8;
 const SERIAL_IRQ: u32 = 4;
@@ -75,7 +75,8 @@ pub(super) fn assemble(config: &MachineConfig, events: Arc<Events>) -> Result<Pa
     let mut board = Board { vm: &vm, ports: Bus::ports(), mmio: Bus::mmio(), devices: Vec::new() };
     let serial = board.add_serial(sink(&config.serial, has_spoken)?)?;
     board.add_exit_devices(&control)?;
-    let disk = config.disk.as_ref().map(|disk| board.add_disk(disk, &memory, &faults)).transpose()?;
+    let add_disk = |disk: &DiskConfig| board.add_disk(disk, &memory, &faults, !(disk.raw || config.incoming));
+    let disk = config.disk.as_ref().map(add_disk).transpose()?;
     board.devices.push(Box::new(FaultDevice::new(0, faults.clone())));
     let Board { ports, mmio, devices, .. } = board;
     let description = description::describe(&memory, &vcpus, &devices, disk.as_ref());
@@ -90,9 +91,11 @@ pub(super) fn assemble(config: &MachineConfig, events: Arc<Events>) -> Result<Pa
         device_names: devices.iter().map(|device| device.id().to_string()).collect(),
         devices: Mutex::new(devices),
         serial,
+        disk,
         faults,
         description,
         arrived: Default::default(),
+        custody: Default::default(),
         vcpus: vcpus.into_iter().map(Mutex::new).collect(),
         vm,
         memory,
@@ -134,8 +137,12 @@ impl Board<'_> {
         config: &DiskConfig,
         memory: &Memory,
         faults: &Arc<FaultControl>,
+        check_raw: bool,
     ) -> Result<Disk, MachineError> {
         let block = Block::open(0, &config.path, config.read_only, memory.guest().clone(), faults.clone())?;
+        if check_raw {
+            block.check_raw()?;
+        }
         let disk = Arc::new(VirtioMmio::new(block));
         let name = disk.device().id().to_string();
         self.connect(&name, disk.interrupt(), DISK_IRQ);
@@ -174,8 +181,7 @@ fn sink(config: &SerialSink, has_spoken: Arc<AtomicBool>) -> Result<Box<dyn Writ
         SerialSink::Stdio => Box::new(io::stdout()),
         SerialSink::Null => Box::new(io::sink()),
         SerialSink::File(path) => {
-            let file = File::create(path).map_err(|source| MachineError::Serial { path: path.clone(), source })?;
-            Box::new(file)
+            Box::new(output_file::append(path, Purpose::SerialLog).map_err(MachineError::Serial)?)
         }
     };
     Ok(Box::new(Listened { inner, has_spoken }))

@@ -15,7 +15,7 @@ pub enum SerialSink {
     /// Standard output; input comes from [`Console`](crate::console::Console).
     #[default]
     Stdio,
-    /// A file, which is emptied first.
+    /// A file, which is appended to.
     File(PathBuf),
     /// Nowhere.
     Null,
@@ -28,6 +28,8 @@ pub struct DiskConfig {
     pub path: PathBuf,
     /// The guest may only read.
     pub read_only: bool,
+    /// Its content is raw, also if it looks like another format.
+    pub raw: bool,
 }
 
 /// What [`Machine::build`](super::Machine::build) builds.
@@ -99,7 +101,7 @@ mod tests {
         let mut config = MachineConfig { cpus: 2, ..Default::default() };
         assert_eq!(config.full_command_line(), "ferry.cpus=2");
         config.command_line = "a=b".into();
-        config.disk = Some(DiskConfig { path: "/x".into(), read_only: false });
+        config.disk = Some(DiskConfig { path: "/x".into(), read_only: false, raw: false });
         assert_eq!(config.full_command_line(), "a=b ferry.cpus=2 virtio_mmio.device=4K@0xd0000000:5");
         config.kernel = Some("/k".into());
         assert_eq!(config.full_command_line(), "a=b virtio_mmio.device=4K@0xd0000000:5");

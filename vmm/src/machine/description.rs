@@ -40,6 +40,16 @@ pub(super) fn describe(
     }
 }
 
+/// The capacity that the guest on this disk was offered, which may be less than its image has
+/// here.
+pub(super) fn keep_capacity(machine: &mut MachineDescription, disk: Option<&Disk>) {
+    let Some(disk) = disk.map(|disk| disk.device()) else { return };
+    let id = disk.id();
+    for device in machine.devices.iter_mut().filter(|d| d.name == id.name && d.instance == id.instance) {
+        device.capacity = Some(disk.capacity_bytes());
+    }
+}
+
 /// CPUID as the guest sees it, without what only tells of this host's calibration.
 pub(super) fn cpuid_of(vcpu: &Vcpu) -> Vec<CpuidLeaf> {
     let leaf = |entry: &kvm_bindings::kvm_cpuid_entry2| CpuidLeaf {

@@ -1,7 +1,6 @@
 //! What the machine refuses or fails to do, and why a guest ended.
 
 use std::io;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use ferry_devices::BusError;
@@ -12,6 +11,7 @@ use super::faults::FaultRuleError;
 use crate::boot::BootError;
 use crate::kvm::{KvmError, StateError};
 use crate::memory::MemoryError;
+use crate::output_file::OutputFileError;
 
 /// The machine could not be built, or could not do something.
 #[derive(Debug, thiserror::Error)]
@@ -32,13 +32,8 @@ pub enum MachineError {
     #[error(transparent)]
     Disk(#[from] BlockError),
     /// The serial port's file does not open.
-    #[error("serial output '{path}' cannot be opened; check the path given with --serial", path = .path.display())]
-    Serial {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    #[error("--serial file:{0}")]
+    Serial(#[source] OutputFileError),
     /// A rule of the fault device that is not taken.
     #[error(transparent)]
     Faults(#[from] FaultRuleError),
@@ -73,6 +68,9 @@ pub enum MachineError {
          migration fails"
     )]
     Leaving,
+    /// This process has let go of the guest's disk, and may not run the guest again.
+    #[error("the guest stays stopped: {0}")]
+    NotOurs(String),
     /// The guest has not arrived.
     #[error("the guest has not arrived yet; wait for the incoming migration")]
     AwaitsGuest,
@@ -93,6 +91,14 @@ pub enum MachineError {
         /// How long it was waited for.
         within: Duration,
     },
+}
+
+impl MachineError {
+    /// Whether another process holds the lock of a disk.
+    #[must_use]
+    pub fn is_busy_disk(&self) -> bool {
+        matches!(self, MachineError::Device { source, .. } if source.kind() == io::ErrorKind::ResourceBusy)
+    }
 }
 
 /// Why a device could not be saved or loaded.

@@ -16,10 +16,12 @@
 mod build;
 mod config;
 mod control;
+mod custody;
 mod description;
 mod error;
 mod faults;
 mod gate;
+mod identity;
 mod moving;
 mod operator;
 mod parts;
@@ -43,15 +45,17 @@ use crate::kvm::DirtyLog;
 use crate::memory::Memory;
 
 pub use config::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink};
+pub use custody::Custody;
 pub use error::{DeviceFailure, ExitReason, GuestFailure, MachineError};
 pub use faults::{FaultRuleError, call_of};
+pub use identity::{DiskFile, DiskProof};
 use parts::Parts;
 pub use status::{Hold, RunState};
 
 /// How long a machine that is dropped waits for its threads.
 const JOIN_DEADLINE: Duration = Duration::from_secs(3);
 
-/// A machine: vCPUs run exactly while the operator wants them to and nobody holds them.
+/// A machine: vCPUs run if and only if the operator has requested it and no [`Hold`] is in place.
 pub struct Machine {
     parts: Arc<Parts>,
     reset_thread: Option<JoinHandle<()>>,
@@ -85,7 +89,8 @@ impl Machine {
         let thread = std::thread::Builder::new().name("reset".to_owned()).spawn(move || reset::serve(&serving));
         machine.reset_thread = Some(thread.map_err(|error| MachineError::Thread("resets", error))?);
         let _turn = parts.control.turn.take("starting")?;
-        if !machine.awaits_guest() {
+        // A guest that is to wait takes nothing yet: its record may say that it must not be booted.
+        if !machine.awaits_guest() && machine.wants_to_run() {
             parts.begin()?;
         }
         Ok(machine)
@@ -125,9 +130,22 @@ impl Machine {
         self.parts.control.status().hold == Some(Hold::HandedOver)
     }
 
-    /// Ends a hang or a delay of the fault device, so that a save or load that has passed its deadline returns.
+    /// Ends a hang or a delay of the fault device, so that a save or load that has passed its
+    /// deadline returns, and the wait of [`Machine::quiesce`] for a slow disk, which then fails.
     pub fn interrupt_faults(&self) {
         self.parts.faults.interrupt();
+        if let Some(disk) = &self.parts.disk {
+            disk.device().interrupt();
+        }
+    }
+
+    /// Begins to make durable what the guest has written to its disk, and does not wait for it: a
+    /// stop that comes soon is then shorter. May be called at any time; a failure shows at the
+    /// stop.
+    pub fn flush_ahead(&self) {
+        if let Some(disk) = &self.parts.disk {
+            disk.device().flush_ahead();
+        }
     }
 
     /// The fault device's rules, for whoever is at a point that they can name.
@@ -140,6 +158,13 @@ impl Machine {
     #[must_use]
     pub fn serial(&self) -> &Arc<Serial> {
         &self.parts.serial
+    }
+
+    /// Who is asked before the guest runs again after this process has let go of its disk; without
+    /// one, the disk's lock alone decides. The first one given counts.
+    pub fn set_custody(&self, custody: Arc<dyn Custody>) {
+        // A second one would be another record of the same guest.
+        let _ = self.parts.custody.set(custody);
     }
 
     /// The guest's name.

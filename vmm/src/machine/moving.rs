@@ -61,13 +61,21 @@ impl Machine {
         stopped
     }
 
-    /// Ends the hold: takes what running needs and, if wanted, runs; returns once the vCPUs are entering `KVM_RUN`. From then
-    /// on a guest that came from elsewhere is this process's own.
+    /// As [`Machine::release_hold_if`], for a guest that no record is kept of.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn release_hold(&self) -> Result<(), MachineError> {
+        self.release_hold_if(|| Ok(()))
+    }
+
+    /// Ends the hold: takes what running needs and, if wanted and `allowed`, runs; returns once the vCPUs are entering
+    /// `KVM_RUN`. From then on a guest that came from elsewhere is this process's own. `allowed` is asked with the disk held.
     ///
     /// # Errors
     /// When the guest belongs elsewhere, or a device cannot begin to run (its disk is locked by another process). The hold
     /// then stays.
-    pub fn release_hold(&self) -> Result<(), MachineError> {
+    pub fn release_hold_if(&self, allowed: impl FnOnce() -> Result<(), String>) -> Result<(), MachineError> {
         let control = &self.parts.control;
         let _turn = control.turn.take("starting the guest")?;
         let before = control.status().hold;
@@ -77,7 +85,8 @@ impl Machine {
         if before == Some(Hold::Incoming) {
             self.parts.settle_in();
         }
-        self.parts.acquire()?;
+        self.parts.acquire_patiently()?;
+        allowed().map_err(MachineError::NotOurs).inspect_err(|_| self.parts.give_up_resources())?;
         {
             let mut status = control.status();
             // Handed over while the disk was being locked.
@@ -106,11 +115,12 @@ impl Machine {
     }
 
     /// Ends a switchover's hold without running the guest, when [`Machine::release_hold`] could not: it stays stopped until the
-    /// operator's `cont`, which tries again to take what running needs.
+    /// operator's `cont`, which tries again to take what running needs, and asks [`Custody`](super::Custody) first.
     pub fn leave_stopped(&self) {
         let mut status = self.parts.control.status();
         if status.hold == Some(Hold::Switchover) {
             (status.hold, status.wishes_left, status.wants) = (None, false, false);
+            status.let_go = true;
         }
     }
 

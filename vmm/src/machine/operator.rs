@@ -5,24 +5,17 @@
 
 use super::error::{ExitReason, GuestFailure, MachineError};
 use super::status::{Hold, ResetCause};
+use super::turn::TurnGuard;
 use super::{Machine, reset};
 
 impl Machine {
     /// The operator's `cont`. Remembered while a hold is in place.
     ///
     /// # Errors
-    /// When the guest is or was handed over or has ended, or a device cannot begin to run.
+    /// When the guest is or was handed over or has ended, a device cannot begin to run, or another process may have run the
+    /// guest since its disk was let go of here. The guest then stays as it was, and so does what its operator wants.
     pub fn cont(&self) -> Result<(), MachineError> {
-        self.say(true)?;
-        let _turn = match self.held() {
-            true => return Ok(()),
-            false => self.parts.control.turn.take("cont")?,
-        };
-        // A hold that came meanwhile remembers the wish.
-        match self.held() {
-            true => Ok(()),
-            false => self.parts.begin().inspect_err(|_| self.parts.control.status().wants = false),
-        }
+        self.carry_out(true, "cont", |_| self.parts.begin())
     }
 
     /// Takes what running needs (the disk's lock) before the guest is first let run, and keeps it.
@@ -37,24 +30,17 @@ impl Machine {
     /// The operator's `stop`. Remembered while a hold is in place.
     ///
     /// # Errors
-    /// When the guest is or was handed over or has ended, or a vCPU does not stop; then it runs on.
+    /// When the guest is or was handed over or has ended, or a vCPU does not stop. The guest then runs on, as its operator
+    /// wanted before.
     pub fn stop(&self) -> Result<(), MachineError> {
-        self.say(false)?;
-        if self.held() {
-            return Ok(());
-        }
-        let _turn = self.parts.control.turn.take("stop")?;
-        if self.parts.control.status().wants {
-            return Ok(());
-        }
-        if let Err(error) = self.parts.control.stop() {
-            self.parts.control.status().wants = true;
-            return Err(error);
-        }
+        self.carry_out(false, "stop", |_| self.halt_for_operator())
+    }
+
+    fn halt_for_operator(&self) -> Result<(), MachineError> {
+        self.parts.control.stop()?;
         // Memory stands still while the guest is stopped; but while it arrives, a disk may wait for a page that nobody sends, and the
         // operator with it.
-        if !self.held()
-            && !self.parts.control.status().memory_arrives
+        if !self.parts.control.status().memory_arrives
             && let Err(failure) = self.parts.quiesce()
         {
             tracing::warn!(%failure, "stopped, but the device may still be writing");
@@ -62,16 +48,46 @@ impl Machine {
         Ok(())
     }
 
-    fn say(&self, run: bool) -> Result<(), MachineError> {
+    /// Does what the operator wants. Under a hold the wish is noted, and the end of the hold fulfils it. Otherwise the turn
+    /// comes first: a command that is refused because the machine is busy leaves no wish behind.
+    fn carry_out(
+        &self,
+        run: bool,
+        doing: &'static str,
+        act: impl FnOnce(&TurnGuard<'_>) -> Result<(), MachineError>,
+    ) -> Result<(), MachineError> {
+        if self.note_under_hold(run)? {
+            return Ok(());
+        }
+        let turn = self.parts.control.turn.take(doing)?;
+        // A hold that came meanwhile takes the wish along.
+        if self.note_under_hold(run)? {
+            return Ok(());
+        }
+        let before = {
+            let mut status = self.parts.control.status();
+            let before = (status.wants, status.said);
+            (status.wants, status.said) = (run, true);
+            before
+        };
+        act(&turn).inspect_err(|_| {
+            let mut status = self.parts.control.status();
+            (status.wants, status.said) = before;
+        })
+    }
+
+    /// Notes what the operator wants if a hold is in place; whether one is.
+    fn note_under_hold(&self, run: bool) -> Result<bool, MachineError> {
         let mut status = self.parts.control.status();
         match (&status.ended, status.hold) {
             (Some(reason), _) => Err(MachineError::Ended(reason.to_string())),
             (None, Some(Hold::HandedOver)) => Err(MachineError::HandedOver),
             (None, Some(Hold::Switchover)) if status.wishes_left => Err(MachineError::Leaving),
-            (None, _) => {
+            (None, Some(_)) => {
                 (status.wants, status.said) = (run, true);
-                Ok(())
+                Ok(true)
             }
+            (None, None) => Ok(false),
         }
     }
 
@@ -95,15 +111,23 @@ impl Machine {
             Some(Hold::Switchover) if wishes_left => return Err(MachineError::Leaving),
             Some(Hold::HandedOver) => return Err(MachineError::HandedOver),
             Some(Hold::Incoming) => return Err(MachineError::AwaitsGuest),
-            Some(Hold::Switchover) | None => control.request_reset(ResetCause::Operator),
+            Some(Hold::Switchover) | None => {}
         }
         if control.status().running || hold.is_some() {
+            control.request_reset(ResetCause::Operator);
             return Ok(());
         }
+        // The turn comes first: a reset that is refused because the machine is busy must not come later.
         let _turn = control.turn.take("a reset")?;
+        let asked_before = control.status().reset.is_some();
+        control.request_reset(ResetCause::Operator);
         match self.held() {
             true => Ok(()),
-            false => reset::carry_out_pending(&self.parts),
+            false => reset::carry_out_pending(&self.parts).inspect_err(|_| {
+                if !asked_before {
+                    control.status().reset = None;
+                }
+            }),
         }
     }
 

@@ -1,14 +1,16 @@
 //! The parts of a machine, as its threads share them, and what is done with all of them at once.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ferry_devices::fault::FaultControl;
 use ferry_devices::serial::Serial;
 use ferry_devices::{Bus, Device};
 use ferry_migration::MachineDescription;
 
+use super::build::Disk;
 use super::control::Control;
+use super::custody::Custody;
 use super::error::{DeviceFailure, MachineError};
 use super::reset::PowerOn;
 use super::{description, reset};
@@ -19,6 +21,11 @@ use crate::memory::Memory;
 
 /// How long output that the guest wrote before a triple fault may take to be noticed.
 const OUTPUT_DEADLINE: Duration = Duration::from_millis(100);
+/// Longest that another process may hold the disk's lock when a switchover ends: a boot that the
+/// record refuses holds it for as long as the record takes to answer.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// How often the lock is tried meanwhile.
+const LOCK_AGAIN: Duration = Duration::from_millis(5);
 
 /// What the machine's threads share. A thread that cannot be ended keeps it, and with it guest memory, alive.
 pub(super) struct Parts {
@@ -32,11 +39,15 @@ pub(super) struct Parts {
     /// Of the devices, in order: a load that hangs has the devices locked.
     pub(super) device_names: Vec<String>,
     pub(super) serial: Arc<Serial>,
+    /// For what must not wait for the devices' lock.
+    pub(super) disk: Option<Disk>,
     pub(super) faults: Arc<FaultControl>,
     /// This host's offer.
     pub(super) description: MachineDescription,
-    /// With the CPUID of a guest that came from elsewhere.
+    /// With the CPUID and the disk capacity of a guest that came from elsewhere.
     pub(super) arrived: OnceLock<MachineDescription>,
+    /// Asked before the guest runs again after its disk was let go of.
+    pub(super) custody: OnceLock<Arc<dyn Custody>>,
     pub(super) vcpus: Vec<Mutex<Vcpu>>,
     pub(super) dirty_log: Arc<DirtyLog>,
     pub(super) vm: Arc<Vm>,
@@ -59,9 +70,21 @@ impl Parts {
             !status.running && status.ended.is_none()
         };
         match idle {
-            true => self.acquire().and_then(|()| self.run_if_wanted()),
+            true => self.acquire().and_then(|()| self.claim()).and_then(|()| self.run_if_wanted()),
             false => Ok(()),
         }
+    }
+
+    /// Of a guest whose disk was let go of, and is held again: asks whether it may run here.
+    fn claim(&self) -> Result<(), MachineError> {
+        if !self.control.status().let_go {
+            return Ok(());
+        }
+        if let Some(custody) = self.custody.get() {
+            custody.claim().map_err(MachineError::NotOurs).inspect_err(|_| self.give_up_resources())?;
+        }
+        self.control.status().let_go = false;
+        Ok(())
     }
 
     /// With what running needs in hand: carries out a reset that is due, and lets the guest run if the operator wants it.
@@ -99,6 +122,18 @@ impl Parts {
         Ok(())
     }
 
+    /// As [`Parts::acquire`], for a guest that is to run at the end of a switchover: a process that
+    /// boots the guest at this moment holds the disk's lock until the record has refused it.
+    pub(super) fn acquire_patiently(&self) -> Result<(), MachineError> {
+        let until = Instant::now() + LOCK_PATIENCE;
+        loop {
+            match self.acquire() {
+                Err(error) if error.is_busy_disk() && Instant::now() < until => std::thread::sleep(LOCK_AGAIN),
+                result => return result,
+            }
+        }
+    }
+
     /// Takes what running needs for every device, or for none.
     pub(super) fn acquire(&self) -> Result<(), MachineError> {
         let mut devices = self.devices();
@@ -125,7 +160,8 @@ impl Parts {
 
     /// The guest that arrived is this process's own from now on: what it sees is what the next destination must have.
     pub(super) fn settle_in(&self) {
-        let own = MachineDescription { cpuid: description::cpuid_of(&self.vcpu(0)), ..self.description.clone() };
+        let mut own = MachineDescription { cpuid: description::cpuid_of(&self.vcpu(0)), ..self.description.clone() };
+        description::keep_capacity(&mut own, self.disk.as_ref());
         // It arrives only once; a second try after a failed start finds the same.
         let _ = self.arrived.set(own);
     }

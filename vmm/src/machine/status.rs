@@ -41,13 +41,13 @@ pub(super) enum ResetCause {
     Operator,
 }
 
-/// Everything that decides whether vCPUs run. They do exactly while `wants && hold.is_none() && ended.is_none()`; a
+/// Everything that decides whether vCPUs run: if and only if `wants && hold.is_none() && ended.is_none()`; a
 /// pending reset comes first.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Status {
     /// The operator wants the guest to run.
     pub(super) wants: bool,
-    /// The operator of this process has said so, or the contrary, since it was started.
+    /// This process's operator has issued `cont` or `stop`; overrides the migrated run state.
     pub(super) said: bool,
     pub(super) hold: Option<Hold>,
     /// Clients see the guest as running: between RESUME and STOP.
@@ -59,6 +59,8 @@ pub(super) struct Status {
     pub(super) wishes_left: bool,
     /// Guest memory is still on its way: a vCPU may wait in KVM for a page, where no signal reaches it.
     pub(super) memory_arrives: bool,
+    /// The disk was let go of and could not be taken back: another process may have run the guest.
+    pub(super) let_go: bool,
     /// The machine is being taken apart.
     pub(super) dropped: bool,
 }

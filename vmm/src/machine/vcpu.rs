@@ -1,6 +1,7 @@
 //! A vCPU's thread: runs the guest while the gate is open, and hands its exits to the buses or to the control.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kvm_ioctls::VcpuExit;
 use vm_memory::{Bytes, GuestAddress};
@@ -15,6 +16,11 @@ const INSTRUCTION_MAX: usize = 15;
 const EMULATION_FAILED: u32 = 1;
 /// KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES.
 const HAS_INSTRUCTION_BYTES: u64 = 1;
+
+/// How often in a row `KVM_RUN` may fail to reach guest memory when no page is missing.
+const UNREACHABLE_MAX: u32 = 16;
+/// How long a vCPU that could not reach guest memory is left alone before the next try.
+const UNREACHABLE_PAUSE: Duration = Duration::from_millis(1);
 
 /// The life of a vCPU's thread.
 pub(super) fn run(parts: &Arc<Parts>, index: usize) {
@@ -59,8 +65,11 @@ impl Drop for Farewell<'_> {
 fn run_guest(parts: &Parts, index: usize) {
     let mut vcpu = parts.vcpu(index);
     let area = vcpu.run_area();
+    let mut unreachable = 0;
     loop {
-        let failure = match vcpu.fd().run() {
+        let exit = vcpu.fd().run();
+        unreachable = if exit.is_err() { unreachable } else { 0 };
+        let failure = match exit {
             Ok(VcpuExit::IoOut(port, data)) => {
                 // SAFETY: this thread runs the vCPU, which it holds.
                 let len = unsafe { area.port_access_len() };
@@ -98,13 +107,30 @@ fn run_guest(parts: &Parts, index: usize) {
                 libc::EAGAIN => continue,
                 libc::EINTR if parts.control.gate.must_leave(index) => return,
                 libc::EINTR => continue,
-                // The kernel gave up reading guest memory, for a page that postcopy has not brought, because of the signal.
+                // The kernel gave up reading guest memory, for a page that postcopy has not
+                // brought, because of a signal.
                 libc::EFAULT if parts.control.gate.must_leave(index) => return,
+                libc::EFAULT if may_try_again(parts, &mut unreachable) => continue,
                 _ => GuestFailure::Run { vcpu: vcpu.id(), error: error.to_string() },
             },
         };
         return parts.control.end(ExitReason::Failed(failure));
     }
+}
+
+/// Whether a vCPU that could not reach guest memory, and is to run on, runs on. The signal may
+/// have been one of the process, or one of the gate, which was opened again meanwhile: the page is
+/// still on its way, and `KVM_RUN` waits for it once more. Where no page is missing, it may have
+/// come between the failure and this look, so that only a failure that stays is one.
+pub(super) fn may_try_again(parts: &Parts, in_a_row: &mut u32) -> bool {
+    *in_a_row = if parts.control.status().memory_arrives { 0 } else { *in_a_row + 1 };
+    tracing::debug!(in_a_row = *in_a_row, "a vCPU could not reach guest memory");
+    if *in_a_row > UNREACHABLE_MAX {
+        return false;
+    }
+    // A failure that stays does not keep a core busy for as long as pages are missing.
+    std::thread::sleep(UNREACHABLE_PAUSE);
+    true
 }
 
 /// Describes an internal error with where the guest was and what it was about to do.

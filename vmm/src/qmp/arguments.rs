@@ -133,9 +133,22 @@ impl<'de> de::Deserializer<'de> for Node {
         }
     }
 
+    /// Without this an array would be read as the members in their order.
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        match self.0 {
+            Value::Array(_) => Err(ArgumentError::new("", Kind::Type { expected: "object".into() })),
+            other => Node(other).deserialize_any(visitor),
+        }
+    }
+
     serde::forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct
-        newtype_struct seq tuple tuple_struct map struct identifier ignored_any
+        newtype_struct seq tuple tuple_struct map identifier ignored_any
     }
 }
 
@@ -225,6 +238,7 @@ mod tests {
             (json!({ "uri": 1 }), "Invalid parameter type for 'uri', expected: string"),
             (json!({ "uri": null }), "Invalid parameter type for 'uri', expected: string"),
             (json!({ "uri": "x", "list": {} }), "Invalid parameter type for 'list', expected: array"),
+            (json!({ "uri": "x", "list": [["main", true]] }), "Invalid parameter type for 'list[0]', expected: object"),
             (json!({ "uri": "x", "list": [1] }), "Invalid parameter type for 'list[0]', expected: object"),
             (json!({ "uri": "x", "list": [{ "kind": "main" }] }), "Parameter 'list[0].on' is missing"),
             (

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::framing::Framer;
+use crate::unix_socket;
 
 /// Bytes in one value from a server at most.
 const MAX_VALUE: usize = 4 << 20;
@@ -21,6 +22,9 @@ const MAX_VALUE: usize = 4 << 20;
 const MAX_EVENTS: usize = 4096;
 /// Between two attempts to reach a server that does not listen yet.
 const RETRY: Duration = Duration::from_millis(5);
+
+/// How long a client reads what a process has sent before it closed the connection.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Why a conversation with a server failed.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +38,7 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The server did not do something in time.
-    #[error("QMP socket {}: no {awaited} within {} ms", path.display(), timeout.as_millis())]
+    #[error("QMP socket {}: {awaited} did not come within {} ms", path.display(), timeout.as_millis())]
     Timeout {
         /// The path.
         path: PathBuf,
@@ -44,12 +48,14 @@ pub enum ClientError {
         timeout: Duration,
     },
     /// The server closed the connection: its process ended.
-    #[error("QMP socket {}: the process ended before it sent {awaited}", path.display())]
+    #[error("QMP socket {}: {why} before {awaited} came", path.display())]
     Closed {
         /// The path.
         path: PathBuf,
         /// What was awaited.
         awaited: String,
+        /// What ended, as far as the process has told.
+        why: &'static str,
     },
     /// The connection broke.
     #[error("QMP socket {}: cannot {what}", path.display())]
@@ -81,6 +87,11 @@ pub enum ClientError {
     },
 }
 
+/// The other end of the connection has gone.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
 /// A connection that has negotiated.
 #[derive(Debug)]
 pub struct Client {
@@ -95,11 +106,11 @@ pub struct Client {
 impl Client {
     /// Connects to the server at `path` and negotiates. Every reply, here and later, may take `timeout`.
     pub fn connect(path: &Path, timeout: Duration) -> Result<Self, ClientError> {
-        let stream =
-            UnixStream::connect(path).map_err(|source| ClientError::Connect { path: path.to_owned(), source })?;
+        let stream = unix_socket::connect(path).map(UnixStream::from);
+        let stream = stream.map_err(|source| ClientError::Connect { path: path.to_owned(), source })?;
         let framer = Framer::new(MAX_VALUE);
         let mut client = Client { stream, path: path.to_owned(), framer, events: VecDeque::new(), timeout, last_id: 0 };
-        let greeting = client.receive(Instant::now() + timeout, "a greeting")?;
+        let greeting = client.receive(Instant::now() + timeout, "the greeting")?;
         if greeting.get("QMP").is_none() {
             return Err(client.protocol(format!("'{greeting}' in place of a greeting")));
         }
@@ -130,8 +141,11 @@ impl Client {
         let request = json!({ "execute": command, "arguments": arguments, "id": id });
         let timeout = self.timeout;
         self.stream.set_write_timeout(Some(timeout)).map_err(|e| self.io("set a timeout", e))?;
-        self.stream.write_all(format!("{request}\n").as_bytes()).map_err(|e| self.io("send a command", e))?;
-        let awaited = format!("reply to '{command}'");
+        let awaited = format!("the reply to '{command}'");
+        match self.stream.write_all(format!("{request}\n").as_bytes()) {
+            Err(error) if is_gone(&error) => return Err(self.closed(&awaited)),
+            sent => sent.map_err(|error| self.io("send a command", error))?,
+        }
         let deadline = Instant::now() + timeout;
         loop {
             let mut value = self.receive(deadline, &awaited)?;
@@ -140,7 +154,7 @@ impl Client {
             } else if value.get("id").and_then(Value::as_u64).is_some_and(|of| of < self.last_id) {
                 tracing::debug!(%value, "a late reply to a command that was given up");
             } else if value.get("id") != Some(&id) {
-                return Err(self.protocol(format!("'{value}' in place of the {awaited}")));
+                return Err(self.protocol(format!("'{value}' in place of {awaited}")));
             } else if let Some(error) = value.get("error") {
                 let text = |name: &str| error[name].as_str().unwrap_or("unnamed").to_owned();
                 return Err(ClientError::Refused { command: command.into(), class: text("class"), desc: text("desc") });
@@ -167,7 +181,7 @@ impl Client {
         loop {
             let event = match self.events.pop_front() {
                 Some(event) => event,
-                None => self.receive(deadline, &format!("event {name}")).map_err(|error| match error {
+                None => self.receive(deadline, &format!("the event {name}")).map_err(|error| match error {
                     ClientError::Timeout { path, awaited, .. } => ClientError::Timeout { path, awaited, timeout },
                     other => other,
                 })?,
@@ -216,16 +230,36 @@ impl Client {
             }
             self.stream.set_read_timeout(Some(left)).map_err(|error| self.io("set a timeout", error))?;
             match self.stream.read(&mut buffer) {
-                Ok(0) => return Err(ClientError::Closed { path: self.path.clone(), awaited: awaited.to_owned() }),
+                Ok(0) => return Err(self.ended(awaited)),
                 Ok(count) => self.framer.push(&buffer[..count]),
                 Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => {
-                    return Err(ClientError::Closed { path: self.path.clone(), awaited: awaited.to_owned() });
-                }
+                Err(e) if is_gone(&e) => return Err(self.ended(awaited)),
                 Err(error) => return Err(self.io("receive", error)),
             }
         }
+    }
+
+    /// The process does not read any more: what it has said before tells why.
+    fn closed(&mut self, awaited: &str) -> ClientError {
+        let deadline = Instant::now() + LAST_WORDS;
+        loop {
+            match self.receive(deadline, awaited) {
+                Ok(value) if value.get("event").is_some() => self.keep(value),
+                Ok(_) => {}
+                Err(_) => return self.ended(awaited),
+            }
+        }
+    }
+
+    /// The connection is at its end.
+    fn ended(&self, awaited: &str) -> ClientError {
+        let why = match self.events.iter().rev().find(|event| event["event"] == "SHUTDOWN") {
+            Some(event) if event["data"]["guest"] == true => "the guest has shut down, and its process ended",
+            Some(_) => "the process was told to quit, and ended",
+            None => "the process ended",
+        };
+        ClientError::Closed { path: self.path.clone(), awaited: awaited.to_owned(), why }
     }
 
     fn io(&self, what: &'static str, source: io::Error) -> ClientError {

@@ -1,7 +1,7 @@
 //! The thread of one client: reads requests, has its session answer them, writes replies and events.
 //!
-//! It waits only in `poll`, so a client that sends half a request, or never reads, costs this thread and bounded memory,
-//! and nobody else anything. Started by the server.
+//! It waits only in `poll`, so a client that sends half a request, or never reads, costs this thread and
+//! bounded memory, and no other client anything. Started by the server.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -16,7 +16,7 @@ use super::wire;
 
 /// Bytes in a request at most; the largest sensible one has a few hundred.
 pub const MAX_REQUEST: usize = 64 << 10;
-/// How long a client that has closed its side, or is being closed, may take to read the rest.
+/// How long a client that has closed its side, or is being closed, may go without reading any of the rest.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Serves one client until it leaves, breaks the limits, or the server ends.
@@ -24,11 +24,11 @@ pub fn serve(stream: &UnixStream, mut session: Session, outbox: &Outbox) -> io::
     stream.set_nonblocking(true)?;
     let mut framer = Framer::new(MAX_REQUEST);
     let mut ended = false;
-    let mut leave_by = None;
+    let mut linger = Linger::default();
     outbox.reply(&wire::greeting());
     loop {
         let all_answered = answer(&mut framer, &mut session, outbox);
-        outbox.write_to(stream)?;
+        let has_read = outbox.write_to(stream)?;
         let state = outbox.state();
         if state.overflow {
             tracing::warn!("a QMP client does not read its events and was dropped");
@@ -37,15 +37,35 @@ pub fn serve(stream: &UnixStream, mut session: Session, outbox: &Outbox) -> io::
         if state.unsent == 0 && (state.closing || ended && all_answered) {
             return Ok(());
         }
-        if state.closing || ended {
-            let by = *leave_by.get_or_insert_with(|| Instant::now() + LINGER);
-            if Instant::now() >= by {
-                return Ok(());
+        if (state.closing || ended) && linger.is_over(Instant::now(), has_read) {
+            return Ok(());
+        }
+        // The socket has taken what stopped the answers: there may be no other event to wait for.
+        if !all_answered && state.unsent < HIGH_WATER {
+            continue;
+        }
+        if wait(stream, outbox, state, !ended && all_answered, linger.by)? {
+            ended = !receive(stream, &mut framer)?;
+            if ended {
+                framer.end();
             }
         }
-        if wait(stream, outbox, state, !ended && all_answered, leave_by)? {
-            ended = !receive(stream, &mut framer)?;
-        }
+    }
+}
+
+/// How long a connection that ends waits for its client to read.
+#[derive(Debug, Default)]
+struct Linger {
+    by: Option<Instant>,
+}
+
+impl Linger {
+    /// Whether the client has read nothing for [`LINGER`]. A command may take longer than that to be
+    /// answered, so each byte that the client takes begins the wait anew.
+    fn is_over(&mut self, now: Instant, has_read: bool) -> bool {
+        let by = self.by.take_if(|_| !has_read).unwrap_or(now + LINGER);
+        self.by = Some(by);
+        now >= by
     }
 }
 
@@ -98,5 +118,21 @@ fn receive(mut stream: &UnixStream, framer: &mut Framer) -> io::Result<bool> {
         }
         Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(true),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_ends_waits_for_a_client_that_reads() {
+        let (mut linger, began) = (Linger::default(), Instant::now());
+        let at = |tenths| began + LINGER * tenths / 10;
+        for (tenths, has_read, is_over) in
+            [(0, true, false), (9, false, false), (10, true, false), (19, false, false), (20, false, true)]
+        {
+            assert_eq!(linger.is_over(at(tenths), has_read), is_over, "after {tenths} tenths");
+        }
     }
 }

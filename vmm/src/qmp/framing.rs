@@ -1,15 +1,20 @@
-//! Cuts the byte stream of a QMP connection into JSON values, whatever pieces it arrives in.
+//! Cuts the byte stream of a QMP connection into JSON values, independent of how the stream is split.
 //!
-//! QMP has no length prefix and does not promise one value a line: a value ends where its outermost bracket closes. This is
-//! the only code that sees a client's raw bytes before a JSON parser does, so it holds the limits on size and nesting.
-//! Called by the server's connections and by the client.
+//! QMP has no length prefix and does not promise one value a line: a value ends where its outermost
+//! bracket closes. This is the only code that sees a client's raw bytes before a JSON parser does, so
+//! it holds the limits on size and nesting. Called by the server's connections and by the client.
+//!
+//! A byte that JSON text cannot hold outside of an escape (a control character, 0xFE, 0xFF) is an
+//! error that ends the unfinished value, and the next byte begins a new one: a client sends it to
+//! force the parser into a known state (QEMU's `docs/interop/qmp-spec`, 2.6). After any other error
+//! the rest of the line is dropped.
 
 use std::collections::VecDeque;
 
 /// Brackets that may be open at once; the commands need less than ten.
 pub const MAX_DEPTH: usize = 64;
 
-/// Why the stream cannot be cut. What follows on the same line is dropped, then the stream is read on.
+/// Why the stream cannot be cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FramingError {
     /// A value does not end within the limit.
@@ -29,9 +34,15 @@ pub enum FramingError {
         /// The bracket that is open.
         open: char,
     },
-    /// A string holds a line feed or another control character, which JSON wants escaped.
+    /// A string holds a tab or a line break, which JSON wants escaped.
     #[error("JSON parse error, control character {0:#04x} inside of a string; escape it")]
     ControlCharacter(u8),
+    /// A byte that no JSON text holds; what was unfinished has ended with it.
+    #[error("JSON parse error, stray byte {0:#04x}; what follows it is read as a new request")]
+    Stray(u8),
+    /// The client closed its side inside of a value.
+    #[error("JSON parse error, the input ends inside of a value; send the rest before closing")]
+    Unfinished,
 }
 
 /// Where the scan stands.
@@ -66,16 +77,29 @@ impl Framer {
         Framer { limit, scan: Scan::Outside, open: Vec::new(), value: Vec::new(), ready: VecDeque::new() }
     }
 
-    /// Takes what was read. Memory held afterwards is at most the limit plus `bytes`, until [`Framer::next_value`] is called.
+    /// Takes what was read. Memory held afterwards is at most the limit plus `bytes`, until
+    /// [`Framer::next_value`] is called.
     pub fn push(&mut self, bytes: &[u8]) {
         for byte in bytes {
             if let Err(error) = self.take(*byte) {
-                self.value.clear();
-                self.open.clear();
-                self.scan = if *byte == b'\n' { Scan::Outside } else { Scan::Skip };
-                self.ready.push_back(Err(error));
+                let begins_anew = *byte == b'\n' || matches!(error, FramingError::Stray(_));
+                self.give_up(error, if begins_anew { Scan::Outside } else { Scan::Skip });
             }
         }
+    }
+
+    /// The stream has ended: a value that has begun, and not ended, is an error.
+    pub fn end(&mut self) {
+        if !self.value.is_empty() {
+            self.give_up(FramingError::Unfinished, Scan::Outside);
+        }
+    }
+
+    fn give_up(&mut self, error: FramingError, scan: Scan) {
+        self.value.clear();
+        self.open.clear();
+        self.scan = scan;
+        self.ready.push_back(Err(error));
     }
 
     /// The next whole value, in order of arrival. It may still be bad JSON: only its extent is known.
@@ -85,13 +109,14 @@ impl Framer {
 
     fn take(&mut self, byte: u8) -> Result<(), FramingError> {
         match self.scan {
+            scan if is_stray(byte, scan) => return Err(FramingError::Stray(byte)),
             Scan::Skip => {
                 if byte == b'\n' {
                     self.scan = Scan::Outside;
                 }
                 return Ok(());
             }
-            Scan::Outside if byte.is_ascii_whitespace() => return Ok(()),
+            Scan::Outside if matches!(byte, b' ' | b'\t' | b'\r' | b'\n') => return Ok(()),
             Scan::Word if byte == b'\n' => {
                 self.finish();
                 return Ok(());
@@ -150,6 +175,17 @@ impl Framer {
     }
 }
 
+/// Whether QEMU's lexer flags `byte` in any place, so that a client may send it to begin anew. DEL is
+/// text inside of a string.
+fn is_stray(byte: u8, scan: Scan) -> bool {
+    match byte {
+        b'\t' | b'\r' | b'\n' => false,
+        0..0x20 | 0xfe | 0xff => true,
+        0x7f => !matches!(scan, Scan::Text { .. }),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,7 +232,52 @@ mod tests {
         assert_eq!(cut(100, &[b"{\"a\n{}"]), [Err(FramingError::ControlCharacter(b'\n')), Ok("{}".into())]);
     }
 
+    #[test]
+    fn a_byte_that_json_cannot_hold_begins_anew() {
+        let control = (0..0x20).filter(|byte| !b"\t\r\n".contains(byte));
+        for stray in control.chain([0x7f, 0xfe, 0xff]) {
+            for before in
+                [&b""[..], b"{\"execute\":", b"{\"a\": [1, {", b"nonsense ", b"[}", b"[} \xc3", b"{\"a\": 1}}"]
+            {
+                let cut = cut(100, &[before, &[stray], b"{\"b\": 1}"]);
+                assert_eq!(cut.last(), Some(&Ok("{\"b\": 1}".into())), "{stray:#04x} after {before:?}");
+                assert_eq!(cut[cut.len() - 2], Err(FramingError::Stray(stray)), "after {before:?}");
+            }
+        }
+        for stray in [0, 1, 0x0b, 0x0c, 0x1b, 0xfe, 0xff] {
+            let cut = cut(100, &[b"{\"execute\": \"a\\", &[stray], b"{}"]);
+            assert_eq!(cut, [Err(FramingError::Stray(stray)), Ok("{}".into())]);
+        }
+        assert_eq!(cut(100, &[b"{\"a\x7f\": 1}"]), [Ok("{\"a\x7f\": 1}".into())], "text may hold DEL");
+        assert_eq!(cut(100, &[b"\t\r\n {}"]), [Ok("{}".into())], "what is between values is no error");
+    }
+
+    #[test]
+    fn input_that_ends_inside_of_a_value_is_an_error() {
+        for (text, error) in [
+            (&b"{\"execute\": "[..], Some(FramingError::Unfinished)),
+            (b"quit", Some(FramingError::Unfinished)),
+            (b"{} \r\n", None),
+            (b"", None),
+        ] {
+            let mut framer = Framer::new(100);
+            framer.push(text);
+            framer.end();
+            let last = std::iter::from_fn(|| framer.next_value()).last();
+            assert_eq!(last.and_then(Result::err), error, "{text:?}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn no_garbage_swallows_what_follows_a_stray_byte(
+            garbage in proptest::collection::vec(any::<u8>(), 0..200),
+            stray in prop_oneof![0u8..9, 0x0bu8..0x0d, 0x0eu8..0x20, 0xfeu8..],
+        ) {
+            let cut = cut(100, &[&garbage, &[stray], b"{\"b\": 1}"]);
+            prop_assert_eq!(&cut[cut.len() - 2..], [Err(FramingError::Stray(stray)), Ok("{\"b\": 1}".into())]);
+        }
+
         #[test]
         fn pieces_do_not_change_the_cut(bytes in proptest::collection::vec(any::<u8>(), 0..400), at in 0usize..400) {
             let (a, b) = bytes.split_at(at.min(bytes.len()));

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use ferry_devices::fault::FaultSpec;
 use ferry_migration::parameters::Capability;
-use ferry_migration::source::Owner;
+use ferry_migration::source::Resolution;
 use ferry_migration::{MigrationInfo, Parameters, Status};
 
 use super::memory_hash::MemoryHash;
@@ -14,6 +14,7 @@ use crate::endpoint::Endpoint;
 use crate::events::{Event, Events};
 use crate::machine::RunState;
 use crate::runtime::record::OwnershipInfo;
+use crate::runtime::settings::{Given, OwnSettings};
 
 /// Remembers what it was told.
 pub struct Mock {
@@ -26,15 +27,21 @@ pub struct State {
     pub quits: usize,
     pub info: MigrationInfo,
     pub migrations: Vec<Endpoint>,
+    /// What each of them was given for itself.
+    pub own: Vec<OwnSettings>,
+    /// What the migration that goes on has, where it differs.
+    pub in_force: Option<(Parameters, Vec<Capability>)>,
+    /// Why a migration is refused; it is accepted when there is no reason.
+    pub no_migration: Option<&'static str>,
     pub listening: Option<(Endpoint, bool)>,
     pub parameters: Parameters,
     pub faults: Vec<String>,
     pub capabilities: Vec<Capability>,
     pub start_postcopy: usize,
     pub pauses: usize,
-    pub resumed: Vec<Endpoint>,
+    pub resumed: Vec<(Endpoint, Given)>,
     pub recovered: Vec<Endpoint>,
-    pub resolved: Vec<(Owner, bool)>,
+    pub resolved: Vec<(Resolution, bool)>,
     /// Why a cancel is refused; it is accepted when there is no reason.
     pub no_cancel: Option<&'static str>,
 }
@@ -46,6 +53,9 @@ impl Mock {
             quits: 0,
             info: MigrationInfo::default(),
             migrations: Vec::new(),
+            own: Vec::new(),
+            in_force: None,
+            no_migration: None,
             listening: None,
             parameters: Parameters::default(),
             faults: Vec::new(),
@@ -104,8 +114,12 @@ impl Target for Mock {
         self.state().listening.clone().map(|(at, _)| at)
     }
 
-    fn migrate(&self, to: Endpoint) -> Done {
+    fn migrate(&self, to: Endpoint, own: &OwnSettings) -> Done {
+        if let Some(why) = self.state().no_migration {
+            return Err(CommandError::generic(why));
+        }
         self.state().migrations.push(to);
+        self.state().own.push(own.clone());
         self.state().info.status = Some(Status::Setup);
         self.events.publish(Event::Migration(Status::Setup));
         Ok(())
@@ -116,11 +130,15 @@ impl Target for Mock {
         Ok(())
     }
 
-    fn resume_migration(&self, to: Endpoint) -> Done {
+    fn resume_migration(&self, to: Endpoint, given: Given) -> Done {
         let mut state = self.state();
-        state.resumed.push(to);
+        state.resumed.push((to, given));
         state.info.status = Some(Status::PostcopyRecover);
         Ok(())
+    }
+
+    fn in_force(&self) -> Option<(Parameters, Vec<Capability>)> {
+        self.state().in_force.clone()
     }
 
     fn start_postcopy(&self) -> Done {
@@ -138,8 +156,8 @@ impl Target for Mock {
         Ok(())
     }
 
-    fn resolve(&self, owner: Owner, drop_pages: bool) -> Done {
-        self.state().resolved.push((owner, drop_pages));
+    fn resolve(&self, resolution: Resolution, drop_pages: bool) -> Done {
+        self.state().resolved.push((resolution, drop_pages));
         Ok(())
     }
 
@@ -170,8 +188,9 @@ impl Target for Mock {
         self.state().parameters.clone()
     }
 
-    fn set_parameters(&self, parameters: Parameters) -> Done {
-        self.state().parameters = parameters;
+    fn set_parameters(&self, given: &Given) -> Done {
+        let mut state = self.state();
+        state.parameters = given.over(&state.parameters);
         Ok(())
     }
 

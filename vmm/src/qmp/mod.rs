@@ -22,6 +22,7 @@ mod target;
 mod tests;
 mod wire;
 
+pub use commands::command_names;
 pub use memory_hash::MemoryHash;
 pub use process::Process;
 pub use server::{Server, ServerError};

@@ -1,6 +1,6 @@
 //! What waits to be written to one client: replies from its own thread, events from the server's, with a bound on both.
 //!
-//! Nobody ever waits for a client: what it does not read stays here up to the bound, then the connection ends.
+//! No thread waits for a client: what it does not read stays here up to the bound, then the connection ends.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -84,9 +84,10 @@ impl Outbox {
         State { unsent: queue.bytes.len(), overflow: queue.overflow, closing: queue.closing }
     }
 
-    /// Writes what `to` takes without waiting.
-    pub fn write_to(&self, mut to: impl Write) -> io::Result<()> {
+    /// Writes what `to` takes without waiting; returns whether it took anything.
+    pub fn write_to(&self, mut to: impl Write) -> io::Result<bool> {
         let mut queue = self.lock();
+        let before = queue.bytes.len();
         while !queue.bytes.is_empty() {
             match to.write(queue.bytes.as_slices().0) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -96,7 +97,7 @@ impl Outbox {
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(queue.bytes.len() < before)
     }
 
     /// Readable when there is something new.

@@ -7,7 +7,7 @@ use std::thread;
 
 use ferry_devices::fault::FaultSpec;
 use ferry_migration::parameters::Capability;
-use ferry_migration::source::Owner;
+use ferry_migration::source::Resolution;
 use ferry_migration::{MigrationInfo, Parameters};
 
 use super::memory_hash::{self, MemoryHash};
@@ -16,7 +16,9 @@ use super::wire::CommandError;
 use crate::endpoint::Endpoint;
 use crate::machine::{Machine, RunState};
 use crate::runtime::record::OwnershipInfo;
+use crate::runtime::settings::{Given, OwnSettings};
 use crate::runtime::{MigrationError, Migrations};
+use crate::stderr;
 
 /// Hears why an incoming migration failed.
 type OnFailure = Arc<dyn Fn(MigrationError) + Send + Sync>;
@@ -47,7 +49,7 @@ impl Process {
     pub fn listen(&self, at: &Endpoint, exit_on_error: bool) -> Result<(), MigrationError> {
         let at = self.migrations.incoming(at)?;
         // Scripts that gave port 0 read this line.
-        eprintln!("listening on {at}");
+        stderr::say(format_args!("listening on {at}"));
         let migrations = self.migrations.clone();
         let on_failure = exit_on_error.then(|| self.on_incoming_failed.clone());
         let follow = move || match (migrations.wait_incoming(), on_failure) {
@@ -97,16 +99,21 @@ impl Target for Process {
         self.migrations.listening_at()
     }
 
-    fn migrate(&self, to: Endpoint) -> Done {
-        self.migrations.migrate(to).map_err(refused)
+    fn migrate(&self, to: Endpoint, own: &OwnSettings) -> Done {
+        self.migrations.migrate(to, own).map_err(refused)
     }
 
     fn incoming(&self, at: &Endpoint, exit_on_error: bool) -> Done {
         self.listen(at, exit_on_error).map_err(refused)
     }
 
-    fn resume_migration(&self, to: Endpoint) -> Done {
-        self.migrations.recover_outgoing(to).map_err(refused)
+    fn resume_migration(&self, to: Endpoint, given: Given) -> Done {
+        self.migrations.recover_outgoing(to, given).map_err(refused)
+    }
+
+    fn in_force(&self) -> Option<(Parameters, Vec<Capability>)> {
+        let settings = self.migrations.of_running()?;
+        Some((settings.parameters(), settings.capabilities()))
     }
 
     fn start_postcopy(&self) -> Done {
@@ -120,12 +127,12 @@ impl Target for Process {
     fn recover(&self, at: &Endpoint) -> Done {
         let at = self.migrations.recover_incoming(at).map_err(refused)?;
         // As for the first address.
-        eprintln!("listening on {at}");
+        stderr::say(format_args!("listening on {at}"));
         Ok(())
     }
 
-    fn resolve(&self, owner: Owner, drop_pages: bool) -> Done {
-        self.migrations.resolve(owner, drop_pages).map_err(refused)
+    fn resolve(&self, resolution: Resolution, drop_pages: bool) -> Done {
+        self.migrations.resolve(resolution, drop_pages).map_err(refused)
     }
 
     fn ownership(&self) -> Option<OwnershipInfo> {
@@ -148,8 +155,8 @@ impl Target for Process {
         self.migrations.parameters()
     }
 
-    fn set_parameters(&self, parameters: Parameters) -> Done {
-        self.migrations.set_parameters(parameters).map_err(refused)
+    fn set_parameters(&self, given: &Given) -> Done {
+        self.migrations.set_parameters(given).map_err(refused)
     }
 
     fn set_fault(&self, rule: FaultSpec) -> Done {
@@ -162,7 +169,11 @@ impl Target for Process {
     }
 
     fn memory_hash(&self) -> Result<MemoryHash, CommandError> {
-        memory_hash::hash(self.machine.memory()).map_err(refused)
+        self.migrations.memory_is_whole().map_err(refused)?;
+        let hash = memory_hash::hash(self.machine.memory()).map_err(refused)?;
+        // A migration of another client may have begun in between.
+        self.migrations.memory_is_whole().map_err(refused)?;
+        Ok(hash)
     }
 }
 

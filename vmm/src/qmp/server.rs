@@ -8,14 +8,11 @@
 //!
 //! `ferry run --qmp unix:PATH` starts one; [`Server::finish`] sends what is left and removes the socket file.
 
-use std::fs;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -27,7 +24,8 @@ use super::outbox::{Outbox, notify};
 use super::session::{Order, Session, Shared};
 use super::target::Target;
 use super::wire::{self, CommandError};
-use crate::events::{Event, Events, Stamped};
+use crate::events::{Event, Events, Subscription};
+use crate::unix_socket::{self, ListenError, SocketFile};
 
 /// Clients at a time; a further one is told so and closed.
 pub const MAX_CLIENTS: usize = 16;
@@ -66,9 +64,8 @@ pub enum ServerError {
 /// A listening QMP server.
 #[derive(Debug)]
 pub struct Server {
-    path: PathBuf,
-    /// Device and inode of the socket file, so that only this server's file is removed.
-    file: (u64, u64),
+    /// Removed before the clients are told of the end; only this server's own.
+    file: Option<SocketFile>,
     events: Arc<Events>,
     clients: Arc<Clients>,
     stop: Arc<OwnedFd>,
@@ -82,9 +79,8 @@ impl Server {
     /// A socket file that nobody listens on is replaced.
     pub fn start(path: &Path, target: Arc<dyn Target>, events: &Arc<Events>) -> Result<Self, ServerError> {
         let io = |what| move |source| ServerError::Io { path: path.to_owned(), what, source };
-        let listener = listen(path)?;
+        let (listener, file) = listen(path)?;
         listener.set_nonblocking(true).map_err(io("make it non-blocking"))?;
-        let file = fs::symlink_metadata(path).map(|file| (file.dev(), file.ino())).map_err(io("look at it"))?;
         let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| io("create an eventfd")(errno.into()))?;
         let stop = Arc::new(stop);
         let (hearing, heard_before) = events.subscribe_counted();
@@ -103,7 +99,7 @@ impl Server {
             .spawn(move || accepting.run())
             .map_err(io("start a thread"))?;
         let (acceptor, spreader) = (Some(acceptor), Some(spreader));
-        Ok(Server { path: path.to_owned(), file, events: events.clone(), clients, stop, acceptor, spreader })
+        Ok(Server { file: Some(file), events: events.clone(), clients, stop, acceptor, spreader })
     }
 
     /// How many clients are connected.
@@ -124,10 +120,7 @@ impl Drop for Server {
         // New clients would find a process that no longer serves.
         notify(&self.stop);
         self.acceptor.take().map(JoinHandle::join);
-        let file = fs::symlink_metadata(&self.path).map(|file| (file.dev(), file.ino()));
-        if file.is_ok_and(|file| file == self.file) {
-            let _ = fs::remove_file(&self.path);
-        }
+        self.file = None;
         // The spreader ends when it has spread what was published.
         self.events.close();
         self.spreader.take().map(JoinHandle::join);
@@ -224,30 +217,22 @@ fn log_client(error: &io::Error) {
 }
 
 /// Gives events to the clients until the publisher closes.
-fn spread(events: &Receiver<Stamped>, clients: &Clients, shared: &Shared) {
-    for stamped in events {
+fn spread(events: &Subscription, clients: &Clients, shared: &Shared) {
+    while let Some(stamped) = events.next() {
         let about_migration = matches!(stamped.event, Event::Migration(_) | Event::MigrationPass(_));
         if !about_migration || shared.migration_events.load(Ordering::Relaxed) {
             let line = wire::event(&stamped);
             clients.lock().iter().for_each(|outbox| outbox.event(&line));
         }
-        shared.order.spread_one();
+        // Those that were lost before this one count as spread: no reply may wait for them.
+        shared.order.spread(events.taken());
     }
 }
 
-fn listen(path: &Path) -> Result<UnixListener, ServerError> {
-    let io = |what| move |source| ServerError::Io { path: path.to_owned(), what, source };
-    match fs::symlink_metadata(path) {
-        Ok(file) if !file.file_type().is_socket() => return Err(ServerError::NotASocket { path: path.to_owned() }),
-        Ok(_) => match UnixStream::connect(path) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                fs::remove_file(path).map_err(io("remove what a process left behind"))?;
-            }
-            Ok(_) => return Err(ServerError::InUse { path: path.to_owned() }),
-            Err(error) => return Err(io("find out whether somebody listens")(error)),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(io("look at it")(error)),
-    }
-    UnixListener::bind(path).map_err(io("listen"))
+fn listen(path: &Path) -> Result<(UnixListener, SocketFile), ServerError> {
+    unix_socket::listen(path).map_err(|error| match error {
+        ListenError::InUse => ServerError::InUse { path: path.to_owned() },
+        ListenError::NotASocket => ServerError::NotASocket { path: path.to_owned() },
+        ListenError::Io { what, source } => ServerError::Io { path: path.to_owned(), what, source },
+    })
 }

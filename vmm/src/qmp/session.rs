@@ -21,8 +21,6 @@ use crate::events::Events;
 pub struct Shared {
     /// The migration capability `events`: whether clients hear `MIGRATION` and `MIGRATION_PASS`.
     pub migration_events: AtomicBool,
-    /// Held while parameters are read, changed and written back.
-    pub parameters: Mutex<()>,
     /// What has been published, and how much of it has reached the clients' outboxes.
     pub order: Order,
 }
@@ -45,9 +43,9 @@ impl Order {
         Order { events: Some(events), spread: Mutex::new(count), moved: Condvar::new() }
     }
 
-    /// One more event is in the outboxes.
-    pub fn spread_one(&self) {
-        *self.spread.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+    /// As many events are in the outboxes, or lost, of those that were published since the start.
+    pub fn spread(&self, count: u64) {
+        *self.spread.lock().unwrap_or_else(PoisonError::into_inner) = count;
         self.moved.notify_all();
     }
 

@@ -5,7 +5,7 @@
 
 use ferry_devices::fault::FaultSpec;
 use ferry_migration::parameters::Capability;
-use ferry_migration::source::Owner;
+use ferry_migration::source::Resolution;
 use ferry_migration::{MigrationInfo, Parameters};
 
 use super::memory_hash::MemoryHash;
@@ -13,6 +13,7 @@ use super::wire::CommandError;
 use crate::endpoint::Endpoint;
 use crate::machine::RunState;
 use crate::runtime::record::OwnershipInfo;
+use crate::runtime::settings::{Given, OwnSettings};
 
 /// The outcome of a command that has nothing to return.
 pub type Done = Result<(), CommandError>;
@@ -35,12 +36,14 @@ pub trait Target: Send + Sync {
     fn migration(&self) -> MigrationInfo;
     /// Where this process listens for an incoming migration.
     fn listening(&self) -> Option<Endpoint>;
-    /// Begins a migration to another process.
-    fn migrate(&self, to: Endpoint) -> Done;
+    /// Begins a migration to another process; `own` is in force for it alone. A refusal changes nothing.
+    fn migrate(&self, to: Endpoint, own: &OwnSettings) -> Done;
     /// Listens for an incoming migration; if it fails, the process ends when `exit_on_error` is set.
     fn incoming(&self, at: &Endpoint, exit_on_error: bool) -> Done;
-    /// Reconnects a paused postcopy of which this process is the source.
-    fn resume_migration(&self, to: Endpoint) -> Done;
+    /// Reconnects a paused postcopy of which this process is the source; `given` is in force for it from then on.
+    fn resume_migration(&self, to: Endpoint, given: Given) -> Done;
+    /// Parameters of the migration from here that goes on, and the capabilities that are on for it.
+    fn in_force(&self) -> Option<(Parameters, Vec<Capability>)>;
     /// Lets the destination of the migration that goes on run the guest now.
     fn start_postcopy(&self) -> Done;
     /// Breaks the links of a postcopy, on either side.
@@ -48,7 +51,7 @@ pub trait Target: Send + Sync {
     /// Waits at another address for the source of a paused postcopy.
     fn recover(&self, at: &Endpoint) -> Done;
     /// Says who owns the guest, the other side being fenced; with `drop_pages` also if the destination may need pages from here.
-    fn resolve(&self, owner: Owner, drop_pages: bool) -> Done;
+    fn resolve(&self, resolution: Resolution, drop_pages: bool) -> Done;
     /// Who owns the guest, by the ownership record; none without a record.
     fn ownership(&self) -> Option<OwnershipInfo>;
     /// Cancels the outgoing migration.
@@ -57,14 +60,15 @@ pub trait Target: Send + Sync {
     fn has(&self, capability: Capability) -> bool;
     /// Switches a migration capability on or off.
     fn set_capability(&self, capability: Capability, on: bool);
-    /// The migration parameters.
+    /// The process's migration parameters.
     fn parameters(&self) -> Parameters;
-    /// Replaces the migration parameters.
-    fn set_parameters(&self, parameters: Parameters) -> Done;
+    /// Sets the parameters that are given, for the process and for the migration that goes on.
+    fn set_parameters(&self, given: &Given) -> Done;
     /// Adds a rule to the fault device.
     fn set_fault(&self, rule: FaultSpec) -> Done;
     /// Removes every rule of the fault device and ends a present hang.
     fn clear_faults(&self) -> Done;
-    /// A hash over guest memory; the caller has checked that the guest does not run.
+    /// A hash over guest memory; the caller has checked that the guest does not run. Refused where that memory is not
+    /// whole, or not this process's own.
     fn memory_hash(&self) -> Result<MemoryHash, CommandError>;
 }

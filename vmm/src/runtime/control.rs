@@ -1,13 +1,20 @@
-//! The control link: whole messages over a [`Stream`], and the thread that reads them.
+//! The control link: whole messages over a [`Stream`], each with a deadline for all of it.
+//!
+//! Sending takes a driver a moment at most: what the socket has not taken by then goes on in a thread of its own ([`Outbox`]).
+//! Receiving waits as long as it takes for a message to begin, and not for long until it is complete. [`Unread`] says whether
+//! there is more to come of what has arrived, which a driver looks at before it believes a timer.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
 
 use ferry_migration::wire::control::{self, HEADER_LEN};
 use ferry_migration::wire::{Message, WireError};
 
+use crate::runtime::outbox::Outbox;
 use crate::runtime::passing;
-use crate::runtime::stream::Stream;
+use crate::runtime::stream::{Allowance, Stream};
 
 /// Why nothing more comes from, or goes to, the peer.
 #[derive(Debug, thiserror::Error)]
@@ -54,22 +61,29 @@ impl LinkError {
 /// The sending half.
 #[derive(Debug)]
 pub struct Sender {
-    stream: Stream,
+    outbox: Arc<Outbox>,
     session: u32,
     sequence: u32,
 }
 
 impl Sender {
-    /// For the migration whose frames carry `session`.
+    /// For the migration whose frames carry `session`. A message that fails after [`Sender::send`] has returned ends the link.
     #[must_use]
     pub fn new(stream: Stream, session: u32) -> Self {
-        Sender { stream, session, sequence: 0 }
+        Self::reporting(stream, session, |_| {})
     }
 
-    /// Sends one message with its attachment.
+    /// The same; a message that fails after [`Sender::send`] has returned is reported to `failed`, too.
+    #[must_use]
+    pub fn reporting(stream: Stream, session: u32, failed: impl Fn(LinkError) + Send + Sync + 'static) -> Self {
+        let failed = move |error| failed(LinkError::io("control")(error));
+        Sender { outbox: Outbox::new(stream, failed), session, sequence: 0 }
+    }
+
+    /// Sends one message with its attachment, or at least begins to: it does not wait for a peer for more than a moment.
     ///
     /// # Errors
-    /// The link failed, or did not take the message within its write timeout.
+    /// The link has failed, or has far too much to carry already.
     pub fn send<M: Message>(&mut self, message: &M, attachment: &[u8]) -> Result<(), LinkError> {
         self.send_with(message, attachment, None)
     }
@@ -84,23 +98,38 @@ impl Sender {
         attachment: &[u8],
         descriptor: Option<BorrowedFd<'_>>,
     ) -> Result<(), LinkError> {
+        let head = self.head(message, attachment)?;
+        self.outbox.send(&[&head, attachment], descriptor).map_err(LinkError::io("control"))
+    }
+
+    /// Sends a last message if the socket takes it at once: the link ends now, with it or without it.
+    pub fn send_last<M: Message>(&mut self, message: &M) {
+        let sent = self
+            .head(message, &[])
+            .and_then(|head| self.outbox.send_at_once(&mut [IoSlice::new(&head)]).map_err(LinkError::io("control")));
+        if let Err(error) = sent {
+            tracing::debug!(%error, message = message.kind(), "the last word was not sent");
+        }
+    }
+
+    fn head<M: Message>(&mut self, message: &M, attachment: &[u8]) -> Result<Vec<u8>, LinkError> {
         let head =
             control::encode(message, attachment, self.session, self.sequence).map_err(LinkError::wire("control"))?;
         self.sequence = self.sequence.wrapping_add(1);
-        let mut slices = [io::IoSlice::new(&head), io::IoSlice::new(attachment)];
         // Noted before: the peer may have it before this thread goes on, and what may have been sent counts as sent.
         crate::trace::sent(message, head.len() + attachment.len());
-        match descriptor {
-            Some(descriptor) => passing::write_all_with(&self.stream, descriptor, &mut slices),
-            None => self.stream.write_all_vectored(&mut slices),
-        }
-        .map_err(LinkError::io("control"))
+        Ok(head)
+    }
+
+    /// Nothing more is sent; the peer still gets all of what was.
+    pub fn finish_sending(&self) {
+        self.outbox.finish();
     }
 
     /// The link under it.
     #[must_use]
     pub fn stream(&self) -> &Stream {
-        &self.stream
+        self.outbox.stream()
     }
 }
 
@@ -110,22 +139,59 @@ pub struct Receiver {
     stream: Stream,
     session: u32,
     sequence: u32,
+    state: Arc<AtomicU8>,
+}
+
+/// The receiver waits, and has delivered everything that it has read.
+const IDLE: u8 = 0;
+/// It has begun to read something, or has not delivered it yet.
+const READING: u8 = 1;
+/// It reads no more.
+const ENDED: u8 = 2;
+
+/// Looks from outside whether there is more to come from a [`Receiver`] without a further byte from the peer.
+#[derive(Clone, Debug)]
+pub struct Unread {
+    stream: Stream,
+    state: Arc<AtomicU8>,
+}
+
+impl Unread {
+    /// Whether there is. After `false`, what the receiver had read before has been delivered.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        // In this order: a receiver says that it reads before it takes anything out of the socket.
+        let waits = self.stream.is_readable();
+        match self.state.load(SeqCst) {
+            IDLE => waits,
+            READING => true,
+            _ => false,
+        }
+    }
 }
 
 impl Receiver {
     /// For the migration whose frames carry `session`.
     #[must_use]
     pub fn new(stream: Stream, session: u32) -> Self {
-        Receiver { stream, session, sequence: 0 }
+        Receiver { stream, session, sequence: 0, state: Arc::default() }
     }
 
-    /// Waits for the next message and its attachment.
+    /// Says what is still to come from it.
+    #[must_use]
+    pub fn unread(&self) -> Unread {
+        Unread { stream: self.stream.clone(), state: self.state.clone() }
+    }
+
+    /// Waits for the next message and its attachment. What was received before has been delivered by the time of this call.
     ///
     /// # Errors
-    /// The link ended, or carried something else than the next frame of this migration.
+    /// The link ended, or carried something else than the next frame of this migration, or only a part of it in time.
     pub fn receive<M: Message>(&mut self) -> Result<(M, Vec<u8>), LinkError> {
+        self.await_frame()?;
         let mut head = [0; HEADER_LEN];
-        self.stream.read_exact(&mut head).map_err(LinkError::io("control"))?;
+        let mut allowance = Allowance::of_message(HEADER_LEN);
+        self.stream.read_within(&mut head, &mut allowance).map_err(LinkError::io("control"))?;
         self.rest_of(&head)
     }
 
@@ -134,21 +200,87 @@ impl Receiver {
     /// # Errors
     /// As there.
     pub fn receive_with<M: Message>(&mut self) -> Result<(M, Vec<u8>, Vec<OwnedFd>), LinkError> {
+        self.await_frame()?;
         let mut head = [0; HEADER_LEN];
-        let descriptors = passing::read_exact_with(&self.stream, &mut head).map_err(LinkError::io("control"))?;
+        let mut allowance = Allowance::of_message(HEADER_LEN);
+        let descriptors = passing::read_within_with(&self.stream, &mut head, &mut allowance);
+        let descriptors = descriptors.map_err(LinkError::io("control"))?;
         self.rest_of(&head).map(|(message, attachment)| (message, attachment, descriptors))
+    }
+
+    fn await_frame(&self) -> Result<(), LinkError> {
+        self.state.store(IDLE, SeqCst);
+        self.stream.wait_readable().map_err(LinkError::io("control"))?;
+        self.state.store(READING, SeqCst);
+        Ok(())
     }
 
     fn rest_of<M: Message>(&mut self, head: &[u8; HEADER_LEN]) -> Result<(M, Vec<u8>), LinkError> {
         let header =
             control::decode_header::<M>(head, self.session, self.sequence).map_err(LinkError::wire("control"))?;
         self.sequence = self.sequence.wrapping_add(1);
+        let mut allowance = Allowance::of_message(header.body_len + header.attachment_len);
         let mut body = vec![0; header.body_len];
-        self.stream.read_exact(&mut body).map_err(LinkError::io("control"))?;
+        self.stream.read_within(&mut body, &mut allowance).map_err(LinkError::io("control"))?;
         let mut attachment = vec![0; header.attachment_len];
-        self.stream.read_exact(&mut attachment).map_err(LinkError::io("control"))?;
+        self.stream.read_within(&mut attachment, &mut allowance).map_err(LinkError::io("control"))?;
         let message: M = control::decode_body(&header, &body, &attachment).map_err(LinkError::wire("control"))?;
         crate::trace::received(&message, HEADER_LEN + body.len() + attachment.len());
         Ok((message, attachment))
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.state.store(ENDED, SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferry_migration::ToDestination;
+    use std::os::unix::net::UnixStream;
+    use std::time::{Duration, Instant};
+
+    fn pair() -> (Stream, Stream) {
+        let (near, far) = UnixStream::pair().unwrap();
+        (Stream::new(near.into()).unwrap(), Stream::new(far.into()).unwrap())
+    }
+
+    #[test]
+    fn what_has_arrived_is_unread_until_it_has_been_delivered() {
+        let (near, far) = pair();
+        let mut sender = Sender::new(near, 7);
+        let mut receiver = Receiver::new(far, 7);
+        let unread = receiver.unread();
+        assert!(!unread.is_there());
+        sender.send(&ToDestination::Heartbeat, &[]).unwrap();
+        assert!(unread.is_there(), "in the socket");
+        receiver.receive::<ToDestination>().unwrap();
+        assert!(unread.is_there(), "read, and not delivered");
+        drop(sender);
+        assert!(receiver.receive::<ToDestination>().is_err());
+        assert!(unread.is_there(), "the end of the link is news, too");
+        drop(receiver);
+        assert!(!unread.is_there(), "nothing reads any more");
+    }
+
+    #[test]
+    fn a_message_that_a_peer_reads_slowly_holds_up_nobody_and_arrives() {
+        let (near, far) = pair();
+        let mut sender = Sender::new(near, 7);
+        let state = vec![9; 8 << 20];
+        let began = Instant::now();
+        sender.send(&ToDestination::Rehearse, &state).unwrap();
+        // Longer than a moment, as the machine may be busy, and much shorter than the message's own deadline.
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+        sender.send(&ToDestination::Heartbeat, &[]).unwrap();
+        sender.finish_sending();
+        let mut receiver = Receiver::new(far, 7);
+        let (message, attachment) = receiver.receive::<ToDestination>().unwrap();
+        assert!(message == ToDestination::Rehearse && attachment == state);
+        assert_eq!(receiver.receive::<ToDestination>().unwrap().0, ToDestination::Heartbeat);
+        assert!(matches!(receiver.receive::<ToDestination>(), Err(LinkError::Closed { .. })));
     }
 }

@@ -4,31 +4,37 @@
 //! [`source`] and [`destination`] each run one state machine of `ferry-migration` on a thread of its own, with workers for what
 //! blocks: the guest, the pages, the links.
 
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ferry_devices::advice;
 use ferry_devices::fault::FaultControl;
 use ferry_migration::destination::Outcome;
 use ferry_migration::parameters::{Capability, ParameterError};
-use ferry_migration::source::Owner;
+use ferry_migration::source::Resolution;
 use ferry_migration::{MigrationInfo, Parameters, Status};
 
 use crate::endpoint::Endpoint;
 use crate::events::Events;
 use crate::machine::Machine;
 use crate::runtime::destination::Incoming;
+use crate::runtime::listener::{BindError, Listener};
 pub use crate::runtime::local::LocalError;
 use crate::runtime::progress::{Direction, Progress};
 use crate::runtime::record::{OwnRecord, OwnershipInfo, RecordError};
-use crate::runtime::settings::Settings;
+use crate::runtime::settings::{Given, OwnSettings, Settings};
 use crate::runtime::source::{Command, Outgoing};
-use crate::runtime::stream::Listener;
 
 mod compression;
+mod connect;
 pub mod control;
 pub mod destination;
 mod inbox;
+pub mod listener;
 mod local;
+mod lookup;
+mod outbox;
 #[cfg(test)]
 mod page_path_tests;
 mod passing;
@@ -39,6 +45,7 @@ pub mod settings;
 pub mod source;
 pub mod stream;
 mod timers;
+mod until;
 
 /// Why a command about a migration was refused, or what an incoming migration came to.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +62,18 @@ pub enum MigrationError {
     /// A destination has no guest to give away.
     #[error("this process waits for an incoming migration and has no guest to migrate")]
     NoGuest,
+    /// A destination has nothing that could be hashed.
+    #[error("no guest has arrived here: ask again when query-migrate says that the migration to here is completed")]
+    NotArrived,
+    /// Pages are missing.
+    #[error("pages of the guest's memory are missing here: ask again when query-migrate says completed")]
+    PagesMissing,
+    /// Pages are missing, and no source will send them.
+    #[error("pages of the guest's memory were lost with its source: this process never has all of them")]
+    PagesLost,
+    /// The memory is another process's as well.
+    #[error("the guest's memory was handed over as a whole and is in use at the destination: ask there")]
+    MemoryHandedOver,
     /// The guest went to another process.
     #[error("the guest was handed over: this process has no guest any more; end it with quit")]
     HandedOver,
@@ -68,12 +87,12 @@ pub enum MigrationError {
     #[error("{0}")]
     TooLate(&'static str),
     /// The address could not be listened at.
-    #[error("cannot listen at {at}: {source}; choose another address, or end what holds this one")]
+    #[error("cannot listen at {at}: {source}")]
     Listen {
         /// The address.
         at: Endpoint,
         /// What it answered.
-        source: std::io::Error,
+        source: BindError,
     },
     /// The host did not give a thread or a descriptor.
     #[error("the migration could not be started: {0}")]
@@ -107,8 +126,8 @@ pub const WORKERS: [&str; 17] = [
     "ferry-src-urgent",
     "ferry-dest",
     "ferry-dst-accept",
+    "ferry-dst-disk",
     "ferry-dst-faults",
-    "ferry-dst-hello",
     "ferry-dst-load",
     "ferry-dst-memory",
     "ferry-dst-pages",
@@ -119,6 +138,9 @@ pub const WORKERS: [&str; 17] = [
 const INTERRUPT_AGAIN: Duration = Duration::from_millis(5);
 /// Longest that a process which is about to end waits for its migration to tell the destination.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// Longest that such a process waits for an incoming migration to end: a guest that was claimed and has not run is given
+/// back, for which the record is asked.
+const GIVE_BACK: Duration = Duration::from_secs(5);
 
 /// The migrations of one process: at most one at a time.
 #[derive(Debug)]
@@ -139,6 +161,13 @@ struct Current {
     newest: Option<Arc<Progress>>,
 }
 
+impl Current {
+    fn of_running(&self) -> Option<Arc<Settings>> {
+        let goes_on = |outgoing: &&Outgoing| outgoing.progress.status().is_none_or(Status::is_active);
+        self.outgoing.as_ref().filter(goes_on).map(|outgoing| outgoing.settings.clone())
+    }
+}
+
 impl Migrations {
     /// For `machine`; events go to `events`; with an ownership record, migrations use it.
     #[must_use]
@@ -154,10 +183,14 @@ impl Migrations {
     }
 
     /// QMP `migrate`: returns as soon as the migration has begun; what follows is in [`Migrations::info`] and in events.
+    /// `own` is in force for this migration alone, in the place of the process's values.
     ///
     /// # Errors
-    /// When one is going on, or there is no guest to migrate.
-    pub fn migrate(&self, to: Endpoint) -> Result<(), MigrationError> {
+    /// When one is going on, when there is no guest to migrate, or when a parameter is out of its range;
+    /// nothing is changed then.
+    pub fn migrate(&self, to: Endpoint, own: &OwnSettings) -> Result<(), MigrationError> {
+        // Checked ahead of any wait.
+        self.settings.for_migration(own)?;
         let current = self.current();
         let paused = current.outgoing.as_ref().is_some_and(|o| o.progress.status() == Some(Status::PostcopyPaused));
         if paused {
@@ -184,7 +217,7 @@ impl Migrations {
             }
             previous.join();
         }
-        let settings = self.settings.clone();
+        let settings = Arc::new(self.settings.for_migration(own)?);
         let parameters = settings.parameters();
         if parameters.local {
             local::check(&to, self.machine.memory(), &parameters, settings.postcopy())?;
@@ -224,7 +257,7 @@ impl Migrations {
         let parameters = self.settings.parameters();
         let incoming =
             Incoming::listen(self.machine.clone(), listener, &parameters, progress.clone(), self.record.clone())
-                .map_err(listen_failed)?;
+                .map_err(|error| listen_failed(BindError::Host(error)))?;
         let endpoint = incoming.endpoint();
         current.incoming = Some(Arc::new(incoming));
         current.newest = Some(progress);
@@ -279,21 +312,42 @@ impl Migrations {
         self.record.as_ref().map(|own| own.info())
     }
 
-    /// QMP `migrate` with `resume`: reconnects a paused postcopy.
+    /// QMP `migrate` with `resume`: reconnects a paused postcopy; `given` is in force for it from then on.
     ///
     /// # Errors
-    /// When no postcopy is paused.
-    pub fn recover_outgoing(&self, to: Endpoint) -> Result<(), MigrationError> {
-        self.command(Command::Recover(to))
+    /// When no postcopy is paused, or a parameter is out of its range; nothing is changed then.
+    pub fn recover_outgoing(&self, to: Endpoint, given: Given) -> Result<(), MigrationError> {
+        self.of_running().map_or(Ok(()), |settings| settings.with(&given).map(drop))?;
+        self.command(Command::Recover(to, given))
+    }
+
+    /// The settings of the migration from here that goes on.
+    #[must_use]
+    pub fn of_running(&self) -> Option<Arc<Settings>> {
+        self.current().of_running()
+    }
+
+    /// Whether guest memory here is all of it, and the guest's own, so that a hash over it says something.
+    ///
+    /// # Errors
+    /// Why not, and when it will be.
+    pub fn memory_is_whole(&self) -> Result<(), MigrationError> {
+        if self.machine.awaits_guest() {
+            return Err(MigrationError::NotArrived);
+        }
+        let newest = self.current().newest.clone();
+        newest.map_or(Ok(()), |progress| progress.memory_is_whole(self.machine.is_handed_over()))
     }
 
     /// QMP `x-ferry-resolve`: the operator says who owns the guest, the other side being fenced. With `drop_pages` it also ends a
-    /// paused postcopy.
+    /// paused postcopy. Where there is an ownership record, the guest becomes the source's only if the record can be made to
+    /// say so, or, if the destination never ran the guest, also if it is out of reach or names
+    /// the destination.
     ///
     /// # Errors
-    /// When that is not uncertain, or the destination may need pages from here that are not to be dropped.
-    pub fn resolve(&self, owner: Owner, drop_pages: bool) -> Result<(), MigrationError> {
-        self.command(Command::Resolve { owner, drop_pages })
+    /// When that is not uncertain, the record names another process, or the destination may need pages from here that are not to be dropped.
+    pub fn resolve(&self, resolution: Resolution, drop_pages: bool) -> Result<(), MigrationError> {
+        self.command(Command::Resolve { resolution, drop_pages })
     }
 
     /// Whether a capability is on.
@@ -337,12 +391,21 @@ impl Migrations {
         self.settings.parameters()
     }
 
-    /// QMP `migrate-set-parameters`.
+    /// QMP `migrate-set-parameters`: sets what is given, for the process and for the migration that goes on.
     ///
     /// # Errors
     /// The first parameter that is out of its range; nothing is changed then.
-    pub fn set_parameters(&self, to: Parameters) -> Result<(), MigrationError> {
-        Ok(self.settings.set(to)?)
+    pub fn set_parameters(&self, given: &Given) -> Result<(), MigrationError> {
+        // Held to the end: one change at a time, and no migration starts in between.
+        let current = self.current();
+        let all = [Some(self.settings.clone()), current.of_running()];
+        let mut changes = Vec::new();
+        for settings in all.into_iter().flatten() {
+            let parameters = settings.with(given)?;
+            changes.push((settings, parameters));
+        }
+        changes.into_iter().for_each(|(settings, parameters)| settings.replace(parameters));
+        Ok(())
     }
 
     /// Where an incoming migration is awaited.
@@ -370,14 +433,23 @@ impl Migrations {
         }
     }
 
-    /// The guest has shut down or the process is about to end: an outgoing migration is told, and given up.
+    /// The guest has shut down or the process is about to end: an outgoing migration is given up, and the source of an
+    /// incoming one learns that it is needed no more, or gets its guest back.
     pub fn guest_gone(&self, reason: &str) {
         let until = Instant::now() + FAREWELL;
         if let Some(outgoing) = &self.current().outgoing {
             outgoing.guest_gone(reason);
         }
+        let incoming = self.current().incoming.clone();
+        if let Some(incoming) = &incoming {
+            incoming.ends(reason);
+        }
         // Locked only for each look: clients go on asking meanwhile.
         while self.current().outgoing.as_ref().is_some_and(|o| !o.has_ended()) && Instant::now() < until {
+            std::thread::park_timeout(INTERRUPT_AGAIN);
+        }
+        let until = Instant::now() + GIVE_BACK;
+        while incoming.as_ref().is_some_and(|incoming| !incoming.has_ended()) && Instant::now() < until {
             std::thread::park_timeout(INTERRUPT_AGAIN);
         }
     }
@@ -388,6 +460,27 @@ impl Migrations {
 
     fn current(&self) -> MutexGuard<'_, Current> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Longest that a client waits for a driver's answer: more than a message may take to be sent, less than a client's patience.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+const HELD_UP: &str =
+    "the migration is held up and does not answer: what was asked is done as soon as it goes on; query-migrate tells";
+
+/// What a driver answers to a command.
+type Answer = Result<(), &'static str>;
+
+/// Sends a command to the driver that receives `events`, and waits for its answer; `None` when the driver has ended. The caller
+/// holds no lock that `query-migrate` needs: the driver may be busy with a peer.
+fn ask_driver<E>(events: &Sender<E>, command: impl FnOnce(Sender<Answer>) -> E) -> Option<Answer> {
+    let (answer, answered) = channel();
+    events.send(command(answer)).ok()?;
+    match answered.recv_timeout(ANSWER_TIMEOUT) {
+        Ok(answer) => Some(answer),
+        Err(RecvTimeoutError::Timeout) => Some(Err(HELD_UP)),
+        // The driver has ended, which closes the channel.
+        Err(RecvTimeoutError::Disconnected) => None,
     }
 }
 
@@ -404,7 +497,7 @@ pub fn causes(error: &dyn std::error::Error) -> String {
         }
         next = cause.source();
     }
-    text
+    advice::with_limit(text)
 }
 
 /// Waits for threads of an attempt that is given up; ends whatever device hangs in them, however late it begins to.
@@ -453,5 +546,32 @@ fn join_finished(threads: &mut Vec<std::thread::JoinHandle<()>>) {
         if thread.join().is_err() {
             tracing::error!("a thread of the migration ended unexpectedly");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_that_does_not_answer_is_waited_for_no_longer_than_the_bound() {
+        let (events, inbox) = channel::<Sender<Answer>>();
+        // The driver is stuck: it lives, and does not look into its inbox.
+        assert_eq!(ask_driver(&events, |answer| answer), Some(Err(HELD_UP)));
+        drop(inbox);
+        assert_eq!(ask_driver(&events, |answer| answer), None, "it has ended");
+    }
+
+    #[test]
+    fn a_drivers_answer_comes_through() {
+        let (events, inbox) = channel::<Sender<Answer>>();
+        let driver = std::thread::spawn(move || {
+            for answer in [Ok(()), Err("no")] {
+                inbox.recv().unwrap().send(answer).unwrap();
+            }
+        });
+        assert_eq!(ask_driver(&events, |answer| answer), Some(Ok(())));
+        assert_eq!(ask_driver(&events, |answer| answer), Some(Err("no")));
+        driver.join().unwrap();
     }
 }

@@ -13,6 +13,7 @@ use super::destination::pages::{Mark, PageReceiver};
 use super::progress::{Direction, Progress};
 use super::source::chunks::ChunkSender;
 use super::source::pages::{Arrived, Controls, PageSender};
+use super::source::patience::Patience;
 use super::stream::Stream;
 use crate::allocations::during;
 use crate::events::Events;
@@ -46,7 +47,7 @@ fn controls(sent: &Arc<Progress>, arrived: &Arc<Arrived>) -> Controls {
         max_bandwidth: Arc::default(),
         progress: sent.clone(),
         arrived: arrived.clone(),
-        patience: Duration::from_secs(30),
+        patience: Arc::new(Patience::new(Duration::from_secs(30), Duration::ZERO)),
     }
 }
 
@@ -117,7 +118,7 @@ fn two_rounds(backing: Backing, mib: u64, form: Form) -> (u64, [u64; 2], [u64; 2
             count
         })
     });
-    let link = ChunkSender::new(source.clone(), sent.clone(), near, "bulk", SESSION);
+    let link = ChunkSender::new(source.clone(), &controls, near, "bulk", SESSION);
     let link = if form == Form::Plain { link } else { link.compressing() };
     let mut sender = PageSender::new(source.clone(), vec![link], controls).unwrap();
     let first = during(|| sender.round().unwrap()).1;
@@ -160,8 +161,9 @@ fn the_log_ends_with_the_migration_unless_the_guest_is_gone() {
     for handed_over in [false, true] {
         let source = machine(Backing::Anon, 32);
         let sent = progress(&source, Direction::Outgoing);
-        let link = ChunkSender::new(source.clone(), sent.clone(), ends()[0].clone(), "bulk", SESSION);
-        let sender = PageSender::new(source.clone(), vec![link], controls(&sent, &Arc::default())).unwrap();
+        let controls = controls(&sent, &Arc::default());
+        let link = ChunkSender::new(source.clone(), &controls, ends()[0].clone(), "bulk", SESSION);
+        let sender = PageSender::new(source.clone(), vec![link], controls).unwrap();
         if handed_over {
             source.hold(Hold::HandedOver).unwrap();
         }

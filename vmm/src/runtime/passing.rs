@@ -7,46 +7,54 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
 };
 
-use crate::runtime::stream::{Stream, retry};
+use crate::runtime::stream::{Allowance, Stream, retry};
 
 /// Descriptors that are kept of what comes: one is expected, a second tells that something is wrong, and all others are closed.
 const KEPT: usize = 2;
 
-/// Sends all slices, and `descriptor` with the first byte. The socket is a Unix socket.
+/// Sends as much of the slices as goes within what is left of `allowance`, and `descriptor` with the first byte. Returns how many
+/// bytes that was. The socket is a Unix socket.
 ///
 /// # Errors
-/// As the socket says; `TimedOut` past the write timeout.
-pub fn write_all_with(stream: &Stream, descriptor: BorrowedFd<'_>, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+/// As the socket says; `TimedOut` when not even the first byte went.
+pub fn write_within_with(
+    stream: &Stream,
+    descriptor: BorrowedFd<'_>,
+    mut slices: &mut [IoSlice<'_>],
+    allowance: &mut Allowance,
+) -> io::Result<usize> {
     let descriptors = [descriptor];
     let sent = loop {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-        match sendmsg(stream.as_fd(), slices, &mut ancillary, SendFlags::NOSIGNAL) {
+        match sendmsg(stream.as_fd(), slices, &mut ancillary, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
             Ok(sent) => break sent,
+            Err(Errno::AGAIN) => allowance.wait(stream, PollFlags::OUT)?,
             Err(error) => retry(error)?,
         }
     };
     IoSlice::advance_slices(&mut slices, sent);
-    stream.write_all_vectored(slices)
+    Ok(sent + stream.write_within(slices, allowance)?)
 }
 
-/// Fills `buffer`, and returns the first descriptors that came with it.
+/// Fills `buffer` within what is left of `allowance`, and returns the first descriptors that came with it.
 ///
 /// # Errors
-/// `UnexpectedEof` when the peer closed before; `TimedOut` past the read timeout.
-pub fn read_exact_with(stream: &Stream, mut buffer: &mut [u8]) -> io::Result<Vec<OwnedFd>> {
+/// `UnexpectedEof` when the peer closed before; `TimedOut` past the allowance.
+pub fn read_within_with(stream: &Stream, mut buffer: &mut [u8], allowance: &mut Allowance) -> io::Result<Vec<OwnedFd>> {
     let mut kept = Vec::new();
     while !buffer.is_empty() {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(KEPT))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::WAITALL;
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
         match recvmsg(stream.as_fd(), &mut [IoSliceMut::new(buffer)], &mut ancillary, flags) {
             Ok(received) if received.bytes == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(received) => {
@@ -56,9 +64,10 @@ pub fn read_exact_with(stream: &Stream, mut buffer: &mut [u8]) -> io::Result<Vec
                     }
                 }
                 kept.truncate(KEPT);
+                stream.note(received.bytes);
                 buffer = &mut buffer[received.bytes..];
             }
-            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => allowance.wait(stream, PollFlags::IN)?,
             Err(error) => retry(error)?,
         }
     }
@@ -77,6 +86,14 @@ mod tests {
         (Stream::new(near.into()).unwrap(), Stream::new(far.into()).unwrap())
     }
 
+    fn write_all(stream: &Stream, descriptor: BorrowedFd<'_>, slices: &mut [IoSlice<'_>]) -> io::Result<usize> {
+        write_within_with(stream, descriptor, slices, &mut Allowance::of_message(0))
+    }
+
+    fn read(stream: &Stream, buffer: &mut [u8]) -> io::Result<Vec<OwnedFd>> {
+        read_within_with(stream, buffer, &mut Allowance::of_message(0))
+    }
+
     fn open() -> File {
         tempfile::tempfile().unwrap()
     }
@@ -92,18 +109,17 @@ mod tests {
         let (near, far) = pair();
         let file = open();
         near.write_all(b"before").unwrap();
-        write_all_with(&near, file.as_fd(), &mut [IoSlice::new(b"he"), IoSlice::new(b"ad"), IoSlice::new(b"body")])
-            .unwrap();
+        write_all(&near, file.as_fd(), &mut [IoSlice::new(b"he"), IoSlice::new(b"ad"), IoSlice::new(b"body")]).unwrap();
         let mut bytes = [0; 6];
         far.read_exact(&mut bytes).unwrap();
         assert_eq!(&bytes, b"before");
         let mut head = [0; 4];
-        let found = read_exact_with(&far, &mut head).unwrap();
+        let found = read(&far, &mut head).unwrap();
         assert_eq!((&head, found.len()), (b"head", 1));
         assert_eq!(identity(&found[0]), identity(&file));
         assert!(rustix::io::fcntl_getfd(&found[0]).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
         let mut body = [0; 4];
-        assert!(read_exact_with(&far, &mut body).unwrap().is_empty());
+        assert!(read(&far, &mut body).unwrap().is_empty());
         assert_eq!(&body, b"body");
     }
 
@@ -111,7 +127,7 @@ mod tests {
     fn a_descriptor_that_nobody_asks_for_is_closed() {
         let (near, far) = pair();
         let (reader, writer) = std::io::pipe().unwrap();
-        write_all_with(&near, writer.as_fd(), &mut [IoSlice::new(b"frame")]).unwrap();
+        write_all(&near, writer.as_fd(), &mut [IoSlice::new(b"frame")]).unwrap();
         drop(writer);
         far.read_exact(&mut [0; 5]).unwrap();
         // The writing end is closed everywhere: the pipe has ended.
@@ -124,10 +140,10 @@ mod tests {
         let (near, far) = pair();
         let (reader, writer) = std::io::pipe().unwrap();
         for _ in 0..20 {
-            write_all_with(&near, writer.as_fd(), &mut [IoSlice::new(b"x")]).unwrap();
+            write_all(&near, writer.as_fd(), &mut [IoSlice::new(b"x")]).unwrap();
         }
         drop(writer);
-        let found = read_exact_with(&far, &mut [0; 20]).unwrap();
+        let found = read(&far, &mut [0; 20]).unwrap();
         assert_eq!(found.len(), KEPT);
         drop(found);
         rustix::io::ioctl_fionbio(&reader, true).unwrap();
@@ -139,6 +155,6 @@ mod tests {
         let (near, far) = pair();
         near.write_all(b"ha").unwrap();
         drop(near);
-        assert_eq!(read_exact_with(&far, &mut [0; 4]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(read(&far, &mut [0; 4]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -13,6 +13,7 @@ use ferry_migration::{Handshake, MigrationInfo, Status};
 
 use crate::events::{Event, Events};
 use crate::memory::userfault::{Blocktime, Faults};
+use crate::runtime::MigrationError;
 
 /// Page counters of one migration, on either side.
 #[derive(Debug, Default)]
@@ -25,7 +26,7 @@ pub struct PageCounters {
     pub data_pages: AtomicU64,
     /// Pages as zero bits.
     pub zero_pages: AtomicU64,
-    /// Pages left in this round.
+    /// Source: pages left in this round. Destination: pages of which no version has arrived yet.
     pub remaining_pages: AtomicU64,
     /// Rounds begun.
     pub rounds: AtomicU64,
@@ -82,6 +83,7 @@ struct Facts {
     downtime: Option<Downtime>,
     error: Option<String>,
     handshake: Handshake,
+    handshake_why: Option<&'static str>,
     local: bool,
     waits: Waits,
 }
@@ -131,6 +133,7 @@ impl Progress {
             downtime: None,
             error: None,
             handshake: Handshake::Setup,
+            handshake_why: None,
             local: false,
             waits: Waits::None,
         };
@@ -144,6 +147,10 @@ impl Progress {
         let mut facts = self.facts();
         if facts.status == Some(status) {
             return;
+        }
+        if facts.status.is_none() {
+            // A destination may have waited for its source for long: that is no part of the migration.
+            facts.began = Instant::now();
         }
         facts.status = Some(status);
         let elapsed = facts.began.elapsed().as_millis() as u64;
@@ -179,6 +186,11 @@ impl Progress {
         self.facts().handshake = handshake;
     }
 
+    /// Why the handshake is not the one that was to be expected.
+    pub fn set_handshake_why(&self, why: &'static str) {
+        self.facts().handshake_why = Some(why);
+    }
+
     /// The memory is handed over as a whole: there are no pages to send.
     pub fn set_local(&self) {
         self.pages.remaining_pages.store(0, Relaxed);
@@ -203,6 +215,28 @@ impl Progress {
         }
     }
 
+    /// Whether guest memory here is all of it and the guest's own, as far as this migration matters;
+    /// `is_handed_over` says that the guest belongs to the destination for good.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn memory_is_whole(&self, is_handed_over: bool) -> Result<(), MigrationError> {
+        let facts = self.facts();
+        match (facts.direction, facts.status) {
+            (Direction::Incoming, Some(status)) if self.pages.is_postcopy.load(Relaxed) => match status {
+                // The last page may be here a moment before both sides have said so.
+                _ if self.pages.remaining_pages.load(Relaxed) == 0 => Ok(()),
+                Status::Failed => Err(MigrationError::PagesLost),
+                _ => Err(MigrationError::PagesMissing),
+            },
+            (Direction::Outgoing, Some(Status::Device | Status::Uncertain)) if facts.local => {
+                Err(MigrationError::MemoryHandedOver)
+            }
+            (Direction::Outgoing, _) if facts.local && is_handed_over => Err(MigrationError::MemoryHandedOver),
+            _ => Ok(()),
+        }
+    }
+
     /// The measured downtime.
     pub fn set_downtime(&self, downtime: Downtime) {
         self.facts().downtime = Some(downtime);
@@ -212,6 +246,13 @@ impl Progress {
     pub fn set_cpu_throttle(&self, percentage: u8) {
         self.pages.cpu_throttle.store(percentage.into(), Relaxed);
         self.pages.cpu_throttle_highest.fetch_max(percentage.into(), Relaxed);
+    }
+
+    /// Destination: so many pages have arrived; a page that comes again is counted again.
+    pub fn arrived(&self, pages: u64) {
+        let left = |remaining: u64| Some(remaining.saturating_sub(pages));
+        // The closure always gives a value.
+        let _ = self.pages.remaining_pages.fetch_update(Relaxed, Relaxed, left);
     }
 
     /// Tells clients that a round begins.
@@ -229,6 +270,9 @@ impl Progress {
             return MigrationInfo::default();
         };
         let outgoing = facts.direction == Direction::Outgoing;
+        if status == Status::Completed {
+            ram.remaining = 0;
+        }
         let waits = facts.waits.read();
         if let Some((_, blocktime, _)) = waits {
             ram.postcopy_requests = blocktime.requests;
@@ -238,7 +282,7 @@ impl Progress {
         MigrationInfo {
             status: Some(status),
             ram: Some(ram),
-            total_time: outgoing.then(|| facts.ended_ms.unwrap_or_else(|| facts.began.elapsed().as_millis() as u64)),
+            total_time: Some(facts.ended_ms.unwrap_or_else(|| facts.began.elapsed().as_millis() as u64)),
             setup_time: facts.setup_ms,
             downtime: facts.downtime.map(|d| d.total_us().div_ceil(1000)),
             expected_downtime: (outgoing && status == Status::Active)
@@ -250,6 +294,7 @@ impl Progress {
             x_ferry_downtime_us: facts.downtime.map(|d| d.total_us()),
             x_ferry_direction: Some(if outgoing { "outgoing" } else { "incoming" }.to_owned()),
             x_ferry_handshake: Some(facts.handshake),
+            x_ferry_handshake_why: facts.handshake_why.map(str::to_owned),
             x_ferry_local: facts.local,
             postcopy_latency: blocktime.map(|b| b.total_us * 1000 / b.waits),
             postcopy_latency_dist: blocktime.map(|b| b.histogram.to_vec()),
@@ -310,5 +355,91 @@ impl Progress {
 
     fn facts(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENDS: [Status; 3] = [Status::Completed, Status::Failed, Status::Cancelled];
+
+    fn progress(direction: Direction) -> Arc<Progress> {
+        Progress::new(direction, 8 * PAGE_SIZE, Arc::default())
+    }
+
+    #[test]
+    fn both_sides_say_how_long_it_took_and_that_nothing_remains() {
+        for direction in [Direction::Outgoing, Direction::Incoming] {
+            let progress = progress(direction);
+            assert_eq!(progress.info(), MigrationInfo::default(), "nothing has begun");
+            progress.set_status(Status::Setup);
+            let info = progress.info();
+            assert!(info.total_time.is_some(), "{direction:?}");
+            assert_eq!(info.ram.map(|ram| (ram.remaining, ram.total)), Some((8 * PAGE_SIZE, 8 * PAGE_SIZE)));
+            progress.set_status(Status::Completed);
+            let info = progress.info();
+            assert_eq!(info.ram.map(|ram| (ram.remaining, ram.total)), Some((0, 8 * PAGE_SIZE)), "{direction:?}");
+            assert_eq!(progress.info().total_time, info.total_time, "an end fixes it");
+        }
+    }
+
+    #[test]
+    fn the_wait_for_a_source_is_no_part_of_the_migration() {
+        let progress = progress(Direction::Incoming);
+        let hour = std::time::Duration::from_secs(3600);
+        let Some(early) = Instant::now().checked_sub(hour) else { return };
+        progress.facts().began = early;
+        progress.set_status(Status::Setup);
+        progress.set_status(Status::Active);
+        let info = progress.info();
+        assert!(info.total_time.is_some_and(|ms| ms < 3_600_000), "{info:?}");
+        assert!(info.setup_time.is_some_and(|ms| ms < 3_600_000), "{info:?}");
+    }
+
+    #[test]
+    fn what_has_not_arrived_remains() {
+        let progress = progress(Direction::Incoming);
+        let remaining = || progress.pages.remaining_pages.load(Relaxed);
+        progress.arrived(3);
+        assert_eq!(remaining(), 5);
+        progress.arrived(9);
+        assert_eq!(remaining(), 0, "later rounds send pages again");
+    }
+
+    #[test]
+    fn memory_is_whole_unless_pages_lack_or_another_process_has_it() {
+        let is_whole = |progress: &Progress, status, handed_over| {
+            progress.set_status(status);
+            progress.memory_is_whole(handed_over).is_ok()
+        };
+        let (source, postcopy) = (progress(Direction::Outgoing), progress(Direction::Incoming));
+        postcopy.pages.is_postcopy.store(true, Relaxed);
+        source.pages.is_postcopy.store(true, Relaxed);
+        for status in [Status::PostcopySetup, Status::PostcopyActive, Status::PostcopyPaused, Status::PostcopyRecover] {
+            assert!(!is_whole(&postcopy, status, false), "{status:?}");
+            assert!(is_whole(&source, status, true), "the source keeps its memory: {status:?}");
+        }
+        assert!(!is_whole(&postcopy, Status::Failed, false), "its pages are lost");
+        postcopy.pages.remaining_pages.store(0, Relaxed);
+        assert!(is_whole(&postcopy, Status::PostcopyActive, false), "every page is here");
+        assert!(is_whole(&postcopy, Status::Completed, false));
+        let precopy = progress(Direction::Incoming);
+        assert!(ENDS.into_iter().all(|end| is_whole(&precopy, end, false)));
+
+        let local = progress(Direction::Outgoing);
+        local.set_local();
+        for (status, handed_over, whole) in [
+            (Status::Setup, false, true),
+            (Status::Active, false, true),
+            (Status::Device, false, false),
+            (Status::Uncertain, false, false),
+            (Status::Failed, false, true),
+            (Status::Cancelled, false, true),
+            (Status::Failed, true, false),
+            (Status::Completed, true, false),
+        ] {
+            assert_eq!(is_whole(&local, status, handed_over), whole, "{status:?}");
+        }
     }
 }

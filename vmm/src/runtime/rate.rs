@@ -1,7 +1,7 @@
 //! Bandwidth: the operator's cap on pages, in bytes on the link, and what the link was measured to carry, in bytes before compression.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Longest single pause, so that an interrupt or a raised cap is seen soon.
@@ -10,27 +10,33 @@ const STEP: Duration = Duration::from_millis(10);
 const LEAST_SAMPLE: u64 = 1 << 20;
 
 /// Paces one sender, or several together, to a number of bytes a second.
+///
+/// What is owed is counted in bytes and not in time, so that a cap that is raised, lowered or lifted holds at once, also for
+/// what was sent before it changed.
 #[derive(Debug)]
 pub struct Limiter {
-    next: Mutex<Instant>,
+    bucket: Mutex<Bucket>,
 }
 
 impl Limiter {
     /// Nothing sent yet.
     #[must_use]
     pub fn new() -> Self {
-        Limiter { next: Mutex::new(Instant::now()) }
+        Limiter { bucket: Mutex::new(Bucket::new(Instant::now())) }
     }
 
     /// Accounts for `bytes` and waits until they fit under `cap` bytes a second (0: no cap), or until `stop`.
     pub fn pace(&self, bytes: u64, cap: &AtomicU64, stop: impl Fn() -> bool) {
-        let rate = cap.load(Relaxed);
-        if rate == 0 {
+        if cap.load(Relaxed) == 0 {
             return;
         }
-        let until = self.take(Duration::from_secs_f64(bytes as f64 / rate as f64));
-        while !stop() && cap.load(Relaxed) == rate {
-            let left = until.saturating_duration_since(Instant::now());
+        let mark = self.bucket().send(bytes, cap.load(Relaxed), Instant::now());
+        while !stop() {
+            let rate = cap.load(Relaxed);
+            if rate == 0 {
+                return;
+            }
+            let left = self.bucket().left(mark, rate, Instant::now());
             if left.is_zero() {
                 return;
             }
@@ -38,11 +44,44 @@ impl Limiter {
         }
     }
 
-    /// Takes this much of the time to come; when it has passed, more may be sent.
-    fn take(&self, time: Duration) -> Instant {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        *next = (*next).max(Instant::now()) + time;
-        *next
+    fn bucket(&self) -> MutexGuard<'_, Bucket> {
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How much was sent, and how much of it has been paid for with time. The clock is an argument.
+#[derive(Debug)]
+struct Bucket {
+    sent: f64,
+    paid: f64,
+    at: Instant,
+}
+
+impl Bucket {
+    fn new(at: Instant) -> Self {
+        Bucket { sent: 0.0, paid: 0.0, at }
+    }
+
+    /// Adds `bytes` to what was sent. Returns the mark that must be paid up to before more may follow.
+    fn send(&mut self, bytes: u64, rate: u64, now: Instant) -> f64 {
+        self.advance(rate, now);
+        // Nobody saves up for later: what was not used has gone.
+        self.paid = self.paid.min(self.sent);
+        self.sent += bytes as f64;
+        self.sent
+    }
+
+    /// How long it takes at `rate` until `mark` is paid.
+    fn left(&mut self, mark: f64, rate: u64, now: Instant) -> Duration {
+        self.advance(rate, now);
+        let owed = (mark - self.paid) / rate as f64;
+        // What is longer than a step is asked again.
+        if owed > 0.0 { Duration::from_secs_f64(owed.min(1e6)) } else { Duration::ZERO }
+    }
+
+    fn advance(&mut self, rate: u64, now: Instant) {
+        self.paid += now.saturating_duration_since(self.at).as_secs_f64() * rate as f64;
+        self.at = now.max(self.at);
     }
 }
 
@@ -72,6 +111,46 @@ impl Measured {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_cap_that_is_raised_holds_for_what_is_owed_already() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(start);
+        let mark = bucket.send(2 * MIB, 100 << 10, start);
+        assert!(bucket.left(mark, 100 << 10, start) > Duration::from_secs(20));
+        let after = start + Duration::from_secs(1);
+        assert!(bucket.left(mark, 100 << 10, after) > Duration::from_secs(19));
+        let raised = bucket.left(mark, 1 << 30, after);
+        assert!(raised < Duration::from_millis(3), "{raised:?}");
+        let next = bucket.send(2 * MIB, 1 << 30, after);
+        let both = bucket.left(next, 1 << 30, after);
+        assert!(both < Duration::from_millis(5), "{both:?}");
+    }
+
+    #[test]
+    fn a_cap_that_is_lowered_holds_from_then_on() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(start);
+        let mark = bucket.send(MIB, MIB, start);
+        assert_eq!(bucket.left(mark, MIB, start), Duration::from_secs(1));
+        assert_eq!(bucket.left(mark, MIB / 4, start), Duration::from_secs(4));
+    }
+
+    #[test]
+    fn senders_wait_for_one_another_and_idle_time_is_not_saved_up() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(start);
+        let idle = start + Duration::from_secs(100);
+        let first = bucket.send(MIB, MIB, idle);
+        let second = bucket.send(MIB, MIB, idle);
+        assert_eq!(bucket.left(first, MIB, idle), Duration::from_secs(1));
+        assert_eq!(bucket.left(second, MIB, idle), Duration::from_secs(2));
+        let later = idle + Duration::from_secs(1);
+        assert_eq!(bucket.left(first, MIB, later), Duration::ZERO);
+        assert_eq!(bucket.left(second, MIB, later), Duration::from_secs(1));
+    }
 
     #[test]
     fn a_cap_is_kept() {

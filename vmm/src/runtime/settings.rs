@@ -1,41 +1,105 @@
-//! The parameters of a process, which an operator may change while a migration runs.
+//! Parameters and capabilities: the process's own, and those of one migration.
+//!
+//! A client sets the process's values with `migrate-set-parameters` and `migrate-set-capabilities`. A
+//! migration takes a copy when it starts, with what `migrate` gave it alone on top, and reads only that
+//! copy; both are a [`Settings`]. What a client sets later, while the migration runs, goes into both.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ferry_migration::Parameters;
 use ferry_migration::parameters::{Capability, ParameterError};
+use serde_json::{Map, Value};
 
-/// The parameters in force, and the one that a page thread reads for every chunk.
+/// Some of the parameters with new values, as a client gives them: the others stay as they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Given(Map<String, Value>);
+
+impl Given {
+    /// # Errors
+    /// When a member is no parameter, or its value is not of the parameter's type.
+    pub fn new(members: Map<String, Value>) -> Result<Self, serde_json::Error> {
+        serde_json::from_value::<Parameters>(Value::Object(members.clone())).map(|_| Given(members))
+    }
+
+    /// `present` with these values in it.
+    ///
+    /// # Panics
+    /// Never: each member has been read as a parameter.
+    #[must_use]
+    pub fn over(&self, present: &Parameters) -> Parameters {
+        let mut all = serde_json::to_value(present).expect("parameters are plain JSON");
+        if let Value::Object(members) = &mut all {
+            members.extend(self.0.clone());
+        }
+        serde_json::from_value(all).expect("each member was read as a parameter before")
+    }
+}
+
+/// What `migrate` gives to one migration alone: it ends with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnSettings {
+    /// In the place of the process's parameters.
+    pub parameters: Given,
+    /// In the place of the process's capabilities; of two for one capability the later.
+    pub capabilities: Vec<(Capability, bool)>,
+}
+
+/// The values in force for a process, or for one migration.
 #[derive(Debug, Default)]
 pub struct Settings {
     parameters: Mutex<Parameters>,
+    /// A page thread reads it for every chunk.
     max_bandwidth: Arc<AtomicU64>,
     capabilities: [AtomicBool; Capability::ALL.len()],
 }
 
 impl Settings {
-    /// A copy of all.
+    /// A copy of all parameters.
     #[must_use]
     pub fn parameters(&self) -> Parameters {
         self.parameters.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Replaces all.
+    /// What the parameters would be with `given`.
     ///
     /// # Errors
-    /// The first that is out of its range; nothing is changed then.
-    pub fn set(&self, parameters: Parameters) -> Result<(), ParameterError> {
-        parameters.check()?;
+    /// The first that is out of its range.
+    pub fn with(&self, given: &Given) -> Result<Parameters, ParameterError> {
+        let parameters = given.over(&self.parameters());
+        parameters.check().map(|()| parameters)
+    }
+
+    /// Replaces all parameters by what [`Settings::with`] has returned.
+    pub fn replace(&self, parameters: Parameters) {
         self.max_bandwidth.store(parameters.max_bandwidth, Relaxed);
         *self.parameters.lock().unwrap_or_else(PoisonError::into_inner) = parameters;
-        Ok(())
+    }
+
+    /// The settings of a migration that starts now: a copy of these, with `own` in their place.
+    ///
+    /// # Errors
+    /// The first parameter that is out of its range.
+    pub fn for_migration(&self, own: &OwnSettings) -> Result<Settings, ParameterError> {
+        let copy = Settings::default();
+        copy.replace(self.with(&own.parameters)?);
+        let process = Capability::ALL.map(|capability| (capability, self.has(capability)));
+        for (capability, on) in process.iter().chain(&own.capabilities) {
+            copy.set_capability(*capability, *on);
+        }
+        Ok(copy)
     }
 
     /// Whether a capability is on.
     #[must_use]
     pub fn has(&self, capability: Capability) -> bool {
         self.capabilities[capability as usize].load(Relaxed)
+    }
+
+    /// Every capability that is on.
+    #[must_use]
+    pub fn capabilities(&self) -> Vec<Capability> {
+        Capability::ALL.into_iter().filter(|capability| self.has(*capability)).collect()
     }
 
     /// Switches a capability on or off, for migrations that begin from now on.
@@ -69,5 +133,57 @@ impl Settings {
     #[must_use]
     pub fn max_bandwidth(&self) -> Arc<AtomicU64> {
         self.max_bandwidth.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn given(value: Value) -> Given {
+        let Value::Object(members) = value else { panic!("{value} is no object") };
+        Given::new(members).unwrap()
+    }
+
+    #[test]
+    fn what_is_given_changes_nothing_else() {
+        let present = Parameters { downtime_limit: 7, rehearsal: false, ..Parameters::default() };
+        let all = given(json!({ "max-bandwidth": 1 << 20, "x-ferry-handshake": "pong" })).over(&present);
+        assert_eq!((all.max_bandwidth, all.downtime_limit, all.rehearsal), (1 << 20, 7, false));
+        assert_eq!(all.handshake, Some(ferry_migration::Handshake::Pong));
+        assert_eq!(Given::default().over(&present), present);
+        for bad in [json!({ "speed": 1 }), json!({ "max-bandwidth": "fast" })] {
+            assert!(Given::new(bad.as_object().unwrap().clone()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_migrations_own_settings_stay_its_own() {
+        let process = Settings::default();
+        process.set_capability(Capability::Multifd, true);
+        process.set_capability(Capability::PostcopyRam, true);
+        let own = OwnSettings {
+            parameters: given(json!({ "max-bandwidth": 1 << 20, "multifd-channels": 5 })),
+            capabilities: vec![(Capability::PostcopyRam, false), (Capability::AutoConverge, true)],
+        };
+        let migration = process.for_migration(&own).unwrap();
+        assert_eq!((migration.max_bandwidth().load(Relaxed), migration.bulk_links()), (1 << 20, 5));
+        assert_eq!(migration.capabilities(), [Capability::Multifd, Capability::AutoConverge]);
+        assert_eq!((process.parameters(), process.max_bandwidth().load(Relaxed)), (Parameters::default(), 0));
+        assert_eq!(process.capabilities(), [Capability::PostcopyRam, Capability::Multifd]);
+        process.replace(process.with(&given(json!({ "downtime-limit": 1 }))).unwrap());
+        assert_eq!(migration.parameters().downtime_limit, 300, "each has values of its own");
+    }
+
+    #[test]
+    fn what_is_out_of_its_range_is_refused_with_what_it_would_change() {
+        let process = Settings::default();
+        let own = OwnSettings { parameters: given(json!({ "cpu-throttle-initial": 0 })), ..OwnSettings::default() };
+        assert!(process.for_migration(&own).is_err());
+        process.replace(process.with(&given(json!({ "cpu-throttle-initial": 50 }))).unwrap());
+        let error = process.with(&given(json!({ "max-cpu-throttle": 40 }))).unwrap_err().to_string();
+        assert!(error.contains("max-cpu-throttle"), "{error}");
     }
 }

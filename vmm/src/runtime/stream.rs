@@ -3,24 +3,41 @@
 //! Both drivers and their page threads use it. Reads and writes block; another thread ends them with [`Stream::shutdown`],
 //! which is how an attempt that is given up gets its threads back from a peer that does not answer.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixListener;
-use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
-use ferry_devices::fault::{FaultControl, Place};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, sockopt};
-use vmm_sys_util::eventfd::EventFd;
+use rustix::net::{AddressFamily, Shutdown, sockopt};
 
-use crate::endpoint::Endpoint;
+mod transfer;
+
+pub(super) use self::transfer::retry;
+pub use self::transfer::{Allowance, LOOK, Unconfirmed, silent};
 
 /// A connected socket; clones share it.
 #[derive(Clone, Debug)]
-pub struct Stream(Arc<OwnedFd>);
+pub struct Stream(Arc<Socket>);
+
+/// The socket, and what its transfers have in common.
+#[derive(Debug)]
+struct Socket {
+    fd: OwnedFd,
+    /// Bytes that have come.
+    received: AtomicU64,
+    /// How long a transfer that has begun may stand still; 0: as long as the socket's own timeout.
+    patience_ms: AtomicU64,
+    look_ms: AtomicU64,
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -28,26 +45,7 @@ impl AsFd for Stream {
     }
 }
 
-/// Ends a connection from outside, without keeping it open.
-#[derive(Debug)]
-pub struct Handle(Weak<OwnedFd>);
-
-impl Handle {
-    /// As [`Stream::shutdown`], if it is still open.
-    pub fn shutdown(&self) {
-        if let Some(fd) = self.0.upgrade() {
-            Stream(fd).shutdown();
-        }
-    }
-}
-
 impl Stream {
-    /// To end it from outside.
-    #[must_use]
-    pub fn handle(&self) -> Handle {
-        Handle(Arc::downgrade(&self.0))
-    }
-
     /// Takes a connected socket, with Nagle's algorithm off where there is one.
     ///
     /// # Errors
@@ -57,32 +55,8 @@ impl Stream {
         if sockopt::socket_domain(&fd)? != AddressFamily::UNIX {
             sockopt::set_tcp_nodelay(&fd, true)?;
         }
-        Ok(Stream(Arc::new(fd)))
-    }
-
-    /// Connects, until `deadline` or until `cancel` is signalled.
-    ///
-    /// # Errors
-    /// What the last address answered; `TimedOut` at the deadline; `Interrupted` when cancelled.
-    pub fn connect(to: &Endpoint, deadline: Instant, cancel: &EventFd) -> io::Result<Self> {
-        match to {
-            Endpoint::Unix(path) => {
-                let address = rustix::net::SocketAddrUnix::new(path)?;
-                connect_one(AddressFamily::UNIX, &address, deadline, cancel)
-            }
-            Endpoint::Tcp { host, port } => {
-                let mut last = io::Error::new(io::ErrorKind::NotFound, format!("no address is known for '{host}'"));
-                for address in (host.as_str(), *port).to_socket_addrs()? {
-                    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-                    match connect_one(family, &address, deadline, cancel) {
-                        Ok(stream) => return Ok(stream),
-                        Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
-                        Err(error) => last = error,
-                    }
-                }
-                Err(last)
-            }
-        }
+        let look_ms = AtomicU64::new(LOOK.as_millis() as u64);
+        Ok(Stream(Arc::new(Socket { fd, received: AtomicU64::new(0), patience_ms: AtomicU64::new(0), look_ms })))
     }
 
     /// How long one read may wait; `None` waits for ever.
@@ -129,225 +103,29 @@ impl Stream {
         }
     }
 
-    /// Waits until a read of one of these would not wait, and tells which.
+    /// Waits until a read of one of these would not wait, and says which; `None` after `within`.
     ///
     /// # Panics
     /// Without a connection.
-    pub fn wait_any_readable<'a>(streams: impl Iterator<Item = &'a Stream>) -> usize {
+    pub fn wait_any_readable<'a>(streams: impl Iterator<Item = &'a Stream>, within: Duration) -> Option<usize> {
         let mut fds: Vec<_> = streams.map(|stream| PollFd::new(&stream.0, PollFlags::IN)).collect();
         assert!(!fds.is_empty(), "no connection to wait for");
-        loop {
-            // An interruption, or a kernel that is short of memory, is no reason to stop waiting.
-            let _ = poll(&mut fds, None);
-            if let Some(ready) = fds.iter().position(|fd| !fd.revents().is_empty()) {
-                return ready;
-            }
-        }
-    }
-
-    /// Reads and forgets until the peer closes, or for as long as one read may take.
-    pub fn drain(&self) {
-        let mut forgotten = [0; 4096];
-        while matches!(rustix::net::recv(&self.0, &mut forgotten, RecvFlags::empty()), Ok((1.., _)) | Err(Errno::INTR))
-        {
-        }
-    }
-
-    /// Fills `buffer`.
-    ///
-    /// # Errors
-    /// `UnexpectedEof` when the peer closed before; `TimedOut` past the read timeout.
-    pub fn read_exact(&self, mut buffer: &mut [u8]) -> io::Result<()> {
-        while !buffer.is_empty() {
-            match rustix::net::recv(&self.0, &mut *buffer, RecvFlags::WAITALL) {
-                Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok((taken, _)) => buffer = &mut buffer[taken..],
-                Err(error) => retry(error)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends all of `bytes`.
-    ///
-    /// # Errors
-    /// As the socket says; `TimedOut` past the write timeout.
-    pub fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match rustix::net::send(&self.0, bytes, SendFlags::NOSIGNAL) {
-                Ok(sent) => bytes = &bytes[sent..],
-                Err(error) => retry(error)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends all slices, in as few calls as the socket takes them.
-    ///
-    /// # Errors
-    /// As the socket says; `TimedOut` past the write timeout.
-    pub fn write_all_vectored(&self, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
-        while !slices.is_empty() {
-            match rustix::io::writev(&self.0, slices) {
-                Ok(sent) => IoSlice::advance_slices(&mut slices, sent),
-                Err(error) => retry(error)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// As [`Stream::write_all_vectored`], for a link on which the peer sends nothing, or only requests: its end of the connection is noticed also
-    /// while a write waits. A peer that has closed with a full window need not say so to a writer. The write timeout is how often
-    /// this is looked at.
-    ///
-    /// # Errors
-    /// As the socket says; `UnexpectedEof` when the peer has closed.
-    pub fn write_all_while_open(&self, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
-        while !slices.is_empty() {
-            match rustix::io::writev(&self.0, slices) {
-                Ok(sent) => IoSlice::advance_slices(&mut slices, sent),
-                Err(Errno::AGAIN) if self.is_closed_by_peer()? => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Err(Errno::AGAIN) => {}
-                Err(error) => retry(error)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Fills all slices, in as few calls as the socket gives them.
-    ///
-    /// # Errors
-    /// `UnexpectedEof` when the peer closed before; `TimedOut` past the read timeout.
-    pub fn read_exact_vectored(&self, mut slices: &mut [IoSliceMut<'_>]) -> io::Result<()> {
-        while !slices.is_empty() {
-            match rustix::io::readv(&self.0, slices) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(taken) => IoSliceMut::advance_slices(&mut slices, taken),
-                Err(error) => retry(error)?,
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What becomes of a call that has failed: it is made again, or its error is told.
-pub(super) fn retry(error: Errno) -> io::Result<()> {
-    match error {
-        Errno::INTR => Ok(()),
-        Errno::AGAIN => Err(io::ErrorKind::TimedOut.into()),
-        other => Err(other.into()),
-    }
-}
-
-fn connect_one(
-    family: AddressFamily,
-    address: &impl rustix::net::addr::SocketAddrArg,
-    deadline: Instant,
-    cancel: &EventFd,
-) -> io::Result<Stream> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-    match rustix::net::connect(&fd, address) {
-        Ok(()) => return Stream::new(fd),
-        Err(Errno::INPROGRESS) => {}
-        Err(error) => return Err(error.into()),
-    }
-    if !wait(fd.as_fd(), PollFlags::OUT, Some(deadline), cancel)? {
-        return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"));
-    }
-    sockopt::socket_error(&fd)??;
-    Stream::new(fd)
-}
-
-/// Waits until `fd` is ready; false at the deadline; `Interrupted` when `cancel` was signalled.
-fn wait(fd: BorrowedFd<'_>, flags: PollFlags, deadline: Option<Instant>, cancel: &EventFd) -> io::Result<bool> {
-    use std::os::fd::AsRawFd;
-    // SAFETY: the eventfd is open for as long as `cancel` is borrowed, which outlives this call.
-    let cancel_fd = unsafe { BorrowedFd::borrow_raw(cancel.as_raw_fd()) };
-    loop {
-        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
-        let mut fds = [PollFd::from_borrowed_fd(fd, flags), PollFd::from_borrowed_fd(cancel_fd, PollFlags::IN)];
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(0) => return Ok(false),
-            Ok(_) if !fds[1].revents().is_empty() => {
-                return Err(io::Error::new(io::ErrorKind::Interrupted, "given up"));
-            }
-            Ok(_) => return Ok(true),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// A listening socket of either family; a Unix socket's file goes with it.
-#[derive(Debug)]
-pub struct Listener {
-    fd: OwnedFd,
-    at: Endpoint,
-}
-
-impl Listener {
-    /// Listens at `at`.
-    ///
-    /// # Errors
-    /// What the address answered.
-    pub fn bind(at: &Endpoint) -> io::Result<Self> {
-        match at {
-            Endpoint::Unix(path) => {
-                let fd = UnixListener::bind(path)?.into();
-                Ok(Listener { fd, at: at.clone() })
-            }
-            Endpoint::Tcp { host, port } => {
-                let listener = std::net::TcpListener::bind((host.as_str(), *port))?;
-                let bound: SocketAddr = listener.local_addr()?;
-                Ok(Listener {
-                    fd: listener.into(),
-                    at: Endpoint::Tcp { host: bound.ip().to_string(), port: bound.port() },
-                })
-            }
-        }
-    }
-
-    /// Where it listens, with the port that was chosen.
-    #[must_use]
-    pub fn endpoint(&self) -> &Endpoint {
-        &self.at
-    }
-
-    /// Waits for the next connection; `None` when `cancel` was signalled. `faults` may spoil the taking of it.
-    ///
-    /// # Errors
-    /// When the socket itself fails. A connection that is gone before it is taken is no error.
-    pub fn accept(&self, cancel: &EventFd, faults: &FaultControl) -> io::Result<Option<Stream>> {
-        loop {
-            match wait(self.fd.as_fd(), PollFlags::IN, None, cancel) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(None),
-                Err(error) => return Err(error),
-                Ok(_) => {}
-            }
-            faults.before(Place::HostAccept)?;
-            match rustix::net::accept_with(&self.fd, SocketFlags::CLOEXEC) {
-                Ok(fd) => return Stream::new(fd).map(Some),
-                Err(Errno::INTR | Errno::AGAIN | Errno::CONNABORTED) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let Endpoint::Unix(path) = &self.at {
-            // Somebody may have removed it already.
-            let _ = std::fs::remove_file(path);
-        }
+        // An interruption, or a kernel that is short of memory, is as good as a wait in vain.
+        let _ = poll(&mut fds, Timespec::try_from(within).ok().as_ref());
+        fds.iter().position(|fd| !fd.revents().is_empty())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use ferry_devices::fault::FaultControl;
+    use vmm_sys_util::eventfd::EventFd;
+
     use super::*;
+    use crate::runtime::listener::Listener;
+    use std::io::{IoSlice, IoSliceMut};
 
     fn no_faults() -> FaultControl {
         FaultControl::new(ferry_devices::fault::Direction::Incoming)
@@ -356,15 +134,17 @@ mod tests {
     fn pair() -> (Stream, Stream, EventFd) {
         let listener = Listener::bind(&"tcp:127.0.0.1:0".parse().unwrap()).unwrap();
         let cancel = EventFd::new(0).unwrap();
-        let near = Stream::connect(listener.endpoint(), Instant::now() + Duration::from_secs(5), &cancel).unwrap();
-        let far = listener.accept(&cancel, &no_faults()).unwrap().unwrap();
+        let near =
+            Stream::connect(&listener.bound().endpoint(), Instant::now() + Duration::from_secs(5), &cancel).unwrap();
+        let far = listener.accept(&no_faults());
         (near, far, cancel)
     }
 
     #[test]
     fn bytes_arrive_in_slices() {
         let (near, far, _) = pair();
-        near.write_all_vectored(&mut [IoSlice::new(b"live"), IoSlice::new(b""), IoSlice::new(b"ly")]).unwrap();
+        let mut slices = [IoSlice::new(b"live"), IoSlice::new(b""), IoSlice::new(b"ly")];
+        assert_eq!(near.write_within(&mut slices, &mut Allowance::of_message(6)).unwrap(), 6);
         let (mut a, mut b) = ([0; 3], [0; 3]);
         far.read_exact_vectored(&mut [IoSliceMut::new(&mut a), IoSliceMut::new(&mut b)]).unwrap();
         assert_eq!((&a, &b), (b"liv", b"ely"));
@@ -402,7 +182,7 @@ mod tests {
         let writer = std::thread::spawn(move || {
             let bytes = vec![0; 1 << 20];
             loop {
-                if let Err(error) = near.write_all_while_open(&mut [IoSlice::new(&bytes)]) {
+                if let Err(error) = near.write_all_while_open(&mut [IoSlice::new(&bytes)], |_| Ok(())) {
                     return error.kind();
                 }
             }
@@ -416,22 +196,5 @@ mod tests {
         let (_near, far, _) = pair();
         far.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         assert_eq!(far.read_exact(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::TimedOut);
-    }
-
-    #[test]
-    fn connecting_can_be_given_up() {
-        let cancel = EventFd::new(0).unwrap();
-        cancel.write(1).unwrap();
-        let listener = Listener::bind(&"tcp:127.0.0.1:0".parse().unwrap()).unwrap();
-        assert!(listener.accept(&cancel, &no_faults()).unwrap().is_none());
-    }
-
-    #[test]
-    fn a_unix_sockets_file_goes_with_its_listener() {
-        let path = std::env::temp_dir().join(format!("ferry-stream-{}", std::process::id()));
-        let listener = Listener::bind(&Endpoint::Unix(path.clone())).unwrap();
-        assert!(path.exists());
-        drop(listener);
-        assert!(!path.exists());
     }
 }

@@ -84,3 +84,57 @@ impl Timers {
         Some(timer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timers(heartbeat: Duration) -> Timers {
+        Timers::new(Durations { setup: Duration::from_secs(1000), load: Duration::from_secs(500), heartbeat })
+    }
+
+    #[test]
+    fn a_timer_runs_out_once_and_only_when_it_runs() {
+        let mut timers = timers(Duration::ZERO);
+        assert_eq!((timers.next(), timers.expired()), (None, None));
+        timers.start(Timer::PeerSilent);
+        assert!(timers.next().is_some_and(|at| at <= Instant::now()));
+        assert_eq!((timers.expired(), timers.expired()), (Some(Timer::PeerSilent), None));
+        timers.start(Timer::PeerSilent);
+        timers.stop(Timer::PeerSilent);
+        assert_eq!((timers.next(), timers.expired()), (None, None));
+    }
+
+    #[test]
+    fn the_next_is_the_earliest_and_a_start_begins_anew() {
+        let mut timers = timers(Duration::from_secs(1));
+        timers.start(Timer::Setup);
+        timers.start(Timer::Load);
+        let load = timers.next().unwrap();
+        timers.start(Timer::Load);
+        assert!(timers.next().unwrap() >= load);
+        timers.stop(Timer::Load);
+        assert!(timers.next().unwrap() > load + Duration::from_secs(400));
+        assert_eq!(timers.expired(), None);
+    }
+
+    #[test]
+    fn a_duration_that_changes_holds_from_the_next_start_on() {
+        let mut timers = timers(Duration::from_secs(1000));
+        timers.start(Timer::PeerSilent);
+        timers.durations.heartbeat = Duration::ZERO;
+        assert_eq!(timers.expired(), None);
+        timers.start(Timer::PeerSilent);
+        assert_eq!(timers.expired(), Some(Timer::PeerSilent));
+    }
+
+    #[test]
+    fn several_signs_of_life_fit_into_a_silence() {
+        let mut timers = timers(Duration::from_secs(1000));
+        timers.start(Timer::PeerSilent);
+        let silence = timers.next().unwrap();
+        timers.start(Timer::Heartbeat);
+        let left = timers.next().unwrap().saturating_duration_since(Instant::now());
+        assert!(left <= Duration::from_secs(200) && timers.next().unwrap() < silence);
+    }
+}

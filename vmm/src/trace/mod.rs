@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use ferry_migration::{MigrationInfo, Status, wire};
 
-pub use self::entry::{Entry, FORMAT, Message, Round, Sample, Side, Start, What};
+pub use self::entry::{Entry, FAMILY, FORMAT, Message, Round, Sample, Side, Start, What};
 pub use self::writer::{TraceError, Writer};
 
 use crate::events::Event;

@@ -1,8 +1,8 @@
 //! The queue of a trace, and the thread that empties it into the file.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use ferry_migration::MigrationInfo;
 
 use super::entry::{Entry, Message, Sample, What};
+use crate::output_file::{self, OutputFileError, Purpose};
 
 /// Entries that may wait: storage that hangs costs some megabytes, and then entries.
 const QUEUE: usize = 1 << 15;
@@ -25,13 +26,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
     /// The file could not be opened.
-    #[error("the trace {} cannot be opened: {source}", path.display())]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    #[error("the trace {0}")]
+    Open(#[source] OutputFileError),
     /// The host gave no thread.
     #[error("no thread can be started to write the trace: {0}")]
     Thread(std::io::Error),
@@ -71,8 +67,7 @@ impl Writer {
     /// # Errors
     /// When it cannot be opened, or the host gives no thread.
     pub fn open(path: &Path) -> Result<Self, TraceError> {
-        let open_failed = |source| TraceError::Open { path: path.to_owned(), source };
-        let file = OpenOptions::new().append(true).create(true).open(path).map_err(open_failed)?;
+        let file = output_file::append(path, Purpose::Trace).map_err(TraceError::Open)?;
         let (orders, inbox) = sync_channel(QUEUE);
         let shared = Arc::<Shared>::default();
         let theirs = shared.clone();

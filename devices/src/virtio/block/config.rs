@@ -44,7 +44,7 @@ pub(super) fn features(read_only: bool) -> u64 {
 /// Reads `struct virtio_blk_config`; the fields of features that are not offered are 0.
 pub(super) fn read(image: &Image, offset: u64, data: &mut [u8]) {
     let mut space = [0; 16];
-    space[0..8].copy_from_slice(&(image.bytes / SECTOR_BYTES).to_le_bytes());
+    space[0..8].copy_from_slice(&(image.capacity() / SECTOR_BYTES).to_le_bytes());
     space[8..12].copy_from_slice(&SIZE_MAX.to_le_bytes());
     space[12..16].copy_from_slice(&SEG_MAX.to_le_bytes());
     data.fill(0);

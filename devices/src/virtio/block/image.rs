@@ -1,17 +1,21 @@
 //! The disk image: a raw file or block device, and the lock that says which process's guest may use it.
 //!
 //! Opening takes no lock, so that a destination can open the image while the source's guest runs. [`Image::lock`] is
-//! `acquire`'s part and [`Image::unlock`] is `release`'s. The lock is an open file description lock (fcntl(2), `F_OFD_SETLK`):
-//! it belongs to this opening of the file, and is gone when the process is.
+//! `acquire`'s part and [`Image::unlock`] is `release`'s. The lock ([`lock`]) belongs to this opening of the file, and is gone
+//! when the process is.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 
+use super::format;
+use super::lock::{self, ImageLock};
+use crate::advice;
 use crate::fault::{FaultControl, Place};
 
 /// Bytes in a sector, the unit of every virtio-blk address (virtio 1.2 §5.2.6).
@@ -21,7 +25,7 @@ pub(super) const SECTOR_BYTES: u64 = 512;
 #[derive(Debug, thiserror::Error)]
 pub enum BlockError {
     /// The file cannot be opened or examined.
-    #[error("cannot open disk image {path}: {source}; check the path and its permissions")]
+    #[error("cannot open disk image {path}: {source}; {advice}", advice = advice::opening(source))]
     Open {
         /// The image.
         path: PathBuf,
@@ -45,6 +49,17 @@ pub enum BlockError {
         /// Its size.
         bytes: u64,
     },
+    /// The content is of another format than raw.
+    #[error(
+        "disk image {path} holds a {format} image, and the guest would see its raw bytes: convert it, `qemu-img convert -O raw \
+         {path} RAW`, and give RAW; if it is a raw disk whose guest wrote these bytes, say so with --disk {path},format=raw"
+    )]
+    NotRaw {
+        /// The image.
+        path: PathBuf,
+        /// The format.
+        format: &'static str,
+    },
     /// The host has no eventfd or thread left.
     #[error("cannot set up the disk {path}: {source}; raise this process's limits on files and threads")]
     Host {
@@ -58,20 +73,31 @@ pub enum BlockError {
 /// An open image.
 pub(super) struct Image {
     pub(super) file: File,
-    pub(super) bytes: u64,
+    /// Its size when it was opened.
+    bytes: u64,
+    /// The size of the disk that the guest was offered; at most that of the image.
+    capacity: AtomicU64,
     pub(super) read_only: bool,
     /// What is to go wrong with it.
     pub(super) faults: Arc<FaultControl>,
     path: PathBuf,
+    lock: ImageLock,
     /// Something was written since the file was last made durable.
     unsynced: AtomicBool,
+    /// The kernel has lost written data at a moment at which the guest had asked for nothing: its next flush fails.
+    pub(super) lost_data: AtomicBool,
+    /// A thread makes the file durable ahead of a pause.
+    flushing_ahead: Arc<AtomicBool>,
 }
 
 impl Image {
     pub(super) fn open(path: &Path, read_only: bool, faults: Arc<FaultControl>) -> Result<Self, BlockError> {
         let failed = |source| BlockError::Open { path: path.to_owned(), source };
         faults.before(Place::DiskOpen).map_err(failed)?;
-        let file = OpenOptions::new().read(true).write(!read_only).open(path).map_err(failed)?;
+        // O_NONBLOCK: a FIFO in the image's place must not make the open wait. It means nothing to an image.
+        let mut options = OpenOptions::new();
+        options.read(true).write(!read_only).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+        let file = options.open(path).map_err(failed)?;
         let kind = file.metadata().map_err(failed)?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             return Err(BlockError::NotAnImage { path: path.to_owned() });
@@ -80,7 +106,44 @@ impl Image {
         if bytes == 0 || !bytes.is_multiple_of(SECTOR_BYTES) {
             return Err(BlockError::Size { path: path.to_owned(), bytes });
         }
-        Ok(Image { file, bytes, read_only, faults, path: path.to_owned(), unsynced: AtomicBool::new(false) })
+        let lock = ImageLock::new(&file, path, read_only).map_err(failed)?;
+        Ok(Image {
+            file,
+            bytes,
+            capacity: AtomicU64::new(bytes),
+            read_only,
+            faults,
+            path: path.to_owned(),
+            lock,
+            unsynced: AtomicBool::new(false),
+            lost_data: AtomicBool::new(false),
+            flushing_ahead: Arc::default(),
+        })
+    }
+
+    /// Size of the image in bytes when it was opened.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Size of the disk in bytes, as the guest knows it: that of the image when the guest booted.
+    pub(super) fn capacity(&self) -> u64 {
+        self.capacity.load(Ordering::SeqCst)
+    }
+
+    /// The guest that arrives was offered a disk of so many bytes, which the image has.
+    pub(super) fn set_capacity(&self, bytes: u64) {
+        self.capacity.store(bytes, Ordering::SeqCst);
+    }
+
+    /// Refuses content of another format than raw.
+    pub(super) fn check_raw(&self) -> Result<(), BlockError> {
+        let path = || self.path.clone();
+        match format::detect(&self.file, self.bytes) {
+            Ok(None) => Ok(()),
+            Ok(Some(format)) => Err(BlockError::NotRaw { path: path(), format }),
+            Err(source) => Err(BlockError::Open { path: path(), source }),
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -91,10 +154,10 @@ impl Image {
     ///
     /// # Errors
     ///
-    /// Another process, or another guest of this one, holds it; or the image has changed its size since it was opened.
+    /// Another process, or another guest of this one, holds it; or the image has become smaller than the guest's disk. A larger
+    /// one does: the guest keeps the capacity that it was offered.
     pub(super) fn lock(&self) -> io::Result<()> {
-        let kind = if self.read_only { libc::F_RDLCK } else { libc::F_WRLCK };
-        let locked = self.faults.before(Place::DiskLock).and_then(|()| self.set_lock(kind));
+        let locked = self.faults.before(Place::DiskLock).and_then(|()| self.lock.take(&self.file, self.read_only));
         locked.map_err(|error| match error.kind() {
             ErrorKind::WouldBlock | ErrorKind::PermissionDenied => io::Error::new(
                 ErrorKind::ResourceBusy,
@@ -107,31 +170,38 @@ impl Image {
             kind => io::Error::new(kind, format!("cannot lock disk image {}: {error}", self.path.display())),
         })?;
         let bytes = size(&self.file)?;
-        if bytes == self.bytes {
+        let expected = self.capacity();
+        if bytes >= expected {
             return Ok(());
         }
         self.unlock()?;
-        let (path, expected) = (self.path.display(), self.bytes);
-        let text =
-            format!("disk image {path} has {bytes} bytes now and had {expected} when it was opened: restore its size");
+        let path = self.path.display();
+        let text = format!(
+            "disk image {path} has {bytes} bytes now, less than the guest's disk ({expected}): restore its size"
+        );
         Err(io::Error::other(text))
     }
 
     /// Gives the lock back, if it is held.
     pub(super) fn unlock(&self) -> io::Result<()> {
-        self.set_lock(libc::F_UNLCK)
+        self.lock
+            .give_back(&self.file)
             .map_err(|error| io::Error::new(error.kind(), format!("cannot unlock {}: {error}", self.path.display())))
     }
 
-    fn set_lock(&self, kind: i32) -> io::Result<()> {
-        // SAFETY: `flock` is a C structure of integers, for which all zeros are valid.
-        let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-        // Start and length 0 stand for the whole file.
-        lock.l_type = kind as i16;
-        lock.l_whence = libc::SEEK_SET as i16;
-        // SAFETY: the descriptor is open for as long as `self.file` lives, and `lock` outlives the call.
-        let result = unsafe { libc::fcntl(self.file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    /// Lets another process find `nonce` in this very file; see [`lock`].
+    pub(super) fn show_proof(&self, nonce: u64) -> io::Result<()> {
+        lock::show_proof(&self.file, nonce)
+    }
+
+    /// Ends that.
+    pub(super) fn end_proof(&self, nonce: u64) -> io::Result<()> {
+        lock::end_proof(&self.file, nonce)
+    }
+
+    /// Whether another process shows `nonce` in this very file.
+    pub(super) fn sees_proof(&self, nonce: u64) -> io::Result<bool> {
+        lock::sees_proof(&self.file, nonce)
     }
 
     /// Notes that a write may have reached the file.
@@ -144,14 +214,52 @@ impl Image {
         self.unsynced.load(Ordering::SeqCst)
     }
 
-    /// Makes everything written so far durable.
+    /// Makes everything written so far durable, for the guest.
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.flush(Place::DiskSync, true)
+        self.flush(Place::DiskSync, true)?;
+        if self.lost_data.swap(false, Ordering::SeqCst) {
+            let path = self.path.display();
+            let text =
+                format!("an earlier flush of disk image {path} failed, and the host has dropped what was written");
+            return Err(io::Error::other(text));
+        }
+        Ok(())
     }
 
     /// As [`Image::sync`], when there is anything to make durable: at the end of a pause.
     pub(super) fn sync_if_written(&self) -> io::Result<()> {
         self.flush(Place::DiskFlush, self.is_unsynced())
+    }
+
+    /// Begins to make durable what was written so far, on a thread of its own, so that the flush at the end of a pause has little
+    /// left to do. That one counts: a failure here has no effect. Does nothing while an earlier one is under way.
+    pub(super) fn flush_ahead(self: &Arc<Self>) {
+        if !self.is_unsynced() || self.flushing_ahead.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let (image, flushing) = (Arc::clone(self), Arc::clone(&self.flushing_ahead));
+        let flush = move || {
+            // Through an opening of its own: the kernel tells each opening once of data that it could not write, and `file` must
+            // not miss that.
+            let opened = File::open(format!("/proc/self/fd/{}", image.file.as_raw_fd()));
+            // With the image goes its lock, which slow storage must not keep.
+            let path = image.path.clone();
+            drop(image);
+            if let Err(error) = opened.and_then(|file| file.sync_data()) {
+                tracing::debug!(image = %path.display(), %error, "not made durable ahead of the pause");
+            }
+            flushing.store(false, Ordering::SeqCst);
+        };
+        if let Err(error) = thread::Builder::new().name("virtio-blk-sync".to_owned()).spawn(flush) {
+            tracing::debug!(image = %self.path.display(), %error, "no thread to flush it ahead of the pause");
+            self.flushing_ahead.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether [`Image::flush_ahead`] is at work.
+    #[cfg(test)]
+    pub(super) fn is_flushing_ahead(&self) -> bool {
+        self.flushing_ahead.load(Ordering::SeqCst)
     }
 
     fn flush(&self, place: Place, needed: bool) -> io::Result<()> {
@@ -163,7 +271,10 @@ impl Image {
                 return Ok(());
             }
             self.unsynced.store(false, Ordering::SeqCst);
-            self.file.sync_data().inspect_err(|_| self.mark_unsynced())
+            self.file.sync_data().inspect_err(|_| {
+                self.mark_unsynced();
+                self.lost_data.store(place == Place::DiskFlush, Ordering::SeqCst);
+            })
         });
         let path = self.path.display();
         flushed.map_err(|error| io::Error::new(error.kind(), format!("cannot flush disk image {path}: {error}")))

@@ -2,10 +2,13 @@
 //!
 //! Reads, writes, flush and "get ID"; discard and write-zeroes are not offered. One queue, one worker thread (`worker`), which
 //! takes requests from the ring in batches (`ring`), takes each apart (`request`) and moves its data between guest memory and the
-//! image without a copy (`transfer`). The image's lock (`image`) is held exactly while a guest may run.
+//! image without a copy (`transfer`). The image's lock (`image`, `lock`, `backing`) is held exactly while a guest may run.
 
+mod backing;
 mod config;
+pub mod format;
 mod image;
+mod lock;
 mod request;
 mod ring;
 mod transfer;
@@ -26,7 +29,7 @@ use vmm_sys_util::eventfd::EventFd;
 pub use self::image::BlockError;
 use self::image::{Image, SECTOR_BYTES};
 use self::ring::SyncStep;
-use self::worker::Worker;
+use self::worker::{Patience, Worker};
 use super::{QueuePosition, Signals, VirtioDevice};
 use crate::GuestMemory;
 use crate::device::{DeviceId, LoadError};
@@ -36,7 +39,7 @@ use crate::saved::check;
 /// How long a reset, or a load, waits for a request at hand.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How long a pause waits for requests and for the image to be durable.
+/// How long a pause waits for requests and for the image to be durable, together.
 const QUIESCE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A disk, to be put behind a [`VirtioMmio`](super::VirtioMmio).
@@ -73,16 +76,69 @@ impl Block {
         Ok(Block { id: DeviceId { name: "virtio-blk", instance }, worker })
     }
 
-    /// Size of the disk in bytes.
+    /// Refuses an image whose content is of another format than raw.
+    ///
+    /// For a guest that is booted. One that arrives brings its disk from a process where this was looked at; and a host
+    /// that reads the image before the guest arrives may keep what the source's guest changes after that.
+    ///
+    /// # Errors
+    ///
+    /// The image holds another format, or cannot be read.
+    pub fn check_raw(&self) -> Result<(), BlockError> {
+        self.worker.shared.image.check_raw()
+    }
+
+    /// Size of the disk in bytes: that of the image when the guest booted, wherever that was.
     #[must_use]
     pub fn capacity_bytes(&self) -> u64 {
-        self.worker.shared.image.bytes
+        self.worker.shared.image.capacity()
+    }
+
+    /// Begins to make durable what the guest has written so far, and does not wait for it: a pause that comes soon then has less
+    /// to do. Takes no lock.
+    pub fn flush_ahead(&self) {
+        self.worker.shared.image.flush_ahead();
+    }
+
+    /// Makes a `quiesce` that waits fail at once: the pause is no longer wanted. Takes no lock; later calls are not affected.
+    pub fn interrupt(&self) {
+        self.worker.shared.interrupt();
     }
 
     /// Whether the disk refuses writes.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         self.worker.shared.image.read_only
+    }
+
+    /// Where the image was opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.worker.shared.image.path()
+    }
+
+    /// For a source: lets the destination find `nonce` in the image's file, if it has opened the same, until [`Block::end_proof`].
+    ///
+    /// # Errors
+    /// When the file system gives no lock, or another process has all of the file locked.
+    pub fn show_proof(&self, nonce: u64) -> io::Result<()> {
+        self.worker.shared.image.show_proof(nonce)
+    }
+
+    /// Ends what [`Block::show_proof`] began.
+    ///
+    /// # Errors
+    /// When the file system does not take the lock back.
+    pub fn end_proof(&self, nonce: u64) -> io::Result<()> {
+        self.worker.shared.image.end_proof(nonce)
+    }
+
+    /// For a destination: whether a source shows `nonce` in the very file that this disk has.
+    ///
+    /// # Errors
+    /// When the file system does not say which locks there are.
+    pub fn sees_proof(&self, nonce: u64) -> io::Result<bool> {
+        self.worker.shared.image.sees_proof(nonce)
     }
 }
 
@@ -123,7 +179,8 @@ impl VirtioDevice for Block {
 
     fn start(&self, features: u64, queues: Vec<Option<Queue>>) -> io::Result<()> {
         let shared = &self.worker.shared;
-        let mut ring = shared.wait(shared.lock_within(STOP_DEADLINE)?, STOP_DEADLINE, |ring| ring.popped == 0)?;
+        let patience = Patience::of(STOP_DEADLINE);
+        let mut ring = shared.wait(shared.lock_within(patience)?, patience, |ring| ring.popped == 0)?;
         ring.queue = queues.into_iter().next().flatten();
         ring.write_through = features & (1 << VIRTIO_BLK_F_FLUSH) == 0;
         drop(ring);
@@ -133,9 +190,10 @@ impl VirtioDevice for Block {
 
     fn stop(&self) -> io::Result<()> {
         let shared = &self.worker.shared;
-        let mut ring = shared.lock_within(STOP_DEADLINE)?;
+        let patience = Patience::of(STOP_DEADLINE);
+        let mut ring = shared.lock_within(patience)?;
         ring.queue = None;
-        shared.wait(ring, STOP_DEADLINE, |ring| ring.popped == 0).map(drop)
+        shared.wait(ring, patience, |ring| ring.popped == 0).map(drop)
     }
 
     /// There is only one.
@@ -151,23 +209,28 @@ impl VirtioDevice for Block {
         BlockFacts { sectors: self.capacity_bytes() / SECTOR_BYTES, read_only: self.is_read_only() }
     }
 
-    fn check_facts(&self, facts: &BlockFacts) -> Result<(), LoadError> {
-        let own = self.facts();
-        let allowed = format!("the disk here has {}: attach the same image", own.sectors);
-        check(facts.sectors == own.sectors, "capacity in sectors", facts.sectors, allowed)?;
-        let allowed = format!("the disk here has {}: attach it the same way", own.read_only);
-        check(facts.read_only == own.read_only, "read_only", facts.read_only, allowed)
+    /// An image that has grown since the guest booted does: the guest keeps its capacity, also over a reset.
+    fn take_facts(&self, facts: &BlockFacts) -> Result<(), LoadError> {
+        let image = &self.worker.shared.image;
+        let sectors = image.bytes() / SECTOR_BYTES;
+        let allowed = format!("the disk here has {sectors}: attach the same image");
+        check(facts.sectors <= sectors, "capacity in sectors", facts.sectors, allowed)?;
+        let allowed = format!("the disk here has {}: attach it the same way", image.read_only);
+        check(facts.read_only == image.read_only, "read_only", facts.read_only, allowed)?;
+        image.set_capacity(facts.sectors * SECTOR_BYTES);
+        Ok(())
     }
 
     fn quiesce(&self) -> io::Result<()> {
         let shared = &self.worker.shared;
+        let patience = shared.patience_until_interrupted(QUIESCE_DEADLINE);
         shared.runs.store(false, Ordering::SeqCst);
-        let mut ring = shared.lock_within(QUIESCE_DEADLINE)?;
+        let mut ring = shared.lock_within(patience)?;
         ring.run = false;
         ring.sync = SyncStep::Wanted;
         shared.wake();
         let finished = |ring: &ring::Ring| ring.popped == 0 && matches!(ring.sync, SyncStep::Done(_));
-        let mut ring = shared.wait(ring, QUIESCE_DEADLINE, finished)?;
+        let mut ring = shared.wait(ring, patience, finished)?;
         match std::mem::take(&mut ring.sync) {
             SyncStep::Done(result) => result,
             SyncStep::None | SyncStep::Wanted => Ok(()),
@@ -176,7 +239,7 @@ impl VirtioDevice for Block {
 
     /// Quiesces first if that was not done: without the lock, no request may be served.
     fn release(&self) -> io::Result<()> {
-        if self.worker.shared.lock_within(STOP_DEADLINE)?.run {
+        if self.worker.shared.lock_within(Patience::of(STOP_DEADLINE))?.run {
             self.quiesce()?;
         }
         self.worker.shared.image.unlock()
@@ -193,8 +256,9 @@ impl VirtioDevice for Block {
             // It was not quiesced: what it does it goes on doing, be it that it waits for a page which is on its way.
             return Ok(());
         }
-        let ready = |ring: &ring::Ring| ring.popped == 0 && !ring.gone;
-        let mut ring = shared.lock_within(STOP_DEADLINE).and_then(|ring| shared.wait(ring, STOP_DEADLINE, ready))?;
+        // After a pause that was given up, the worker may still be in a request or in a flush, and goes on from there.
+        let patience = Patience::of(STOP_DEADLINE);
+        let mut ring = shared.wait(shared.lock_within(patience)?, patience, |ring| !ring.gone)?;
         ring.run = true;
         ring.sync = SyncStep::None;
         shared.runs.store(true, Ordering::SeqCst);

@@ -221,7 +221,7 @@ impl Request {
             return Err(Refusal::Malformed("the data is longer than size_max and seg_max allow"));
         }
         let offset = self.sector.checked_mul(SECTOR_BYTES);
-        let inside = offset.filter(|offset| offset.checked_add(len).is_some_and(|end| end <= image.bytes));
+        let inside = offset.filter(|offset| offset.checked_add(len).is_some_and(|end| end <= image.capacity()));
         match (inside, u32::try_from(len)) {
             (Some(offset), Ok(len)) => Ok((offset, len)),
             _ => Err(Refusal::Malformed("the sectors lie beyond the end of the disk")),

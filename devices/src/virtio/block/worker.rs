@@ -12,7 +12,7 @@
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -35,13 +35,16 @@ const COMPLETE_BYTES: u64 = 256 * 1024;
 /// How long to leave a lock alone that another thread holds.
 const LOCK_RETRY: Duration = Duration::from_millis(1);
 
+/// How often a wait that may be interrupted looks whether it was.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// How long the end of a device waits for its worker.
 const EXIT_DEADLINE: Duration = Duration::from_secs(2);
 
 /// What the worker and the device share.
 pub(super) struct Shared {
     pub(super) memory: Arc<GuestMemory>,
-    pub(super) image: Image,
+    pub(super) image: Arc<Image>,
     pub(super) id: [u8; ID_BYTES],
     pub(super) signals: Signals,
     /// From the driver: there are requests.
@@ -53,7 +56,9 @@ pub(super) struct Shared {
     pub(super) runs: AtomicBool,
     /// The worker should end. Outside the ring, whose lock a stuck worker may hold.
     exit: AtomicBool,
-    /// The ring changed in a way that somebody may wait for.
+    /// Goes up with every interrupt of those that wait for a pause.
+    interrupts: AtomicU64,
+    /// The ring changed in a way that a thread may wait for.
     changed: Condvar,
     warnings: Throttle,
 }
@@ -69,7 +74,7 @@ impl Worker {
     pub(super) fn start(memory: Arc<GuestMemory>, image: Image, id: [u8; ID_BYTES]) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             memory,
-            image,
+            image: Arc::new(image),
             id,
             signals: Signals::default(),
             kick: EventFd::new(EFD_NONBLOCK)?,
@@ -77,6 +82,7 @@ impl Worker {
             ring: Mutex::default(),
             runs: AtomicBool::new(false),
             exit: AtomicBool::new(false),
+            interrupts: AtomicU64::new(0),
             changed: Condvar::new(),
             warnings: Throttle::default(),
         });
@@ -90,15 +96,32 @@ impl Drop for Worker {
     fn drop(&mut self) {
         self.shared.exit.store(true, Ordering::SeqCst);
         self.shared.wake();
+        let patience = Patience::of(EXIT_DEADLINE);
         let gone = self
             .shared
-            .lock_within(EXIT_DEADLINE)
-            .and_then(|ring| self.shared.wait(ring, EXIT_DEADLINE, |ring| ring.gone).map(drop));
+            .lock_within(patience)
+            .and_then(|ring| self.shared.wait(ring, patience, |ring| ring.gone).map(drop));
         match self.thread.take() {
             Some(thread) if gone.is_ok() => drop(thread.join()),
             // It is stuck in a file operation, holds its own reference to all it touches, and ends with that operation.
             _ => tracing::warn!(image = %self.shared.image.path().display(), "left a disk worker to its stuck request"),
         }
+    }
+}
+
+/// How long a thread waits for the worker, from its beginning to the end of all that it waits for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    within: Duration,
+    deadline: Instant,
+    /// Of [`Shared::interrupt`] when it began, if that may end it.
+    interrupts: Option<u64>,
+}
+
+impl Patience {
+    /// Until `within` has passed.
+    pub(super) fn of(within: Duration) -> Self {
+        Patience { within, deadline: Instant::now() + within, interrupts: None }
     }
 }
 
@@ -116,31 +139,52 @@ impl Shared {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// As [`Shared::lock`], for those that have to answer in time: the worker may be stuck with the lock, on a page of guest
-    /// memory that a migration has yet to bring.
+    /// As [`Shared::lock`], for threads that have to answer in time: the worker may be stuck with
+    /// the lock, on a page of guest memory that a migration has yet to bring.
     ///
     /// # Errors
     ///
-    /// `TimedOut` when that takes longer than `within`.
-    pub(super) fn lock_within(&self, within: Duration) -> io::Result<MutexGuard<'_, Ring>> {
-        let deadline = Instant::now() + within;
+    /// `TimedOut` or `Interrupted` when `patience` ends first.
+    pub(super) fn lock_within(&self, patience: Patience) -> io::Result<MutexGuard<'_, Ring>> {
         loop {
             match self.ring.try_lock() {
                 Ok(ring) => return Ok(ring),
                 Err(TryLockError::Poisoned(ring)) => return Ok(ring.into_inner()),
-                Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(LOCK_RETRY),
-                Err(TryLockError::WouldBlock) => return Err(self.late(within)),
+                Err(TryLockError::WouldBlock) => {
+                    self.left(patience)?;
+                    thread::sleep(LOCK_RETRY);
+                }
             }
         }
     }
 
-    fn late(&self, within: Duration) -> io::Error {
+    /// What is left of `patience`.
+    fn left(&self, patience: Patience) -> io::Result<Duration> {
         let path = self.image.path().display();
-        let text = format!(
-            "disk image {path}: a request did not end within {within:?}; check the storage behind it, and the link that \
-             brings guest memory"
-        );
-        io::Error::new(ErrorKind::TimedOut, text)
+        if patience.interrupts.is_some_and(|at_first| at_first != self.interrupts.load(Ordering::SeqCst)) {
+            let text = format!("disk image {path}: the wait for its requests was given up with the migration");
+            return Err(io::Error::new(ErrorKind::Interrupted, text));
+        }
+        let left = patience.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let within = patience.within;
+            let text = format!(
+                "disk image {path}: a request did not end within {within:?}; check the storage behind it, and the link that \
+                 brings guest memory"
+            );
+            return Err(io::Error::new(ErrorKind::TimedOut, text));
+        }
+        Ok(left)
+    }
+
+    /// A wait that [`Shared::interrupt`] ends.
+    pub(super) fn patience_until_interrupted(&self, within: Duration) -> Patience {
+        Patience { interrupts: Some(self.interrupts.load(Ordering::SeqCst)), ..Patience::of(within) }
+    }
+
+    /// Ends the waits that may be interrupted and have begun; later ones are not affected.
+    pub(super) fn interrupt(&self) {
+        self.interrupts.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Makes the worker look at the ring.
@@ -152,25 +196,23 @@ impl Shared {
     ///
     /// # Errors
     ///
-    /// `TimedOut` when that takes longer than `within`; `BrokenPipe` when the worker has died.
+    /// `TimedOut` or `Interrupted` when `patience` ends first; `BrokenPipe` when the worker has
+    /// died.
     pub(super) fn wait<'a>(
         &'a self,
         mut ring: MutexGuard<'a, Ring>,
-        within: Duration,
+        patience: Patience,
         ready: impl Fn(&Ring) -> bool,
     ) -> io::Result<MutexGuard<'a, Ring>> {
-        let deadline = Instant::now() + within;
         while !ready(&ring) {
             if ring.gone {
                 let path = self.image.path().display();
                 let text = format!("the worker of disk image {path} has died: restart the guest");
                 return Err(io::Error::new(ErrorKind::BrokenPipe, text));
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(self.late(within));
-            }
-            ring = self.changed.wait_timeout(ring, left).unwrap_or_else(PoisonError::into_inner).0;
+            let left = self.left(patience)?;
+            let at_once = if patience.interrupts.is_some() { left.min(LOOK) } else { left };
+            ring = self.changed.wait_timeout(ring, at_once).unwrap_or_else(PoisonError::into_inner).0;
         }
         Ok(ring)
     }

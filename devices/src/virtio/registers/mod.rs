@@ -20,7 +20,7 @@ pub(super) const CONFIG: u64 = reg::VIRTIO_MMIO_CONFIG as u64;
 
 pub(super) const DRIVER_OK: u32 = VIRTIO_CONFIG_S_DRIVER_OK;
 pub(super) const FEATURES_OK: u32 = VIRTIO_CONFIG_S_FEATURES_OK;
-pub(super) const FAILED: u32 = VIRTIO_CONFIG_S_FAILED;
+const FAILED: u32 = VIRTIO_CONFIG_S_FAILED;
 /// The status bits that a driver sets. `DEVICE_NEEDS_RESET` is the device's own.
 pub(super) const DRIVER_STATUS_BITS: u32 =
     VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | DRIVER_OK | FEATURES_OK | FAILED;
@@ -41,6 +41,8 @@ pub(super) enum Effect {
     Reset,
     /// `DRIVER_OK` was set: start the device.
     Start,
+    /// `FAILED` was set on a device that works: stop it.
+    Stop,
     /// Stop this queue, then [`Registers::queue_stopped`].
     StopQueue(usize),
     /// The driver did what the specification forbids; the write was ignored, and this is why.
@@ -92,9 +94,14 @@ impl Registers {
         *self = Registers::new(self.device_type, self.offered, &sizes);
     }
 
-    /// Whether a driver uses the device.
+    /// Whether the driver has finished setting the device up.
     pub(super) fn is_started(&self) -> bool {
         self.status & DRIVER_OK != 0
+    }
+
+    /// Whether the driver has given up on the device.
+    pub(super) fn is_failed(&self) -> bool {
+        self.status & FAILED != 0
     }
 
     /// A 32-bit read; registers that do not exist, or are write-only, read 0.
@@ -149,8 +156,15 @@ impl Registers {
             self.status |= added & !DRIVER_OK;
             return Effect::Ignored("DRIVER_OK needs FEATURES_OK first (3.1.1)");
         }
+        let was_started = self.is_started();
         self.status |= added;
-        if added & DRIVER_OK != 0 { Effect::Start } else { Effect::None }
+        match (self.is_failed(), added & DRIVER_OK != 0) {
+            (false, true) => Effect::Start,
+            // §2.1: the driver has given up on the device, and may use its buffers for something
+            // else. It must reset it before it goes on (§2.1.1).
+            (true, _) if was_started && added & FAILED != 0 => Effect::Stop,
+            _ => Effect::None,
+        }
     }
 
     fn features_acceptable(&self) -> bool {

@@ -77,6 +77,24 @@ fn the_driver_starts_the_device_once_and_only_with_features() {
 }
 
 #[test]
+fn a_driver_that_gives_up_stops_the_device_until_it_resets_it() {
+    let mut registers = negotiate(OFFERED);
+    registers.write(reg::VIRTIO_MMIO_STATUS, 0xf);
+    assert_eq!(registers.write(reg::VIRTIO_MMIO_STATUS, 0x8f), Effect::Stop);
+    assert_eq!(registers.write(reg::VIRTIO_MMIO_STATUS, 0x8f), Effect::None);
+    assert!(matches!(registers.write(reg::VIRTIO_MMIO_STATUS, 0xf), Effect::Ignored(_)));
+    assert_eq!(registers.status, 0x8f);
+    assert_eq!(registers.write(reg::VIRTIO_MMIO_STATUS, 0), Effect::Reset);
+    for both_at_once in [false, true] {
+        let mut registers = negotiate(OFFERED);
+        if !both_at_once {
+            assert_eq!(registers.write(reg::VIRTIO_MMIO_STATUS, 0x8b), Effect::None);
+        }
+        assert_eq!(registers.write(reg::VIRTIO_MMIO_STATUS, 0x8f), Effect::None, "it never works");
+    }
+}
+
+#[test]
 fn a_queue_takes_its_registers_only_while_it_is_idle() {
     let mut registers = negotiate(OFFERED);
     for (register, value) in [

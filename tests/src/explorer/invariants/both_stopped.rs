@@ -16,8 +16,18 @@ pub fn runs(world: &World) -> bool {
     let facts = &world.facts;
     let live_pair = facts.source.alive && facts.destination.alive;
     // That the guest is lost, or does not run again, has been told with its reason.
-    let told = facts.destination.guest == DestinationGuest::Lost || facts.source.guest == SourceGuest::StoppedForGood;
-    !live_pair || told || facts.runs_at_source() || facts.runs_at_destination()
+    let ended = matches!(facts.destination.guest, DestinationGuest::Lost | DestinationGuest::Ended);
+    let told = ended || matches!(facts.source.guest, SourceGuest::StoppedForGood | SourceGuest::Held);
+    // A process that was told to end does not count among the living.
+    let leaves = facts.destination.leaving && facts.destination.end.is_some();
+    // So did one whose operator has had it booted elsewhere.
+    !live_pair
+        || leaves
+        || facts.forked
+        || told
+        || facts.runs_at_third()
+        || facts.runs_at_source()
+        || facts.runs_at_destination()
 }
 
 /// Whether a live pair may stand still here.

@@ -29,8 +29,10 @@ fn pair_ended_well(facts: &Facts, arrived: bool) -> bool {
     let (source, destination) = (&facts.source, &facts.destination);
     let over = source.end.is_some() && (destination.end.is_some() || !arrived);
     let runs_there = source.end == Some(End::Completed) && facts.runs_at_destination() && destination.has_all_pages;
-    let lost_there = destination.guest == DestinationGuest::Lost;
+    let lost_there = matches!(destination.guest, DestinationGuest::Lost | DestinationGuest::Ended);
     let runs_here = matches!(source.end, Some(End::Failed | End::Cancelled))
-        && (facts.runs_at_source() || source.guest == SourceGuest::StoppedForGood);
+        && (facts.runs_at_source()
+            || matches!(source.guest, SourceGuest::StoppedForGood | SourceGuest::Held)
+            || facts.forked);
     over && (runs_there || lost_there || runs_here)
 }

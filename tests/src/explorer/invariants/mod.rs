@@ -3,6 +3,7 @@
 pub mod both_beat;
 pub mod both_stopped;
 pub mod finishes;
+pub mod kept;
 pub mod owned_run;
 pub mod pages;
 pub mod stale_run;
@@ -20,6 +21,8 @@ pub enum Invariant {
     StaleRun,
     /// With a record, whoever runs after the permit is named by it.
     OwnedRun,
+    /// No process boots a guest over the newest state of a living one, and none takes along what it does not own.
+    Kept,
     /// The source frees, and the destination runs, only with every page here or served, or with the truth shown.
     Pages,
     /// Every end is told once, with its reason.
@@ -34,10 +37,11 @@ pub enum Invariant {
 
 impl Invariant {
     /// Every promise.
-    pub const ALL: [Invariant; 8] = [
+    pub const ALL: [Invariant; 9] = [
         Invariant::TwoRunners,
         Invariant::StaleRun,
         Invariant::OwnedRun,
+        Invariant::Kept,
         Invariant::Pages,
         Invariant::Told,
         Invariant::BothBeat,
@@ -46,10 +50,11 @@ impl Invariant {
     ];
 
     /// Those that one world can break.
-    pub const OF_A_WORLD: [Invariant; 6] = [
+    pub const OF_A_WORLD: [Invariant; 7] = [
         Invariant::TwoRunners,
         Invariant::StaleRun,
         Invariant::OwnedRun,
+        Invariant::Kept,
         Invariant::Pages,
         Invariant::Told,
         Invariant::BothBeat,
@@ -62,6 +67,7 @@ impl Invariant {
             Invariant::TwoRunners => "never two runners",
             Invariant::StaleRun => "never a stale run",
             Invariant::OwnedRun => "runs only what it owns",
+            Invariant::Kept => "no guest is given up",
             Invariant::Pages => "no page is given up",
             Invariant::Told => "every end is told",
             Invariant::BothBeat => "a healthy pair stays together",
@@ -77,6 +83,7 @@ impl Invariant {
             Invariant::TwoRunners => two_runners::broken(world),
             Invariant::StaleRun => stale_run::broken(world),
             Invariant::OwnedRun => owned_run::broken(world),
+            Invariant::Kept => kept::broken(world),
             Invariant::Pages => pages::broken(world),
             Invariant::Told => told::broken(world, quiet),
             Invariant::BothBeat => both_beat::broken(world),

@@ -9,6 +9,7 @@ use crate::explorer::world::World;
 pub fn broken(world: &World) -> Option<&'static str> {
     world.facts.stale.map(|stale| match stale {
         Stale::Resume => "the source runs again after the destination ran",
+        Stale::Fork => "a side runs after another process has run the guest from its disk",
         Stale::ForeignState => "the destination runs the state of another run of the guest",
         Stale::ForeignPages => "the destination takes pages of another run of the guest",
     })

@@ -26,7 +26,8 @@ pub fn broken(world: &World, quiet: bool) -> Option<&'static str> {
     if destination.alive && destination.end == Some(End::Failed) && runs {
         return Some("the destination says that it failed, and its guest runs");
     }
-    if destination.alive && destination.end == Some(End::Completed) && !runs {
+    let ended = destination.guest == DestinationGuest::Ended;
+    if destination.alive && destination.end == Some(End::Completed) && !runs && !ended {
         return Some("the destination says that it completed, and its guest does not run");
     }
     if quiet { waits_unseen(world) } else { None }

@@ -29,11 +29,8 @@ const REPLACED: [&str; 5] = ["Hello", "HelloAck", "Rehearse", "Package", "Permit
 
 pub(super) fn moments() -> Vec<Moment> {
     let mut out = Vec::new();
-    let message = |mode, name, whats: &[What]| Moment {
-        mode,
-        when: When::Frame(Spot::Message(name)),
-        whats: whats.to_vec(),
-    };
+    let message =
+        |mode, name, whats: &[What]| Moment { mode, when: When::Frame(Spot::Message(name)), whats: whats.to_vec() };
     for mode in [Mode::Precopy, Mode::Postcopy, Mode::Recovered] {
         let names = super::frames::messages().filter(|name| modes_of(name).contains(&mode));
         // A migration that is refused or given up is one end, whichever message says so.

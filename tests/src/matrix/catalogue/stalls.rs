@@ -15,8 +15,7 @@ const ROUNDS: [What; 6] = [
 ];
 
 /// Behind it there is an urgent link too.
-const URGENT: [What; 2] =
-    [What::Stall(Lane::Urgent, Side::Source), What::Stall(Lane::Urgent, Side::Destination)];
+const URGENT: [What; 2] = [What::Stall(Lane::Urgent, Side::Source), What::Stall(Lane::Urgent, Side::Destination)];
 
 /// Bulk links of a migration in which one of them stalls.
 pub const BULK_LINKS: u8 = 3;

@@ -27,7 +27,12 @@ pub fn judge(evidence: &Evidence) -> Verdict {
         };
     };
     let late = (lost > stalled.within).then(|| {
-        format!("the stalled {} link was lost after {} ms, of {}", stalled.link, lost.as_millis(), stalled.within.as_millis())
+        format!(
+            "the stalled {} link was lost after {} ms, of {}",
+            stalled.link,
+            lost.as_millis(),
+            stalled.within.as_millis()
+        )
     });
     let unnamed = (!is_named(evidence, stalled)).then(|| {
         let reasons: Vec<_> = told(evidence).collect();
@@ -82,7 +87,9 @@ mod tests {
 
     #[test]
     fn a_loss_without_its_name_a_late_one_and_none_are_caught() {
-        assert!(matches!(stalls(failed_migration(), "urgent", false), Verdict::Fail(says) if says.contains("names it")));
+        assert!(
+            matches!(stalls(failed_migration(), "urgent", false), Verdict::Fail(says) if says.contains("names it"))
+        );
         assert!(matches!(stalls(moved(), "urgent", true), Verdict::Fail(says) if says.contains("no side lost it")));
         let mut evidence = failed_migration();
         evidence.processes[0].events[5].at = at(6000);

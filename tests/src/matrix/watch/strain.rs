@@ -60,7 +60,11 @@ impl Share {
         let Share { ran, waited } = self;
         (waited > ran).then(|| {
             let wanted = ran + waited;
-            format!("the guest had a processor for {} ms of the {} ms in which it was ready", ran.as_millis(), wanted.as_millis())
+            format!(
+                "the guest had a processor for {} ms of the {} ms in which it was ready",
+                ran.as_millis(),
+                wanted.as_millis()
+            )
         })
     }
 }
@@ -241,7 +245,8 @@ mod tests {
 
     /// What a thread's files say.
     fn files(schedstat: &str, state: char, wchan: &str) -> impl Fn(&str) -> String {
-        let (schedstat, stat, wchan) = (format!("{schedstat} 7\n"), format!("7 (odd) name) {state} 1"), wchan.to_owned());
+        let (schedstat, stat, wchan) =
+            (format!("{schedstat} 7\n"), format!("7 (odd) name) {state} 1"), wchan.to_owned());
         move |name: &str| match name {
             "schedstat" => schedstat.clone(),
             "stat" => stat.clone(),
@@ -255,7 +260,9 @@ mod tests {
     #[test]
     fn a_wait_for_a_processor_counts_when_it_is_longer_than_the_time_between_two_looks() {
         let (mut seen, now) = (Seen::default(), Instant::now());
-        let mut look = |ran: u64, waited: u64| held(&mut seen, &files(&format!("{} {}", ran * MS, waited * MS), 'S', "0"), LOOK, now);
+        let mut look = |ran: u64, waited: u64| {
+            held(&mut seen, &files(&format!("{} {}", ran * MS, waited * MS), 'S', "0"), LOOK, now)
+        };
         assert_eq!(look(5, 3), None, "what was before the first look is not known");
         assert_eq!(look(6, 90), None, "these may be many short ones");
         assert_eq!(look(7, 990), Some(Duration::from_millis(800)));
@@ -264,9 +271,8 @@ mod tests {
     #[test]
     fn a_thread_that_is_still_ready_waits_and_one_that_sleeps_does_not() {
         let (mut seen, now) = (Seen::default(), Instant::now());
-        let mut look = |state, after: u64| {
-            held(&mut seen, &files("5 3", state, "0"), LOOK, now + Duration::from_millis(after))
-        };
+        let mut look =
+            |state, after: u64| held(&mut seen, &files("5 3", state, "0"), LOOK, now + Duration::from_millis(after));
         assert_eq!(look('S', 0), None);
         assert_eq!(look('S', 100), None);
         assert_eq!(look('R', 200), Some(Duration::ZERO));

@@ -14,6 +14,7 @@ use super::stage::Stage;
 use crate::cli::{CliError, QMP_TIMEOUT};
 use crate::qmp::client::Client;
 use crate::runtime::record::OwnershipInfo;
+use crate::signals;
 
 /// A running `ferry run`.
 #[derive(Debug)]
@@ -116,10 +117,13 @@ fn spawn(qmp: &Path, serial: &Path, log: &Path, arguments: &[String]) -> io::Res
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(log)?);
     // Ctrl-C is for the demo, which then ends its processes in its own order.
     command.process_group(0);
-    // SAFETY: the closure runs between fork and exec and makes one system call (prctl), which is async-signal-safe.
+    // SAFETY: the closure runs between fork and exec and makes system calls only, which are async-signal-safe.
     unsafe {
         // Even a demo that is killed outright leaves no process behind.
-        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+        command.pre_exec(|| {
+            signals::reset_in_child()?;
+            Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
+        });
     }
     command.spawn()
 }

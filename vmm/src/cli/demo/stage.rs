@@ -11,9 +11,9 @@ use tempfile::TempDir;
 use super::child::FerryRun;
 use super::guest_log::{Account, GuestLog};
 use crate::cli::progress::Progress;
-use crate::cli::signals::{self, Signal};
 use crate::cli::style::Style;
 use crate::cli::{CliError, say, units};
+use crate::signals::{Signal, Signals};
 
 /// How long any step may take before the demo gives up.
 const STEP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -33,7 +33,7 @@ pub struct Stage {
 impl Stage {
     /// An empty stage with a directory of its own, which goes away with it.
     pub fn new() -> Result<Self, CliError> {
-        let signals = signals::receive().map_err(|error| CliError::failed("cannot watch for signals", error))?;
+        let signals = Signals::take().map_err(|error| CliError::failed("cannot watch for signals", error))?.messages();
         let dir = tempfile::Builder::new().prefix("ferry-demo-").tempdir();
         let dir = dir.map_err(|error| CliError::failed("cannot make a temporary directory", error))?;
         Ok(Stage { dir, signals, style: Style::stdout(), acts: 0, log: GuestLog::default() })

@@ -1,5 +1,6 @@
 //! `ferry run`: builds the machine, opens the QMP socket, lets the guest run or waits for one, and stays until it ends.
 
+mod files;
 mod options;
 pub mod ownership;
 
@@ -11,36 +12,42 @@ pub use self::options::Options;
 
 use self::options::Incoming;
 use super::CliError;
-use super::signals::{self, Signal};
 use crate::console::Console;
 use crate::events::Events;
 use crate::machine::{ExitReason, Machine, SerialSink};
 use crate::qmp::{Process, Server};
 use crate::runtime::Migrations;
-use crate::trace;
+use crate::runtime::record::Custodian;
+use crate::signals::{self, Signal, Signals};
+use crate::{stderr, trace};
 
 /// Runs `ferry run`.
 pub fn run(options: &Options) -> Result<(), CliError> {
     // Before any thread is started, see `signals`.
-    let signals = signals::receive().map_err(|error| CliError::failed("cannot watch for signals", error))?;
+    let signals = Signals::take().map_err(|error| CliError::failed("cannot watch for signals", error))?;
+    signals::ignore_terminal_stops();
+    files::check(options)?;
     options.start_trace().map_err(CliError::because)?;
-    let outcome = run_machine(options, signals);
+    let outcome = run_machine(options, &signals);
     trace::finish();
     outcome
 }
 
-fn run_machine(options: &Options, signals: Receiver<Signal>) -> Result<(), CliError> {
+fn run_machine(options: &Options, signals: &Signals) -> Result<(), CliError> {
     let events = Arc::new(Events::default());
     let machine = Arc::new(Machine::build(&options.machine(), events.clone()).map_err(CliError::because)?);
     let record = options.ownership.record(&options.name, options.disk.as_ref(), machine.faults())?;
-    if let (Some(own), None) = (&record, &options.incoming) {
-        // Who holds the disk may take the record: nobody runs the guest then.
-        machine.take_resources().map_err(CliError::because)?;
-        options.ownership.take_at_boot(own)?;
+    if let Some(own) = &record {
+        machine.set_custody(Arc::new(Custodian::new(own.clone())));
+    }
+    match &record {
+        _ if options.incoming.is_some() => {}
+        Some(own) => options.ownership.take_at_boot(own, &machine)?,
+        None => machine.take_resources().map_err(CliError::because)?,
     }
     let migrations = Migrations::new(machine.clone(), events.clone(), record);
 
-    let signal = quit_on_signal(signals, Arc::downgrade(&machine), Arc::downgrade(&migrations))?;
+    let signal = quit_on_signal(signals.messages(), Arc::downgrade(&machine), Arc::downgrade(&migrations))?;
     let incoming_failure = Arc::new(OnceLock::new());
     let (failure, quitting) = (incoming_failure.clone(), Arc::downgrade(&machine));
     let process = Arc::new(Process::new(machine.clone(), migrations.clone(), move |error| {
@@ -68,12 +75,14 @@ fn run_machine(options: &Options, signals: Receiver<Signal>) -> Result<(), CliEr
     let reason = machine.wait_exit();
     // The terminal is as it was before anything else is said.
     drop(console);
+    // A migration that ends because the process does is no failure of the process.
+    let failure = incoming_failure.get();
     migrations.guest_gone(&format!("the guest has ended ({reason}); start it again to migrate it"));
     drop(server);
     if let Some(signal) = signal.get() {
         tracing::info!("ended by {}", signal.name());
     }
-    match (incoming_failure.get(), reason) {
+    match (failure, reason) {
         (Some(error), _) => Err(CliError::because(error)),
         (None, ExitReason::Failed(failure)) => Err(CliError::because(failure)),
         (None, ExitReason::Shutdown | ExitReason::Quit(_)) => Ok(()),
@@ -94,7 +103,10 @@ fn quit_on_signal(
         for signal in signals {
             match migrations.upgrade().and_then(|migrations| migrations.is_needed()) {
                 Some(why) if !std::mem::replace(&mut warned, true) => {
-                    eprintln!("ferry: not ended by {}: {why}; a second signal ends it all the same", signal.name());
+                    let name = signal.name();
+                    stderr::say(format_args!(
+                        "ferry: not ended by {name}: {why}; a second signal ends it all the same"
+                    ));
                 }
                 Some(_) => signals::die_of(signal),
                 None if noted.set(signal).is_err() => signals::die_of(signal),

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use clap::Args;
 use ferry_devices::fault::{FaultSpec, FaultSpecError};
+use ferry_migration::ownership::Name;
 
 use super::ownership::OwnershipOption;
 use crate::cli::qmp_path;
@@ -31,10 +32,10 @@ pub struct Options {
     /// vCPUs, from 1 to 16
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(CPUS_MAX)))]
     pub cpus: u32,
-    /// Disk image, raw
-    #[arg(long, value_name = "PATH[,readonly]", value_parser = disk)]
+    /// Disk image, raw; format=raw takes one whose content looks like another format. A comma in the path is written twice
+    #[arg(long, value_name = "PATH[,readonly][,format=raw]", value_parser = disk)]
     pub disk: Option<DiskConfig>,
-    /// Where the guest's serial port goes
+    /// Where the guest's serial port goes; a file is appended to
     #[arg(long, value_name = "stdio|file:PATH|null", default_value = "stdio", value_parser = serial)]
     pub serial: SerialSink,
     /// Listen for QMP on this socket
@@ -46,8 +47,8 @@ pub struct Options {
     /// Do not start the guest, whether booted here or arrived: wait for cont
     #[arg(long)]
     pub paused: bool,
-    /// The guest's name, the same on both sides of a migration
-    #[arg(long, value_name = "NAME", default_value = "guest")]
+    /// The guest's name, the same on both sides of a migration: 1 to 64 bytes
+    #[arg(long, value_name = "NAME", default_value = "guest", value_parser = name)]
     pub name: String,
     /// Where the ownership record is: auto is IMAGE.owner beside a writable disk, else none; with `,take`, the guest is booted
     /// even though the record says that a hand-over is under way
@@ -124,17 +125,44 @@ impl FromStr for Incoming {
     }
 }
 
+/// A name that can stand in an ownership record, which any guest may come to need.
+fn name(text: &str) -> Result<String, String> {
+    Name::try_from(text).map(String::from).map_err(|error| error.to_string())
+}
+
 fn disk(text: &str) -> Result<DiskConfig, String> {
-    let (path, option) = text.split_once(',').map_or((text, None), |(path, option)| (path, Some(option)));
-    let read_only = match option {
-        None => false,
-        Some("readonly") => true,
-        Some(other) => return Err(format!("disk option '{other}' is not known: only readonly may follow the path")),
-    };
-    if path.is_empty() {
-        return Err("the path is empty; write PATH or PATH,readonly".into());
+    let (path, options) = path_and_options(text);
+    let mut disk = DiskConfig { path: path.into(), read_only: false, raw: false };
+    for option in options {
+        match option {
+            "readonly" => disk.read_only = true,
+            "format=raw" => disk.raw = true,
+            other => {
+                return Err(format!(
+                    "disk option '{other}' is not known: only readonly and format=raw may follow the path; a comma in the path is \
+                     written twice"
+                ));
+            }
+        }
     }
-    Ok(DiskConfig { path: path.into(), read_only })
+    if disk.path.as_os_str().is_empty() {
+        return Err("the path is empty; write PATH, or PATH,readonly".into());
+    }
+    Ok(disk)
+}
+
+/// A path and the options behind it. Two commas are one of the path, as QEMU has it.
+fn path_and_options(text: &str) -> (String, Vec<&str>) {
+    let mut path = String::new();
+    let mut rest = text;
+    while let Some((part, behind)) = rest.split_once(',') {
+        path.push_str(part);
+        let Some(goes_on) = behind.strip_prefix(',') else { return (path, behind.split(',').collect()) };
+        path.push(',');
+        rest = goes_on;
+    }
+    path.push_str(rest);
+    (path, Vec::new())
 }
 
 fn serial(text: &str) -> Result<SerialSink, String> {
@@ -188,16 +216,34 @@ mod tests {
             "--device=fault,at=save,do=fail,times=1",
         ]);
         let options = options.unwrap();
-        assert_eq!(options.disk, Some(DiskConfig { path: "/a".into(), read_only: true }));
+        assert_eq!(options.disk, Some(DiskConfig { path: "/a".into(), read_only: true, raw: false }));
         assert_eq!(options.serial, SerialSink::File("/s".into()));
         assert_eq!(options.incoming, Some(Incoming::At("tcp:[::1]:0".parse().unwrap())));
         assert_eq!(options.faults[1].to_string(), "at=save,do=fail,times=1");
     }
 
     #[test]
+    fn a_comma_in_a_path_is_written_twice() {
+        for (text, path, read_only, raw) in [
+            ("a,,b.img", "a,b.img", false, false),
+            ("a,,readonly", "a,readonly", false, false),
+            ("a,,,readonly", "a,", true, false),
+            (",,a,format=raw,readonly", ",a", true, true),
+        ] {
+            assert_eq!(disk(text), Ok(DiskConfig { path: path.into(), read_only, raw }), "{text}");
+        }
+        // No option follows these paths.
+        assert_eq!(serial("file:a,b"), Ok(SerialSink::File("a,b".into())));
+    }
+
+    #[test]
     fn every_error_says_what_would_be_right() {
         for (argument, hint) in [
-            ("--disk=/a,ro", "only readonly may follow the path"),
+            ("--disk=/a,ro", "only readonly and format=raw may follow the path"),
+            ("--disk=/a,b.img", "a comma in the path is written twice"),
+            ("--disk=", "the path is empty"),
+            ("--name=", "use 1 to 64 bytes"),
+            ("--name=a\nb", "holds control characters"),
             ("--serial=tty", "write stdio, file:PATH or null"),
             ("--incoming=1234", "write tcp:HOST:PORT or unix:PATH, or defer"),
             ("--device=virtio-net", "write fault,at=…,do=…"),

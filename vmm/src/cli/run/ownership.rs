@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ferry_devices::fault::FaultControl;
 
 use crate::cli::CliError;
-use crate::machine::DiskConfig;
+use crate::machine::{DiskConfig, Machine};
 use crate::ownership::file::{FileRecord, LOCK_TIMEOUT};
 use crate::runtime::record::{OwnRecord, RecordError};
 
@@ -31,11 +31,13 @@ impl FromStr for OwnershipOption {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (place, take) = text.strip_suffix(",take").map_or((text, false), |place| (place, true));
+        // Two commas are one of the path.
+        let taken = text.strip_suffix(",take").filter(|place| !place.ends_with(','));
+        let (place, take) = (taken.unwrap_or(text), taken.is_some());
         let place = match (place, place.strip_prefix("file:")) {
             ("auto", _) => Place::Auto,
             ("none", _) => Place::None,
-            (_, Some(path)) if !path.is_empty() => Place::File(path.into()),
+            (_, Some(path)) if !path.is_empty() => Place::File(path.replace(",,", ",").into()),
             _ => return Err("write auto, file:PATH or none; ,take may follow".into()),
         };
         Ok(OwnershipOption { place, take })
@@ -43,6 +45,21 @@ impl FromStr for OwnershipOption {
 }
 
 impl OwnershipOption {
+    /// The file of the record, if there is to be one.
+    ///
+    /// # Errors
+    /// When the disk's image cannot be found.
+    pub fn path(&self, disk: Option<&DiskConfig>) -> Result<Option<PathBuf>, CliError> {
+        Ok(Some(match (&self.place, disk) {
+            (Place::None, _) | (Place::Auto, None | Some(DiskConfig { read_only: true, .. })) => return Ok(None),
+            (Place::Auto, Some(disk)) => FileRecord::beside(&disk.path).map_err(|error| {
+                CliError::failed(&format!("the image {} cannot be found", disk.path.display()), error)
+            })?,
+            (Place::File(path), _) => std::path::absolute(path)
+                .map_err(|error| CliError::failed(&format!("{} cannot be made absolute", path.display()), error))?,
+        }))
+    }
+
     /// The record of the guest named `vm`, if it is to have one. Nothing is read or written yet. `faults` may spoil what is asked
     /// of its storage.
     ///
@@ -54,25 +71,24 @@ impl OwnershipOption {
         disk: Option<&DiskConfig>,
         faults: &Arc<FaultControl>,
     ) -> Result<Option<Arc<OwnRecord>>, CliError> {
-        let path = match (&self.place, disk) {
-            (Place::None, _) | (Place::Auto, None | Some(DiskConfig { read_only: true, .. })) => return Ok(None),
-            (Place::Auto, Some(disk)) => FileRecord::beside(&disk.path).map_err(|error| {
-                CliError::failed(&format!("the image {} cannot be found", disk.path.display()), error)
-            })?,
-            (Place::File(path), _) => std::path::absolute(path)
-                .map_err(|error| CliError::failed(&format!("{} cannot be made absolute", path.display()), error))?,
-        };
+        let Some(path) = self.path(disk)? else { return Ok(None) };
         let backend = Arc::new(FileRecord::new(path, LOCK_TIMEOUT, faults.clone()));
         OwnRecord::new(backend, vm).map(|own| Some(Arc::new(own))).map_err(CliError::because)
     }
 
-    /// Makes this process the owner of the guest that it is about to boot, whose disk it has locked. With `auto`, a folder that
-    /// takes no record is no reason to fail: migrations then go without.
+    /// Makes this process the owner of the guest that it is about to boot. The record is read before anything is taken or
+    /// changed; then the disk is locked; then the record is changed, if it still is as it was read. With `auto`, a folder
+    /// that takes no record is no reason to fail: migrations then go without.
     ///
     /// # Errors
-    /// What is wrong with the record; nothing was changed then.
-    pub fn take_at_boot(&self, own: &OwnRecord) -> Result<(), CliError> {
-        match own.take_at_boot(self.take) {
+    /// What is wrong with the record, or that another process has the guest; nothing was changed then.
+    pub fn take_at_boot(&self, own: &OwnRecord, machine: &Machine) -> Result<(), CliError> {
+        let boot = own.look_at_boot(self.take).map_err(CliError::because)?;
+        machine.take_resources().map_err(|error| match own.owner_there().filter(|_| error.is_busy_disk()) {
+            Some(owner) => CliError::failed(&format!("the ownership record {} names {owner}", own.place()), error),
+            None => CliError::because(error),
+        })?;
+        match own.take_at_boot(&boot) {
             Err(RecordError::Ownership(error)) if self.place == Place::Auto && error.is_read_only() => {
                 tracing::warn!(%error, "there is no ownership record; migrations use the handshake setup");
                 Ok(())
@@ -94,6 +110,10 @@ mod tests {
         assert_eq!(option("none").unwrap().place, Place::None);
         let file = option("file:/a,b,take").unwrap();
         assert_eq!(file, OwnershipOption { place: Place::File("/a,b".into()), take: true });
+        for (text, path, take) in [("file:/a,,take", "/a,take", false), ("file:/a,,b,take", "/a,b", true)] {
+            let expected = OwnershipOption { place: Place::File(path.into()), take };
+            assert_eq!(option(text).unwrap(), expected, "{text}");
+        }
         for text in ["", "file:", "/a", "take", "auto,steal"] {
             assert!(option(text).unwrap_err().contains("auto, file:PATH or none"), "{text}");
         }
@@ -105,7 +125,7 @@ mod tests {
         let path = dir.path().join("disk");
         std::fs::write(&path, [0; 512]).unwrap();
         let auto: OwnershipOption = "auto".parse().unwrap();
-        let disk = |read_only| DiskConfig { path: path.clone(), read_only };
+        let disk = |read_only| DiskConfig { path: path.clone(), read_only, raw: false };
         let faults = Arc::new(FaultControl::new(Direction::Outgoing));
         let record = |disk: Option<DiskConfig>| auto.record("vm", disk.as_ref(), &faults).unwrap();
         let beside = record(Some(disk(false))).unwrap();

@@ -7,13 +7,12 @@ mod running;
 mod throttling;
 
 use std::io::{Read, Write};
-use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use ferry_guest::lines::Line;
 
 use super::*;
-use crate::events::{Event, Stamped};
+use crate::events::{Event, Subscription};
 use crate::kvm::testing::has_kvm;
 use crate::memory::{Backing, MemoryConfig};
 
@@ -22,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Rig {
     machine: Arc<Machine>,
-    events: Receiver<Stamped>,
+    events: Subscription,
     output: tempfile::NamedTempFile,
 }
 
@@ -62,7 +61,7 @@ impl Rig {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let event = self.events.recv_timeout(left).unwrap_or_else(|_| panic!("no {wanted:?} in:\n{}", self.text()));
+            let event = self.events.next_within(left).unwrap_or_else(|| panic!("no {wanted:?} in:\n{}", self.text()));
             if event.event == *wanted {
                 return;
             }

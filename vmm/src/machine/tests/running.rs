@@ -59,7 +59,8 @@ fn stop_and_cont_are_heard_of_once() {
     assert_eq!(rig.machine.run_state(), RunState::Paused);
     rig.machine.cont().unwrap();
     rig.machine.cont().unwrap();
-    let events: Vec<_> = rig.events.try_iter().map(|stamped| stamped.event).collect();
+    let events: Vec<_> =
+        std::iter::from_fn(|| rig.events.next_within(Duration::ZERO)).map(|stamped| stamped.event).collect();
     assert_eq!(events, [Event::Stop, Event::Resume]);
 }
 
@@ -137,7 +138,7 @@ fn a_second_machine_on_the_same_disk_is_refused_by_name() {
     }
     let image = tempfile::NamedTempFile::new().unwrap();
     image.as_file().set_len(1 << 20).unwrap();
-    let disk = Some(DiskConfig { path: image.path().to_owned(), read_only: false });
+    let disk = Some(DiskConfig { path: image.path().to_owned(), read_only: false, raw: false });
     let first = Rig::new(BUSY, |config| config.disk = disk.clone());
     let config = MachineConfig { disk: disk.clone(), serial: SerialSink::Null, ..Default::default() };
     let error = Machine::build(&config, Arc::default()).unwrap_err();
@@ -168,4 +169,18 @@ fn configurations_that_cannot_be_are_refused() {
     assert!(refused(&|config| config.memory.size = 1).contains("16M to 16G"));
     assert!(refused(&|config| config.kernel = Some("/absent".into())).contains("'/absent'"));
     assert!(refused(&|config| config.serial = SerialSink::File("/".into())).contains("--serial"));
+}
+
+#[test]
+fn a_vcpu_that_cannot_reach_memory_is_patient_while_pages_are_missing_and_not_for_ever() {
+    if !has_kvm() {
+        return;
+    }
+    let rig = Rig::new("", |config| config.paused = true);
+    let mut in_a_row = 0;
+    let mut tries = |wanted| (0..wanted).take_while(|_| vcpu::may_try_again(&rig.machine.parts, &mut in_a_row)).count();
+    rig.machine.set_memory_arrives(true);
+    assert_eq!(tries(50), 50);
+    rig.machine.set_memory_arrives(false);
+    assert_eq!(tries(50), 16, "the last page may have come between a failure and the look");
 }

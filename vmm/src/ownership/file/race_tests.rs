@@ -18,7 +18,7 @@ fn race(file: &dyn Ownership, me: u128, won: &Mutex<BTreeMap<u64, Vec<u128>>>) {
         if before.generation >= LAST_GENERATION {
             return;
         }
-        let expected = Expected { generation: before.generation, owner: before.owner.clone() };
+        let expected = Expected::reign(before.generation, before.owner.clone());
         let generation = before.generation + 1;
         // As many migrations as racers: else a rival's change would look like a repeat of one's own.
         let mine = Record { generation, owner: owner(me), migration_id: me, ..before };

@@ -1,7 +1,7 @@
 //! Ferry's own commands: who owns the guest, making the fault device fail, and comparing guest memory.
 
 use ferry_devices::fault::FaultSpec;
-use ferry_migration::source::Owner;
+use ferry_migration::source::{Owner, Resolution};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -52,6 +52,8 @@ pub struct Resolve {
     peer_fenced: bool,
     #[serde(default)]
     drop_pages: bool,
+    #[serde(default)]
+    never_ran: bool,
 }
 
 #[derive(Deserialize)]
@@ -74,7 +76,7 @@ pub fn resolve(session: &Session, arguments: Resolve) -> Done {
         Side::Source => Owner::Source,
         Side::Destination => Owner::Destination,
     };
-    session.target.resolve(owner, arguments.drop_pages)
+    session.target.resolve(Resolution { owner, never_ran: arguments.never_ran }, arguments.drop_pages)
 }
 
 /// `x-ferry-query-ownership`: what the ownership record says; an empty object without a record.
@@ -82,13 +84,12 @@ pub fn query_ownership(session: &Session, _: Nothing) -> Outcome {
     session.target.ownership().map_or(Ok(json!({})), value)
 }
 
-/// `x-ferry-memory-hash`: equal on two sides exactly when their guest memory is.
+/// `x-ferry-memory-hash`: equal on two sides exactly when their guest memory is. The target refuses it while memory is not whole.
 pub fn memory_hash(session: &Session, _: Nothing) -> Outcome {
     let stopped = || match session.target.run_state() {
         RunState::Running => {
             Err(CommandError::generic("The guest is running and its memory changes; send 'stop' before this"))
         }
-        RunState::InMigrate => Err(CommandError::generic("The guest's memory is still arriving; wait for its end")),
         _ => Ok(()),
     };
     stopped()?;

@@ -1,24 +1,33 @@
 //! Commands about a migration (QEMU `qapi/migration.json`): begin, listen, cancel, ask.
 
+use ferry_migration::Parameters;
+use ferry_migration::parameters::Capability;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::{Outcome, value};
+use super::parameters::{CapabilityState, some};
+use super::{Arguments, Outcome, value};
 use crate::endpoint::Endpoint;
-use crate::qmp::arguments::Nothing;
+use crate::qmp::arguments::{Nothing, read};
 use crate::qmp::session::Session;
 use crate::qmp::target::Done;
 use crate::qmp::wire::CommandError;
+use crate::runtime::settings::OwnSettings;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Migrate {
+struct Migrate {
     uri: Option<String>,
     channels: Option<Vec<Channel>>,
     /// QEMU takes and ignores it: a migration begun through QMP never holds the connection.
     #[serde(rename = "detach")]
     _detach: Option<bool>,
     resume: Option<bool>,
+    /// Read for its errors alone, which name the member: what counts is which members were given.
+    #[serde(rename = "x-ferry-parameters")]
+    _parameters: Option<Parameters>,
+    #[serde(rename = "x-ferry-capabilities", default)]
+    capabilities: Vec<CapabilityState>,
 }
 
 #[derive(Deserialize)]
@@ -74,9 +83,27 @@ enum SocketType {
     Unix,
 }
 
-pub fn migrate(session: &Session, arguments: Migrate) -> Done {
+/// `migrate`. Parameters and capabilities that come with it are in force for this migration alone, and only if it begins.
+pub fn migrate(session: &Session, arguments: Arguments) -> Done {
+    let given = arguments.get("x-ferry-parameters").and_then(Value::as_object).cloned().unwrap_or_default();
+    let arguments = read::<Migrate>(arguments)?;
     let to = endpoint(arguments.uri, arguments.channels)?;
-    if arguments.resume == Some(true) { session.target.resume_migration(to) } else { session.target.migrate(to) }
+    let parameters = some(given)?;
+    let capabilities: Vec<_> = arguments.capabilities.iter().map(|of| (of.capability, of.state)).collect();
+    if arguments.resume == Some(true) {
+        if !capabilities.is_empty() {
+            return Err(CommandError::generic(
+                "'x-ferry-capabilities' are of a migration from its beginning; leave them out with 'resume'",
+            ));
+        }
+        return session.target.resume_migration(to, parameters);
+    }
+    if capabilities.iter().any(|(capability, _)| *capability == Capability::Events) {
+        return Err(CommandError::generic(
+            "'x-ferry-capabilities' does not take 'events', which is about all clients; use migrate-set-capabilities",
+        ));
+    }
+    session.target.migrate(to, &OwnSettings { parameters, capabilities })
 }
 
 pub fn migrate_start_postcopy(session: &Session, _: Nothing) -> Done {
@@ -105,7 +132,31 @@ pub fn query_migrate(session: &Session, _: Nothing) -> Outcome {
     if let (Value::Object(members), Some(at)) = (&mut info, session.target.listening()) {
         members.insert("socket-address".into(), json!([socket_address(&at)]));
     }
+    if let (Value::Object(members), Some((parameters, capabilities))) = (&mut info, session.target.in_force()) {
+        let parameters = own_parameters(value(parameters)?, &value(session.target.parameters())?);
+        let capabilities = own_capabilities(session, &capabilities);
+        if !parameters.is_empty() {
+            members.insert("x-ferry-parameters".into(), parameters.into());
+        }
+        if !capabilities.is_empty() {
+            members.insert("x-ferry-capabilities".into(), value(capabilities)?);
+        }
+    }
     Ok(info)
+}
+
+/// The parameters of a migration that differ from its process's.
+fn own_parameters(migration: Value, process: &Value) -> Map<String, Value> {
+    let Value::Object(members) = migration else { return Map::new() };
+    members.into_iter().filter(|(name, value)| process.get(name) != Some(value)).collect()
+}
+
+/// The capabilities of a migration that differ from its process's.
+fn own_capabilities(session: &Session, on: &[Capability]) -> Vec<CapabilityState> {
+    let all = Capability::ALL.into_iter().filter(|capability| *capability != Capability::Events);
+    all.map(|capability| CapabilityState { capability, state: on.contains(&capability) })
+        .filter(|of| session.target.has(of.capability) != of.state)
+        .collect()
 }
 
 /// QEMU's `SocketAddress` (`qapi/sockets.json`).

@@ -41,7 +41,7 @@ const COMMANDS: &[Command] = &[
     Command { name: "cont", run: |s, a| empty(run_state::cont(s, read(a)?)) },
     Command { name: "system_reset", run: |s, a| empty(run_state::system_reset(s, read(a)?)) },
     Command { name: "quit", run: |s, a| empty(run_state::quit(s, read(a)?)) },
-    Command { name: "migrate", run: |s, a| empty(migration::migrate(s, read(a)?)) },
+    Command { name: "migrate", run: |s, a| empty(migration::migrate(s, a)) },
     Command { name: "migrate-incoming", run: |s, a| empty(migration::migrate_incoming(s, read(a)?)) },
     Command { name: "migrate_cancel", run: |s, a| empty(migration::migrate_cancel(s, read(a)?)) },
     Command { name: "migrate-start-postcopy", run: |s, a| empty(migration::migrate_start_postcopy(s, read(a)?)) },
@@ -62,8 +62,13 @@ fn already_negotiated() -> CommandError {
     CommandError::not_found("Capabilities negotiation is already complete, command ignored")
 }
 
+/// The name of every command, in the order in which clients see them.
+pub fn command_names() -> impl Iterator<Item = &'static str> {
+    COMMANDS.iter().map(|command| command.name)
+}
+
 fn names() -> Value {
-    COMMANDS.iter().map(|command| json!({ "name": command.name })).collect()
+    command_names().map(|name| json!({ "name": name })).collect()
 }
 
 fn empty(done: Result<(), CommandError>) -> Outcome {

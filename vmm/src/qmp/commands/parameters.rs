@@ -2,38 +2,38 @@
 
 use std::sync::atomic::Ordering;
 
-use ferry_migration::Parameters;
-use ferry_migration::parameters::Capability;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-
 use super::{Arguments, Outcome, value};
 use crate::qmp::arguments::{Nothing, read};
 use crate::qmp::session::Session;
 use crate::qmp::target::Done;
 use crate::qmp::wire::CommandError;
+use crate::runtime::settings::Given;
+use ferry_migration::Parameters;
+use ferry_migration::parameters::Capability;
+use serde::{Deserialize, Serialize};
 
 /// Sets the parameters that are given and leaves the others as they are.
 pub fn set_parameters(session: &Session, given: Arguments) -> Done {
-    let _one_at_a_time = session.shared.parameters.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    // Checked by itself first, so that an error names what the client sent.
+    // For an error that names the member.
     read::<Parameters>(given.clone())?;
-    let Value::Object(mut all) = value(session.target.parameters())? else {
-        return Err(CommandError::generic("the present parameters are no JSON object"));
-    };
-    all.extend(given);
-    session.target.set_parameters(read(all)?)
+    session.target.set_parameters(&some(given)?)
+}
+
+/// What the client gave, once its members and types have been checked.
+pub(super) fn some(given: Arguments) -> Result<Given, CommandError> {
+    Given::new(given).map_err(|error| CommandError::from_chain(&error))
 }
 
 pub fn query_parameters(session: &Session, _: Nothing) -> Outcome {
     value(session.target.parameters())
 }
 
+/// QEMU's `MigrationCapabilityStatus`.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct CapabilityState {
-    capability: Capability,
-    state: bool,
+pub struct CapabilityState {
+    pub(super) capability: Capability,
+    pub(super) state: bool,
 }
 
 #[derive(Deserialize)]

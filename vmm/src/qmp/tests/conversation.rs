@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use ferry_migration::Status;
-use ferry_migration::source::Owner;
+use ferry_migration::parameters::Capability;
+use ferry_migration::source::{Owner, Resolution};
+use ferry_migration::{Parameters, Status};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -177,6 +178,67 @@ fn capabilities_are_set_by_name_and_not_during_a_migration() {
 }
 
 #[test]
+fn what_a_migration_is_given_is_its_own() {
+    let mut talk = Talk::negotiated();
+    talk.returned("migrate-set-parameters", json!({ "downtime-limit": 7 }));
+    let own = json!({
+        "uri": "tcp:h:1",
+        "x-ferry-parameters": { "max-bandwidth": 1 << 20, "x-ferry-handshake": "pong" },
+        "x-ferry-capabilities": [{ "capability": "postcopy-ram", "state": true }],
+    });
+    talk.returned("migrate", own);
+    let process = talk.mock.state().parameters.clone();
+    let own = talk.mock.state().own[0].clone();
+    assert_eq!((process.max_bandwidth, process.downtime_limit, process.handshake), (0, 7, None));
+    let migration = own.parameters.over(&process);
+    assert_eq!((migration.max_bandwidth, migration.downtime_limit), (1 << 20, 7));
+    assert_eq!((own.capabilities, talk.mock.state().capabilities.len()), (vec![(Capability::PostcopyRam, true)], 0));
+    talk.returned("migrate", json!({ "uri": "tcp:h:1", "resume": true, "x-ferry-parameters": { "max-bandwidth": 0 } }));
+    assert_eq!(talk.mock.state().resumed[0].1.over(&migration).max_bandwidth, 0);
+}
+
+#[test]
+fn what_a_migration_cannot_be_given_is_named() {
+    let mut talk = Talk::negotiated();
+    let with = |member: &str, value: Value| json!({ "uri": "tcp:h:1", member: value });
+    let events = json!([{ "capability": "events", "state": true }]);
+    for (arguments, told) in [
+        (with("x-ferry-parameters", json!({ "speed": 1 })), "Parameter 'x-ferry-parameters.speed' is unexpected"),
+        (with("x-ferry-parameters", json!([])), "Invalid parameter type for 'x-ferry-parameters', expected: object"),
+        (
+            with("x-ferry-parameters", json!({ "max-bandwidth": "x" })),
+            "Invalid parameter type for 'x-ferry-parameters.max-bandwidth', expected: u64",
+        ),
+        (
+            with("x-ferry-capabilities", json!([{ "capability": "fly", "state": true }])),
+            "Parameter 'x-ferry-capabilities[0].capability' does not accept value 'fly'",
+        ),
+        (with("x-ferry-capabilities", events.clone()), "use migrate-set-capabilities"),
+        (json!({ "uri": "tcp:h:1", "resume": true, "x-ferry-capabilities": events }), "leave them out with 'resume'"),
+        (json!({ "uri": "exec:x", "x-ferry-parameters": { "downtime-limit": 1 } }), "write tcp:HOST:PORT"),
+    ] {
+        let refused = talk.refused("migrate", arguments);
+        assert!(refused.contains(told), "`{told}` is to be in: {refused}");
+    }
+    let state = talk.mock.state();
+    assert_eq!((state.migrations.len(), state.parameters.clone()), (0, Parameters::default()));
+}
+
+#[test]
+fn a_running_migration_shows_what_it_has_of_its_own() {
+    let mut talk = Talk::negotiated();
+    talk.mock.state().info.status = Some(Status::Active);
+    talk.mock.state().in_force = Some((Parameters::default(), vec![]));
+    assert_eq!(talk.returned("query-migrate", json!({})), json!({ "status": "active" }));
+    let own = Parameters { max_bandwidth: 1 << 20, ..Parameters::default() };
+    talk.mock.state().in_force = Some((own, vec![Capability::Multifd]));
+    talk.returned("migrate-set-parameters", json!({ "downtime-limit": 7 }));
+    let info = talk.returned("query-migrate", json!({}));
+    assert_eq!(info["x-ferry-parameters"], json!({ "max-bandwidth": 1 << 20, "downtime-limit": 300 }));
+    assert_eq!(info["x-ferry-capabilities"], json!([{ "capability": "multifd", "state": true }]));
+}
+
+#[test]
 fn postcopy_is_started_paused_and_reconnected() {
     let mut talk = Talk::negotiated();
     talk.returned("migrate-start-postcopy", json!({}));
@@ -185,7 +247,7 @@ fn postcopy_is_started_paused_and_reconnected() {
     talk.returned("migrate-recover", json!({ "uri": "tcp:h:2" }));
     let state = talk.mock.state();
     assert_eq!((state.start_postcopy, state.pauses, state.migrations.len()), (1, 1, 0));
-    assert_eq!((state.resumed[0].to_string(), state.recovered[0].to_string()), ("tcp:h:1".into(), "tcp:h:2".into()));
+    assert_eq!((state.resumed[0].0.to_string(), state.recovered[0].to_string()), ("tcp:h:1".into(), "tcp:h:2".into()));
 }
 
 #[test]
@@ -196,8 +258,14 @@ fn only_who_has_fenced_the_peer_resolves() {
     assert_eq!(talk.refused("x-ferry-resolve", json!({ "owner": "source" })), "Parameter 'peer-fenced' is missing");
     assert!(talk.mock.state().resolved.is_empty());
     talk.returned("x-ferry-resolve", resolve(true));
-    talk.returned("x-ferry-resolve", json!({ "owner": "source", "peer-fenced": true, "drop-pages": true }));
-    assert_eq!(talk.mock.state().resolved, [(Owner::Destination, false), (Owner::Source, true)]);
+    talk.returned(
+        "x-ferry-resolve",
+        json!({ "owner": "source", "peer-fenced": true, "drop-pages": true, "never-ran": true }),
+    );
+    assert_eq!(
+        talk.mock.state().resolved,
+        [(Resolution::to(Owner::Destination), false), (Resolution { owner: Owner::Source, never_ran: true }, true)]
+    );
     assert_eq!(talk.returned("x-ferry-query-ownership", json!({})), json!({}), "there is no record");
 }
 

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ferry_migration::Status;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -106,7 +107,7 @@ fn requests_arrive_in_any_pieces_and_errors_do_not_end_the_connection() {
         raw.write_all(&[*byte]).unwrap();
     }
     assert_eq!(read_line(&mut raw), json!({ "return": {}, "id": 1 }));
-    raw.write_all(b"{\"execute\": }\n{\"execute\": \"\xff\"}\nstop\n").unwrap();
+    raw.write_all(b"{\"execute\": }\n{\"execute\": \"\xc0\"}\nstop\n").unwrap();
     for _ in 0..3 {
         let reply = read_line(&mut raw);
         assert!(reply["error"]["desc"].as_str().unwrap().starts_with("JSON parse error"), "{reply}");
@@ -119,6 +120,86 @@ fn requests_arrive_in_any_pieces_and_errors_do_not_end_the_connection() {
     raw.write_all(b"\n{\"execute\": \"stop\"}").unwrap();
     assert_eq!(read_line(&mut raw)["event"], "STOP", "what happened before the reply comes before it, as in QEMU");
     assert_eq!(read_line(&mut raw)["return"], json!({}));
+}
+
+/// The replies to `text`, sent in pieces of these lengths, one after the other.
+fn replies(fixture: &Fixture, text: &[u8], pieces: &[usize]) -> Vec<Value> {
+    let mut raw = fixture.raw();
+    let mut writer = raw.try_clone().unwrap();
+    let (text, pieces) = (text.to_vec(), pieces.to_vec());
+    let sent = thread::spawn(move || {
+        let mut rest = &text[..];
+        for piece in pieces.iter().cycle() {
+            let (head, tail) = rest.split_at((*piece).min(rest.len()));
+            writer.write_all(head).unwrap();
+            rest = tail;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        writer.shutdown(std::net::Shutdown::Write).unwrap();
+    });
+    let mut all = String::new();
+    raw.read_to_string(&mut all).unwrap();
+    sent.join().unwrap();
+    all.lines().skip(1).map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn every_request_of_a_pipeline_is_answered_in_order() {
+    let fixture = fixture();
+    for (count, command) in [(140, "query-commands"), (2000, "query-migrate-parameters"), (20_000, "query-name")] {
+        let mut text = b"{\"execute\":\"qmp_capabilities\",\"id\":0}".to_vec();
+        for id in 1..=count {
+            text.extend(format!("{{\"execute\":\"{command}\",\"id\":{id}}}\n").bytes());
+        }
+        // Open to the end, so that nothing but the replies' being read lets the server go on.
+        let mut raw = fixture.raw();
+        let mut writer = raw.try_clone().unwrap();
+        let sent = thread::spawn(move || writer.write_all(&text).unwrap());
+        read_line(&mut raw);
+        let mut replies = BufReader::new(&raw).lines();
+        for id in 0..=count {
+            let reply: Value = serde_json::from_str(&replies.next().unwrap().unwrap()).unwrap();
+            assert_eq!(reply["id"], id, "{command}: {reply}");
+            assert!(reply.get("return").is_some(), "{reply}");
+        }
+        sent.join().unwrap();
+    }
+}
+
+#[test]
+fn an_unfinished_request_is_an_error_when_the_client_closes_its_side() {
+    let fixture = fixture();
+    let replies = replies(&fixture, b"{\"execute\":\"qmp_capabilities\"}{\"execute\":", &[7]);
+    assert!(replies[1]["error"]["desc"].as_str().unwrap().contains("the input ends inside of a value"), "{replies:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn pieces_do_not_change_the_replies(
+        requests in proptest::collection::vec(
+            prop_oneof![
+                Just(&b"{\"execute\":\"query-commands\"}"[..]),
+                Just(&b"{\"execute\":\"query-name\",\"id\":\"\\u00e9 }\"}\n"[..]),
+                Just(&b"{\"execute\":\"sail\"}"[..]),
+                Just(&b"{]\n"[..]),
+                Just(&b"\xff"[..]),
+                Just(&b"nonsense\r\n"[..]),
+                Just(&b"{\"execute\":\"que\x01"[..]),
+            ],
+            0..400,
+        ),
+        pieces in proptest::collection::vec(1usize..5000, 1..8),
+    ) {
+        let fixture = fixture();
+        let text = [&[&b"{\"execute\":\"qmp_capabilities\"}"[..]], &requests[..]].concat().concat();
+        let whole = replies(&fixture, &text, &[text.len()]);
+        prop_assert_eq!(whole.len(), requests.len() + 1, "one reply to each");
+        prop_assert_eq!(whole, replies(&fixture, &text, &pieces));
+    }
 }
 
 #[test]
@@ -233,6 +314,45 @@ fn a_client_waits_no_longer_than_told() {
     let _listener = UnixListener::bind(&path).unwrap();
     let mute = Client::connect(&path, Duration::from_millis(20)).unwrap_err();
     assert!(matches!(mute, ClientError::Timeout { .. }), "{mute}");
+    assert!(mute.to_string().ends_with("the greeting did not come within 20 ms"), "{mute}");
+}
+
+#[test]
+fn a_client_says_why_the_process_has_gone() {
+    for (last, why) in [
+        (
+            Some(json!({ "event": "SHUTDOWN", "data": { "guest": true, "reason": "guest-shutdown" } })),
+            "the guest has shut down",
+        ),
+        (
+            Some(json!({ "event": "SHUTDOWN", "data": { "guest": false, "reason": "host-qmp-quit" } })),
+            "was told to quit",
+        ),
+        (None, "the process ended before"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("brief");
+        let listener = UnixListener::bind(&path).unwrap();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            writeln!(stream, "{}", json!({ "QMP": { "version": {}, "capabilities": [] } })).unwrap();
+            let mut line = String::new();
+            BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
+            writeln!(stream, "{}", json!({ "return": {}, "id": 1 })).unwrap();
+            if let Some(event) = last {
+                writeln!(stream, "{event}").unwrap();
+            }
+        });
+        let mut client = Client::connect(&path, TIMEOUT).unwrap();
+        server.join().unwrap();
+        // The process has gone before the command is sent.
+        let error = client.execute("query-status", json!({})).unwrap_err();
+        assert!(matches!(error, ClientError::Closed { .. }), "{error:?}");
+        assert!(
+            error.to_string().contains(why) && error.to_string().contains("the reply to 'query-status'"),
+            "{error}"
+        );
+    }
 }
 
 #[test]

@@ -1,49 +1,78 @@
 //! Takes connections at the address of an incoming migration and finds out what each is.
 //!
-//! A connection must introduce itself with a preamble in time; what does not is told why where that helps, and forgotten. The
-//! driver hears only of links that are Ferry's.
+//! One thread waits for all of them. A connection must introduce itself with a preamble in time; one that does not is closed,
+//! after a word of why where that helps, and the driver sees only links that are Ferry's.
+//!
+//! ```text
+//!   listen queue ──► stranger ──► arrival ──► driver
+//!                    └──── at most ROOM ────┘
+//! ```
+//!
+//! While there is no room, further connections wait in the kernel's queue, and none is closed for them: each may be the source.
+//! A stranger leaves within [`INTRODUCTION`] whatever it sends, so no connection waits for much longer than that.
 
-use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ferry_devices::fault::FaultControl;
 use ferry_migration::wire::WireError;
 use ferry_migration::wire::preamble::{Link, PREAMBLE_LEN, Preamble};
-use vmm_sys_util::eventfd::EventFd;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
 
 use crate::runtime::destination::Event;
-use crate::runtime::stream::{Handle, Listener, Stream};
+use crate::runtime::listener::Listener;
+use crate::runtime::stream::Stream;
 
-/// Longest that a connection may take to introduce itself.
+/// Longest that a connection may take to introduce itself, from when it was taken: all of it, not one read.
 const INTRODUCTION: Duration = Duration::from_secs(2);
 /// Pause before the next try when the host had nothing to take a connection with.
 const SCARCITY: Duration = Duration::from_millis(100);
-/// Connections that may be introducing themselves at a time. One more, and the one that has been silent for the longest is
-/// closed: the newest may be the source, which introduces itself at once.
-const MOST_STRANGERS: usize = 16;
+/// How often the driver is looked at that has not taken what has arrived.
+const LOOK: Duration = Duration::from_millis(20);
+/// Connections that may be introducing themselves, or wait for the driver, at a time: several times what a migration and its
+/// reconnection open, which is a control, an urgent and 32 bulk links each.
+const ROOM: usize = 256;
 
 /// Ends the thread that listens, when it is dropped: whatever becomes of its owner, the address is free again.
-pub struct Listening(EventFd);
+pub struct Listening {
+    stop: Arc<OwnedFd>,
+    live: Arc<AtomicBool>,
+}
+
+/// What the thread that listens has of its [`Listening`].
+pub struct Stop {
+    stop: Arc<OwnedFd>,
+    live: Arc<AtomicBool>,
+}
 
 impl Listening {
     /// With the other end, for [`listen`].
     ///
     /// # Errors
     /// When the host gives no descriptor.
-    pub fn new() -> std::io::Result<(Self, EventFd)> {
-        let stop = EventFd::new(libc::EFD_CLOEXEC)?;
-        let heard = stop.try_clone()?;
-        Ok((Listening(stop), heard))
+    pub fn new() -> io::Result<(Self, Stop)> {
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let live = Arc::new(AtomicBool::new(true));
+        Ok((Listening { stop: stop.clone(), live: live.clone() }, Stop { stop, live }))
     }
 
     /// Ends it now.
     pub fn end(&self) {
         // An eventfd takes 2^64 signals before a write could fail.
-        let _ = self.0.write(1);
+        let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
+    }
+
+    /// Whether it listens: it has neither failed nor ended.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.live.load(SeqCst)
     }
 }
 
@@ -53,110 +82,411 @@ impl Drop for Listening {
     }
 }
 
-/// Starts the thread that listens until `cancel` is signalled.
+/// A link that has introduced itself. It keeps its place in the room until the driver has it.
+#[derive(Debug)]
+pub struct Arrival {
+    /// What it says of itself.
+    pub preamble: Preamble,
+    /// The connection.
+    pub stream: Stream,
+    _place: Place,
+}
+
+/// A place among the arrivals that the driver has not taken.
+#[derive(Debug)]
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(waiting: &Arc<AtomicUsize>) -> Self {
+        waiting.fetch_add(1, SeqCst);
+        Place(waiting.clone())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+/// Starts the thread that listens until `stop` is signalled.
+///
+/// # Errors
+/// When the host gives no thread.
 pub fn listen(
     listener: Listener,
-    cancel: EventFd,
+    stop: Stop,
     events: Sender<Event>,
     faults: Arc<FaultControl>,
-) -> std::io::Result<JoinHandle<()>> {
-    let own = faults.clone();
-    crate::runtime::spawn(&own, "ferry-dst-accept", move || accept_all(&listener, &cancel, &events, &faults))
+) -> io::Result<JoinHandle<()>> {
+    Door::new(listener, stop, events, faults, ROOM).start()
 }
 
-fn accept_all(listener: &Listener, cancel: &EventFd, events: &Sender<Event>, faults: &FaultControl) {
-    let mut strangers: VecDeque<Stranger> = VecDeque::new();
-    loop {
-        match listener.accept(cancel, faults) {
-            Ok(None) => break,
-            Ok(Some(stream)) => {
-                strangers.retain(|stranger| !stranger.thread.is_finished());
-                if strangers.len() >= MOST_STRANGERS
-                    && let Some(oldest) = strangers.pop_front()
-                {
-                    tracing::warn!("too many connections that say nothing; the oldest was closed");
-                    oldest.give_up();
+/// What the thread that listens has in hand.
+struct Door {
+    listener: Listener,
+    stop: Stop,
+    events: Sender<Event>,
+    faults: Arc<FaultControl>,
+    /// Strangers and arrivals that there may be.
+    most: usize,
+    strangers: Vec<Stranger>,
+    /// Arrivals that the driver has not taken.
+    waiting: Arc<AtomicUsize>,
+    /// The host was short of something: no connection is taken before.
+    rest: Option<Instant>,
+    full: bool,
+}
+
+impl Door {
+    fn new(listener: Listener, stop: Stop, events: Sender<Event>, faults: Arc<FaultControl>, most: usize) -> Self {
+        let (strangers, waiting) = (Vec::new(), Arc::default());
+        Door { listener, stop, events, faults, most, strangers, waiting, rest: None, full: false }
+    }
+
+    fn start(mut self) -> io::Result<JoinHandle<()>> {
+        let own = self.faults.clone();
+        crate::runtime::spawn(&own, "ferry-dst-accept", move || {
+            let ended = loop {
+                match self.turn() {
+                    Ok(true) => {}
+                    Ok(false) => break None,
+                    Err(error) => break Some(error),
                 }
-                match Stranger::new(stream, events, faults) {
-                    Ok(stranger) => strangers.push_back(stranger),
-                    Err(error) => tracing::warn!(%error, "no thread for a connection"),
-                }
-            }
-            Err(error) if is_scarcity(&error) => {
-                tracing::warn!(%error, "a connection could not be taken; the next is in a moment");
-                std::thread::sleep(SCARCITY);
-            }
-            Err(error) => {
+            };
+            let Door { listener, stop, events, .. } = self;
+            // The address is free before the failure is told: it may be listened on again.
+            drop(listener);
+            stop.live.store(false, SeqCst);
+            if let Some(error) = ended {
                 // The driver ends only after this thread.
                 let _ = events.send(Event::ListenFailed(error));
-                break;
+            }
+        })
+    }
+
+    fn room(&self) -> usize {
+        self.most.saturating_sub(self.strangers.len() + self.waiting.load(SeqCst))
+    }
+
+    /// Waits for what is next, and does it; false when told to stop.
+    fn turn(&mut self) -> io::Result<bool> {
+        self.rest = self.rest.filter(|until| *until > Instant::now());
+        let takes = self.rest.is_none() && self.room() > 0;
+        let wake = self.wake(takes).and_then(|wake| {
+            let left = wake.saturating_duration_since(Instant::now());
+            Timespec::try_from(left).ok()
+        });
+        let strangers = self.strangers.iter().map(|stranger| stranger.stream.as_fd());
+        let mut fds: Vec<_> = std::iter::once(self.stop.stop.as_fd())
+            .chain(strangers)
+            .chain(takes.then(|| self.listener.as_fd()))
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
+        match poll(&mut fds, wake.as_ref()) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(true),
+            // The kernel is short of memory, which passes.
+            Err(_) => std::thread::park_timeout(SCARCITY),
+        }
+        let ready: Vec<_> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        if ready[0] {
+            return Ok(false);
+        }
+        self.full &= self.strangers.len() > self.most / 2;
+        let comes = takes && ready[ready.len() - 1];
+        self.hear(&ready[1..]);
+        if comes {
+            self.take()?;
+        }
+        Ok(true)
+    }
+
+    /// When something is to be done though nothing comes.
+    fn wake(&self, takes: bool) -> Option<Instant> {
+        let look = (!takes && self.rest.is_none()).then(|| Instant::now() + LOOK);
+        self.strangers.iter().map(|stranger| stranger.until).chain(self.rest).chain(look).min()
+    }
+
+    /// Reads what strangers have sent, and closes those whose time is up. What was here in time is read first: this thread may
+    /// be the one that is late.
+    fn hear(&mut self, ready: &[bool]) {
+        for (mut stranger, ready) in std::mem::take(&mut self.strangers).into_iter().zip(ready) {
+            let left = if *ready { stranger.hear() } else { Heard::Less };
+            self.follow(stranger, left);
+        }
+    }
+
+    fn follow(&mut self, stranger: Stranger, heard: Heard) {
+        match heard {
+            Heard::Less if Instant::now() < stranger.until => self.strangers.push(stranger),
+            Heard::Less => tracing::info!("a connection did not introduce itself in time and was closed"),
+            Heard::Nothing => {}
+            Heard::Preamble(preamble) => {
+                let arrival = Arrival { preamble, stream: stranger.stream, _place: Place::take(&self.waiting) };
+                // The driver ends only after this thread.
+                let _ = self.events.send(Event::Arrived(arrival));
             }
         }
     }
-    strangers.into_iter().for_each(Stranger::give_up);
-}
 
-/// A connection that is introducing itself, in a thread of its own.
-struct Stranger {
-    stream: Handle,
-    settled: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
-}
-
-impl Stranger {
-    fn new(stream: Stream, events: &Sender<Event>, faults: &FaultControl) -> std::io::Result<Self> {
-        let settled = Arc::new(AtomicBool::new(false));
-        let (handle, ours, events) = (stream.handle(), settled.clone(), events.clone());
-        let thread = crate::runtime::spawn(faults, "ferry-dst-hello", move || {
-            if !introduce(&stream, &ours, &events) {
-                stream.shutdown();
+    /// Takes a connection that waits.
+    fn take(&mut self) -> io::Result<()> {
+        match self.listener.take(&self.faults) {
+            Ok(Some(stream)) => {
+                let mut stranger = Stranger::new(stream);
+                // A source introduces itself at once.
+                let heard = stranger.hear();
+                self.follow(stranger, heard);
             }
-        })?;
-        Ok(Stranger { stream: handle, settled, thread })
-    }
-
-    /// Closes the connection, unless it is a link by now.
-    fn give_up(self) {
-        if !self.settled.swap(true, SeqCst) {
-            self.stream.shutdown();
+            Ok(None) => {}
+            Err(error) if is_scarcity(&error) => {
+                tracing::warn!(%error, "a connection could not be taken; the next try is in a moment");
+                self.rest = Some(Instant::now() + SCARCITY);
+            }
+            Err(error) => return Err(error),
         }
-        if self.thread.join().is_err() {
-            tracing::error!("a connection's thread ended unexpectedly");
+        let full = self.room() == 0;
+        if full && !std::mem::replace(&mut self.full, true) {
+            tracing::warn!(self.most, "there is no room for further connections, which wait until some have left");
         }
+        Ok(())
     }
 }
 
 /// Whether the host is short of something, which passes (accept(2)).
-fn is_scarcity(error: &std::io::Error) -> bool {
+fn is_scarcity(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
-/// Reads a preamble; whether the driver has the connection now. `settled` says that it is a link, or that it was given up.
-fn introduce(stream: &Stream, settled: &AtomicBool, events: &Sender<Event>) -> bool {
-    let mut bytes = [0; PREAMBLE_LEN];
-    let read = stream.set_read_timeout(Some(INTRODUCTION)).and_then(|()| stream.read_exact(&mut bytes));
-    if let Err(error) = read {
-        tracing::info!(%error, "a connection did not introduce itself and was closed");
-        return false;
+/// A connection that is introducing itself.
+struct Stranger {
+    stream: Stream,
+    until: Instant,
+    bytes: [u8; PREAMBLE_LEN],
+    filled: usize,
+    /// It was told which version is spoken here, and its end is awaited so that it can read that.
+    answered: bool,
+}
+
+/// What has come of a look at a stranger.
+enum Heard {
+    /// More is to come.
+    Less,
+    /// It is no link, or has left.
+    Nothing,
+    /// It is a link.
+    Preamble(Preamble),
+}
+
+impl Stranger {
+    fn new(stream: Stream) -> Self {
+        let until = Instant::now() + INTRODUCTION;
+        Stranger { stream, until, bytes: [0; PREAMBLE_LEN], filled: 0, answered: false }
     }
-    match Preamble::decode(&bytes) {
-        Ok(preamble) => {
-            // The driver ends only after this thread.
-            !settled.swap(true, SeqCst)
-                && stream.set_read_timeout(None).is_ok()
-                && events.send(Event::Arrived(preamble, stream.clone())).is_ok()
-        }
-        Err(error) => {
-            tracing::warn!(%error, "a connection was refused");
-            if matches!(error, WireError::Version { .. }) {
-                // Our own preamble tells the other Ferry which version is spoken here.
-                let ours = Preamble { migration_id: 0, connection: 0, link: Link::Control };
-                if stream.write_all(&ours.encode()).is_ok() {
-                    stream.finish_sending();
-                    stream.drain();
-                }
+
+    /// Reads what is here, and no byte beyond the preamble.
+    fn hear(&mut self) -> Heard {
+        let mut forgotten = [0; 4096];
+        let room = if self.answered { &mut forgotten[..] } else { &mut self.bytes[self.filled..] };
+        match rustix::net::recv(&self.stream, room, RecvFlags::DONTWAIT) {
+            Ok((1.., _)) if self.answered => Heard::Less,
+            Ok((taken @ 1.., _)) => {
+                self.filled += taken;
+                if self.filled == PREAMBLE_LEN { self.introduced() } else { Heard::Less }
             }
-            false
+            Err(Errno::AGAIN | Errno::INTR) => Heard::Less,
+            Ok(_) | Err(_) => {
+                tracing::debug!("a connection left without an introduction");
+                Heard::Nothing
+            }
         }
+    }
+
+    fn introduced(&mut self) -> Heard {
+        match Preamble::decode(&self.bytes) {
+            Ok(preamble) => Heard::Preamble(preamble),
+            Err(error) => {
+                tracing::warn!(%error, "a connection was refused");
+                if matches!(error, WireError::Version { .. }) { self.tell_version() } else { Heard::Nothing }
+            }
+        }
+    }
+
+    /// Our own preamble tells the other Ferry which version is spoken here. It is read by its end of the connection only if this
+    /// side reads on until that closes.
+    fn tell_version(&mut self) -> Heard {
+        let ours = Preamble { migration_id: 0, connection: 0, link: Link::Control };
+        // A socket that has sent nothing yet has room for it.
+        let sent = rustix::net::send(&self.stream, &ours.encode(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+        if sent != Ok(PREAMBLE_LEN) {
+            return Heard::Nothing;
+        }
+        self.stream.finish_sending();
+        self.answered = true;
+        Heard::Less
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read, Write};
+    use std::net::{SocketAddr, TcpStream};
+    use std::sync::mpsc::{Receiver, channel};
+
+    use ferry_devices::fault::Direction;
+
+    use super::*;
+    use crate::runtime::listener::Bound;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    struct Fixture {
+        listening: Listening,
+        thread: Option<JoinHandle<()>>,
+        events: Receiver<Event>,
+        address: SocketAddr,
+        /// The listening socket, as the thread has it.
+        socket: Option<OwnedFd>,
+    }
+
+    fn fixture(most: usize) -> Fixture {
+        let listener = Listener::bind(&"tcp:127.0.0.1:0".parse().unwrap()).unwrap();
+        let Bound::Tcp(address) = *listener.bound() else { panic!("{listener:?}") };
+        let socket = listener.as_fd().try_clone_to_owned().ok();
+        let (listening, stop) = Listening::new().unwrap();
+        let (sender, events) = channel();
+        let faults = Arc::new(FaultControl::new(Direction::Incoming));
+        let thread = Some(Door::new(listener, stop, sender, faults, most).start().unwrap());
+        Fixture { listening, thread, events, address, socket }
+    }
+
+    impl Fixture {
+        fn connect(&self) -> TcpStream {
+            TcpStream::connect(self.address).unwrap()
+        }
+
+        fn introduced(&self, link: u8) -> TcpStream {
+            let mut stream = self.connect();
+            stream.write_all(&preamble(link)).unwrap();
+            stream
+        }
+
+        /// Which bulk link has arrived.
+        fn arrival(&self) -> (u8, Arrival) {
+            match self.events.recv_timeout(PATIENCE).unwrap() {
+                Event::Arrived(arrival) => match arrival.preamble.link {
+                    Link::Bulk(number) => (number, arrival),
+                    link => panic!("{link:?}"),
+                },
+                event => panic!("{event:?}"),
+            }
+        }
+    }
+
+    impl Drop for Fixture {
+        fn drop(&mut self) {
+            self.listening.end();
+            self.thread.take().unwrap().join().unwrap();
+        }
+    }
+
+    fn preamble(link: u8) -> [u8; PREAMBLE_LEN] {
+        Preamble { migration_id: 7, connection: 0, link: Link::Bulk(link) }.encode()
+    }
+
+    fn is_closed(stream: &mut TcpStream, within: Duration) -> bool {
+        stream.set_read_timeout(Some(within)).unwrap();
+        match stream.read(&mut [0; 64]) {
+            Ok(0) => true,
+            Err(error) => error.kind() == ErrorKind::ConnectionReset,
+            Ok(_) => panic!("nothing is sent to a stranger"),
+        }
+    }
+
+    #[test]
+    fn links_that_come_in_one_burst_all_arrive() {
+        let fixture = fixture(ROOM);
+        let mut links: Vec<_> = (0..34).map(|_| fixture.connect()).collect();
+        for (number, link) in links.iter_mut().enumerate() {
+            link.write_all(&preamble(number as u8)).unwrap();
+        }
+        let mut arrived: Vec<_> = links.iter().map(|_| fixture.arrival().0).collect();
+        arrived.sort_unstable();
+        assert_eq!(arrived, (0..34).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn strangers_without_end_keep_no_link_out_and_none_is_closed_for_another() {
+        let fixture = fixture(8);
+        let crowd: Vec<_> = (0..40).map(|_| fixture.connect()).collect();
+        let _link = fixture.introduced(3);
+        // It waits in the queue, behind strangers that leave one by one.
+        assert_eq!(fixture.arrival().0, 3);
+        for mut stranger in crowd {
+            assert!(is_closed(&mut stranger, PATIENCE));
+        }
+    }
+
+    #[test]
+    fn a_link_that_takes_its_time_is_not_closed_for_the_ones_behind_it() {
+        let fixture = fixture(2);
+        let mut slow = fixture.connect();
+        slow.write_all(&preamble(0)[..7]).unwrap();
+        let _crowd: Vec<_> = (0..20).map(|_| fixture.connect()).collect();
+        slow.write_all(&preamble(0)[7..]).unwrap();
+        assert_eq!(fixture.arrival().0, 0);
+    }
+
+    #[test]
+    fn a_preamble_in_drops_has_one_deadline() {
+        let fixture = fixture(ROOM);
+        let mut dripping = fixture.connect();
+        let closed = preamble(0)[..PREAMBLE_LEN - 1]
+            .iter()
+            .any(|byte| dripping.write_all(&[*byte]).is_err() || is_closed(&mut dripping, Duration::from_millis(500)));
+        assert!(closed, "one byte at a time keeps a place for ever");
+    }
+
+    #[test]
+    fn a_place_is_free_when_the_driver_has_the_link() {
+        let fixture = fixture(4);
+        let _links: Vec<_> = (0..9).map(|link| fixture.introduced(link)).collect();
+        let mut held: Vec<_> = (0..4).map(|_| fixture.arrival()).collect();
+        assert!(fixture.events.recv_timeout(Duration::from_millis(100)).is_err(), "more than there is room for");
+        for _ in 0..5 {
+            held.pop();
+            held.insert(0, fixture.arrival());
+        }
+    }
+
+    #[test]
+    fn another_version_is_answered_and_what_is_no_preamble_is_closed() {
+        let fixture = fixture(ROOM);
+        let mut other = fixture.connect();
+        let mut bytes = preamble(0);
+        bytes[8] ^= 0xff;
+        other.write_all(&bytes).unwrap();
+        other.write_all(b"a word that comes with it").unwrap();
+        other.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut answer = Vec::new();
+        other.read_to_end(&mut answer).unwrap();
+        assert!(Preamble::decode(answer.as_slice().try_into().unwrap()).is_ok());
+        let mut web = fixture.connect();
+        web.write_all(&[b'G'; PREAMBLE_LEN]).unwrap();
+        assert!(is_closed(&mut web, PATIENCE));
+        assert!(fixture.events.try_recv().is_err());
+    }
+
+    #[test]
+    fn an_address_that_has_failed_is_free_when_that_is_told() {
+        let mut fixture = fixture(ROOM);
+        assert!(fixture.listening.is_live());
+        // As a socket that the system takes away.
+        rustix::net::shutdown(fixture.socket.take().unwrap(), rustix::net::Shutdown::Both).unwrap();
+        assert!(matches!(fixture.events.recv_timeout(PATIENCE), Ok(Event::ListenFailed(_))));
+        assert!(!fixture.listening.is_live());
+        let at = fixture.address;
+        Listener::bind(&crate::runtime::Endpoint::from(at)).unwrap();
     }
 }

@@ -20,7 +20,8 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::machine::Machine;
 use crate::memory::userfault::{self, Faults, HEAR, Landing, Next, UserfaultError};
 use crate::runtime::control::LinkError;
-use crate::runtime::destination::Event;
+use crate::runtime::destination::silence::{Owed, Silence};
+use crate::runtime::destination::{Event, LinkEvent};
 use crate::runtime::stream::Stream;
 
 /// A page that has not come for so long is asked for again: its answer may have been lost, and nothing else would ever tell.
@@ -70,7 +71,9 @@ pub struct Missing {
     /// How many pages lacked when it was armed.
     pub at_first: u64,
     session: u32,
-    urgent: Mutex<Option<Stream>>,
+    /// How long a link that owes pages may be silent.
+    patience: Duration,
+    links: Mutex<Links>,
     all_told: AtomicBool,
     stop: EventFd,
     events: Sender<Event>,
@@ -78,8 +81,57 @@ pub struct Missing {
     injected: Arc<FaultControl>,
 }
 
+/// The present connection. Nothing is waited for while this is locked: the driver locks it, too.
+#[derive(Debug)]
+struct Links {
+    /// Which it is; none between a break and a recovery.
+    connection: Option<u32>,
+    urgent: Option<Stream>,
+    /// The end of a request that the socket did not take as a whole.
+    begun: Vec<u8>,
+    /// Some request was not sent, because the socket is full.
+    owes: bool,
+    /// The source has sent every page.
+    all_sent: bool,
+    silence: Silence,
+}
+
+impl Links {
+    /// None is here, and none is expected.
+    fn none(patience: Duration) -> Self {
+        Links {
+            connection: None,
+            urgent: None,
+            begun: Vec::new(),
+            owes: false,
+            all_sent: false,
+            silence: Silence::new(patience),
+        }
+    }
+
+    /// Sends a request as far as the socket takes it without waiting.
+    fn request(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        let Some(stream) = &self.urgent else { return Ok(()) };
+        if !self.begun.is_empty() {
+            let sent = stream.write_now(&self.begun)?;
+            self.begun.drain(..sent);
+        }
+        if self.begun.is_empty() {
+            let sent = stream.write_now(bytes)?;
+            if sent > 0 {
+                self.begun.extend_from_slice(&bytes[sent..]);
+            }
+            self.owes |= sent < bytes.len();
+        } else {
+            self.owes = true;
+        }
+        Ok(())
+    }
+}
+
 impl Missing {
-    /// Arms `pages`, of which some have been `discarded` before, and starts to listen for faults. Requests wait for the urgent link.
+    /// Arms `pages`, of which some have been `discarded` before, and starts to listen for faults. Requests wait for the urgent
+    /// link. A link that owes pages may be silent for `patience`.
     ///
     /// # Errors
     /// When the host does not offer what is needed.
@@ -87,7 +139,7 @@ impl Missing {
         machine: &Machine,
         pages: &PageBitmap,
         discarded: &PageBitmap,
-        session: u32,
+        (session, patience): (u32, Duration),
         events: Sender<Event>,
     ) -> Result<(Arc<Self>, JoinHandle<()>), UserfaultError> {
         userfault::before_open(machine.memory().backing(), machine.faults())?;
@@ -97,7 +149,8 @@ impl Missing {
             faults,
             at_first: pages.count(),
             session,
-            urgent: Mutex::default(),
+            patience,
+            links: Mutex::new(Links::none(patience)),
             all_told: AtomicBool::new(false),
             stop,
             events,
@@ -115,18 +168,42 @@ impl Missing {
         Ok((missing, thread))
     }
 
+    /// The links of this connection are expected from now on.
+    pub fn expect(&self, connection: u32) {
+        let mut links = self.links();
+        *links = Links { connection: Some(connection), ..Links::none(self.patience) };
+    }
+
     /// The urgent link is here, for the first time or again: what is awaited is asked for on it.
     pub fn connect(&self, stream: Stream) {
-        *self.urgent() = Some(stream);
+        let mut links = self.links();
+        links.silence.answers_on(stream.clone());
+        links.urgent = Some(stream);
+        drop(links);
         // A page that is read as a fault from now on finds the link; the ones before are asked for here, some twice.
         for page in self.faults.awaited() {
             self.request(page);
         }
     }
 
-    /// The urgent link is gone: requests wait for the next one.
+    /// The links are gone: requests wait for the next connection.
     pub fn disconnect(&self) {
-        *self.urgent() = None;
+        *self.links() = Links::none(self.patience);
+    }
+
+    /// Pages come on this link, which errors call `link`.
+    pub fn comes_on(&self, link: &'static str, stream: &Stream) {
+        self.links().silence.comes_on(link, stream.clone());
+    }
+
+    /// The source has sent everything that it will send on this link unasked.
+    pub fn has_ended(&self, stream: &Stream) {
+        self.links().silence.has_ended(stream);
+    }
+
+    /// The source says that it has sent every page: those that are missing are on their way.
+    pub fn all_sent(&self) {
+        self.links().all_sent = true;
     }
 
     /// Ends the thread that hears faults.
@@ -170,19 +247,44 @@ impl Missing {
 
     fn hear_faults(&self) {
         let mut handler = self.faults.handler();
-        let mut looked = Instant::now();
+        let every = self.links().silence.every();
+        let (mut looked, mut asked) = (Instant::now(), Instant::now());
         loop {
-            if looked.elapsed() >= ASK_AGAIN {
+            if looked.elapsed() >= every {
+                self.look(looked.elapsed());
                 looked = Instant::now();
+            }
+            if asked.elapsed() >= ASK_AGAIN {
+                asked = Instant::now();
                 self.ask_again();
             }
-            match handler.next(ASK_AGAIN, &self.stop) {
+            match handler.next(every, &self.stop) {
                 Ok(Next::Page(page)) if self.injected.before_call(HEAR, &MEMORY).is_ok() => self.request(page),
                 Ok(Next::Page(page)) => return self.died(format!("told to fail in {HEAR}, of page {page}")),
                 Ok(Next::TimedOut) => {}
                 Ok(Next::Cancelled) => return,
                 Err(error) => return self.died(crate::runtime::causes(&error)),
             }
+        }
+    }
+
+    /// Looks whether what is owed comes, and asks for what could not be asked for before.
+    fn look(&self, waited: Duration) {
+        let awaited = self.faults.awaited();
+        let mut links = self.links();
+        let owes = std::mem::take(&mut links.owes);
+        if let Some(connection) = links.connection {
+            let unsent = if links.all_sent { self.faults.remaining() } else { 0 };
+            if let Some(reason) = links.silence.look(Owed { awaited: awaited.len(), unsent }, waited) {
+                // Said once; the driver disconnects.
+                links.connection = None;
+                // Without a driver nobody needs to know.
+                let _ = self.events.send(Event::OfLink(connection, LinkEvent::PagesLost(reason)));
+            }
+        }
+        drop(links);
+        if owes {
+            awaited.into_iter().for_each(|page| self.request(page));
         }
     }
 
@@ -200,16 +302,54 @@ impl Missing {
         let _ = self.events.send(Event::Input(Input::FaultsDied(reason)));
     }
 
+    /// Never waits: a source that does not read its requests is noticed by the pages that do not come.
     fn request(&self, page: u64) {
-        if let Some(stream) = &*self.urgent()
-            && let Err(error) = stream.write_all(&request::encode(page, self.session))
-        {
+        let mut links = self.links();
+        if let Err(error) = links.request(&request::encode(page, self.session)) {
             // The thread that reads this link tells the driver; the page is asked for again on the next one.
             tracing::debug!(%error, page, "a page request was not sent");
         }
     }
 
-    fn urgent(&self) -> MutexGuard<'_, Option<Stream>> {
-        self.urgent.lock().unwrap_or_else(PoisonError::into_inner)
+    fn links(&self) -> MutexGuard<'_, Links> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    const REQUEST: [u8; request::REQUEST_LEN] = [5; request::REQUEST_LEN];
+
+    /// What comes is whole requests, and as many as were sent.
+    fn read_all(far: &Stream) -> usize {
+        let mut bytes = Vec::new();
+        while far.is_readable() {
+            let mut byte = [0];
+            far.read_exact(&mut byte).unwrap();
+            bytes.push(byte[0]);
+        }
+        assert!(bytes.len() % REQUEST.len() == 0 && bytes.iter().all(|byte| *byte == 5));
+        bytes.len() / REQUEST.len()
+    }
+
+    #[test]
+    fn a_source_that_reads_no_requests_holds_up_nobody() {
+        let (near, far) = UnixStream::pair().unwrap();
+        let [near, far] = [near, far].map(|end| Stream::new(end.into()).unwrap());
+        let mut links = Links { urgent: Some(near), ..Links::none(Duration::from_secs(1)) };
+        let mut sent = 0;
+        while !links.owes {
+            links.request(&REQUEST).unwrap();
+            sent += 1;
+            assert!(sent < 1 << 20, "a socket has a bound");
+        }
+        assert!(links.begun.len() < REQUEST.len());
+        assert!(read_all(&far) >= sent - 1);
+        links.owes = false;
+        links.request(&REQUEST).unwrap();
+        assert!(!links.owes && read_all(&far) >= 1, "there is room again");
     }
 }

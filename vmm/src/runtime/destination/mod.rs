@@ -9,18 +9,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use ferry_migration::destination::{Input, Outcome};
+use ferry_migration::greeting::Announced;
 use ferry_migration::message::ToDestination;
-use ferry_migration::wire::preamble::Preamble;
 use ferry_migration::{Parameters, Status};
 
 use crate::endpoint::Endpoint;
 use crate::machine::Machine;
-use crate::runtime::MigrationError;
+use crate::runtime::destination::arrivals::Arrival;
 use crate::runtime::destination::driver::{Driver, NOT_PAUSED};
 use crate::runtime::destination::missing::Missing;
+use crate::runtime::inbox::Ticket;
+use crate::runtime::listener::{BindError, Bound, Listener, Wanted};
 use crate::runtime::progress::Progress;
 use crate::runtime::record::OwnRecord;
-use crate::runtime::stream::{Listener, Stream};
+use crate::runtime::{HELD_UP, MigrationError, ask_driver};
 
 mod arrivals;
 mod driver;
@@ -28,6 +30,7 @@ mod marks;
 pub mod missing;
 pub mod pages;
 mod populate;
+mod silence;
 mod worker;
 
 /// What reaches the driver.
@@ -35,14 +38,20 @@ mod worker;
 pub enum Event {
     /// For the state machine.
     Input(Input),
+    /// Every bulk link has delivered the marker of this number.
+    Marker(u32, Ticket),
+    /// The memory is ready for the guest, or why it cannot be.
+    Prepared(Result<(), String>),
     /// The ownership record has answered the call of this number.
     Record(u32, Input),
+    /// The disk has been looked at: it is the source's, which has announced this of its record; or why the guest is not taken.
+    DiskSeen(Result<Option<Announced>, String>),
     /// From the connection of this number.
     OfLink(u32, LinkEvent),
     /// Postcopy: the remaining pages are armed, and this thread hears who waits for one.
     Armed(Arc<Missing>, JoinHandle<()>),
     /// A link of some migration is here.
-    Arrived(Preamble, Stream),
+    Arrived(Arrival),
     /// Nothing more can arrive.
     ListenFailed(std::io::Error),
     /// The operator commands; the answer says whether it is accepted.
@@ -53,9 +62,9 @@ pub enum Event {
 #[derive(Debug)]
 pub enum LinkEvent {
     /// The source said its first word on this connection, with this attachment, and with these descriptors.
-    FirstMessage(ToDestination, Vec<u8>, Vec<OwnedFd>),
+    FirstMessage(ToDestination, Vec<u8>, Vec<OwnedFd>, Ticket),
     /// The source said something, with this attachment.
-    Message(ToDestination, Vec<u8>),
+    Message(ToDestination, Vec<u8>, Ticket),
     /// A page link was lost; the text says which and how.
     PagesLost(String),
     /// The control link has ended; nothing more comes from its reader.
@@ -64,6 +73,8 @@ pub enum LinkEvent {
     SendFailed(String),
 }
 
+const ENDED: &str = "the incoming migration has ended";
+
 /// What an operator may want of an incoming migration.
 #[derive(Debug)]
 pub enum Command {
@@ -71,6 +82,10 @@ pub enum Command {
     Pause,
     /// Wait for the source of a paused postcopy here.
     Recover(Listener),
+    /// Say whether the source of a paused postcopy is awaited.
+    Listens,
+    /// Wait no more for the source of a paused postcopy: another address is about to be taken.
+    StopListening,
 }
 
 /// An incoming migration that is awaited, goes on, or has ended.
@@ -78,7 +93,9 @@ pub enum Command {
 pub struct Incoming {
     events: Sender<Event>,
     thread: Mutex<Option<JoinHandle<Outcome>>>,
-    endpoint: Mutex<Endpoint>,
+    bound: Mutex<Bound>,
+    /// One at a time: each compares what it is given with what there is.
+    recovering: Mutex<()>,
     /// What is known about it.
     pub progress: Arc<Progress>,
 }
@@ -95,18 +112,18 @@ impl Incoming {
         progress: Arc<Progress>,
         record: Option<Arc<OwnRecord>>,
     ) -> std::io::Result<Self> {
-        let endpoint = Mutex::new(listener.endpoint().clone());
+        let bound = Mutex::new(listener.bound().clone());
         let (events, inbox) = channel();
         let faults = machine.faults().clone();
         let driver = Driver::new(machine, listener, parameters, progress.clone(), events.clone(), record)?;
         let thread = crate::runtime::spawn(&faults, "ferry-dest", move || driver.run(&inbox))?;
-        Ok(Incoming { events, thread: Mutex::new(Some(thread)), endpoint, progress })
+        Ok(Incoming { events, thread: Mutex::new(Some(thread)), bound, recovering: Mutex::default(), progress })
     }
 
     /// Where it listens, with the port that was chosen.
     #[must_use]
     pub fn endpoint(&self) -> Endpoint {
-        lock(&self.endpoint).clone()
+        lock(&self.bound).endpoint()
     }
 
     /// Whether it is awaited or goes on.
@@ -123,6 +140,18 @@ impl Incoming {
         status.is_some_and(|s| matches!(s, PostcopySetup | PostcopyActive | PostcopyPaused | PostcopyRecover))
     }
 
+    /// The guest has ended here, or the process is about to end.
+    pub fn ends(&self, reason: &str) {
+        // A migration that has ended needs no word.
+        let _ = self.events.send(Event::Input(Input::Ends(reason.to_owned())));
+    }
+
+    /// Whether the driver has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        lock(&self.thread).as_ref().is_none_or(JoinHandle::is_finished) && !self.goes_on()
+    }
+
     /// Breaks the link of a postcopy.
     ///
     /// # Errors
@@ -132,32 +161,62 @@ impl Incoming {
     }
 
     /// Waits at `at` for the source of a paused postcopy; where it was awaited before it is no more. Returns the address with
-    /// the port that was chosen.
+    /// the port that was chosen. Where it is awaited at `at` already, nothing changes.
     ///
     /// # Errors
     /// When no postcopy is paused, or the address cannot be listened at.
     pub fn recover(&self, at: &Endpoint) -> Result<Endpoint, MigrationError> {
+        let _alone = lock(&self.recovering);
         if self.progress.status() != Some(Status::PostcopyPaused) {
             return Err(MigrationError::TooLate(NOT_PAUSED));
         }
-        if *at == self.endpoint() {
-            return Ok(at.clone());
+        let failed = |source| MigrationError::Listen { at: at.clone(), source };
+        let wanted = Wanted::find(at).map_err(failed)?;
+        let bound = lock(&self.bound).clone();
+        if bound.is_at(&wanted) && self.command(Command::Listens).is_ok() {
+            return Ok(bound.endpoint());
         }
-        let listener = Listener::bind(at).map_err(|source| MigrationError::Listen { at: at.clone(), source })?;
-        let bound = listener.endpoint().clone();
-        self.command(Command::Recover(listener)).map_err(MigrationError::TooLate)?;
-        *lock(&self.endpoint) = bound.clone();
-        Ok(bound)
+        let listener = match Listener::at(&wanted) {
+            Err(error) if error.is_in_use() && bound.is_in_the_way_of(&wanted) => {
+                self.listen_in_place_of(&bound, &wanted)?
+            }
+            listener => listener,
+        };
+        self.listen_from_now_on(listener.map_err(failed)?)
+    }
+
+    /// Listens at an address that overlaps with the one listened at now, as that of all interfaces does: the old one goes first,
+    /// and comes back when the new one cannot be had.
+    fn listen_in_place_of(&self, old: &Bound, wanted: &Wanted) -> Result<Result<Listener, BindError>, MigrationError> {
+        self.command(Command::StopListening).map_err(MigrationError::TooLate)?;
+        let listener = Listener::at(wanted);
+        if listener.is_err() {
+            match Listener::at(&old.again()) {
+                Ok(again) => drop(self.listen_from_now_on(again)?),
+                Err(error) => {
+                    let reason =
+                        format!("the source is awaited nowhere: {error}; give an address with migrate-recover");
+                    self.progress.set_error(reason);
+                }
+            }
+        }
+        Ok(listener)
+    }
+
+    fn listen_from_now_on(&self, listener: Listener) -> Result<Endpoint, MigrationError> {
+        let bound = listener.bound().clone();
+        let accepted = self.command(Command::Recover(listener));
+        let endpoint = bound.endpoint();
+        if matches!(accepted, Ok(()) | Err(HELD_UP)) {
+            // A driver that is held up listens there as soon as it goes on.
+            *lock(&self.bound) = bound;
+        }
+        accepted.map(|()| endpoint).map_err(MigrationError::TooLate)
     }
 
     fn command(&self, command: Command) -> Result<(), &'static str> {
-        let (answer, answered) = channel();
-        let sent = self.events.send(Event::Command(command, answer));
-        // The driver answers at once or has ended, which closes the channel.
-        match sent.map(|()| answered.recv()) {
-            Ok(Ok(result)) => result,
-            _ => Err("the incoming migration has ended"),
-        }
+        let answer = ask_driver(&self.events, |answer| Event::Command(command, answer));
+        answer.unwrap_or(Err(ENDED))
     }
 
     /// Waits for the end; `None` when somebody has waited before.

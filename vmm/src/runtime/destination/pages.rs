@@ -121,6 +121,7 @@ impl PageReceiver {
     pub fn land_all(&mut self, armed: &Armed) -> Result<(), LandError> {
         let Some(missing) = armed.wait() else { return Ok(()) };
         let mut landing = missing.faults.landing();
+        missing.comes_on(self.link, &self.stream);
         loop {
             match self.next_frame()? {
                 Frame::Chunk(chunk) => {
@@ -133,6 +134,7 @@ impl PageReceiver {
                     self.landed(&chunk, len.into(), &missing);
                 }
                 Frame::Marker(_) | Frame::Switch(_) => {
+                    missing.has_ended(&self.stream);
                     tracing::debug!(missing = missing.faults.remaining(), "the source has sent everything");
                 }
             }
@@ -141,7 +143,8 @@ impl PageReceiver {
 
     fn next_frame(&mut self) -> Result<Frame, LinkError> {
         let mut head = [0; HEADER_LEN];
-        self.stream.read_exact(&mut head).map_err(LinkError::io(self.link))?;
+        // Nothing need come. What has begun must go on.
+        self.stream.read_next(&mut head, || Ok(())).map_err(LinkError::io(self.link))?;
         let pages = self.machine.memory().pages();
         let frame = bulk::decode(&head, self.session, self.sequence, pages).map_err(LinkError::wire(self.link))?;
         self.sequence = self.sequence.wrapping_add(1);
@@ -170,6 +173,7 @@ impl PageReceiver {
             pages = rest;
         }
         self.count(chunk, len.into());
+        self.progress.arrived(chunk.pages());
         Ok(())
     }
 
@@ -191,6 +195,7 @@ impl PageReceiver {
         }
         self.stream.read_exact_vectored(&mut slices[..used]).map_err(LinkError::io(self.link))?;
         self.count(chunk, chunk.data_bytes());
+        self.progress.arrived(chunk.pages());
         Ok(())
     }
 
@@ -221,7 +226,7 @@ impl PageReceiver {
         let pages = &self.progress.pages;
         pages.bytes.fetch_add(payload, Relaxed);
         pages.data_pages.fetch_add(chunk.data_bytes() / PAGE_SIZE, Relaxed);
-        pages.zero_pages.fetch_add(chunk.zero.iter().map(|w| u64::from(w.count_ones())).sum(), Relaxed);
+        pages.zero_pages.fetch_add(chunk.pages() - chunk.data_bytes() / PAGE_SIZE, Relaxed);
     }
 }
 

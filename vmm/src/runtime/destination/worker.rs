@@ -1,13 +1,15 @@
-//! The threads that work for a destination's driver: one loads and starts the machine, one for each bulk link takes pages.
+//! The threads that work for a destination's driver: one prepares, loads and starts the machine, one for each bulk link takes
+//! pages.
 
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use ferry_devices::fault::FaultControl;
+use ferry_devices::fault::{FaultControl, Place};
 use ferry_migration::destination::{Input, LoadTimes};
 use ferry_migration::message::Failure;
 use ferry_migration::package;
@@ -20,16 +22,29 @@ use crate::runtime::destination::missing::Missing;
 use crate::runtime::destination::pages::{Armed, Mark, PageReceiver};
 use crate::runtime::destination::populate::{PATIENCE, Populating};
 use crate::runtime::destination::{Event, LinkEvent};
+use crate::runtime::inbox::Quota;
 use crate::runtime::progress::Progress;
+use crate::runtime::record::HandoverRecord;
 use crate::runtime::source::guest_worker::{failure, machine_failure, panicked};
 
 /// What the machine's worker can be asked for.
 #[derive(Debug)]
 pub enum MachineJob {
+    /// Make the memory ready for the guest.
+    Prepare(Preparation),
     /// Load this package.
     Load(LoadJob),
-    /// Take the disk and run; the permit arrived at this time.
-    Start(Instant),
+    /// Take the disk and run, if the record of this migration, where there is one, allows it; the permit arrived at this time.
+    Start(Instant, Option<Arc<HandoverRecord>>),
+}
+
+/// How the guest's memory is to come.
+#[derive(Debug)]
+pub enum Preparation {
+    /// In pages: none is here yet.
+    Empty,
+    /// As a whole: this descriptor, of so many bytes, is viewed.
+    View(OwnedFd, u64),
 }
 
 /// A package to load.
@@ -47,6 +62,8 @@ pub struct LoadJob {
     pub postcopy: bool,
     /// For page requests.
     pub session: u32,
+    /// How long a page link that owes pages may be silent.
+    pub patience: Duration,
     /// What asks the host for memory ahead, and must leave it alone first.
     pub populating: Arc<Populating>,
 }
@@ -62,13 +79,14 @@ pub fn machine_worker(
     let run = move || {
         let mut early = Early::nothing(&machine);
         for job in inbox {
-            let starts = matches!(job, MachineJob::Start(_));
-            let input = catch_unwind(AssertUnwindSafe(|| do_job(&machine, &progress, &mut early, job, &events)))
-                .unwrap_or_else(|_| match starts {
-                    true => Input::Started(Err(panicked())),
-                    false => Input::Loaded(Err(panicked())),
-                });
-            if events.send(Event::Input(input)).is_err() {
+            let answer: fn(Failure) -> Event = match &job {
+                MachineJob::Prepare(_) => |failure| Event::Prepared(Err(failure.to_string())),
+                MachineJob::Load(_) => |failure| Event::Input(Input::Loaded(Err(failure))),
+                MachineJob::Start(..) => |failure| Event::Input(Input::Started(Err(failure))),
+            };
+            let event = catch_unwind(AssertUnwindSafe(|| do_job(&machine, &progress, &mut early, job, &events)))
+                .unwrap_or_else(|_| answer(panicked()));
+            if events.send(event).is_err() {
                 return;
             }
         }
@@ -94,26 +112,41 @@ fn received(progress: &Progress) -> u64 {
     progress.pages.data_pages.load(Relaxed) + progress.pages.zero_pages.load(Relaxed)
 }
 
-fn do_job(machine: &Machine, progress: &Progress, early: &mut Early, job: MachineJob, events: &Sender<Event>) -> Input {
-    match job {
+fn do_job(machine: &Machine, progress: &Progress, early: &mut Early, job: MachineJob, events: &Sender<Event>) -> Event {
+    let input = match job {
+        MachineJob::Prepare(preparation) => return Event::Prepared(prepare(machine, preparation)),
         MachineJob::Load(job) => Input::Loaded(load(machine, progress, early, &job, events).map(|()| LoadTimes {
             load_us: job.arrived.elapsed().as_micros() as u64,
             pages_us: job.gathered.saturating_duration_since(job.arrived).as_micros() as u64,
         })),
-        MachineJob::Start(permitted) => Input::Started(start(machine).map(|()| {
+        MachineJob::Start(permitted, record) => Input::Started(start(machine, record.as_deref()).map(|()| {
             // A guest that is to stay stopped has no first instruction.
             let running = machine.first_entry().unwrap_or_else(Instant::now);
             running.saturating_duration_since(permitted).as_micros() as u64
         })),
+    };
+    Event::Input(input)
+}
+
+/// Takes long for much memory, most of all where it is allocated at once.
+fn prepare(machine: &Machine, preparation: Preparation) -> Result<(), String> {
+    let cannot_empty = |error: std::io::Error| format!("its memory cannot be emptied: {error}");
+    machine.faults().before(Place::HostMemory).map_err(cannot_empty)?;
+    match preparation {
+        Preparation::Empty => machine.memory().clear().map_err(cannot_empty),
+        Preparation::View(memfd, bytes) => {
+            machine.memory().view_passed(memfd, bytes).map_err(|error| error.to_string())
+        }
     }
 }
 
 /// Runs the guest. Memory that was handed over is its own first, and again the source's before a failure is told.
-fn start(machine: &Machine) -> Result<(), Failure> {
+fn start(machine: &Machine, record: Option<&HandoverRecord>) -> Result<(), Failure> {
     let memory = machine.memory();
     let taken =
         memory.take_passed().map_err(|error| Failure { device: "memory".to_owned(), reason: error.to_string() });
-    taken.and_then(|()| machine.release_hold().map_err(|error| machine_failure(&error))).inspect_err(|_| {
+    let run = || machine.release_hold_if(|| record.map_or(Ok(()), HandoverRecord::allows));
+    taken.and_then(|()| run().map_err(|error| machine_failure(&error))).inspect_err(|_| {
         if let Err(error) = memory.forget_passed() {
             tracing::warn!(%error, "the memory that was handed over is still mapped here; nobody uses it");
         }
@@ -141,7 +174,8 @@ fn load(
             *early = Early::nothing(machine);
         }
         let (missing, thread) =
-            Missing::arm(machine, &remaining, &early.pages, job.session, events.clone()).map_err(memory_failure)?;
+            Missing::arm(machine, &remaining, &early.pages, (job.session, job.patience), events.clone())
+                .map_err(memory_failure)?;
         // The driver lives as long as its workers.
         let _ = events.send(Event::Armed(missing, thread));
         tracing::debug!(us = job.arrived.elapsed().as_micros() as u64, missing = remaining.count(), "armed");
@@ -189,6 +223,7 @@ pub fn page_worker(
             Event::OfLink(connection, LinkEvent::PagesLost(crate::runtime::causes(error)))
         };
         let mut lane = lane;
+        let quota = Quota::default();
         while let Some(Lane { number, marks }) = &lane {
             let (marker, switch) = match receiver.until_mark() {
                 Ok(Mark::Reached(marker)) => (marker, false),
@@ -200,7 +235,7 @@ pub fn page_worker(
                 }
             };
             if let Some(marker) = marks.reached(*number, marker)
-                && events.send(Event::Input(Input::MarkerReached(marker))).is_err()
+                && events.send(Event::Marker(marker, quota.take())).is_err()
             {
                 return;
             }
@@ -221,8 +256,6 @@ pub fn page_worker(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::events::Events;
     use crate::kvm::testing::has_kvm;
@@ -246,6 +279,7 @@ mod tests {
             rehearsal: true,
             postcopy: false,
             session: 0,
+            patience: Duration::from_secs(5),
             populating: Arc::new(Populating::stuck()),
         };
         jobs.send(MachineJob::Load(job)).unwrap();

@@ -3,9 +3,10 @@
 //! The sending end of every link that carries pages: rounds and the background stream on the bulk link, answers to page
 //! requests on the urgent link. Page data goes from guest memory to the socket with vectored writes and is only copied to be compressed.
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use ferry_migration::pages::{CHUNK_PAGES, CHUNK_WORDS, PAGE_SIZE, runs};
 use ferry_migration::wire::bulk::{self, Chunk, Frame};
@@ -15,7 +16,9 @@ use crate::memory::zero::is_zero_page;
 use crate::runtime::compression::Packer;
 use crate::runtime::control::LinkError;
 use crate::runtime::progress::Progress;
-use crate::runtime::stream::Stream;
+use crate::runtime::source::pages::Controls;
+use crate::runtime::source::patience::Patience;
+use crate::runtime::stream::{LOOK, Stream, Unconfirmed};
 
 /// The pages of one chunk.
 pub type Words = [u64; CHUNK_WORDS];
@@ -35,6 +38,7 @@ pub enum Purpose {
 pub struct ChunkSender {
     machine: Arc<Machine>,
     progress: Arc<Progress>,
+    patience: Arc<Patience>,
     stream: Stream,
     link: &'static str,
     session: u32,
@@ -47,14 +51,18 @@ pub struct ChunkSender {
 impl ChunkSender {
     /// For a link that errors call `link`.
     #[must_use]
-    pub fn new(
-        machine: Arc<Machine>,
-        progress: Arc<Progress>,
-        stream: Stream,
-        link: &'static str,
-        session: u32,
-    ) -> Self {
-        ChunkSender { machine, progress, stream, link, session, sequence: 0, packer: None, purpose: Purpose::Precopy }
+    pub fn new(machine: Arc<Machine>, controls: &Controls, stream: Stream, link: &'static str, session: u32) -> Self {
+        ChunkSender {
+            machine,
+            progress: controls.progress.clone(),
+            patience: controls.patience.clone(),
+            stream,
+            link,
+            session,
+            sequence: 0,
+            packer: None,
+            purpose: Purpose::Precopy,
+        }
     }
 
     /// Compresses pages from now on.
@@ -99,7 +107,7 @@ impl ChunkSender {
         let head = self.head(&packed.map_or(Frame::Chunk(chunk), |len| Frame::Packed(chunk, len)));
         if let (Some(len), Some(packer)) = (packed, &self.packer) {
             let mut slices = [IoSlice::new(&head), IoSlice::new(packer.block())];
-            self.stream.write_all_while_open(&mut slices).map_err(LinkError::io(self.link))?;
+            self.write_slices(&mut slices)?;
             return Ok(self.count(&chunk, len.into()));
         }
 
@@ -119,7 +127,7 @@ impl ChunkSender {
             slices[used] = IoSlice::new(bytes);
             used += 1;
         }
-        self.stream.write_all_while_open(&mut slices[..used]).map_err(LinkError::io(self.link))?;
+        self.write_slices(&mut slices[..used])?;
         Ok(self.count(&chunk, chunk.data_bytes()))
     }
 
@@ -139,17 +147,48 @@ impl ChunkSender {
         self.send_head(&Frame::Switch(number))
     }
 
-    /// Waits until one of the links has ended, and tells how. Nothing comes on a bulk link: what can be read is its end.
+    fn write_slices(&self, slices: &mut [IoSlice<'_>]) -> Result<(), LinkError> {
+        let judge = |quiet| self.patience.judge(quiet);
+        self.stream.write_all_while_open(slices, judge).map_err(LinkError::io(self.link))
+    }
+
+    /// Looks whether what was sent before arrives, after `waited` without a byte more. `sent` remembers the last look.
+    ///
+    /// # Errors
+    /// It has not for longer than a link may be silent.
+    pub fn check_taken(&self, sent: &mut Unconfirmed, waited: Duration) -> io::Result<()> {
+        self.patience.judge(sent.look(&self.stream, waited))
+    }
+
+    /// Whether what was sent before arrives, bit by bit: something has changed since `sent` was looked at.
+    #[must_use]
+    pub fn takes(&self, sent: &mut Unconfirmed) -> bool {
+        let before = *sent;
+        sent.look(&self.stream, Duration::ZERO);
+        *sent != before
+    }
+
+    /// Waits until one of the links has ended, or does not take what was sent on it, and tells how. Nothing comes on a bulk
+    /// link: what can be read is its end.
     ///
     /// # Panics
     /// Without a link.
     #[must_use]
     pub fn wait_any_closed(links: &[ChunkSender]) -> LinkError {
-        let ended = Stream::wait_any_readable(links.iter().map(|link| &link.stream));
-        let link = &links[ended];
-        match link.stream.read_exact(&mut [0]) {
-            Err(error) => LinkError::io(link.link)(error),
-            Ok(()) => LinkError::Closed { link: link.link },
+        let mut sent = vec![Unconfirmed::default(); links.len()];
+        loop {
+            if let Some(ended) = Stream::wait_any_readable(links.iter().map(|link| &link.stream), LOOK) {
+                let link = &links[ended];
+                return match link.stream.read_exact(&mut [0]) {
+                    Err(error) => LinkError::io(link.link)(error),
+                    Ok(()) => LinkError::Closed { link: link.link },
+                };
+            }
+            for (link, sent) in links.iter().zip(&mut sent) {
+                if let Err(error) = link.check_taken(sent, LOOK) {
+                    return LinkError::io(link.link)(error);
+                }
+            }
         }
     }
 
@@ -172,7 +211,7 @@ impl ChunkSender {
 
     fn send_head(&mut self, frame: &Frame) -> Result<(), LinkError> {
         let head = self.head(frame);
-        self.stream.write_all_while_open(&mut [IoSlice::new(&head)]).map_err(LinkError::io(self.link))?;
+        self.write_slices(&mut [IoSlice::new(&head)])?;
         self.count_bytes(head.len() as u64);
         Ok(())
     }

@@ -12,7 +12,7 @@ use ferry_migration::section;
 use ferry_migration::source::Input;
 
 use crate::machine::{DeviceFailure, Hold, Machine};
-use crate::runtime::record::ANSWER_DEADLINE;
+use crate::runtime::record::{ANSWER_DEADLINE, HandoverRecord};
 use crate::runtime::source::Event;
 
 /// What the guest worker can be asked for.
@@ -26,6 +26,8 @@ pub enum GuestJob {
     Save,
     /// Take the disk back and run.
     Resume,
+    /// Show memory that was handed over here no longer, so that nothing here can reach it.
+    PartWithMemory,
 }
 
 /// A job, and what comes first.
@@ -33,21 +35,32 @@ pub enum GuestJob {
 pub struct Order {
     /// What to do.
     pub job: GuestJob,
-    /// The job waits until this is signalled or closed, but no longer than the ownership record may take.
-    pub after: Option<Receiver<()>>,
+    /// The job waits until this is signalled or closed, but no longer than the ownership record may take. An error means
+    /// that another process has the guest, and the job is not done.
+    pub after: Option<Receiver<Result<(), String>>>,
 }
 
 /// Starts the guest worker.
-pub fn guest_worker(machine: Arc<Machine>, events: Sender<Event>) -> std::io::Result<(Sender<Order>, JoinHandle<()>)> {
+pub fn guest_worker(
+    machine: Arc<Machine>,
+    record: Option<Arc<HandoverRecord>>,
+    events: Sender<Event>,
+) -> std::io::Result<(Sender<Order>, JoinHandle<()>)> {
     let (jobs, inbox) = channel::<Order>();
     let faults = machine.faults().clone();
     let run = move || {
         for Order { job, after } in inbox {
-            if let Some(after) = after {
-                // Storage that does not answer keeps the guest from nothing: its owner has spoken.
-                let _ = after.recv_timeout(ANSWER_DEADLINE);
+            // A record that does not answer must not block the resume: the operator has decided.
+            let answered = after.and_then(|after| after.recv_timeout(ANSWER_DEADLINE).ok());
+            if let Some(Err(reason)) = answered {
+                machine.leave_stopped();
+                let failure = Failure { device: "ownership record".to_owned(), reason };
+                if events.send(Event::Guest(answer(job, Err(failure)))).is_err() {
+                    return;
+                }
+                continue;
             }
-            let done = catch_unwind(AssertUnwindSafe(|| do_guest_job(&machine, job, &events)));
+            let done = catch_unwind(AssertUnwindSafe(|| do_guest_job(&machine, record.as_deref(), job, &events)));
             let input = done.unwrap_or_else(|_| answer(job, Err(panicked())));
             if events.send(Event::Guest(input)).is_err() {
                 return;
@@ -58,26 +71,43 @@ pub fn guest_worker(machine: Arc<Machine>, events: Sender<Event>) -> std::io::Re
     Ok((jobs, thread))
 }
 
-fn do_guest_job(machine: &Machine, job: GuestJob, events: &Sender<Event>) -> Input {
+fn do_guest_job(
+    machine: &Machine,
+    record: Option<&HandoverRecord>,
+    job: GuestJob,
+    events: &Sender<Event>,
+) -> Option<Input> {
     let keep = |state: Vec<ferry_migration::Section>| {
         // The driver lives as long as its workers.
         let _ = events.send(Event::State(section::encode(&state)));
     };
     let result = match job {
+        GuestJob::PartWithMemory => {
+            part_with_memory(machine);
+            Ok(())
+        }
         GuestJob::Snapshot => machine.snapshot().map(keep).map_err(failure),
         GuestJob::Stop => stop(machine),
         GuestJob::Save => machine.save().map(keep).map_err(failure),
-        GuestJob::Resume => resume(machine),
+        GuestJob::Resume => resume(machine, record),
     };
     answer(job, result)
 }
 
-fn answer(job: GuestJob, result: Result<(), Failure>) -> Input {
+/// What the state machine hears of a job, if it has asked for it.
+fn answer(job: GuestJob, result: Result<(), Failure>) -> Option<Input> {
     match job {
-        GuestJob::Snapshot => Input::Snapshotted(result),
-        GuestJob::Stop => Input::Stopped(result),
-        GuestJob::Save => Input::Saved(result),
-        GuestJob::Resume => Input::Resumed(result),
+        GuestJob::Snapshot => Some(Input::Snapshotted(result)),
+        GuestJob::Stop => Some(Input::Stopped(result)),
+        GuestJob::Save => Some(Input::Saved(result)),
+        GuestJob::Resume => Some(Input::Resumed(result)),
+        GuestJob::PartWithMemory => None,
+    }
+}
+
+fn part_with_memory(machine: &Machine) {
+    if let Err(error) = machine.memory().part_with() {
+        tracing::warn!(%error, "the memory that was handed over is still mapped here; nobody uses it");
     }
 }
 
@@ -92,8 +122,8 @@ fn stop(machine: &Machine) -> Result<(), Failure> {
     machine.release_resources().map_err(failure)
 }
 
-fn resume(machine: &Machine) -> Result<(), Failure> {
-    machine.release_hold().map_err(|error| {
+fn resume(machine: &Machine, record: Option<&HandoverRecord>) -> Result<(), Failure> {
+    machine.release_hold_if(|| record.map_or(Ok(()), HandoverRecord::allows)).map_err(|error| {
         machine.leave_stopped();
         let mut failure = machine_failure(&error);
         failure.reason.push_str("; when that is mended, go on with cont");

@@ -4,23 +4,23 @@
 //! gone and the guest either runs here (if it ran before) or belongs to the destination.
 
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use ferry_migration::Status;
 use ferry_migration::message::ToSource;
 use ferry_migration::pages::PageBitmap;
-use ferry_migration::source::{Input, Owner};
+use ferry_migration::source::{Input, Resolution};
 
 use crate::endpoint::Endpoint;
 use crate::machine::Machine;
-use crate::runtime::MigrationError;
+use crate::runtime::inbox::Ticket;
 use crate::runtime::progress::Progress;
 use crate::runtime::record::OwnRecord;
-use crate::runtime::settings::Settings;
+use crate::runtime::settings::{Given, Settings};
 use crate::runtime::source::driver::Driver;
 use crate::runtime::stream::Stream;
+use crate::runtime::{MigrationError, ask_driver};
 use crate::trace::{self, Side};
 
 pub mod chunks;
@@ -28,6 +28,7 @@ mod driver;
 pub mod guest_worker;
 mod page_worker;
 pub mod pages;
+pub mod patience;
 mod remaining;
 mod shares;
 mod stopwatch;
@@ -38,8 +39,8 @@ mod urgent;
 pub enum Event {
     /// For the state machine.
     Input(Input),
-    /// The guest's worker has done a job.
-    Guest(Input),
+    /// The guest's worker has done a job, with an answer for the state machine if there is one.
+    Guest(Option<Input>),
     /// The ownership record has answered the call of this number.
     Record(u32, Input),
     /// From the connection of this number.
@@ -57,12 +58,12 @@ pub enum Event {
 /// What comes of a connection; a connection that has been replaced is not heard any more.
 #[derive(Debug)]
 pub enum LinkEvent {
-    /// The control link is open.
-    Control(Stream),
+    /// The control link is open. With it comes, for a greeting, which chunks of memory hold something.
+    Control(Stream, Vec<u8>),
     /// A page link is open: the driver keeps it to end it from outside.
     Pages(Stream),
     /// The destination said something, with this attachment.
-    Message(ToSource, Vec<u8>),
+    Message(ToSource, Vec<u8>, Ticket),
     /// The page worker has done a job.
     PagesDone(Input),
     /// The control link was lost, or could not be opened; the text says how.
@@ -72,10 +73,6 @@ pub enum LinkEvent {
 }
 
 const ENDED: &str = "the migration has ended";
-const HELD_UP: &str =
-    "the migration is held up and does not answer: what was asked is done as soon as it goes on; query-migrate tells";
-/// Longest that a client waits for a driver's answer: more than a message may take to be sent, less than a client's patience.
-pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What an operator may want of a migration that goes on.
 #[derive(Clone, Debug)]
@@ -86,12 +83,12 @@ pub enum Command {
     StartPostcopy,
     /// Break the link of a postcopy.
     Pause,
-    /// Reconnect a paused postcopy.
-    Recover(Endpoint),
+    /// Reconnect a paused postcopy; if that is accepted, with these parameters.
+    Recover(Endpoint, Given),
     /// Say who owns the guest.
     Resolve {
-        /// Who does.
-        owner: Owner,
+        /// The operator's word.
+        resolution: Resolution,
         /// Also if the destination may need pages from here.
         drop_pages: bool,
     },
@@ -104,6 +101,8 @@ pub struct Outgoing {
     thread: Option<JoinHandle<()>>,
     /// What is known about it.
     pub progress: Arc<Progress>,
+    /// The values in force for it.
+    pub settings: Arc<Settings>,
 }
 
 impl Outgoing {
@@ -125,13 +124,22 @@ impl Outgoing {
         let record = record.filter(|own| own.generation() > 0);
         let record = record.map(|own| own.outgoing(migration_id)).transpose()?.map(Arc::new);
         let peer = to.to_string();
-        let driver = Driver::new(machine, to, settings, progress.clone(), events.clone(), (migration_id, record))
+        let own = (settings.clone(), progress.clone());
+        let driver = Driver::new(machine, to, own.0, own.1, events.clone(), (migration_id, record))
             .map_err(MigrationError::Host)?;
+        // Clients see no status of a migration that does not start.
+        let (start, started) = channel();
+        let run = move || {
+            if started.recv().is_ok() {
+                driver.run(&inbox)
+            }
+        };
+        let thread = crate::runtime::spawn(&faults, "ferry-source", run).map_err(MigrationError::Host)?;
         trace::migration(Side::Source, migration_id, Some(peer), &progress);
         progress.set_status(Status::Setup);
-        let thread = crate::runtime::spawn(&faults, "ferry-source", move || driver.run(&inbox));
-        let thread = thread.map_err(MigrationError::Host)?;
-        Ok(Outgoing { events, thread: Some(thread), progress })
+        // The thread waits for it.
+        let _ = start.send(());
+        Ok(Outgoing { events, thread: Some(thread), progress, settings })
     }
 
     /// Where [`command`] sends to.
@@ -169,16 +177,7 @@ impl Outgoing {
 /// # Errors
 /// The reason for which the command does not fit, or that the driver does not answer: it then obeys as soon as it can.
 pub fn command(events: &Sender<Event>, command: Command) -> Result<(), &'static str> {
-    let (answer, answered) = channel();
     // A cancel that comes too late to do anything is none the worse.
     let ended = if matches!(command, Command::Cancel) { Ok(()) } else { Err(ENDED) };
-    if events.send(Event::Command(command, answer)).is_err() {
-        return ended;
-    }
-    match answered.recv_timeout(ANSWER_TIMEOUT) {
-        Ok(result) => result,
-        Err(RecvTimeoutError::Timeout) => Err(HELD_UP),
-        // The driver has ended, which closes the channel.
-        Err(RecvTimeoutError::Disconnected) => ended,
-    }
+    ask_driver(events, |answer| Event::Command(command, answer)).unwrap_or(ended)
 }

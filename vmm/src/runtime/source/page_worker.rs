@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use ferry_devices::fault::Place;
 use ferry_migration::convergence::{Convergence, RoundReport};
 use ferry_migration::pages::PageBitmap;
-use ferry_migration::parameters::{Compression, PostcopyWhen};
+use ferry_migration::parameters::{Compression, OnLimit, PostcopyWhen};
 use ferry_migration::source::Input;
 use ferry_migration::wire::preamble::{Link, Preamble, session};
 use vmm_sys_util::eventfd::EventFd;
@@ -22,14 +22,12 @@ use crate::machine::Machine;
 use crate::runtime::control::LinkError;
 use crate::runtime::settings::Settings;
 use crate::runtime::source::chunks::{ChunkSender, Purpose};
-use crate::runtime::source::pages::{Controls, PageSender, PagesError};
+use crate::runtime::source::pages::{Controls, PageSender, PagesError, RoundNumbers};
+use crate::runtime::source::patience::Limit;
 use crate::runtime::source::remaining::Remaining;
 use crate::runtime::source::urgent;
 use crate::runtime::source::{Event, LinkEvent};
 use crate::runtime::stream::Stream;
-
-/// How often a write that waits looks whether the link is still there.
-const LOOK: Duration = Duration::from_millis(200);
 
 /// What the page worker can be asked for.
 #[derive(Debug)]
@@ -144,10 +142,12 @@ impl PageWorker {
         match job {
             PageJob::Round => self.round(),
             PageJob::LastPages => {
+                self.controls.patience.set_limit(None);
                 let marker = self.sender()?.last_pages()?;
                 Ok(Input::LastPagesSent { marker })
             }
             PageJob::LeavePages => {
+                self.controls.patience.set_limit(None);
                 let (marker, remaining) = self.sender()?.leave_pages()?;
                 // Ahead of the input that makes the driver send it.
                 let _ = self.events.send(Event::Remaining(remaining));
@@ -168,7 +168,9 @@ impl PageWorker {
     }
 
     fn round(&mut self) -> Result<Input, PagesError> {
-        let numbers = self.sender()?.round()?;
+        // Beside the round, so that little is left for the flush of the stopped guest's disk.
+        self.machine.flush_ahead();
+        let numbers = self.round_within_limit()?;
         if self.settings.postcopy() {
             let outdated = self.sender()?.pending().clone();
             // Without a driver nobody needs to know.
@@ -190,6 +192,24 @@ impl PageWorker {
         // Ahead of the input that makes the driver send the next round.
         let _ = self.events.send(Event::Throttle(self.rounds.throttle()));
         Ok(Input::RoundDone(decision))
+    }
+
+    /// A round, which the operator's limit ends also in its middle: in order where the guest then switches, at once where the
+    /// migration fails.
+    fn round_within_limit(&mut self) -> Result<RoundNumbers, PagesError> {
+        self.sender()?;
+        let parameters = self.settings.parameters();
+        let limit = (parameters.max_precopy_ms > 0).then(|| Limit {
+            at: self.began + Duration::from_millis(parameters.max_precopy_ms),
+            fails: parameters.on_limit == OnLimit::Fail,
+        });
+        self.controls.patience.set_limit(limit);
+        self.sender()?.round().map_err(|error| match self.controls.patience.over() {
+            Some(Limit { fails: true, .. }) if !self.controls.stop.load(Relaxed) => {
+                PagesError::Limit(self.controls.progress.pages.remaining_pages.load(Relaxed))
+            }
+            _ => error,
+        })
     }
 
     fn serve(&mut self, pages: &PageBitmap) -> Result<Input, PagesError> {
@@ -261,14 +281,13 @@ impl PageWorker {
         let allowed = self.machine.faults().before(Place::HostConnect);
         let stream = allowed.and_then(|()| Stream::connect(&self.route.to, deadline, &self.route.cancel));
         let stream = stream.map_err(LinkError::io(name))?;
-        stream.set_write_timeout(Some(LOOK)).map_err(LinkError::io(name))?;
+        stream.set_patience(self.controls.patience.silence()).map_err(LinkError::io(name))?;
         // The driver keeps it to end it from outside; without a driver there is nothing to do.
         let _ = self.events.send(Event::OfLink(self.epoch, LinkEvent::Pages(stream.clone())));
         let preamble = Preamble { migration_id: self.route.migration_id, connection: self.epoch, link };
         stream.write_all(&preamble.encode()).map_err(LinkError::io(name))?;
         let session = session(self.route.migration_id);
-        let chunks =
-            ChunkSender::new(self.machine.clone(), self.controls.progress.clone(), stream.clone(), name, session);
+        let chunks = ChunkSender::new(self.machine.clone(), &self.controls, stream.clone(), name, session);
         Ok((stream, chunks))
     }
 }

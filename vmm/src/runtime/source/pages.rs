@@ -15,8 +15,10 @@ use crate::runtime::control::LinkError;
 use crate::runtime::progress::Progress;
 use crate::runtime::rate::{Limiter, Measured};
 use crate::runtime::source::chunks::{ChunkSender, Purpose};
+use crate::runtime::source::patience::Patience;
 use crate::runtime::source::remaining::Remaining;
 use crate::runtime::source::shares::{self, Round};
+use crate::runtime::stream::Unconfirmed;
 use crate::trace;
 
 /// How often a sender that waits looks whether its link is still there.
@@ -35,8 +37,17 @@ pub enum PagesError {
     #[error("the host's page map could not be read: {0}")]
     PageMap(std::io::Error),
     /// The destination did not confirm a round.
-    #[error("the destination did not confirm the pages of a round within {} ms (x-ferry-heartbeat-timeout-ms)", .0.as_millis())]
+    #[error(
+        "the bulk links have brought nothing of a round's end to the destination for {} ms (x-ferry-heartbeat-timeout-ms)",
+        .0.as_millis()
+    )]
     NotArrived(Duration),
+    /// The operator's limit was reached in the middle of a round.
+    #[error(
+        "precopy has not ended within its limit (x-ferry-max-precopy-ms), {0} pages of a round were still to be sent; raise the \
+         limit, slow the guest, or set x-ferry-on-limit to switch"
+    )]
+    Limit(u64),
     /// The host gave no thread.
     #[error("no thread can be started: {0}")]
     Thread(std::io::Error),
@@ -69,8 +80,16 @@ pub struct Controls {
     pub progress: Arc<Progress>,
     /// The newest marker that the destination has reached.
     pub arrived: Arc<Arrived>,
-    /// How long the pages of a round that are on their way may take to arrive.
-    pub patience: Duration,
+    /// How long links may be silent, and when precopy must end.
+    pub patience: Arc<Patience>,
+}
+
+impl Controls {
+    /// Whether the present round is to end early and in order: by a command, or by the operator's limit.
+    #[must_use]
+    pub fn round_ends(&self) -> bool {
+        self.end_round.load(Relaxed) || self.patience.over().is_some()
+    }
 }
 
 /// The newest marker that the destination has reached, told by the driver and awaited by the page thread.
@@ -158,14 +177,15 @@ impl PageSender {
         self.harvest()?;
         let numbers = self.numbers(bytes + saved);
         progress.pages.expected_us.store(numbers.expected_us, Relaxed);
-        if !self.controls.end_round.load(Relaxed) {
+        let ended_early = self.controls.round_ends();
+        if !ended_early {
             // Of a round that was ended early, most of what remains was never sent: it says nothing about the guest.
             progress.pages.dirty_rate.store(per_second(numbers.remaining_pages, took), Relaxed);
         }
         progress.pages.byte_rate.store(per_second(bytes, took), Relaxed);
         progress.pages.unpacked_rate.store(per_second(bytes + saved, took), Relaxed);
         progress.pages.precopy_bytes.store(bytes_before + bytes, Relaxed);
-        let dirty = (!self.controls.end_round.load(Relaxed)).then_some(numbers.remaining_pages);
+        let dirty = (!ended_early).then_some(numbers.remaining_pages);
         trace::round(Some(progress.pages.rounds.load(Relaxed)), before, &progress.pages, took, dirty);
         Ok(numbers)
     }
@@ -255,17 +275,24 @@ impl PageSender {
     }
 
     /// A round has ended when its pages are in the destination's memory, not when they are in the sockets' buffers: what is on
-    /// its way at the stop is downtime, and the rate would be that of a copy into a buffer.
+    /// its way at the stop is downtime, and the rate would be that of a copy into a buffer. A link that moves may take its
+    /// time.
     fn await_arrival(&mut self) -> Result<(), PagesError> {
         self.send_markers()?;
-        let Controls { stop, end_round, arrived, patience, .. } = &self.controls;
-        let deadline = Instant::now() + *patience;
-        while !arrived.wait(self.marker, || stop.load(Relaxed) || end_round.load(Relaxed)) {
-            for link in &self.links {
+        let Controls { stop, arrived, patience, .. } = &self.controls;
+        let ends = || stop.load(Relaxed) || self.controls.round_ends();
+        let mut quiet = Duration::ZERO;
+        let mut sent = vec![Unconfirmed::default(); self.links.len()];
+        while !arrived.wait(self.marker, ends) {
+            quiet += LOOK;
+            for (link, sent) in self.links.iter().zip(&mut sent) {
                 link.check_open()?;
+                if link.takes(sent) {
+                    quiet = Duration::ZERO;
+                }
             }
-            if Instant::now() >= deadline {
-                return Err(PagesError::NotArrived(*patience));
+            if quiet >= patience.silence() {
+                return Err(PagesError::NotArrived(patience.silence()));
             }
         }
         if stop.load(Relaxed) { Err(PagesError::Interrupted) } else { Ok(()) }

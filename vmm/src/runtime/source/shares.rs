@@ -51,7 +51,7 @@ impl Round<'_> {
             for stripe in (number..self.wanted.chunks().div_ceil(STRIPE)).step_by(count as usize) {
                 let first = stripe * STRIPE;
                 let chunks = first..self.wanted.chunks().min(first + STRIPE);
-                ended = ended || self.paced && self.controls.end_round.load(Relaxed);
+                ended = ended || self.ends();
                 if ended {
                     left.extend(chunks);
                 } else if let Some(from) = self.send_stripe(chunks.clone(), link, failed)? {
@@ -62,6 +62,11 @@ impl Round<'_> {
             Ok(left)
         })?;
         Ok(left.into_iter().flatten().collect())
+    }
+
+    /// Whether what is not sent yet is left for later.
+    fn ends(&self) -> bool {
+        self.paced && self.controls.round_ends()
     }
 
     /// Sends the wanted pages of these chunks; `Some` chunk is where it was ended early.
@@ -87,18 +92,18 @@ impl Round<'_> {
             let memory = self.machine.memory();
             memory.populated_words(chunks.start * CHUNK_PAGES, words).map_err(PagesError::PageMap)?;
         }
-        let Controls { stop, end_round, max_bandwidth, .. } = self.controls;
+        let Controls { stop, max_bandwidth, .. } = self.controls;
         for ((chunk, words), populated) in chunks.zip(&*wanted).zip(&populated) {
             if stop.load(Relaxed) || failed.load(Relaxed) {
                 return Err(PagesError::Interrupted);
             }
-            if self.paced && end_round.load(Relaxed) {
+            if self.ends() {
                 return Ok(Some(chunk));
             }
             if words.iter().any(|word| *word != 0) {
                 let sent = link.send(chunk, words, populated)?;
                 if self.paced {
-                    let enough = || stop.load(Relaxed) || failed.load(Relaxed) || end_round.load(Relaxed);
+                    let enough = || stop.load(Relaxed) || failed.load(Relaxed) || self.ends();
                     self.limiter.pace(sent, max_bandwidth, enough);
                 }
             }

@@ -10,7 +10,7 @@ use ferry_migration::wire::request::{self, REQUEST_LEN};
 use crate::runtime::control::LinkError;
 use crate::runtime::source::chunks::ChunkSender;
 use crate::runtime::source::remaining::Remaining;
-use crate::runtime::stream::Stream;
+use crate::runtime::stream::{Stream, Unconfirmed};
 
 const LINK: &str = "urgent";
 
@@ -27,8 +27,11 @@ pub fn serve(
 ) -> LinkError {
     let mut bytes = [0; REQUEST_LEN];
     loop {
+        // Nothing need be asked for. What was answered must be taken.
+        let mut sent = Unconfirmed::default();
+        let idle = || sender.check_taken(&mut sent, stream.look());
         let answered = stream
-            .read_exact(&mut bytes)
+            .read_next(&mut bytes, idle)
             .map_err(LinkError::io(LINK))
             .and_then(|()| request::decode(&bytes, session, pages).map_err(LinkError::wire(LINK)))
             .and_then(|page| answer(page, remaining, &mut sender));

@@ -44,6 +44,15 @@ fn a_pause_that_cannot_flush_says_so_whether_or_not_something_was_written() {
     rig.disk.quiesce().unwrap();
 }
 
+/// A flush that the guest had not asked for failed, and the kernel tells of it once only.
+#[test]
+fn a_guest_learns_of_data_that_a_pause_has_lost() {
+    let mut rig = Rig::new();
+    rig.disk.device().worker.shared.image.lost_data.store(true, Ordering::SeqCst);
+    assert_eq!(rig.request(4, 0, &[]).0, IO_ERROR);
+    assert_eq!(rig.request(4, 0, &[]).0, OK, "only once");
+}
+
 #[test]
 fn an_image_that_does_not_open_or_lock_is_named_with_the_reason() {
     let (mut rig, faults) = faulty_rig();

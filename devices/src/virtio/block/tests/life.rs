@@ -5,6 +5,7 @@ use crate::saved;
 use crate::virtio::BlockError;
 use crate::virtio::block::BlockFacts;
 use crate::virtio::block::request::Done;
+use crate::virtio::block::worker::Patience;
 use crate::virtio::state::SavedVirtio;
 use std::io::ErrorKind;
 
@@ -66,12 +67,115 @@ fn readers_share_an_image_and_a_writer_does_not() {
     destination(&rig).acquire().unwrap_err();
 }
 
+fn resize(image: &Scratch, bytes: u64) {
+    fs::OpenOptions::new().write(true).open(&image.0).unwrap().set_len(bytes).unwrap();
+}
+
+fn capacity(disk: &VirtioMmio<Block>) -> u64 {
+    let mut sectors = [0; 8];
+    disk.read(0x100, &mut sectors);
+    u64::from_le_bytes(sectors)
+}
+
 #[test]
-fn an_image_that_changed_its_size_is_not_run() {
+fn a_guest_keeps_its_disk_when_the_image_grows() {
+    let mut rig = Rig::new();
+    resize(&rig.image, 2 * SECTORS * 512);
+    rig.disk.quiesce().unwrap();
+    rig.disk.release().unwrap();
+    rig.disk.acquire().unwrap();
+    rig.disk.resume().unwrap();
+    assert_eq!(rig.request(0, SECTORS - 1, &[(DATA, 512, WRITE)]), (0, 513));
+    assert_eq!(rig.request(0, SECTORS, &[(DATA, 512, WRITE)]).0, 1, "beyond the guest's disk");
+    // Here and back: each side that opens the image anew finds it larger.
+    let early = destination(&rig).save().unwrap();
+    for _ in 0..2 {
+        let mut other = destination(&rig);
+        assert_eq!(capacity(&other), 2 * SECTORS);
+        hand_over(&mut rig.disk, &mut other);
+        rig.disk = other;
+        assert_eq!((capacity(&rig.disk), rig.disk.device().capacity_bytes()), (SECTORS, SECTORS * 512));
+        assert_eq!(rig.request(0, SECTORS, &[(DATA, 512, WRITE)]).0, 1, "beyond the guest's disk");
+    }
+    rig.disk.reset().unwrap();
+    assert_eq!(capacity(&rig.disk), SECTORS, "over a reset, too");
+    // Only the last load counts.
+    rig.disk.quiesce().unwrap();
+    rig.disk.load(1, &early).unwrap();
+    assert_eq!(capacity(&rig.disk), 2 * SECTORS);
+}
+
+#[test]
+fn a_destination_needs_no_more_of_the_image_than_the_guest_has() {
+    let mut rig = Rig::new();
+    resize(&rig.image, 2 * SECTORS * 512);
+    let mut other = destination(&rig);
+    resize(&rig.image, SECTORS * 512);
+    rig.disk.release().unwrap();
+    assert!(other.acquire().unwrap_err().to_string().contains("guest's disk (131072)"));
+    hand_over(&mut rig.disk, &mut other);
+}
+
+/// A request that the storage does not answer, and a flush that it does not: the migration is
+/// given up, and the guest goes on.
+#[test]
+fn a_pause_that_is_given_up_ends_its_wait_and_the_disk_goes_on() {
+    let mut rig = Rig::new();
+    for place in ["disk:read", "disk:flush"] {
+        let faults = rig.disk.device().worker.shared.image.faults.clone();
+        faults.set(format!("at={place},do=hang").parse().unwrap()).unwrap();
+        rig.header(0, 3);
+        rig.chain(0, &[(HEADER, 16, 0), (DATA, 512, WRITE), (STATUS, 1, WRITE)]);
+        if place == "disk:read" {
+            rig.offer(0);
+            rig.kick();
+            wait_for("the request", || faults.is_waiting());
+        }
+        let mut disk = rig.disk.clone();
+        let pause = thread::spawn(move || disk.quiesce());
+        wait_for("the pause", || faults.is_waiting() && !rig.disk.device().worker.shared.lock().run);
+        assert!(!pause.is_finished());
+        // Again and again, as a driver does: the pause may not have begun to wait.
+        wait_for("the end of the pause", || {
+            rig.disk.device().interrupt();
+            pause.is_finished()
+        });
+        let error = pause.join().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Interrupted, "{error}");
+        assert!(faults.is_waiting(), "the storage is as slow as before");
+        rig.disk.acquire().unwrap();
+        rig.disk.resume().unwrap();
+        assert!(faults.is_waiting(), "the guest runs while the disk waits for its storage");
+        faults.clear();
+        rig.wait_used();
+        assert_eq!(rig.request(0, 4, &[(DATA, 512, WRITE)]), (0, 513));
+        rig.disk.quiesce().unwrap();
+        rig.disk.resume().unwrap();
+    }
+}
+
+#[test]
+fn a_flush_ahead_of_the_pause_leaves_the_pause_its_own() {
+    let mut rig = Rig::new();
+    let image = Arc::clone(&rig.disk.device().worker.shared.image);
+    image.flush_ahead();
+    assert!(!image.is_flushing_ahead(), "nothing was written");
+    rig.request(1, 0, &[(DATA, 512, 0)]);
+    rig.disk.device().flush_ahead();
+    wait_for("the flush", || !image.is_flushing_ahead());
+    assert!(image.is_unsynced(), "the kernel tells of lost data where the pause and the guest ask");
+    rig.disk.quiesce().unwrap();
+    assert!(!image.is_unsynced());
+}
+
+#[test]
+fn an_image_that_has_shrunk_is_not_run() {
     let mut rig = Rig::new();
     rig.disk.release().unwrap();
-    fs::OpenOptions::new().write(true).open(&rig.image.0).unwrap().set_len(512).unwrap();
-    assert!(rig.disk.acquire().unwrap_err().to_string().contains("had 65536 when it was opened"));
+    resize(&rig.image, 512);
+    assert!(
+        rig.disk.acquire().unwrap_err().to_string().contains("has 512 bytes now, less than the guest's disk (65536)")
+    );
     // The refusal does not keep the lock.
     disk(&rig.image, false, &rig.memory).acquire().unwrap();
 }
@@ -229,9 +333,12 @@ fn nobody_waits_for_ever_for_a_worker_that_holds_the_ring() {
     let shared = &rig.disk.device().worker.shared;
     let stuck = shared.lock();
     let error = thread::scope(|scope| {
-        scope.spawn(|| shared.lock_within(Duration::from_millis(5)).map(drop).unwrap_err()).join().unwrap()
+        scope
+            .spawn(|| shared.lock_within(Patience::of(Duration::from_millis(5))).map(drop).unwrap_err())
+            .join()
+            .unwrap()
     });
     assert_eq!(error.kind(), ErrorKind::TimedOut);
     drop(stuck);
-    drop(shared.lock_within(SOON).unwrap());
+    drop(shared.lock_within(Patience::of(SOON)).unwrap());
 }

@@ -55,7 +55,7 @@ pub(super) struct Scratch(pub(super) PathBuf);
 
 impl Scratch {
     /// An image of which every sector begins with its own number.
-    fn new(bytes: u64) -> Self {
+    pub(super) fn new(bytes: u64) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("ferry-devices-{}-{}.img", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);

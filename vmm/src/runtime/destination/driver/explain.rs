@@ -2,6 +2,7 @@
 
 use ferry_migration::Timer;
 use ferry_migration::destination::{Input, Output};
+use ferry_migration::message::ToSource;
 
 use super::Driver;
 
@@ -18,6 +19,15 @@ pub(super) fn trouble(input: &Input) -> String {
 }
 
 impl Driver {
+    /// Says to a source that may be there why its postcopy is paused: only this side knows which link is silent. It has this
+    /// word or not, and the links end.
+    pub(super) fn take_leave(&mut self, outputs: &[Output], trouble: String) {
+        let pauses = outputs.iter().any(|output| matches!(output, Output::Paused));
+        if let Some(control) = self.control.as_mut().filter(|_| pauses) {
+            control.send_last(&ToSource::Refused { reason: trouble });
+        }
+    }
+
     /// Ahead of the status that it explains. A recovery that fails is the same pause for another reason.
     pub(super) fn explain(&self, outputs: &[Output], trouble: &str) {
         let pauses = |output: &Output| matches!(output, Output::Paused);

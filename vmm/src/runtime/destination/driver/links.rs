@@ -6,22 +6,25 @@ use std::time::Instant;
 
 use ferry_devices::fault::{Direction, Moment};
 use ferry_migration::destination::Input;
+use ferry_migration::greeting::BULK_LINKS_MAX;
 use ferry_migration::message::{ToDestination, ToSource};
 use ferry_migration::wire::preamble::{Link, Preamble, session};
 use ferry_migration::{Status, Timer};
 
-use super::{Driver, FAREWELL, MOST_REFUSED, SEND_TIMEOUT};
-use crate::runtime::control;
+use super::{Driver, FAREWELL, MOST_REFUSED, MOST_THREADS};
+use crate::runtime::control::{self, LinkError};
+use crate::runtime::destination::arrivals::Arrival;
 use crate::runtime::destination::marks::Marks;
 use crate::runtime::destination::pages::PageReceiver;
 use crate::runtime::destination::worker::{Lane, page_worker};
 use crate::runtime::destination::{Event, LinkEvent};
-use crate::runtime::inbox::HeldLoss;
+use crate::runtime::inbox::{HeldLoss, Quota};
 use crate::runtime::stream::Stream;
 use crate::trace::{self, Side};
 
 impl Driver {
-    pub(super) fn arrived(&mut self, preamble: Preamble, stream: Stream) {
+    pub(super) fn arrived(&mut self, arrival: Arrival) {
+        let Arrival { preamble, stream, .. } = arrival;
         match (preamble.link, self.migration_id) {
             (Link::Control, None) => {
                 self.migration_id = Some(preamble.migration_id);
@@ -33,20 +36,30 @@ impl Driver {
                 self.perform(first);
             }
             (Link::Control, Some(id)) if self.is_next_connection(&preamble) => {
+                crate::runtime::join_finished(&mut self.threads);
+                if self.threads.len() > MOST_THREADS {
+                    tracing::warn!("a connection was closed: links of earlier ones have not ended yet");
+                    return stream.shutdown();
+                }
                 self.source_connection = preamble.connection;
                 self.source_is_back(id, stream);
             }
             (Link::Control, Some(_)) => self.refuse(preamble.migration_id, stream),
-            (Link::Bulk(index), Some(_)) if self.is_of_present_connection(&preamble) => {
-                self.bulk_links.push((index, stream.clone()));
-                self.links.push(stream);
+            (Link::Bulk(number), Some(_)) if self.is_of_present_connection(&preamble) => {
+                if number >= BULK_LINKS_MAX || self.bulk_links.iter().any(|(waits, _)| *waits == number) {
+                    return close(&stream, NOT_ANNOUNCED);
+                }
+                self.bulk_links.push((number, stream));
                 self.receive_pages();
             }
-            (Link::Urgent, Some(id)) if self.is_of_present_connection(&preamble) => self.urgent_arrived(id, stream),
-            (Link::Bulk(_) | Link::Urgent, _) => {
-                tracing::warn!("a page link of a connection that is not known was closed");
-                stream.shutdown();
+            (Link::Urgent, Some(id)) if self.is_of_present_connection(&preamble) => {
+                // The first one counts: requests and pages may be on their way on it.
+                if std::mem::replace(&mut self.has_urgent, true) {
+                    return close(&stream, "this connection has an urgent link already");
+                }
+                self.urgent_arrived(id, stream);
             }
+            (Link::Bulk(_) | Link::Urgent, _) => close(&stream, "it belongs to no connection that is known"),
         }
     }
 
@@ -68,7 +81,7 @@ impl Driver {
         let busy = ToSource::Refused { reason: "another migration to this destination is going on".to_owned() };
         let mut second = control::Sender::new(stream, session(migration_id));
         match second.send(&busy, &[]) {
-            Ok(()) => second.stream().finish_sending(),
+            Ok(()) => second.finish_sending(),
             Err(error) => tracing::info!(%error, "a second source left before it was refused"),
         }
         self.refused.push_back(second);
@@ -92,14 +105,19 @@ impl Driver {
     fn begin(&mut self, migration_id: u128, stream: Stream) {
         self.links.push(stream.clone());
         trace::connection(self.source_connection);
-        let connection = self.connection;
-        let started = stream.set_write_timeout(Some(SEND_TIMEOUT)).and_then(|()| {
-            let receiver = control::Receiver::new(stream.clone(), session(migration_id));
-            let events = self.events.clone();
-            let read = move || read_control(receiver, connection, &events);
-            crate::runtime::spawn(self.machine.faults(), "ferry-dst-recv", read)
-        });
-        self.control = Some(control::Sender::new(stream, session(migration_id)));
+        let (connection, session) = (self.connection, session(migration_id));
+        let receiver = control::Receiver::new(stream.clone(), session);
+        self.unread = Some(receiver.unread());
+        let (events, told) = (self.events.clone(), self.events.clone());
+        let read = move || read_control(receiver, connection, &events);
+        let started = crate::runtime::spawn(self.machine.faults(), "ferry-dst-recv", read);
+        let failed = move |error: LinkError| {
+            let reason = format!("sending: {}", crate::runtime::causes(&error));
+            // Without a driver nobody needs to know.
+            let _ = told.send(Event::OfLink(connection, LinkEvent::SendFailed(reason)));
+        };
+        self.control = Some(control::Sender::reporting(stream, session, failed));
+        self.heard = 0;
         match started {
             Ok(thread) => {
                 self.reading = true;
@@ -122,17 +140,20 @@ impl Driver {
         let precopy = self.missing.is_none();
         for (number, stream) in std::mem::take(&mut self.bulk_links) {
             if self.marks.arrives(number) {
+                self.links.push(stream.clone());
                 let lane = precopy.then(|| Lane { number, marks: self.marks.clone() });
                 self.receive_from(migration_id, stream, "bulk", lane);
             } else {
-                tracing::warn!(number, "a bulk link that was not announced, or is here already, was closed");
-                stream.shutdown();
+                close(&stream, NOT_ANNOUNCED);
             }
         }
     }
 
     /// In precopy, `lane` is which of the bulk links it is.
     pub(super) fn receive_from(&mut self, migration_id: u128, stream: Stream, link: &'static str, lane: Option<Lane>) {
+        if let Err(error) = stream.set_patience(self.timers.durations.heartbeat) {
+            return self.failed(format!("the {link} link takes no timeout: {error}"));
+        }
         let progress = self.progress.clone();
         let populating = self.populating.clone();
         let session = session(migration_id);
@@ -159,6 +180,17 @@ impl Driver {
         self.machine.faults().reach(Direction::Incoming, Moment::Sent, message.name());
     }
 
+    /// Bytes that have come on the control link.
+    pub(super) fn bytes_heard(&self) -> u64 {
+        self.control.as_ref().map_or(0, |control| control.stream().received())
+    }
+
+    /// Whether the source says something that takes its time to arrive.
+    pub(super) fn is_being_told(&mut self) -> bool {
+        let now = self.bytes_heard();
+        std::mem::replace(&mut self.heard, now) != now
+    }
+
     /// The state machine hears of it as of any loss, after what it is doing now.
     fn failed(&self, reason: String) {
         // The driver holds its own channel open.
@@ -170,18 +202,22 @@ impl Driver {
         self.connection += 1;
         self.loss = HeldLoss::default();
         self.reading = false;
-        self.control = None;
+        (self.control, self.unread) = (None, None);
         self.bulk_links.clear();
+        (self.has_urgent, self.urgent) = (false, None);
         self.marks = Arc::new(Marks::new(self.announced_links));
         for link in self.links.drain(..) {
             link.shutdown();
+        }
+        if let Some(missing) = &self.missing {
+            missing.disconnect();
         }
     }
 
     /// The last word may still be on its way: the control link's reader goes on until the source has closed it too.
     pub(super) fn close_links(&mut self) {
         if let Some(control) = self.control.take() {
-            control.stream().finish_sending();
+            control.finish_sending();
         }
         if self.paused {
             // A recovery that was given up: what the source still says on this connection comes too late.
@@ -206,9 +242,19 @@ impl Driver {
     }
 }
 
+const NOT_ANNOUNCED: &str = "it was not announced, or is here already";
+
+/// Closes a page link that is not taken, before anything is kept for it.
+fn close(stream: &Stream, reason: &str) {
+    tracing::warn!(reason, "a page link was closed");
+    stream.shutdown();
+}
+
 fn read_control(mut receiver: control::Receiver, connection: u32, events: &Sender<Event>) {
+    let quota = Quota::default();
     let first = receiver.receive_with::<ToDestination>();
-    let mut next = first.map(|(message, attachment, passed)| LinkEvent::FirstMessage(message, attachment, passed));
+    let mut next =
+        first.map(|(message, attachment, passed)| LinkEvent::FirstMessage(message, attachment, passed, quota.take()));
     loop {
         let (event, more) = match next {
             Ok(event) => (event, true),
@@ -217,6 +263,6 @@ fn read_control(mut receiver: control::Receiver, connection: u32, events: &Sende
         if events.send(Event::OfLink(connection, event)).is_err() || !more {
             return;
         }
-        next = receiver.receive().map(|(message, attachment)| LinkEvent::Message(message, attachment));
+        next = receiver.receive().map(|(message, attachment)| LinkEvent::Message(message, attachment, quota.take()));
     }
 }

@@ -1,22 +1,20 @@
 //! The destination's part in a hand-over of the memory as a whole: it is looked at and viewed at `Hello`, taken when the guest is to
 //! run (by the machine's worker), and let go of on every other way out.
 
-use ferry_devices::fault::Place;
+use std::os::fd::OwnedFd;
+
 use ferry_migration::PassedMemory;
 use ferry_migration::destination::Input;
 use ferry_migration::message::Failure;
 use ferry_migration::pages::PAGE_SIZE;
 
 use super::Driver;
-use crate::memory::PassedError;
+use crate::runtime::destination::worker::Preparation;
 use crate::runtime::local::is_safe;
 
 /// Why memory that comes as a whole is not taken.
 #[derive(Debug, thiserror::Error)]
 enum NotTaken {
-    /// It is not what it must be, or cannot be mapped.
-    #[error(transparent)]
-    Memory(#[from] PassedError),
     /// It was announced and did not come, or not alone.
     #[error(
         "{0} descriptors came with memory that is handed over, and not one: connect over a Unix socket, with nothing in between"
@@ -35,20 +33,13 @@ enum NotTaken {
 }
 
 impl Driver {
-    /// Makes ready to take the guest's memory: none of it is here yet, or all of it, as the source has announced.
-    pub(super) fn prepare_memory(&mut self, announced: Option<PassedMemory>) -> Result<(), String> {
-        let cannot_empty = |error: std::io::Error| format!("its memory cannot be emptied: {error}");
-        self.machine.faults().before(Place::HostMemory).map_err(cannot_empty)?;
-        let Some(announced) = announced else { return self.machine.memory().clear().map_err(cannot_empty) };
-        self.view_passed(announced).map_err(|error| error.to_string())?;
-        self.local = true;
-        // Memory that is viewed is there already, and cannot be written to.
-        self.filled = None;
-        self.progress.set_local();
-        Ok(())
+    /// How the guest's memory is to come, as the source has announced.
+    pub(super) fn preparation(&mut self, announced: Option<PassedMemory>) -> Result<Preparation, String> {
+        let Some(announced) = announced else { return Ok(Preparation::Empty) };
+        self.passed_memfd().map(|memfd| Preparation::View(memfd, announced.bytes)).map_err(|error| error.to_string())
     }
 
-    fn view_passed(&mut self, announced: PassedMemory) -> Result<(), NotTaken> {
+    fn passed_memfd(&mut self) -> Result<OwnedFd, NotTaken> {
         if self.core.may_go_postcopy() {
             return Err(NotTaken::Postcopy);
         }
@@ -57,9 +48,17 @@ impl Driver {
         }
         let came = self.passed.len();
         match (self.passed.pop(), came) {
-            (Some(memfd), 1) => Ok(self.machine.memory().view_passed(memfd, announced.bytes)?),
+            (Some(memfd), 1) => Ok(memfd),
             _ => Err(NotTaken::Descriptors(came)),
         }
+    }
+
+    /// The memory is viewed here.
+    pub(super) fn memory_is_viewed(&mut self) {
+        self.local = true;
+        // It is there already, and cannot be written to.
+        self.filled = None;
+        self.progress.set_local();
     }
 
     /// The attachment of the `HelloAck` that takes the memory.

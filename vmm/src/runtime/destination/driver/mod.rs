@@ -3,9 +3,10 @@
 //! Started by [`Incoming::listen`](super::Incoming::listen). It waits only for its inbox and its timers; what blocks is done by
 //! workers, and everything that was opened or started here is gone when it ends. [`links`] accepts, uses and closes the links,
 //! [`postcopy`] holds what only a guest with missing pages needs, [`local`] what only memory does that comes as a whole, [`record`]
-//! asks the ownership record.
+//! asks the ownership record, [`identity`] sees that both sides mean the same guest and disk.
 
 mod explain;
+mod identity;
 mod links;
 mod local;
 mod postcopy;
@@ -20,37 +21,41 @@ use std::time::{Duration, Instant};
 
 use ferry_devices::fault::{Direction, Moment};
 use ferry_migration::destination::{Destination, Input, Outcome, Output};
-use ferry_migration::greeting::{Announced, BULK_LINKS_MAX};
+use ferry_migration::greeting::BULK_LINKS_MAX;
 use ferry_migration::message::{Failure, ToDestination, ToSource};
 use ferry_migration::ownership::Handover;
 use ferry_migration::pages::{CHUNK_PAGES, PageBitmap};
+use ferry_migration::parameters::DiskSharing;
 use ferry_migration::wire::preamble::session;
-use ferry_migration::{Greeting, Parameters, Status, description};
+use ferry_migration::{Greeting, Parameters, Status, Timer, description};
 
+use self::identity::Shared;
 use self::record::Question;
 use super::arrivals::Listening;
 use super::marks::Marks;
 use super::missing::Missing;
 use super::pages::Armed;
 use super::populate::{self, Populating};
-use super::worker::{LoadJob, MachineJob, machine_worker};
+use super::worker::{LoadJob, MachineJob, Preparation, machine_worker};
 use super::{Command, Event, LinkEvent, arrivals};
 use crate::machine::Machine;
 use crate::memory::userfault;
 use crate::runtime::control;
-use crate::runtime::inbox::{HeldLoss, Next, next};
+use crate::runtime::inbox::{HeldLoss, Next, Order};
+use crate::runtime::listener::Listener;
 use crate::runtime::progress::Progress;
 use crate::runtime::record::{Call, HandoverRecord, OwnRecord};
-use crate::runtime::stream::{Listener, Stream};
+use crate::runtime::stream::Stream;
 use crate::runtime::timers::{Durations, Timers};
 
-/// Longest that one message may wait in a full socket before the link counts as lost.
-const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest that the source may take to read this side's last word.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Sources that were refused and whose links are still open; the oldest goes first.
 const MOST_REFUSED: usize = 16;
 const NOT_ACTIVE: &str = "only a postcopy that is active can be paused";
+const NOT_LISTENING: &str = "the source is awaited nowhere: give an address with migrate-recover";
+/// Threads of a migration, those of replaced connections included that have not ended yet: several times what one connection has.
+const MOST_THREADS: usize = 4 * (BULK_LINKS_MAX as usize + 4);
 pub(super) const NOT_PAUSED: &str = "only a postcopy that is paused can be recovered";
 
 /// One incoming migration: its state machine, and everything that it has in hand.
@@ -62,12 +67,19 @@ pub(super) struct Driver {
     timers: Timers,
     events: Sender<Event>,
     listening: Listening,
-    accepting: JoinHandle<()>,
+    /// The thread that takes connections; none while another address is about to be taken.
+    accepting: Option<JoinHandle<()>>,
     jobs: Option<Sender<MachineJob>>,
     threads: Vec<JoinHandle<()>>,
+    /// In which order it takes what comes.
+    order: Order,
     /// The control link's reader has not said that it has ended.
     reading: bool,
     control: Option<control::Sender>,
+    /// What its reader has not delivered yet.
+    unread: Option<control::Unread>,
+    /// Bytes that had come on it when the source was last heard.
+    heard: u64,
     links: Vec<Stream>,
     loss: HeldLoss,
     /// Sources that came second: their links stay open until this migration ends, so that they can read why.
@@ -95,12 +107,18 @@ pub(super) struct Driver {
     paused: bool,
     armed: Arc<Armed>,
     missing: Option<Arc<Missing>>,
+    /// The present connection has an urgent link; a further one is closed.
+    has_urgent: bool,
     /// The urgent link, while the memory is not armed yet.
     urgent: Option<Stream>,
     /// What came with the source's first word, while that is looked at.
     passed: Vec<OwnedFd>,
+    /// What the storage must show, and whether memory is viewed, while that is being made ready.
+    preparing: Option<(Shared, bool)>,
     /// The memory came as a whole: there are no pages to take.
     local: bool,
+    /// What this side's operator has said of the disk.
+    disk: DiskSharing,
     own_record: Option<Arc<OwnRecord>>,
     record: Option<Arc<HandoverRecord>>,
     /// What the source has announced, while this side looks whether its record shows it.
@@ -131,11 +149,14 @@ impl Driver {
             timers: Timers::new(Durations::new(parameters)),
             events,
             listening,
-            accepting,
+            accepting: Some(accepting),
             jobs: Some(jobs),
             threads: vec![worker],
+            order: Order::default(),
             reading: false,
             control: None,
+            unread: None,
+            heard: 0,
             links: Vec::new(),
             loss: HeldLoss::default(),
             refused: VecDeque::new(),
@@ -155,9 +176,12 @@ impl Driver {
             paused: false,
             armed: Arc::default(),
             missing: None,
+            has_urgent: false,
             urgent: None,
             passed: Vec::new(),
+            preparing: None,
             local: false,
+            disk: parameters.disk,
             own_record,
             record: None,
             announced: None,
@@ -169,8 +193,10 @@ impl Driver {
     /// Lives through it.
     pub(super) fn run(mut self, inbox: &Receiver<Event>) -> Outcome {
         while self.outcome.is_none() {
-            match next(inbox, &mut self.timers, &mut self.loss, self.record_call.deadline()) {
+            let wake_at = self.record_call.deadline();
+            match self.order.next(inbox, &mut self.timers, &mut self.loss, wake_at, self.unread.as_ref()) {
                 Next::Nothing => self.record_is_late(),
+                Next::Timer(Timer::PeerSilent) if self.is_being_told() => self.timers.start(Timer::PeerSilent),
                 Next::Timer(timer) => self.input(Input::Timer(timer)),
                 Next::PagesLost(reason) => self.input(Input::LinkLost(reason)),
                 Next::Event(event) => self.event(event),
@@ -182,14 +208,17 @@ impl Driver {
     fn event(&mut self, event: Event) {
         match event {
             Event::Input(input) => self.input(input),
+            Event::Marker(marker, _ticket) => self.input(Input::MarkerReached(marker)),
+            Event::Prepared(result) => self.prepared(result),
             Event::Record(serial, input) => {
                 if self.record_call.answered(serial) {
                     self.found(&input);
                     self.input(input);
                 }
             }
+            Event::DiskSeen(result) => self.disk_seen(result),
             Event::Armed(missing, thread) => self.armed(missing, thread),
-            Event::Arrived(preamble, stream) => self.arrived(preamble, stream),
+            Event::Arrived(arrival) => self.arrived(arrival),
             Event::ListenFailed(error) => self.listening_failed(&error),
             Event::Command(command, answer) => self.command(command, &answer),
             Event::OfLink(connection, event) if connection == self.connection => self.link_event(event),
@@ -200,13 +229,13 @@ impl Driver {
 
     fn link_event(&mut self, event: LinkEvent) {
         match event {
-            LinkEvent::FirstMessage(message, attachment, passed) => {
+            LinkEvent::FirstMessage(message, attachment, passed, _ticket) => {
                 self.passed = passed;
                 self.message(message, attachment);
                 // Whatever was not wanted is closed.
                 self.passed.clear();
             }
-            LinkEvent::Message(message, attachment) => self.message(message, attachment),
+            LinkEvent::Message(message, attachment, _ticket) => self.message(message, attachment),
             LinkEvent::PagesLost(reason) => self.loss.hold(reason),
             LinkEvent::Lost(reason) => {
                 self.reading = false;
@@ -224,6 +253,9 @@ impl Driver {
                 Ok(())
             }
             Command::Recover(listener) => self.listen_again(listener),
+            Command::Listens if self.listening.is_live() => Ok(()),
+            Command::Listens => Err(NOT_LISTENING),
+            Command::StopListening => self.stop_listening(),
         };
         // Nobody waits for the answer when the client has gone.
         let _ = answer.send(result);
@@ -243,10 +275,12 @@ impl Driver {
         }
         let outputs = self.core.step(input);
         self.explain(&outputs, &trouble);
+        self.take_leave(&outputs, trouble);
         self.perform(outputs);
     }
 
     fn message(&mut self, message: ToDestination, attachment: Vec<u8>) {
+        self.heard = self.bytes_heard();
         self.machine.faults().reach(Direction::Incoming, Moment::Received, message.name());
         match message {
             ToDestination::Permit { .. } => {
@@ -257,6 +291,15 @@ impl Driver {
             }
             ToDestination::Hello { .. } | ToDestination::Rehearse | ToDestination::Package { .. } => {
                 self.attachment = (attachment, Instant::now());
+            }
+            ToDestination::Drained => {
+                if let Some(missing) = &self.missing {
+                    missing.all_sent();
+                }
+            }
+            // It has found a link lost, and says which.
+            ToDestination::Cancel { reason } if self.core.is_in_postcopy() => {
+                return self.input(Input::LinkLost(format!("the source has broken the connection: {reason}")));
             }
             _ => {}
         }
@@ -269,11 +312,11 @@ impl Driver {
             crate::trace::step(output.name(), &output);
             self.machine.faults().reach(Direction::Incoming, Moment::Step, output.name());
             match output {
-                Output::CheckGreeting => match self.check_greeting() {
-                    Ok(Some(announced)) => self.look_for(announced),
-                    Ok(None) => self.input(Input::Checked(Ok(false))),
-                    Err(reason) => self.input(Input::Checked(Err(reason))),
-                },
+                Output::CheckGreeting => {
+                    if let Err(reason) = self.check_greeting() {
+                        self.input(Input::Checked(Err(reason)));
+                    }
+                }
                 Output::ReceivePages => {
                     self.progress.set_handshake(self.core.handshake());
                     self.progress.set_status(Status::Active);
@@ -311,21 +354,38 @@ impl Driver {
         }
     }
 
-    /// Whether this side can take the guest, and what it must find in its ownership record.
-    fn check_greeting(&mut self) -> Result<Option<Announced>, String> {
+    /// Whether this side can take the guest, as far as a look says; then the worker makes its memory ready.
+    fn check_greeting(&mut self) -> Result<(), String> {
         let bytes = std::mem::take(&mut self.attachment.0);
-        let (greeting, announced) =
+        let (greeting, announced, identity) =
             Greeting::decode(&bytes).map_err(|error| format!("its greeting does not decode: {error}"))?;
+        ferry_migration::identity::check_name(&greeting.vm, self.machine.name()).map_err(|error| error.to_string())?;
         description::check(&greeting.machine, self.machine.description()).map_err(|error| error.to_string())?;
+        let nonce = self.check_identity(identity).map_err(|error| error.to_string())?;
         self.take_links(&greeting)?;
         self.timers.durations.heartbeat = Duration::from_millis(greeting.heartbeat_timeout_ms.clamp(100, 600_000));
-        self.prepare_memory(announced)?;
         if self.core.may_go_postcopy() {
             userfault::support(self.machine.memory().backing(), self.machine.faults())
                 .map_err(|error| format!("postcopy is not possible here: {}", crate::runtime::causes(&error)))?;
         }
+        let preparation = self.preparation(announced)?;
+        self.preparing =
+            Some((Shared { nonce, record: greeting.record }, matches!(preparation, Preparation::View(..))));
+        self.job(MachineJob::Prepare(preparation));
         tracing::info!(vm = greeting.vm, "incoming migration");
-        Ok(greeting.record)
+        Ok(())
+    }
+
+    /// The memory is ready: what is left to look at is the disk and the record.
+    fn prepared(&mut self, result: Result<(), String>) {
+        let Some((shared, views)) = self.preparing.take() else { return };
+        if views && result.is_ok() {
+            self.memory_is_viewed();
+        }
+        match result {
+            Ok(()) => self.look_at_disk(shared),
+            Err(reason) => self.input(Input::Checked(Err(reason))),
+        }
     }
 
     fn take_links(&mut self, greeting: &Greeting) -> Result<(), String> {
@@ -372,8 +432,9 @@ impl Driver {
         let (package, arrived) = (std::mem::take(&mut self.attachment.0), self.attachment.1);
         let gathered = if rehearsal { arrived } else { self.gathered };
         let session = self.migration_id.map_or(0, session);
-        let populating = self.populating.clone();
-        self.job(MachineJob::Load(LoadJob { package, arrived, gathered, rehearsal, postcopy, session, populating }));
+        let (patience, populating) = (self.timers.durations.heartbeat, self.populating.clone());
+        let job = LoadJob { package, arrived, gathered, rehearsal, postcopy, session, patience, populating };
+        self.job(MachineJob::Load(job));
     }
 
     fn start_guest(&mut self) {
@@ -384,7 +445,7 @@ impl Driver {
             return self.input(Input::Started(Err(failure)));
         }
         self.machine.set_memory_arrives(self.missing.is_some());
-        self.job(MachineJob::Start(self.permitted));
+        self.job(MachineJob::Start(self.permitted, self.record.clone()));
     }
 
     fn started(&self) {
@@ -417,7 +478,7 @@ impl Driver {
         if self.outcome != Some(Outcome::Completed) {
             self.let_go_of_memory();
         }
-        crate::runtime::join_interrupting(&self.machine, [self.accepting]);
+        crate::runtime::join_interrupting(&self.machine, self.accepting);
         let outcome = self.outcome.take().expect("the driver runs until there is one");
         if let Outcome::Failed(reason) = &outcome {
             self.progress.set_error(reason.clone());

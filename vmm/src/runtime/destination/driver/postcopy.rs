@@ -14,11 +14,13 @@ use crate::runtime::destination::Event;
 use crate::runtime::destination::arrivals::{self, Listening};
 use crate::runtime::destination::missing::Missing;
 use crate::runtime::destination::pages::URGENT;
-use crate::runtime::stream::{Listener, Stream};
+use crate::runtime::listener::Listener;
+use crate::runtime::stream::Stream;
 
 impl Driver {
     pub(super) fn armed(&mut self, missing: Arc<Missing>, thread: JoinHandle<()>) {
         self.threads.push(thread);
+        missing.expect(self.connection);
         if let Some(stream) = self.urgent.take() {
             missing.connect(stream);
         }
@@ -39,9 +41,11 @@ impl Driver {
         self.progress.keep_faults();
         match ended {
             Ok(()) => {}
-            // A guest that is lost: its vCPUs wait for their pages until the process ends, and must not find zeros.
-            Err(UserfaultError::GuestRuns { remaining }) => {
-                tracing::debug!(remaining, "the guest's pages stay missing")
+            // A guest that is lost, or has ended before the rest of its memory came: what waits for a page does so until the
+            // process ends, and must not find zeros.
+            Err(UserfaultError::GuestRuns { remaining } | UserfaultError::Incomplete { remaining }) => {
+                tracing::debug!(remaining, "the guest's pages stay missing");
+                self.keep_machine();
             }
             Err(error) => tracing::warn!(error = crate::runtime::causes(&error), "missing pages are still watched"),
         }
@@ -83,9 +87,6 @@ impl Driver {
     pub(super) fn pause(&mut self) {
         self.paused = true;
         self.timers.stop(Timer::Recover);
-        if let Some(missing) = &self.missing {
-            missing.disconnect();
-        }
         self.drop_connection();
         self.progress.set_status(Status::PostcopyPaused);
     }
@@ -93,12 +94,19 @@ impl Driver {
     pub(super) fn resumed(&mut self) {
         self.paused = false;
         self.timers.stop(Timer::Recover);
+        if let Some(missing) = &self.missing {
+            missing.expect(self.connection);
+        }
         self.progress.clear_error();
         self.progress.set_status(Status::PostcopyActive);
     }
 
     /// Nobody can come any more. A guest that runs here goes on without; the operator gives another address.
     pub(super) fn listening_failed(&mut self, error: &std::io::Error) {
+        if self.listening.is_live() {
+            // The address that failed has been replaced meanwhile.
+            return;
+        }
         let reason = format!("cannot take connections: {error}");
         match self.core.is_in_postcopy() {
             true => self.progress.set_error(format!("{reason}; give another address with migrate-recover")),
@@ -118,16 +126,32 @@ impl Driver {
         let (listening, thread) = accepting.map_err(|_| "the host gave no thread or descriptor to listen with")?;
         self.listening = listening;
         // The operator is answered when nobody can come by the old address any more.
-        crate::runtime::join_interrupting(&self.machine, [std::mem::replace(&mut self.accepting, thread)]);
+        let before = self.accepting.replace(thread);
+        crate::runtime::join_interrupting(&self.machine, before);
+        Ok(())
+    }
+
+    /// Where the source of a paused postcopy was awaited it is no more: an address that overlaps is about to be taken.
+    pub(super) fn stop_listening(&mut self) -> Result<(), &'static str> {
+        if !self.paused {
+            return Err(NOT_PAUSED);
+        }
+        self.listening.end();
+        crate::runtime::join_interrupting(&self.machine, self.accepting.take());
         Ok(())
     }
 
     /// Its vCPUs wait for pages that will not come; a client reads why.
     pub(super) fn lose_guest(&self, reason: &str) {
         tracing::error!(reason, "the guest is lost");
-        // The process ends now. A VM that is closed by itself would wait in the kernel, for ever and unkillably, for a page that KVM
-        // asks for on a vCPU's behalf; with the process the watch on its memory goes first.
-        std::mem::forget(self.machine.clone());
+        self.keep_machine();
         self.machine.lose_guest(reason);
+    }
+
+    /// Leaves the machine to the end of the process, which is near. A VM that is closed by itself would wait in the kernel, for
+    /// ever and unkillably, for a page that KVM asks for on a vCPU's behalf; with the process the watch on its memory goes
+    /// first.
+    fn keep_machine(&self) {
+        std::mem::forget(self.machine.clone());
     }
 }

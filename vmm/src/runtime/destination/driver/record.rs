@@ -83,8 +83,7 @@ impl Driver {
     /// A guest that runs here without having come by this process's record gets it now, for its next migration.
     pub(super) fn guest_started(&self) {
         if let Some(own) = self.own_record.as_ref().filter(|_| self.core.handshake() != Handshake::Owned) {
-            // Nobody waits for it.
-            drop(own.assert_ownership());
+            own.assert_ownership(self.migration_id.unwrap_or_default());
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::runtime::source::page_worker::{self, PageJob, Reconnected, Route};
 
 impl Driver {
     /// Has the guest worker do `job`, once `after` is signalled.
-    pub(super) fn guest_job(&mut self, job: GuestJob, after: Option<Receiver<()>>) {
+    pub(super) fn guest_job(&mut self, job: GuestJob, after: Option<Receiver<Result<(), String>>>) {
         // The worker ends only when this sender is dropped.
         if self.guest_jobs.as_ref().is_some_and(|jobs| jobs.send(Order { job, after }).is_ok()) {
             self.guest_jobs_open += 1;
@@ -43,7 +43,7 @@ impl Driver {
         match self.cancel.try_clone() {
             Ok(cancel) => {
                 let stop = self.controls.stop.clone();
-                let connection = Reconnected { to: self.to.clone(), cancel, stop, epoch: self.epoch };
+                let connection = Reconnected { to: self.reached.clone(), cancel, stop, epoch: self.epoch };
                 self.page_job(PageJob::ServeAgain(missing, connection));
             }
             Err(error) => self.lost(format!("no eventfd can be had: {error}")),
@@ -52,7 +52,7 @@ impl Driver {
 
     fn start_page_worker(&mut self) -> std::io::Result<()> {
         let route = Route {
-            to: self.to.clone(),
+            to: self.reached.clone(),
             migration_id: self.migration_id,
             bulk_links: self.bulk_links,
             cancel: self.cancel.try_clone()?,

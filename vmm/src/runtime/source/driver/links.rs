@@ -2,24 +2,37 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ferry_devices::fault::{Direction, Moment, Place};
 use ferry_migration::greeting::Announced;
 use ferry_migration::message::{ToDestination, ToSource};
-use ferry_migration::source::Input;
+use ferry_migration::source::{Input, Output};
 use ferry_migration::wire::preamble::{Link, Preamble, session};
-use ferry_migration::{Greeting, package};
+use ferry_migration::{Greeting, Status, package};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Driver, SEND_TIMEOUT};
-use crate::runtime::control;
-use crate::runtime::inbox::HeldLoss;
+use super::Driver;
+use crate::machine::Machine;
+use crate::runtime::control::{self, LinkError};
+use crate::runtime::inbox::{HeldLoss, Quota};
 use crate::runtime::source::{Event, LinkEvent};
 use crate::runtime::stream::Stream;
 
+/// How much earlier than the setup timer connecting ends.
+const AHEAD: Duration = Duration::from_millis(500);
+/// Longest that a link which was just connected takes to take its preamble.
+const PREAMBLE: Duration = Duration::from_secs(1);
+
+/// The chunks that the destination may make room for ahead.
+fn filled_chunks(machine: &Machine) -> Vec<u8> {
+    // The hint is optional: without a page map, none is sent.
+    machine.memory().filled_chunks().map_or_else(|_| Vec::new(), |filled| filled.encode())
+}
+
 impl Driver {
     pub(super) fn connect(&mut self) {
+        let disk = self.machine.writable_disk().filter(|_| self.recover_to.is_none());
         if let Some(to) = self.recover_to.take() {
             self.to = to;
             crate::runtime::join_finished(&mut self.threads);
@@ -32,18 +45,28 @@ impl Driver {
             }
         }
         let (to, events, epoch) = (self.to.clone(), self.events.clone(), self.epoch);
-        let deadline = Instant::now() + self.timers.durations.setup;
+        // Ahead of the setup timer, whose reason cannot name the addresses and what they answered.
+        let setup = self.timers.durations.setup;
+        let deadline = Instant::now() + setup - (setup / 10).min(AHEAD);
         let preamble = Preamble { migration_id: self.migration_id, connection: self.epoch, link: Link::Control };
         let (cancel, faults) = (self.cancel.try_clone(), self.machine.faults().clone());
+        // Looked up here and not by the driver: the page map of much memory takes its time.
+        let filled = (self.epoch == 0 && !self.local).then(|| self.machine.clone());
+        let (proof, migration_id) = (self.proof.clone(), self.migration_id);
         let connect = move || {
             let allowed = faults.before(Place::HostConnect).and(cancel);
             let opened = allowed.and_then(|cancel| Stream::connect(&to, deadline, &cancel)).and_then(|stream| {
-                stream.set_write_timeout(Some(SEND_TIMEOUT))?;
+                // A socket that was just connected has room for it.
+                stream.set_write_timeout(Some(PREAMBLE))?;
                 stream.write_all(&preamble.encode())?;
                 Ok(stream)
             });
             let event = match opened {
-                Ok(stream) => LinkEvent::Control(stream),
+                Ok(stream) => {
+                    // Storage may take its time, and the driver has none.
+                    disk.iter().for_each(|disk| proof.begin(disk, migration_id));
+                    LinkEvent::Control(stream, filled.map_or_else(Vec::new, |machine| filled_chunks(&machine)))
+                }
                 Err(error) => LinkEvent::Lost(format!("cannot connect to {to}: {error}")),
             };
             // The driver may have been cancelled meanwhile; the stream then closes here.
@@ -52,17 +75,26 @@ impl Driver {
         self.spawn("ferry-src-connect", connect);
     }
 
-    pub(super) fn control_is_open(&mut self, stream: Stream) {
+    pub(super) fn control_is_open(&mut self, stream: Stream, filled: Vec<u8>) {
         let session = session(self.migration_id);
         crate::trace::connection(self.epoch);
+        self.reached = stream.reached(&self.to);
+        self.filled = filled;
         self.links.push(stream.clone());
-        self.control = Some(control::Sender::new(stream.clone(), session));
-        let (events, epoch) = (self.events.clone(), self.epoch);
+        let (events, told, epoch) = (self.events.clone(), self.events.clone(), self.epoch);
+        let mut receiver = control::Receiver::new(stream.clone(), session);
+        (self.unread, self.heard) = (Some(receiver.unread()), 0);
+        let failed = move |error: LinkError| {
+            let reason = format!("sending: {}", crate::runtime::causes(&error));
+            // Without a driver nobody needs to know.
+            let _ = told.send(Event::OfLink(epoch, LinkEvent::Lost(reason)));
+        };
+        self.control = Some(control::Sender::reporting(stream, session, failed));
         self.spawn("ferry-src-recv", move || {
-            let mut receiver = control::Receiver::new(stream, session);
+            let quota = Quota::default();
             loop {
                 let (event, more) = match receiver.receive::<ToSource>() {
-                    Ok((message, attachment)) => (LinkEvent::Message(message, attachment), true),
+                    Ok((message, attachment)) => (LinkEvent::Message(message, attachment, quota.take()), true),
                     Err(error) => (LinkEvent::Lost(crate::runtime::causes(&error)), false),
                 };
                 if events.send(Event::OfLink(epoch, event)).is_err() || !more {
@@ -95,19 +127,19 @@ impl Driver {
         self.machine.faults().reach(Direction::Outgoing, Moment::Sent, message.name());
     }
 
-    fn greeting(&self) -> Vec<u8> {
+    fn greeting(&mut self) -> Vec<u8> {
         let greeting = Greeting {
             vm: self.machine.name().to_owned(),
             machine: self.machine.description().clone(),
             bulk_links: self.bulk_links,
-            filled_chunks: self.filled_chunks(),
+            filled_chunks: std::mem::take(&mut self.filled),
             record: self
                 .record
                 .as_ref()
                 .map(|record| Announced { handover: record.handover().clone(), nonce: record.nonce() }),
             heartbeat_timeout_ms: self.timers.durations.heartbeat.as_millis() as u64,
         };
-        greeting.encode(self.passed_memory().as_ref())
+        greeting.encode(self.passed_memory().as_ref(), Some(&self.identity()))
     }
 
     pub(super) fn close_links(&mut self) {
@@ -116,10 +148,31 @@ impl Driver {
         for link in self.links.drain(..) {
             link.shutdown();
         }
-        self.control = None;
+        (self.control, self.unread) = (None, None);
         self.loss = HeldLoss::default();
         // A link that was being opened meanwhile is closed when it comes.
         self.epoch += 1;
+    }
+
+    /// Says to a destination that may be there why its postcopy is paused: only this side knows which link is silent. It has
+    /// this word or not, and the links end.
+    pub(super) fn take_leave(&mut self, outputs: &[Output], trouble: String) {
+        let active = self.progress.status() == Some(Status::PostcopyActive);
+        let pauses = outputs.iter().any(|output| matches!(output, Output::Status(Status::PostcopyPaused)));
+        if let Some(control) = self.control.as_mut().filter(|_| active && pauses) {
+            control.send_last(&ToDestination::Cancel { reason: trouble });
+        }
+    }
+
+    /// Bytes that have come on the control link.
+    pub(super) fn bytes_heard(&self) -> u64 {
+        self.control.as_ref().map_or(0, |control| control.stream().received())
+    }
+
+    /// Whether the destination says something that takes its time to arrive.
+    pub(super) fn is_being_told(&mut self) -> bool {
+        let now = self.bytes_heard();
+        std::mem::replace(&mut self.heard, now) != now
     }
 
     /// The state machine hears of it as of any loss, after what it is doing now.

@@ -21,15 +21,6 @@ impl Driver {
         self.local.then(|| PassedMemory { bytes: self.machine.memory().pages() * PAGE_SIZE })
     }
 
-    /// The chunks that the destination may make room for ahead; none, if there is nothing to make room for.
-    pub(super) fn filled_chunks(&self) -> Vec<u8> {
-        if self.local {
-            return Vec::new();
-        }
-        // A host that does not tell keeps nobody from anything.
-        self.machine.memory().filled_chunks().map_or_else(|_| Vec::new(), |filled| filled.encode())
-    }
-
     /// What goes with a message beside its bytes.
     pub(super) fn descriptor_for(&mut self, message: &ToDestination) -> Option<Arc<File>> {
         if !self.local || !matches!(message, ToDestination::Hello { .. }) {
@@ -69,12 +60,5 @@ impl Driver {
         };
         // The driver holds its own channel open.
         let _ = self.events.send(Event::OfLink(self.epoch, LinkEvent::PagesDone(answer)));
-    }
-
-    /// The guest is the destination's: its memory is shown here no longer, so that nothing here can reach it.
-    pub(super) fn part_with_memory(&self) {
-        if let Err(error) = self.machine.memory().part_with() {
-            tracing::warn!(%error, "the memory that was handed over is still mapped here; nobody uses it");
-        }
     }
 }

@@ -3,9 +3,10 @@
 //! Started by [`Outgoing::start`](super::Outgoing::start). It waits only for its inbox and its timers; what blocks is done by
 //! workers, and everything that was opened or started here is gone when it ends. [`links`] opens, uses and closes the links,
 //! [`jobs`] hands work to the workers, [`record`] asks the ownership record, [`throttle`] slows a guest down that writes too fast,
-//! [`explain`] says what a client must know, [`local`] stands in for the page worker where the memory goes as a whole.
+//! [`explain`] says what a client must know, [`identity`] what both sides must mean alike, [`local`] stands in for the page worker where the memory goes as a whole.
 
 mod explain;
+mod identity;
 mod jobs;
 mod links;
 mod local;
@@ -16,34 +17,34 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, Sender};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ferry_devices::fault::{Direction, Moment};
 use ferry_migration::message::ToSource;
 use ferry_migration::pages::PageBitmap;
 use ferry_migration::source::{Input, Outcome, Output, Owner, Plan, Source, TakeBack};
-use ferry_migration::{Handshake, Parameters, Status};
+use ferry_migration::{Handshake, Parameters, Status, Timer};
 use vmm_sys_util::eventfd::EventFd;
 
+use self::identity::Proof;
 use self::record::Question;
 use self::throttle::Throttle;
 use super::guest_worker::{GuestJob, Order, guest_worker};
 use super::page_worker::PageJob;
 use super::pages::Controls;
+use super::patience::Patience;
 use super::stopwatch::Stopwatch;
 use super::{Command, Event, LinkEvent};
 use crate::endpoint::Endpoint;
 use crate::machine::{Hold, Machine};
 use crate::runtime::control;
-use crate::runtime::inbox::{HeldLoss, Next, next};
+use crate::runtime::inbox::{self, HeldLoss, Next};
 use crate::runtime::progress::Progress;
 use crate::runtime::record::{Call, HandoverRecord};
 use crate::runtime::settings::Settings;
 use crate::runtime::stream::Stream;
 use crate::runtime::timers::{Durations, Timers};
 
-/// Longest that one message may wait in a full socket before the link counts as lost.
-const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 /// What a look a moment ago may not have shown: an uncertainty has ended in a paused postcopy.
 const NEEDS_PAGES: &str = "the postcopy is paused, and the destination may need pages that only this process has: reconnect it, or, if it \
                            has ended or says that it is completed, drop them ('drop-pages': true, or --drop-pages)";
@@ -58,6 +59,8 @@ pub(super) struct Driver {
     core: Source,
     machine: Arc<Machine>,
     to: Endpoint,
+    /// Where the control link has come to, which page links follow: a name may stand for several addresses.
+    reached: Endpoint,
     migration_id: u128,
     progress: Arc<Progress>,
     settings: Arc<Settings>,
@@ -70,13 +73,21 @@ pub(super) struct Driver {
     guest_jobs: Option<Sender<Order>>,
     page_jobs: Option<Sender<PageJob>>,
     threads: Vec<JoinHandle<()>>,
+    /// In which order it takes what comes.
+    order: inbox::Order,
     control: Option<control::Sender>,
+    /// What its reader has not delivered yet.
+    unread: Option<control::Unread>,
+    /// Bytes that had come on it when the destination was last heard.
+    heard: u64,
     links: Vec<Stream>,
     /// Bulk links of this migration.
     bulk_links: u8,
     loss: HeldLoss,
     /// Counts connections: what a link of an earlier one says late is not heard.
     epoch: u32,
+    /// Which chunks of memory hold something, for the greeting.
+    filled: Vec<u8>,
     /// Framed sections for the next message that carries them.
     state: Vec<u8>,
     /// Postcopy: the pages that remained at the switchover.
@@ -89,12 +100,20 @@ pub(super) struct Driver {
     local: bool,
     /// Its mark when it was passed.
     passed_mark: Option<bool>,
+    /// While the destination looks for it.
+    proof: Proof,
     record: Option<Arc<HandoverRecord>>,
+    /// The handshake is the record's, unless the destination does not see it.
+    expects_owned: bool,
     record_call: Call<Question>,
     /// Whom the operator has named as the owner.
     resolved: Option<Owner>,
+    /// Whom the operator would name, and the client that waits for the record's answer to that.
+    resolving: Option<(Owner, Sender<Result<(), &'static str>>)>,
     /// What the guest's worker has not answered yet.
     guest_jobs_open: u32,
+    /// When a device that hangs is interrupted again.
+    interrupt_at: Option<Instant>,
     outcome: Option<Outcome>,
 }
 
@@ -112,6 +131,7 @@ fn plan(parameters: &Parameters, postcopy: bool, record: Option<&HandoverRecord>
         postcopy,
         handshake,
         insist_on_record: parameters.handshake == Some(Handshake::Owned),
+        has_record: record.is_some(),
     }
 }
 
@@ -130,12 +150,13 @@ impl Driver {
         if parameters.local {
             progress.set_local();
         }
-        let (guest_jobs, guest_thread) = guest_worker(machine.clone(), events.clone())?;
+        let (guest_jobs, guest_thread) = guest_worker(machine.clone(), record.clone(), events.clone())?;
+        let durations = Durations::new(&parameters);
         let controls = Controls {
             stop: Arc::default(),
             end_round: Arc::default(),
             arrived: Arc::default(),
-            patience: Duration::from_millis(parameters.heartbeat_timeout_ms),
+            patience: Arc::new(Patience::new(durations.heartbeat, durations.load)),
             max_bandwidth: settings.max_bandwidth(),
             progress: progress.clone(),
         };
@@ -144,11 +165,12 @@ impl Driver {
         Ok(Driver {
             core: Source::new(plan),
             machine,
+            reached: to.clone(),
             to,
             migration_id,
             progress,
             settings,
-            timers: Timers::new(Durations::new(&parameters)),
+            timers: Timers::new(durations),
             stopwatch: Stopwatch::default(),
             events,
             cancel: EventFd::new(libc::EFD_CLOEXEC)?,
@@ -157,21 +179,29 @@ impl Driver {
             guest_jobs: Some(guest_jobs),
             page_jobs: None,
             threads: vec![guest_thread],
+            order: inbox::Order::default(),
             control: None,
+            unread: None,
+            heard: 0,
             links: Vec::new(),
             bulk_links,
             loss: HeldLoss::default(),
             epoch: 0,
+            filled: Vec::new(),
             state: Vec::new(),
             remaining: None,
             received: None,
             recover_to: None,
             local: parameters.local,
             passed_mark: None,
+            proof: Proof::new(parameters.disk),
+            expects_owned: parameters.handshake.is_none() && record.is_some(),
             record,
             record_call: Call::default(),
             resolved: None,
+            resolving: None,
             guest_jobs_open: 0,
+            interrupt_at: None,
             outcome: None,
         })
     }
@@ -182,8 +212,9 @@ impl Driver {
         self.perform(first);
         while self.outcome.is_none() {
             let wake_at = [self.record_call.deadline(), self.interrupt_again_at()].into_iter().flatten().min();
-            match next(inbox, &mut self.timers, &mut self.loss, wake_at) {
+            match self.order.next(inbox, &mut self.timers, &mut self.loss, wake_at, self.unread.as_ref()) {
                 Next::Nothing => self.wake(),
+                Next::Timer(Timer::PeerSilent) if self.is_being_told() => self.timers.start(Timer::PeerSilent),
                 Next::Timer(timer) => self.input(Input::Timer(timer)),
                 Next::PagesLost(reason) => self.input(Input::LinkLost(reason)),
                 Next::Event(event) => self.event(event),
@@ -197,10 +228,12 @@ impl Driver {
             Event::Input(input) => self.input(input),
             Event::Guest(input) => {
                 self.guest_jobs_open -= 1;
-                if matches!(input, Input::Stopped(_)) {
+                if matches!(input, Some(Input::Stopped(_))) {
                     self.throttle.end();
                 }
-                self.input(input);
+                if let Some(input) = input {
+                    self.input(input);
+                }
             }
             Event::Record(serial, input) => {
                 if self.record_call.answered(serial) {
@@ -212,7 +245,7 @@ impl Driver {
             Event::Throttle(percentage) => self.throttle(percentage),
             Event::Remaining(pages) => self.remaining = Some(pages),
             Event::OfLink(epoch, event) if epoch == self.epoch => self.link_event(event),
-            Event::OfLink(_, LinkEvent::Control(stream) | LinkEvent::Pages(stream)) => stream.shutdown(),
+            Event::OfLink(_, LinkEvent::Control(stream, _) | LinkEvent::Pages(stream)) => stream.shutdown(),
             // What a replaced connection says late is not heard.
             Event::OfLink(..) => {}
         }
@@ -220,9 +253,9 @@ impl Driver {
 
     fn link_event(&mut self, event: LinkEvent) {
         match event {
-            LinkEvent::Control(stream) => self.control_is_open(stream),
+            LinkEvent::Control(stream, filled) => self.control_is_open(stream, filled),
             LinkEvent::Pages(stream) => self.links.push(stream),
-            LinkEvent::Message(message, attachment) => self.message(message, &attachment),
+            LinkEvent::Message(message, attachment, _ticket) => self.message(message, &attachment),
             LinkEvent::PagesDone(input) => self.input(input),
             LinkEvent::Lost(reason) => self.input(Input::LinkLost(reason)),
             LinkEvent::PagesLost(reason) => self.loss.hold(reason),
@@ -230,12 +263,16 @@ impl Driver {
     }
 
     /// A device that was interrupted a moment before it began to hang must not be missed.
-    fn interrupt_again_at(&self) -> Option<Instant> {
+    fn interrupt_again_at(&mut self) -> Option<Instant> {
         let hangs = self.guest_jobs_open > 0 && self.controls.stop.load(Relaxed);
-        hangs.then(|| Instant::now() + crate::runtime::INTERRUPT_AGAIN)
+        // Kept until it has come: other events are no reason to put it off.
+        self.interrupt_at =
+            hangs.then(|| self.interrupt_at.unwrap_or_else(|| Instant::now() + crate::runtime::INTERRUPT_AGAIN));
+        self.interrupt_at
     }
 
     fn wake(&mut self) {
+        self.interrupt_at = None;
         match self.record_call.overdue() {
             Some(Question::Announce) => self.input(Input::NonceWritten(Err("it did not answer in time".to_owned()))),
             Some(Question::TakeBack) => self.input(Input::TookBack(TakeBack::Unreachable)),
@@ -250,27 +287,32 @@ impl Driver {
         let trouble = explain::trouble(&input);
         let outputs = self.core.step(input);
         self.explain(&outputs, &trouble);
+        self.take_leave(&outputs, trouble);
         self.perform(outputs);
     }
 
     fn command(&mut self, command: Command, answer: &Sender<Result<(), &'static str>>) {
+        let mut given = None;
         let input = match command {
             Command::Cancel => Input::Cancel,
             Command::StartPostcopy => Input::StartPostcopy,
             Command::Pause => Input::Pause,
-            Command::Resolve { owner: Owner::Destination, drop_pages: false } if self.core.is_paused() => {
+            Command::Resolve { resolution, drop_pages: false }
+                if resolution.owner == Owner::Destination && self.core.is_paused() =>
+            {
                 // Nobody waits for the answer when the client has gone.
                 let _ = answer.send(Err(NEEDS_PAGES));
                 return;
             }
-            Command::Resolve { owner: Owner::Source, .. } if self.memory_was_taken() => {
+            Command::Resolve { resolution, .. } if resolution.owner == Owner::Source && self.memory_was_taken() => {
                 // As above.
                 let _ = answer.send(Err(MEMORY_TAKEN));
                 return;
             }
-            Command::Resolve { owner, .. } => Input::Resolve(owner),
-            Command::Recover(to) => {
+            Command::Resolve { resolution, .. } => Input::Resolve(resolution),
+            Command::Recover(to, parameters) => {
                 self.recover_to = Some(to);
+                given = Some(parameters);
                 Input::Recover
             }
         };
@@ -278,24 +320,47 @@ impl Driver {
         let (asked, trouble) = (input.clone(), explain::trouble(&input));
         let outputs = self.core.step(input);
         let refused = outputs.iter().find_map(|o| if let Output::Refuse(why) = o { Some(*why) } else { None });
-        if let (Input::Resolve(owner), None) = (&asked, refused) {
-            self.resolved = Some(*owner);
+        let waits = matches!(asked, Input::Resolve(_)) && refused.is_none() && self.core.is_resolving();
+        if let (Input::Resolve(resolution), None) = (&asked, refused) {
+            if waits {
+                self.resolving = Some((resolution.owner, answer.clone()));
+            } else {
+                self.resolved = Some(resolution.owner);
+            }
         }
         if refused.is_some() {
             self.recover_to = None;
+        } else if let Some(Ok(parameters)) = given.map(|given| self.settings.with(&given)) {
+            self.settings.replace(parameters);
         }
         self.explain(&outputs, &trouble);
+        self.take_leave(&outputs, trouble);
         // Whoever asks once this is answered finds the status that it led to.
         if let Some(Output::Status(status)) = outputs.iter().find(|output| matches!(output, Output::Status(_))) {
             self.show(*status);
         }
-        // Nobody waits for the answer when the client has gone.
-        let _ = answer.send(refused.map_or(Ok(()), Err));
+        if !waits {
+            // The client may have gone.
+            let _ = answer.send(refused.map_or(Ok(()), Err));
+        }
         self.perform(outputs);
     }
 
+    /// The record has answered the operator whose word had to wait for it.
+    fn answer_resolve(&mut self, result: Result<(), &'static str>) {
+        let Some((owner, answer)) = self.resolving.take() else { return };
+        if result.is_ok() {
+            self.resolved = Some(owner);
+        }
+        // The client may have gone.
+        let _ = answer.send(result);
+    }
+
     fn message(&mut self, message: ToSource, attachment: &[u8]) {
+        self.heard = self.bytes_heard();
         self.machine.faults().reach(Direction::Outgoing, Moment::Received, message.name());
+        // Whatever it is, the destination has looked.
+        self.proof.end();
         match &message {
             ToSource::HelloAck { .. } => {
                 if let Some(input) = self.memory_is_not_taken(attachment) {
@@ -303,6 +368,12 @@ impl Driver {
                 }
             }
             ToSource::MarkerReached { marker } => self.controls.arrived.tell(*marker),
+            // Its memory is armed, and it takes pages.
+            ToSource::Ready { .. } | ToSource::Started { .. } => self.controls.patience.set_loading(false),
+            // It has found a link lost, and says which.
+            ToSource::Refused { reason } if self.progress.status() == Some(Status::PostcopyActive) => {
+                return self.input(Input::LinkLost(format!("the destination has broken the connection: {reason}")));
+            }
             // What the destination has need not be sent.
             ToSource::RecoverAck => match PageBitmap::decode(attachment, self.machine.memory().pages()) {
                 Ok(received) => self.received = Some(received),
@@ -333,7 +404,10 @@ impl Driver {
                 }
                 Output::SendLastPages { postcopy: false } => self.page_job(PageJob::LastPages),
                 Output::SendLastPages { postcopy: true } => self.page_job(PageJob::LeavePages),
-                Output::ServePages => self.serve_pages(),
+                Output::ServePages => {
+                    self.controls.patience.set_loading(true);
+                    self.serve_pages();
+                }
                 Output::ServeMissingPages => self.serve_missing_pages(),
                 Output::Handshake(handshake) => self.handshake(handshake),
                 Output::WriteNonce => self.ask_record(Question::Announce),
@@ -349,6 +423,8 @@ impl Driver {
                 Output::HandOver => self.hand_over(),
                 Output::CloseLinks => self.close_links(),
                 Output::Refuse(_) => {}
+                Output::Resolved(answer) => self.answer_resolve(answer),
+                Output::Settle => self.settle_record(),
                 Output::Finish(outcome) => self.outcome = Some(outcome),
             }
         }
@@ -373,7 +449,8 @@ impl Driver {
             tracing::error!(%error, "the machine could not be marked as handed over; its vCPUs are stopped all the same");
         }
         if self.local {
-            self.part_with_memory();
+            // It ends before this migration is shown as ended, which waits for the worker.
+            self.guest_job(GuestJob::PartWithMemory, None);
         }
     }
 
@@ -386,7 +463,7 @@ impl Driver {
                 return;
             }
             for event in inbox.try_iter() {
-                if let Event::OfLink(_, LinkEvent::Control(stream) | LinkEvent::Pages(stream)) = event {
+                if let Event::OfLink(_, LinkEvent::Control(stream, _) | LinkEvent::Pages(stream)) = event {
                     stream.shutdown();
                 }
             }
@@ -401,9 +478,7 @@ impl Driver {
         self.guest_jobs = None;
         self.page_jobs = None;
         self.join(inbox);
-        if let Some(outcome) = &self.outcome {
-            self.settle_record(outcome);
-        }
+        self.proof.end();
         let status = match self.outcome.take() {
             Some(Outcome::Completed) => {
                 self.progress.set_downtime(self.stopwatch.downtime());

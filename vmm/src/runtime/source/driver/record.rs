@@ -3,10 +3,14 @@
 use std::sync::mpsc::Receiver;
 
 use ferry_migration::Handshake;
-use ferry_migration::source::{Input, Outcome, Owner, TakeBack};
+use ferry_migration::source::{Input, Owner, TakeBack};
 
 use super::Driver;
 use crate::runtime::source::Event;
+
+/// Why there is a record, and the handshake does without.
+const NOT_SHARED: &str =
+    "the destination does not see the ownership record of this guest; give both sides the same one with --ownership";
 
 /// What the record can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,30 +52,26 @@ impl Driver {
         });
     }
 
-    /// The handshake in force. A record that the destination does not see has nothing to do with this migration: it is not to
-    /// say for ever that a hand-over is under way.
+    /// The handshake in force. A record that the destination does not see decides nothing; it goes on to say that a
+    /// migration is under way.
     pub(super) fn handshake(&self, handshake: Handshake) {
         self.progress.set_handshake(handshake);
-        if let Some(record) = self.record.as_ref().filter(|_| handshake != Handshake::Owned) {
-            record.settle();
+        if self.expects_owned && handshake != Handshake::Owned {
+            self.progress.set_handshake_why(NOT_SHARED);
         }
     }
 
     /// Where the operator has given the guest to this side: makes the record say so, before the guest runs if its storage
-    /// answers. What is returned is signalled after the first try.
-    pub(super) fn name_the_source(&self) -> Option<Receiver<()>> {
+    /// answers. What is returned is signalled after the first try; an error means that another process has the guest.
+    pub(super) fn name_the_source(&self) -> Option<Receiver<Result<(), String>>> {
         let record = self.record.as_ref().filter(|_| self.resolved == Some(Owner::Source))?;
-        Some(record.own().assert_ownership())
+        Some(record.seize())
     }
 
-    /// The guest stays here: the record says so, whatever becomes of its storage meanwhile.
-    pub(super) fn settle_record(&self, outcome: &Outcome) {
-        let Some(record) = &self.record else { return };
-        if matches!(outcome, Outcome::Failed(_) | Outcome::Cancelled) {
-            // What the operator has said, the record was told before the guest ran.
-            if self.resolved != Some(Owner::Source) {
-                record.settle();
-            }
+    /// The guest is here, and its disk is held: the record says so, whatever becomes of its storage meanwhile.
+    pub(super) fn settle_record(&self) {
+        if let Some(record) = &self.record {
+            record.settle();
         }
     }
 }

@@ -1,0 +1,133 @@
+//! Other processes that have to do with the guest: one that boots it, and one that only holds its
+//! disk's lock for a while.
+
+use ferry_migration::Status;
+
+use super::Party;
+use super::bounds::Fault;
+use super::event::Third;
+use super::facts::SourceGuest;
+use super::record::Swap;
+use super::scenario::Scenario;
+use super::world::World;
+
+/// How far the process that boots the guest has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// There is none, or it was refused, or it has ended.
+    Absent,
+    /// It has read the record, and nothing is in the way.
+    Looked(Swap),
+    /// It holds the disk's lock as well.
+    Locked(Swap),
+    /// The record names it.
+    Owns,
+    /// Its guest runs.
+    Runs,
+}
+
+impl World {
+    /// What other processes can do now.
+    #[must_use]
+    pub fn third_steps(&self) -> Vec<Third> {
+        let left = |fault| self.budget.left(fault) > 0;
+        let mut steps = match self.facts.third {
+            Stage::Absent => {
+                let mut begin = Vec::new();
+                if left(Fault::Boot) {
+                    begin.push(Third::Looks { take: false });
+                }
+                // The guest is seen to stand still: the operator has ended the destination, and forgotten the source.
+                let (source, destination) = (&self.facts.source, &self.facts.destination);
+                let waits = source.shown == Status::Uncertain && !source.resolved && !self.source.is_resolving();
+                let stands = waits || source.guest == SourceGuest::StoppedForGood;
+                if left(Fault::RashTake) && stands && (!destination.alive || destination.end.is_some()) {
+                    begin.push(Third::Looks { take: true });
+                }
+                begin
+            }
+            Stage::Looked(_) => vec![Third::Locks],
+            Stage::Locked(_) => vec![Third::Swaps],
+            Stage::Owns => vec![Third::Runs],
+            Stage::Runs => vec![Third::Ends],
+        };
+        if self.facts.record.lock.is_none() && left(Fault::LockHeld) {
+            steps.push(Third::OtherLocks);
+        }
+        if self.facts.record.lock == Some(Party::Other) {
+            steps.push(Third::OtherUnlocks);
+        }
+        steps
+    }
+
+    /// Whether a process that has no part in the migration holds the disk's lock.
+    #[must_use]
+    pub fn lock_is_elsewhere(&self) -> bool {
+        matches!(self.facts.record.lock, Some(Party::Third | Party::Other))
+    }
+
+    /// Another process takes its next step.
+    pub fn apply_third(&mut self, scenario: &Scenario, step: Third) {
+        match step {
+            Third::Looks { take } => {
+                self.budget.spend(if take { Fault::RashTake } else { Fault::Boot });
+                // Without a record the lock alone is in the way.
+                let swap = self.facts.record.boot(take, scenario.guards);
+                self.facts.third = swap.map_or(Stage::Absent, Stage::Looked);
+                self.facts.third_takes = take;
+            }
+            Third::Locks => {
+                let Stage::Looked(swap) = self.facts.third else { unreachable!("offered only when it has looked") };
+                let free = self.facts.record.lock.is_none();
+                if free {
+                    self.facts.record.lock = Some(Party::Third);
+                }
+                self.facts.third = if free { Stage::Locked(swap) } else { Stage::Absent };
+            }
+            Third::Swaps => {
+                let Stage::Locked(swap) = self.facts.third else { unreachable!("offered only when it holds the lock") };
+                let won = self.facts.record.boots(swap);
+                if !won {
+                    self.facts.record.lock = None;
+                }
+                self.facts.third = if won { Stage::Owns } else { Stage::Absent };
+            }
+            Third::Runs => {
+                self.facts.third = Stage::Runs;
+                self.facts.third_runs();
+            }
+            Third::Ends => {
+                self.facts.third = Stage::Absent;
+                self.facts.record.lock = None;
+            }
+            Third::OtherLocks => {
+                self.budget.spend(Fault::LockHeld);
+                self.facts.record.lock = Some(Party::Other);
+            }
+            Third::OtherUnlocks => self.facts.record.lock = None,
+        }
+    }
+
+    /// `cont` at a source whose migration has ended: a guest that was stopped with its disk held runs
+    /// at once; one whose disk was let go of takes the lock, asks the record, and then runs.
+    pub fn continue_source(&mut self, scenario: &Scenario) {
+        use super::record::{Kind, Reply};
+        use ferry_migration::guards::Guard;
+        match self.facts.source.guest {
+            SourceGuest::Held => self.facts.source_goes_on(),
+            SourceGuest::StoppedForGood if !self.lock_is_elsewhere() => {
+                let asks = scenario.has_record && scenario.guards.has(Guard::ContAsksRecord);
+                if asks {
+                    let sees = self.facts.record.source_sees;
+                    if !sees || self.facts.record.carry_out(Kind::RunAgain.of(self.migration)) != Reply::Won {
+                        return;
+                    }
+                    self.facts.source.generation = self.facts.record.generation;
+                }
+                self.facts.record.lock = Some(Party::Source);
+                self.facts.source_goes_on();
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What a migration's two sides must mean alike: what the guest boots, and the file behind its disk.
+
+use std::io;
+
+use ferry_devices::virtio::VirtioDevice;
+use ferry_migration::identity::Boot;
+
+use super::Machine;
+use super::build::Disk;
+
+/// A machine's writable disk, as far as its file goes. It outlives the machine where storage hangs.
+#[derive(Clone)]
+pub struct DiskFile(Disk);
+
+/// A nonce that the file of a disk shows until this is dropped.
+pub struct DiskProof {
+    disk: DiskFile,
+    nonce: u64,
+}
+
+impl Machine {
+    /// What the guest boots at its next reset.
+    #[must_use]
+    pub fn boot_identity(&self) -> Boot {
+        self.parts.boot.identity()
+    }
+
+    /// A guest arrives with this command line; one of an older source with none, and then that of this process counts.
+    pub fn set_command_line(&self, arrived: Option<String>) {
+        self.parts.boot.set_command_line(arrived);
+    }
+
+    /// The disk, if there is one and the guest may write to it.
+    #[must_use]
+    pub fn writable_disk(&self) -> Option<DiskFile> {
+        let disk = self.parts.disk.clone()?;
+        (!disk.device().is_read_only()).then_some(DiskFile(disk))
+    }
+}
+
+impl DiskFile {
+    /// Which `virtio-blk` it is.
+    #[must_use]
+    pub fn instance(&self) -> u32 {
+        self.0.device().id().instance
+    }
+
+    /// Where the image was opened, for people.
+    #[must_use]
+    pub fn path(&self) -> String {
+        self.0.device().path().display().to_string()
+    }
+
+    /// Lets the destination find `nonce` in this file, if it has opened the same. May wait for storage.
+    ///
+    /// # Errors
+    /// When the file system gives no lock.
+    pub fn prove(&self, nonce: u64) -> io::Result<DiskProof> {
+        self.0.device().show_proof(nonce)?;
+        Ok(DiskProof { disk: self.clone(), nonce })
+    }
+
+    /// Whether the source shows `nonce` in this very file. May wait for storage.
+    ///
+    /// # Errors
+    /// When the file system does not say which locks there are.
+    pub fn sees(&self, nonce: u64) -> io::Result<bool> {
+        self.0.device().sees_proof(nonce)
+    }
+}
+
+impl DiskProof {
+    /// The nonce that is shown.
+    #[must_use]
+    pub fn nonce(&self) -> u64 {
+        self.nonce
+    }
+}
+
+impl Drop for DiskProof {
+    fn drop(&mut self) {
+        if let Err(error) = self.disk.0.device().end_proof(self.nonce) {
+            tracing::warn!(%error, image = self.disk.path(), "the lock that proves the disk is still held; it is in no guest's way");
+        }
+    }
+}
+
+impl std::fmt::Debug for DiskFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("DiskFile").field(&self.path()).finish()
+    }
+}
+
+impl std::fmt::Debug for DiskProof {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DiskProof").field("disk", &self.disk).finish()
+    }
+}

@@ -1,0 +1,88 @@
+//! Asks the ownership record before a guest runs again whose disk this process has let go of.
+//!
+//! That is the guest of a failed switchover whose disk was locked by another process when it was to
+//! be taken back: since then that process, or a third one, may have run it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+
+use ferry_migration::ownership::{Record, Swap, custody};
+
+use super::{ANSWER_DEADLINE, OwnRecord, RecordError};
+use crate::machine::Custody;
+use crate::ownership::OwnershipError;
+
+/// The record's word on whether this process may run its guest again.
+#[derive(Debug)]
+pub struct Custodian {
+    own: Arc<OwnRecord>,
+}
+
+impl Custodian {
+    /// By this record.
+    #[must_use]
+    pub fn new(own: Arc<OwnRecord>) -> Self {
+        Custodian { own }
+    }
+}
+
+impl Custody for Custodian {
+    fn claim(&self) -> Result<(), String> {
+        // A guest that never had a record: it arrived without one, and booted where none could be made.
+        if self.own.generation() == 0 {
+            return Ok(());
+        }
+        let (answer, answered) = channel();
+        let own = self.own.clone();
+        let ask = move || {
+            // The caller may have given up.
+            let _ = answer.send(own.claim_again());
+        };
+        let late = || RecordError::Late { place: self.own.place() };
+        let asked = std::thread::Builder::new().name("ferry-record".into()).spawn(ask);
+        let claimed = asked.map_err(RecordError::Thread).and_then(|_| {
+            answered.recv_timeout(ANSWER_DEADLINE).unwrap_or_else(|error| match error {
+                RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected => Err(late()),
+            })
+        });
+        let claimed = claimed.map_err(|error| crate::runtime::causes(&error))?;
+        self.own.settle_claim(claimed);
+        Ok(())
+    }
+}
+
+impl OwnRecord {
+    /// Makes the record name this process in a new generation, unsettled.
+    fn claim_again(&self) -> Result<Record, RecordError> {
+        let migration_id = crate::ownership::random().map_err(RecordError::Random)?;
+        self.while_nobody_changes_it(|| {
+            let Some(there) = self.backend.read()? else {
+                return Err(OwnershipError::Missing { at: self.place() }.into());
+            };
+            let change = custody::run_again(&there, &self.me, migration_id).map_err(|refusal| self.refused(refusal))?;
+            match self.backend.swap(&change.expected, &change.record)? {
+                Swap::Won => {
+                    self.generation.store(change.record.generation, SeqCst);
+                    Ok(change.record)
+                }
+                Swap::Lost(record) => Err(self.taken(&record)),
+            }
+        })
+    }
+
+    /// Makes the record say that no migration is under way, unless one has begun since this claim.
+    /// This process holds the guest's disk.
+    fn settle_claim(self: &Arc<Self>, claimed: Record) {
+        let _first_try = self.insist("say that the guest is here", move |own| {
+            match own.backend.read()? {
+                Some(there) if there == claimed => {
+                    let change = there.settle();
+                    own.backend.swap(&change.expected, &change.record)?;
+                }
+                _ => {}
+            }
+            Ok(())
+        });
+    }
+}

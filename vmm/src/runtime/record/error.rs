@@ -1,0 +1,83 @@
+//! Why an ownership record could not be used, and what the operator can do about it.
+
+use ferry_migration::ownership::{NameError, RuleError};
+
+use super::ANSWER_DEADLINE;
+use crate::ownership::OwnershipError;
+
+/// Why a record could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The record did not answer, or holds what is no record.
+    #[error(transparent)]
+    Ownership(#[from] OwnershipError),
+    /// The kernel gave no random number for this process's identity.
+    #[error("no random number can be had: {0}")]
+    Random(std::io::Error),
+    /// Some process may still hold the guest's memory.
+    #[error(
+        "the ownership record {place} says that a hand-over is under way, and names {owner} in generation {generation}: a \
+         process that is stopped may have the guest's newest state. If it is not to go on there, end every other process of \
+         this guest, then start it with --ownership …,take"
+    )]
+    InHandover {
+        /// Where the record is.
+        place: String,
+        /// Who owns the guest.
+        owner: String,
+        /// Since which generation.
+        generation: u64,
+    },
+    /// Somebody else owns the guest.
+    #[error("the ownership record {place} names {owner} in generation {generation}, not this process")]
+    NotOurs {
+        /// Where the record is.
+        place: String,
+        /// Who owns the guest.
+        owner: String,
+        /// Since which generation.
+        generation: u64,
+    },
+    /// Another process has made itself the owner since the guest was stopped here.
+    #[error(
+        "the ownership record {place} names {owner} in generation {generation}, which may have run the guest since it was \
+         stopped here: what this process holds is too old to run; end it with quit"
+    )]
+    Taken {
+        /// Where the record is.
+        place: String,
+        /// Who owns the guest.
+        owner: String,
+        /// Since which generation.
+        generation: u64,
+    },
+    /// The storage did not answer in time.
+    #[error("the ownership record {place} did not answer within {} s: see what keeps its storage, then try again", ANSWER_DEADLINE.as_secs())]
+    Late {
+        /// Where the record is.
+        place: String,
+    },
+    /// The host gave no thread to ask the record with.
+    #[error("no thread can be started to ask the ownership record: {0}; raise the limit of processes")]
+    Thread(#[source] std::io::Error),
+    /// The migration has ended before it was announced.
+    #[error("the migration has ended meanwhile")]
+    Over,
+    /// The guest's name cannot stand in a record.
+    #[error("the guest's name cannot stand in an ownership record: {0}")]
+    Name(#[from] NameError),
+    /// The record's generation cannot grow.
+    #[error(transparent)]
+    Rule(#[from] RuleError),
+}
+
+impl RecordError {
+    /// Whether another try may succeed: the storage comes back, or the change follows what somebody else has written meanwhile.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            RecordError::Ownership(error) => error.is_unreachable(),
+            RecordError::NotOurs { .. } => true,
+            _ => false,
+        }
+    }
+}

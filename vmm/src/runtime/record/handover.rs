@@ -1,0 +1,188 @@
+//! The record during one migration, on either side: the changes of the switchover, answered in the
+//! state machines' words.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use ferry_migration::destination::{Claim, GiveBack};
+use ferry_migration::ownership::{Change, Handover, Record, Standing, Swap, custody};
+use ferry_migration::source::TakeBack;
+
+use super::{OwnRecord, RecordError};
+use crate::ownership::OwnershipError;
+
+/// Longest that the resume of a guest waits for a look at the record: before the permit no other
+/// process can own the guest, unless an operator has said so.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The record during one migration.
+#[derive(Debug)]
+pub struct HandoverRecord {
+    pub(super) own: Arc<OwnRecord>,
+    pub(super) handover: Handover,
+    pub(super) nonce: u64,
+    /// The guest is here for good: an announcement that has not been written yet must not be.
+    pub(super) is_over: AtomicBool,
+}
+
+impl HandoverRecord {
+    /// The process's part of it.
+    #[must_use]
+    pub fn own(&self) -> &Arc<OwnRecord> {
+        &self.own
+    }
+
+    /// The hand-over, for the greeting.
+    #[must_use]
+    pub fn handover(&self) -> &Handover {
+        &self.handover
+    }
+
+    /// The number that the destination must read back.
+    #[must_use]
+    pub fn nonce(&self) -> u64 {
+        self.nonce
+    }
+
+    /// Source: writes the nonce.
+    ///
+    /// # Errors
+    /// When the record does not answer or names somebody else.
+    pub fn announce(&self) -> Result<(), RecordError> {
+        let announced = self.own.while_nobody_changes_it(|| match self.is_over.load(SeqCst) {
+            true => Err(RecordError::Over),
+            false => Ok(self.swap(&self.handover.announce(self.nonce))?),
+        });
+        match announced? {
+            Swap::Won => Ok(()),
+            Swap::Lost(record) => Err(self.own.not_ours(&record)),
+        }
+    }
+
+    /// Source: makes the record name this side again.
+    #[must_use]
+    pub fn take_back(&self) -> TakeBack {
+        let change = self.handover.take_back();
+        match self.swap(&change) {
+            Ok(Swap::Won) => self.took_back(&change.record),
+            Ok(Swap::Lost(record)) => match self.handover.standing(&self.own.me, Some(&record)) {
+                // The destination has given it back.
+                Standing::Mine => self.took_back(&record),
+                _ if self.handover.is_claimed(&record) => TakeBack::Claimed,
+                _ if record.migration_id == self.handover.migration_id() => TakeBack::Lost,
+                _ => TakeBack::Taken,
+            },
+            Err(error) => {
+                tracing::warn!(%error, "the ownership record was not reached");
+                TakeBack::Unreachable
+            }
+        }
+    }
+
+    /// Either side, before its guest runs at the end of a switchover, with the disk held: whether the
+    /// record, if it answers at once, leaves the guest to this side. An operator may have had it booted
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// The record names a process that has no part in this migration.
+    pub fn allows(&self) -> Result<(), String> {
+        let (answer, answered) = channel();
+        let own = self.own.clone();
+        let look = move || {
+            // The caller may have gone on without.
+            let _ = answer.send(own.backend.read());
+        };
+        let asked = std::thread::Builder::new().name("ferry-record".into()).spawn(look);
+        let Some(Ok(there)) = asked.ok().and_then(|_| answered.recv_timeout(LOOK).ok()) else { return Ok(()) };
+        match (self.handover.standing(&self.own.me, there.as_ref()), there) {
+            (Standing::Theirs, Some(there)) => Err(self.own.taken(&there).to_string()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Destination: makes the record name this side.
+    #[must_use]
+    pub fn claim(&self) -> Claim {
+        let change = self.handover.commit(&self.own.me);
+        match self.swap(&change) {
+            Ok(Swap::Won) => {
+                self.own.generation.store(change.record.generation, SeqCst);
+                Claim::Won
+            }
+            Ok(Swap::Lost(_)) => Claim::Lost,
+            Err(error) => {
+                tracing::warn!(%error, "the ownership record was not reached");
+                Claim::Unreachable
+            }
+        }
+    }
+
+    /// Destination: makes the record name the source again.
+    #[must_use]
+    pub fn give_back(&self) -> GiveBack {
+        match self.swap(&self.handover.give_back(&self.own.me)) {
+            // Lost: it names somebody else already, which is what giving back is for.
+            Ok(_) => GiveBack::Done,
+            Err(error) => {
+                tracing::warn!(%error, "the ownership record was not reached");
+                GiveBack::Unreachable
+            }
+        }
+    }
+
+    /// Either side, when the guest is here for good: makes the record say that no hand-over is under way any more. Goes on in
+    /// the background until the record has it, or belongs to somebody else or to another hand-over.
+    pub fn settle(&self) {
+        self.is_over.store(true, SeqCst);
+        let handover = self.handover.clone();
+        let _first_try = self.own.insist("say that the hand-over has ended", move |own| {
+            match own.backend.read()? {
+                Some(record) if own.is_unsettled(&record, &handover) => {
+                    let change = record.settle();
+                    own.backend.swap(&change.expected, &change.record)?;
+                }
+                _ => {}
+            }
+            Ok(())
+        });
+    }
+
+    /// Source, whose operator knows that the destination has never run the guest: makes the record
+    /// name this side, also if it names the destination's claim. Goes on in the background while the
+    /// record is out of reach. The first try's end comes through what is returned.
+    #[must_use]
+    pub fn seize(&self) -> Receiver<Result<(), String>> {
+        let handover = self.handover.clone();
+        self.own.insist("name this process", move |own| {
+            let there = own.backend.read()?;
+            let standing = handover.standing(&own.me, there.as_ref());
+            let Some(there) = there else { return Err(OwnershipError::Missing { at: own.place() }.into()) };
+            if standing != Standing::Open && !handover.is_claimed(&there) {
+                if standing != Standing::Mine {
+                    return Err(own.taken(&there));
+                }
+                own.generation.store(there.generation, SeqCst);
+                return Ok(());
+            }
+            let change = custody::seize(&there, &own.me)?;
+            match own.backend.swap(&change.expected, &change.record)? {
+                Swap::Won => {
+                    own.generation.store(change.record.generation, SeqCst);
+                    Ok(())
+                }
+                Swap::Lost(record) => Err(own.not_ours(&record)),
+            }
+        })
+    }
+
+    fn took_back(&self, record: &Record) -> TakeBack {
+        self.own.generation.store(record.generation, SeqCst);
+        TakeBack::Won
+    }
+
+    fn swap(&self, change: &Change) -> Result<Swap, OwnershipError> {
+        self.own.backend.swap(&change.expected, &change.record)
+    }
+}

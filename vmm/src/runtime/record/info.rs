@@ -1,0 +1,56 @@
+//! What an ownership record says, for an operator.
+
+use ferry_migration::ownership::OwnerId;
+use serde::{Deserialize, Serialize};
+
+use crate::ownership::Ownership;
+
+/// What a record says, for an operator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct OwnershipInfo {
+    /// Where the record is.
+    pub place: String,
+    /// Why the rest is not known; nothing was changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The guest's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vm: Option<String>,
+    /// Counts the changes of owner.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// Who owns the guest: `HOST:PID` of the process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// The owner is the process that was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owned_here: Option<bool>,
+    /// No hand-over is under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub settled: Option<bool>,
+}
+
+impl OwnershipInfo {
+    /// What the record at `backend` says; `me` is who asks.
+    #[must_use]
+    pub fn read(backend: &dyn Ownership, me: Option<&OwnerId>) -> Self {
+        let read = backend.read();
+        let error = match &read {
+            Ok(Some(_)) => None,
+            Ok(None) => Some("there is no record yet".to_owned()),
+            Err(error) => Some(crate::runtime::causes(error)),
+        };
+        let record = read.ok().flatten();
+        let of = record.as_ref();
+        OwnershipInfo {
+            place: backend.place(),
+            error,
+            vm: of.map(|record| record.vm.to_string()),
+            generation: of.map(|record| record.generation),
+            owner: of.map(|record| record.owner.to_string()),
+            owned_here: of.and_then(|record| Some(record.owner == *me?)),
+            settled: of.map(|record| record.settled),
+        }
+    }
+}

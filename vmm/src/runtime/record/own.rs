@@ -1,0 +1,244 @@
+//! The record of a process's guest: which record, who this process is, and which generation it holds.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ferry_migration::guards::Guards;
+use ferry_migration::ownership::custody::{self, Boot, Refusal};
+use ferry_migration::ownership::{Change, Expected, Handover, Name, OwnerId, Record, RuleError, Swap};
+
+use super::{ANSWER_DEADLINE, HandoverRecord, OwnershipInfo, RecordError};
+use crate::ownership::Ownership;
+
+/// How often a record that did not answer is asked again by a change that must be made.
+const INSIST_AGAIN: Duration = Duration::from_millis(500);
+
+/// The record of a process's guest.
+#[derive(Debug)]
+pub struct OwnRecord {
+    pub(super) backend: Arc<dyn Ownership>,
+    pub(super) me: OwnerId,
+    vm: Name,
+    pub(super) generation: AtomicU64,
+    /// Held from a look at the record to the change that follows from it: the end of one hand-over must not be written over the
+    /// beginning of the next.
+    changing: Mutex<()>,
+}
+
+impl OwnRecord {
+    /// The record at `backend` for the guest named `vm`, as this new process will use it.
+    ///
+    /// # Errors
+    /// When the name does not fit, or the kernel gives no random number.
+    pub fn new(backend: Arc<dyn Ownership>, vm: &str) -> Result<Self, RecordError> {
+        let me = crate::ownership::new_owner().map_err(RecordError::Random)?;
+        Ok(OwnRecord {
+            backend,
+            me,
+            vm: Name::try_from(vm)?,
+            generation: AtomicU64::new(0),
+            changing: Mutex::default(),
+        })
+    }
+
+    /// Whether this process may boot the guest, by the record as it is now. Nothing is changed: the
+    /// disk's lock comes next, then [`OwnRecord::take_at_boot`].
+    ///
+    /// # Errors
+    /// When the record does not answer, or is damaged; or, unless `even_in_handover`, when it says that a hand-over is under
+    /// way: some process may still hold the guest's memory, and would lose it here.
+    pub fn look_at_boot(&self, even_in_handover: bool) -> Result<Boot, RecordError> {
+        let there = self.backend.read()?;
+        custody::boot(there.as_ref(), &self.vm, &self.me, even_in_handover, Guards::all())
+            .map_err(|refusal| self.refused(refusal))
+    }
+
+    /// Makes this process the owner of a guest that it boots afresh. The disk's lock is held: if the
+    /// record is still as it was looked at, no process runs the guest that it names.
+    ///
+    /// # Errors
+    /// When the record does not answer, or has changed since it was looked at: a migration has begun,
+    /// or another process boots the guest.
+    pub fn take_at_boot(&self, boot: &Boot) -> Result<(), RecordError> {
+        let (record, won) = match boot {
+            Boot::Create(record) => (record, self.backend.create(record)?),
+            Boot::Swap(Change { expected, record }) => (record, self.backend.swap(expected, record)?),
+        };
+        match won {
+            Swap::Won => {
+                self.generation.store(record.generation, SeqCst);
+                Ok(())
+            }
+            Swap::Lost(record) if !record.settled => Err(self.in_handover(&record)),
+            Swap::Lost(record) => Err(self.not_ours(&record)),
+        }
+    }
+
+    /// Who owns the guest by the record, for the message of a boot that finds its disk locked.
+    #[must_use]
+    pub fn owner_there(&self) -> Option<String> {
+        let record = self.backend.read().ok()??;
+        Some(format!("{} in generation {}", record.owner, record.generation))
+    }
+
+    pub(super) fn refused(&self, refusal: Refusal) -> RecordError {
+        match refusal {
+            Refusal::InHandover(record) => self.in_handover(&record),
+            Refusal::NamesAnother(record) => self.taken(&record),
+            Refusal::Rule(error) => RecordError::Rule(error),
+        }
+    }
+
+    fn take_from(&self, there: Option<Record>, migration_id: u128) -> Result<(), RecordError> {
+        let (generation, won) = match there {
+            None => (1, self.backend.create(&self.settled(1, migration_id))?),
+            Some(there) => {
+                let expected = Expected::reign(there.generation, there.owner.clone());
+                let generation =
+                    there.generation.checked_add(1).ok_or(RuleError::Exhausted { generation: u64::MAX })?;
+                (generation, self.backend.swap(&expected, &self.settled(generation, migration_id))?)
+            }
+        };
+        match won {
+            Swap::Won => {
+                self.generation.store(generation, SeqCst);
+                Ok(())
+            }
+            Swap::Lost(record) => Err(self.not_ours(&record)),
+        }
+    }
+
+    /// Makes the record name this process, which runs a guest that arrived without it. Goes on in the background until the
+    /// record has it.
+    pub fn assert_ownership(self: &Arc<Self>, migration_id: u128) {
+        let _first_try = self.insist("name this process", move |own| match own.backend.read()? {
+            Some(there) if there.owner == own.me && there.settled => {
+                own.generation.store(there.generation, SeqCst);
+                Ok(())
+            }
+            // Also if it is this process's but in a hand-over: the next generation fences who was to take it over.
+            there => own.take_from(there, migration_id),
+        });
+    }
+
+    /// Repeats `change` on a thread of its own until it succeeds; a record that is no record is left alone. The first try's
+    /// end comes through what is returned: an error means that the record names another process for good.
+    pub(super) fn insist(
+        self: &Arc<Self>,
+        what: &'static str,
+        change: impl Fn(&Self) -> Result<(), RecordError> + Send + 'static,
+    ) -> Receiver<Result<(), String>> {
+        let (tried, first_try) = channel();
+        let own = self.clone();
+        let run = move || {
+            let mut told = false;
+            loop {
+                let result = own.while_nobody_changes_it(|| change(&own));
+                crate::trace::record(what, &result);
+                // The caller may have dropped its end.
+                let _ = tried.send(match &result {
+                    Err(error @ RecordError::Taken { .. }) => Err(crate::runtime::causes(error)),
+                    _ => Ok(()),
+                });
+                let Err(error) = result else { return };
+                let error_text = crate::runtime::causes(&error);
+                if !error.may_pass() {
+                    return tracing::warn!(error = error_text, "the ownership record does not {what}");
+                }
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(error = error_text, "the ownership record does not {what} yet; this is tried again");
+                }
+                std::thread::sleep(INSIST_AGAIN);
+            }
+        };
+        // It ends with the record's answer or with the process: storage that hangs must not keep a migration from ending.
+        if let Err(error) = std::thread::Builder::new().name("ferry-record".into()).spawn(run) {
+            tracing::warn!(%error, "no thread to make the ownership record {what}");
+        }
+        first_try
+    }
+
+    /// Which generation this process holds; 0 when it holds none.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(SeqCst)
+    }
+
+    /// Where the record is, for people.
+    #[must_use]
+    pub fn place(&self) -> String {
+        self.backend.place()
+    }
+
+    /// What the record says now, for an operator. Storage that hangs counts as unreachable after a while.
+    #[must_use]
+    pub fn info(self: &Arc<Self>) -> OwnershipInfo {
+        let (answer, answered) = channel();
+        let own = self.clone();
+        let ask = move || {
+            // Whoever asked may have given up.
+            let _ = answer.send(OwnershipInfo::read(&*own.backend, Some(&own.me)));
+        };
+        let asked = std::thread::Builder::new().name("ferry-record".into()).spawn(ask);
+        let info = asked.ok().and_then(|_| answered.recv_timeout(ANSWER_DEADLINE).ok());
+        info.unwrap_or_else(|| OwnershipInfo {
+            place: self.place(),
+            error: Some(format!("no answer within {} s; its storage hangs", ANSWER_DEADLINE.as_secs())),
+            vm: None,
+            generation: None,
+            owner: None,
+            owned_here: None,
+            settled: None,
+        })
+    }
+
+    /// Whether the record can be read and holds `nonce`: the source's view and this one are the same.
+    #[must_use]
+    pub fn shows(&self, nonce: u64) -> bool {
+        matches!(self.backend.read(), Ok(Some(record)) if record.nonce == nonce && nonce != 0)
+    }
+
+    /// A hand-over of which this process is the source.
+    ///
+    /// # Errors
+    /// When the generation cannot grow any more.
+    pub fn outgoing(self: &Arc<Self>, migration_id: u128) -> Result<HandoverRecord, RecordError> {
+        let handover = Handover::new(self.vm.clone(), migration_id, self.generation(), self.me.clone())?;
+        // A nonce of 0 is no nonce.
+        let nonce = migration_id as u64 | 1;
+        Ok(HandoverRecord { own: self.clone(), handover, nonce, is_over: AtomicBool::new(false) })
+    }
+
+    /// A hand-over of which this process is the destination.
+    #[must_use]
+    pub fn incoming(self: &Arc<Self>, handover: Handover) -> HandoverRecord {
+        HandoverRecord { own: self.clone(), handover, nonce: 0, is_over: AtomicBool::new(false) }
+    }
+
+    pub(super) fn is_unsettled(&self, record: &Record, handover: &Handover) -> bool {
+        record.owner == self.me && !record.settled && record.migration_id == handover.migration_id()
+    }
+
+    pub(super) fn while_nobody_changes_it<T>(&self, change: impl FnOnce() -> T) -> T {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        change()
+    }
+
+    fn settled(&self, generation: u64, migration_id: u128) -> Record {
+        Record { vm: self.vm.clone(), generation, owner: self.me.clone(), migration_id, settled: true, nonce: 0 }
+    }
+
+    pub(super) fn in_handover(&self, record: &Record) -> RecordError {
+        RecordError::InHandover { place: self.place(), owner: record.owner.to_string(), generation: record.generation }
+    }
+
+    pub(super) fn taken(&self, record: &Record) -> RecordError {
+        RecordError::Taken { place: self.place(), owner: record.owner.to_string(), generation: record.generation }
+    }
+
+    pub(super) fn not_ours(&self, record: &Record) -> RecordError {
+        RecordError::NotOurs { place: self.place(), owner: record.owner.to_string(), generation: record.generation }
+    }
+}

@@ -1,0 +1,480 @@
+//! Bytes over a [`Stream`]: how long they may take, and when a link that is open counts as lost all the same.
+//!
+//! Two rules, one for each kind of link. On a link that carries pages, *something moves*: a transfer that has begun may take as
+//! long as it likes, but not a [patience](Stream::set_patience) without a byte. A control message has an [`Allowance`] for the
+//! whole of it, however it trickles.
+//!
+//! Waiting is counted in looks, and a look counts for [`LOOK`] at most: time in which this process itself stood still
+//! (SIGSTOP, a debugger, a host without a free core) is not the peer's.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, sendmsg, sockopt};
+
+use super::Stream;
+
+/// Longest that a transfer waits before it looks at why.
+pub const LOOK: Duration = Duration::from_millis(200);
+/// So many looks make a patience that is short.
+const LOOKS_PER_PATIENCE: u32 = 8;
+/// Time for a control message that is short.
+const MESSAGE: Duration = Duration::from_secs(5);
+/// A second more is allowed for so many bytes of it: a link that carries less is of no use to a migration.
+const BYTES_A_SECOND: u64 = 64 << 10;
+
+/// How long a message may take as a whole, from its first byte on.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowance(Duration);
+
+impl Allowance {
+    /// For a message of `bytes`.
+    #[must_use]
+    pub fn of_message(bytes: usize) -> Self {
+        Allowance(MESSAGE + Duration::from_millis(bytes as u64 * 1000 / BYTES_A_SECOND))
+    }
+
+    /// This long.
+    #[must_use]
+    pub fn of(time: Duration) -> Self {
+        Allowance(time)
+    }
+
+    /// Waits until `stream` is ready, for one look at most.
+    ///
+    /// # Errors
+    /// `TimedOut` when the allowance is used up.
+    pub fn wait(&mut self, stream: &Stream, flags: PollFlags) -> io::Result<()> {
+        if self.0.is_zero() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "a message took too long"));
+        }
+        let (look, began) = (self.0.min(LOOK), Instant::now());
+        is_ready(stream, flags, Some(look))?;
+        self.0 -= began.elapsed().min(look);
+        Ok(())
+    }
+}
+
+/// Bytes that were written and that the peer's kernel has not confirmed, as they change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unconfirmed {
+    bytes: u64,
+    quiet: Duration,
+}
+
+impl Unconfirmed {
+    /// Looks again, after `waited`. Returns for how long nothing has changed while there was something to confirm.
+    pub fn look(&mut self, stream: &Stream, waited: Duration) -> Duration {
+        let bytes = stream.unconfirmed();
+        if bytes == 0 || bytes != self.bytes {
+            *self = Unconfirmed { bytes, quiet: Duration::ZERO };
+        } else {
+            self.quiet += waited;
+        }
+        self.quiet
+    }
+}
+
+/// What is said of a link on which nothing has moved for so long.
+#[must_use]
+pub fn silent(patience: Duration) -> io::Error {
+    let text = format!("nothing has moved on it for {} ms (x-ferry-heartbeat-timeout-ms)", patience.as_millis());
+    io::Error::new(io::ErrorKind::TimedOut, text)
+}
+
+fn is_ready(stream: &Stream, flags: PollFlags, within: Option<Duration>) -> io::Result<bool> {
+    let mut fds = [PollFd::new(stream, flags)];
+    let timeout = within.and_then(|within| Timespec::try_from(within).ok());
+    match poll(&mut fds, timeout.as_ref()) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::INTR) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Stream {
+    /// Bytes that have come on it so far: two looks that find the same have found a peer that was silent.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.0.received.load(Relaxed)
+    }
+
+    /// Whether the other is a clone of this one.
+    #[must_use]
+    pub fn is_same(&self, other: &Stream) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// From now on a transfer that has begun fails once nothing has moved for so long, and looks at why it waits much more
+    /// often.
+    ///
+    /// # Errors
+    /// When the socket refuses it.
+    pub fn set_patience(&self, patience: Duration) -> io::Result<()> {
+        let look = (patience / LOOKS_PER_PATIENCE).clamp(Duration::from_millis(10), LOOK);
+        self.0.patience_ms.store(patience.as_millis() as u64, Relaxed);
+        self.0.look_ms.store(look.as_millis() as u64, Relaxed);
+        sockopt::set_socket_timeout(&self.0, sockopt::Timeout::Recv, Some(look))?;
+        sockopt::set_socket_timeout(&self.0, sockopt::Timeout::Send, Some(look))?;
+        Ok(())
+    }
+
+    /// How long a call waits before it looks.
+    #[must_use]
+    pub fn look(&self) -> Duration {
+        Duration::from_millis(self.0.look_ms.load(Relaxed))
+    }
+
+    /// Bytes that were written and that the peer's kernel has not taken; on a Unix socket, that the peer has not read.
+    #[must_use]
+    pub fn unconfirmed(&self) -> u64 {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the descriptor is open for as long as `self` is borrowed, and TIOCOUTQ writes one int.
+        let done = unsafe { libc::ioctl(self.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        // A kernel that does not say leaves it to the other means.
+        if done == 0 { u64::try_from(bytes).unwrap_or(0) } else { 0 }
+    }
+
+    /// Waits until a read would not wait, which the end of the connection does not either.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn wait_readable(&self) -> io::Result<()> {
+        while !is_ready(self, PollFlags::IN, None)? {}
+        Ok(())
+    }
+
+    /// Whether a read would not wait.
+    #[must_use]
+    pub fn is_readable(&self) -> bool {
+        is_ready(self, PollFlags::IN, Some(Duration::ZERO)).unwrap_or(false)
+    }
+
+    /// A call came back with nothing: the next one is made, unless the patience is at its end, or there is none.
+    fn stalled(&self, quiet: &mut Duration) -> io::Result<()> {
+        let patience = Duration::from_millis(self.0.patience_ms.load(Relaxed));
+        if patience.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        *quiet += self.look();
+        if *quiet >= patience { Err(silent(patience)) } else { Ok(()) }
+    }
+
+    /// So many bytes have come.
+    pub(in crate::runtime) fn note(&self, bytes: usize) {
+        self.0.received.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// Fills `buffer`.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` when the peer closed before; `TimedOut` past the patience, or, without one, past the read timeout.
+    pub fn read_exact(&self, buffer: &mut [u8]) -> io::Result<()> {
+        self.read_on(buffer, 0)
+    }
+
+    /// As [`Stream::read_exact`], of what need not come: only what has begun must end. `idle` is asked at every look until
+    /// then.
+    ///
+    /// # Errors
+    /// As there, and what `idle` returns.
+    pub fn read_next(&self, buffer: &mut [u8], mut idle: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+        loop {
+            match rustix::net::recv(&self.0, &mut *buffer, RecvFlags::WAITALL) {
+                Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok((taken, _)) => {
+                    self.note(taken);
+                    return self.read_on(buffer, taken);
+                }
+                Err(Errno::AGAIN) => idle()?,
+                Err(error) => retry(error)?,
+            }
+        }
+    }
+
+    fn read_on(&self, buffer: &mut [u8], already: usize) -> io::Result<()> {
+        let mut buffer = &mut buffer[already..];
+        let mut quiet = Duration::ZERO;
+        while !buffer.is_empty() {
+            match rustix::net::recv(&self.0, &mut *buffer, RecvFlags::WAITALL) {
+                Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok((taken, _)) => {
+                    self.note(taken);
+                    quiet = Duration::ZERO;
+                    buffer = &mut buffer[taken..];
+                }
+                Err(Errno::AGAIN) => self.stalled(&mut quiet)?,
+                Err(error) => retry(error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills all slices, in as few calls as the socket gives them.
+    ///
+    /// # Errors
+    /// As [`Stream::read_exact`].
+    pub fn read_exact_vectored(&self, mut slices: &mut [IoSliceMut<'_>]) -> io::Result<()> {
+        let mut quiet = Duration::ZERO;
+        while !slices.is_empty() {
+            match rustix::io::readv(&self.0, slices) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(taken) => {
+                    self.note(taken);
+                    quiet = Duration::ZERO;
+                    IoSliceMut::advance_slices(&mut slices, taken);
+                }
+                Err(Errno::AGAIN) => self.stalled(&mut quiet)?,
+                Err(error) => retry(error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills `buffer` within what is left of `allowance`.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` when the peer closed before; `TimedOut` past the allowance.
+    pub fn read_within(&self, mut buffer: &mut [u8], allowance: &mut Allowance) -> io::Result<()> {
+        while !buffer.is_empty() {
+            match rustix::net::recv(&self.0, &mut *buffer, RecvFlags::DONTWAIT) {
+                Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok((taken, _)) => {
+                    self.note(taken);
+                    buffer = &mut buffer[taken..];
+                }
+                Err(Errno::AGAIN) => allowance.wait(self, PollFlags::IN)?,
+                Err(error) => retry(error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends all of `bytes`.
+    ///
+    /// # Errors
+    /// As the socket says; `TimedOut` past the patience, or, without one, past the write timeout.
+    pub fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        let mut quiet = Duration::ZERO;
+        while !bytes.is_empty() {
+            match rustix::net::send(&self.0, bytes, SendFlags::NOSIGNAL) {
+                Ok(sent) => {
+                    quiet = Duration::ZERO;
+                    bytes = &bytes[sent..];
+                }
+                Err(Errno::AGAIN) => self.stalled(&mut quiet)?,
+                Err(error) => retry(error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what the socket takes without waiting. Returns how much that was.
+    ///
+    /// # Errors
+    /// As the socket says.
+    pub fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        match rustix::net::send(&self.0, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+            Ok(sent) => Ok(sent),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Sends as much of the slices as goes within what is left of `allowance`. Returns how many bytes that was.
+    ///
+    /// # Errors
+    /// As the socket says; what was sent by then is not known.
+    pub fn write_within(&self, mut slices: &mut [IoSlice<'_>], allowance: &mut Allowance) -> io::Result<usize> {
+        let mut all = 0;
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        IoSlice::advance_slices(&mut slices, 0);
+        while !slices.is_empty() {
+            match sendmsg(&self.0, slices, &mut SendAncillaryBuffer::default(), flags) {
+                Ok(sent) => {
+                    all += sent;
+                    IoSlice::advance_slices(&mut slices, sent);
+                }
+                Err(Errno::AGAIN) => match allowance.wait(self, PollFlags::OUT) {
+                    Err(error) if error.kind() == io::ErrorKind::TimedOut => break,
+                    result => result?,
+                },
+                Err(error) => retry(error)?,
+            }
+        }
+        Ok(all)
+    }
+
+    /// Sends all slices on a link on which the peer sends nothing, or only requests: the peer's end of the connection is noticed
+    /// also while a write waits. A peer that has closed with a full window need not say so to a writer. `judge` is told
+    /// at every look for how long nothing has moved.
+    ///
+    /// # Errors
+    /// As the socket says; `UnexpectedEof` when the peer has closed; what `judge` returns.
+    pub fn write_all_while_open(
+        &self,
+        mut slices: &mut [IoSlice<'_>],
+        judge: impl Fn(Duration) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut quiet = Duration::ZERO;
+        while !slices.is_empty() {
+            match rustix::io::writev(&self.0, slices) {
+                Ok(sent) => {
+                    quiet = Duration::ZERO;
+                    IoSlice::advance_slices(&mut slices, sent);
+                    if !slices.is_empty() {
+                        judge(quiet)?;
+                    }
+                }
+                Err(Errno::AGAIN) if self.is_closed_by_peer()? => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(Errno::AGAIN) => {
+                    quiet += self.look();
+                    judge(quiet)?;
+                }
+                Err(error) => retry(error)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What becomes of a call that has failed: it is made again, or its error is told.
+pub(in crate::runtime) fn retry(error: Errno) -> io::Result<()> {
+    match error {
+        Errno::INTR => Ok(()),
+        Errno::AGAIN => Err(io::ErrorKind::TimedOut.into()),
+        other => Err(other.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+    const PATIENCE: Duration = Duration::from_millis(200);
+
+    fn tcp() -> (Stream, Stream) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let far = listener.accept().unwrap().0;
+        (Stream::new(near.into()).unwrap(), Stream::new(far.into()).unwrap())
+    }
+
+    fn unix() -> (Stream, Stream) {
+        let (near, far) = UnixStream::pair().unwrap();
+        (Stream::new(near.into()).unwrap(), Stream::new(far.into()).unwrap())
+    }
+
+    fn limit(patience: Duration) -> impl Fn(Duration) -> io::Result<()> {
+        move |quiet| if quiet >= patience { Err(silent(patience)) } else { Ok(()) }
+    }
+
+    /// What ends a flood of bytes at a peer that does not read.
+    fn flood(stream: &Stream) -> io::Error {
+        let bytes = vec![0; 1 << 20];
+        loop {
+            if let Err(error) = stream.write_all_while_open(&mut [IoSlice::new(&bytes)], limit(PATIENCE)) {
+                return error;
+            }
+        }
+    }
+
+    #[test]
+    fn a_peer_that_takes_nothing_ends_a_write_on_either_family() {
+        for (near, far) in [tcp(), unix()] {
+            near.set_patience(PATIENCE).unwrap();
+            let error = flood(&near);
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert!(error.to_string().contains("for 200 ms"), "{error}");
+            assert!(near.unconfirmed() > 0 || far.is_readable(), "the bytes wait at one of the ends");
+        }
+    }
+
+    #[test]
+    fn a_frame_that_has_begun_must_go_on_and_one_that_has_not_may_wait() {
+        for (near, far) in [tcp(), unix()] {
+            far.set_patience(PATIENCE).unwrap();
+            let mut looks = 0;
+            let error = far.read_next(&mut [0; 8], || {
+                looks += 1;
+                // Many times the patience, and no byte yet.
+                if looks == 20 {
+                    near.write_all(b"half").unwrap();
+                }
+                Ok(())
+            });
+            assert_eq!(error.unwrap_err().kind(), io::ErrorKind::TimedOut);
+            assert_eq!((looks, far.received()), (20, 4));
+        }
+    }
+
+    #[test]
+    fn a_slow_link_that_moves_is_not_lost() {
+        let (near, far) = unix();
+        far.set_patience(PATIENCE).unwrap();
+        // Each byte comes long before the patience ends, and all of them together take many times as long.
+        let writer = std::thread::spawn(move || {
+            for _ in 0..40 {
+                std::thread::park_timeout(Duration::from_millis(20));
+                near.write_all(&[1]).unwrap();
+            }
+            near
+        });
+        let began = Instant::now();
+        let mut bytes = [0; 40];
+        far.read_exact(&mut bytes).unwrap();
+        assert!(began.elapsed() > PATIENCE * 2, "{:?}", began.elapsed());
+        assert_eq!(far.received(), 40);
+        drop(writer.join().unwrap());
+    }
+
+    #[test]
+    fn a_message_that_trickles_has_one_deadline() {
+        let (near, far) = unix();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(SeqCst) && near.write_all(&[1]).is_ok() {
+                    std::thread::park_timeout(Duration::from_millis(5));
+                }
+            });
+            // A byte is always there soon, and the message never is.
+            let mut allowance = Allowance::of(Duration::from_millis(100));
+            let error = far.read_within(&mut vec![0; 1 << 20], &mut allowance).unwrap_err();
+            done.store(true, SeqCst);
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        });
+    }
+
+    #[test]
+    fn what_the_peer_has_not_taken_is_seen_to_stand_still() {
+        let (near, far) = unix();
+        let mut unconfirmed = Unconfirmed::default();
+        assert_eq!(unconfirmed.look(&near, PATIENCE), Duration::ZERO, "nothing is under way");
+        near.write_all(&[0; 4096]).unwrap();
+        assert_eq!(unconfirmed.look(&near, PATIENCE), Duration::ZERO, "it has just changed");
+        assert_eq!(unconfirmed.look(&near, PATIENCE), PATIENCE);
+        far.read_exact(&mut [0; 4096]).unwrap();
+        assert_eq!(unconfirmed.look(&near, PATIENCE), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_does_not_go_at_once_is_counted() {
+        let (near, far) = unix();
+        let bytes = vec![7; 4 << 20];
+        let mut allowance = Allowance::of(Duration::from_millis(1));
+        let sent = near.write_within(&mut [IoSlice::new(&bytes[..100]), IoSlice::new(&bytes)], &mut allowance).unwrap();
+        assert!((100..bytes.len()).contains(&sent), "{sent}");
+        let mut read = vec![0; sent];
+        far.read_exact(&mut read).unwrap();
+        assert!(read.iter().all(|byte| *byte == 7));
+        assert_eq!((near.received(), far.received()), (0, sent as u64));
+    }
+}
