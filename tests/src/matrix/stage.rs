@@ -1,7 +1,7 @@
 //! The stage of a cell: a source with a guest that works on memory and a disk, a destination, a relay between the two, and the
 //! third party that watches.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,6 +90,10 @@ impl Stage {
         let mut guest = GuestLog::new(&source, spec.cpus);
         guest.wait_ready();
         guest.wait_reports(1);
+        let first = match (cell.what, cell.when) {
+            (What::ImageReplaced, When::Throughout) => replace(&image),
+            _ => image.clone(),
+        };
         let mut of_destination = spec_of_destination(cell, &spec, &mut random);
         if cell.what == What::ImageOther {
             of_destination = of_destination.disk(&crate::disk::image(&lab, "other.img", IMAGE));
@@ -97,7 +101,7 @@ impl Stage {
         let destination = lab.start_destination(&of_destination);
         let relay = Relay::new(&destination.wait_listening(), None);
         let record = image.with_extension("img.owner");
-        let writes = disk::Watch::start(&image, (cell.handshake == Handshake::Owned).then(|| record.clone()));
+        let writes = disk::Watch::start(&first, (cell.handshake == Handshake::Owned).then(|| record.clone()));
         let sampler = Sampler::start();
         strain.watch("the source", source.pid());
         strain.watch("the destination", destination.pid());
@@ -110,7 +114,7 @@ impl Stage {
             random,
             seed,
             spec,
-            image,
+            image: first,
             record,
             source,
             destination,
@@ -154,6 +158,8 @@ impl Stage {
             self.source.ferry.switch_on("auto-converge");
         }
         let stalls = matches!(self.cell.what, What::Stall(..));
+        // A slow link would never come to its last pages in precopy.
+        let stalls = stalls && !matches!(self.cell.when, When::Step(..));
         let slow = postcopy || stalls || self.wants_rounds();
         // Compressed, the guest's pages would be gone before their moment comes.
         if !slow && self.random.one_of(&[true, false]) {
@@ -170,7 +176,7 @@ impl Stage {
         };
         let ms = deadline.as_millis();
         self.source.ferry.set_parameters(json!({
-            "max-bandwidth": if stalls { SLOW / 4 } else if slow { SLOW } else { 0 }, "downtime-limit": if slow { 1 } else { 300 },
+            "max-bandwidth": if stalls && postcopy { SLOW / 4 } else if slow { SLOW } else { 0 }, "downtime-limit": if slow { 1 } else { 300 },
             "x-ferry-setup-timeout-ms": ms, "x-ferry-load-timeout-ms": ms, "x-ferry-heartbeat-timeout-ms": ms,
         }));
     }
@@ -279,6 +285,18 @@ impl Stage {
         self.notes.say("the operator resumes the migration");
         self.tell_source("migrate", json!({ "uri": self.relay.uri(), "resume": true }));
     }
+}
+
+/// Puts a copy in the place of an image, as tools do that write a new file and rename it; returns where the first one is now.
+///
+/// # Panics
+/// When the files cannot be moved and copied.
+#[must_use]
+pub fn replace(image: &Path) -> PathBuf {
+    let aside = image.with_extension("img.first");
+    let moved = std::fs::rename(image, &aside).and_then(|()| std::fs::copy(&aside, image));
+    moved.expect("a file of the test can be moved and copied");
+    aside
 }
 
 fn spec(cell: &Cell, random: &mut Random) -> Spec {
