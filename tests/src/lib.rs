@@ -15,6 +15,7 @@ pub mod guest;
 pub mod image;
 pub mod lab;
 pub mod local;
+pub mod loops;
 pub mod matrix;
 pub mod memory;
 pub mod migration;

@@ -356,6 +356,16 @@ impl Source {
         }
     }
 
+    /// What was lost after the permit, while the record or the operator has not said who owns the
+    /// guest.
+    #[must_use]
+    pub fn lost_after_permit(&self) -> Option<&str> {
+        match &self.state {
+            State::Uncertain(reason) | State::TakingBack(reason) => Some(reason),
+            _ => None,
+        }
+    }
+
     /// Takes one input and says what to do.
     pub fn step(&mut self, input: Input) -> Vec<Output> {
         match input {

@@ -8,7 +8,7 @@ use super::actor::{Actor, View};
 use super::cell::{Side, What, When};
 use super::evidence::ContTried;
 use super::plain::{Plain, Runs};
-use super::stage::Stage;
+use super::stage::{Stage, replace};
 use crate::disk::Lock;
 use crate::ownership::Held;
 use crate::relay::Spot;
@@ -64,7 +64,6 @@ impl Stage {
         let mut props = Props::default();
         match self.cell.what {
             What::PlainRuns => props.runs = Some(self.plain_run().run_on()),
-            What::ImageReplaced if self.cell.when == When::Throughout => self.replace_image(),
             What::DiskLocked | What::LockedOut => props.disk = Some(Lock::wait_for(&self.image)),
             What::RecordLocked => props.record = Some(Held::of(&self.record())),
             What::RecordTorn => ownership::tear_next_write(&self.record()),
@@ -144,14 +143,9 @@ impl Stage {
         Plain::of(&self.lab, &self.spec, &self.record())
     }
 
-    /// Puts a copy in the place of the image, as tools do that write a new file and rename it.
     fn replace_image(&mut self) {
-        let path = self.image.clone();
-        let aside = path.with_extension("img.first");
-        let moved = std::fs::rename(&path, &aside).and_then(|()| std::fs::copy(&aside, &path));
-        moved.expect("a file of the test can be moved and copied");
+        self.image = replace(&self.image);
         self.notes.say("a copy has taken the image's place");
-        self.image = aside;
     }
 
     /// Puts the image back in its place.
@@ -225,6 +219,9 @@ impl Stage {
 
     /// Types what ends the guest, where it is.
     fn end_guest(&mut self) -> Result<(), String> {
+        // A guest that stands still for a page cannot end: what was stalled to make the moment
+        // come goes on.
+        self.relay.heal();
         let there = matches!(self.destination.view(), View::Answers(_, true));
         let actor = self.actor(if there { Side::Destination } else { Side::Source });
         let serial = actor.ferry.serial().to_owned();

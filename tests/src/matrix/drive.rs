@@ -43,6 +43,7 @@ impl Stage {
             self.note_reasons(views);
             // What was kept from passing, or failed, works again: the operator goes on from there.
             self.relay.heal();
+            self.mended = true;
             if std::mem::take(&mut hurt) && self.mend(props) {
                 continue;
             }
@@ -154,7 +155,9 @@ impl Stage {
         let mut before = [View::Silent; 2];
         let mut since = Instant::now();
         let at_rest = poll(WITHIN, || {
-            self.tend(true);
+            // Before a silent link is missed there must be something that it owes.
+            let hurries = !matches!(self.cell.what, What::Stall(..)) || self.mended;
+            self.tend(hurries);
             let now = [self.source.view(), self.destination.view()];
             if now != before {
                 (before, since) = (now, Instant::now());

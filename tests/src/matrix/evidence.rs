@@ -83,15 +83,22 @@ pub struct CellFacts {
 pub struct Stalled {
     /// A word for it, which the reason of a loss has.
     pub link: String,
-    /// Longest time from the stall to the loss.
+    /// Of a bulk link: when the other links brought pages last, on each connection. Until then its
+    /// own are not missed.
+    pub others: Vec<SystemTime>,
+    /// Longest time from then to the loss.
     pub within: Duration,
-    /// Whether the migration may need nothing of what the link would have carried.
-    pub may_pass: bool,
+    /// How long a link that owes something may be silent.
+    pub silent: Duration,
+    /// Whether something was to pass on it, by what the relay saw.
+    pub owed: bool,
 }
 
 /// A plain `ferry run` of the guest on its disk.
 #[derive(Clone, Debug, Serialize)]
 pub struct PlainRun {
+    /// Its id.
+    pub pid: u32,
     /// When it was started.
     pub at: SystemTime,
     /// When it had ended.

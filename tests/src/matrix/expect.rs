@@ -10,7 +10,7 @@ use super::evidence::{Ending, Stalled};
 use super::stage::{DEADLINE, Stage};
 use ferry_migration::Status;
 
-use crate::relay::{Lane, Spot};
+use crate::relay::{self, Lane, Link, Spot};
 
 /// On top of the deadline by which a silent peer is noticed, on a machine with more work than cores.
 const SLACK: Duration = Duration::from_secs(2);
@@ -55,16 +55,14 @@ pub fn endings(cell: &Cell, known: Known) -> Vec<Ending> {
     match cell.what {
         What::GuestShutsDown => vec![GuestEnded],
         What::Stop => vec![Stopped],
-        What::StopCont | What::SystemReset | What::SecondMigration | What::Stranger | What::Trickle => {
-            vec![DestinationRuns]
-        }
+        What::SystemReset | What::SecondMigration | What::Stranger | What::Trickle => vec![DestinationRuns],
         What::GuestReboots => vec![SourceRuns, DestinationRuns],
-        // A copy of the image is another disk: before both have opened the first one, the
-        // destination is refused.
+        // A copy of the image is another disk: a destination that opens it is refused. One that
+        // has opened the first image has that.
         What::ImageOther => vec![SourceRuns],
-        What::ImageReplaced if early(cell) => vec![SourceRuns],
+        What::ImageReplaced if cell.when == When::Throughout => vec![SourceRuns],
         What::ImageReplaced => vec![SourceRuns, DestinationRuns],
-        What::PlainRun | What::PlainRuns | What::Cont | What::ImageGrows => undisturbed(cell),
+        What::PlainRun | What::PlainRuns | What::Cont | What::StopCont | What::ImageGrows => undisturbed(cell),
         What::Cancel if known.permit_sent => vec![DestinationRuns],
         What::Cancel => vec![SourceRuns],
         What::Quit(Side::Source) if known.permit_sent && postcopy => vec![DestinationRuns],
@@ -105,25 +103,26 @@ fn undisturbed(cell: &Cell) -> Vec<Ending> {
     vec![if fails { Ending::SourceRuns } else { Ending::DestinationRuns }]
 }
 
-/// Whether the moment lies before the sides have greeted each other.
-fn early(cell: &Cell) -> bool {
-    matches!(cell.when, When::Throughout | When::Frame(Spot::Message("Hello")))
-}
-
 /// The link that a cell stalls, and what must come of that.
 #[must_use]
-pub fn stalled(cell: &Cell) -> Option<Stalled> {
-    let What::Stall(lane, side) = cell.what else { return None };
-    let link = match lane {
-        Lane::Control => "control",
-        Lane::Bulk(_) => "bulk",
-        Lane::Urgent => "urgent",
+pub fn stalled(stage: &Stage) -> Option<Stalled> {
+    let What::Stall(lane, side) = stage.cell.what else { return None };
+    let (name, link) = match lane {
+        Lane::Control => ("control", Link::Control),
+        Lane::Bulk(_) => ("bulk", Link::Bulk),
+        Lane::Urgent => ("urgent", Link::Urgent),
     };
-    // Nothing of the protocol's comes back on a bulk link; and when the last page was sent, a page
-    // link may have done its work.
-    let idle = matches!((lane, side), (Lane::Bulk(_), Side::Destination));
-    let late = matches!(cell.when, When::Frame(Spot::Message("Drained"))) && lane != Lane::Control;
-    Some(Stalled { link: link.to_owned(), within: DEADLINE * 2 + SLACK, may_pass: idle || late })
+    let place = (link, relay::Side::from(side));
+    let frames = stage.relay.frames();
+    let mut there = frames.iter().filter(|frame| (frame.link, frame.from) == place);
+    let owed = there.any(|frame| frame.fate.as_ref().is_some_and(|fate| fate.contains("stalled")));
+    let brings = |frame: &&relay::Frame| {
+        let pages = frame.name.starts_with("pages") || frame.name == "marker";
+        frame.name == "Drained" || pages && matches!(frame.link, Link::Bulk | Link::Urgent)
+    };
+    let brought = frames.iter().filter(|frame| link == Link::Bulk && frame.fate.is_none()).filter(brings);
+    let others = brought.map(|frame| frame.until).collect();
+    Some(Stalled { link: name.to_owned(), others, within: DEADLINE * 2 + SLACK, silent: DEADLINE, owed })
 }
 
 /// What the source's migration must have come to, where who ends it decides that.
@@ -182,6 +181,7 @@ pub fn cause(cell: &Cell) -> Vec<String> {
         What::Cancel => &["cancel"],
         What::DiskLocked => &["lock"],
         What::ImageOther => &["disk", "image"],
+        What::ImageReplaced if cell.when == When::Throughout => &["disk", "image"],
         _ if provoked(cell) => return Vec::new(),
         _ => &[],
     };

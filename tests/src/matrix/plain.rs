@@ -43,6 +43,8 @@ impl Plain {
     pub fn run(&self, number: usize) -> PlainRun {
         let file = |kind: &str| self.directory.join(format!("plain-{number}.{kind}"));
         let (serial, stderr) = (file("serial"), file("stderr"));
+        // What an earlier one of this number has said is not this one's; mostly there is none.
+        let _ = std::fs::remove_file(&serial);
         let named = || record::named(&self.record);
         let before = named();
         let at = SystemTime::now();
@@ -67,6 +69,7 @@ impl Plain {
         }
         let text = std::fs::read_to_string(&stderr).unwrap_or_default();
         PlainRun {
+            pid: child.id(),
             at,
             ended: SystemTime::now(),
             code: code.flatten(),

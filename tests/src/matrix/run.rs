@@ -195,7 +195,7 @@ fn gather(stage: &mut Stage, stand: Stand) -> Evidence {
         reboots: cell.what == What::GuestReboots,
         may_end: expect::endings(cell, known),
         cause: expect::cause(cell),
-        stalled: expect::stalled(cell),
+        stalled: expect::stalled(stage),
         source_becomes: expect::source_becomes(cell, known),
         resume_within: expect::resume_within(cell, known),
     };

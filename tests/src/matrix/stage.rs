@@ -1,7 +1,7 @@
 //! The stage of a cell: a source with a guest that works on memory and a disk, a destination, a relay between the two, and the
 //! third party that watches.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +67,8 @@ pub struct Stage {
     pub wrong: Option<(Ferry, Relay)>,
     /// The migration under test has begun.
     pub begun: bool,
+    /// What was broken works again.
+    pub mended: bool,
     asked_for_postcopy: bool,
     at_full_speed: bool,
     /// The last to go, so that a failed cell's files can be kept.
@@ -88,6 +90,10 @@ impl Stage {
         let mut guest = GuestLog::new(&source, spec.cpus);
         guest.wait_ready();
         guest.wait_reports(1);
+        let first = match (cell.what, cell.when) {
+            (What::ImageReplaced, When::Throughout) => replace(&image),
+            _ => image.clone(),
+        };
         let mut of_destination = spec_of_destination(cell, &spec, &mut random);
         if cell.what == What::ImageOther {
             of_destination = of_destination.disk(&crate::disk::image(&lab, "other.img", IMAGE));
@@ -95,7 +101,7 @@ impl Stage {
         let destination = lab.start_destination(&of_destination);
         let relay = Relay::new(&destination.wait_listening(), None);
         let record = image.with_extension("img.owner");
-        let writes = disk::Watch::start(&image, (cell.handshake == Handshake::Owned).then(|| record.clone()));
+        let writes = disk::Watch::start(&first, (cell.handshake == Handshake::Owned).then(|| record.clone()));
         let sampler = Sampler::start();
         strain.watch("the source", source.pid());
         strain.watch("the destination", destination.pid());
@@ -108,7 +114,7 @@ impl Stage {
             random,
             seed,
             spec,
-            image,
+            image: first,
             record,
             source,
             destination,
@@ -122,6 +128,7 @@ impl Stage {
             reasons: Vec::new(),
             wrong: None,
             begun: false,
+            mended: false,
             asked_for_postcopy: false,
             at_full_speed: false,
             lab,
@@ -142,6 +149,7 @@ impl Stage {
         }
         // Every lever of speed keeps the promises of safety.
         let channels = self.random.one_of(&[1, 2, 3]);
+        // The last of several must be there to stall.
         let channels = if matches!(self.cell.what, What::Stall(..)) { BULK_LINKS } else { channels };
         if channels > 1 {
             self.source.ferry.use_channels(channels);
@@ -149,7 +157,10 @@ impl Stage {
         if self.random.one_of(&[true, false]) {
             self.source.ferry.switch_on("auto-converge");
         }
-        let slow = postcopy || self.wants_rounds();
+        let stalls = matches!(self.cell.what, What::Stall(..));
+        // A slow link would never come to its last pages in precopy.
+        let stalls = stalls && !matches!(self.cell.when, When::Step(..));
+        let slow = postcopy || stalls || self.wants_rounds();
         // Compressed, the guest's pages would be gone before their moment comes.
         if !slow && self.random.one_of(&[true, false]) {
             self.source.ferry.set_parameters(json!({ "x-ferry-compression": "lz4" }));
@@ -165,7 +176,7 @@ impl Stage {
         };
         let ms = deadline.as_millis();
         self.source.ferry.set_parameters(json!({
-            "max-bandwidth": if slow { SLOW } else { 0 }, "downtime-limit": if slow { 1 } else { 300 },
+            "max-bandwidth": if stalls && postcopy { SLOW / 4 } else if slow { SLOW } else { 0 }, "downtime-limit": if slow { 1 } else { 300 },
             "x-ferry-setup-timeout-ms": ms, "x-ferry-load-timeout-ms": ms, "x-ferry-heartbeat-timeout-ms": ms,
         }));
     }
@@ -215,6 +226,12 @@ impl Stage {
         let waits = of_a_round && self.cell.mode == Mode::Postcopy && self.notes.broken.is_none();
         let wants_postcopy = self.cell.mode != Mode::Precopy && !self.asked_for_postcopy && !waits;
         if !wants_postcopy && (self.at_full_speed || !in_a_hurry) {
+            return;
+        }
+        // A source that is about to stand still before it goes on to `active` would keep the one
+        // who asks it waiting.
+        let stands_early = matches!(self.cell.when, When::Step(Side::Source, "Connect" | "WriteNonce"));
+        if stands_early && self.notes.broken.is_none() {
             return;
         }
         let View::Answers(Some(status), _) = self.source.view() else { return };
@@ -269,6 +286,19 @@ impl Stage {
         self.notes.say("the operator resumes the migration");
         self.tell_source("migrate", json!({ "uri": self.relay.uri(), "resume": true }));
     }
+}
+
+/// Puts a copy in the place of an image, as tools do that write a new file and rename it; returns
+/// where the first one is now.
+///
+/// # Panics
+/// When the files cannot be moved and copied.
+#[must_use]
+pub fn replace(image: &Path) -> PathBuf {
+    let aside = image.with_extension("img.first");
+    let moved = std::fs::rename(image, &aside).and_then(|()| std::fs::copy(&aside, image));
+    moved.expect("a file of the test can be moved and copied");
+    aside
 }
 
 fn spec(cell: &Cell, random: &mut Random) -> Spec {

@@ -13,6 +13,8 @@ const RECORDED: u64 = 4;
 pub struct Frame {
     /// When it came; of several frames in one, the first.
     pub at: SystemTime,
+    /// Of several frames in one, when the last one came.
+    pub until: SystemTime,
     /// Who sent it.
     pub from: Side,
     /// The link; [`Link::Foreign`] also until a connection has said what it is.
@@ -62,6 +64,7 @@ impl Log {
         if let Some((_, first, entry)) = joined {
             let frame = &mut self.frames[entry];
             frame.bytes += bytes.len() as u64;
+            frame.until = SystemTime::now();
             if let Some(number) = number {
                 frame.name = format!("{kind} {first}-{number}");
             }
@@ -81,7 +84,7 @@ impl Log {
         let Place { connection, side, link } = place;
         self.open.remove(&(connection, side));
         let (at, name, bytes) = (SystemTime::now(), name.to_owned(), bytes as u64);
-        self.frames.push(Frame { at, from: side, link, connection, name, bytes, fate });
+        self.frames.push(Frame { at, until: at, from: side, link, connection, name, bytes, fate });
         self.frames.len() - 1
     }
 

@@ -146,6 +146,7 @@ impl Shared {
         state.held.retain(|other| *other != held);
         let word = state.carries(place.connection).then_some(state.word);
         let fate = match word {
+            Some(Word::Release) if state.is_stalled(place) => "stalled",
             Some(Word::Release) => "released",
             Some(Word::Drop) => "dropped",
             None => "cut",

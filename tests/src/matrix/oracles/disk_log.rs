@@ -20,35 +20,39 @@ pub fn judge(evidence: &Evidence) -> Verdict {
         Some(Ok(writes)) if writes.is_empty() => return Verdict::None("nobody wrote to the disk".into()),
         Some(Ok(writes)) => writes,
     };
-    let name = |pid: u32| {
-        let known = evidence.processes.iter().find(|process| process.pid == pid);
-        known.map_or_else(|| format!("a stranger (process {pid})"), |process| process.label.clone())
-    };
-    let broken = stranger(evidence, writes)
-        .map(|write| format!("{} wrote to the disk", name(write.pid)))
-        .or_else(|| generations_back(writes))
-        .or_else(|| {
-            unnamed(writes).map(|write| format!("{} wrote while the record named {:?}", name(write.pid), write.named))
-        })
-        .or_else(|| {
-            returned(writes).map(|(write, other)| {
-                format!(
-                    "{} wrote again after {} had written, and was not given the guest back",
-                    name(write.pid),
-                    name(other)
-                )
-            })
-        });
-    Verdict::unless(broken, || {
+    let known: Vec<_> = evidence.processes.iter().map(|process| (process.pid, process.label.clone())).collect();
+    let name = |pid: u32| name_of(pid, &known);
+    Verdict::unless(broken(writes, &known), || {
         let mut writers: Vec<_> = writes.iter().map(|write| name(write.pid)).collect();
         writers.dedup();
         format!("the disk was written by one process at a time: {}", writers.join(", then "))
     })
 }
 
-/// A write by a process that is none of the cell's.
-fn stranger<'a>(evidence: &Evidence, writes: &'a [Write]) -> Option<&'a Write> {
-    writes.iter().find(|write| evidence.processes.iter().all(|process| process.pid != write.pid))
+/// What is wrong with these writes, of processes of which these may have the guest; `None`:
+/// nothing.
+#[must_use]
+pub fn broken(writes: &[Write], known: &[(u32, String)]) -> Option<String> {
+    let name = |pid: u32| name_of(pid, known);
+    let stranger = writes.iter().find(|write| known.iter().all(|(pid, _)| *pid != write.pid));
+    let unnamed =
+        || unnamed(writes).map(|write| format!("{} wrote while the record named {:?}", name(write.pid), write.named));
+    let returned = || {
+        returned(writes).map(|(write, other)| {
+            let (writer, other) = (name(write.pid), name(other));
+            format!("{writer} wrote again after {other} had written, and was not given the guest back")
+        })
+    };
+    stranger
+        .map(|write| format!("{} wrote to the disk", name(write.pid)))
+        .or_else(|| generations_back(writes))
+        .or_else(unnamed)
+        .or_else(returned)
+}
+
+fn name_of(pid: u32, known: &[(u32, String)]) -> String {
+    let label = known.iter().find(|(known, _)| *known == pid).map(|(_, label)| label.clone());
+    label.unwrap_or_else(|| format!("a stranger (process {pid})"))
 }
 
 fn generations_back(writes: &[Write]) -> Option<String> {

@@ -74,7 +74,8 @@ fn leaks_of(process: &Process, after: &Inventory, disk: bool) -> Vec<String> {
 pub fn more(before: &Inventory, after: &Inventory) -> Vec<String> {
     let mut found = more_of("thread", &before.threads, &after.threads);
     found.extend(more_of("descriptor", &before.descriptors, &after.descriptors));
-    let locks = after.locks.iter().filter(|lock| !before.locks.contains(lock));
+    let had = |lock: &str| before.locks.iter().any(|had| of_file(had) == of_file(lock));
+    let locks = after.locks.iter().filter(|lock| !had(lock));
     found.extend(locks.map(|lock| format!("holds a lock that it did not hold before: {lock}")));
     if after.mappings > before.mappings + MAPPINGS {
         found.push(format!("has {} mappings, and had {}", after.mappings, before.mappings));
@@ -83,10 +84,24 @@ pub fn more(before: &Inventory, after: &Inventory) -> Vec<String> {
 }
 
 fn more_of(kind: &str, before: &BTreeMap<String, usize>, after: &BTreeMap<String, usize>) -> Vec<String> {
+    let [before, after] = [before, after].map(by_file);
     let had = |name: &String| before.get(name).copied().unwrap_or(0);
     let may_stay = |name: &String| usize::from(name.ends_with(".owner") || name.starts_with("kvm-nx-"));
     let grown = after.iter().filter(|(name, count)| **count > had(name).max(may_stay(name)));
     grown.map(|(name, count)| format!("holds {count} of {kind} {name}, and held {}", had(name))).collect()
+}
+
+/// The first image has another path while a copy is in its place, and is the same file.
+fn by_file(counts: &BTreeMap<String, usize>) -> BTreeMap<String, usize> {
+    let mut files = BTreeMap::new();
+    for (name, count) in counts {
+        *files.entry(of_file(name).to_owned()).or_default() += count;
+    }
+    files
+}
+
+fn of_file(name: &str) -> &str {
+    name.strip_suffix(".first").unwrap_or(name)
 }
 
 /// What only a migration that goes on may hold.

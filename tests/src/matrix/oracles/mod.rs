@@ -5,7 +5,7 @@
 
 mod activity;
 mod cont;
-mod disk_log;
+pub mod disk_log;
 mod disk_stamps;
 mod ending;
 mod guest;
@@ -13,7 +13,7 @@ mod image;
 pub mod leaks;
 mod next;
 mod one_runner;
-mod plain_run;
+pub mod plain_run;
 pub mod resume;
 #[cfg(test)]
 mod scripted;

@@ -32,12 +32,20 @@ fn broken(run: &PlainRun, evidence: &Evidence) -> Option<String> {
     if run.code != Some(1) {
         return Some(format!("a plain run ended with status {:?}, not 1: {says}", run.code));
     }
-    if !says.starts_with("ferry: ") || thin(says).is_some() || !CAUSES.iter().any(|cause| says.contains(cause)) {
+    if !is_refusal(run) {
         return Some(format!("a plain run was refused without a word of the lock or the record: '{says}'"));
     }
     let ours = |pid: Option<u32>| evidence.processes.iter().any(|process| Some(process.pid) == pid);
     let foreign = run.named.iter().flatten().find(|named| !ours(named.pid));
     foreign.map(|named| format!("around a plain run the record named a stranger: {named:?}"))
+}
+
+/// Whether it was refused by the lock or by the record, and says so.
+#[must_use]
+pub fn is_refusal(run: &PlainRun) -> bool {
+    let says = &run.says;
+    let named = CAUSES.iter().any(|cause| says.contains(cause));
+    run.code == Some(1) && says.starts_with("ferry: ") && thin(says).is_none() && named
 }
 
 #[cfg(test)]
@@ -50,7 +58,7 @@ mod tests {
         let named = Some(Named { generation: 1, pid: Some(PIDS[0]) });
         let says = "ferry: cannot lock /t/disk.img: another process uses it".to_owned();
         let (at, ended) = (at(500), at(600));
-        let mut run = PlainRun { at, ended, code: Some(1), booted: false, says, named: [named, named] };
+        let mut run = PlainRun { pid: 4711, at, ended, code: Some(1), booted: false, says, named: [named, named] };
         change(&mut run);
         let mut evidence = failed_migration();
         evidence.plain = vec![run];

@@ -6,8 +6,9 @@ use ferry_migration::{Handshake, Status, Timer};
 
 use super::Driver;
 
-/// What went wrong, if `input` leads to a status that needs a reason.
-pub(super) fn trouble(input: &Input) -> String {
+/// What went wrong, if `input` leads to a status that needs a reason; `before`: what had gone
+/// wrong before it.
+pub(super) fn trouble(input: &Input, before: Option<&str>) -> String {
     match input {
         Input::LinkLost(reason) => reason.clone(),
         Input::Timer(Timer::PeerSilent) => "the destination gave no sign of life in time".to_owned(),
@@ -17,7 +18,10 @@ pub(super) fn trouble(input: &Input) -> String {
             format!("the destination refused to recover: {reason}")
         }
         Input::Message(ToSource::Started { .. }) => "a page link was lost while the guest was being started".to_owned(),
-        Input::TookBack(_) => "the link was lost after the permit, and the record names the destination".to_owned(),
+        Input::TookBack(_) => {
+            let lost = before.unwrap_or("the link was lost");
+            format!("{lost} (after the permit, and the record names the destination)")
+        }
         Input::Resolve(_) => "the operator gave the guest to the destination".to_owned(),
         Input::Message(message) => format!("the destination sent {}, which does not belong here", message.name()),
         _ => "the destination did not answer in time".to_owned(),
@@ -49,5 +53,19 @@ impl Driver {
                 _ => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ferry_migration::source::TakeBack;
+
+    use super::*;
+
+    #[test]
+    fn a_record_that_names_the_destination_does_not_hide_which_link_was_lost() {
+        let lost = "the destination gave no sign of life in time";
+        let told = trouble(&Input::TookBack(TakeBack::Lost), Some(lost));
+        assert!(told.starts_with(lost) && told.contains("the record names the destination"), "{told}");
     }
 }

@@ -287,7 +287,7 @@ impl Driver {
         tracing::debug!(?input, "source");
         crate::trace::input(&input);
         self.stopwatch.note_input(&input);
-        let trouble = explain::trouble(&input);
+        let trouble = explain::trouble(&input, self.core.lost_after_permit());
         let outputs = self.core.step(input);
         self.explain(&outputs, &trouble);
         self.take_leave(&outputs, trouble);
@@ -320,7 +320,7 @@ impl Driver {
             }
         };
         crate::trace::input(&input);
-        let (asked, trouble) = (input.clone(), explain::trouble(&input));
+        let (asked, trouble) = (input.clone(), explain::trouble(&input, self.core.lost_after_permit()));
         let outputs = self.core.step(input);
         let refused = outputs.iter().find_map(|o| if let Output::Refuse(why) = o { Some(*why) } else { None });
         let waits = matches!(asked, Input::Resolve(_)) && refused.is_none() && self.core.is_resolving();
