@@ -220,12 +220,16 @@ impl Loops {
 
     /// Leads the migration to its end; where the guest is then.
     fn settle(&mut self, there: &mut Actor, relay: &Relay) -> Where {
-        use Status::{Cancelled, Completed, Failed, PostcopyPaused};
+        use Status::{Cancelled, Completed, Failed, PostcopyPaused, Uncertain};
         let mut hurries = false;
         let found = poll(LONG * 2, || {
             let sides = [self.here.view(), there.view()];
             match sides {
-                [_, View::Answers(Some(Completed), _)] => Some(Where::Destination),
+                // A source that has not noticed yet that the link is lost would refuse to quit.
+                [
+                    View::Ended | View::Answers(Some(Completed | PostcopyPaused | Uncertain), _),
+                    View::Answers(Some(Completed), _),
+                ] => Some(Where::Destination),
                 [View::Answers(Some(Failed | Cancelled), _), View::Ended | View::Answers(None, _)] => {
                     Some(Where::Source)
                 }

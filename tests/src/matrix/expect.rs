@@ -97,6 +97,7 @@ pub fn endings(cell: &Cell, known: Known) -> Vec<Ending> {
 fn undisturbed(cell: &Cell) -> Vec<Ending> {
     let fails = match cell.when {
         When::Frame(Spot::Message(name)) => super::catalogue::is_last_resort(name) && name != "RecoverRefused",
+        When::Step(Side::Source, "Settle") => true,
         When::Step(_, name) => matches!(name, "TakeBack" | "ResumeGuest" | "GiveBack"),
         _ => false,
     };

@@ -106,7 +106,7 @@ impl Stage {
         let fail = |at: &str| json!({ "at": at, "do": "fail" });
         match self.cell.when {
             When::Frame(Spot::Message("RehearsalFailed")) => self.destination.ferry.set_fault(fail("load")),
-            When::Frame(Spot::Message("LoadFailed")) | When::Step(Side::Source, "ResumeGuest") => {
+            When::Frame(Spot::Message("LoadFailed")) | When::Step(Side::Source, "ResumeGuest" | "Settle") => {
                 self.source.ferry.set_parameters(json!({ "x-ferry-rehearsal": false }));
                 self.destination.ferry.set_fault(fail("load"));
             }

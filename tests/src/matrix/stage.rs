@@ -230,7 +230,8 @@ impl Stage {
         }
         // A source that is about to stand still before it goes on to `active` would keep the one
         // who asks it waiting.
-        let stands_early = matches!(self.cell.when, When::Step(Side::Source, "Connect" | "WriteNonce"));
+        let early = matches!(self.cell.when, When::Step(Side::Source, "Connect" | "WriteNonce"));
+        let stands_early = early && self.cell.mode != Mode::Recovered;
         if stands_early && self.notes.broken.is_none() {
             return;
         }

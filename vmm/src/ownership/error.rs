@@ -73,6 +73,14 @@ pub enum OwnershipError {
         /// Where the record should be.
         at: String,
     },
+    /// Another process, which lives, has the guest.
+    #[error(
+        "another process has the guest of the ownership record {at}: it runs the guest, keeps it stopped, or is taking it over. End that process first"
+    )]
+    Present {
+        /// Where the record is.
+        at: String,
+    },
     /// The change may not follow what is there.
     #[error(
         "the ownership record {at} was not changed: {source}; check that both sides name the record of the same guest"
@@ -90,6 +98,12 @@ impl OwnershipError {
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
         matches!(self, OwnershipError::Unreachable { .. })
+    }
+
+    /// Whether another living process has the guest.
+    #[must_use]
+    pub fn is_present(&self) -> bool {
+        matches!(self, OwnershipError::Present { .. })
     }
 
     /// Whether the place takes no record at all: its storage is read-only, or this process may not write there.

@@ -164,6 +164,14 @@ impl<B: Tear> Ownership for Faulty<B> {
     fn swap(&self, expected: &Expected, record: &Record) -> Result<Swap, OwnershipError> {
         self.call(Strikes::Writes, || self.inner.swap(expected, record))
     }
+
+    fn show_presence(&self, alone: bool) -> Result<(), OwnershipError> {
+        self.inner.show_presence(alone)
+    }
+
+    fn end_presence(&self) {
+        self.inner.end_presence();
+    }
 }
 
 #[cfg(test)]

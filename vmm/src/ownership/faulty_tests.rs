@@ -28,6 +28,12 @@ impl Ownership for Inner {
     fn swap(&self, _: &Expected, record: &Record) -> Result<Swap, OwnershipError> {
         self.create(record)
     }
+
+    fn show_presence(&self, _: bool) -> Result<(), OwnershipError> {
+        Ok(())
+    }
+
+    fn end_presence(&self) {}
 }
 
 impl Tear for Inner {

@@ -41,6 +41,18 @@ pub trait Ownership: Send + Sync + Debug {
     /// # Errors
     /// [`OwnershipError`]. After [`OwnershipError::maybe_applied`], ask again: the answer will be true.
     fn swap(&self, expected: &Expected, record: &Record) -> Result<Swap, OwnershipError>;
+
+    /// Shows every process that sees the record that this one has the guest, until
+    /// [`Ownership::end_presence`] or the process's end. `alone`: only if no other process shows
+    /// it; afterwards others may, that do not ask to be alone.
+    ///
+    /// # Errors
+    /// [`OwnershipError::Present`] when another process excludes it, [`OwnershipError::Missing`]
+    /// when there is no record yet, or what the storage says.
+    fn show_presence(&self, alone: bool) -> Result<(), OwnershipError>;
+
+    /// This process has the guest no longer.
+    fn end_presence(&self);
 }
 
 /// An identity for this process, new at every call: make one at start and keep it.

@@ -6,7 +6,8 @@ use super::super::cell::{Mode, Side, What, When};
 use super::Moment;
 
 /// Outputs that do nothing which a fault could come before.
-const BOOKKEEPING: [&str; 7] = ["Status", "Handshake", "Send", "StartTimer", "StopTimer", "Interrupt", "Refuse"];
+const BOOKKEEPING: [&str; 8] =
+    ["Status", "Handshake", "Send", "StartTimer", "StopTimer", "Interrupt", "Refuse", "Resolved"];
 
 pub(super) fn moments() -> Vec<Moment> {
     let mut out = Vec::new();
@@ -31,7 +32,7 @@ fn modes(side: Side, name: &str) -> &'static [Mode] {
         (Side::Source, "ServeMissingPages") | (Side::Destination, "Paused" | "Resumed") => &[Mode::Recovered],
         (Side::Source, "EndRound") => &[Mode::Postcopy],
         // Only when something has gone wrong already; the stage provokes it.
-        (Side::Source, "TakeBack" | "ResumeGuest") | (Side::Destination, "GiveBack") => ROUNDS,
+        (Side::Source, "TakeBack" | "ResumeGuest" | "Settle") | (Side::Destination, "GiveBack") => ROUNDS,
         (Side::Destination, "LoseGuest") => &[Mode::Postcopy],
         (Side::Source, "Connect") => &[Mode::Precopy, Mode::Postcopy, Mode::Recovered],
         (

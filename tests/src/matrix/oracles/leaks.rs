@@ -2,9 +2,10 @@
 //!
 //! Three ways to look at it:
 //! 1. a source, or a destination that never got the guest, holds afterwards no more than it held before: threads by name, descriptors by what
-//!    they are open on, locks, children. Three things may stay: mappings up to [`MAPPINGS`] (an allocator keeps stacks and arenas: 18 more
-//!    after a first migration), one descriptor on the ownership record, which a process keeps once it has used it, and the thread that
-//!    KVM itself makes when a machine runs for the first time (`kvm-nx-lpage-re`);
+//!    they are open on, locks, children. Four things may stay: mappings up to [`MAPPINGS`] (an allocator keeps stacks and arenas: 18 more
+//!    after a first migration), one descriptor on the ownership record, which a process keeps once it has used it, the thread that
+//!    KVM itself makes when a machine runs for the first time (`kvm-nx-lpage-re`), and the one that the first message to standard
+//!    error starts (`stderr`);
 //! 2. a destination that got the guest holds more than before, by its nature; but no process whose migration has ended holds a thread of a
 //!    migration, a TCP connection or a userfaultfd any more;
 //! 3. the disk's lock is where the guest is: a process that runs a guest with a disk holds a lock to write, and one that has handed
@@ -86,7 +87,8 @@ pub fn more(before: &Inventory, after: &Inventory) -> Vec<String> {
 fn more_of(kind: &str, before: &BTreeMap<String, usize>, after: &BTreeMap<String, usize>) -> Vec<String> {
     let [before, after] = [before, after].map(by_file);
     let had = |name: &String| before.get(name).copied().unwrap_or(0);
-    let may_stay = |name: &String| usize::from(name.ends_with(".owner") || name.starts_with("kvm-nx-"));
+    let may_stay =
+        |name: &String| usize::from(name.ends_with(".owner") || name.starts_with("kvm-nx-") || name == "stderr");
     let grown = after.iter().filter(|(name, count)| **count > had(name).max(may_stay(name)));
     grown.map(|(name, count)| format!("holds {count} of {kind} {name}, and held {}", had(name))).collect()
 }

@@ -73,7 +73,9 @@ impl OwnershipOption {
     ) -> Result<Option<Arc<OwnRecord>>, CliError> {
         let Some(path) = self.path(disk)? else { return Ok(None) };
         let backend = Arc::new(FileRecord::new(path, LOCK_TIMEOUT, faults.clone()));
-        OwnRecord::new(backend, vm).map(|own| Some(Arc::new(own))).map_err(CliError::because)
+        // Where there is no disk, or one whose lock does not reach from host to host.
+        let shows_presence = matches!(self.place, Place::File(_));
+        OwnRecord::new(backend, vm, shows_presence).map(|own| Some(Arc::new(own))).map_err(CliError::because)
     }
 
     /// Makes this process the owner of the guest that it is about to boot. The record is read
@@ -86,17 +88,26 @@ impl OwnershipOption {
     /// then.
     pub fn take_at_boot(&self, own: &OwnRecord, machine: &Machine) -> Result<(), CliError> {
         let boot = own.look_at_boot(self.take).map_err(CliError::because)?;
-        machine.take_resources().map_err(|error| match own.owner_there().filter(|_| error.is_busy_disk()) {
-            Some(owner) => CliError::failed(&format!("the ownership record {} names {owner}", own.place()), error),
-            None => CliError::because(error),
+        machine.take_resources().map_err(|error| match error.is_busy_disk() {
+            true => names_another(own, error),
+            false => CliError::because(error),
         })?;
         match own.take_at_boot(&boot) {
             Err(RecordError::Ownership(error)) if self.place == Place::Auto && error.is_read_only() => {
                 tracing::warn!(%error, "there is no ownership record; migrations use the handshake setup");
                 Ok(())
             }
+            Err(RecordError::Ownership(error)) if error.is_present() => Err(names_another(own, error)),
             result => result.map_err(CliError::because),
         }
+    }
+}
+
+/// Another process has the guest: tells also which one it is, if the record says so.
+fn names_another(own: &OwnRecord, error: impl std::error::Error + Send + Sync + 'static) -> CliError {
+    match own.owner_there() {
+        Some(owner) => CliError::failed(&format!("the ownership record {} names {owner}", own.place()), error),
+        None => CliError::because(error),
     }
 }
 

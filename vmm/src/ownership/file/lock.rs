@@ -1,4 +1,6 @@
-//! The OFD lock around one operation on a record's file (fcntl(2), "Open file description locks").
+//! The OFD locks of a record's file (fcntl(2), "Open file description locks"): one around each
+//! operation, on the record's bytes, and one for as long as a process has the guest, on the byte
+//! behind them.
 //!
 //! It belongs to the open file, not to the process: threads with files of their own exclude each other, and closing one file
 //! does not end the lock of another. The kernel ends it when its holder dies.
@@ -8,14 +10,37 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-/// Who may hold it at the same time.
+use ferry_migration::ownership::file::FILE_LEN;
+
+/// Whether others may hold it at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Others that read.
+    /// Others that hold it shared.
     Shared,
-    /// Nobody.
+    /// No other.
     Exclusive,
 }
+
+impl Kind {
+    fn as_raw(self) -> libc::c_int {
+        match self {
+            Kind::Shared => libc::F_RDLCK,
+            Kind::Exclusive => libc::F_WRLCK,
+        }
+    }
+}
+
+/// Bytes of the file that a lock is on.
+#[derive(Clone, Copy, Debug)]
+struct Bytes {
+    start: usize,
+    len: usize,
+}
+
+/// An operation's.
+const RECORD: Bytes = Bytes { start: 0, len: FILE_LEN };
+/// That of a process which has the guest. The file never has this byte; a lock needs none.
+const PRESENCE: Bytes = Bytes { start: FILE_LEN, len: 1 };
 
 const FIRST_PAUSE: Duration = Duration::from_micros(200);
 /// Longer than the lock is held by one write on a good disk, shorter than anyone would notice.
@@ -25,13 +50,9 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(5);
 ///
 /// It asks again and again, because waiting in the kernel (`F_OFD_SETLKW`) knows no deadline.
 pub(super) fn acquire(file: &File, kind: Kind, deadline: Instant) -> io::Result<()> {
-    let kind = match kind {
-        Kind::Shared => libc::F_RDLCK,
-        Kind::Exclusive => libc::F_WRLCK,
-    };
     let mut pause = FIRST_PAUSE;
     loop {
-        match set(file, kind) {
+        match set(file, RECORD, kind.as_raw()) {
             Err(error) if is_busy(&error) => {}
             result => return result,
         }
@@ -46,19 +67,29 @@ pub(super) fn acquire(file: &File, kind: Kind, deadline: Instant) -> io::Result<
 
 /// Lets the lock go.
 pub(super) fn release(file: &File) -> io::Result<()> {
-    set(file, libc::F_UNLCK)
+    set(file, RECORD, libc::F_UNLCK)
+}
+
+/// Takes the lock of a process that has the guest, or changes its kind; false: another process's
+/// excludes it. Closing the file ends it.
+pub(super) fn show_presence(file: &File, kind: Kind) -> io::Result<bool> {
+    match set(file, PRESENCE, kind.as_raw()) {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn is_busy(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES | libc::EINTR))
 }
 
-fn set(file: &File, kind: libc::c_int) -> io::Result<()> {
+fn set(file: &File, bytes: Bytes, kind: libc::c_int) -> io::Result<()> {
     let lock = libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
+        l_start: bytes.start as libc::off_t,
+        l_len: bytes.len as libc::off_t,
         // Must be 0 for OFD locks.
         l_pid: 0,
     };

@@ -22,6 +22,7 @@ use crate::ownership::{Expected, Ownership, OwnershipError, Record, Swap};
 
 mod create;
 mod lock;
+mod presence;
 
 /// How long an operation waits for another process's lock, unless told otherwise. A lock is held for one write at a time.
 pub const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -33,6 +34,8 @@ pub struct FileRecord {
     lock_timeout: Duration,
     /// Open from the first operation that finds the file on.
     held: Mutex<Option<File>>,
+    /// Open, with its lock, as long as this process shows that it has the guest.
+    presence: Mutex<Option<File>>,
     /// See [`Tear`].
     tear: Mutex<Option<usize>>,
     faults: Arc<FaultControl>,
@@ -43,7 +46,8 @@ impl FileRecord {
     /// asked of the storage.
     #[must_use]
     pub fn new(path: PathBuf, lock_timeout: Duration, faults: Arc<FaultControl>) -> Self {
-        FileRecord { path, lock_timeout, held: Mutex::default(), tear: Mutex::default(), faults }
+        let (held, presence, tear) = <_>::default();
+        FileRecord { path, lock_timeout, held, presence, tear, faults }
     }
 
     /// Where the record of a guest with this disk image is: beside the file that holds the image, links followed, so that
@@ -191,6 +195,14 @@ impl Ownership for FileRecord {
             self.carry_out(file, newest, verdict, record)
         })?;
         swapped.ok_or_else(|| OwnershipError::Missing { at: self.place() })
+    }
+
+    fn show_presence(&self, alone: bool) -> Result<(), OwnershipError> {
+        self.take_presence(alone)
+    }
+
+    fn end_presence(&self) {
+        self.drop_presence();
     }
 }
 

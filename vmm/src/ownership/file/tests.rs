@@ -53,7 +53,7 @@ pub(super) fn handover() -> Handover {
     Handover::new(Name::try_from("vm").unwrap(), 7, 1, owner(1)).unwrap()
 }
 
-fn created(folder: &Folder) -> FileRecord {
+pub(super) fn created(folder: &Folder) -> FileRecord {
     let file = folder.opener();
     assert_eq!(file.create(&handover().announce(0).record).unwrap(), Swap::Won);
     file

@@ -76,7 +76,8 @@ impl RecordError {
     /// somebody else has written meanwhile.
     pub(super) fn may_pass(&self) -> bool {
         match self {
-            RecordError::Ownership(error) => error.is_unreachable(),
+            // A boot that asks to be alone is refused by the record in a moment.
+            RecordError::Ownership(error) => error.is_unreachable() || error.is_present(),
             RecordError::NotOurs { .. } => true,
             _ => false,
         }

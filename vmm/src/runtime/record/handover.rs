@@ -106,12 +106,16 @@ impl HandoverRecord {
     #[must_use]
     pub fn claim(&self) -> Claim {
         let change = self.handover.commit(&self.own.me);
-        match self.swap(&change) {
+        // First: the source, which also shows that it has the guest, may end once this side has it.
+        match self.own.show_presence(false).and_then(|()| self.swap(&change)) {
             Ok(Swap::Won) => {
                 self.own.generation.store(change.record.generation, SeqCst);
                 Claim::Won
             }
-            Ok(Swap::Lost(_)) => Claim::Lost,
+            Ok(Swap::Lost(_)) => {
+                self.own.guest_has_gone();
+                Claim::Lost
+            }
             Err(error) => {
                 tracing::warn!(%error, "the ownership record was not reached");
                 Claim::Unreachable
@@ -123,8 +127,11 @@ impl HandoverRecord {
     #[must_use]
     pub fn give_back(&self) -> GiveBack {
         match self.swap(&self.handover.give_back(&self.own.me)) {
-            // Lost: it names somebody else already, which is what giving back is for.
-            Ok(_) => GiveBack::Done,
+            // Lost: it names another process already, which is what giving back is for.
+            Ok(_) => {
+                self.own.guest_has_gone();
+                GiveBack::Done
+            }
             Err(error) => {
                 tracing::warn!(%error, "the ownership record was not reached");
                 GiveBack::Unreachable

@@ -11,7 +11,7 @@ use ferry_migration::ownership::custody::{self, Boot, Refusal};
 use ferry_migration::ownership::{Change, Expected, Handover, Name, OwnerId, Record, RuleError, Swap};
 
 use super::{ANSWER_DEADLINE, HandoverRecord, OwnershipInfo, RecordError};
-use crate::ownership::Ownership;
+use crate::ownership::{Ownership, OwnershipError};
 
 /// How often a record that did not answer is asked again by a change that must be made.
 const INSIST_AGAIN: Duration = Duration::from_millis(500);
@@ -22,6 +22,8 @@ pub struct OwnRecord {
     pub(super) backend: Arc<dyn Ownership>,
     pub(super) me: OwnerId,
     vm: Name,
+    /// A lock at the record says that this process has the guest.
+    shows_presence: bool,
     pub(super) generation: AtomicU64,
     /// Held from a look at the record to the change that follows from it: the end of one hand-over
     /// must not be written over the beginning of the next.
@@ -29,16 +31,19 @@ pub struct OwnRecord {
 }
 
 impl OwnRecord {
-    /// The record at `backend` for the guest named `vm`, as this new process will use it.
+    /// The record at `backend` for the guest named `vm`, as this new process will use it;
+    /// `shows_presence`: a
+    /// lock at the record says which process has the guest.
     ///
     /// # Errors
     /// When the name does not fit, or the kernel gives no random number.
-    pub fn new(backend: Arc<dyn Ownership>, vm: &str) -> Result<Self, RecordError> {
+    pub fn new(backend: Arc<dyn Ownership>, vm: &str, shows_presence: bool) -> Result<Self, RecordError> {
         let me = crate::ownership::new_owner().map_err(RecordError::Random)?;
         Ok(OwnRecord {
             backend,
             me,
             vm: Name::try_from(vm)?,
+            shows_presence,
             generation: AtomicU64::new(0),
             changing: Mutex::default(),
         })
@@ -66,16 +71,31 @@ impl OwnRecord {
     pub fn take_at_boot(&self, boot: &Boot) -> Result<(), RecordError> {
         let (record, won) = match boot {
             Boot::Create(record) => (record, self.backend.create(record)?),
-            Boot::Swap(Change { expected, record }) => (record, self.backend.swap(expected, record)?),
+            Boot::Swap(Change { expected, record }) => {
+                self.show_presence(true)?;
+                (record, self.backend.swap(expected, record)?)
+            }
         };
         match won {
             Swap::Won => {
+                // A record that was just made had no place for it before.
+                self.show_presence(true)?;
                 self.generation.store(record.generation, SeqCst);
                 Ok(())
             }
             Swap::Lost(record) if !record.settled => Err(self.in_handover(&record)),
             Swap::Lost(record) => Err(self.not_ours(&record)),
         }
+    }
+
+    /// Shows at the record that this process has the guest.
+    pub(super) fn show_presence(&self, alone: bool) -> Result<(), OwnershipError> {
+        if self.shows_presence { self.backend.show_presence(alone) } else { Ok(()) }
+    }
+
+    /// The guest is another process's now.
+    pub fn guest_has_gone(&self) {
+        self.backend.end_presence();
     }
 
     /// Who owns the guest by the record, for the message of a boot that finds its disk locked.
@@ -115,14 +135,16 @@ impl OwnRecord {
     /// Makes the record name this process, which runs a guest that arrived without it. Goes on in
     /// the background until the record has it.
     pub fn assert_ownership(self: &Arc<Self>, migration_id: u128) {
-        let _first_try = self.insist("name this process", move |own| match own.backend.read()? {
-            Some(there) if there.owner == own.me && there.settled => {
-                own.generation.store(there.generation, SeqCst);
-                Ok(())
+        let _first_try = self.insist("name this process", move |own| {
+            match own.backend.read()? {
+                Some(there) if there.owner == own.me && there.settled => {
+                    own.generation.store(there.generation, SeqCst);
+                }
+                // Also if it is this process's but in a hand-over: the next generation fences who
+                // was to take it over.
+                there => own.take_from(there, migration_id)?,
             }
-            // Also if it is this process's but in a hand-over: the next generation fences who was
-            // to take it over.
-            there => own.take_from(there, migration_id),
+            Ok(own.show_presence(false)?)
         });
     }
 

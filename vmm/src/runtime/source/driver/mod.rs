@@ -485,6 +485,9 @@ impl Driver {
         let status = match self.outcome.take() {
             Some(Outcome::Completed) => {
                 self.progress.set_downtime(self.stopwatch.downtime());
+                if let Some(record) = &self.record {
+                    record.own().guest_has_gone();
+                }
                 Status::Completed
             }
             Some(Outcome::Failed(reason) | Outcome::Stranded(reason)) => {
