@@ -1,9 +1,9 @@
 /*
- * The switchover of a postcopy migration, and the other processes of one host that have to do with the guest and its disk,
- * stated a second time: from docs and design, not from the Rust state machines, so that a mistake in one has to be made twice to
- * go unseen. tests/tests/explorer_model.rs and ci/explore run it.
+ * The switchover of a postcopy migration, and the other processes that have to do with the guest and its disk, stated a
+ * second time: from docs and design, not from the Rust state machines, so that a mistake in one has to be made twice to go unseen.
+ * tests/tests/explorer_model.rs and ci/explore run it.
  *
- *   spin -a -DHANDSHAKE=1 switchover.pml && gcc -O2 -DSAFETY -DCOLLAPSE -o pan pan.c && ./pan -m100000
+ *   spin -a -DHANDSHAKE=1 switchover.pml && gcc -O2 -DSAFETY -DCOLLAPSE -o pan pan.c && ./pan -m200000
  *
  * -DHANDSHAKE=1 is `owned`: the record decides.
  * -DHANDSHAKE=2 is `setup` of a guest that has a record, which the destination sees too.
@@ -27,8 +27,9 @@
  *   - never two runners;
  *   - never a stale run: a process that begins to run has what the last run of the guest left. A run is a history of the disk;
  *     each process knows the one that it holds;
- *   - a plain boot never runs over the newest state, which a living process holds (-DKEPT=0 leaves this one out, so that spin
- *     goes on to what becomes of the guest after that);
+ *   - a plain boot never runs over the newest state, which a living process holds. -DKEPT=0 leaves this one out, so that spin
+ *     goes on to what becomes of the guest after that; -DLATE=1 lets a plain boot come only once the destination has ended and the
+ *     source shows `uncertain` or `failed`: the longer ways that variants 3 and 5 allow;
  *   - a plain boot that begins while a migration is announced does not take the disk away from it;
  *   - a source ends its part only when every page is there.
  * And by the Referee, who speaks when no other process can do anything:
@@ -48,6 +49,9 @@
 #endif
 #ifndef KEPT
 #define KEPT 1
+#endif
+#ifndef LATE
+#define LATE 0
 #endif
 #define broken(rule) (BROKEN == rule || ALSO == rule)
 #define OWNED (HANDSHAKE == 1)
@@ -482,8 +486,15 @@ end_third:
 #elif broken(7)
 	:: boots > 0 -> boots--; t_boots = true; t_late = !settled; goto Lock
 #else
-	:: atomic { boots > 0 && settled -> boots--; t_boots = true; read = generation; read_settled = true }; goto Lock
-	/* The look before a run does without a record that it cannot reach, so one or the other goes wrong: `,take`, or its reach. */
+	:: atomic {
+			boots > 0 && settled && (!LATE || fenced && (s_uncertain || s_stopped)) ->
+			boots--;
+			t_boots = true;
+			read = generation;
+			read_settled = true
+		};
+		goto Lock
+	/* The look before a run does without a record that it cannot reach: only one of the two goes wrong. */
 	:: atomic {
 			boots > 0 && !settled && (s_uncertain || s_stopped) && fenced && s_sees ->
 			boots--;
