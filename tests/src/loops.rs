@@ -9,7 +9,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use ferry_guest::workload::Rate;
 use ferry_migration::info::Status;
@@ -28,6 +28,8 @@ use crate::{Ferry, GuestLog, Lab, Relay, Spec, disk};
 const DEADLINE_MS: u64 = 1500;
 /// Nothing is done to a migration later than this after its beginning.
 const MOST_MS: u64 = 700;
+/// The record, which answers, has given the guest back within so long, or it does not.
+const UNCERTAIN: Duration = Duration::from_secs(5);
 
 /// What is done to a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,6 +224,7 @@ impl Loops {
     fn settle(&mut self, there: &mut Actor, relay: &Relay) -> Where {
         use Status::{Cancelled, Completed, Failed, PostcopyPaused, Uncertain};
         let mut hurries = false;
+        let mut uncertain: Option<Instant> = None;
         let found = poll(LONG * 2, || {
             let sides = [self.here.view(), there.view()];
             match sides {
@@ -241,6 +244,12 @@ impl Loops {
                 // A destination that was killed had the guest, or the record would have given it
                 // back.
                 [View::Answers(Some(PostcopyPaused | Completed), _), View::Ended] => Some(Where::Lost),
+                // The record names a destination that is dead: whether it has run the guest, nobody
+                // can say. Otherwise the record gives the guest back.
+                [View::Answers(Some(Uncertain), _), View::Ended] => {
+                    let since = *uncertain.get_or_insert_with(Instant::now);
+                    (since.elapsed() > UNCERTAIN).then_some(Where::Lost)
+                }
                 // A source that was killed had it, or pages that the guest needs.
                 [View::Ended, View::Ended | View::Answers(None | Some(PostcopyPaused), _)] => Some(Where::Lost),
                 [View::Answers(Some(status), _), _] if !status.is_active() => None,
