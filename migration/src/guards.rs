@@ -35,7 +35,7 @@ pub enum Guard {
     StartedRemembersLink,
     /// Source: signs of life go again when an uncertainty ends.
     BeatsAfterUncertainty,
-    /// Source: the record says that a migration is under way, whatever its handshake.
+    /// Source: the record says that a migration is under way, with any handshake.
     EveryHandshakeAnnounces,
     /// Source: only a process that runs the guest, or holds its disk, says that no migration is
     /// under way.

@@ -88,7 +88,7 @@ impl Drop for SocketFile {
     }
 }
 
-/// Listens at `path`, with access for the owner alone whatever the umask. A socket file that no
+/// Listens at `path`, with access for the owner alone under any umask. A socket file that no
 /// process listens on is replaced.
 ///
 /// # Errors

@@ -72,7 +72,7 @@ proptest! {
         prop_assert_eq!(&read(&bytes).unwrap().record, new);
     }
 
-    /// Bytes that land one by one, in any order, over whatever several torn writes before have
+    /// Bytes that land one by one, in any order, over what several torn writes before have
     /// left.
     #[test]
     fn tears_over_tears_leave_the_old_record(
@@ -124,7 +124,7 @@ fn every_prefix_of_a_write_leaves_the_old_record() {
 /// record of the creation) and a later one, with parts that cut through the magic and with parts
 /// of 64 bytes.
 #[test]
-fn whatever_parts_of_a_write_land_the_record_is_the_old_one_or_the_new() {
+fn with_any_part_of_a_write_the_record_is_the_old_one_or_the_new() {
     let records: Vec<_> = [(1, 1), (2, 2), (3, 1), (4, 2)].into_iter().map(|(g, owner)| record(g, owner)).collect();
     let cuts: [[usize; 8]; 3] =
         [[0, 64, 128, 192, 256, 320, 384, 448], [0, 1, 4, 7, 8, 12, 72, 508], [0, 2, 8, 9, 16, 509, 510, 511]];

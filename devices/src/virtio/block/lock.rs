@@ -6,7 +6,7 @@
 //! | 2^62 + N | the proof of nonce N: two processes have opened the same file | a migration's source, until its destination has looked |
 //!
 //! A lock belongs to the inode. So a destination that finds the source's nonce among the locks of
-//! its own file has opened the same file, on whatever host and by whatever path. A copy of the
+//! its own file has opened the same file, on any host and by any path. A copy of the
 //! image, or a file that took its name, has no such lock.
 //!
 //! An inode is not always the whole disk. [`ImageLock`] takes what else it can see with the main
@@ -112,7 +112,7 @@ fn behind(path: &Path, error: &io::Error) -> io::Error {
 fn claim_device(file: &File, path: &Path) -> io::Result<File> {
     // Read-only: udev takes the end of a writer for a change of the disk.
     let open = |path: &Path| OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(path);
-    // By the descriptor it is the same device, whatever has its name by now. There may be no
+    // By the descriptor it is the same device, also if its name means another one by now. There may be no
     // /proc.
     let claim = open(format!("/proc/self/fd/{}", file.as_raw_fd()).as_ref()).or_else(|error| match error.kind() {
         ErrorKind::NotFound => open(path),
@@ -236,7 +236,7 @@ mod tests {
         show_proof(&source, 3).unwrap();
         set_main(&destination, false).unwrap();
         assert!(sees_proof(&destination, 3).unwrap());
-        // Whoever asks does not see its own.
+        // A process that asks does not see its own lock.
         assert!(!sees_proof(&source, 3).unwrap());
     }
 }

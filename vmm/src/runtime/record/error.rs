@@ -28,7 +28,7 @@ pub enum RecordError {
         /// Since which generation.
         generation: u64,
     },
-    /// Somebody else owns the guest.
+    /// Another process owns the guest.
     #[error("the ownership record {place} names {owner} in generation {generation}, not this process")]
     NotOurs {
         /// Where the record is.
@@ -73,7 +73,7 @@ pub enum RecordError {
 
 impl RecordError {
     /// Whether another try may succeed: the storage comes back, or the change follows what
-    /// somebody else has written meanwhile.
+    /// another process has written meanwhile.
     pub(super) fn may_pass(&self) -> bool {
         match self {
             // A boot that asks to be alone is refused by the record in a moment.

@@ -49,7 +49,7 @@ impl HandoverRecord {
     /// Source: writes the nonce.
     ///
     /// # Errors
-    /// When the record does not answer or names somebody else.
+    /// When the record does not answer or names another process.
     pub fn announce(&self) -> Result<(), RecordError> {
         let announced = self.own.while_nobody_changes_it(|| match self.is_over.load(SeqCst) {
             true => Err(RecordError::Over),
@@ -141,7 +141,7 @@ impl HandoverRecord {
 
     /// Either side, when the guest is here for good: makes the record say that no hand-over is
     /// under way any more. Goes on in the background until the record has it, or belongs to
-    /// somebody else or to another hand-over.
+    /// another process or to another hand-over.
     pub fn settle(&self) {
         self.is_over.store(true, SeqCst);
         let handover = self.handover.clone();

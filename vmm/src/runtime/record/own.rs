@@ -206,7 +206,7 @@ impl OwnRecord {
         let (answer, answered) = channel();
         let own = self.clone();
         let ask = move || {
-            // Whoever asked may have given up.
+            // The caller may have given up.
             let _ = answer.send(OwnershipInfo::read(&*own.backend, Some(&own.me)));
         };
         let asked = std::thread::Builder::new().name("ferry-record".into()).spawn(ask);

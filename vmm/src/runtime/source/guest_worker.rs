@@ -94,7 +94,7 @@ fn do_guest_job(
     answer(job, result)
 }
 
-/// What the state machine hears of a job, if it has asked for it.
+/// What the state machine is told of a job, if it has asked for it.
 fn answer(job: GuestJob, result: Result<(), Failure>) -> Option<Input> {
     match job {
         GuestJob::Snapshot => Some(Input::Snapshotted(result)),

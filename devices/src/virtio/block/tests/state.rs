@@ -159,7 +159,7 @@ proptest! {
         }
     }
 
-    /// Whatever a driver has done, the device behaves the same before and after a move: every
+    /// With any driver, the device behaves the same before and after a move: every
     /// register reads the same, the queue is served or not, and what the driver writes next has
     /// the same effect.
     #[test]

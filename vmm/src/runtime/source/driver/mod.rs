@@ -362,7 +362,7 @@ impl Driver {
     fn message(&mut self, message: ToSource, attachment: &[u8]) {
         self.heard = self.bytes_heard();
         self.machine.faults().reach(Direction::Outgoing, Moment::Received, message.name());
-        // Whatever it is, the destination has looked.
+        // With any answer, the destination has looked.
         self.proof.end();
         match &message {
             ToSource::HelloAck { .. } => {

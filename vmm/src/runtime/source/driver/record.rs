@@ -69,8 +69,8 @@ impl Driver {
         Some(record.seize())
     }
 
-    /// The guest is here, and its disk is held: the record says so, whatever becomes of its
-    /// storage meanwhile.
+    /// The guest is here, and its disk is held: the record says so, also when its
+    /// storage answers later.
     pub(super) fn settle_record(&self) {
         if let Some(record) = &self.record {
             record.settle();
