@@ -69,3 +69,43 @@ fn a_guest_that_another_process_has_run_since_is_not_run_again() {
     scene.source.quit();
     scene.lab.start(&scene.spec).wait_settled(3);
 }
+
+#[test]
+fn a_second_migration_that_fails_early_does_not_say_that_the_guest_is_safe() {
+    for handshake in ["setup", "owned"] {
+        let Some(mut scene) = stopped_without_its_disk(handshake) else { return };
+        let other = scene.lab.start_destination(&scene.spec.clone().name("another"));
+        scene.source.begin_migration(&other.wait_listening());
+        let info = scene.source.wait_migration_end();
+        assert_eq!(info.status, Some(Status::Failed), "{info:?}");
+        drop(other);
+        let beside = scene.lab.refuses(&scene.spec);
+        assert!(beside.contains("a hand-over is under way"), "{beside}");
+        assert_eq!(scene.source.ownership()["settled"], json!(false));
+        scene.source.qmp("cont", json!({}));
+        scene.source.wait_settled(2);
+        scene.guest.wait_reports(2);
+        scene.ends_well();
+    }
+}
+
+#[test]
+fn a_refused_cont_keeps_the_lock_of_a_stopped_guest() {
+    let Some(mut scene) = Scene::with(|lab, spec| spec.disk(&disk::image(lab, "disk.img", 4 << 20))) else { return };
+    scene.source.wait_settled(1);
+    scene.source.qmp("stop", json!({}));
+    let image = std::fs::File::options().write(true).open(scene.lab.path("disk.img")).expect("there is an image");
+    let bytes = image.metadata().expect("an open file").len();
+    image.set_len(bytes - 512).expect("it can be cut");
+    let refused = scene.source.refused("cont", json!({}));
+    assert!(refused.contains("restore its size"), "{refused}");
+    let mut spec = scene.spec.clone();
+    spec.more = vec!["--ownership".into(), "auto,take".into()];
+    let beside = scene.lab.refuses(&spec);
+    assert!(beside.contains("is in use"), "{beside}");
+    image.set_len(bytes).expect("it can grow");
+    scene.source.qmp("cont", json!({}));
+    scene.source.wait_settled(1);
+    scene.guest.wait_reports(2);
+    scene.ends_well();
+}

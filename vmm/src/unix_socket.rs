@@ -139,7 +139,7 @@ fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), ListenError
 }
 
 /// The lock of the folder that holds `path`. `None` where the folder cannot be locked: not
-/// readable, or a filesystem without.
+/// readable, a filesystem without, or locked by a process that keeps the lock.
 fn lock_folder(path: &Path) -> Result<Option<File>, ListenError> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let Ok(folder) = File::open(folder) else { return Ok(None) };
@@ -149,9 +149,7 @@ fn lock_folder(path: &Path) -> Result<Option<File>, ListenError> {
             Ok(()) => return Ok(Some(folder)),
             Err(Errno::INTR) => {}
             Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(LOCK_PAUSE),
-            Err(error @ Errno::WOULDBLOCK) => {
-                return Err(io("lock its folder, which another process has locked")(error));
-            }
+            // Also when a stranger keeps the lock: in a folder for all, anybody may.
             Err(_) => return Ok(None),
         }
     }

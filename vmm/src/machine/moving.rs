@@ -88,6 +88,8 @@ impl Machine {
         }
         self.parts.acquire_patiently()?;
         allowed().map_err(MachineError::NotOurs).inspect_err(|_| self.parts.give_up_resources())?;
+        // The guest of a second migration, whose disk was let go of in the first.
+        self.parts.claim()?;
         {
             let mut status = control.status();
             // Handed over while the disk was being locked.
@@ -126,6 +128,13 @@ impl Machine {
         }
     }
 
+    /// Whether the disk was let go of in a switchover and has not been taken back since: another
+    /// process may hold it, or have run the guest.
+    #[must_use]
+    pub fn lacks_its_disk(&self) -> bool {
+        self.parts.control.status().let_go
+    }
+
     /// Drains and flushes the devices. vCPUs stopped.
     ///
     /// # Errors
@@ -141,6 +150,7 @@ impl Machine {
     /// The device that could not, and why.
     pub fn release_resources(&self) -> Result<(), DeviceFailure> {
         let _turn = self.stopped("releasing the disk")?;
+        self.parts.control.status().holds = false;
         for device in self.parts.devices().iter_mut() {
             device.release().map_err(|error| DeviceFailure::new(device.id(), error))?;
         }

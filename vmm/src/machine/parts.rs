@@ -76,7 +76,7 @@ impl Parts {
     }
 
     /// Of a guest whose disk was let go of, and is held again: asks whether it may run here.
-    fn claim(&self) -> Result<(), MachineError> {
+    pub(super) fn claim(&self) -> Result<(), MachineError> {
         if !self.control.status().let_go {
             return Ok(());
         }
@@ -134,20 +134,26 @@ impl Parts {
         }
     }
 
-    /// Takes what running needs for every device, or for none.
+    /// Takes what running needs for every device, or for none. What was held before is kept in any
+    /// case: with the lock of its disk a stopped guest would lose its newest state to a boot.
     pub(super) fn acquire(&self) -> Result<(), MachineError> {
+        let held = self.control.status().holds;
         let mut devices = self.devices();
         for at in 0..devices.len() {
             if let Err(source) = devices[at].acquire() {
                 let device = devices[at].id().to_string();
-                release(&mut devices[..at]);
+                if !held {
+                    release(&mut devices[..at]);
+                }
                 return Err(MachineError::Device { device, source });
             }
         }
+        self.control.status().holds = true;
         Ok(())
     }
 
     pub(super) fn give_up_resources(&self) {
+        self.control.status().holds = false;
         release(&mut self.devices());
     }
 

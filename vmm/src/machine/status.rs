@@ -59,6 +59,8 @@ pub(super) struct Status {
     pub(super) wishes_left: bool,
     /// Guest memory is still on its way: a vCPU may wait in KVM for a page, where no signal reaches it.
     pub(super) memory_arrives: bool,
+    /// What only a running guest may hold (its disk's lock) is held.
+    pub(super) holds: bool,
     /// The disk was let go of and could not be taken back: another process may have run the guest.
     pub(super) let_go: bool,
     /// The machine is being taken apart.

@@ -456,6 +456,9 @@ impl Migrations {
         while incoming.as_ref().is_some_and(|incoming| !incoming.has_ended()) && Instant::now() < until {
             std::thread::park_timeout(INTERRUPT_AGAIN);
         }
+        if let Some(record) = &self.record {
+            record.wait_written(record::ANSWER_DEADLINE);
+        }
     }
 
     fn progress(&self, direction: Direction) -> Arc<Progress> {

@@ -82,6 +82,8 @@ pub(super) struct Image {
     pub(super) faults: Arc<FaultControl>,
     path: PathBuf,
     lock: ImageLock,
+    /// The lock is this guest's. A try to take it again that fails does not lose it.
+    held: AtomicBool,
     /// Something was written since the file was last made durable.
     unsynced: AtomicBool,
     /// The kernel has lost written data at a moment at which the guest had asked for nothing: its
@@ -117,6 +119,7 @@ impl Image {
             faults,
             path: path.to_owned(),
             lock,
+            held: AtomicBool::new(false),
             unsynced: AtomicBool::new(false),
             lost_data: AtomicBool::new(false),
             flushing_ahead: Arc::default(),
@@ -152,14 +155,18 @@ impl Image {
         &self.path
     }
 
-    /// Takes the lock: alone, or shared with other readers when read-only. Taking it again changes nothing.
+    /// Takes the lock: alone, or shared with other readers when read-only. Taking it again changes
+    /// nothing, also when it fails: the lock is kept then, since another process that gets it may
+    /// run the guest.
     ///
     /// # Errors
     ///
     /// Another process, or another guest of this one, holds it; or the image has become smaller
     /// than the guest's disk. A larger one does: the guest keeps the capacity that it was offered.
     pub(super) fn lock(&self) -> io::Result<()> {
-        let locked = self.faults.before(Place::DiskLock).and_then(|()| self.lock.take(&self.file, self.read_only));
+        let had = self.held.load(Ordering::SeqCst);
+        let take = || self.lock.take(&self.file, self.read_only, had);
+        let locked = self.faults.before(Place::DiskLock).and_then(|()| take());
         locked.map_err(|error| match error.kind() {
             ErrorKind::WouldBlock | ErrorKind::PermissionDenied => io::Error::new(
                 ErrorKind::ResourceBusy,
@@ -174,9 +181,12 @@ impl Image {
         let bytes = size(&self.file)?;
         let expected = self.capacity();
         if bytes >= expected {
+            self.held.store(true, Ordering::SeqCst);
             return Ok(());
         }
-        self.unlock()?;
+        if !had {
+            self.unlock()?;
+        }
         let path = self.path.display();
         let text = format!(
             "disk image {path} has {bytes} bytes now, less than the guest's disk ({expected}): restore its size"
@@ -186,6 +196,7 @@ impl Image {
 
     /// Gives the lock back, if it is held.
     pub(super) fn unlock(&self) -> io::Result<()> {
+        self.held.store(false, Ordering::SeqCst);
         self.lock
             .give_back(&self.file)
             .map_err(|error| io::Error::new(error.kind(), format!("cannot unlock {}: {error}", self.path.display())))

@@ -66,11 +66,12 @@ impl ImageLock {
         })
     }
 
-    /// Takes the lock and what belongs to it, or nothing. Taking it again changes nothing.
-    pub(super) fn take(&self, file: &File, read_only: bool) -> io::Result<()> {
+    /// Takes the lock and what belongs to it, or nothing. `had`: it is taken again; then what is
+    /// held is kept, whether this succeeds or fails.
+    pub(super) fn take(&self, file: &File, read_only: bool, had: bool) -> io::Result<()> {
         set_main(file, read_only)?;
         self.take_the_rest(file, read_only).inspect_err(|_| {
-            if let Err(error) = self.give_back(file) {
+            if !had && let Err(error) = self.give_back(file) {
                 tracing::warn!(%error, "a lock that was not wanted after all is still held");
             }
         })

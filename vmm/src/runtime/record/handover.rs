@@ -24,7 +24,7 @@ pub struct HandoverRecord {
     pub(super) handover: Handover,
     pub(super) nonce: u64,
     /// The guest is here for good: an announcement that has not been written yet must not be.
-    pub(super) is_over: AtomicBool,
+    pub(super) is_over: Arc<AtomicBool>,
 }
 
 impl HandoverRecord {
@@ -162,26 +162,29 @@ impl HandoverRecord {
     /// the record is out of reach. The first try's end comes through what is returned.
     #[must_use]
     pub fn seize(&self) -> Receiver<Result<(), String>> {
-        let handover = self.handover.clone();
+        let (handover, is_over) = (self.handover.clone(), self.is_over.clone());
         self.own.insist("name this process", move |own| {
             let there = own.backend.read()?;
             let standing = handover.standing(&own.me, there.as_ref());
             let Some(there) = there else { return Err(OwnershipError::Missing { at: own.place() }.into()) };
-            if standing != Standing::Open && !handover.is_claimed(&there) {
-                if standing != Standing::Mine {
-                    return Err(own.taken(&there));
+            let named = if standing == Standing::Open || handover.is_claimed(&there) {
+                let change = custody::seize(&there, &own.me)?;
+                match own.backend.swap(&change.expected, &change.record)? {
+                    Swap::Won => change.record,
+                    Swap::Lost(record) => return Err(own.not_ours(&record)),
                 }
-                own.generation.store(there.generation, SeqCst);
-                return Ok(());
+            } else if standing == Standing::Mine {
+                there
+            } else {
+                return Err(own.taken(&there));
+            };
+            own.generation.store(named.generation, SeqCst);
+            // The end of the hand-over, which is written beside this, found nothing to settle then.
+            if is_over.load(SeqCst) && own.is_unsettled(&named, &handover) {
+                let change = named.settle();
+                own.backend.swap(&change.expected, &change.record)?;
             }
-            let change = custody::seize(&there, &own.me)?;
-            match own.backend.swap(&change.expected, &change.record)? {
-                Swap::Won => {
-                    own.generation.store(change.record.generation, SeqCst);
-                    Ok(())
-                }
-                Swap::Lost(record) => Err(own.not_ours(&record)),
-            }
+            Ok(())
         })
     }
 

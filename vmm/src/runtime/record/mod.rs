@@ -6,6 +6,7 @@
 //! before a guest runs again whose disk it has let go of. Every call may take as long as the
 //! storage does, so each is made on a thread that may wait.
 
+mod background;
 mod call;
 mod custodian;
 mod error;

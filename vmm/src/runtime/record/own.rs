@@ -1,7 +1,7 @@
 //! The record of a process's guest: which record, who this process is, and which generation it
 //! holds.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use ferry_migration::guards::Guards;
 use ferry_migration::ownership::custody::{self, Boot, Refusal};
 use ferry_migration::ownership::{Change, Expected, Handover, Name, OwnerId, Record, RuleError, Swap};
 
+use super::background::Background;
 use super::{ANSWER_DEADLINE, HandoverRecord, OwnershipInfo, RecordError};
 use crate::ownership::{Ownership, OwnershipError};
 
@@ -25,6 +26,8 @@ pub struct OwnRecord {
     /// A lock at the record says that this process has the guest.
     shows_presence: bool,
     pub(super) generation: AtomicU64,
+    /// Changes that go on in the background.
+    background: Arc<Background>,
     /// Held from a look at the record to the change that follows from it: the end of one hand-over
     /// must not be written over the beginning of the next.
     changing: Mutex<()>,
@@ -45,6 +48,7 @@ impl OwnRecord {
             vm: Name::try_from(vm)?,
             shows_presence,
             generation: AtomicU64::new(0),
+            background: Arc::default(),
             changing: Mutex::default(),
         })
     }
@@ -158,7 +162,9 @@ impl OwnRecord {
     ) -> Receiver<Result<(), String>> {
         let (tried, first_try) = channel();
         let own = self.clone();
+        let open = self.background.begin();
         let run = move || {
+            let _open = open;
             let mut told = false;
             loop {
                 let result = own.while_nobody_changes_it(|| change(&own));
@@ -185,6 +191,12 @@ impl OwnRecord {
             tracing::warn!(%error, "no thread to make the ownership record {what}");
         }
         first_try
+    }
+
+    /// Waits until the changes that go on in the background are written, for so long at most: a
+    /// process that ends before would leave a record that speaks of a hand-over.
+    pub fn wait_written(&self, within: Duration) {
+        self.background.wait_none(within);
     }
 
     /// Which generation this process holds; 0 when it holds none.
@@ -237,13 +249,13 @@ impl OwnRecord {
         let handover = Handover::new(self.vm.clone(), migration_id, self.generation(), self.me.clone())?;
         // A nonce of 0 is no nonce.
         let nonce = migration_id as u64 | 1;
-        Ok(HandoverRecord { own: self.clone(), handover, nonce, is_over: AtomicBool::new(false) })
+        Ok(HandoverRecord { own: self.clone(), handover, nonce, is_over: Arc::default() })
     }
 
     /// A hand-over of which this process is the destination.
     #[must_use]
     pub fn incoming(self: &Arc<Self>, handover: Handover) -> HandoverRecord {
-        HandoverRecord { own: self.clone(), handover, nonce: 0, is_over: AtomicBool::new(false) }
+        HandoverRecord { own: self.clone(), handover, nonce: 0, is_over: Arc::default() }
     }
 
     pub(super) fn is_unsettled(&self, record: &Record, handover: &Handover) -> bool {

@@ -11,7 +11,7 @@ use ferry_migration::message::Failure;
 use ferry_migration::section;
 use ferry_migration::source::Input;
 
-use crate::machine::{DeviceFailure, Hold, Machine};
+use crate::machine::{DeviceFailure, Hold, Machine, MachineError};
 use crate::runtime::record::{ANSWER_DEADLINE, HandoverRecord};
 use crate::runtime::source::Event;
 
@@ -126,7 +126,9 @@ fn resume(machine: &Machine, record: Option<&HandoverRecord>) -> Result<(), Fail
     machine.release_hold_if(|| record.map_or(Ok(()), HandoverRecord::allows)).map_err(|error| {
         machine.leave_stopped();
         let mut failure = machine_failure(&error);
-        failure.reason.push_str("; when that is mended, go on with cont");
+        if !matches!(error, MachineError::NotOurs(_)) {
+            failure.reason.push_str("; when that is mended, go on with cont");
+        }
         failure
     })
 }

@@ -72,7 +72,9 @@ impl Driver {
     /// The guest is here, and its disk is held: the record says so, also when its
     /// storage answers later.
     pub(super) fn settle_record(&self) {
-        if let Some(record) = &self.record {
+        // A migration of a guest that an earlier one has left without its disk may end before it
+        // comes to the disk.
+        if let Some(record) = self.record.as_ref().filter(|_| !self.machine.lacks_its_disk()) {
             record.settle();
         }
     }

@@ -1,0 +1,57 @@
+//! Counts the changes of the record that go on in the background, so that the end of the process
+//! can wait for them.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+/// The changes that are not written yet.
+#[derive(Debug, Default)]
+pub(super) struct Background {
+    open: Mutex<u32>,
+    changed: Condvar,
+}
+
+/// One of them, until dropped.
+pub(super) struct Open(Arc<Background>);
+
+impl Background {
+    pub(super) fn begin(self: &Arc<Self>) -> Open {
+        self.change(|open| *open += 1);
+        Open(self.clone())
+    }
+
+    /// Waits until there is none, for so long at most.
+    pub(super) fn wait_none(&self, within: Duration) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        // With or without the deadline, the process ends now.
+        drop(self.changed.wait_timeout_while(open, within, |open| *open > 0));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut u32)) {
+        change(&mut self.open.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.notify_all();
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.change(|open| *open -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_waits_for_what_is_open_and_not_for_ever() {
+        let background = Arc::<Background>::default();
+        let (first, second) = (background.begin(), background.begin());
+        background.wait_none(Duration::from_millis(1));
+        assert_eq!(*background.open.lock().unwrap(), 2, "it went on at the deadline");
+        let ends = std::thread::spawn(move || drop((first, second)));
+        background.wait_none(Duration::from_secs(60));
+        assert_eq!(*background.open.lock().unwrap(), 0);
+        ends.join().unwrap();
+    }
+}
