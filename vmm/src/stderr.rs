@@ -210,9 +210,12 @@ mod tests {
         queue.push(b"the end\n".to_vec());
         let text = kept.join().unwrap();
         let whole = text.lines().filter(|line| line.starts_with('x')).count();
-        let missing = text.lines().find_map(|line| line.strip_prefix("ferry: ")?.split(' ').next()?.parse().ok());
-        assert_eq!(whole + missing.unwrap_or(0usize), lines, "every line is there or counted");
-        assert!(missing.is_some(), "some did not fit");
+        // Lines fit again while the thread fills the pipe: there may be several counts.
+        let counts =
+            text.lines().filter_map(|line| line.strip_prefix("ferry: ")?.split(' ').next()?.parse::<usize>().ok());
+        let missing: usize = counts.sum();
+        assert_eq!(whole + missing, lines, "every line is there or counted");
+        assert!(missing > 0, "some did not fit");
     }
 
     #[test]
