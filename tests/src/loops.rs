@@ -63,7 +63,7 @@ pub struct Summary {
     pub recovered: u32,
     /// Plain runs that were refused.
     pub refused: usize,
-    /// Plain runs that booted a guest that nobody had.
+    /// Plain runs that booted a guest which no process had.
     pub booted: usize,
 }
 
@@ -71,7 +71,7 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Summary { moved, stayed, lost, recovered, refused, booted } = self;
         write!(f, "{moved} moved, {stayed} stayed, {lost} lost with a killed process, {recovered} recoveries; ")?;
-        write!(f, "{refused} plain runs refused, {booted} booted a guest that nobody had")
+        write!(f, "{refused} plain runs refused, {booted} booted a guest which no process had")
     }
 }
 
@@ -140,7 +140,7 @@ impl Loops {
                 self.summary.stayed += 1;
             }
             Where::Lost => {
-                assert!(self.here.was_killed() || there.was_killed(), "the guest is lost, and nobody was killed");
+                assert!(self.here.was_killed() || there.was_killed(), "the guest is lost, and neither side was killed");
                 for side in [&mut self.here, &mut there] {
                     if !side.has_ended() {
                         side.kill();
@@ -244,8 +244,8 @@ impl Loops {
                 // A destination that was killed had the guest, or the record would have given it
                 // back.
                 [View::Answers(Some(PostcopyPaused | Completed), _), View::Ended] => Some(Where::Lost),
-                // The record names a destination that is dead: whether it has run the guest, nobody
-                // can say. Otherwise the record gives the guest back.
+                // The record names a destination that is dead, and cannot tell
+                // whether it has run the guest. Otherwise the record gives the guest back.
                 [View::Answers(Some(Uncertain), _), View::Ended] => {
                     let since = *uncertain.get_or_insert_with(Instant::now);
                     (since.elapsed() > UNCERTAIN).then_some(Where::Lost)

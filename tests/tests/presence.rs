@@ -1,4 +1,5 @@
-//! A guest without a disk, whose record alone keeps a second boot away while a process has the guest.
+//! A guest without a disk, whose record alone keeps a second boot away while a process has the
+//! guest.
 
 use ferry_migration::Handshake;
 use ferry_tests::migration::move_guest;
@@ -15,7 +16,8 @@ fn scene() -> Option<Scene> {
     Some(scene)
 }
 
-/// A plain run of the guest is refused, also with `,take`, and is told which process has the guest.
+/// A plain run of the guest is refused, also with `,take`, and is told which process has the
+/// guest.
 fn is_refused(scene: &Scene, holder: &Ferry) {
     let mut spec = scene.spec.clone();
     for taken in [false, true] {

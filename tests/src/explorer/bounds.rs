@@ -40,7 +40,7 @@ pub enum Fault {
     RashResolve,
     /// Another process boots the guest, as `ferry run` does.
     Boot,
-    /// Another process boots the guest whatever migration the record tells of (`,take`): the
+    /// Another process boots the guest although the record tells of a migration (`,take`): the
     /// operator has ended the destination, and forgotten the source.
     RashTake,
     /// Another process holds the disk's lock for a while.

@@ -1,10 +1,10 @@
-//! The ownership record as everybody in an exploration sees it: one place, the changes that are
-//! asked of it, and who can reach it.
+//! The ownership record as every process of an exploration sees it: one place, the changes that
+//! are asked of it, and who can reach it.
 //!
 //! The rules are the product's own (`ferry_migration::ownership`): a record here is a small number
 //! that is turned into a real one for each change. [`Arbiter::DiskLock`] is the idea that the
-//! record replaces: whoever gets the disk's lock may run. It is here so that the table can show
-//! what is wrong with it.
+//! record replaces: the process that gets the disk's lock may run. It is here so that the table
+//! can show what is wrong with it.
 
 use ferry_migration::guards::Guards;
 use ferry_migration::ownership::custody::{self, Boot};

@@ -41,7 +41,7 @@ pub struct Evidence {
     /// What the sides gave as the reason whenever the migration had come to rest, oldest first.
     pub reasons: Vec<Reason>,
     /// Whether the process that runs the guest has the image open that the guest began with.
-    /// `None`: nobody runs it.
+    /// `None`: no process runs it.
     pub image: Option<Result<(), String>>,
     /// Whether a migration after this one succeeded. `None`: none was tried.
     pub next: Option<Result<(), String>>,

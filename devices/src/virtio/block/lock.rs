@@ -113,8 +113,8 @@ fn behind(path: &Path, error: &io::Error) -> io::Error {
 fn claim_device(file: &File, path: &Path) -> io::Result<File> {
     // Read-only: udev takes the end of a writer for a change of the disk.
     let open = |path: &Path| OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(path);
-    // By the descriptor it is the same device, also if its name means another one by now. There may be no
-    // /proc.
+    // By the descriptor it is the same device, also if its name means another one by now. There
+    // may be no /proc.
     let claim = open(format!("/proc/self/fd/{}", file.as_raw_fd()).as_ref()).or_else(|error| match error.kind() {
         ErrorKind::NotFound => open(path),
         _ => Err(error),

@@ -1,11 +1,12 @@
 //! **leaks**: a migration leaves nothing behind in a process that lives on, and a process that has ended leaves nothing at all.
 //!
 //! Three ways to look at it:
-//! 1. a source, or a destination that never got the guest, holds afterwards no more than it held before: threads by name, descriptors by what
-//!    they are open on, locks, children. Four things may stay: mappings up to [`MAPPINGS`] (an allocator keeps stacks and arenas: 18 more
-//!    after a first migration), one descriptor on the ownership record, which a process keeps once it has used it, the thread that
-//!    KVM itself makes when a machine runs for the first time (`kvm-nx-lpage-re`), and the one that the first message to standard
-//!    error starts (`stderr`);
+//! 1. a source, or a destination that never got the guest, holds afterwards no more than it held
+//!    before: threads by name, descriptors by what they are open on, locks, children. Four things
+//!    may stay: mappings up to [`MAPPINGS`] (an allocator keeps stacks and arenas: 18 more after a
+//!    first migration), one descriptor on the ownership record, which a process keeps once it has
+//!    used it, the thread that KVM itself makes when a machine runs for the first time
+//!    (`kvm-nx-lpage-re`), and the one that the first message to standard error starts (`stderr`);
 //! 2. a destination that got the guest holds more than before, by its nature; but no process whose migration has ended holds a thread of a
 //!    migration, a TCP connection or a userfaultfd any more;
 //! 3. the disk's lock is where the guest is: a process that runs a guest with a disk holds a lock to write, and one that has handed

@@ -33,7 +33,7 @@ pub fn judge(evidence: &Evidence) -> Verdict {
     }
     let Some(lost) = lost else {
         return match stalled.owed && waited_long(evidence, stalled) {
-            false => Verdict::None(format!("nobody waited for what was to pass on the {} link", stalled.link)),
+            false => Verdict::None(format!("no side waited for what was to pass on the {} link", stalled.link)),
             true => Verdict::Fail(format!("the {} link moved nothing, and no side lost it", stalled.link)),
         };
     };
@@ -57,7 +57,7 @@ pub fn judge(evidence: &Evidence) -> Verdict {
     })
 }
 
-/// Whether what stalled kept somebody waiting longer than a link may be silent. Pages that were
+/// Whether what stalled kept a side waiting longer than a link may be silent. Pages that were
 /// asked for may come with the others.
 fn waited_long(evidence: &Evidence, stalled: &Stalled) -> bool {
     let destination = evidence.of(Role::Destination).and_then(|process| process.final_info.as_ref());

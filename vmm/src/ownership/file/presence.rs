@@ -1,9 +1,9 @@
 //! The sign of a process that has the guest: a lock that the kernel drops with the process.
 //!
-//! The lock of a writable disk keeps a second boot away. A guest without one, or with a device that
-//! two hosts see, has only its record; and a record that is settled does not say whether its owner
-//! lives. The two sides of a hand-over have the guest at the same time, so the sign is shared; a
-//! boot wants to be alone.
+//! The lock of a writable disk keeps a second boot away. A guest without one, or with a device
+//! that two hosts see, has only its record; and a record that is settled does not say whether its
+//! owner lives. The two sides of a hand-over have the guest at the same time, so the sign is
+//! shared; a boot wants to be alone.
 
 use std::fs::File;
 

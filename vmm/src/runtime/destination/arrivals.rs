@@ -10,8 +10,8 @@
 //! ```
 //!
 //! While there is no room, further connections wait in the kernel's queue, and none is closed for
-//! them: each may be the source. A stranger leaves within [`INTRODUCTION`] with all that it sends, so
-//! no connection waits for much longer than that.
+//! them: each may be the source. A stranger leaves within [`INTRODUCTION`] with all that it sends,
+//! so no connection waits for much longer than that.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

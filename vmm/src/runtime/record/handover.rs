@@ -106,7 +106,8 @@ impl HandoverRecord {
     #[must_use]
     pub fn claim(&self) -> Claim {
         let change = self.handover.commit(&self.own.me);
-        // First: the source, which also shows that it has the guest, may end once this side has it.
+        // First: the source, which also shows that it has the guest, may end once this side has
+        // it.
         match self.own.show_presence(false).and_then(|()| self.swap(&change)) {
             Ok(Swap::Won) => {
                 self.own.generation.store(change.record.generation, SeqCst);
@@ -179,7 +180,8 @@ impl HandoverRecord {
                 return Err(own.taken(&there));
             };
             own.generation.store(named.generation, SeqCst);
-            // The end of the hand-over, which is written beside this, found nothing to settle then.
+            // The end of the hand-over, which is written beside this, found nothing to settle
+            // then.
             if is_over.load(SeqCst) && own.is_unsettled(&named, &handover) {
                 let change = named.settle();
                 own.backend.swap(&change.expected, &change.record)?;
