@@ -3,8 +3,11 @@
 
 use ferry_migration::Handshake;
 use ferry_tests::migration::move_guest;
+use ferry_tests::relay::{Fault, Spot};
 use ferry_tests::scene::gave_up;
-use ferry_tests::{Ferry, Scene};
+use ferry_tests::wait::wait_for;
+use ferry_tests::{Ferry, SOON, Scene};
+use serde_json::json;
 
 /// A guest that has a record and no disk.
 fn scene() -> Option<Scene> {
@@ -42,6 +45,23 @@ fn a_guest_without_a_disk_boots_once_and_again_when_its_process_has_ended() {
     destination.quit();
     // The source, which lives, has the guest no longer.
     scene.lab.start(&scene.spec).wait_settled(3);
+}
+
+#[test]
+fn a_guest_that_comes_by_setup_is_kept_from_a_boot_from_its_greeting_on() {
+    let Some(mut scene) = scene() else { return };
+    scene.source.set_parameters(json!({ "x-ferry-handshake": "setup" }));
+    // The destination does not learn that the source has ended.
+    let (mut destination, relay) = scene.destination_behind(Spot::Pages(0), Fault::Stall);
+    scene.source.begin_migration(&relay.uri());
+    wait_for("the first pages", SOON, || relay.fired().is_some());
+    // The source's own sign ends with it.
+    scene.source.kill();
+    let mut taken = scene.spec.clone();
+    taken.more[1].push_str(",take");
+    let says = scene.lab.refuses(&taken);
+    assert!(says.contains("another process has the guest"), "{says}");
+    destination.kill();
 }
 
 #[test]

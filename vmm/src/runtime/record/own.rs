@@ -93,7 +93,7 @@ impl OwnRecord {
     }
 
     /// Shows at the record that this process has the guest.
-    pub(super) fn show_presence(&self, alone: bool) -> Result<(), OwnershipError> {
+    pub(in crate::runtime) fn show_presence(&self, alone: bool) -> Result<(), OwnershipError> {
         if self.shows_presence { self.backend.show_presence(alone) } else { Ok(()) }
     }
 

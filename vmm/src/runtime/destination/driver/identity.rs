@@ -53,6 +53,9 @@ impl Driver {
 
     /// What came of it.
     pub(super) fn disk_seen(&mut self, result: Result<Option<Announced>, String>) {
+        if result.is_ok() {
+            self.show_presence();
+        }
         match result {
             Ok(Some(announced)) => self.look_for(announced),
             Ok(None) => self.input(Input::Checked(Ok(false))),

@@ -479,6 +479,7 @@ impl Driver {
         self.join_populator();
         if self.outcome != Some(Outcome::Completed) {
             self.let_go_of_memory();
+            self.end_presence();
         }
         crate::runtime::join_interrupting(&self.machine, self.accepting);
         let outcome = self.outcome.take().expect("the driver runs until there is one");

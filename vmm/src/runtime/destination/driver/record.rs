@@ -7,6 +7,7 @@ use ferry_migration::destination::{Claim, GiveBack, Input};
 use ferry_migration::greeting::Announced;
 
 use super::Driver;
+use crate::ownership::OwnershipError;
 use crate::runtime::destination::Event;
 
 /// What the record can be asked.
@@ -33,6 +34,27 @@ impl Driver {
             };
             crate::runtime::spawn(&faults, "ferry-dst-record", ask).map(drop)
         });
+    }
+
+    /// The source shows that it has the guest until the migration has completed: this side does so
+    /// from the greeting on, with every handshake, so that no boot comes between.
+    pub(super) fn show_presence(&self) {
+        let Some(own) = self.own_record.clone() else { return };
+        let show = move || match own.show_presence(false) {
+            // The guest arrives without a record, which is made when it is here.
+            Ok(()) | Err(OwnershipError::Missing { .. }) => {}
+            Err(error) => tracing::warn!(%error, "a boot of this guest is not kept away while it arrives"),
+        };
+        if let Err(error) = crate::runtime::spawn(self.machine.faults(), "ferry-dst-record", show) {
+            tracing::warn!(%error, "no thread to keep a boot of this guest away while it arrives");
+        }
+    }
+
+    /// The guest has not come.
+    pub(super) fn end_presence(&self) {
+        if let Some(own) = &self.own_record {
+            own.guest_has_gone();
+        }
     }
 
     /// The record is the source's: it decides about this hand-over.

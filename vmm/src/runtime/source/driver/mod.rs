@@ -492,6 +492,10 @@ impl Driver {
             }
             Some(Outcome::Failed(reason) | Outcome::Stranded(reason)) => {
                 self.progress.set_error(reason);
+                // It belongs elsewhere for good, or nowhere.
+                if let Some(record) = self.record.as_ref().filter(|_| self.machine.is_handed_over()) {
+                    record.own().guest_has_gone();
+                }
                 Status::Failed
             }
             _ => Status::Cancelled,
