@@ -72,7 +72,10 @@ impl Lab {
     /// When it ends otherwise.
     #[must_use]
     pub fn refuses(&self, spec: &Spec) -> String {
-        let output = std::process::Command::new(binary())
+        // One that is not refused would run for ever.
+        let output = std::process::Command::new("timeout")
+            .arg("20")
+            .arg(binary())
             .args(spec.arguments(&self.path("refused.qmp"), &self.path("refused.serial")))
             .output()
             .expect("the binary can be started");
