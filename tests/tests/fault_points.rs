@@ -69,6 +69,22 @@ fn a_destination_that_is_killed_between_its_claim_and_its_start_leaves_it_to_the
 }
 
 #[test]
+fn a_guest_that_is_taken_back_from_a_dead_destination_is_settled_also_if_the_record_answers_late() {
+    let Some(mut scene) = scene() else { return };
+    let mut destination = scene.destination_with("fault,at=step:Start,do=kill,in=incoming");
+    scene.source.begin_migration(&destination.wait_listening());
+    assert_eq!(destination.wait_exit(SOON), KILLED);
+    scene.source.wait_migration(Status::Uncertain);
+    // The record names the destination while the migration ends, and is changed only after.
+    scene.source.set_fault(json!({ "at": "record:write", "do": "errno:EIO", "times": 1 }));
+    scene.source.qmp("x-ferry-resolve", json!({ "owner": "source", "peer-fenced": true, "never-ran": true }));
+    assert_eq!(scene.source.wait_migration_end().status, Some(Status::Failed));
+    scene.source.wait_run_state("running");
+    is_settled_at(&mut scene.source);
+    scene.ends_well();
+}
+
+#[test]
 fn a_source_that_freezes_with_the_permit_sent_goes_on_as_one_that_has_no_guest() {
     let Some(mut scene) = scene() else { return };
     let destination = scene.destination();

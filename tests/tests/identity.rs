@@ -231,12 +231,27 @@ fn the_proof_is_new_for_each_migration_and_gone_after_it() {
     assert_ne!(nonce(&first), nonce(&second));
     assert_ne!(nonce(&first), DiskFile::Locked { nonce: nonce_of(0) });
     let inode = std::os::unix::fs::MetadataExt::ino(&fs::metadata(scene.lab.path("disk.img")).unwrap());
-    let locks = fs::read_to_string("/proc/locks").unwrap();
-    let held: Vec<_> = locks.lines().filter(|line| line.contains(&format!(":{inode} "))).collect();
-    assert!(
-        matches!(held[..], [main] if main.ends_with(" 0 4611686018427387903")),
-        "only the main lock is left: {held:?}"
-    );
+    // Storage is not waited for: a thread gives it back.
+    wait_for("only the main lock to be left", SOON, || {
+        let locks = fs::read_to_string("/proc/locks").unwrap();
+        let held: Vec<_> = locks.lines().filter(|line| line.contains(&format!(":{inode} "))).collect();
+        matches!(held[..], [main] if main.ends_with(" 0 4611686018427387903"))
+    });
+    scene.ends_well();
+}
+
+#[test]
+fn storage_that_hangs_at_the_proof_holds_up_neither_guest_nor_migration() {
+    let Some(mut scene) = scene() else { return };
+    scene.source.set_fault(json!({ "at": "disk:prove", "do": "hang", "times": 1 }));
+    let spec = scene.spec.clone();
+    let reason = refused(&mut scene, &spec);
+    assert!(reason.contains("disk virtio-blk/0"), "the greeting does not wait for the proof: {reason}");
+    let mut blind =
+        scene.lab.start_destination(&spec.clone().device("fault,at=disk:prove,do=hang,times=1,in=incoming"));
+    let reason = scene.fails(&blind.wait_listening());
+    assert!(!reason.is_empty(), "the destination's look at its disk has a deadline");
+    let _why = gave_up(&mut blind);
     scene.ends_well();
 }
 

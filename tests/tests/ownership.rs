@@ -276,6 +276,18 @@ fn when_the_operator_gives_the_guest_back_the_record_says_so_before_it_runs() {
 }
 
 #[test]
+fn a_process_that_ends_before_the_hand_over_is_settled_settles_it_first() {
+    let Some(mut scene) = scene() else { return };
+    // The destination has the guest when it settles: `outgoing`.
+    let mut destination = scene.destination_with("fault,at=record:lock,do=delay:1500,times=1,in=outgoing");
+    move_guest(&mut scene.source, &mut destination, &mut scene.guest);
+    destination.quit();
+    scene.source.quit();
+    // A boot over a record that is in a hand-over is refused.
+    scene.lab.start(&scene.spec).wait_settled(3);
+}
+
+#[test]
 fn a_record_that_is_none_is_left_alone() {
     let Some(lab) = Lab::new() else { return };
     let spec = Spec::new().disk(&disk::image(&lab, "disk.img", 4 << 20)).paused();

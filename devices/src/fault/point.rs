@@ -100,6 +100,8 @@ places! {
     DiskOpen = "disk:open",
     /// The lock of the disk image is about to be taken.
     DiskLock = "disk:lock",
+    /// The lock that proves the disk to a destination is about to be shown, or looked for.
+    DiskProve = "disk:prove",
     /// Data is about to be read from the disk image.
     DiskRead = "disk:read",
     /// Data is about to be written to the disk image.

@@ -92,7 +92,7 @@ pub enum FaultSpecError {
 const AT: (&str, &str) = (
     "at",
     "save|load|post_load|KVM_…|USERFAULTFD_READ|step:OUTPUT|{send,sent,received}:MESSAGE|record:{read,write,sync,lock}|\
-     disk:{open,lock,read,write,sync,flush}|host:{connect,accept,thread,userfaultfd,memory}|clock:realtime",
+     disk:{open,lock,prove,read,write,sync,flush}|host:{connect,accept,thread,userfaultfd,memory}|clock:realtime",
 );
 const DO: (&str, &str) = ("do", "fail|hang|delay:MS (at most 600000)|errno:NAME|kill|freeze|skew:MS (at most a year)");
 const OF: (&str, &str) = ("of", "PART, for example serial/0");

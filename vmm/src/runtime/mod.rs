@@ -115,12 +115,13 @@ pub enum MigrationError {
 }
 
 /// The threads of a migration, which rules of the fault device can name.
-pub const WORKERS: [&str; 17] = [
+pub const WORKERS: [&str; 18] = [
     "ferry-source",
     "ferry-src-connect",
     "ferry-src-guest",
     "ferry-src-link",
     "ferry-src-pages",
+    "ferry-src-proof",
     "ferry-src-record",
     "ferry-src-recv",
     "ferry-src-urgent",

@@ -204,6 +204,7 @@ impl Image {
 
     /// Lets another process find `nonce` in this very file; see [`lock`].
     pub(super) fn show_proof(&self, nonce: u64) -> io::Result<()> {
+        self.faults.before(Place::DiskProve)?;
         lock::show_proof(&self.file, nonce)
     }
 
@@ -214,6 +215,7 @@ impl Image {
 
     /// Whether another process shows `nonce` in this very file.
     pub(super) fn sees_proof(&self, nonce: u64) -> io::Result<bool> {
+        self.faults.before(Place::DiskProve)?;
         lock::sees_proof(&self.file, nonce)
     }
 

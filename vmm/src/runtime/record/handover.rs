@@ -25,6 +25,8 @@ pub struct HandoverRecord {
     pub(super) nonce: u64,
     /// The guest is here for good: an announcement that has not been written yet must not be.
     pub(super) is_over: Arc<AtomicBool>,
+    /// The operator knows that the destination's claim was never used.
+    pub(super) never_ran: AtomicBool,
 }
 
 impl HandoverRecord {
@@ -97,6 +99,10 @@ impl HandoverRecord {
         let asked = std::thread::Builder::new().name("ferry-record".into()).spawn(look);
         let Some(Ok(there)) = asked.ok().and_then(|_| answered.recv_timeout(LOOK).ok()) else { return Ok(()) };
         match (self.handover.standing(&self.own.me, there.as_ref()), there) {
+            // Written over as soon as the record takes it.
+            (Standing::Theirs, Some(there)) if self.never_ran.load(SeqCst) && self.handover.is_claimed(&there) => {
+                Ok(())
+            }
             (Standing::Theirs, Some(there)) => Err(self.own.taken(&there).to_string()),
             _ => Ok(()),
         }
@@ -163,6 +169,7 @@ impl HandoverRecord {
     /// the record is out of reach. The first try's end comes through what is returned.
     #[must_use]
     pub fn seize(&self) -> Receiver<Result<(), String>> {
+        self.never_ran.store(true, SeqCst);
         let (handover, is_over) = (self.handover.clone(), self.is_over.clone());
         self.own.insist("name this process", move |own| {
             let there = own.backend.read()?;

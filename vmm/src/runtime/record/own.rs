@@ -1,7 +1,7 @@
 //! The record of a process's guest: which record, who this process is, and which generation it
 //! holds.
 
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -249,13 +249,25 @@ impl OwnRecord {
         let handover = Handover::new(self.vm.clone(), migration_id, self.generation(), self.me.clone())?;
         // A nonce of 0 is no nonce.
         let nonce = migration_id as u64 | 1;
-        Ok(HandoverRecord { own: self.clone(), handover, nonce, is_over: Arc::default() })
+        Ok(HandoverRecord {
+            own: self.clone(),
+            handover,
+            nonce,
+            is_over: Arc::default(),
+            never_ran: AtomicBool::new(false),
+        })
     }
 
     /// A hand-over of which this process is the destination.
     #[must_use]
     pub fn incoming(self: &Arc<Self>, handover: Handover) -> HandoverRecord {
-        HandoverRecord { own: self.clone(), handover, nonce: 0, is_over: Arc::default() }
+        HandoverRecord {
+            own: self.clone(),
+            handover,
+            nonce: 0,
+            is_over: Arc::default(),
+            never_ran: AtomicBool::new(false),
+        }
     }
 
     pub(super) fn is_unsettled(&self, record: &Record, handover: &Handover) -> bool {

@@ -1,7 +1,10 @@
 //! What the source says of itself that the destination must mean alike, and the proof of its disk.
 
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use ferry_devices::fault::FaultControl;
 use ferry_migration::Identity;
 use ferry_migration::identity::{Disk, DiskFile, nonce_of};
 use ferry_migration::parameters::DiskSharing;
@@ -9,48 +12,91 @@ use ferry_migration::parameters::DiskSharing;
 use super::Driver;
 use crate::machine::{self, DiskProof};
 
+/// The thread that asks the image's storage for the lock.
+const THREAD: &str = "ferry-src-proof";
+
 /// The proof of a disk, from when the control link is opened to the destination's first answer.
+///
+/// The image's storage may hang. It is asked on threads that nothing of the migration waits for:
+/// the guest runs on, and the migration ends.
 #[derive(Clone, Debug)]
 pub(super) struct Proof {
     sharing: DiskSharing,
-    shown: Arc<Mutex<Option<DiskProof>>>,
+    shown: Arc<Mutex<Shown>>,
+}
+
+#[derive(Debug)]
+enum Shown {
+    NotYet,
+    Here(DiskProof),
+    /// It is needed no more: one that is had only now is given back.
+    Over,
 }
 
 impl Proof {
     /// None yet; by the operator's word there may be none to give.
     pub(super) fn new(sharing: DiskSharing) -> Self {
-        Proof { sharing, shown: Arc::default() }
+        Proof { sharing, shown: Arc::new(Mutex::new(Shown::NotYet)) }
     }
 
-    /// Shows it. May wait for storage.
-    pub(super) fn begin(&self, disk: &machine::DiskFile, migration_id: u128) {
+    /// Shows it, and waits for that as long as `within`.
+    pub(super) fn begin(&self, disk: machine::DiskFile, migration_id: u128, faults: &FaultControl, within: Duration) {
         if self.sharing == DiskSharing::Copied {
             return;
         }
-        match disk.prove(nonce_of(migration_id)) {
-            Ok(proof) => *self.shown() = Some(proof),
-            Err(error) => {
-                tracing::warn!(%error, image = disk.path(), "no lock can be put on the image as a proof for the destination");
+        let (done, was_done) = channel();
+        let (shown, path) = (self.shown.clone(), disk.path());
+        let prove = move || {
+            match disk.prove(nonce_of(migration_id)) {
+                Ok(proof) => keep(&shown, proof),
+                Err(error) => {
+                    tracing::warn!(%error, image = disk.path(), "no lock can be put on the image as a proof for the destination");
+                }
             }
+            // Nobody waits any more when it took too long.
+            let _ = done.send(());
+        };
+        match crate::runtime::spawn(faults, THREAD, prove) {
+            Ok(_) if was_done.recv_timeout(within).is_ok() => {}
+            Ok(_) => tracing::warn!(
+                image = path,
+                "the image's storage gives no answer to a lock that proves it to the destination; see whether it hangs"
+            ),
+            Err(error) => tracing::warn!(%error, image = path, "no thread to prove the image to the destination"),
         }
     }
 
-    /// It is needed no more.
-    pub(super) fn end(&self) {
-        drop(self.shown().take());
+    /// It is needed no more. Does not wait for storage.
+    pub(super) fn end(&self, faults: &FaultControl) {
+        let before = std::mem::replace(&mut *lock(&self.shown), Shown::Over);
+        if let Shown::Here(proof) = before {
+            // Without a thread it is given back here.
+            let _ = crate::runtime::spawn(faults, THREAD, move || drop(proof));
+        }
     }
 
     fn file(&self) -> DiskFile {
-        match (self.sharing, &*self.shown()) {
+        match (self.sharing, &*lock(&self.shown)) {
             (DiskSharing::Copied, _) => DiskFile::Copied,
-            (DiskSharing::Shared, Some(proof)) => DiskFile::Locked { nonce: proof.nonce() },
-            (DiskSharing::Shared, None) => DiskFile::Unproven,
+            (DiskSharing::Shared, Shown::Here(proof)) => DiskFile::Locked { nonce: proof.nonce() },
+            (DiskSharing::Shared, Shown::NotYet | Shown::Over) => DiskFile::Unproven,
         }
     }
+}
 
-    fn shown(&self) -> MutexGuard<'_, Option<DiskProof>> {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+fn keep(shown: &Mutex<Shown>, proof: DiskProof) {
+    let mut shown = lock(shown);
+    if matches!(*shown, Shown::NotYet) {
+        *shown = Shown::Here(proof);
+        return;
     }
+    // Giving it back asks storage, and the driver must not wait for this lock.
+    drop(shown);
+    drop(proof);
+}
+
+fn lock(shown: &Mutex<Shown>) -> MutexGuard<'_, Shown> {
+    shown.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Driver {

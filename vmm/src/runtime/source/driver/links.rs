@@ -21,6 +21,8 @@ use crate::runtime::stream::Stream;
 
 /// How much earlier than the setup timer connecting ends.
 const AHEAD: Duration = Duration::from_millis(500);
+/// Longest that the greeting waits for the image's storage, which gives the proof of the disk.
+const PROOF: Duration = Duration::from_secs(2);
 /// Longest that a link which was just connected takes to take its preamble.
 const PREAMBLE: Duration = Duration::from_secs(1);
 
@@ -63,8 +65,9 @@ impl Driver {
             });
             let event = match opened {
                 Ok(stream) => {
-                    // Storage may take its time, and the driver has none.
-                    disk.iter().for_each(|disk| proof.begin(disk, migration_id));
+                    if let Some(disk) = disk {
+                        proof.begin(disk, migration_id, &faults, PROOF);
+                    }
                     LinkEvent::Control(stream, filled.map_or_else(Vec::new, |machine| filled_chunks(&machine)))
                 }
                 Err(error) => LinkEvent::Lost(format!("cannot connect to {to}: {error}")),

@@ -363,7 +363,7 @@ impl Driver {
         self.heard = self.bytes_heard();
         self.machine.faults().reach(Direction::Outgoing, Moment::Received, message.name());
         // With any answer, the destination has looked.
-        self.proof.end();
+        self.proof.end(self.machine.faults());
         match &message {
             ToSource::HelloAck { .. } => {
                 if let Some(input) = self.memory_is_not_taken(attachment) {
@@ -481,20 +481,18 @@ impl Driver {
         self.guest_jobs = None;
         self.page_jobs = None;
         self.join(inbox);
-        self.proof.end();
+        self.proof.end(self.machine.faults());
         let status = match self.outcome.take() {
             Some(Outcome::Completed) => {
                 self.progress.set_downtime(self.stopwatch.downtime());
-                if let Some(record) = &self.record {
-                    record.own().guest_has_gone();
-                }
+                self.guest_has_gone();
                 Status::Completed
             }
             Some(Outcome::Failed(reason) | Outcome::Stranded(reason)) => {
                 self.progress.set_error(reason);
                 // It belongs elsewhere for good, or nowhere.
-                if let Some(record) = self.record.as_ref().filter(|_| self.machine.is_handed_over()) {
-                    record.own().guest_has_gone();
+                if self.machine.is_handed_over() {
+                    self.guest_has_gone();
                 }
                 Status::Failed
             }
