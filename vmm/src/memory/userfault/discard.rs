@@ -29,7 +29,7 @@ const BATCH: usize = 1024;
 pub fn discard_outdated(memory: &Memory, outdated: &PageBitmap) -> Result<(), UserfaultError> {
     super::check_pages(memory, outdated)?;
     let ranges = cover(memory, outdated);
-    super::refuse_huge_pages(memory, &ranges);
+    super::range::refuse_huge_pages(memory, &ranges);
     discard_in(&ranges, outdated)
 }
 

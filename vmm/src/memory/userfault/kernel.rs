@@ -102,6 +102,16 @@ fn step_through(len: usize, mut step: impl FnMut(usize) -> io::Result<usize>) ->
     Ok(())
 }
 
+/// A page that is there already is as good as one that was placed.
+pub(super) fn present_or(result: Result<(), Stopped>, uffd: &Uffd, host: *mut u8) -> Result<(), Stopped> {
+    match result {
+        Err(stopped) if stopped.error.raw_os_error() == Some(libc::EEXIST) => {
+            uffd.wake(host.cast(), PAGE).map_err(|error| Stopped { done_pages: 0, error: errno(&error) })
+        }
+        result => result,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

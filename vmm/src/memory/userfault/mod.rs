@@ -46,7 +46,7 @@ use std::time::Duration;
 
 use ferry_migration::pages::{PAGE_SIZE, PageBitmap};
 use rustix::fs::{FallocateFlags, fallocate};
-use rustix::mm::{Advice, madvise};
+use rustix::mm::Advice;
 use userfaultfd::{RegisterMode, Uffd};
 
 use crate::memory::{Backing, Memory};
@@ -120,7 +120,7 @@ impl Faults {
         let uffd = Arc::new(open::open(backing)?);
         let memfd = memory.memfd().map(|memfd| memfd.try_clone()).transpose().map_err(UserfaultError::Open)?;
         let ranges = range::cover(memory, missing);
-        refuse_huge_pages(memory, &ranges);
+        range::refuse_huge_pages(memory, &ranges);
         discard::discard_in(&ranges, &outdated)?;
         let faults = Faults {
             uffd,
@@ -295,7 +295,7 @@ impl Faults {
         if self.memfd.is_none() {
             // A write would have to replace the shared page of zeros at once: it gets one of its own.
             return if write {
-                present_or(kernel::copy(&self.uffd, &ZERO_PAGE, host), &self.uffd, host)
+                kernel::present_or(kernel::copy(&self.uffd, &ZERO_PAGE, host), &self.uffd, host)
             } else {
                 kernel::zero(&self.uffd, host, 1)
             };
@@ -351,7 +351,7 @@ impl Faults {
                 tracing::error!(%error, first = range.first_page, "who waits for these pages may not have been woken");
             }
             if self.memfd.is_none() {
-                advise(range, Advice::LinuxHugepage);
+                range.advise(Advice::LinuxHugepage);
             }
         }
     }
@@ -380,29 +380,5 @@ fn check_pages(memory: &Memory, pages: &PageBitmap) -> Result<(), UserfaultError
         Ok(())
     } else {
         Err(UserfaultError::OtherMachine { expected: memory.pages(), found: pages.pages() })
-    }
-}
-
-/// A huge page would be all there or all missing, and the host may make one of what a discard has left, with zeros in the gaps.
-fn refuse_huge_pages(memory: &Memory, ranges: &[Range]) {
-    if memory.backing() == Backing::Anon {
-        ranges.iter().for_each(|range| advise(range, Advice::LinuxNoHugepage));
-    }
-}
-
-fn advise(range: &Range, advice: Advice) {
-    // SAFETY: the range is guest memory of a mapping that it holds, and advice about huge pages changes no contents.
-    if let Err(error) = unsafe { madvise(range.start().cast(), range.len(), advice) } {
-        tracing::debug!(%error, ?advice, "the host takes no advice about huge pages");
-    }
-}
-
-/// A page that is there already is as good as one that was placed.
-fn present_or(result: Result<(), Stopped>, uffd: &Uffd, host: *mut u8) -> Result<(), Stopped> {
-    match result {
-        Err(stopped) if stopped.error.raw_os_error() == Some(libc::EEXIST) => uffd
-            .wake(host.cast(), PAGE_SIZE as usize)
-            .map_err(|error| Stopped { done_pages: 0, error: open::errno(&error) }),
-        result => result,
     }
 }

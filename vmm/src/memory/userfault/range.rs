@@ -5,9 +5,10 @@
 use std::sync::Arc;
 
 use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE, PageBitmap};
+use rustix::mm::{Advice, madvise};
 
-use crate::memory::Memory;
 use crate::memory::mapping::Mapping;
+use crate::memory::{Backing, Memory};
 
 /// Most ranges: each costs the kernel a mapping of its own, and some microseconds while the guest is stopped.
 const MOST_RANGES: usize = 256;
@@ -44,6 +45,22 @@ impl Range {
 
     pub(super) fn last_page(&self) -> u64 {
         self.first_page + self.pages - 1
+    }
+
+    pub(super) fn advise(&self, advice: Advice) {
+        // SAFETY: the range is guest memory of a mapping that it holds, and advice about huge pages
+        // changes no contents.
+        if let Err(error) = unsafe { madvise(self.start().cast(), self.len(), advice) } {
+            tracing::debug!(%error, ?advice, "the host takes no advice about huge pages");
+        }
+    }
+}
+
+/// A huge page would be all there or all missing, and the host may make one of what a discard has
+/// left, with zeros in the gaps.
+pub(super) fn refuse_huge_pages(memory: &Memory, ranges: &[Range]) {
+    if memory.backing() == Backing::Anon {
+        ranges.iter().for_each(|range| range.advise(Advice::LinuxNoHugepage));
     }
 }
 

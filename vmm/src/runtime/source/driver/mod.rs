@@ -4,9 +4,11 @@
 //! timers; what blocks is done by workers, and everything that was opened or started here is gone
 //! when it ends. [`links`] opens, uses and closes the links, [`jobs`] hands work to the workers,
 //! [`record`] asks the ownership record, [`throttle`] slows a guest down that writes too fast,
-//! [`explain`] says what a client must know, [`identity`] what both sides must mean alike,
-//! [`local`] stands in for the page worker where the memory goes as a whole.
+//! [`commands`] answers clients, and [`explain`] says what they must know, [`identity`] what both sides must mean alike,
+//! [`local`] stands in for the page worker where the memory goes as a whole, [`end`] winds up.
 
+mod commands;
+mod end;
 mod explain;
 mod identity;
 mod jobs;
@@ -36,7 +38,7 @@ use super::page_worker::PageJob;
 use super::pages::Controls;
 use super::patience::Patience;
 use super::stopwatch::Stopwatch;
-use super::{Command, Event, LinkEvent};
+use super::{Event, LinkEvent};
 use crate::endpoint::Endpoint;
 use crate::machine::{Hold, Machine};
 use crate::runtime::control;
@@ -47,12 +49,6 @@ use crate::runtime::settings::Settings;
 use crate::runtime::stream::Stream;
 use crate::runtime::timers::{Durations, Timers};
 
-/// What a look a moment ago may not have shown: an uncertainty has ended in a paused postcopy.
-const NEEDS_PAGES: &str = "the postcopy is paused, and the destination may need pages that only this process has: reconnect it, or, if it \
-                           has ended or says that it is completed, drop them ('drop-pages': true, or --drop-pages)";
-/// What an operator cannot see from outside.
-const MEMORY_TAKEN: &str = "the destination has taken the guest's memory and may have run it, so what this side knows of the guest is too old to \
-                            run with it. If the destination is gone, so is the guest: end this with owner destination";
 /// The generation of a guest that no ownership record counts.
 const FIRST_GENERATION: u64 = 1;
 
@@ -294,71 +290,6 @@ impl Driver {
         self.perform(outputs);
     }
 
-    fn command(&mut self, command: Command, answer: &Sender<Result<(), &'static str>>) {
-        let mut given = None;
-        let input = match command {
-            Command::Cancel => Input::Cancel,
-            Command::StartPostcopy => Input::StartPostcopy,
-            Command::Pause => Input::Pause,
-            Command::Resolve { resolution, drop_pages: false }
-                if resolution.owner == Owner::Destination && self.core.is_paused() =>
-            {
-                // Nobody waits for the answer when the client has gone.
-                let _ = answer.send(Err(NEEDS_PAGES));
-                return;
-            }
-            Command::Resolve { resolution, .. } if resolution.owner == Owner::Source && self.memory_was_taken() => {
-                // As above.
-                let _ = answer.send(Err(MEMORY_TAKEN));
-                return;
-            }
-            Command::Resolve { resolution, .. } => Input::Resolve(resolution),
-            Command::Recover(to, parameters) => {
-                self.recover_to = Some(to);
-                given = Some(parameters);
-                Input::Recover
-            }
-        };
-        crate::trace::input(&input);
-        let (asked, trouble) = (input.clone(), explain::trouble(&input, self.core.lost_after_permit()));
-        let outputs = self.core.step(input);
-        let refused = outputs.iter().find_map(|o| if let Output::Refuse(why) = o { Some(*why) } else { None });
-        let waits = matches!(asked, Input::Resolve(_)) && refused.is_none() && self.core.is_resolving();
-        if let (Input::Resolve(resolution), None) = (&asked, refused) {
-            if waits {
-                self.resolving = Some((resolution.owner, answer.clone()));
-            } else {
-                self.resolved = Some(resolution.owner);
-            }
-        }
-        if refused.is_some() {
-            self.recover_to = None;
-        } else if let Some(Ok(parameters)) = given.map(|given| self.settings.with(&given)) {
-            self.settings.replace(parameters);
-        }
-        self.explain(&outputs, &trouble);
-        self.take_leave(&outputs, trouble);
-        // Whoever asks once this is answered finds the status that it led to.
-        if let Some(Output::Status(status)) = outputs.iter().find(|output| matches!(output, Output::Status(_))) {
-            self.show(*status);
-        }
-        if !waits {
-            // The client may have gone.
-            let _ = answer.send(refused.map_or(Ok(()), Err));
-        }
-        self.perform(outputs);
-    }
-
-    /// The record has answered the operator whose word had to wait for it.
-    fn answer_resolve(&mut self, result: Result<(), &'static str>) {
-        let Some((owner, answer)) = self.resolving.take() else { return };
-        if result.is_ok() {
-            self.resolved = Some(owner);
-        }
-        // The client may have gone.
-        let _ = answer.send(result);
-    }
-
     fn message(&mut self, message: ToSource, attachment: &[u8]) {
         self.heard = self.bytes_heard();
         self.machine.faults().reach(Direction::Outgoing, Moment::Received, message.name());
@@ -455,49 +386,5 @@ impl Driver {
             // It ends before this migration is shown as ended, which waits for the worker.
             self.guest_job(GuestJob::PartWithMemory, None);
         }
-    }
-
-    /// Waits for every thread, and ends what holds one up: a device that hangs, or a link that was still being opened when the
-    /// others were closed.
-    fn join(&mut self, inbox: &Receiver<Event>) {
-        loop {
-            crate::runtime::join_finished(&mut self.threads);
-            if self.threads.is_empty() {
-                return;
-            }
-            for event in inbox.try_iter() {
-                if let Event::OfLink(_, LinkEvent::Control(stream, _) | LinkEvent::Pages(stream)) = event {
-                    stream.shutdown();
-                }
-            }
-            self.machine.interrupt_faults();
-            std::thread::park_timeout(crate::runtime::INTERRUPT_AGAIN);
-        }
-    }
-
-    fn wind_up(mut self, inbox: &Receiver<Event>) {
-        self.interrupt();
-        self.close_links();
-        self.guest_jobs = None;
-        self.page_jobs = None;
-        self.join(inbox);
-        self.proof.end(self.machine.faults());
-        let status = match self.outcome.take() {
-            Some(Outcome::Completed) => {
-                self.progress.set_downtime(self.stopwatch.downtime());
-                self.guest_has_gone();
-                Status::Completed
-            }
-            Some(Outcome::Failed(reason) | Outcome::Stranded(reason)) => {
-                self.progress.set_error(reason);
-                // It belongs elsewhere for good, or nowhere.
-                if self.machine.is_handed_over() {
-                    self.guest_has_gone();
-                }
-                Status::Failed
-            }
-            _ => Status::Cancelled,
-        };
-        self.progress.set_status(status);
     }
 }
