@@ -116,6 +116,7 @@ pub enum IdentityError {
 }
 
 const SAY_COPIED: &str = "migrate with --disk-copied (x-ferry-disk copied)";
+const SAY_COPIED_OR_MEND: &str = "mend that, or migrate with --disk-copied (x-ferry-disk copied)";
 const SAY_COPIED_HERE: &str =
     "start this destination with --incoming defer, set x-ferry-disk to copied here, and then migrate-incoming";
 
@@ -189,7 +190,7 @@ impl Identity {
         let (why, how) = match (told, here) {
             (_, DiskSharing::Copied) | (Some(Some(DiskFile::Copied)), _) => return Ok(None),
             (Some(Some(DiskFile::Locked { nonce })), _) => return Ok(Some(nonce)),
-            (Some(_), _) => ("the source could not put a lock on its own file as a proof", SAY_COPIED),
+            (Some(_), _) => ("the source could not put a lock on its own file as a proof, and its log says why", SAY_COPIED_OR_MEND),
             (None, _) => ("the source is of an older version, which proves nothing", SAY_COPIED_HERE),
         };
         let why = format!(
