@@ -190,7 +190,9 @@ impl Identity {
         let (why, how) = match (told, here) {
             (_, DiskSharing::Copied) | (Some(Some(DiskFile::Copied)), _) => return Ok(None),
             (Some(Some(DiskFile::Locked { nonce })), _) => return Ok(Some(nonce)),
-            (Some(_), _) => ("the source could not put a lock on its own file as a proof, and its log says why", SAY_COPIED_OR_MEND),
+            (Some(_), _) => {
+                ("the source could not put a lock on its own file as a proof, and its log says why", SAY_COPIED_OR_MEND)
+            }
             (None, _) => ("the source is of an older version, which proves nothing", SAY_COPIED_HERE),
         };
         let why = format!(

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::lab::{Lab, binary};
-use crate::wait::{SOON, wait_for, wait_until};
+use crate::wait::{SOON, poll, wait_for, wait_until};
 use crate::{Spec, migration, procfs};
 
 /// Lines of each file that a failed test shows.
@@ -73,6 +73,7 @@ impl Ferry {
             .stderr(create(&stderr))
             .spawn()
             .expect("the ferry binary can be started");
+        lab.has_started(&label, child.id());
         let client = connect(&mut child, &qmp, &stderr);
         let stdin = child.stdin.take();
         let mut ferry = Ferry {
@@ -373,11 +374,19 @@ impl Drop for Ferry {
 }
 
 fn connect(child: &mut Child, qmp: &Path, stderr: &Path) -> Client {
-    wait_until(&format!("an answer on {}", qmp.display()), SOON, || {
+    let text = || std::fs::read_to_string(stderr).unwrap_or_default();
+    let answered = poll(SOON, || {
         if let Some(status) = child.try_wait().expect("a child can be waited for") {
-            let text = std::fs::read_to_string(stderr).unwrap_or_default();
-            panic!("ferry ended before it answered on QMP ({status}): {text}");
+            panic!("ferry ended before it answered on QMP ({status}): {}", text());
         }
         Client::connect(qmp, SOON).ok()
+    });
+    answered.unwrap_or_else(|| {
+        let stands = procfs::where_it_stands(child.id());
+        // Gone already is what is wanted.
+        let _ = child.kill();
+        let _ = child.wait();
+        let within = SOON.as_millis();
+        panic!("waited {within} ms in vain for an answer on {} ({stands}): {}", qmp.display(), text())
     })
 }

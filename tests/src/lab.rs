@@ -1,7 +1,8 @@
 //! Where a test works: a directory of its own that goes with it, the `ferry` binary, and a usable `/dev/kvm`.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tempfile::TempDir;
 
@@ -11,6 +12,18 @@ use crate::{Ferry, Spec, watchdog};
 #[derive(Debug)]
 pub struct Lab {
     directory: Arc<TempDir>,
+    observer: OnceLock<Observer>,
+}
+
+type Observe = dyn Fn(&str, u32) + Send + Sync;
+
+/// Hears of each process that is started, by its label and number.
+struct Observer(Box<Observe>);
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Observer")
+    }
 }
 
 impl Lab {
@@ -37,7 +50,19 @@ impl Lab {
             tempfile::Builder::new().prefix("ferry-t").tempdir().expect("a temporary directory can be made");
         let directory = Arc::new(directory);
         watchdog::watch(&directory);
-        Some(Lab { directory })
+        Some(Lab { directory, observer: OnceLock::new() })
+    }
+
+    /// Tells of each process from its very start on: before it answers, and if it never does. The
+    /// first observer stays.
+    pub fn observe(&self, observer: impl Fn(&str, u32) + Send + Sync + 'static) {
+        self.observer.get_or_init(|| Observer(Box::new(observer)));
+    }
+
+    pub(crate) fn has_started(&self, label: &str, pid: u32) {
+        if let Some(Observer(observer)) = self.observer.get() {
+            observer(label, pid);
+        }
     }
 
     /// Keeps the directory for a process that works in it, which must end before its files go.

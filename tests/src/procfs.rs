@@ -10,6 +10,18 @@ use std::fs;
 
 pub use self::inventory::Inventory;
 
+/// What each thread of a process waits for: its state, and the kernel's function, if any.
+#[must_use]
+pub fn where_it_stands(pid: u32) -> String {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten().map(|task| {
+        let read = |name: &str| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+        let stat = read("stat");
+        let state = stat.rsplit_once(") ").and_then(|(_, fields)| fields.chars().next()).unwrap_or('?');
+        format!("{} {state} {}", read("comm").trim_end(), read("wchan"))
+    });
+    threads.collect::<Vec<_>>().join(", ")
+}
+
 /// A look at a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Holdings {

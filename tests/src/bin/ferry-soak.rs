@@ -3,6 +3,7 @@
 //! For whoever wants to trust Ferry for longer than a test runs: `cargo run --release -p ferry-tests --bin ferry-soak 1000`.
 //! With `--postcopy` every move is a postcopy of a new guest, with breaks and recoveries that a seed chooses.
 
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -42,7 +43,7 @@ fn main() -> ExitCode {
     let Some(lab) = Lab::new() else { return ExitCode::SUCCESS };
     // Everything that goes wrong is a panic of the harness, with the processes' last lines.
     let run = || if options.postcopy { postcopies(&lab, &options) } else { soak(&lab, options.moves) };
-    match std::panic::catch_unwind(run) {
+    match std::panic::catch_unwind(AssertUnwindSafe(run)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }

@@ -51,8 +51,6 @@ pub struct Stage {
     pub relay: Relay,
     /// The processes' CPU time.
     pub sampler: Sampler,
-    /// What the machine denied them.
-    pub strain: Arc<Strain>,
     /// Who writes into the image.
     pub writes: Result<disk::Watch, String>,
     /// What the harness did.
@@ -83,6 +81,7 @@ impl Stage {
     #[must_use]
     pub fn set(cell: &Cell, seed: u64, strain: Arc<Strain>) -> Option<Self> {
         let lab = Lab::new()?;
+        lab.observe(move |label, pid| strain.watch(label, pid));
         let mut random = Random(seed);
         let image = crate::disk::image(&lab, "disk.img", IMAGE);
         let spec = spec(cell, &mut random).disk(&image);
@@ -103,8 +102,6 @@ impl Stage {
         let record = image.with_extension("img.owner");
         let writes = disk::Watch::start(&first, (cell.handshake == Handshake::Owned).then(|| record.clone()));
         let sampler = Sampler::start();
-        strain.watch("the source", source.pid());
-        strain.watch("the destination", destination.pid());
         let source = Actor::new(source, Role::Source);
         let destination = Actor::new(destination, Role::Destination);
         sampler.watch(0, source.ferry.pid());
@@ -120,7 +117,6 @@ impl Stage {
             destination,
             relay,
             sampler,
-            strain,
             writes,
             notes: Notes::new(),
             plain: Vec::new(),
