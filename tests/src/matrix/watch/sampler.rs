@@ -5,7 +5,8 @@
 //! its scheduler (1 to 10 ms) and whenever it leaves the CPU.
 //!
 //! The last thread of a process to go takes its memory apart, which may be a vCPU's and takes milliseconds. That is no guest's time, so
-//! a thread that is on its way out is not looked at any more.
+//! a thread that is on its way out is not looked at any more. Before the kernel knows that it is, the thread takes its own vCPU apart,
+//! which on a busy host has taken 2 ms of CPU time: a thread that had stood still, wakes and is gone at once has run no guest.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -19,6 +20,10 @@ use crate::matrix::evidence::Sample;
 
 /// Between two looks.
 const PERIOD: Duration = Duration::from_millis(5);
+/// How long a vCPU has stood still whose thread wakes only to end.
+const STOOD: Duration = Duration::from_millis(100);
+/// Longest that such an end takes.
+const FAREWELL: Duration = Duration::from_millis(100);
 /// Looks between two searches for threads: opening their files takes longer than reading them.
 const SEARCH_EVERY: u32 = 20;
 
@@ -111,19 +116,30 @@ impl Thread {
         let read = self.account.read_at(&mut text, 0).ok();
         let text = read.and_then(|len| std::str::from_utf8(&text[..len]).ok());
         let Some(on_cpu_ns) = text.and_then(|text| text.split_whitespace().next()?.parse().ok()) else {
-            self.gone = true;
-            return;
+            return self.ends(SystemTime::now());
         };
         // This is asked after the account was read: whoever has not begun to go now had not begun to go then.
         let grew = self.samples.last().is_some_and(|last| last.on_cpu_ns != on_cpu_ns);
         if grew && fs::read_to_string(&self.stat).map_or(true, |stat| is_going(&stat)) {
-            self.gone = true;
-            return;
+            return self.ends(SystemTime::now());
         }
         let sample = Sample { at: SystemTime::now(), process: self.process, vcpu: self.vcpu, on_cpu_ns };
         match &mut *self.samples {
             [.., before, last] if before.on_cpu_ns == on_cpu_ns && last.on_cpu_ns == on_cpu_ns => *last = sample,
             _ => self.samples.push(sample),
+        }
+    }
+
+    /// Forgets what it has used since it woke to end, if it did.
+    fn ends(&mut self, now: SystemTime) {
+        self.gone = true;
+        let long = |from: SystemTime, to: SystemTime| to.duration_since(from).unwrap_or_default();
+        let stood = self
+            .samples
+            .windows(2)
+            .rposition(|two| two[0].on_cpu_ns == two[1].on_cpu_ns && long(two[0].at, two[1].at) >= STOOD);
+        if let Some(woke) = stood.map(|at| at + 1).filter(|at| long(self.samples[*at].at, now) <= FAREWELL) {
+            self.samples.truncate(woke + 1);
         }
     }
 }
@@ -195,6 +211,24 @@ mod tests {
         fs::write(file.path(), "").unwrap();
         thread.look();
         assert!(thread.gone, "a thread that has ended has no account");
+    }
+
+    #[test]
+    fn a_thread_that_wakes_only_to_end_has_run_no_guest() {
+        let account = tempfile::tempfile().unwrap();
+        let mut thread =
+            Thread { process: 0, vcpu: 0, account, stat: "/proc/self/stat".into(), samples: vec![], gone: false };
+        let mut left_of = |times: &[(u64, u64)], gone: u64| {
+            let at = |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
+            let sample =
+                |(ms, on_cpu_ns): &(u64, u64)| Sample { at: at(*ms), process: 0, vcpu: 0, on_cpu_ns: *on_cpu_ns };
+            thread.samples = times.iter().map(sample).collect();
+            thread.ends(at(gone));
+            thread.samples.last().unwrap().on_cpu_ns
+        };
+        assert_eq!(left_of(&[(0, 4), (10, 9), (900, 9), (909, 11), (914, 12)], 919), 9);
+        assert_eq!(left_of(&[(0, 4), (10, 9), (900, 9), (909, 11), (1000, 20)], 1009), 20, "it runs on");
+        assert_eq!(left_of(&[(0, 4), (5, 9), (10, 9), (15, 11)], 20), 11, "it has not stood still");
     }
 
     #[test]
