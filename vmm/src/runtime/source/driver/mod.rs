@@ -42,7 +42,7 @@ use crate::machine::{Hold, Machine};
 use crate::runtime::control;
 use crate::runtime::inbox::{self, HeldLoss, Next};
 use crate::runtime::progress::Progress;
-use crate::runtime::record::{Call, HandoverRecord};
+use crate::runtime::record::{Call, HandoverRecord, OwnRecord};
 use crate::runtime::settings::Settings;
 use crate::runtime::stream::Stream;
 use crate::runtime::timers::{Durations, Timers};
@@ -105,6 +105,8 @@ pub(super) struct Driver {
     passed_mark: Option<bool>,
     /// While the destination looks for it.
     proof: Proof,
+    /// The process's, also if this migration goes without.
+    own_record: Option<Arc<OwnRecord>>,
     record: Option<Arc<HandoverRecord>>,
     /// The handshake is the record's, unless the destination does not see it.
     expects_owned: bool,
@@ -146,7 +148,7 @@ impl Driver {
         settings: Arc<Settings>,
         progress: Arc<Progress>,
         events: Sender<Event>,
-        (migration_id, record): (u128, Option<Arc<HandoverRecord>>),
+        (migration_id, own_record, record): (u128, Option<Arc<OwnRecord>>, Option<Arc<HandoverRecord>>),
     ) -> std::io::Result<Self> {
         let parameters = settings.parameters();
         let plan = plan(&parameters, settings.postcopy(), record.as_deref());
@@ -199,6 +201,7 @@ impl Driver {
             passed_mark: None,
             proof: Proof::new(parameters.disk),
             expects_owned: parameters.handshake.is_none() && record.is_some(),
+            own_record,
             record,
             record_call: Call::default(),
             resolved: None,
@@ -485,16 +488,14 @@ impl Driver {
         let status = match self.outcome.take() {
             Some(Outcome::Completed) => {
                 self.progress.set_downtime(self.stopwatch.downtime());
-                if let Some(record) = &self.record {
-                    record.own().guest_has_gone();
-                }
+                self.guest_has_gone();
                 Status::Completed
             }
             Some(Outcome::Failed(reason) | Outcome::Stranded(reason)) => {
                 self.progress.set_error(reason);
                 // It belongs elsewhere for good, or nowhere.
-                if let Some(record) = self.record.as_ref().filter(|_| self.machine.is_handed_over()) {
-                    record.own().guest_has_gone();
+                if self.machine.is_handed_over() {
+                    self.guest_has_gone();
                 }
                 Status::Failed
             }

@@ -78,4 +78,11 @@ impl Driver {
             record.settle();
         }
     }
+
+    /// The guest is another process's for good.
+    pub(super) fn guest_has_gone(&self) {
+        if let Some(own) = &self.own_record {
+            own.guest_has_gone();
+        }
+    }
 }
