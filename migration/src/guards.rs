@@ -78,6 +78,9 @@ pub enum Guard {
     BootNeedsSettled,
     /// A process that boots the guest: the record must still be as it was read.
     BootSwapsWhatItRead,
+    /// A process to which the guest came without a claim: a record that tells of the hand-over of a
+    /// process which has no part in that is left as it is.
+    ArrivalLeavesHandovers,
     /// Both sides: a guest that runs at the end of a switchover does so with a look at the record,
     /// which an operator may have given to another process meanwhile.
     RunsWithALook,
@@ -87,7 +90,7 @@ pub enum Guard {
 
 impl Guard {
     /// Every guard, the source's first.
-    pub const ALL: [Guard; 36] = [
+    pub const ALL: [Guard; 37] = [
         Guard::UnsharedRecordIsNone,
         Guard::StaysStoppedAfterPermit,
         Guard::RefusesLateCancel,
@@ -122,6 +125,7 @@ impl Guard {
         Guard::LeavingGivesBack,
         Guard::BootNeedsSettled,
         Guard::BootSwapsWhatItRead,
+        Guard::ArrivalLeavesHandovers,
         Guard::RunsWithALook,
         Guard::ContAsksRecord,
     ];

@@ -10,6 +10,7 @@ use ferry_migration::info::Status;
 use ferry_tests::migration::move_guest;
 use ferry_tests::relay::{Fault, Spot};
 use ferry_tests::scene::gave_up;
+use ferry_tests::wait::wait_for;
 use ferry_tests::{Lab, SOON, Scene, Spec, disk};
 use serde_json::json;
 
@@ -196,10 +197,25 @@ fn a_destination_that_sees_no_record_takes_the_guest_by_the_setup_handshake() {
     scene.source.quit();
     scene.source = destination;
 
-    // The next process has a record again, and gets it as soon as it has the guest.
+    // The next process has a record again. It tells of the hand-over of a process which is not the
+    // one that the guest has come from: that one may have it, too.
     let mut destination = scene.destination();
     move_guest(&mut scene.source, &mut destination, &mut scene.guest);
-    destination.wait_settled(2);
+    wait_for("a word about the record", SOON, || destination.stderr().contains("the guest may run twice"));
+    assert!(destination.stderr().contains("ERROR"), "{}", destination.stderr());
+    let left = destination.ownership();
+    for field in ["settled", "generation", "owner"] {
+        assert_eq!(left[field], there[field], "{left}");
+    }
+    assert_eq!(left["owned-here"], json!(false));
+    scene.source.quit();
+    scene.source = destination;
+
+    // The operator has looked, and has put the record away.
+    std::fs::rename(record(&scene.lab), scene.lab.path("away")).unwrap();
+    let mut destination = scene.destination();
+    move_guest(&mut scene.source, &mut destination, &mut scene.guest);
+    destination.wait_settled(1);
     scene.source.quit();
     scene.source = destination;
     scene.ends_well();

@@ -1,17 +1,18 @@
-//! Who may run a guest outside of a switchover: a process that boots it, and one that lets it run
-//! again after a failed migration.
+//! Who may own a guest outside of a claim: a process that boots it, one that lets it run again after
+//! a failed migration, and one to which it came without the record.
 //!
 //! ```text
-//!   a boot   reads the record ─► takes the disk's lock ─► swaps the record as it was read ─► runs
-//!   `cont`   takes the disk's lock ─► makes the record name this process ─► runs ─► settles it
+//!   a boot      reads the record ─► takes the disk's lock ─► swaps the record as it was read ─► runs
+//!   `cont`      takes the disk's lock ─► makes the record name this process ─► runs ─► settles it
+//!   an arrival  takes the disk's lock ─► runs ─► reads the record ─► swaps it as it was read
 //! ```
 //!
-//! Both hold the disk's lock while they change the record, so of two that want the guest one sees
+//! Each holds the disk's lock while it changes the record, so of two that want the guest one sees
 //! what the other has done. The runtime carries these changes out; the explorer does so too, and
 //! shows what breaks without each rule.
 
 use crate::guards::{Guard, Guards};
-use crate::ownership::{Change, Expected, Name, OwnerId, Record, RuleError};
+use crate::ownership::{Change, Expected, Handover, Name, OwnerId, Record, RuleError, Standing};
 
 /// Why a process may not run the guest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,10 +50,8 @@ pub fn boot(
     even_in_handover: bool,
     guards: Guards,
 ) -> Result<Boot, Refusal> {
-    let Some(there) = there else { return Ok(Boot::Create(settled(vm, 1, me))) };
-    if there.vm != *vm {
-        return Err(RuleError::OtherGuest { found: there.vm.clone(), wanted: vm.clone() }.into());
-    }
+    let Some(there) = there else { return Ok(Boot::Create(settled(vm, 1, me, 0))) };
+    same_guest(there, vm)?;
     if !there.settled && !even_in_handover && guards.has(Guard::BootNeedsSettled) {
         return Err(Refusal::InHandover(Box::new(there.clone())));
     }
@@ -60,7 +59,62 @@ pub fn boot(
         true => Expected::as_read(there),
         false => Expected::reign(there.generation, there.owner.clone()),
     };
-    Ok(Boot::Swap(Change { expected, record: settled(vm, next(there.generation)?, me) }))
+    Ok(Boot::Swap(Change { expected, record: settled(vm, next(there.generation)?, me, 0) }))
+}
+
+/// What a process to which a guest has come without a claim asks of the record. It has the guest
+/// and its disk already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// Nothing: the record names this process already, in this generation.
+    Named(u64),
+    /// There is no record: this is the first.
+    Create(Record),
+    /// The record as it was read gives way to this one.
+    Swap {
+        /// From what was read.
+        change: Change,
+        /// Only while no other process shows that it has the guest: the record names one that has
+        /// no part in this.
+        alone: bool,
+    },
+}
+
+/// What `me` asks of the record about the guest `vm`, which the migration `migration_id` has brought
+/// without a claim: by the handshake `setup` or an older one. `from` is the hand-over as the source
+/// has announced it, if the source has a record.
+///
+/// The guest runs here whatever the record says. What another process may still do with the guest
+/// must not be hidden by that: from a process that has no part in the migration the record is taken
+/// only as a boot would take it.
+///
+/// # Errors
+/// When the record is about another guest, or tells of a hand-over of another process. The guest
+/// may run twice then, and the record is to be left as it is.
+pub fn arrived(
+    there: Option<&Record>,
+    (vm, me): (&Name, &OwnerId),
+    migration_id: u128,
+    from: Option<&Handover>,
+    guards: Guards,
+) -> Result<Arrival, Refusal> {
+    let Some(there) = there else { return Ok(Arrival::Create(settled(vm, 1, me, migration_id))) };
+    same_guest(there, vm)?;
+    let is_named = there.owner == *me;
+    if is_named && there.settled {
+        return Ok(Arrival::Named(there.generation));
+    }
+    // A source that has been named again since, or has settled the record, has its guest back.
+    let is_open = |from: &Handover| !there.settled && from.standing(me, Some(there)) == Standing::Open;
+    let is_from_source = from.is_some_and(is_open);
+    // The next generation fences a process that was to take it over.
+    let is_part = is_named || is_from_source;
+    if !is_part && !there.settled && guards.has(Guard::ArrivalLeavesHandovers) {
+        return Err(Refusal::InHandover(Box::new(there.clone())));
+    }
+    let record = settled(vm, next(there.generation)?, me, migration_id);
+    let change = Change { expected: Expected::as_read(there), record };
+    Ok(Arrival::Swap { change, alone: !is_part })
 }
 
 /// What `me` asks of the record before it lets a guest run again whose disk it has let go of. Won,
@@ -89,8 +143,15 @@ pub fn seize(there: &Record, me: &OwnerId) -> Result<Change, RuleError> {
     Ok(Change { expected: Expected::as_read(there), record })
 }
 
-fn settled(vm: &Name, generation: u64, owner: &OwnerId) -> Record {
-    Record { vm: vm.clone(), generation, owner: owner.clone(), migration_id: 0, settled: true, nonce: 0 }
+fn same_guest(there: &Record, vm: &Name) -> Result<(), RuleError> {
+    if there.vm == *vm {
+        return Ok(());
+    }
+    Err(RuleError::OtherGuest { found: there.vm.clone(), wanted: vm.clone() })
+}
+
+fn settled(vm: &Name, generation: u64, owner: &OwnerId, migration_id: u128) -> Record {
+    Record { vm: vm.clone(), generation, owner: owner.clone(), migration_id, settled: true, nonce: 0 }
 }
 
 fn next(generation: u64) -> Result<u64, RuleError> {
@@ -104,6 +165,7 @@ mod tests {
     use crate::ownership::{Verdict, judge};
 
     const S: u128 = 1;
+    const D: u128 = 2;
     const T: u128 = 3;
 
     fn boots(there: &Record, take: bool) -> Result<Boot, Refusal> {
@@ -136,5 +198,52 @@ mod tests {
         assert_eq!((change.record.generation, change.record.settled), (6, false));
         assert!(matches!(run_again(&record(6, T), &owner(S), 9), Err(Refusal::NamesAnother(_))));
         assert_eq!(judge(&record(6, T), &change.expected, &change.record), Ok(Verdict::Lost));
+    }
+
+    /// A guest comes to D; S has announced its hand-over in generation 5, if it has a record.
+    fn arrives(there: Option<&Record>, announced: bool) -> Result<Arrival, Refusal> {
+        let from = Handover::new(name("vm"), 7, 5, owner(S)).unwrap();
+        arrived(there, (&name("vm"), &owner(D)), 7, announced.then_some(&from), Guards::all())
+    }
+
+    fn taken(there: &Record, alone: bool) -> Result<Arrival, Refusal> {
+        let record = Record { settled: true, ..record(there.generation + 1, D) };
+        Ok(Arrival::Swap { change: Change { expected: Expected::as_read(there), record }, alone })
+    }
+
+    #[test]
+    fn a_guest_that_arrives_takes_a_record_from_its_source_and_from_itself() {
+        let first = Record { settled: true, ..record(1, D) };
+        assert_eq!(arrives(None, true), Ok(Arrival::Create(first)));
+        assert_eq!(arrives(Some(&record(5, S)), true), taken(&record(5, S), false));
+        assert_eq!(arrives(Some(&record(8, D)), false), taken(&record(8, D), false));
+        let named = Record { settled: true, ..record(8, D) };
+        assert_eq!(arrives(Some(&named), false), Ok(Arrival::Named(8)));
+    }
+
+    #[test]
+    fn from_any_other_process_it_takes_the_record_only_as_a_boot_would() {
+        let settled = |there: Record| Record { settled: true, ..there };
+        // The last: the source has been named again since it handed the guest over.
+        for there in [record(9, T), record(5, T), record(4, S), record(6, S)] {
+            assert!(matches!(arrives(Some(&there), true), Err(Refusal::InHandover(_))), "{there:?}");
+            assert_eq!(arrives(Some(&settled(there.clone())), true), taken(&settled(there), true));
+        }
+        // The source says that the guest is there.
+        assert_eq!(arrives(Some(&settled(record(5, S))), true), taken(&settled(record(5, S)), true));
+        // A source that has no record, or another one, names nobody here.
+        assert!(matches!(arrives(Some(&record(5, S)), false), Err(Refusal::InHandover(_))));
+        let other = Record { vm: name("other"), ..settled(record(5, S)) };
+        assert!(matches!(arrives(Some(&other), true), Err(Refusal::Rule(RuleError::OtherGuest { .. }))));
+        let last = settled(record(u64::MAX, T));
+        assert!(matches!(arrives(Some(&last), true), Err(Refusal::Rule(RuleError::Exhausted { .. }))));
+    }
+
+    #[test]
+    fn an_arrival_loses_to_what_has_changed_since_it_read_the_record() {
+        let read = Record { settled: true, ..record(9, T) };
+        let Ok(Arrival::Swap { change, .. }) = arrives(Some(&read), false) else { panic!("the record is settled") };
+        assert_eq!(judge(&read, &change.expected, &change.record), Ok(Verdict::Write));
+        assert_eq!(judge(&record(9, T), &change.expected, &change.record), Ok(Verdict::Lost));
     }
 }

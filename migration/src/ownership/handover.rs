@@ -63,13 +63,8 @@ impl Handover {
     /// The source, before `Hello`: a hand-over is under way, and here is the number that the destination must read back.
     #[must_use]
     pub fn announce(&self, nonce: u64) -> Change {
-        self.update(Record { nonce, ..self.record(0, &self.source) })
-    }
-
-    /// The source, when the hand-over ended before the permit: nothing is under way any more.
-    #[must_use]
-    pub fn withdraw(&self) -> Change {
-        self.update(Record { settled: true, ..self.record(0, &self.source) })
+        let expected = Expected::reign(self.generation, self.source.clone());
+        Change { expected, record: Record { nonce, ..self.record(0, &self.source) } }
     }
 
     /// The destination, with the permit: the guest is its own. Won, this is the commit.
@@ -111,10 +106,6 @@ impl Handover {
     pub fn is_claimed(&self, record: &Record) -> bool {
         let claim = self.generation + 1 == record.generation && record.migration_id == self.migration_id;
         claim && record.vm == self.vm && record.owner != self.source && !record.settled
-    }
-
-    fn update(&self, record: Record) -> Change {
-        Change { expected: Expected::reign(self.generation, self.source.clone()), record }
     }
 
     fn change(&self, steps: u64, from: &OwnerId, to: &OwnerId) -> Change {
@@ -163,7 +154,7 @@ mod tests {
         let committed = h.commit(&owner(D)).record;
         vec![
             h.announce(9),
-            h.withdraw(),
+            h.announce(9).record.settle(),
             h.commit(&owner(D)),
             h.take_back(),
             h.give_back(&owner(D)),

@@ -3,7 +3,6 @@
 use ferry_migration::source::{Output, Owner, Resolution, Source};
 use ferry_migration::{destination, source};
 
-use super::Side;
 use super::bounds::Fault;
 use super::event::{Event, Log, Operator};
 use super::facts::{DestinationGuest, SourceGuest};
@@ -12,6 +11,7 @@ use super::link::Link;
 use super::record::{Kind, Migration, Operation, Record, Reply};
 use super::scenario::Scenario;
 use super::world::World;
+use super::{Party, Side};
 
 impl World {
     /// Carries out an event that [`World::events`] offered.
@@ -49,7 +49,7 @@ impl World {
             | Event::Settles
             | Event::SourceSettles
             | Event::Seizes
-            | Event::Reach(..) => self.apply_record(event, log),
+            | Event::Reach(..) => self.apply_record(scenario, event, log),
             Event::MarkerArrives => self.marker_arrives(log),
             Event::PagesArrive => self.pages_arrive(log),
             Event::Fires(side, timer) => {
@@ -223,7 +223,7 @@ impl World {
         self.perform_source(outputs, log);
     }
 
-    fn apply_record(&mut self, event: Event, log: &mut Log) {
+    fn apply_record(&mut self, scenario: &Scenario, event: Event, log: &mut Log) {
         match event {
             Event::RecordDecides(side) => {
                 let record = &mut self.facts.record;
@@ -253,7 +253,11 @@ impl World {
             }
             Event::Settles => {
                 let operation = self.settling.take().expect("offered only when there is one");
-                self.facts.record.carry_out(operation);
+                let record = &mut self.facts.record;
+                match operation.kind {
+                    Kind::Assert => record.arrives(Party::Destination, Some(operation.of), scenario.guards),
+                    _ => record.carry_out(operation),
+                };
             }
             Event::SourceSettles => {
                 self.facts.source.settling = false;

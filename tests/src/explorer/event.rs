@@ -74,7 +74,7 @@ impl Third {
     /// Whether it only goes on with what it has begun.
     #[must_use]
     pub fn goes_on(self) -> bool {
-        !matches!(self, Third::Looks { .. } | Third::OtherLocks | Third::Ends)
+        !matches!(self, Third::Looks { .. } | Third::Arrives | Third::OtherLocks | Third::Ends)
     }
 }
 
@@ -92,6 +92,10 @@ pub enum Third {
     Swaps,
     /// It runs the guest from its disk.
     Runs,
+    /// A copy of the guest arrives there, stopped, and it takes the disk's lock.
+    Arrives,
+    /// It asks the record for that guest.
+    Asserts,
     /// It ends.
     Ends,
     /// A process takes the disk's lock, and nothing else.

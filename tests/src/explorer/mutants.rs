@@ -82,6 +82,7 @@ pub fn what_it_is_for(guard: Guard) -> (Scenario, Invariant) {
         }
         Guard::LeavingGivesBack => (owned(PRECOPY).with(Fault::Cancel, 1), Invariant::Kept),
         Guard::BootNeedsSettled | Guard::BootSwapsWhatItRead => (owned(PRECOPY).with(Fault::Boot, 1), Invariant::Kept),
+        Guard::ArrivalLeavesHandovers => (owned(PRECOPY).with(Fault::Arrival, 1).with(Fault::Boot, 1), Invariant::Kept),
         Guard::RunsWithALook => {
             let late = Scenario { record_shared: true, ..recorded }.with(Fault::FalseTimeout, 1);
             (late.with(Fault::Break, 1).with(Fault::RashTake, 1), Invariant::StaleRun)

@@ -7,10 +7,13 @@
 //! can show what is wrong with it.
 
 use ferry_migration::guards::Guards;
-use ferry_migration::ownership::custody::{self, Boot};
+use ferry_migration::ownership::custody::{self, Arrival, Boot};
 use ferry_migration::ownership::{self, Change, Handover, Name, OwnerId, Standing, Verdict, judge};
 
 use super::{Party, Side};
+
+/// The id of a migration that has no part in the one that is explored.
+const ELSEWHERE: u128 = 50;
 
 /// What decides who owns the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -166,8 +169,7 @@ impl Record {
     }
 
     fn change(&mut self, Operation { kind, of }: Operation) -> Reply {
-        let handover = Handover::new(guest(), of.id.into(), of.generation.into(), owner(Party::Source));
-        let handover = handover.expect("generations of an exploration are small");
+        let handover = handover(of);
         let (source, destination) = (owner(Party::Source), owner(Party::Destination));
         let there = self.real();
         match kind {
@@ -188,11 +190,7 @@ impl Record {
                 }
                 Reply::Won
             }
-            Kind::Assert => {
-                let (generation, migration) = (self.generation + 1, of.id);
-                *self = Record { generation, owner: Party::Destination, settled: true, migration, ..*self };
-                Reply::Won
-            }
+            Kind::Assert => self.arrives(Party::Destination, Some(of), Guards::all()),
             Kind::Seize => {
                 let open = handover.standing(&source, Some(&there)) == Standing::Open;
                 if open || handover.is_claimed(&there) {
@@ -240,6 +238,19 @@ impl Record {
             ..there
         };
         self.ask(&Change { expected, record }) == Reply::Won
+    }
+
+    /// A process to which the guest has come without a claim asks for the record; `from`: by a
+    /// migration of the source that is named here.
+    pub fn arrives(&mut self, party: Party, from: Option<Migration>, guards: Guards) -> Reply {
+        let (me, there) = (owner(party), self.real());
+        let id = from.map_or(ELSEWHERE, |from| from.id.into());
+        let from = from.map(handover);
+        match custody::arrived(Some(&there), (&guest(), &me), id, from.as_ref(), guards) {
+            Ok(Arrival::Swap { change, .. }) => self.ask(&change),
+            Ok(_) => Reply::Won,
+            Err(_) => Reply::Taken,
+        }
     }
 
     fn ask(&mut self, change: &Change) -> Reply {
@@ -303,6 +314,11 @@ fn answer_to_source(handover: &Handover, there: &ownership::Record) -> Reply {
         _ if there.migration_id == handover.migration_id() => Reply::Lost,
         _ => Reply::Taken,
     }
+}
+
+fn handover(of: Migration) -> Handover {
+    let handover = Handover::new(guest(), of.id.into(), of.generation.into(), owner(Party::Source));
+    handover.expect("generations of an exploration are small")
 }
 
 fn guest() -> Name {

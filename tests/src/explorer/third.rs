@@ -1,5 +1,5 @@
-//! Other processes that have to do with the guest: one that boots it, and one that only holds its
-//! disk's lock for a while.
+//! Other processes that have to do with the guest: one that boots it, or to which a copy of it comes
+//! by mistake, and one that only holds its disk's lock for a while.
 
 use ferry_migration::Status;
 
@@ -24,6 +24,10 @@ pub enum Stage {
     Owns,
     /// Its guest runs.
     Runs,
+    /// A copy of the guest has arrived there, stopped; it holds the disk's lock.
+    Arrived,
+    /// It has asked the record for that.
+    Keeps,
 }
 
 impl World {
@@ -36,6 +40,9 @@ impl World {
                 let mut begin = Vec::new();
                 if left(Fault::Boot) {
                     begin.push(Third::Looks { take: false });
+                }
+                if left(Fault::Arrival) && self.facts.record.lock.is_none() {
+                    begin.push(Third::Arrives);
                 }
                 // The guest is seen to stand still: the operator has ended the destination, and
                 // forgotten the source.
@@ -50,7 +57,8 @@ impl World {
             Stage::Looked(_) => vec![Third::Locks],
             Stage::Locked(_) => vec![Third::Swaps],
             Stage::Owns => vec![Third::Runs],
-            Stage::Runs => vec![Third::Ends],
+            Stage::Arrived => vec![Third::Asserts],
+            Stage::Runs | Stage::Keeps => vec![Third::Ends],
         };
         if self.facts.record.lock.is_none() && left(Fault::LockHeld) {
             steps.push(Third::OtherLocks);
@@ -96,6 +104,16 @@ impl World {
             Third::Runs => {
                 self.facts.third = Stage::Runs;
                 self.facts.third_runs();
+            }
+            Third::Arrives => {
+                self.budget.spend(Fault::Arrival);
+                self.facts.third = Stage::Arrived;
+                self.facts.record.lock = Some(Party::Third);
+            }
+            Third::Asserts => {
+                // Its source has announced nothing in this record.
+                self.facts.record.arrives(Party::Third, None, scenario.guards);
+                self.facts.third = Stage::Keeps;
             }
             Third::Ends => {
                 self.facts.third = Stage::Absent;

@@ -161,6 +161,8 @@ fn third(step: Third) -> String {
         Third::Locks => "tries to take the disk's lock",
         Third::Swaps => "tries to make the record name it",
         Third::Runs => "runs the guest from its disk",
+        Third::Arrives => "has got a copy of the guest, stopped, and takes the disk's lock",
+        Third::Asserts => "asks the record for the guest that has arrived",
         Third::Ends => "ends",
         Third::OtherLocks => "a process takes the disk's lock",
         Third::OtherUnlocks => "a process lets go of the disk's lock",

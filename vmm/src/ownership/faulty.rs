@@ -7,7 +7,7 @@ use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::ownership::{Expected, Ownership, OwnershipError, Record, Swap};
+use crate::ownership::{Expected, Ownership, OwnershipError, Record, Sign, Stay, Swap};
 
 /// Which calls a fault strikes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -165,12 +165,16 @@ impl<B: Tear> Ownership for Faulty<B> {
         self.call(Strikes::Writes, || self.inner.swap(expected, record))
     }
 
-    fn show_presence(&self, alone: bool) -> Result<(), OwnershipError> {
-        self.inner.show_presence(alone)
+    fn stay(&self) -> Stay {
+        self.inner.stay()
     }
 
-    fn end_presence(&self) {
-        self.inner.end_presence();
+    fn show_presence(&self, alone: bool, stay: Stay) -> Result<(), OwnershipError> {
+        self.inner.show_presence(alone, stay)
+    }
+
+    fn end_presence(&self) -> Sign {
+        self.inner.end_presence()
     }
 }
 

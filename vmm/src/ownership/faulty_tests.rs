@@ -3,6 +3,7 @@
 use ferry_migration::ownership::{Handover, Name, OwnerId};
 
 use super::*;
+use crate::ownership::{Sign, Stays};
 
 /// A backend in memory: it counts what reaches it.
 #[derive(Debug)]
@@ -29,11 +30,17 @@ impl Ownership for Inner {
         self.create(record)
     }
 
-    fn show_presence(&self, _: bool) -> Result<(), OwnershipError> {
+    fn stay(&self) -> Stay {
+        Stays::default().present()
+    }
+
+    fn show_presence(&self, _: bool, _: Stay) -> Result<(), OwnershipError> {
         Ok(())
     }
 
-    fn end_presence(&self) {}
+    fn end_presence(&self) -> Sign {
+        Sign(None)
+    }
 }
 
 impl Tear for Inner {

@@ -5,6 +5,9 @@
 //! [`file::FileRecord`] keeps the record in a file; [`faulty::Faulty`] breaks any backend on purpose.
 
 use std::fmt::Debug;
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 pub use ferry_migration::ownership::{Change, Expected, Record, Swap};
 use ferry_migration::ownership::{Name, OwnerId};
@@ -42,17 +45,46 @@ pub trait Ownership: Send + Sync + Debug {
     /// [`OwnershipError`]. After [`OwnershipError::maybe_applied`], ask again: the answer will be true.
     fn swap(&self, expected: &Expected, record: &Record) -> Result<Swap, OwnershipError>;
 
+    /// Which stay of a guest at this process it is. Asks no storage.
+    fn stay(&self) -> Stay;
+
     /// Shows every process that sees the record that this one has the guest, until
     /// [`Ownership::end_presence`] or the process's end. `alone`: only if no other process shows
-    /// it; afterwards others may, that do not ask to be alone.
+    /// it; afterwards others may, that do not ask to be alone. If `stay` has ended, there is
+    /// nothing to show: a call that waits for storage may come back after that.
     ///
     /// # Errors
     /// [`OwnershipError::Present`] when another process excludes it, [`OwnershipError::Missing`]
     /// when there is no record yet, or what the storage says.
-    fn show_presence(&self, alone: bool) -> Result<(), OwnershipError>;
+    fn show_presence(&self, alone: bool, stay: Stay) -> Result<(), OwnershipError>;
 
-    /// This process has the guest no longer.
-    fn end_presence(&self);
+    /// This process has the guest no longer: its stay ends, also for a call that is under way. Asks
+    /// no storage; what is returned does.
+    fn end_presence(&self) -> Sign;
+}
+
+/// A guest's stay at this process: it ends when the guest goes, or has not come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stay(u64);
+
+/// What shows a presence that has ended. It goes when this is dropped, which may wait for storage.
+#[derive(Debug)]
+pub struct Sign(#[expect(dead_code, reason = "it is there to be dropped")] Option<Arc<File>>);
+
+/// Counts the stays at a process.
+#[derive(Debug, Default)]
+pub struct Stays(AtomicU64);
+
+impl Stays {
+    /// The present one.
+    pub fn present(&self) -> Stay {
+        Stay(self.0.load(SeqCst))
+    }
+
+    /// Ends the present one.
+    pub fn end(&self) {
+        self.0.fetch_add(1, SeqCst);
+    }
 }
 
 /// An identity for this process, new at every call: make one at start and keep it.

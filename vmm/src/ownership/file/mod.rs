@@ -18,7 +18,7 @@ use ferry_migration::ownership::swap::{Verdict, judge_create};
 
 use crate::ownership::faulty::Tear;
 use crate::ownership::file::lock::Kind;
-use crate::ownership::{Expected, Ownership, OwnershipError, Record, Swap};
+use crate::ownership::{Expected, Ownership, OwnershipError, Record, Sign, Stay, Stays, Swap};
 
 mod create;
 mod lock;
@@ -35,7 +35,10 @@ pub struct FileRecord {
     /// Open from the first operation that finds the file on.
     held: Mutex<Option<File>>,
     /// Open, with its lock, as long as this process shows that it has the guest.
-    presence: Mutex<Option<File>>,
+    presence: Mutex<Option<Arc<File>>>,
+    /// Held while presence is being shown, which waits for storage.
+    showing: Mutex<()>,
+    stays: Stays,
     /// See [`Tear`].
     tear: Mutex<Option<usize>>,
     faults: Arc<FaultControl>,
@@ -46,8 +49,8 @@ impl FileRecord {
     /// asked of the storage.
     #[must_use]
     pub fn new(path: PathBuf, lock_timeout: Duration, faults: Arc<FaultControl>) -> Self {
-        let (held, presence, tear) = <_>::default();
-        FileRecord { path, lock_timeout, held, presence, tear, faults }
+        let (held, presence, showing, stays, tear) = <_>::default();
+        FileRecord { path, lock_timeout, held, presence, showing, stays, tear, faults }
     }
 
     /// Where the record of a guest with this disk image is: beside the file that holds the image, links followed, so that
@@ -197,12 +200,16 @@ impl Ownership for FileRecord {
         swapped.ok_or_else(|| OwnershipError::Missing { at: self.place() })
     }
 
-    fn show_presence(&self, alone: bool) -> Result<(), OwnershipError> {
-        self.take_presence(alone)
+    fn stay(&self) -> Stay {
+        self.stays.present()
     }
 
-    fn end_presence(&self) {
-        self.drop_presence();
+    fn show_presence(&self, alone: bool, stay: Stay) -> Result<(), OwnershipError> {
+        self.take_presence(alone, stay)
+    }
+
+    fn end_presence(&self) -> Sign {
+        self.give_up_presence()
     }
 }
 

@@ -118,7 +118,8 @@ fn swap_latency() {
     let mut swaps_us = Vec::with_capacity(SWAPS);
     let mut reads_us = Vec::with_capacity(SWAPS);
     for turn in 0..SWAPS {
-        let change = if turn % 2 == 0 { handover().announce(turn as u64) } else { handover().withdraw() };
+        let announced = handover().announce(turn as u64);
+        let change = if turn % 2 == 0 { announced } else { announced.record.settle() };
         let began = Instant::now();
         assert_eq!(ask(&file, &change).unwrap(), Swap::Won);
         swaps_us.push(began.elapsed().as_micros());

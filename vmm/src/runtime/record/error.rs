@@ -51,6 +51,21 @@ pub enum RecordError {
         /// Since which generation.
         generation: u64,
     },
+    /// The record of a guest that has arrived without it names a process that had no part in that.
+    #[error(
+        "the guest that has arrived here has an ownership record {place}, and it names {owner} in generation {generation}, {why}: \
+         the guest may run twice. Look at both processes and end one of them; the record is left as it is"
+    )]
+    Twice {
+        /// Where the record is.
+        place: String,
+        /// Who owns the guest.
+        owner: String,
+        /// Since which generation.
+        generation: u64,
+        /// Why it is not taken from that process.
+        why: Twice,
+    },
     /// The storage did not answer in time.
     #[error("the ownership record {place} did not answer within {} s: see what keeps its storage, then try again", ANSWER_DEADLINE.as_secs())]
     Late {
@@ -71,14 +86,32 @@ pub enum RecordError {
     Rule(#[from] RuleError),
 }
 
+/// Why a record is not taken from the process that it names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Twice {
+    /// That process may be stopped and have the guest's newest state.
+    InHandover,
+    /// Another process lives and has the guest.
+    IsPresent,
+}
+
+impl std::fmt::Display for Twice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Twice::InHandover => "which hands it over, or has not said how that ended",
+            Twice::IsPresent => "and another process lives that has the guest",
+        })
+    }
+}
+
 impl RecordError {
-    /// Whether another try may succeed: the storage comes back, or the change follows what
-    /// another process has written meanwhile.
+    /// Whether another try may succeed: the storage comes back, the change follows what another
+    /// process has written meanwhile, or that process ends.
     pub(super) fn may_pass(&self) -> bool {
         match self {
             // A boot that asks to be alone is refused by the record in a moment.
             RecordError::Ownership(error) => error.is_unreachable() || error.is_present(),
-            RecordError::NotOurs { .. } => true,
+            RecordError::NotOurs { .. } | RecordError::Twice { why: Twice::IsPresent, .. } => true,
             _ => false,
         }
     }

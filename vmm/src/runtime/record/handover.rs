@@ -11,7 +11,7 @@ use ferry_migration::ownership::{Change, Handover, Record, Standing, Swap, custo
 use ferry_migration::source::TakeBack;
 
 use super::{OwnRecord, RecordError};
-use crate::ownership::OwnershipError;
+use crate::ownership::{OwnershipError, Stay};
 
 /// Longest that the resume of a guest waits for a look at the record: before the permit no other
 /// process can own the guest, unless an operator has said so.
@@ -23,6 +23,8 @@ pub struct HandoverRecord {
     pub(super) own: Arc<OwnRecord>,
     pub(super) handover: Handover,
     pub(super) nonce: u64,
+    /// Of the guest at this process, when the hand-over began.
+    pub(super) stay: Stay,
     /// The guest is here for good: an announcement that has not been written yet must not be.
     pub(super) is_over: Arc<AtomicBool>,
     /// The operator knows that the destination's claim was never used.
@@ -114,7 +116,7 @@ impl HandoverRecord {
         let change = self.handover.commit(&self.own.me);
         // First: the source, which also shows that it has the guest, may end once this side has
         // it.
-        match self.own.show_presence(false).and_then(|()| self.swap(&change)) {
+        match self.own.show_presence(false, self.stay).and_then(|()| self.swap(&change)) {
             Ok(Swap::Won) => {
                 self.own.generation.store(change.record.generation, SeqCst);
                 Claim::Won

@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ferry_migration::guards::Guards;
-use ferry_migration::ownership::custody::{self, Boot, Refusal};
-use ferry_migration::ownership::{Change, Expected, Handover, Name, OwnerId, Record, RuleError, Swap};
+use ferry_migration::ownership::custody::{self, Arrival, Boot, Refusal};
+use ferry_migration::ownership::{Change, Handover, Name, OwnerId, Record, Swap};
 
 use super::background::Background;
+use super::error::Twice;
 use super::{ANSWER_DEADLINE, HandoverRecord, OwnershipInfo, RecordError};
-use crate::ownership::{Ownership, OwnershipError};
+use crate::ownership::{Ownership, OwnershipError, Stay};
 
 /// How often a record that did not answer is asked again by a change that must be made.
 const INSIST_AGAIN: Duration = Duration::from_millis(500);
@@ -34,9 +35,8 @@ pub struct OwnRecord {
 }
 
 impl OwnRecord {
-    /// The record at `backend` for the guest named `vm`, as this new process will use it;
-    /// `shows_presence`: a
-    /// lock at the record says which process has the guest.
+    /// The record at `backend` for the guest named `vm`, as this new process will use it.
+    /// `shows_presence`: a lock at the record says that this process has the guest.
     ///
     /// # Errors
     /// When the name does not fit, or the kernel gives no random number.
@@ -73,17 +73,20 @@ impl OwnRecord {
     /// When the record does not answer, or has changed since it was looked at: a migration has
     /// begun, or another process boots the guest.
     pub fn take_at_boot(&self, boot: &Boot) -> Result<(), RecordError> {
+        let stay = self.stay();
         let (record, won) = match boot {
             Boot::Create(record) => (record, self.backend.create(record)?),
             Boot::Swap(Change { expected, record }) => {
-                self.show_presence(true)?;
+                self.show_presence(true, stay)?;
                 (record, self.backend.swap(expected, record)?)
             }
         };
         match won {
             Swap::Won => {
-                // A record that was just made had no place for it before.
-                self.show_presence(true)?;
+                if matches!(boot, Boot::Create(_)) {
+                    // There was no place for it before.
+                    self.show_presence(true, stay)?;
+                }
                 self.generation.store(record.generation, SeqCst);
                 Ok(())
             }
@@ -92,14 +95,29 @@ impl OwnRecord {
         }
     }
 
-    /// Shows at the record that this process has the guest.
-    pub(in crate::runtime) fn show_presence(&self, alone: bool) -> Result<(), OwnershipError> {
-        if self.shows_presence { self.backend.show_presence(alone) } else { Ok(()) }
+    /// Which stay of the guest at this process it is. What goes on in the background takes the one
+    /// in which it was begun, and changes nothing in a later one.
+    #[must_use]
+    pub fn stay(&self) -> Stay {
+        self.backend.stay()
     }
 
-    /// The guest is another process's now.
+    /// Shows at the record that this process has the guest, if `stay` has not ended.
+    pub(in crate::runtime) fn show_presence(&self, alone: bool, stay: Stay) -> Result<(), OwnershipError> {
+        if self.shows_presence { self.backend.show_presence(alone, stay) } else { Ok(()) }
+    }
+
+    /// The guest is another process's now, or has not come: its stay has ended.
+    /// May wait for storage.
     pub fn guest_has_gone(&self) {
-        self.backend.end_presence();
+        drop(self.backend.end_presence());
+    }
+
+    /// As [`OwnRecord::guest_has_gone`], for a thread that must not wait for storage.
+    pub fn let_guest_go(&self) {
+        let sign = self.backend.end_presence();
+        // Without a thread it goes here.
+        let _ = std::thread::Builder::new().name("ferry-record".into()).spawn(move || drop(sign));
     }
 
     /// Who owns the guest by the record, for the message of a boot that finds its disk locked.
@@ -117,39 +135,52 @@ impl OwnRecord {
         }
     }
 
-    fn take_from(&self, there: Option<Record>, migration_id: u128) -> Result<(), RecordError> {
-        let (generation, won) = match there {
-            None => (1, self.backend.create(&self.settled(1, migration_id))?),
-            Some(there) => {
-                let expected = Expected::reign(there.generation, there.owner.clone());
-                let generation =
-                    there.generation.checked_add(1).ok_or(RuleError::Exhausted { generation: u64::MAX })?;
-                (generation, self.backend.swap(&expected, &self.settled(generation, migration_id))?)
+    /// Makes the record name this process, which has a guest that arrived without a claim, unless
+    /// it names another process for a good reason ([`custody::arrived`]). `from` is the hand-over
+    /// as the source has announced it. Goes on in the background until the record has it or the
+    /// guest has gone.
+    pub fn assert_ownership(self: &Arc<Self>, migration_id: u128, from: Option<Handover>) {
+        let stay = self.stay();
+        let _first_try =
+            self.insist("name this process", move |own| own.take_at_arrival(migration_id, from.as_ref(), stay));
+    }
+
+    fn take_at_arrival(&self, migration_id: u128, from: Option<&Handover>, stay: Stay) -> Result<(), RecordError> {
+        // Storage may take its time, and the guest may have gone on meanwhile.
+        let has_gone = || self.stay() != stay;
+        let there = self.backend.read()?;
+        let me = (&self.vm, &self.me);
+        let (record, won) = match custody::arrived(there.as_ref(), me, migration_id, from, Guards::all()) {
+            _ if has_gone() => return Ok(()),
+            Err(Refusal::InHandover(there) | Refusal::NamesAnother(there)) => {
+                return Err(self.twice(&there, Twice::InHandover));
+            }
+            Err(Refusal::Rule(source)) => return Err(OwnershipError::Rule { at: self.place(), source }.into()),
+            Ok(Arrival::Named(generation)) => {
+                self.generation.store(generation, SeqCst);
+                return Ok(self.show_presence(false, stay)?);
+            }
+            Ok(Arrival::Create(record)) => (record.clone(), self.backend.create(&record)?),
+            Ok(Arrival::Swap { change, alone }) => {
+                self.show_presence(alone, stay).map_err(|error| match there {
+                    Some(there) if error.is_present() && alone => self.twice(&there, Twice::IsPresent),
+                    _ => error.into(),
+                })?;
+                if has_gone() {
+                    return Ok(());
+                }
+                let won = self.backend.swap(&change.expected, &change.record)?;
+                (change.record, won)
             }
         };
         match won {
             Swap::Won => {
-                self.generation.store(generation, SeqCst);
-                Ok(())
+                self.generation.store(record.generation, SeqCst);
+                Ok(self.show_presence(false, stay)?)
             }
+            // It has changed since it was read.
             Swap::Lost(record) => Err(self.not_ours(&record)),
         }
-    }
-
-    /// Makes the record name this process, which runs a guest that arrived without it. Goes on in
-    /// the background until the record has it.
-    pub fn assert_ownership(self: &Arc<Self>, migration_id: u128) {
-        let _first_try = self.insist("name this process", move |own| {
-            match own.backend.read()? {
-                Some(there) if there.owner == own.me && there.settled => {
-                    own.generation.store(there.generation, SeqCst);
-                }
-                // Also if it is this process's but in a hand-over: the next generation fences who
-                // was to take it over.
-                there => own.take_from(there, migration_id)?,
-            }
-            Ok(own.show_presence(false)?)
-        });
     }
 
     /// Repeats `change` on a thread of its own until it succeeds; a record that is no record is
@@ -165,7 +196,7 @@ impl OwnRecord {
         let open = self.background.begin();
         let run = move || {
             let _open = open;
-            let mut told = false;
+            let mut told = None;
             loop {
                 let result = own.while_nobody_changes_it(|| change(&own));
                 crate::trace::record(what, &result);
@@ -174,13 +205,18 @@ impl OwnRecord {
                     Err(error @ RecordError::Taken { .. }) => Err(crate::runtime::causes(error)),
                     _ => Ok(()),
                 });
-                let Err(error) = result else { return };
-                let error_text = crate::runtime::causes(&error);
-                if !error.may_pass() {
-                    return tracing::warn!(error = error_text, "the ownership record does not {what}");
+                let Err(error) = result else {
+                    if told.is_some() {
+                        tracing::info!("the ownership record: to {what} has succeeded");
+                    }
+                    return;
+                };
+                let kind = Some((std::mem::discriminant(&error), error.may_pass()));
+                if std::mem::replace(&mut told, kind) != kind {
+                    tell(what, &error);
                 }
-                if !std::mem::replace(&mut told, true) {
-                    tracing::warn!(error = error_text, "the ownership record does not {what} yet; this is tried again");
+                if !error.may_pass() {
+                    return;
                 }
                 std::thread::sleep(INSIST_AGAIN);
             }
@@ -253,6 +289,7 @@ impl OwnRecord {
             own: self.clone(),
             handover,
             nonce,
+            stay: self.stay(),
             is_over: Arc::default(),
             never_ran: AtomicBool::new(false),
         })
@@ -265,6 +302,7 @@ impl OwnRecord {
             own: self.clone(),
             handover,
             nonce: 0,
+            stay: self.stay(),
             is_over: Arc::default(),
             never_ran: AtomicBool::new(false),
         }
@@ -279,8 +317,9 @@ impl OwnRecord {
         change()
     }
 
-    fn settled(&self, generation: u64, migration_id: u128) -> Record {
-        Record { vm: self.vm.clone(), generation, owner: self.me.clone(), migration_id, settled: true, nonce: 0 }
+    fn twice(&self, record: &Record, why: Twice) -> RecordError {
+        let (owner, generation) = (record.owner.to_string(), record.generation);
+        RecordError::Twice { place: self.place(), owner, generation, why }
     }
 
     pub(super) fn in_handover(&self, record: &Record) -> RecordError {
@@ -295,3 +334,19 @@ impl OwnRecord {
         RecordError::NotOurs { place: self.place(), owner: record.owner.to_string(), generation: record.generation }
     }
 }
+
+/// Says why the record does not `what`: loudly if the guest may run twice.
+fn tell(what: &'static str, error: &RecordError) {
+    let again = if error.may_pass() { " yet; this is tried again" } else { "" };
+    let text = crate::runtime::causes(error);
+    match error {
+        RecordError::Twice { .. } | RecordError::Ownership(OwnershipError::Rule { .. }) => {
+            tracing::error!(error = text, "the ownership record does not {what}{again}");
+        }
+        _ => tracing::warn!(error = text, "the ownership record does not {what}{again}"),
+    }
+}
+
+#[cfg(test)]
+#[path = "own_tests.rs"]
+mod tests;

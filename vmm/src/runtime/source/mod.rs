@@ -121,12 +121,13 @@ impl Outgoing {
         let (events, inbox) = channel();
         let faults = machine.faults().clone();
         let migration_id = crate::ownership::random().map_err(MigrationError::Host)?;
+        let own_record = record.cloned();
         // A guest that arrived without the record may not have got it yet.
         let record = record.filter(|own| own.generation() > 0);
         let record = record.map(|own| own.outgoing(migration_id)).transpose()?.map(Arc::new);
         let peer = to.to_string();
         let own = (settings.clone(), progress.clone());
-        let driver = Driver::new(machine, to, own.0, own.1, events.clone(), (migration_id, record))
+        let driver = Driver::new(machine, to, own.0, own.1, events.clone(), (migration_id, own_record, record))
             .map_err(MigrationError::Host)?;
         // Clients see no status of a migration that does not start.
         let (start, started) = channel();

@@ -40,7 +40,9 @@ impl Driver {
     /// from the greeting on, with every handshake, so that no boot comes between.
     pub(super) fn show_presence(&self) {
         let Some(own) = self.own_record.clone() else { return };
-        let show = move || match own.show_presence(false) {
+        // Taken here: the thread may come to it when the guest is known not to come.
+        let stay = own.stay();
+        let show = move || match own.show_presence(false, stay) {
             // The guest arrives without a record, which is made when it is here.
             Ok(()) | Err(OwnershipError::Missing { .. }) => {}
             Err(error) => tracing::warn!(%error, "a boot of this guest is not kept away while it arrives"),
@@ -53,15 +55,15 @@ impl Driver {
     /// The guest has not come.
     pub(super) fn end_presence(&self) {
         if let Some(own) = &self.own_record {
-            own.guest_has_gone();
+            own.let_guest_go();
         }
     }
 
     /// The record is the source's: it decides about this hand-over.
     pub(super) fn found(&mut self, answer: &Input) {
-        if let (Input::Checked(Ok(true)), Some(own), Some(handover)) = (answer, &self.own_record, self.announced.take())
-        {
-            self.record = Some(Arc::new(own.incoming(handover)));
+        let parts = (answer, &self.own_record, &self.announced);
+        if let (Input::Checked(Ok(true)), Some(own), Some(handover)) = parts {
+            self.record = Some(Arc::new(own.incoming(handover.clone())));
         }
     }
 
@@ -102,10 +104,11 @@ impl Driver {
         }
     }
 
-    /// A guest that runs here without having come by this process's record gets it now, for its next migration.
+    /// A guest that runs here without having come by this process's record gets it now, for its next
+    /// migration, unless another process has a part in it.
     pub(super) fn guest_started(&self) {
         if let Some(own) = self.own_record.as_ref().filter(|_| self.core.handshake() != Handshake::Owned) {
-            own.assert_ownership(self.migration_id.unwrap_or_default());
+            own.assert_ownership(self.migration_id.unwrap_or_default(), self.announced.clone());
         }
     }
 }

@@ -44,7 +44,7 @@ use crate::machine::{Hold, Machine};
 use crate::runtime::control;
 use crate::runtime::inbox::{self, HeldLoss, Next};
 use crate::runtime::progress::Progress;
-use crate::runtime::record::{Call, HandoverRecord};
+use crate::runtime::record::{Call, HandoverRecord, OwnRecord};
 use crate::runtime::settings::Settings;
 use crate::runtime::stream::Stream;
 use crate::runtime::timers::{Durations, Timers};
@@ -101,6 +101,8 @@ pub(super) struct Driver {
     passed_mark: Option<bool>,
     /// While the destination looks for it.
     proof: Proof,
+    /// The process's, also if this migration goes without.
+    own_record: Option<Arc<OwnRecord>>,
     record: Option<Arc<HandoverRecord>>,
     /// The handshake is the record's, unless the destination does not see it.
     expects_owned: bool,
@@ -142,7 +144,7 @@ impl Driver {
         settings: Arc<Settings>,
         progress: Arc<Progress>,
         events: Sender<Event>,
-        (migration_id, record): (u128, Option<Arc<HandoverRecord>>),
+        (migration_id, own_record, record): (u128, Option<Arc<OwnRecord>>, Option<Arc<HandoverRecord>>),
     ) -> std::io::Result<Self> {
         let parameters = settings.parameters();
         let plan = plan(&parameters, settings.postcopy(), record.as_deref());
@@ -195,6 +197,7 @@ impl Driver {
             passed_mark: None,
             proof: Proof::new(parameters.disk),
             expects_owned: parameters.handshake.is_none() && record.is_some(),
+            own_record,
             record,
             record_call: Call::default(),
             resolved: None,

@@ -52,15 +52,6 @@ impl Driver {
         });
     }
 
-    /// This process shows no presence at the record any more. Not waited for: storage may hang.
-    pub(super) fn guest_has_gone(&self) {
-        let Some(record) = self.record.clone() else { return };
-        let leave = move || record.own().guest_has_gone();
-        if let Err(error) = crate::runtime::spawn(self.machine.faults(), "ferry-src-record", leave) {
-            tracing::warn!(%error, "no thread to let go of the ownership record: no boot gets it before this process ends");
-        }
-    }
-
     /// The handshake in force. A record that the destination does not see decides nothing; it goes
     /// on to say that a migration is under way.
     pub(super) fn handshake(&self, handshake: Handshake) {
@@ -85,6 +76,13 @@ impl Driver {
         // comes to the disk.
         if let Some(record) = self.record.as_ref().filter(|_| !self.machine.lacks_its_disk()) {
             record.settle();
+        }
+    }
+
+    /// The guest is another process's for good.
+    pub(super) fn guest_has_gone(&self) {
+        if let Some(own) = &self.own_record {
+            own.let_guest_go();
         }
     }
 }

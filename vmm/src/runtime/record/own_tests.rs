@@ -1,0 +1,135 @@
+//! A guest that arrives without a claim: from which process its record is taken.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use ferry_devices::fault::{Direction, FaultControl};
+use tempfile::TempDir;
+
+use super::*;
+use crate::ownership::file::FileRecord;
+
+/// Longer than any of this takes.
+const LONG: Duration = Duration::from_secs(20);
+
+/// A folder with the record of a guest.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Place(tempfile::tempdir().expect("a folder for a test"))
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("guest.owner")
+    }
+
+    fn process(&self, shows_presence: bool) -> Arc<OwnRecord> {
+        let faults = Arc::new(FaultControl::new(Direction::Incoming));
+        let file = FileRecord::new(self.path(), LONG, faults);
+        Arc::new(OwnRecord::new(Arc::new(file), "vm", shows_presence).expect("an identity"))
+    }
+
+    /// A process that has booted the guest.
+    fn booted(&self, shows_presence: bool) -> Arc<OwnRecord> {
+        let own = self.process(shows_presence);
+        let boot = own.look_at_boot(false).expect("nothing is in the way");
+        own.take_at_boot(&boot).expect("the guest is free");
+        own
+    }
+}
+
+fn there(own: &OwnRecord) -> Record {
+    own.backend.read().expect("the file is there").expect("a record")
+}
+
+/// One try of a process to which the guest has come.
+fn arrives(own: &OwnRecord, from: Option<&Handover>) -> Result<(), RecordError> {
+    own.take_at_arrival(7, from, own.stay())
+}
+
+fn is_twice(result: Result<(), RecordError>, wanted: Twice) -> bool {
+    matches!(result, Err(RecordError::Twice { why, .. }) if why == wanted)
+}
+
+#[test]
+fn a_guest_that_arrives_gets_a_first_record_and_the_one_of_its_source() {
+    let place = Place::new();
+    let first = place.process(true);
+    arrives(&first, None).unwrap();
+    assert_eq!((there(&first).generation, there(&first).settled, first.generation()), (1, true, 1));
+    let outgoing = first.outgoing(8).unwrap();
+    outgoing.announce().unwrap();
+    let next = place.process(true);
+    // The source shows that it has the guest until it has heard that it runs here.
+    arrives(&next, Some(outgoing.handover())).unwrap();
+    assert_eq!((there(&next).owner, there(&next).settled, next.generation()), (next.me.clone(), true, 2));
+    arrives(&next, Some(outgoing.handover())).unwrap();
+    assert_eq!(next.generation(), 2, "a repeat changes nothing");
+}
+
+#[test]
+fn a_record_of_the_process_itself_is_named_anew_in_the_next_generation() {
+    let place = Place::new();
+    let own = place.booted(true);
+    own.outgoing(8).unwrap().announce().unwrap();
+    arrives(&own, None).unwrap();
+    assert_eq!((there(&own).generation, there(&own).settled), (2, true));
+}
+
+#[test]
+fn a_record_that_tells_of_the_hand_over_of_another_process_is_left_alone() {
+    let place = Place::new();
+    let (other, own) = (place.booted(false), place.process(false));
+    other.outgoing(8).unwrap().announce().unwrap();
+    let before = there(&other);
+    let result = arrives(&own, None);
+    let text = result.as_ref().unwrap_err().to_string();
+    let names = text.contains("guest.owner") && text.contains(&before.owner.to_string());
+    assert!(names && text.contains("end one of them"), "{text}");
+    assert!(is_twice(result, Twice::InHandover));
+    assert_eq!((there(&own), own.generation()), (before, 0));
+    assert_eq!(own.info().owned_here, Some(false));
+}
+
+#[test]
+fn a_settled_record_of_another_process_is_taken_once_no_process_shows_that_it_has_the_guest() {
+    let place = Place::new();
+    let (other, own) = (place.booted(true), place.process(true));
+    // As from the greeting on.
+    own.show_presence(false, own.stay()).unwrap();
+    let before = there(&other);
+    let result = arrives(&own, None);
+    assert!(result.as_ref().is_err_and(RecordError::may_pass), "the other process may end");
+    assert!(is_twice(result, Twice::IsPresent));
+    assert_eq!(there(&own), before);
+    drop(other);
+    arrives(&own, None).unwrap();
+    assert_eq!((there(&own).generation, own.generation()), (2, 2));
+}
+
+#[test]
+fn the_record_of_another_guest_is_left_alone() {
+    let place = Place::new();
+    let other = place.booted(false);
+    let faults = Arc::new(FaultControl::new(Direction::Incoming));
+    let file = FileRecord::new(place.path(), LONG, faults);
+    let own = OwnRecord::new(Arc::new(file), "another", false).unwrap();
+    let text = arrives(&own, None).unwrap_err().to_string();
+    assert!(text.contains("guest.owner") && text.contains("guest 'vm'"), "{text}");
+    assert_eq!(there(&own), there(&other));
+}
+
+#[test]
+fn nothing_is_written_for_a_guest_that_has_gone_on_meanwhile() {
+    let place = Place::new();
+    let other = place.booted(true);
+    let own = place.process(true);
+    // It cannot have the record while the other process lives, and asks again and again.
+    own.assert_ownership(7, None);
+    own.guest_has_gone();
+    let began = Instant::now();
+    own.wait_written(LONG);
+    assert!(began.elapsed() < LONG, "it asks no more");
+    assert_eq!((there(&other).owner, there(&own).generation), (other.me.clone(), 1));
+}
