@@ -4,7 +4,6 @@
 //! [`source`] and [`destination`] each run one state machine of `ferry-migration` on a thread of its own, with workers for what
 //! blocks: the guest, the pages, the links.
 
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +22,7 @@ use crate::runtime::listener::{BindError, Listener};
 pub use crate::runtime::local::LocalError;
 use crate::runtime::progress::{Direction, Progress};
 use crate::runtime::record::{OwnRecord, OwnershipInfo, RecordError};
+pub use crate::runtime::request::Unanswered;
 use crate::runtime::settings::{Given, OwnSettings, Settings};
 use crate::runtime::source::{Command, Outgoing};
 
@@ -41,6 +41,7 @@ mod passing;
 pub mod progress;
 mod rate;
 pub mod record;
+mod request;
 pub mod settings;
 pub mod source;
 pub mod stream;
@@ -86,6 +87,9 @@ pub enum MigrationError {
     /// The permit is out.
     #[error("{0}")]
     TooLate(&'static str),
+    /// The migration's driver is busy with something else.
+    #[error(transparent)]
+    Unanswered(#[from] Unanswered),
     /// The address could not be listened at.
     #[error("cannot listen at {at}: {source}")]
     Listen {
@@ -291,7 +295,7 @@ impl Migrations {
     pub fn pause(&self) -> Result<(), MigrationError> {
         let incoming = self.current().incoming.clone();
         match incoming {
-            Some(incoming) => incoming.pause().map_err(MigrationError::TooLate),
+            Some(incoming) => incoming.pause(),
             None => self.command(Command::Pause),
         }
     }
@@ -366,7 +370,7 @@ impl Migrations {
 
     fn command(&self, command: Command) -> Result<(), MigrationError> {
         let events = self.current().outgoing.as_ref().map(Outgoing::events).ok_or(MigrationError::NoMigration)?;
-        source::command(&events, command).map_err(MigrationError::TooLate)
+        source::command(&events, command)
     }
 
     /// QMP `query-migrate`.
@@ -470,29 +474,6 @@ impl Migrations {
     }
 }
 
-/// Longest that a client waits for a driver's answer: more than a message may take to be sent,
-/// less than a client's patience.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
-const HELD_UP: &str =
-    "the migration is held up and does not answer: what was asked is done as soon as it goes on; query-migrate tells";
-
-/// What a driver answers to a command.
-type Answer = Result<(), &'static str>;
-
-/// Sends a command to the driver that receives `events`, and waits for its answer; `None` when the
-/// driver has ended. The caller holds no lock that `query-migrate` needs: the driver may be busy
-/// with a peer.
-fn ask_driver<E>(events: &Sender<E>, command: impl FnOnce(Sender<Answer>) -> E) -> Option<Answer> {
-    let (answer, answered) = channel();
-    events.send(command(answer)).ok()?;
-    match answered.recv_timeout(ANSWER_TIMEOUT) {
-        Ok(answer) => Some(answer),
-        Err(RecvTimeoutError::Timeout) => Some(Err(HELD_UP)),
-        // The driver has ended, which closes the channel.
-        Err(RecvTimeoutError::Disconnected) => None,
-    }
-}
-
 /// An error with its causes on one line.
 #[must_use]
 pub fn causes(error: &dyn std::error::Error) -> String {
@@ -555,32 +536,5 @@ fn join_finished(threads: &mut Vec<std::thread::JoinHandle<()>>) {
         if thread.join().is_err() {
             tracing::error!("a thread of the migration ended unexpectedly");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_driver_that_does_not_answer_is_waited_for_no_longer_than_the_bound() {
-        let (events, inbox) = channel::<Sender<Answer>>();
-        // The driver is stuck: it lives, and does not look into its inbox.
-        assert_eq!(ask_driver(&events, |answer| answer), Some(Err(HELD_UP)));
-        drop(inbox);
-        assert_eq!(ask_driver(&events, |answer| answer), None, "it has ended");
-    }
-
-    #[test]
-    fn a_drivers_answer_comes_through() {
-        let (events, inbox) = channel::<Sender<Answer>>();
-        let driver = std::thread::spawn(move || {
-            for answer in [Ok(()), Err("no")] {
-                inbox.recv().unwrap().send(answer).unwrap();
-            }
-        });
-        assert_eq!(ask_driver(&events, |answer| answer), Some(Ok(())));
-        assert_eq!(ask_driver(&events, |answer| answer), Some(Err("no")));
-        driver.join().unwrap();
     }
 }
