@@ -157,6 +157,15 @@ pub struct Migrations {
     changed: Condvar,
 }
 
+/// What a process must not end for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needed {
+    /// The migration.
+    pub migration: u128,
+    /// What would be lost.
+    pub why: &'static str,
+}
+
 #[derive(Debug, Default)]
 struct Current {
     outgoing: Option<Outgoing>,
@@ -380,16 +389,19 @@ impl Migrations {
         newest.map(|progress| progress.info()).unwrap_or_default()
     }
 
-    /// Why this process must not end now, if so: a guest that runs elsewhere would be lost with it.
+    /// What this process must not end for now, if so: a guest that runs elsewhere would be lost with it.
     #[must_use]
-    pub fn is_needed(&self) -> Option<&'static str> {
-        match self.current().outgoing.as_ref().and_then(|outgoing| outgoing.progress.status())? {
+    pub fn is_needed(&self) -> Option<Needed> {
+        let current = self.current();
+        let outgoing = current.outgoing.as_ref()?;
+        let why = match outgoing.progress.status()? {
             Status::PostcopySetup | Status::PostcopyActive | Status::PostcopyPaused | Status::PostcopyRecover => {
-                Some("the destination still needs pages that only this process has: without them the guest is lost")
+                "the destination still needs pages that only this process has: without them the guest is lost"
             }
-            Status::Uncertain => Some("this process may hold the only copy of the guest: first resolve who owns it"),
-            _ => None,
-        }
+            Status::Uncertain => "this process may hold the only copy of the guest: first resolve who owns it",
+            _ => return None,
+        };
+        Some(Needed { migration: outgoing.id, why })
     }
 
     /// QMP `query-migrate-parameters`.

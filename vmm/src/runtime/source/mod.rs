@@ -102,6 +102,8 @@ pub enum Command {
 pub struct Outgoing {
     events: Sender<Event>,
     thread: Option<JoinHandle<()>>,
+    /// What tells it from every other.
+    pub id: u128,
     /// What is known about it.
     pub progress: Arc<Progress>,
     /// The values in force for it.
@@ -142,7 +144,7 @@ impl Outgoing {
         progress.set_status(Status::Setup);
         // The thread waits for it.
         let _ = start.send(());
-        Ok(Outgoing { events, thread: Some(thread), progress, settings })
+        Ok(Outgoing { events, thread: Some(thread), id: migration_id, progress, settings })
     }
 
     /// Where [`command`] sends to.
