@@ -376,7 +376,7 @@ impl Driver {
         let (greeting, announced, identity) =
             Greeting::decode(&bytes).map_err(|error| format!("its greeting does not decode: {error}"))?;
         ferry_migration::identity::check_name(&greeting.vm, self.machine.name()).map_err(|error| error.to_string())?;
-        description::check(&greeting.machine, self.machine.description()).map_err(|error| error.to_string())?;
+        description::check(&greeting.machine, &self.machine.description()).map_err(|error| error.to_string())?;
         let nonce = self.check_identity(identity).map_err(|error| error.to_string())?;
         self.take_links(&greeting)?;
         self.timers.durations.heartbeat = Duration::from_millis(greeting.heartbeat_timeout_ms.clamp(100, 600_000));
