@@ -115,7 +115,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Between the look and the removal nobody may replace the file.
+        // Between the look and the removal no other process may replace the file.
         let _alone = lock_folder(&self.path);
         self.remove();
     }

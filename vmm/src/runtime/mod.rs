@@ -389,7 +389,8 @@ impl Migrations {
         newest.map(|progress| progress.info()).unwrap_or_default()
     }
 
-    /// What this process must not end for now, if so: a guest that runs elsewhere would be lost with it.
+    /// The migration for which this process must not end now, if there is one: a guest that runs
+    /// elsewhere would be lost with it.
     #[must_use]
     pub fn is_needed(&self) -> Option<Needed> {
         let current = self.current();

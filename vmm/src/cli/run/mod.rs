@@ -124,8 +124,8 @@ fn quit_on_signal(
 struct Warning(Option<u128>);
 
 impl Warning {
-    /// Whether the operator is to be told now. Once for each migration: of another one, hours later,
-    /// the first signal is the first again.
+    /// Whether the operator is to be told now. Once for each migration: during another one, hours
+    /// later, the first signal is the first again.
     fn is_due(&mut self, needed: Needed) -> bool {
         self.0.replace(needed.migration) != Some(needed.migration)
     }

@@ -85,8 +85,8 @@ pub enum Command {
     /// Say whether the source of a paused postcopy is awaited.
     Listens,
     /// Wait for the source of a paused postcopy at an address that cannot be had beside the present
-    /// one. The driver does all of it: a caller that gives up half-way leaves no address behind that
-    /// was given up for nothing.
+    /// one. The driver does all of it: if the caller gives up half-way, the present address is not
+    /// lost for nothing.
     RecoverInPlace(Wanted),
 }
 
