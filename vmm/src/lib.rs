@@ -19,6 +19,7 @@ pub mod machine;
 pub mod memory;
 pub mod output_file;
 pub mod ownership;
+pub mod panics;
 pub mod qmp;
 pub mod report;
 pub mod runtime;

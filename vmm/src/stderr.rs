@@ -37,10 +37,21 @@ pub fn write(bytes: Vec<u8>) {
     }
 }
 
-/// Waits until all is written, for a second at most. For the end of the process.
-pub fn flush() {
+/// Waits until all is written, for so long at most.
+pub fn flush_within(within: Duration) {
     if let Some(Some(queue)) = STDERR.get() {
-        queue.flush(FAREWELL);
+        queue.flush(within);
+    }
+}
+
+/// Dropped at the end of the process, also when that is a panic: waits until all is written, for a
+/// second at most.
+#[derive(Debug)]
+pub struct Farewell;
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        flush_within(FAREWELL);
     }
 }
 

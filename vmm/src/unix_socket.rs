@@ -1,12 +1,16 @@
 //! Listening on a Unix socket: of the QMP server, and of an incoming migration.
 //!
 //! A process that was killed leaves its socket file behind. [`listen`] replaces such a file, and
-//! never one that a process still listens on, nor one that is no socket. [`SocketFile`] removes
-//! the file at the end, unless another has its place.
+//! never one that a process still listens on, nor one that is no socket.
+//!
+//! The end of [`Listening`] is the same the other way round: the file goes first, and the socket
+//! is closed when nothing leads to it any more. In the other order, the file of a successor would
+//! be removed that has replaced it in between. While the socket is open no other file can have the
+//! number of its inode either, by which its file is known.
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -63,28 +67,57 @@ pub fn file_id(path: &Path) -> Option<FileId> {
     fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
+/// A socket that is listened on. Dropping this removes its file, if the path still names that one,
+/// and then closes it.
+#[derive(Debug)]
+pub struct Listening {
+    // In this order: fields are dropped as they are declared.
+    file: SocketFile,
+    socket: UnixListener,
+}
+
+impl Listening {
+    /// Which file it has.
+    #[must_use]
+    pub fn id(&self) -> FileId {
+        self.file.id
+    }
+
+    /// The socket.
+    #[must_use]
+    pub fn socket(&self) -> &UnixListener {
+        &self.socket
+    }
+}
+
+impl AsFd for Listening {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 /// The file of a socket that is listened on; dropping this removes the file, if it is still this
 /// one.
 #[derive(Debug)]
-pub struct SocketFile {
+struct SocketFile {
     path: PathBuf,
     id: FileId,
 }
 
 impl SocketFile {
-    /// Which file it is.
-    #[must_use]
-    pub fn id(&self) -> FileId {
-        self.id
+    fn remove(&self) {
+        if file_id(&self.path) == Some(self.id) {
+            // A file that is gone by now needs no removing.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if file_id(&self.path) == Some(self.id) {
-            // A file that is gone by now needs no removing.
-            let _ = fs::remove_file(&self.path);
-        }
+        // Between the look and the removal no other process may replace the file.
+        let _alone = lock_folder(&self.path);
+        self.remove();
     }
 }
 
@@ -93,26 +126,34 @@ impl Drop for SocketFile {
 ///
 /// # Errors
 /// When a process listens there, the path is taken by something else, or the system refuses.
-pub fn listen(path: &Path) -> Result<(UnixListener, SocketFile), ListenError> {
+pub fn listen(path: &Path) -> Result<Listening, ListenError> {
     let reached = Address::of(path).map_err(io("use the path"))?;
     let address = reached.get();
     // Between the look at the file and the first moment at which a connection is let in, no other
     // process may do the same: each would take the other's socket for one that was left behind.
-    let _alone = lock_folder(path)?;
+    let alone = lock_folder(path);
     remove_stale(path, address)?;
     let socket = socket().map_err(io("create a socket"))?;
     // The file that bind creates has this mode, less the umask.
     rustix::fs::fchmod(&socket, Mode::from_raw_mode(MODE)).map_err(io("set the socket's mode"))?;
     rustix::net::bind(&socket, address).map_err(io("create the socket's file"))?;
     let found = fs::symlink_metadata(path).map_err(io("look at it"))?;
-    let file = SocketFile { path: path.to_owned(), id: (found.dev(), found.ino()) };
-    if found.permissions().mode() & 0o777 != MODE {
+    let listening =
+        Listening { file: SocketFile { path: path.to_owned(), id: (found.dev(), found.ino()) }, socket: socket.into() };
+    let begun = begin(&listening, path, found.permissions().mode());
+    // A file that is to be removed again takes the lock itself.
+    drop(alone);
+    begun.map(|()| listening)
+}
+
+/// Lets connections in.
+fn begin(listening: &Listening, path: &Path, mode: u32) -> Result<(), ListenError> {
+    if mode & 0o777 != MODE {
         // A umask that takes from the owner.
         fs::set_permissions(path, fs::Permissions::from_mode(MODE)).map_err(io("set the socket's mode"))?;
     }
-    rustix::net::listen(&socket, BACKLOG).map_err(io("listen"))?;
-    rustix::io::ioctl_fionbio(&socket, false).map_err(io("make it blocking"))?;
-    Ok((socket.into(), file))
+    rustix::net::listen(listening, BACKLOG).map_err(io("listen"))?;
+    rustix::io::ioctl_fionbio(listening, false).map_err(io("make it blocking"))
 }
 
 fn socket() -> Result<OwnedFd, Errno> {
@@ -132,7 +173,11 @@ fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), ListenError
     match rustix::net::connect(&probe, address) {
         // EAGAIN: its queue is full, so a process listens, however busy it is.
         Ok(()) | Err(Errno::AGAIN) => Err(ListenError::InUse),
-        Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(io("remove what a process left behind")),
+        Err(Errno::CONNREFUSED) => match fs::remove_file(path) {
+            // It was on its way out.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.map_err(io("remove what a process left behind")),
+        },
         Err(Errno::NOENT) => Ok(()),
         Err(error) => Err(io("find out whether a process listens there")(error)),
     }
@@ -140,17 +185,17 @@ fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), ListenError
 
 /// The lock of the folder that holds `path`. `None` where the folder cannot be locked: not
 /// readable, a filesystem without, or locked by a process that keeps the lock.
-fn lock_folder(path: &Path) -> Result<Option<File>, ListenError> {
+fn lock_folder(path: &Path) -> Option<File> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let Ok(folder) = File::open(folder) else { return Ok(None) };
+    let folder = File::open(folder).ok()?;
     let until = Instant::now() + LOCK_WAIT;
     loop {
         match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(Some(folder)),
+            Ok(()) => return Some(folder),
             Err(Errno::INTR) => {}
             Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(LOCK_PAUSE),
             // Also when a stranger keeps the lock: in a folder for all, anybody may.
-            Err(_) => return Ok(None),
+            Err(_) => return None,
         }
     }
 }
@@ -172,9 +217,9 @@ mod tests {
         let (_folder, path) = folder();
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let (_listener, file) = listen(&path).unwrap();
+        let listening = listen(&path).unwrap();
         UnixStream::connect(&path).unwrap();
-        drop(file);
+        drop(listening);
         assert!(!path.exists());
     }
 
@@ -207,17 +252,50 @@ mod tests {
     #[test]
     fn only_its_own_file_is_removed() {
         let (_folder, path) = folder();
-        let (_listener, file) = listen(&path).unwrap();
+        let listening = listen(&path).unwrap();
         fs::remove_file(&path).unwrap();
-        let _theirs = UnixListener::bind(&path).unwrap();
-        drop(file);
-        assert!(path.exists());
+        let theirs = listen(&path).unwrap();
+        assert_ne!(listening.id(), theirs.id());
+        drop(listening);
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn while_its_file_is_there_a_socket_lets_connections_in() {
+        let (_folder, path) = folder();
+        let listening = listen(&path).unwrap();
+        // The removal waits for this lock, which shows what comes before it and what behind it.
+        let _alone = lock_folder(&path).unwrap();
+        std::thread::scope(|scope| {
+            let end = scope.spawn(|| drop(listening));
+            while !end.is_finished() {
+                let reached = Address::of(&path).unwrap();
+                match rustix::net::connect(socket().unwrap(), reached.get()) {
+                    // Its queue is full: it listens.
+                    Ok(()) | Err(Errno::AGAIN) => {}
+                    Err(_) if !path.exists() => break,
+                    Err(error) => panic!("a successor would take the file for one that was left behind: {error}"),
+                }
+            }
+        });
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_removal_waits_for_its_turn_and_not_for_ever() {
+        let (_folder, path) = folder();
+        let listening = listen(&path).unwrap();
+        let _alone = lock_folder(&path).unwrap();
+        let began = Instant::now();
+        drop(listening);
+        assert!(began.elapsed() >= LOCK_WAIT, "a successor may be at it");
+        assert!(!path.exists());
     }
 
     #[test]
     fn the_owner_alone_has_access() {
         let (_folder, path) = folder();
-        let (_listener, _file) = listen(&path).unwrap();
+        let _listening = listen(&path).unwrap();
         assert_eq!(fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
     }
 

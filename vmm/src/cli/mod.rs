@@ -25,7 +25,7 @@ use tracing_subscriber::EnvFilter;
 use crate::endpoint::Endpoint;
 use crate::qmp::client::ClientError;
 use crate::runtime::causes;
-use crate::{signals, stderr};
+use crate::{panics, signals, stderr};
 
 /// How long a QMP server may take to answer: it answers at all times, so this is generous.
 const QMP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,17 +59,17 @@ enum Command {
 
 /// Entry of the `ferry` command.
 pub fn main() -> ExitCode {
+    let _farewell = stderr::Farewell;
+    panics::tell();
     signals::ignore_file_size();
-    let code = match Cli::try_parse() {
+    match Cli::try_parse() {
         Ok(cli) => run_command(&cli),
         // Help and the version are results; wrong usage is told on standard error.
         Err(told) => match told.print() {
             Err(error) if !told.use_stderr() && error.kind() != io::ErrorKind::BrokenPipe => failed(&unprinted(error)),
             _ => ExitCode::from(told.exit_code() as u8),
         },
-    };
-    stderr::flush();
-    code
+    }
 }
 
 fn run_command(cli: &Cli) -> ExitCode {

@@ -93,7 +93,7 @@ pub(super) fn assemble(config: &MachineConfig, events: Arc<Events>) -> Result<Pa
         serial,
         disk,
         faults,
-        description,
+        description: Arc::new(description),
         arrived: Default::default(),
         custody: Default::default(),
         vcpus: vcpus.into_iter().map(Mutex::new).collect(),

@@ -176,8 +176,8 @@ impl Machine {
 
     /// What `Hello` compares: of a guest that came from elsewhere, with the CPUID that it sees.
     #[must_use]
-    pub fn description(&self) -> &MachineDescription {
-        self.parts.arrived.get().unwrap_or(&self.parts.description)
+    pub fn description(&self) -> Arc<MachineDescription> {
+        self.parts.description()
     }
 
     /// Guest RAM.

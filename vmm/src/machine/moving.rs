@@ -83,9 +83,8 @@ impl Machine {
         if before == Some(Hold::HandedOver) {
             return Err(MachineError::HandedOver);
         }
-        if before == Some(Hold::Incoming) {
-            self.parts.settle_in();
-        }
+        let arrives = before == Some(Hold::Incoming);
+        let guest = arrives.then(|| self.parts.describe_guest());
         self.parts.acquire_patiently()?;
         allowed().map_err(MachineError::NotOurs).inspect_err(|_| self.parts.give_up_resources())?;
         // The guest of a second migration, whose disk was let go of in the first.
@@ -99,11 +98,19 @@ impl Machine {
                 return Err(MachineError::HandedOver);
             }
             // A guest that arrived has run, if not here.
-            status.ever_ran |= before == Some(Hold::Incoming);
+            status.ever_ran |= arrives;
+            if arrives {
+                self.parts.settle_in(guest);
+            }
             (status.hold, status.wishes_left) = (None, false);
         }
         if let Err(error) = self.parts.run_if_wanted() {
-            control.status().hold = before;
+            let mut status = control.status();
+            status.hold = before;
+            if arrives {
+                self.parts.settle_in(None);
+            }
+            drop(status);
             self.parts.give_up_resources();
             return Err(error);
         }

@@ -43,9 +43,10 @@ pub(super) struct Parts {
     pub(super) disk: Option<Disk>,
     pub(super) faults: Arc<FaultControl>,
     /// This host's offer.
-    pub(super) description: MachineDescription,
-    /// With the CPUID and the disk capacity of a guest that came from elsewhere.
-    pub(super) arrived: OnceLock<MachineDescription>,
+    pub(super) description: Arc<MachineDescription>,
+    /// With the CPUID and the disk capacity of a guest that came from elsewhere, once it is this
+    /// process's own.
+    pub(super) arrived: Mutex<Option<Arc<MachineDescription>>>,
     /// Asked before the guest runs again after its disk was let go of.
     pub(super) custody: OnceLock<Arc<dyn Custody>>,
     pub(super) vcpus: Vec<Mutex<Vcpu>>,
@@ -164,12 +165,29 @@ impl Parts {
         Ok(())
     }
 
-    /// The guest that arrived is this process's own from now on: what it sees is what the next destination must have.
-    pub(super) fn settle_in(&self) {
-        let mut own = MachineDescription { cpuid: description::cpuid_of(&self.vcpu(0)), ..self.description.clone() };
+    /// What the next destination must have: what the guest sees, which has been loaded.
+    pub(super) fn describe_guest(&self) -> MachineDescription {
+        let mut own = MachineDescription {
+            cpuid: description::cpuid_of(&self.vcpu(0)),
+            ..MachineDescription::clone(&self.description)
+        };
         description::keep_capacity(&mut own, self.disk.as_ref());
-        // It arrives only once; a second try after a failed start finds the same.
-        let _ = self.arrived.set(own);
+        own
+    }
+
+    /// What is compared with the other side of a migration.
+    pub(super) fn description(&self) -> Arc<MachineDescription> {
+        self.arrived().as_ref().unwrap_or(&self.description).clone()
+    }
+
+    /// The guest that arrived, of this description, is this process's own from now on; or it is not
+    /// after all, and another may come.
+    pub(super) fn settle_in(&self, guest: Option<MachineDescription>) {
+        *self.arrived() = guest.map(Arc::new);
+    }
+
+    fn arrived(&self) -> MutexGuard<'_, Option<Arc<MachineDescription>>> {
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A vCPU triple-faulted.

@@ -17,7 +17,7 @@ use crate::endpoint::Endpoint;
 use crate::machine::{Machine, RunState};
 use crate::runtime::record::OwnershipInfo;
 use crate::runtime::settings::{Given, OwnSettings};
-use crate::runtime::{MigrationError, Migrations};
+use crate::runtime::{MigrationError, Migrations, Needed};
 use crate::stderr;
 
 /// Hears why an incoming migration failed.
@@ -84,7 +84,7 @@ impl Target for Process {
     }
 
     fn quit(&self) -> Done {
-        if let Some(why) = self.migrations.is_needed() {
+        if let Some(Needed { why, .. }) = self.migrations.is_needed() {
             return Err(CommandError::generic(format!("{why}; to end the process all the same, send it two signals")));
         }
         self.machine.quit();

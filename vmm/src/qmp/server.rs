@@ -10,7 +10,7 @@
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -25,7 +25,7 @@ use super::session::{Order, Session, Shared};
 use super::target::Target;
 use super::wire::{self, CommandError};
 use crate::events::{Event, Events, Subscription};
-use crate::unix_socket::{self, ListenError, SocketFile};
+use crate::unix_socket::{self, ListenError, Listening};
 
 /// Clients at a time; a further one is told so and closed.
 pub const MAX_CLIENTS: usize = 16;
@@ -64,8 +64,6 @@ pub enum ServerError {
 /// A listening QMP server.
 #[derive(Debug)]
 pub struct Server {
-    /// Removed before the clients are told of the end; only this server's own.
-    file: Option<SocketFile>,
     events: Arc<Events>,
     clients: Arc<Clients>,
     stop: Arc<OwnedFd>,
@@ -79,8 +77,8 @@ impl Server {
     /// A socket file that nobody listens on is replaced.
     pub fn start(path: &Path, target: Arc<dyn Target>, events: &Arc<Events>) -> Result<Self, ServerError> {
         let io = |what| move |source| ServerError::Io { path: path.to_owned(), what, source };
-        let (listener, file) = listen(path)?;
-        listener.set_nonblocking(true).map_err(io("make it non-blocking"))?;
+        let listening = listen(path)?;
+        listening.socket().set_nonblocking(true).map_err(io("make it non-blocking"))?;
         let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| io("create an eventfd")(errno.into()))?;
         let stop = Arc::new(stop);
         let (hearing, heard_before) = events.subscribe_counted();
@@ -93,13 +91,13 @@ impl Server {
             .name("qmp-events".into())
             .spawn(move || spread(&hearing.0, &hearing.1, &hearing.2))
             .map_err(io("start a thread"))?;
-        let accepting = Acceptor { listener, stop: stop.clone(), clients: clients.clone(), target, shared };
+        let accepting = Acceptor { listening, stop: stop.clone(), clients: clients.clone(), target, shared };
         let acceptor = thread::Builder::new()
             .name("qmp-accept".into())
             .spawn(move || accepting.run())
             .map_err(io("start a thread"))?;
         let (acceptor, spreader) = (Some(acceptor), Some(spreader));
-        Ok(Server { file: Some(file), events: events.clone(), clients, stop, acceptor, spreader })
+        Ok(Server { events: events.clone(), clients, stop, acceptor, spreader })
     }
 
     /// How many clients are connected.
@@ -117,10 +115,9 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // New clients would find a process that no longer serves.
+        // New clients would find a process that no longer serves: the socket and its file go first.
         notify(&self.stop);
         self.acceptor.take().map(JoinHandle::join);
-        self.file = None;
         // The spreader ends when it has spread what was published.
         self.events.close();
         self.spreader.take().map(JoinHandle::join);
@@ -161,7 +158,7 @@ impl Drop for Place {
 }
 
 struct Acceptor {
-    listener: UnixListener,
+    listening: Listening,
     stop: Arc<OwnedFd>,
     clients: Arc<Clients>,
     target: Arc<dyn Target>,
@@ -173,12 +170,12 @@ impl Acceptor {
         let mut rest = false;
         loop {
             let listener = if rest { PollFlags::empty() } else { PollFlags::IN };
-            let mut fds = [PollFd::new(&self.listener, listener), PollFd::new(&*self.stop, PollFlags::IN)];
+            let mut fds = [PollFd::new(&self.listening, listener), PollFd::new(&*self.stop, PollFlags::IN)];
             let waited = poll(&mut fds, rest.then_some(&ACCEPT_REST));
             if waited.is_ok() && !fds[1].revents().is_empty() {
                 return;
             }
-            rest = match self.listener.accept() {
+            rest = match self.listening.socket().accept() {
                 Ok((stream, _)) => self.welcome(stream).inspect_err(log_client).is_err(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
                 Err(error) => {
@@ -229,7 +226,7 @@ fn spread(events: &Subscription, clients: &Clients, shared: &Shared) {
     }
 }
 
-fn listen(path: &Path) -> Result<(UnixListener, SocketFile), ServerError> {
+fn listen(path: &Path) -> Result<Listening, ServerError> {
     unix_socket::listen(path).map_err(|error| match error {
         ListenError::InUse => ServerError::InUse { path: path.to_owned() },
         ListenError::NotASocket => ServerError::NotASocket { path: path.to_owned() },

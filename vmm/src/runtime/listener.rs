@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::runtime::connect::Tried;
 use crate::runtime::lookup::{self, Resolver, look_up};
 use crate::runtime::stream::Stream;
 use crate::runtime::until::Until;
-use crate::unix_socket::{self, FileId, ListenError, SocketFile, file_id};
+use crate::unix_socket::{self, FileId, ListenError, file_id};
 
 /// Longest that a name to listen on may take to be looked up.
 const LOOKUP: Duration = Duration::from_secs(5);
@@ -131,14 +131,22 @@ impl Bound {
 /// A listening socket; a Unix socket's file goes with it.
 #[derive(Debug)]
 pub struct Listener {
-    fd: OwnedFd,
+    socket: Socket,
     bound: Bound,
-    _file: Option<SocketFile>,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    Unix(unix_socket::Listening),
 }
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        match &self.socket {
+            Socket::Tcp(socket) => socket.as_fd(),
+            Socket::Unix(socket) => socket.as_fd(),
+        }
     }
 }
 
@@ -158,16 +166,16 @@ impl Listener {
     pub fn at(wanted: &Wanted) -> Result<Self, BindError> {
         let listener = match wanted {
             Wanted::Unix(path) => {
-                let (listener, file) = unix_socket::listen(path)?;
-                Listener { fd: listener.into(), bound: Bound::Unix(path.clone(), file.id()), _file: Some(file) }
+                let socket = unix_socket::listen(path)?;
+                Listener { bound: Bound::Unix(path.clone(), socket.id()), socket: Socket::Unix(socket) }
             }
             Wanted::Tcp(addresses) => {
-                let (listener, bound) = bind_tcp(addresses)?;
-                Listener { fd: listener.into(), bound: Bound::Tcp(bound), _file: None }
+                let (socket, bound) = bind_tcp(addresses)?;
+                Listener { bound: Bound::Tcp(bound), socket: Socket::Tcp(socket) }
             }
         };
         // A connection that is gone before it is taken must not make the one that takes it wait.
-        rustix::io::ioctl_fionbio(&listener.fd, true).map_err(|error| BindError::Host(error.into()))?;
+        rustix::io::ioctl_fionbio(&listener, true).map_err(|error| BindError::Host(error.into()))?;
         Ok(listener)
     }
 
@@ -186,7 +194,7 @@ impl Listener {
     pub fn take(&self, faults: &FaultControl) -> io::Result<Option<Stream>> {
         faults.before(Place::HostAccept)?;
         loop {
-            match rustix::net::accept_with(&self.fd, SocketFlags::CLOEXEC) {
+            match rustix::net::accept_with(self, SocketFlags::CLOEXEC) {
                 Ok(fd) => match Stream::new(fd) {
                     Ok(stream) => return Ok(Some(stream)),
                     Err(error) => tracing::info!(%error, "a connection ended as it was taken"),

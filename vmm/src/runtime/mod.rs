@@ -4,7 +4,6 @@
 //! [`source`] and [`destination`] each run one state machine of `ferry-migration` on a thread of its own, with workers for what
 //! blocks: the guest, the pages, the links.
 
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +22,7 @@ use crate::runtime::listener::{BindError, Listener};
 pub use crate::runtime::local::LocalError;
 use crate::runtime::progress::{Direction, Progress};
 use crate::runtime::record::{OwnRecord, OwnershipInfo, RecordError};
+pub use crate::runtime::request::Unanswered;
 use crate::runtime::settings::{Given, OwnSettings, Settings};
 use crate::runtime::source::{Command, Outgoing};
 
@@ -41,6 +41,7 @@ mod passing;
 pub mod progress;
 mod rate;
 pub mod record;
+mod request;
 pub mod settings;
 pub mod source;
 pub mod stream;
@@ -86,6 +87,9 @@ pub enum MigrationError {
     /// The permit is out.
     #[error("{0}")]
     TooLate(&'static str),
+    /// The migration's driver is busy with something else.
+    #[error(transparent)]
+    Unanswered(#[from] Unanswered),
     /// The address could not be listened at.
     #[error("cannot listen at {at}: {source}")]
     Listen {
@@ -152,6 +156,15 @@ pub struct Migrations {
     record: Option<Arc<OwnRecord>>,
     current: Mutex<Current>,
     changed: Condvar,
+}
+
+/// What a process must not end for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needed {
+    /// The migration.
+    pub migration: u128,
+    /// What would be lost.
+    pub why: &'static str,
 }
 
 #[derive(Debug, Default)]
@@ -292,7 +305,7 @@ impl Migrations {
     pub fn pause(&self) -> Result<(), MigrationError> {
         let incoming = self.current().incoming.clone();
         match incoming {
-            Some(incoming) => incoming.pause().map_err(MigrationError::TooLate),
+            Some(incoming) => incoming.pause(),
             None => self.command(Command::Pause),
         }
     }
@@ -367,7 +380,7 @@ impl Migrations {
 
     fn command(&self, command: Command) -> Result<(), MigrationError> {
         let events = self.current().outgoing.as_ref().map(Outgoing::events).ok_or(MigrationError::NoMigration)?;
-        source::command(&events, command).map_err(MigrationError::TooLate)
+        source::command(&events, command)
     }
 
     /// QMP `query-migrate`.
@@ -377,16 +390,20 @@ impl Migrations {
         newest.map(|progress| progress.info()).unwrap_or_default()
     }
 
-    /// Why this process must not end now, if so: a guest that runs elsewhere would be lost with it.
+    /// The migration for which this process must not end now, if there is one: a guest that runs
+    /// elsewhere would be lost with it.
     #[must_use]
-    pub fn is_needed(&self) -> Option<&'static str> {
-        match self.current().outgoing.as_ref().and_then(|outgoing| outgoing.progress.status())? {
+    pub fn is_needed(&self) -> Option<Needed> {
+        let current = self.current();
+        let outgoing = current.outgoing.as_ref()?;
+        let why = match outgoing.progress.status()? {
             Status::PostcopySetup | Status::PostcopyActive | Status::PostcopyPaused | Status::PostcopyRecover => {
-                Some("the destination still needs pages that only this process has: without them the guest is lost")
+                "the destination still needs pages that only this process has: without them the guest is lost"
             }
-            Status::Uncertain => Some("this process may hold the only copy of the guest: first resolve who owns it"),
-            _ => None,
-        }
+            Status::Uncertain => "this process may hold the only copy of the guest: first resolve who owns it",
+            _ => return None,
+        };
+        Some(Needed { migration: outgoing.id, why })
     }
 
     /// QMP `query-migrate-parameters`.
@@ -471,29 +488,6 @@ impl Migrations {
     }
 }
 
-/// Longest that a client waits for a driver's answer: more than a message may take to be sent,
-/// less than a client's patience.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
-const HELD_UP: &str =
-    "the migration is held up and does not answer: what was asked is done as soon as it goes on; query-migrate tells";
-
-/// What a driver answers to a command.
-type Answer = Result<(), &'static str>;
-
-/// Sends a command to the driver that receives `events`, and waits for its answer; `None` when the
-/// driver has ended. The caller holds no lock that `query-migrate` needs: the driver may be busy
-/// with a peer.
-fn ask_driver<E>(events: &Sender<E>, command: impl FnOnce(Sender<Answer>) -> E) -> Option<Answer> {
-    let (answer, answered) = channel();
-    events.send(command(answer)).ok()?;
-    match answered.recv_timeout(ANSWER_TIMEOUT) {
-        Ok(answer) => Some(answer),
-        Err(RecvTimeoutError::Timeout) => Some(Err(HELD_UP)),
-        // The driver has ended, which closes the channel.
-        Err(RecvTimeoutError::Disconnected) => None,
-    }
-}
-
 /// An error with its causes on one line.
 #[must_use]
 pub fn causes(error: &dyn std::error::Error) -> String {
@@ -556,32 +550,5 @@ fn join_finished(threads: &mut Vec<std::thread::JoinHandle<()>>) {
         if thread.join().is_err() {
             tracing::error!("a thread of the migration ended unexpectedly");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_driver_that_does_not_answer_is_waited_for_no_longer_than_the_bound() {
-        let (events, inbox) = channel::<Sender<Answer>>();
-        // The driver is stuck: it lives, and does not look into its inbox.
-        assert_eq!(ask_driver(&events, |answer| answer), Some(Err(HELD_UP)));
-        drop(inbox);
-        assert_eq!(ask_driver(&events, |answer| answer), None, "it has ended");
-    }
-
-    #[test]
-    fn a_drivers_answer_comes_through() {
-        let (events, inbox) = channel::<Sender<Answer>>();
-        let driver = std::thread::spawn(move || {
-            for answer in [Ok(()), Err("no")] {
-                inbox.recv().unwrap().send(answer).unwrap();
-            }
-        });
-        assert_eq!(ask_driver(&events, |answer| answer), Some(Ok(())));
-        assert_eq!(ask_driver(&events, |answer| answer), Some(Err("no")));
-        driver.join().unwrap();
     }
 }

@@ -16,8 +16,8 @@ use crate::console::Console;
 use crate::events::Events;
 use crate::machine::{ExitReason, Machine, SerialSink};
 use crate::qmp::{Process, Server};
-use crate::runtime::Migrations;
 use crate::runtime::record::Custodian;
+use crate::runtime::{Migrations, Needed};
 use crate::signals::{self, Signal, Signals};
 use crate::{stderr, trace};
 
@@ -99,11 +99,11 @@ fn quit_on_signal(
     let first = Arc::new(OnceLock::new());
     let noted = first.clone();
     let watch = move || {
-        let mut warned = false;
+        let mut warning = Warning::default();
         for signal in signals {
             match migrations.upgrade().and_then(|migrations| migrations.is_needed()) {
-                Some(why) if !std::mem::replace(&mut warned, true) => {
-                    let name = signal.name();
+                Some(needed) if warning.is_due(needed) => {
+                    let (name, why) = (signal.name(), needed.why);
                     stderr::say(format_args!(
                         "ferry: not ended by {name}: {why}; a second signal ends it all the same"
                     ));
@@ -119,8 +119,32 @@ fn quit_on_signal(
     Ok(first)
 }
 
+/// For which migration the operator has been told what a signal would end.
+#[derive(Default)]
+struct Warning(Option<u128>);
+
+impl Warning {
+    /// Whether the operator is to be told now. Once for each migration: during another one, hours
+    /// later, the first signal is the first again.
+    fn is_due(&mut self, needed: Needed) -> bool {
+        self.0.replace(needed.migration) != Some(needed.migration)
+    }
+}
+
 fn quit(machine: &Weak<Machine>, cause: &'static str) {
     if let Some(machine) = machine.upgrade() {
         machine.quit_because(cause);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_migration_has_a_warning_of_its_own() {
+        let of = |migration| Needed { migration, why: "the guest is lost" };
+        let mut warning = Warning::default();
+        assert_eq!([7, 7, 8, 8, 8].map(|migration| warning.is_due(of(migration))), [true, false, true, false, false]);
     }
 }

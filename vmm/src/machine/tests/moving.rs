@@ -31,7 +31,7 @@ fn a_guest_goes_on_in_another_machine() {
     source.wait_for("ferry r c=0", 2);
     let destination = Rig::new("", |config| config.incoming = true);
     assert_eq!(destination.machine.run_state(), RunState::InMigrate);
-    let same = ferry_migration::description::check(source.machine.description(), destination.machine.description());
+    let same = ferry_migration::description::check(&source.machine.description(), &destination.machine.description());
     same.unwrap();
 
     destination.machine.load(&source.machine.snapshot().unwrap()).unwrap();
@@ -62,6 +62,48 @@ fn a_guest_goes_on_in_another_machine() {
     let before = Instant::now();
     destination.machine.cont().unwrap();
     assert!(destination.machine.first_entry().unwrap() >= before, "each time anew");
+}
+
+#[test]
+fn a_guest_that_could_not_start_leaves_nothing_to_the_next_one() {
+    if !has_kvm() {
+        return;
+    }
+    let images = tempfile::tempdir().unwrap();
+    let disk = |name: &str, bytes| {
+        let path = images.path().join(name);
+        std::fs::File::create(&path).unwrap().set_len(bytes).unwrap();
+        Some(DiskConfig { path, read_only: false, raw: false })
+    };
+    let capacity = |rig: &Rig| rig.machine.description().devices.iter().find_map(|device| device.capacity);
+    // The destination's image has room for either.
+    let [small, large] = [("small", 1 << 20), ("large", 2 << 20)].map(|(name, bytes)| {
+        let disk = disk(name, bytes);
+        Rig::new(WORK, |config| config.disk = disk)
+    });
+    let shared = disk("shared", 4 << 20);
+    let destination = Rig::new("", |config| (config.incoming, config.disk) = (true, shared.clone()));
+    let offer = destination.machine.description();
+
+    small.machine.hold(Hold::Switchover).unwrap();
+    // Carried out when the guest starts, which can fail then.
+    small.machine.reset().unwrap();
+    destination.machine.load(&small.machine.save().unwrap()).unwrap();
+    destination.machine.set_fault(rule("at=disk:lock,do=errno:EIO")).unwrap();
+    destination.machine.release_hold().unwrap_err();
+    assert!(destination.machine.description() == offer, "its disk could not be had");
+    destination.machine.faults().clear();
+    destination.machine.set_fault(rule("at=KVM_SET_PIT2,do=fail")).unwrap();
+    destination.machine.release_hold().unwrap_err();
+    assert!(destination.machine.description() == offer, "it could not start");
+    destination.machine.faults().clear();
+
+    large.machine.hold(Hold::Switchover).unwrap();
+    destination.machine.load(&large.machine.save().unwrap()).unwrap();
+    copy_memory(&large.machine, &destination.machine);
+    destination.machine.release_hold().unwrap();
+    assert_eq!(capacity(&destination), Some(2 << 20));
+    destination.assert_no_errors();
 }
 
 #[test]

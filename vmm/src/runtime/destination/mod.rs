@@ -15,6 +15,7 @@ use ferry_migration::{Parameters, Status};
 
 use crate::endpoint::Endpoint;
 use crate::machine::Machine;
+use crate::runtime::MigrationError;
 use crate::runtime::destination::arrivals::Arrival;
 use crate::runtime::destination::driver::{Driver, NOT_PAUSED};
 use crate::runtime::destination::missing::Missing;
@@ -22,7 +23,7 @@ use crate::runtime::inbox::Ticket;
 use crate::runtime::listener::{BindError, Bound, Listener, Wanted};
 use crate::runtime::progress::Progress;
 use crate::runtime::record::OwnRecord;
-use crate::runtime::{HELD_UP, MigrationError, ask_driver};
+use crate::runtime::request::{Request, ask};
 
 mod arrivals;
 mod driver;
@@ -56,7 +57,7 @@ pub enum Event {
     /// Nothing more can arrive.
     ListenFailed(std::io::Error),
     /// The operator commands; the answer says whether it is accepted.
-    Command(Command, Sender<Result<(), &'static str>>),
+    Command(Request<Command, Answer>),
 }
 
 /// What comes of a connection; a connection that has been replaced is not heard any more.
@@ -74,8 +75,6 @@ pub enum LinkEvent {
     SendFailed(String),
 }
 
-const ENDED: &str = "the incoming migration has ended";
-
 /// What an operator may want of an incoming migration.
 #[derive(Debug)]
 pub enum Command {
@@ -85,8 +84,34 @@ pub enum Command {
     Recover(Listener),
     /// Say whether the source of a paused postcopy is awaited.
     Listens,
-    /// Wait no more for the source of a paused postcopy: another address is about to be taken.
-    StopListening,
+    /// Wait for the source of a paused postcopy at an address that cannot be had beside the present
+    /// one. The driver does all of it: if the caller gives up half-way, the present address is not
+    /// lost for nothing.
+    RecoverInPlace(Wanted),
+}
+
+/// Whether a command is accepted, or why not.
+pub type Answer = Result<(), Refusal>;
+
+/// Why a command is not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// It does not fit.
+    #[error("{0}")]
+    Unfit(&'static str),
+    /// The address cannot be listened at.
+    #[error(transparent)]
+    Bind(BindError),
+}
+
+impl Refusal {
+    /// Of a command that names this address, if any.
+    fn about(self, at: &Endpoint) -> MigrationError {
+        match self {
+            Refusal::Unfit(why) => MigrationError::TooLate(why),
+            Refusal::Bind(source) => MigrationError::Listen { at: at.clone(), source },
+        }
+    }
 }
 
 /// An incoming migration that is awaited, goes on, or has ended.
@@ -94,7 +119,8 @@ pub enum Command {
 pub struct Incoming {
     events: Sender<Event>,
     thread: Mutex<Option<JoinHandle<Outcome>>>,
-    bound: Mutex<Bound>,
+    /// Kept by the driver: it changes with the listener, and not before.
+    bound: Arc<Mutex<Bound>>,
     /// One at a time: each compares what it is given with what there is.
     recovering: Mutex<()>,
     /// What is known about it.
@@ -113,10 +139,10 @@ impl Incoming {
         progress: Arc<Progress>,
         record: Option<Arc<OwnRecord>>,
     ) -> std::io::Result<Self> {
-        let bound = Mutex::new(listener.bound().clone());
         let (events, inbox) = channel();
         let faults = machine.faults().clone();
         let driver = Driver::new(machine, listener, parameters, progress.clone(), events.clone(), record)?;
+        let bound = driver.bound();
         let thread = crate::runtime::spawn(&faults, "ferry-dest", move || driver.run(&inbox))?;
         Ok(Incoming { events, thread: Mutex::new(Some(thread)), bound, recovering: Mutex::default(), progress })
     }
@@ -156,68 +182,36 @@ impl Incoming {
     /// Breaks the link of a postcopy.
     ///
     /// # Errors
-    /// When no postcopy is active.
-    pub fn pause(&self) -> Result<(), &'static str> {
-        self.command(Command::Pause)
+    /// When no postcopy is active, or the driver does not answer.
+    pub fn pause(&self) -> Result<(), MigrationError> {
+        let at = self.endpoint();
+        ask(&self.events, Command::Pause, Event::Command)?.map_err(|refusal| refusal.about(&at))
     }
 
     /// Waits at `at` for the source of a paused postcopy; where it was awaited before it is no more. Returns the address with
     /// the port that was chosen. Where it is awaited at `at` already, nothing changes.
     ///
     /// # Errors
-    /// When no postcopy is paused, or the address cannot be listened at.
+    /// When no postcopy is paused, the address cannot be listened at, or the driver does not
+    /// answer. The source is then awaited where it was.
     pub fn recover(&self, at: &Endpoint) -> Result<Endpoint, MigrationError> {
         let _alone = lock(&self.recovering);
         if self.progress.status() != Some(Status::PostcopyPaused) {
             return Err(MigrationError::TooLate(NOT_PAUSED));
         }
-        let failed = |source| MigrationError::Listen { at: at.clone(), source };
+        let failed = |error| Refusal::Bind(error).about(at);
         let wanted = Wanted::find(at).map_err(failed)?;
         let bound = lock(&self.bound).clone();
-        if bound.is_at(&wanted) && self.command(Command::Listens).is_ok() {
+        if bound.is_at(&wanted) && ask(&self.events, Command::Listens, Event::Command)?.is_ok() {
             return Ok(bound.endpoint());
         }
-        let listener = match Listener::at(&wanted) {
-            Err(error) if error.is_in_use() && bound.is_in_the_way_of(&wanted) => {
-                self.listen_in_place_of(&bound, &wanted)?
-            }
-            listener => listener,
+        let command = match Listener::at(&wanted) {
+            Ok(listener) => Command::Recover(listener),
+            Err(error) if error.is_in_use() && bound.is_in_the_way_of(&wanted) => Command::RecoverInPlace(wanted),
+            Err(error) => return Err(failed(error)),
         };
-        self.listen_from_now_on(listener.map_err(failed)?)
-    }
-
-    /// Listens at an address that overlaps with the one listened at now, as that of all interfaces
-    /// does: the old one goes first, and comes back when the new one cannot be had.
-    fn listen_in_place_of(&self, old: &Bound, wanted: &Wanted) -> Result<Result<Listener, BindError>, MigrationError> {
-        self.command(Command::StopListening).map_err(MigrationError::TooLate)?;
-        let listener = Listener::at(wanted);
-        if listener.is_err() {
-            match Listener::at(&old.again()) {
-                Ok(again) => drop(self.listen_from_now_on(again)?),
-                Err(error) => {
-                    let reason =
-                        format!("the source is awaited nowhere: {error}; give an address with migrate-recover");
-                    self.progress.set_error(reason);
-                }
-            }
-        }
-        Ok(listener)
-    }
-
-    fn listen_from_now_on(&self, listener: Listener) -> Result<Endpoint, MigrationError> {
-        let bound = listener.bound().clone();
-        let accepted = self.command(Command::Recover(listener));
-        let endpoint = bound.endpoint();
-        if matches!(accepted, Ok(()) | Err(HELD_UP)) {
-            // A driver that is held up listens there as soon as it goes on.
-            *lock(&self.bound) = bound;
-        }
-        accepted.map(|()| endpoint).map_err(MigrationError::TooLate)
-    }
-
-    fn command(&self, command: Command) -> Result<(), &'static str> {
-        let answer = ask_driver(&self.events, |answer| Event::Command(command, answer));
-        answer.unwrap_or(Err(ENDED))
+        ask(&self.events, command, Event::Command)?.map_err(|refusal| refusal.about(at))?;
+        Ok(self.endpoint())
     }
 
     /// Waits for the end; `None` when somebody has waited before.
@@ -234,4 +228,48 @@ impl Incoming {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::Receiver;
+
+    use super::*;
+    use crate::events::Events;
+    use crate::runtime::Unanswered;
+    use crate::runtime::progress::Direction;
+
+    /// A paused postcopy that listens on loopback, and what its driver would look into.
+    fn paused() -> (Incoming, Listener, Receiver<Event>) {
+        let listener = Listener::bind(&"tcp:127.0.0.1:0".parse().unwrap()).unwrap();
+        let (events, inbox) = channel();
+        let progress = Progress::new(Direction::Incoming, 1 << 20, Arc::new(Events::default()));
+        progress.set_status(Status::PostcopyPaused);
+        let bound = Arc::new(Mutex::new(listener.bound().clone()));
+        let thread = Mutex::default();
+        (Incoming { events, thread, bound, recovering: Mutex::default(), progress }, listener, inbox)
+    }
+
+    /// Whether the driver finds something to do when it goes on.
+    fn finds_a_wish(inbox: &Receiver<Event>) -> bool {
+        inbox.try_iter().any(|event| match event {
+            Event::Command(request) => request.take().is_some(),
+            event => panic!("{event:?}"),
+        })
+    }
+
+    #[test]
+    fn what_a_held_up_driver_was_asked_for_is_not_done_later() {
+        let (incoming, listener, inbox) = paused();
+        let Bound::Tcp(here) = *listener.bound() else { panic!("{listener:?}") };
+        // Beside the present address, and in its place.
+        for at in ["tcp:127.0.0.1:0".to_owned(), format!("tcp:0.0.0.0:{}", here.port())] {
+            let error = incoming.recover(&at.parse().unwrap()).unwrap_err();
+            assert!(matches!(error, MigrationError::Unanswered(Unanswered::HeldUp)), "{at}: {error}");
+            assert!(!finds_a_wish(&inbox), "{at}");
+            assert_eq!(incoming.endpoint(), listener.bound().endpoint(), "{at}: it is awaited where it was");
+        }
+        assert!(matches!(incoming.pause(), Err(MigrationError::Unanswered(Unanswered::HeldUp))));
+        assert!(!finds_a_wish(&inbox));
+    }
 }

@@ -14,13 +14,14 @@ use ferry_migration::source::{Input, Resolution};
 
 use crate::endpoint::Endpoint;
 use crate::machine::Machine;
+use crate::runtime::MigrationError;
 use crate::runtime::inbox::Ticket;
 use crate::runtime::progress::Progress;
 use crate::runtime::record::OwnRecord;
+use crate::runtime::request::{Request, Unanswered, ask};
 use crate::runtime::settings::{Given, Settings};
 use crate::runtime::source::driver::Driver;
 use crate::runtime::stream::Stream;
-use crate::runtime::{MigrationError, ask_driver};
 use crate::trace::{self, Side};
 
 pub mod chunks;
@@ -52,7 +53,7 @@ pub enum Event {
     /// State for the next `Rehearse` or `Package`, ahead of the input that announces it.
     State(Vec<u8>),
     /// The operator commands; the answer says whether it is accepted.
-    Command(Command, Sender<Result<(), &'static str>>),
+    Command(Request<Command, Answer>),
 }
 
 /// What comes of a connection; a connection that has been replaced is not heard any more.
@@ -73,7 +74,8 @@ pub enum LinkEvent {
     PagesLost(String),
 }
 
-const ENDED: &str = "the migration has ended";
+/// Whether a command is accepted, or why not.
+pub type Answer = Result<(), &'static str>;
 
 /// What an operator may want of a migration that goes on.
 #[derive(Clone, Debug)]
@@ -100,6 +102,8 @@ pub enum Command {
 pub struct Outgoing {
     events: Sender<Event>,
     thread: Option<JoinHandle<()>>,
+    /// What tells it from every other.
+    pub id: u128,
     /// What is known about it.
     pub progress: Arc<Progress>,
     /// The values in force for it.
@@ -141,7 +145,7 @@ impl Outgoing {
         progress.set_status(Status::Setup);
         // The thread waits for it.
         let _ = start.send(());
-        Ok(Outgoing { events, thread: Some(thread), progress, settings })
+        Ok(Outgoing { events, thread: Some(thread), id: migration_id, progress, settings })
     }
 
     /// Where [`command`] sends to.
@@ -177,9 +181,13 @@ impl Outgoing {
 /// does nothing. Nobody may hold what `query-migrate` needs meanwhile: the driver may be busy with a peer.
 ///
 /// # Errors
-/// The reason for which the command does not fit, or that the driver does not answer: it then obeys as soon as it can.
-pub fn command(events: &Sender<Event>, command: Command) -> Result<(), &'static str> {
-    // A cancel that comes too late to do anything is none the worse.
-    let ended = if matches!(command, Command::Cancel) { Ok(()) } else { Err(ENDED) };
-    ask_driver(events, |answer| Event::Command(command, answer)).unwrap_or(ended)
+/// The reason for which the command does not fit, or that the driver does not answer.
+pub fn command(events: &Sender<Event>, command: Command) -> Result<(), MigrationError> {
+    let is_cancel = matches!(command, Command::Cancel);
+    match ask(events, command, Event::Command) {
+        Ok(answer) => answer.map_err(MigrationError::TooLate),
+        // A cancel that comes too late to do anything is none the worse.
+        Err(Unanswered::Ended) if is_cancel => Ok(()),
+        Err(unanswered) => Err(unanswered.into()),
+    }
 }

@@ -14,8 +14,8 @@ mod record;
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -37,12 +37,12 @@ use super::missing::Missing;
 use super::pages::Armed;
 use super::populate::{self, Populating};
 use super::worker::{LoadJob, MachineJob, Preparation, machine_worker};
-use super::{Command, Event, LinkEvent, arrivals};
+use super::{Answer, Command, Event, LinkEvent, Refusal, arrivals};
 use crate::machine::Machine;
 use crate::memory::userfault;
 use crate::runtime::control;
 use crate::runtime::inbox::{HeldLoss, Next, Order};
-use crate::runtime::listener::Listener;
+use crate::runtime::listener::{Bound, Listener};
 use crate::runtime::progress::Progress;
 use crate::runtime::record::{Call, HandoverRecord, OwnRecord};
 use crate::runtime::stream::Stream;
@@ -68,7 +68,9 @@ pub(super) struct Driver {
     timers: Timers,
     events: Sender<Event>,
     listening: Listening,
-    /// The thread that takes connections; none while another address is about to be taken.
+    /// Where, or where it did last.
+    bound: Arc<Mutex<Bound>>,
+    /// The thread that takes connections; none where no address could be had.
     accepting: Option<JoinHandle<()>>,
     jobs: Option<Sender<MachineJob>>,
     threads: Vec<JoinHandle<()>>,
@@ -140,6 +142,7 @@ impl Driver {
     ) -> std::io::Result<Self> {
         let (jobs, worker) = machine_worker(machine.clone(), progress.clone(), events.clone())?;
         let (listening, stop) = Listening::new()?;
+        let bound = Arc::new(Mutex::new(listener.bound().clone()));
         let accepting = arrivals::listen(listener, stop, events.clone(), machine.faults().clone())?;
         let now = Instant::now();
         Ok(Driver {
@@ -150,6 +153,7 @@ impl Driver {
             timers: Timers::new(Durations::new(parameters)),
             events,
             listening,
+            bound,
             accepting: Some(accepting),
             jobs: Some(jobs),
             threads: vec![worker],
@@ -191,6 +195,11 @@ impl Driver {
         })
     }
 
+    /// Where it listens, now and later.
+    pub(super) fn bound(&self) -> Arc<Mutex<Bound>> {
+        self.bound.clone()
+    }
+
     /// Lives through it.
     pub(super) fn run(mut self, inbox: &Receiver<Event>) -> Outcome {
         while self.outcome.is_none() {
@@ -221,7 +230,12 @@ impl Driver {
             Event::Armed(missing, thread) => self.armed(missing, thread),
             Event::Arrived(arrival) => self.arrived(arrival),
             Event::ListenFailed(error) => self.listening_failed(&error),
-            Event::Command(command, answer) => self.command(command, &answer),
+            Event::Command(request) => {
+                // One that its caller has given up is none.
+                if let Some((command, answer)) = request.take() {
+                    self.command(command, &answer);
+                }
+            }
             Event::OfLink(connection, event) if connection == self.connection => self.link_event(event),
             // What a replaced connection says late is not heard.
             Event::OfLink(..) => {}
@@ -246,17 +260,17 @@ impl Driver {
         }
     }
 
-    fn command(&mut self, command: Command, answer: &Sender<Result<(), &'static str>>) {
+    fn command(&mut self, command: Command, answer: &Sender<Answer>) {
         let result = match command {
-            Command::Pause if self.paused || !self.core.is_in_postcopy() => Err(NOT_ACTIVE),
+            Command::Pause if self.paused || !self.core.is_in_postcopy() => Err(Refusal::Unfit(NOT_ACTIVE)),
             Command::Pause => {
                 self.input(Input::Pause);
                 Ok(())
             }
-            Command::Recover(listener) => self.listen_again(listener),
+            Command::Recover(listener) => self.listen_again(listener).map_err(Refusal::Unfit),
             Command::Listens if self.listening.is_live() => Ok(()),
-            Command::Listens => Err(NOT_LISTENING),
-            Command::StopListening => self.stop_listening(),
+            Command::Listens => Err(Refusal::Unfit(NOT_LISTENING)),
+            Command::RecoverInPlace(wanted) => self.listen_in_place(&wanted),
         };
         // Nobody waits for the answer when the client has gone.
         let _ = answer.send(result);
@@ -362,7 +376,7 @@ impl Driver {
         let (greeting, announced, identity) =
             Greeting::decode(&bytes).map_err(|error| format!("its greeting does not decode: {error}"))?;
         ferry_migration::identity::check_name(&greeting.vm, self.machine.name()).map_err(|error| error.to_string())?;
-        description::check(&greeting.machine, self.machine.description()).map_err(|error| error.to_string())?;
+        description::check(&greeting.machine, &self.machine.description()).map_err(|error| error.to_string())?;
         let nonce = self.check_identity(identity).map_err(|error| error.to_string())?;
         self.take_links(&greeting)?;
         self.timers.durations.heartbeat = Duration::from_millis(greeting.heartbeat_timeout_ms.clamp(100, 600_000));

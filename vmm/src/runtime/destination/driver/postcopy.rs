@@ -10,11 +10,11 @@ use ferry_migration::{Status, Timer};
 use super::{Driver, NOT_PAUSED};
 use crate::memory::userfault::UserfaultError;
 use crate::runtime::INTERRUPT_AGAIN;
-use crate::runtime::destination::Event;
 use crate::runtime::destination::arrivals::{self, Listening};
 use crate::runtime::destination::missing::Missing;
 use crate::runtime::destination::pages::URGENT;
-use crate::runtime::listener::Listener;
+use crate::runtime::destination::{Event, Refusal, lock};
+use crate::runtime::listener::{Listener, Wanted};
 use crate::runtime::stream::Stream;
 
 impl Driver {
@@ -119,27 +119,40 @@ impl Driver {
         if !self.paused {
             return Err(NOT_PAUSED);
         }
+        let bound = listener.bound().clone();
         let accepting = Listening::new().and_then(|(listening, stop)| {
             let thread = arrivals::listen(listener, stop, self.events.clone(), self.machine.faults().clone())?;
             Ok((listening, thread))
         });
         let (listening, thread) = accepting.map_err(|_| "the host gave no thread or descriptor to listen with")?;
         self.listening = listening;
+        *lock(&self.bound) = bound;
         // The operator is answered when nobody can come by the old address any more.
         let before = self.accepting.replace(thread);
         crate::runtime::join_interrupting(&self.machine, before);
         Ok(())
     }
 
-    /// Where the source of a paused postcopy was awaited it is no more: an address that overlaps
-    /// is about to be taken.
-    pub(super) fn stop_listening(&mut self) -> Result<(), &'static str> {
+    /// The source of a paused postcopy is awaited at an address that overlaps with the present one,
+    /// as that of all interfaces does: the old one goes first, and comes back when the new one
+    /// cannot be had.
+    pub(super) fn listen_in_place(&mut self, wanted: &Wanted) -> Result<(), Refusal> {
         if !self.paused {
-            return Err(NOT_PAUSED);
+            return Err(Refusal::Unfit(NOT_PAUSED));
         }
         self.listening.end();
         crate::runtime::join_interrupting(&self.machine, self.accepting.take());
-        Ok(())
+        self.listen_at(wanted).inspect_err(|_| {
+            let before = lock(&self.bound).again();
+            if let Err(why) = self.listen_at(&before) {
+                self.progress
+                    .set_error(format!("the source is awaited nowhere: {why}; give an address with migrate-recover"));
+            }
+        })
+    }
+
+    fn listen_at(&mut self, at: &Wanted) -> Result<(), Refusal> {
+        self.listen_again(Listener::at(at).map_err(Refusal::Bind)?).map_err(Refusal::Unfit)
     }
 
     /// Its vCPUs wait for pages that will not come; a client reads why.

@@ -5,7 +5,7 @@ use std::sync::mpsc::Sender;
 use ferry_migration::source::{Input, Output, Owner};
 
 use super::{Driver, explain};
-use crate::runtime::source::Command;
+use crate::runtime::source::{Answer, Command};
 
 /// What a look a moment ago may not have shown: an uncertainty has ended in a paused postcopy.
 const NEEDS_PAGES: &str = "the postcopy is paused, and the destination may need pages that only this process has: reconnect it, or, if it \
@@ -15,7 +15,7 @@ const MEMORY_TAKEN: &str = "the destination has taken the guest's memory and may
                             run with it. If the destination is gone, so is the guest: end this with owner destination";
 
 impl Driver {
-    pub(super) fn command(&mut self, command: Command, answer: &Sender<Result<(), &'static str>>) {
+    pub(super) fn command(&mut self, command: Command, answer: &Sender<Answer>) {
         let mut given = None;
         let input = match command {
             Command::Cancel => Input::Cancel,

@@ -133,7 +133,7 @@ impl Driver {
     fn greeting(&mut self) -> Vec<u8> {
         let greeting = Greeting {
             vm: self.machine.name().to_owned(),
-            machine: self.machine.description().clone(),
+            machine: Arc::unwrap_or_clone(self.machine.description()),
             bulk_links: self.bulk_links,
             filled_chunks: std::mem::take(&mut self.filled),
             record: self

@@ -38,7 +38,7 @@ use super::page_worker::PageJob;
 use super::pages::Controls;
 use super::patience::Patience;
 use super::stopwatch::Stopwatch;
-use super::{Event, LinkEvent};
+use super::{Answer, Event, LinkEvent};
 use crate::endpoint::Endpoint;
 use crate::machine::{Hold, Machine};
 use crate::runtime::control;
@@ -110,7 +110,7 @@ pub(super) struct Driver {
     /// Whom the operator has named as the owner.
     resolved: Option<Owner>,
     /// Whom the operator would name, and the client that waits for the record's answer to that.
-    resolving: Option<(Owner, Sender<Result<(), &'static str>>)>,
+    resolving: Option<(Owner, Sender<Answer>)>,
     /// What the guest's worker has not answered yet.
     guest_jobs_open: u32,
     /// When a device that hangs is interrupted again.
@@ -242,7 +242,12 @@ impl Driver {
                     self.input(input);
                 }
             }
-            Event::Command(command, answer) => self.command(command, &answer),
+            Event::Command(request) => {
+                // One that its caller has given up is none.
+                if let Some((command, answer)) = request.take() {
+                    self.command(command, &answer);
+                }
+            }
             Event::State(state) => self.state = state,
             Event::Throttle(percentage) => self.throttle(percentage),
             Event::Remaining(pages) => self.remaining = Some(pages),
