@@ -2,6 +2,8 @@
 //! beside it.
 
 use super::*;
+use crate::convergence::Decision;
+use crate::message::Failure;
 
 fn plan(handshake: Handshake) -> Plan {
     Plan { generation: 1, rehearse: false, postcopy: false, handshake, insist_on_record: false, has_record: true }

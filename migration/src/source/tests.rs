@@ -1,6 +1,8 @@
 //! Walks of the source's state machine: the good ways, and every way back.
 
 use super::*;
+use crate::convergence::Decision;
+use crate::message::Failure;
 
 fn failure() -> Failure {
     Failure { device: "fault/0".into(), reason: "told to fail in post_load".into() }

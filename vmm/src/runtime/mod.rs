@@ -7,10 +7,8 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ferry_devices::advice;
-use ferry_devices::fault::FaultControl;
 use ferry_migration::destination::Outcome;
-use ferry_migration::parameters::{Capability, ParameterError};
+use ferry_migration::parameters::Capability;
 use ferry_migration::source::Resolution;
 use ferry_migration::{MigrationInfo, Parameters, Status};
 
@@ -18,18 +16,22 @@ use crate::endpoint::Endpoint;
 use crate::events::Events;
 use crate::machine::Machine;
 use crate::runtime::destination::Incoming;
+pub use crate::runtime::error::{MigrationError, causes};
 use crate::runtime::listener::{BindError, Listener};
 pub use crate::runtime::local::LocalError;
 use crate::runtime::progress::{Direction, Progress};
-use crate::runtime::record::{OwnRecord, OwnershipInfo, RecordError};
+use crate::runtime::record::{OwnRecord, OwnershipInfo};
 pub use crate::runtime::request::Unanswered;
 use crate::runtime::settings::{Given, OwnSettings, Settings};
 use crate::runtime::source::{Command, Outgoing};
+pub use crate::runtime::threads::WORKERS;
+use crate::runtime::threads::{INTERRUPT_AGAIN, join_finished, join_interrupting, spawn, spawn_watched};
 
 mod compression;
 mod connect;
 pub mod control;
 pub mod destination;
+mod error;
 mod inbox;
 pub mod listener;
 mod local;
@@ -45,102 +47,10 @@ mod request;
 pub mod settings;
 pub mod source;
 pub mod stream;
+mod threads;
 mod timers;
 mod until;
 
-/// Why a command about a migration was refused, or what an incoming migration came to.
-#[derive(Debug, thiserror::Error)]
-pub enum MigrationError {
-    /// One at a time.
-    #[error("a migration is going on already: wait for its end, or cancel it")]
-    Busy,
-    /// One at a time, and this one needs its operator.
-    #[error("a postcopy is going on and is paused: set resume to reconnect it, or end it with x-ferry-resolve")]
-    Paused,
-    /// What is missing here cannot be given away.
-    #[error("the guest's memory is still arriving by postcopy: wait for the end of that, and migrate then")]
-    Arriving,
-    /// A destination has no guest to give away.
-    #[error("this process waits for an incoming migration and has no guest to migrate")]
-    NoGuest,
-    /// A destination has nothing that could be hashed.
-    #[error("no guest has arrived here: ask again when query-migrate says that the migration to here is completed")]
-    NotArrived,
-    /// Pages are missing.
-    #[error("pages of the guest's memory are missing here: ask again when query-migrate says completed")]
-    PagesMissing,
-    /// Pages are missing, and no source will send them.
-    #[error("pages of the guest's memory were lost with its source: this process never has all of them")]
-    PagesLost,
-    /// The memory is another process's as well.
-    #[error("the guest's memory was handed over as a whole and is in use at the destination: ask there")]
-    MemoryHandedOver,
-    /// The guest went to another process.
-    #[error("the guest was handed over: this process has no guest any more; end it with quit")]
-    HandedOver,
-    /// Only a process started for it can take a guest.
-    #[error("this process was not started with --incoming: it has a guest of its own")]
-    NotIncoming,
-    /// An incoming migration has been given an address already.
-    #[error("this process listens for a migration already, at {0}")]
-    Listening(Endpoint),
-    /// The permit is out.
-    #[error("{0}")]
-    TooLate(&'static str),
-    /// The migration's driver is busy with something else.
-    #[error(transparent)]
-    Unanswered(#[from] Unanswered),
-    /// The address could not be listened at.
-    #[error("cannot listen at {at}: {source}")]
-    Listen {
-        /// The address.
-        at: Endpoint,
-        /// What it answered.
-        source: BindError,
-    },
-    /// The host did not give a thread or a descriptor.
-    #[error("the migration could not be started: {0}")]
-    Host(#[source] std::io::Error),
-    /// A parameter is out of its range.
-    #[error(transparent)]
-    Parameter(#[from] ParameterError),
-    /// The ownership record cannot be used.
-    #[error(transparent)]
-    Record(#[from] RecordError),
-    /// The command needs a migration that goes on.
-    #[error("no migration is going on")]
-    NoMigration,
-    /// The memory cannot be handed over as a whole.
-    #[error("{0}; for a migration that copies the memory, set x-ferry-local to false")]
-    Local(#[from] LocalError),
-    /// The incoming migration failed.
-    #[error("incoming migration failed: {0}")]
-    Incoming(String),
-}
-
-/// The threads of a migration, which rules of the fault device can name.
-pub const WORKERS: [&str; 18] = [
-    "ferry-source",
-    "ferry-src-connect",
-    "ferry-src-guest",
-    "ferry-src-link",
-    "ferry-src-pages",
-    "ferry-src-proof",
-    "ferry-src-record",
-    "ferry-src-recv",
-    "ferry-src-urgent",
-    "ferry-dest",
-    "ferry-dst-accept",
-    "ferry-dst-disk",
-    "ferry-dst-faults",
-    "ferry-dst-load",
-    "ferry-dst-memory",
-    "ferry-dst-pages",
-    "ferry-dst-record",
-    "ferry-dst-recv",
-];
-/// How often a device that may begin to hang is interrupted again.
-const INTERRUPT_AGAIN: Duration = Duration::from_millis(5);
 /// Longest that a process which is about to end waits for its migration to tell the destination.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Longest that such a process waits for an incoming migration to end: a guest that was claimed
@@ -485,70 +395,5 @@ impl Migrations {
 
     fn current(&self) -> MutexGuard<'_, Current> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// An error with its causes on one line.
-#[must_use]
-pub fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        // An error that shows its source in its own text needs it no second time.
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    advice::with_limit(text)
-}
-
-/// Waits for threads of an attempt that is given up; ends whatever device hangs in them, however late it begins to.
-fn join_interrupting(machine: &Machine, threads: impl IntoIterator<Item = std::thread::JoinHandle<()>>) {
-    for thread in threads {
-        while !thread.is_finished() {
-            machine.interrupt_faults();
-            std::thread::park_timeout(INTERRUPT_AGAIN);
-        }
-        if thread.join().is_err() {
-            tracing::error!("a thread of the migration ended unexpectedly");
-        }
-    }
-}
-
-/// Starts a worker of a migration.
-fn spawn<T: Send + 'static>(
-    faults: &FaultControl,
-    name: &str,
-    run: impl FnOnce() -> T + Send + 'static,
-) -> std::io::Result<std::thread::JoinHandle<T>> {
-    debug_assert!(WORKERS.contains(&name), "{name}");
-    faults.before_thread(name)?;
-    std::thread::Builder::new().name(name.to_owned()).spawn(run)
-}
-
-/// Starts a worker whose death would leave somebody waiting for ever: a panic is told through `died`.
-fn spawn_watched(
-    faults: &FaultControl,
-    name: &str,
-    run: impl FnOnce() + Send + 'static,
-    died: impl FnOnce(String) + Send + 'static,
-) -> std::io::Result<std::thread::JoinHandle<()>> {
-    let reason = format!("the thread {name} ended unexpectedly; see the log");
-    spawn(faults, name, move || {
-        // What the closure holds is not used any more after a panic.
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err() {
-            died(reason);
-        }
-    })
-}
-
-/// Puts away threads that have ended: a postcopy that is broken and recovered for long starts many.
-fn join_finished(threads: &mut Vec<std::thread::JoinHandle<()>>) {
-    for thread in threads.extract_if(.., |thread| thread.is_finished()) {
-        if thread.join().is_err() {
-            tracing::error!("a thread of the migration ended unexpectedly");
-        }
     }
 }

@@ -3,9 +3,12 @@
 //! Started by [`Incoming::listen`](super::Incoming::listen). It waits only for its inbox and its timers; what blocks is done by
 //! workers, and everything that was opened or started here is gone when it ends. [`links`] accepts, uses and closes the links,
 //! [`postcopy`] holds what only a guest with missing pages needs, [`local`] what only memory does that comes as a whole, [`record`]
-//! asks the ownership record, [`identity`] sees that both sides mean the same guest and disk.
+//! asks the ownership record, [`greeting`] compares the machines, [`identity`] sees that both sides mean the same guest and disk,
+//! [`end`] winds up.
 
+mod end;
 mod explain;
+mod greeting;
 mod identity;
 mod links;
 mod local;
@@ -24,10 +27,10 @@ use ferry_migration::destination::{Destination, Input, Outcome, Output};
 use ferry_migration::greeting::BULK_LINKS_MAX;
 use ferry_migration::message::{Failure, ToDestination, ToSource};
 use ferry_migration::ownership::Handover;
-use ferry_migration::pages::{CHUNK_PAGES, PageBitmap};
+use ferry_migration::pages::PageBitmap;
 use ferry_migration::parameters::DiskSharing;
 use ferry_migration::wire::preamble::session;
-use ferry_migration::{Greeting, Parameters, Status, Timer, description};
+use ferry_migration::{Parameters, Status, Timer};
 
 use self::identity::Shared;
 use self::record::Question;
@@ -35,11 +38,10 @@ use super::arrivals::Listening;
 use super::marks::Marks;
 use super::missing::Missing;
 use super::pages::Armed;
-use super::populate::{self, Populating};
-use super::worker::{LoadJob, MachineJob, Preparation, machine_worker};
+use super::populate::Populating;
+use super::worker::{LoadJob, MachineJob, machine_worker};
 use super::{Answer, Command, Event, LinkEvent, Refusal, arrivals};
 use crate::machine::Machine;
-use crate::memory::userfault;
 use crate::runtime::control;
 use crate::runtime::inbox::{HeldLoss, Next, Order};
 use crate::runtime::listener::{Bound, Listener};
@@ -369,78 +371,6 @@ impl Driver {
         }
     }
 
-    /// Whether this side can take the guest, as far as a look says; then the worker makes its
-    /// memory ready.
-    fn check_greeting(&mut self) -> Result<(), String> {
-        let bytes = std::mem::take(&mut self.attachment.0);
-        let (greeting, announced, identity) =
-            Greeting::decode(&bytes).map_err(|error| format!("its greeting does not decode: {error}"))?;
-        ferry_migration::identity::check_name(&greeting.vm, self.machine.name()).map_err(|error| error.to_string())?;
-        description::check(&greeting.machine, &self.machine.description()).map_err(|error| error.to_string())?;
-        let nonce = self.check_identity(identity).map_err(|error| error.to_string())?;
-        self.take_links(&greeting)?;
-        self.timers.durations.heartbeat = Duration::from_millis(greeting.heartbeat_timeout_ms.clamp(100, 600_000));
-        if self.core.may_go_postcopy() {
-            userfault::support(self.machine.memory().backing(), self.machine.faults())
-                .map_err(|error| format!("postcopy is not possible here: {}", crate::runtime::causes(&error)))?;
-        }
-        let preparation = self.preparation(announced)?;
-        self.preparing =
-            Some((Shared { nonce, record: greeting.record }, matches!(preparation, Preparation::View(..))));
-        self.job(MachineJob::Prepare(preparation));
-        tracing::info!(vm = greeting.vm, "incoming migration");
-        Ok(())
-    }
-
-    /// The memory is ready: what is left to look at is the disk and the record.
-    fn prepared(&mut self, result: Result<(), String>) {
-        let Some((shared, views)) = self.preparing.take() else { return };
-        if views && result.is_ok() {
-            self.memory_is_viewed();
-        }
-        match result {
-            Ok(()) => self.look_at_disk(shared),
-            Err(reason) => self.input(Input::Checked(Err(reason))),
-        }
-    }
-
-    fn take_links(&mut self, greeting: &Greeting) -> Result<(), String> {
-        if !(1..=BULK_LINKS_MAX).contains(&greeting.bulk_links) {
-            return Err(format!("{} bulk links: from 1 to {BULK_LINKS_MAX} are taken here", greeting.bulk_links));
-        }
-        self.announced_links = greeting.bulk_links;
-        self.marks = Arc::new(Marks::new(greeting.bulk_links));
-        if !greeting.filled_chunks.is_empty() {
-            let chunks = self.machine.memory().pages().div_ceil(CHUNK_PAGES);
-            let filled = PageBitmap::decode(&greeting.filled_chunks, chunks);
-            self.filled = Some(filled.map_err(|error| format!("its map of filled memory: {error}"))?);
-        }
-        Ok(())
-    }
-
-    fn populate(&mut self) {
-        let cores = std::thread::available_parallelism().map_or(1, Into::into);
-        let pays = populate::pays(self.announced_links, cores) && !self.machine.memory().is_preallocated();
-        let Some(filled) = self.filled.take().filter(|_| pays) else { return };
-        match self.populating.begin(self.machine.clone(), filled) {
-            Ok(thread) => self.populator = Some(thread),
-            Err(error) => {
-                tracing::info!(%error, "no thread to populate memory ahead: pages are populated as they come")
-            }
-        }
-    }
-
-    /// A host that does not come back with a page must not keep a failed migration from being told.
-    fn join_populator(&mut self) {
-        let Some(thread) = self.populator.take() else { return };
-        if !self.populating.end(populate::PATIENCE) {
-            return tracing::error!("the thread that populates memory is still in the host's hands and is left behind");
-        }
-        if thread.join().is_err() {
-            tracing::error!("the thread that populates memory ended unexpectedly");
-        }
-    }
-
     fn load(&mut self, rehearsal: bool, postcopy: bool) {
         if !rehearsal {
             self.progress.set_status(if postcopy { Status::PostcopySetup } else { Status::Device });
@@ -476,33 +406,5 @@ impl Driver {
             // The worker ends only when this sender is dropped.
             let _ = jobs.send(job);
         }
-    }
-
-    fn wind_up(mut self, inbox: &Receiver<Event>) -> Outcome {
-        self.close_links();
-        self.await_farewell(inbox);
-        for link in self.links.drain(..) {
-            link.shutdown();
-        }
-        self.jobs = None;
-        self.populating.stop();
-        self.armed.give_up();
-        self.let_go();
-        self.listening.end();
-        self.join(inbox);
-        self.join_populator();
-        if self.outcome != Some(Outcome::Completed) {
-            self.let_go_of_memory();
-            self.end_presence();
-        }
-        crate::runtime::join_interrupting(&self.machine, self.accepting);
-        let outcome = self.outcome.take().expect("the driver runs until there is one");
-        if let Outcome::Failed(reason) = &outcome {
-            self.progress.set_error(reason.clone());
-            self.progress.set_status(Status::Failed);
-        } else {
-            self.progress.set_status(Status::Completed);
-        }
-        outcome
     }
 }

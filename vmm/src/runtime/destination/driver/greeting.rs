@@ -1,0 +1,80 @@
+//! What a destination does with the source's greeting: compares, and makes ready what it announces.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferry_migration::Greeting;
+use ferry_migration::description;
+use ferry_migration::destination::Input;
+use ferry_migration::greeting::BULK_LINKS_MAX;
+use ferry_migration::pages::{CHUNK_PAGES, PageBitmap};
+
+use super::Driver;
+use super::identity::Shared;
+use crate::memory::userfault;
+use crate::runtime::destination::marks::Marks;
+use crate::runtime::destination::populate;
+use crate::runtime::destination::worker::{MachineJob, Preparation};
+
+impl Driver {
+    /// Whether this side can take the guest, as far as a look says; then the worker makes its
+    /// memory ready.
+    pub(super) fn check_greeting(&mut self) -> Result<(), String> {
+        let bytes = std::mem::take(&mut self.attachment.0);
+        let (greeting, announced, identity) =
+            Greeting::decode(&bytes).map_err(|error| format!("its greeting does not decode: {error}"))?;
+        ferry_migration::identity::check_name(&greeting.vm, self.machine.name()).map_err(|error| error.to_string())?;
+        description::check(&greeting.machine, &self.machine.description()).map_err(|error| error.to_string())?;
+        let nonce = self.check_identity(identity).map_err(|error| error.to_string())?;
+        self.take_links(&greeting)?;
+        self.timers.durations.heartbeat = Duration::from_millis(greeting.heartbeat_timeout_ms.clamp(100, 600_000));
+        if self.core.may_go_postcopy() {
+            userfault::support(self.machine.memory().backing(), self.machine.faults())
+                .map_err(|error| format!("postcopy is not possible here: {}", crate::runtime::causes(&error)))?;
+        }
+        let preparation = self.preparation(announced)?;
+        self.preparing =
+            Some((Shared { nonce, record: greeting.record }, matches!(preparation, Preparation::View(..))));
+        self.job(MachineJob::Prepare(preparation));
+        tracing::info!(vm = greeting.vm, "incoming migration");
+        Ok(())
+    }
+
+    /// The memory is ready: what is left to look at is the disk and the record.
+    pub(super) fn prepared(&mut self, result: Result<(), String>) {
+        let Some((shared, views)) = self.preparing.take() else { return };
+        if views && result.is_ok() {
+            self.memory_is_viewed();
+        }
+        match result {
+            Ok(()) => self.look_at_disk(shared),
+            Err(reason) => self.input(Input::Checked(Err(reason))),
+        }
+    }
+
+    fn take_links(&mut self, greeting: &Greeting) -> Result<(), String> {
+        if !(1..=BULK_LINKS_MAX).contains(&greeting.bulk_links) {
+            return Err(format!("{} bulk links: from 1 to {BULK_LINKS_MAX} are taken here", greeting.bulk_links));
+        }
+        self.announced_links = greeting.bulk_links;
+        self.marks = Arc::new(Marks::new(greeting.bulk_links));
+        if !greeting.filled_chunks.is_empty() {
+            let chunks = self.machine.memory().pages().div_ceil(CHUNK_PAGES);
+            let filled = PageBitmap::decode(&greeting.filled_chunks, chunks);
+            self.filled = Some(filled.map_err(|error| format!("its map of filled memory: {error}"))?);
+        }
+        Ok(())
+    }
+
+    pub(super) fn populate(&mut self) {
+        let cores = std::thread::available_parallelism().map_or(1, Into::into);
+        let pays = populate::pays(self.announced_links, cores) && !self.machine.memory().is_preallocated();
+        let Some(filled) = self.filled.take().filter(|_| pays) else { return };
+        match self.populating.begin(self.machine.clone(), filled) {
+            Ok(thread) => self.populator = Some(thread),
+            Err(error) => {
+                tracing::info!(%error, "no thread to populate memory ahead: pages are populated as they come")
+            }
+        }
+    }
+}

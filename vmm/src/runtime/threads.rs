@@ -1,0 +1,81 @@
+//! The worker threads of a migration: their names, their start, and the wait for their end.
+
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ferry_devices::fault::FaultControl;
+
+use crate::machine::Machine;
+
+/// The threads of a migration, which rules of the fault device can name.
+pub const WORKERS: [&str; 18] = [
+    "ferry-source",
+    "ferry-src-connect",
+    "ferry-src-guest",
+    "ferry-src-link",
+    "ferry-src-pages",
+    "ferry-src-proof",
+    "ferry-src-record",
+    "ferry-src-recv",
+    "ferry-src-urgent",
+    "ferry-dest",
+    "ferry-dst-accept",
+    "ferry-dst-disk",
+    "ferry-dst-faults",
+    "ferry-dst-load",
+    "ferry-dst-memory",
+    "ferry-dst-pages",
+    "ferry-dst-record",
+    "ferry-dst-recv",
+];
+/// How often a device that may begin to hang is interrupted again.
+pub(super) const INTERRUPT_AGAIN: Duration = Duration::from_millis(5);
+
+/// Waits for threads of an attempt that is given up; ends whatever device hangs in them, however late it begins to.
+pub(super) fn join_interrupting(machine: &Machine, threads: impl IntoIterator<Item = JoinHandle<()>>) {
+    for thread in threads {
+        while !thread.is_finished() {
+            machine.interrupt_faults();
+            std::thread::park_timeout(INTERRUPT_AGAIN);
+        }
+        if thread.join().is_err() {
+            tracing::error!("a thread of the migration ended unexpectedly");
+        }
+    }
+}
+
+/// Starts a worker of a migration.
+pub(super) fn spawn<T: Send + 'static>(
+    faults: &FaultControl,
+    name: &str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> std::io::Result<JoinHandle<T>> {
+    debug_assert!(WORKERS.contains(&name), "{name}");
+    faults.before_thread(name)?;
+    std::thread::Builder::new().name(name.to_owned()).spawn(run)
+}
+
+/// Starts a worker whose death would leave somebody waiting for ever: a panic is told through `died`.
+pub(super) fn spawn_watched(
+    faults: &FaultControl,
+    name: &str,
+    run: impl FnOnce() + Send + 'static,
+    died: impl FnOnce(String) + Send + 'static,
+) -> std::io::Result<JoinHandle<()>> {
+    let reason = format!("the thread {name} ended unexpectedly; see the log");
+    spawn(faults, name, move || {
+        // What the closure holds is not used any more after a panic.
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err() {
+            died(reason);
+        }
+    })
+}
+
+/// Puts away threads that have ended: a postcopy that is broken and recovered for long starts many.
+pub(super) fn join_finished(threads: &mut Vec<JoinHandle<()>>) {
+    for thread in threads.extract_if(.., |thread| thread.is_finished()) {
+        if thread.join().is_err() {
+            tracing::error!("a thread of the migration ended unexpectedly");
+        }
+    }
+}
