@@ -41,10 +41,8 @@ impl FileRecord {
     /// Shared in the end. One that was shared before, and cannot be had alone, still is.
     fn set_presence(&self, file: &File, alone: bool) -> Result<(), OwnershipError> {
         let set = |kind| lock::show_presence(file, kind).map_err(|error| self.unreachable("locking it", false, error));
-        if !(alone && !set(Kind::Exclusive)?) && set(Kind::Shared)? {
-            return Ok(());
-        }
-        Err(OwnershipError::Present { at: self.place() })
+        let refused = alone && !set(Kind::Exclusive)? || !set(Kind::Shared)?;
+        if refused { Err(OwnershipError::Present { at: self.place() }) } else { Ok(()) }
     }
 
     fn presence(&self) -> MutexGuard<'_, Option<Arc<File>>> {

@@ -485,6 +485,9 @@ impl Driver {
         self.page_jobs = None;
         self.join(inbox);
         self.proof.end();
+        if let Some(record) = &self.record {
+            record.end();
+        }
         let status = match self.outcome.take() {
             Some(Outcome::Completed) => {
                 self.progress.set_downtime(self.stopwatch.downtime());
