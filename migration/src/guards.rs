@@ -86,11 +86,21 @@ pub enum Guard {
     RunsWithALook,
     /// `cont`: a guest whose disk was let go of runs again only once the record names its process.
     ContAsksRecord,
+    /// `cont`: not of such a guest while another migration of it is announced, which goes by the
+    /// generation that it has found.
+    ContWaitsForMigration,
+    /// `cont`: a try that is refused does not give away what a stopped guest has.
+    RefusedContKeeps,
+    /// Source: such a guest is claimed as for `cont` before it runs at the end of a further
+    /// migration.
+    ResumeClaimsFirst,
+    /// Source: nor does a further migration of it that ends early say that none is under way.
+    SettleNeedsDisk,
 }
 
 impl Guard {
     /// Every guard, the source's first.
-    pub const ALL: [Guard; 37] = [
+    pub const ALL: [Guard; 41] = [
         Guard::UnsharedRecordIsNone,
         Guard::StaysStoppedAfterPermit,
         Guard::RefusesLateCancel,
@@ -128,6 +138,10 @@ impl Guard {
         Guard::ArrivalLeavesHandovers,
         Guard::RunsWithALook,
         Guard::ContAsksRecord,
+        Guard::ContWaitsForMigration,
+        Guard::RefusedContKeeps,
+        Guard::ResumeClaimsFirst,
+        Guard::SettleNeedsDisk,
     ];
 }
 

@@ -1,8 +1,8 @@
-//! Who may own a guest outside of a claim: a process that boots it, one that lets it run again after
-//! a failed migration, and one to which it came without the record.
+//! Who may own a guest outside of a claim: a process that boots it, one that lets it run again
+//! after a failed migration, and one to which it came without the record.
 //!
 //! ```text
-//!   a boot      reads the record ─► takes the disk's lock ─► swaps the record as it was read ─► runs
+//!   a boot      reads the record ─► takes the disk's lock ─► swaps it as it was read ─► runs
 //!   `cont`      takes the disk's lock ─► makes the record name this process ─► runs ─► settles it
 //!   an arrival  takes the disk's lock ─► runs ─► reads the record ─► swaps it as it was read
 //! ```
@@ -80,9 +80,9 @@ pub enum Arrival {
     },
 }
 
-/// What `me` asks of the record about the guest `vm`, which the migration `migration_id` has brought
-/// without a claim: by the handshake `setup` or an older one. `from` is the hand-over as the source
-/// has announced it, if the source has a record.
+/// What `me` asks of the record about the guest `vm`, which the migration `migration_id` has
+/// brought without a claim: by the handshake `setup` or an older one. `from` is the hand-over as
+/// the source has announced it, if the source has a record.
 ///
 /// The guest runs here whatever the record says. What another process may still do with the guest
 /// must not be hidden by that: from a process that has no part in the migration the record is taken
@@ -115,6 +115,49 @@ pub fn arrived(
     let record = settled(vm, next(there.generation)?, me, migration_id);
     let change = Change { expected: Expected::as_read(there), record };
     Ok(Arrival::Swap { change, alone: !is_part })
+}
+
+/// When a guest runs again whose disk may have been let go of in a switchover that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// Its operator says `cont`.
+    Cont,
+    /// A further migration of it has failed.
+    Resume,
+}
+
+/// Whether a guest must be claimed with [`run_again`] before it runs. `let_go`: its disk was let go
+/// of, and another process may have run the guest since.
+#[must_use]
+pub fn must_claim(let_go: bool, again: Again, guards: Guards) -> bool {
+    let guard = match again {
+        Again::Cont => Guard::ContAsksRecord,
+        Again::Resume => Guard::ResumeClaimsFirst,
+    };
+    let_go && guards.has(guard)
+}
+
+/// Whether it may be claimed now. `announced`: the record tells of a migration of it that goes on.
+/// The claim would end that for a process that boots the guest, and the migration would stop the
+/// guest all the same.
+#[must_use]
+pub fn may_claim(announced: bool, again: Again, guards: Guards) -> bool {
+    !(announced && again == Again::Cont && guards.has(Guard::ContWaitsForMigration))
+}
+
+/// Whether a process keeps the disk of its stopped guest when it is refused to run it: what it had
+/// before (`held`), and nothing more.
+#[must_use]
+pub fn keeps_disk(held: bool, guards: Guards) -> bool {
+    held && guards.has(Guard::RefusedContKeeps)
+}
+
+/// Whether a source whose migration has ended here says that none is under way. `let_go` as in
+/// [`must_claim`]: a further migration of such a guest may end before it comes to the disk. That
+/// the present one could not take the disk back is seen here as well as by its state machine.
+#[must_use]
+pub fn may_settle(let_go: bool, guards: Guards) -> bool {
+    !(let_go && guards.has(Guard::SettleNeedsDisk) && guards.has(Guard::SettlesOnlyWhatItHolds))
 }
 
 /// What `me` asks of the record before it lets a guest run again whose disk it has let go of. Won,
@@ -189,6 +232,18 @@ mod tests {
         let Ok(Boot::Swap(change)) = boots(&read, false) else { panic!("the record is settled") };
         assert_eq!(judge(&read, &change.expected, &change.record), Ok(Verdict::Write));
         assert_eq!(judge(&record(5, S), &change.expected, &change.record), Ok(Verdict::Lost));
+    }
+
+    #[test]
+    fn a_guest_whose_disk_was_let_go_of_is_claimed_first_and_not_called_safe() {
+        let all = Guards::all();
+        for again in [Again::Cont, Again::Resume] {
+            assert!(must_claim(true, again, all) && !must_claim(false, again, all));
+            assert!(may_claim(false, again, all));
+        }
+        assert!(!may_claim(true, Again::Cont, all) && may_claim(true, Again::Resume, all));
+        assert!(may_settle(false, all) && !may_settle(true, all));
+        assert!(keeps_disk(true, all) && !keeps_disk(false, all));
     }
 
     #[test]

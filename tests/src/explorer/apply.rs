@@ -167,7 +167,8 @@ impl World {
                     self.facts.source.guest = SourceGuest::Held;
                 }
             }
-            Operator::Cont => self.continue_source(scenario),
+            Operator::Cont => self.continue_source(),
+            Operator::ContFails => self.refuse_cont(),
             Operator::Again => self.migrate_again(scenario, log),
         }
     }
@@ -210,6 +211,7 @@ impl World {
         world.facts.source.generation = generation;
         world.facts.source.guest = old.facts.source.guest;
         world.facts.source.wants = old.facts.source.wants;
+        world.facts.source.let_go = old.facts.source.let_go;
         world.facts.source.settling = false;
         world.facts.third = old.facts.third;
         world.facts.third_takes = old.facts.third_takes;

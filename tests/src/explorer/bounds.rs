@@ -45,9 +45,11 @@ pub enum Fault {
     RashTake,
     /// Another process holds the disk's lock for a while.
     LockHeld,
-    /// An older copy of the guest arrives at another process, by the handshake `setup` from a source
-    /// that has no part in this: an operator has made a mistake. It stays stopped there.
+    /// An older copy of the guest arrives at another process, by the handshake `setup` from a
+    /// source that has no part in this: an operator has made a mistake. It stays stopped there.
     Arrival,
+    /// `cont` is refused at the source: the image has become smaller.
+    ContFailure,
     /// An operator stops the guest, and lets it go on later.
     Stop,
     /// After a migration that has failed the source begins another one.

@@ -75,12 +75,13 @@ const LARGE: [(&str, Faults); 9] = [
 
 /// With other processes that want the guest, operators who stop it, and several migrations in a
 /// row: where the source has a record, with every handshake.
-const SMALL_OTHERS: [(&str, Faults); 5] = [
+const SMALL_OTHERS: [(&str, Faults); 6] = [
     ("boots", &[(Break, 1), (Boot, 2), (FalseTimeout, 1)]),
     ("locks", &[(Break, 1), (LockHeld, 1), (Boot, 1), (Cancel, 1)]),
     ("stops", &[(Break, 1), (Stop, 1), (LockHeld, 1), (Boot, 1)]),
     ("in a row", &[(Break, 1), (Again, 1), (Boot, 1), (Cancel, 1)]),
     ("a rash boot", &[(Break, 1), (RashTake, 1), (LockHeld, 1), (FalseTimeout, 1)]),
+    ("an arrival", &[(Break, 1), (Arrival, 1), (Boot, 1)]),
 ];
 
 const LARGE_OTHERS: [(&str, Faults); 6] = [

@@ -153,8 +153,7 @@ impl World {
                 add(Event::Operator(Operator::NeverRan));
             }
         }
-        let (guest, over) = (self.facts.source.guest, self.facts.source.end.is_some());
-        let stopped = guest == SourceGuest::Held || guest == SourceGuest::StoppedForGood && over;
+        let stopped = matches!(self.facts.source.guest, SourceGuest::Held | SourceGuest::StoppedForGood);
         if stopped && !self.facts.source.handed_over {
             add(Event::Operator(Operator::Cont));
         }
@@ -267,9 +266,13 @@ impl World {
         if source.alive && source.wants && !source.handed_over && left(Fault::Stop) {
             add(Event::Operator(Operator::Stop));
         }
-        let runs_here = matches!(source.guest, SourceGuest::Running | SourceGuest::Held);
+        if source.alive && source.guest == SourceGuest::Held && !source.handed_over && left(Fault::ContFailure) {
+            add(Event::Operator(Operator::ContFails));
+        }
+        // Also of a guest that the first migration has left stopped, without its disk.
+        let is_here = source.guest != SourceGuest::Stopped;
         let over = source.end.is_some() && (destination.end.is_some() || !destination.alive || !self.arrived);
-        if source.alive && over && runs_here && !source.handed_over && left(Fault::Again) {
+        if source.alive && over && is_here && !source.handed_over && left(Fault::Again) {
             add(Event::Operator(Operator::Again));
         }
         let paused = source_works && source.shown == ferry_migration::Status::PostcopyPaused;

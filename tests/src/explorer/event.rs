@@ -134,6 +134,8 @@ pub enum Operator {
     Stop,
     /// `cont` at the source.
     Cont,
+    /// The same, refused by a device.
+    ContFails,
     /// `migrate` again, after a failure.
     Again,
     /// `ferry resolve --owner source` in a paused postcopy.

@@ -91,6 +91,11 @@ pub struct SourceFacts {
     pub generation: u8,
     /// The operator wants the guest to run.
     pub wants: bool,
+    /// The disk was let go of in a switchover, and has not been taken back: another process may
+    /// have run the guest.
+    pub let_go: bool,
+    /// The record tells of this migration.
+    pub announced: bool,
     /// The record is to be settled.
     pub settling: bool,
     /// The record is to name this side, as its operator has decided.
@@ -166,6 +171,8 @@ impl Facts {
                 resolved: false,
                 generation: GENERATION as u8,
                 wants: true,
+                let_go: false,
+                announced: false,
                 settling: false,
                 seizing: false,
             },
@@ -235,6 +242,12 @@ impl Facts {
         self.note_stale_source();
     }
 
+    /// The source's guest stays stopped, although it is the source's: its disk is not to be had.
+    pub fn source_stays_stopped(&mut self) {
+        self.source.guest = SourceGuest::StoppedForGood;
+        (self.source.let_go, self.source.wants) = (true, false);
+    }
+
     fn note_stale_source(&mut self) {
         if self.ran_at_destination {
             self.stale = Some(Stale::Resume);
@@ -292,7 +305,7 @@ impl Facts {
         match side {
             Side::Source => {
                 self.source.alive = false;
-                self.source.serving = false;
+                (self.source.serving, self.source.announced) = (false, false);
             }
             Side::Destination => self.destination.alive = false,
         }

@@ -91,5 +91,23 @@ pub fn what_it_is_for(guard: Guard) -> (Scenario, Invariant) {
             let locked = owned(PRECOPY).with(Fault::Break, 1).with(Fault::LockHeld, 1);
             (locked.with(Fault::RashTake, 1), Invariant::StaleRun)
         }
+        Guard::RefusedContKeeps => {
+            let refused = owned(PRECOPY).with(Fault::Stop, 1).with(Fault::ContFailure, 1);
+            (refused.with(Fault::Boot, 1), Invariant::Kept)
+        }
+        // The first migration leaves the guest stopped without its disk; then comes another.
+        Guard::SettleNeedsDisk => {
+            let twice = owned(PRECOPY).with(Fault::Cancel, 2).with(Fault::LockHeld, 1).with(Fault::Again, 1);
+            (twice.with(Fault::Boot, 1), Invariant::Kept)
+        }
+        Guard::ContWaitsForMigration => {
+            let twice = owned(PRECOPY).with(Fault::Cancel, 1).with(Fault::LockHeld, 1).with(Fault::Again, 1);
+            (twice.with(Fault::Boot, 1), Invariant::Kept)
+        }
+        // A look at the record would find the other process, where the record answers at once.
+        Guard::ResumeClaimsFirst => {
+            let twice = owned(PRECOPY).with(Fault::LoadFailure, 2).with(Fault::LockHeld, 1).with(Fault::Again, 1);
+            (twice.with(Fault::RashTake, 1).with(Fault::Outage, 1), Invariant::StaleRun)
+        }
     }
 }

@@ -3,6 +3,7 @@
 use ferry_migration::convergence::Decision;
 use ferry_migration::guards::Guard;
 use ferry_migration::message::{Failure, Handshake, ToDestination};
+use ferry_migration::ownership::custody::{self, Again};
 use ferry_migration::source::{Input, Outcome, Output, TakeBack};
 
 use super::bounds::Fault;
@@ -65,7 +66,7 @@ impl World {
                 let operation = Kind::TakeBack.of(self.migration);
                 self.record_jobs[Side::Source as usize] = Some(RecordJob::new(operation));
             }
-            Output::Settle => self.facts.source.settling = true,
+            Output::Settle => self.facts.source.settling = custody::may_settle(self.facts.source.let_go, self.guards),
             Output::Resolved(answer) => self.facts.source.resolved |= answer.is_ok() && self.wish_is_source,
             Output::ResumeGuest => self.source_jobs.insert(SourceJob::Resume),
             // From here on the driver refuses every command that would run the guest.
@@ -109,6 +110,7 @@ impl World {
             Outcome::Stranded(_) => End::Stranded,
         };
         self.facts.source.end = Some(end);
+        self.facts.source.announced = false;
         self.source_timers = super::set::Set::new();
     }
 
@@ -118,9 +120,10 @@ impl World {
         let input = match job {
             SourceJob::Connect => return self.connect(well, log),
             SourceJob::Nonce => {
-                if well && self.facts.record.arbiter == Arbiter::Record {
-                    self.facts.record.carry_out(Kind::Announce.of(self.migration));
-                }
+                let is_record = well && self.facts.record.arbiter == Arbiter::Record;
+                self.facts.source.announced |= is_record && self.facts.source.end.is_none();
+                let lost = is_record && self.facts.record.carry_out(Kind::Announce.of(self.migration)) != Reply::Won;
+                let result = if lost { Err(failure()) } else { result };
                 Input::NonceWritten(result.map_err(|failure| failure.reason))
             }
             SourceJob::Round if scenario.postcopy => Input::RoundDone(Decision::Postcopy),
@@ -140,8 +143,8 @@ impl World {
                 self.link.last_pages = self.link.bulk && self.link.source_writes;
                 Input::AllSent
             }
-            SourceJob::Resume if !well || !self.seize() || !self.may_run(scenario, Party::Source) => {
-                self.facts.source.guest = SourceGuest::StoppedForGood;
+            SourceJob::Resume if !well || !self.resumes(scenario) => {
+                self.facts.source_stays_stopped();
                 Input::Resumed(Err(failure()))
             }
             SourceJob::Resume => {
@@ -151,6 +154,26 @@ impl World {
             }
         };
         self.step_source(input, log);
+    }
+
+    /// Whether the source may run its guest at the end of a migration, with the disk in hand.
+    fn resumes(&mut self, scenario: &Scenario) -> bool {
+        self.seize() && self.may_run(scenario, Party::Source) && self.claims(Again::Resume)
+    }
+
+    /// Makes the record name the source if its guest's disk was let go of before; whether the guest
+    /// may run.
+    pub fn claims(&mut self, again: Again) -> bool {
+        let source = &self.facts.source;
+        if self.has_record && custody::must_claim(source.let_go, again, self.guards) {
+            let may = custody::may_claim(source.announced, again, self.guards) && self.facts.record.source_sees;
+            if !may || self.facts.record.carry_out(Kind::RunAgain.of(self.migration)) != Reply::Won {
+                return false;
+            }
+            self.facts.source.generation = self.facts.record.generation;
+        }
+        self.facts.source.let_go = false;
+        true
     }
 
     /// Whether a look at the record, where `party` can reach it, leaves the guest to the two

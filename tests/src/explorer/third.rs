@@ -1,7 +1,8 @@
-//! Other processes that have to do with the guest: one that boots it, or to which a copy of it comes
-//! by mistake, and one that only holds its disk's lock for a while.
+//! Other processes that have to do with the guest: one that boots it, or to which a copy of it
+//! comes by mistake, and one that only holds its disk's lock for a while.
 
 use ferry_migration::Status;
+use ferry_migration::ownership::custody::{self, Again};
 
 use super::Party;
 use super::bounds::Fault;
@@ -48,7 +49,7 @@ impl World {
                 // forgotten the source.
                 let (source, destination) = (&self.facts.source, &self.facts.destination);
                 let waits = source.shown == Status::Uncertain && !source.resolved && !self.source.is_resolving();
-                let stands = waits || source.guest == SourceGuest::StoppedForGood;
+                let stands = waits || source.let_go;
                 if left(Fault::RashTake) && stands && (!destination.alive || destination.end.is_some()) {
                     begin.push(Third::Looks { take: true });
                 }
@@ -127,26 +128,22 @@ impl World {
         }
     }
 
-    /// `cont` at a source whose migration has ended: a guest that was stopped with its disk held
-    /// runs at once; one whose disk was let go of takes the lock, asks the record, and then runs.
-    pub fn continue_source(&mut self, scenario: &Scenario) {
-        use super::record::{Kind, Reply};
-        use ferry_migration::guards::Guard;
-        match self.facts.source.guest {
-            SourceGuest::Held => self.facts.source_goes_on(),
-            SourceGuest::StoppedForGood if !self.lock_is_elsewhere() => {
-                let asks = scenario.has_record && scenario.guards.has(Guard::ContAsksRecord);
-                if asks {
-                    let sees = self.facts.record.source_sees;
-                    if !sees || self.facts.record.carry_out(Kind::RunAgain.of(self.migration)) != Reply::Won {
-                        return;
-                    }
-                    self.facts.source.generation = self.facts.record.generation;
-                }
-                self.facts.record.lock = Some(Party::Source);
-                self.facts.source_goes_on();
-            }
-            _ => {}
+    /// `cont` at a source: a guest that was stopped with its disk held runs at once; one whose disk
+    /// was let go of takes the lock, asks the record, and then runs.
+    pub fn continue_source(&mut self) {
+        let stopped = matches!(self.facts.source.guest, SourceGuest::Held | SourceGuest::StoppedForGood);
+        if stopped && !self.lock_is_elsewhere() && self.claims(Again::Cont) {
+            self.facts.record.lock = Some(Party::Source);
+            self.facts.source_goes_on();
+        }
+    }
+
+    /// The same, but a device refuses to run: the image has become smaller.
+    pub fn refuse_cont(&mut self) {
+        self.budget.spend(Fault::ContFailure);
+        let held = self.facts.record.lock == Some(Party::Source);
+        if held && !custody::keeps_disk(held, self.guards) {
+            self.facts.record.lock = None;
         }
     }
 }

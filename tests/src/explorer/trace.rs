@@ -179,6 +179,7 @@ fn said(operator: Operator) -> String {
         Operator::NeverRan => "resolve: the source owns it, and the destination never ran".to_owned(),
         Operator::Stop => "stop at the source".to_owned(),
         Operator::Cont => "cont at the source".to_owned(),
+        Operator::ContFails => "cont at the source: refused, since the image has shrunk".to_owned(),
         Operator::Again => "migrate again, to another process".to_owned(),
         Operator::Resolve(Owner::Source) => "resolve: the source owns it (the destination never ran)".to_owned(),
         Operator::RashResolve => "resolve: the source owns it (the destination has run)".to_owned(),

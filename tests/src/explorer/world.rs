@@ -45,6 +45,8 @@ pub struct World {
     pub settling: Option<Operation>,
     /// The source has a record.
     pub has_record: bool,
+    /// The guards in force.
+    pub guards: Guards,
     /// An operator's word that waits for the record's answer is for the source.
     pub wish_is_source: bool,
     /// The migration that goes on.
@@ -75,6 +77,7 @@ impl World {
             stragglers: [None; 2],
             settling: None,
             has_record: scenario.has_record,
+            guards: scenario.guards,
             wish_is_source: false,
             migration: Migration { generation: GENERATION as u8, id: 1 },
             source_timers: Set::new(),

@@ -7,6 +7,8 @@ use std::time::Instant;
 
 use ferry_devices::fault::Direction;
 use ferry_migration::Section;
+use ferry_migration::guards::Guards;
+use ferry_migration::ownership::custody::{self, Again};
 
 use super::error::{DeviceFailure, MachineError};
 use super::status::Hold;
@@ -88,7 +90,7 @@ impl Machine {
         self.parts.acquire_patiently()?;
         allowed().map_err(MachineError::NotOurs).inspect_err(|_| self.parts.give_up_resources())?;
         // The guest of a second migration, whose disk was let go of in the first.
-        self.parts.claim()?;
+        self.parts.claim(Again::Resume)?;
         {
             let mut status = control.status();
             // Handed over while the disk was being locked.
@@ -135,11 +137,11 @@ impl Machine {
         }
     }
 
-    /// Whether the disk was let go of in a switchover and has not been taken back since: another
-    /// process may hold it, or have run the guest.
+    /// Whether the record may say that no migration of the guest is under way, when one has ended
+    /// here: not while its disk, let go of in a switchover, has not been taken back.
     #[must_use]
-    pub fn lacks_its_disk(&self) -> bool {
-        self.parts.control.status().let_go
+    pub fn may_settle(&self) -> bool {
+        custody::may_settle(self.parts.control.status().let_go, Guards::all())
     }
 
     /// Drains and flushes the devices. vCPUs stopped.

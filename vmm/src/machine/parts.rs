@@ -7,6 +7,8 @@ use ferry_devices::fault::FaultControl;
 use ferry_devices::serial::Serial;
 use ferry_devices::{Bus, Device};
 use ferry_migration::MachineDescription;
+use ferry_migration::guards::Guards;
+use ferry_migration::ownership::custody::{self, Again};
 
 use super::build::Disk;
 use super::control::Control;
@@ -71,18 +73,19 @@ impl Parts {
             !status.running && status.ended.is_none()
         };
         match idle {
-            true => self.acquire().and_then(|()| self.claim()).and_then(|()| self.run_if_wanted()),
+            true => self.acquire().and_then(|()| self.claim(Again::Cont)).and_then(|()| self.run_if_wanted()),
             false => Ok(()),
         }
     }
 
     /// Of a guest whose disk was let go of, and is held again: asks whether it may run here.
-    pub(super) fn claim(&self) -> Result<(), MachineError> {
-        if !self.control.status().let_go {
+    pub(super) fn claim(&self, again: Again) -> Result<(), MachineError> {
+        let let_go = self.control.status().let_go;
+        if !custody::must_claim(let_go, again, Guards::all()) {
             return Ok(());
         }
         if let Some(custody) = self.custody.get() {
-            custody.claim().map_err(MachineError::NotOurs).inspect_err(|_| self.give_up_resources())?;
+            custody.claim(again).map_err(MachineError::NotOurs).inspect_err(|_| self.give_up_resources())?;
         }
         self.control.status().let_go = false;
         Ok(())
@@ -143,7 +146,7 @@ impl Parts {
         for at in 0..devices.len() {
             if let Err(source) = devices[at].acquire() {
                 let device = devices[at].id().to_string();
-                if !held {
+                if !custody::keeps_disk(held, Guards::all()) {
                     release(&mut devices[..at]);
                 }
                 return Err(MachineError::Device { device, source });

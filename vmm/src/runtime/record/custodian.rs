@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 
-use ferry_migration::ownership::{Record, Swap, custody};
+use ferry_migration::guards::Guards;
+use ferry_migration::ownership::custody::{self, Again};
+use ferry_migration::ownership::{Record, Swap};
 
 use super::{ANSWER_DEADLINE, OwnRecord, RecordError};
 use crate::machine::Custody;
@@ -28,7 +30,7 @@ impl Custodian {
 }
 
 impl Custody for Custodian {
-    fn claim(&self) -> Result<(), String> {
+    fn claim(&self, again: Again) -> Result<(), String> {
         // A guest that never had a record: it arrived without one, and booted where none could be
         // made.
         if self.own.generation() == 0 {
@@ -38,7 +40,7 @@ impl Custody for Custodian {
         let own = self.own.clone();
         let ask = move || {
             // The caller may have given up.
-            let _ = answer.send(own.claim_again());
+            let _ = answer.send(own.claim_again(again));
         };
         let late = || RecordError::Late { place: self.own.place() };
         let asked = std::thread::Builder::new().name("ferry-record".into()).spawn(ask);
@@ -55,9 +57,12 @@ impl Custody for Custodian {
 
 impl OwnRecord {
     /// Makes the record name this process in a new generation, unsettled.
-    fn claim_again(&self) -> Result<Record, RecordError> {
+    pub(super) fn claim_again(&self, again: Again) -> Result<Record, RecordError> {
         let migration_id = crate::ownership::random().map_err(RecordError::Random)?;
         self.while_nobody_changes_it(|| {
+            if !custody::may_claim(self.announced().is_some(), again, Guards::all()) {
+                return Err(RecordError::Announced);
+            }
             let Some(there) = self.backend.read()? else {
                 return Err(OwnershipError::Missing { at: self.place() }.into());
             };

@@ -78,6 +78,9 @@ pub enum RecordError {
     /// The migration has ended before it was announced.
     #[error("the migration has ended meanwhile")]
     Over,
+    /// A guest whose disk was let go of is to run, and is on its way elsewhere already.
+    #[error("a migration of the guest is under way: wait for its end or cancel it, then try again")]
+    Announced,
     /// The guest's name cannot stand in a record.
     #[error("the guest's name cannot stand in an ownership record: {0}")]
     Name(#[from] NameError),

@@ -29,6 +29,8 @@ pub struct HandoverRecord {
     pub(super) is_over: Arc<AtomicBool>,
     /// The operator knows that the destination's claim was never used.
     pub(super) never_ran: AtomicBool,
+    /// The migration has ended, here or elsewhere.
+    pub(super) has_ended: AtomicBool,
 }
 
 impl HandoverRecord {
@@ -55,14 +57,33 @@ impl HandoverRecord {
     /// # Errors
     /// When the record does not answer or names another process.
     pub fn announce(&self) -> Result<(), RecordError> {
-        let announced = self.own.while_nobody_changes_it(|| match self.is_over.load(SeqCst) {
-            true => Err(RecordError::Over),
-            false => Ok(self.swap(&self.handover.announce(self.nonce))?),
+        let announced = self.own.while_nobody_changes_it(|| {
+            if self.is_over.load(SeqCst) || !self.begins() {
+                return Err(RecordError::Over);
+            }
+            Ok(self.swap(&self.handover.announce(self.nonce))?)
         });
         match announced? {
             Swap::Won => Ok(()),
             Swap::Lost(record) => Err(self.own.not_ours(&record)),
         }
+    }
+
+    /// Notes that the record is about to tell of this migration, unless it has ended.
+    fn begins(&self) -> bool {
+        let mut announced = self.own.announced();
+        let begins = !self.has_ended.load(SeqCst);
+        if begins {
+            *announced = Some(self.handover.migration_id());
+        }
+        begins
+    }
+
+    /// Source: the migration has ended, whatever the record says of it.
+    pub fn end(&self) {
+        let mut announced = self.own.announced();
+        self.has_ended.store(true, SeqCst);
+        announced.take_if(|id| *id == self.handover.migration_id());
     }
 
     /// Source: makes the record name this side again.

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ferry_migration::guards::Guards;
@@ -27,6 +27,8 @@ pub struct OwnRecord {
     /// A lock at the record says that this process has the guest.
     shows_presence: bool,
     pub(super) generation: AtomicU64,
+    /// The migration that the record tells of, while it goes on with this process as its source.
+    pub(super) announced: Mutex<Option<u128>>,
     /// Changes that go on in the background.
     background: Arc<Background>,
     /// Held from a look at the record to the change that follows from it: the end of one hand-over
@@ -48,6 +50,7 @@ impl OwnRecord {
             vm: Name::try_from(vm)?,
             shows_presence,
             generation: AtomicU64::new(0),
+            announced: Mutex::default(),
             background: Arc::default(),
             changing: Mutex::default(),
         })
@@ -292,6 +295,7 @@ impl OwnRecord {
             stay: self.stay(),
             is_over: Arc::default(),
             never_ran: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
         })
     }
 
@@ -305,11 +309,16 @@ impl OwnRecord {
             stay: self.stay(),
             is_over: Arc::default(),
             never_ran: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
         }
     }
 
     pub(super) fn is_unsettled(&self, record: &Record, handover: &Handover) -> bool {
         record.owner == self.me && !record.settled && record.migration_id == handover.migration_id()
+    }
+
+    pub(super) fn announced(&self) -> MutexGuard<'_, Option<u128>> {
+        self.announced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn while_nobody_changes_it<T>(&self, change: impl FnOnce() -> T) -> T {

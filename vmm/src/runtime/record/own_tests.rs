@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use ferry_devices::fault::{Direction, FaultControl};
+use ferry_migration::ownership::custody::Again;
 use tempfile::TempDir;
 
 use super::*;
@@ -132,4 +133,20 @@ fn nothing_is_written_for_a_guest_that_has_gone_on_meanwhile() {
     own.wait_written(LONG);
     assert!(began.elapsed() < LONG, "it asks no more");
     assert_eq!((there(&other).owner, there(&own).generation), (other.me.clone(), 1));
+}
+
+#[test]
+fn a_guest_on_its_way_elsewhere_is_not_claimed_for_cont() {
+    let place = Place::new();
+    let own = place.booted(false);
+    let outgoing = own.outgoing(8).unwrap();
+    outgoing.announce().unwrap();
+    assert!(matches!(own.claim_again(Again::Cont), Err(RecordError::Announced)));
+    assert_eq!(there(&own).generation, 1);
+    // As for the guest that runs again at the end of it.
+    assert_eq!(own.claim_again(Again::Resume).unwrap().generation, 2);
+    outgoing.end();
+    assert_eq!(own.claim_again(Again::Cont).unwrap().generation, 3);
+    assert!(matches!(outgoing.announce(), Err(RecordError::Over)), "what comes late announces nothing");
+    own.claim_again(Again::Cont).unwrap();
 }

@@ -34,6 +34,9 @@ impl Driver {
         self.page_jobs = None;
         self.join(inbox);
         self.proof.end(self.machine.faults());
+        if let Some(record) = &self.record {
+            record.end();
+        }
         let status = match self.outcome.take() {
             Some(Outcome::Completed) => {
                 self.progress.set_downtime(self.stopwatch.downtime());

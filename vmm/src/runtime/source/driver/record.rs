@@ -74,7 +74,7 @@ impl Driver {
     pub(super) fn settle_record(&self) {
         // A migration of a guest that an earlier one has left without its disk may end before it
         // comes to the disk.
-        if let Some(record) = self.record.as_ref().filter(|_| !self.machine.lacks_its_disk()) {
+        if let Some(record) = self.record.as_ref().filter(|_| self.machine.may_settle()) {
             record.settle();
         }
     }
