@@ -2,7 +2,8 @@
 //!
 //! In a local hand-over the memory itself is announced behind it, and taken in the attachment of
 //! `HelloAck`. Behind that follows what both sides must mean alike ([`Identity`]); a source of
-//! version 4 has none. What follows then is of a later version, and is passed over.
+//! version 4 has none. Then come the hand-overs through which the guest has come
+//! ([`Identity::through`]). What follows then is of a later version, and is passed over.
 
 use serde::{Deserialize, Serialize};
 
@@ -62,11 +63,14 @@ impl Greeting {
             (None, Some(_)) => bytes.extend(PassedMemory { bytes: 0 }.encode()),
             (None, None) => {}
         }
-        bytes.extend(identity.map(|identity| postcard::to_stdvec(identity).expect(PLAIN)).unwrap_or_default());
+        if let Some(identity) = identity {
+            bytes.extend(postcard::to_stdvec(identity).expect(PLAIN));
+            bytes.extend(postcard::to_stdvec(&identity.through).expect(PLAIN));
+        }
         bytes
     }
 
-    /// Reads the attachment of `Hello`. What follows the identity is of a later version, and none
+    /// Reads the attachment of `Hello`. What follows the hand-overs is of a later version, and none
     /// of this one's business.
     ///
     /// # Errors
@@ -80,7 +84,11 @@ impl Greeting {
         if rest.is_empty() {
             return Ok((greeting, Some(passed), None));
         }
-        let (identity, _later) = postcard::take_from_bytes(rest)?;
+        let (mut identity, rest) = postcard::take_from_bytes::<Identity>(rest)?;
+        if !rest.is_empty() {
+            let (through, _later) = postcard::take_from_bytes(rest)?;
+            identity.through = through;
+        }
         Ok((greeting, Some(passed).filter(|passed| passed.bytes > 0), Some(identity)))
     }
 }

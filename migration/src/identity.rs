@@ -10,12 +10,15 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::message::OLDEST_VERSION;
+use crate::ownership::Handover;
 use crate::parameters::DiskSharing;
 
 /// Longest command line in bytes.
 pub const COMMAND_LINE_MAX: usize = 0xffff;
 /// Most disks that are told of.
 pub const DISKS_MAX: usize = 16;
+/// Most hand-overs that are told of; older ones are forgotten.
+pub const THROUGH_MAX: usize = 16;
 /// Most bytes of a name that are shown.
 const SHOWN_MAX: usize = 64;
 
@@ -26,6 +29,11 @@ pub struct Identity {
     pub boot: Boot,
     /// Its writable disks.
     pub disks: Vec<Disk>,
+    /// The announced hand-overs through which the guest has come to the source, the newest last. A
+    /// record that still tells of one of them need not be left to the process that it names. They
+    /// travel behind the rest; a source that does not know of them has none.
+    #[serde(skip)]
+    pub through: Vec<Handover>,
 }
 
 /// What a guest was booted with, and boots again at a reset.
@@ -172,7 +180,20 @@ impl Identity {
         if self.disks.len() > DISKS_MAX || (0..self.disks.len()).any(twice) {
             return Err(IdentityError::Form("list of disks has more than 16 entries, or one of them twice"));
         }
+        if self.through.len() > THROUGH_MAX {
+            return Err(IdentityError::Form("list of earlier hand-overs has more than 16 entries"));
+        }
         Ok(())
+    }
+
+    /// The hand-overs through which a guest has come that arrives now: those of the source, and its
+    /// own, if the source has announced it.
+    #[must_use]
+    pub fn through(of: Option<&Identity>, own: Option<&Handover>) -> Vec<Handover> {
+        let mut through = of.map(|identity| identity.through.clone()).unwrap_or_default();
+        through.extend(own.cloned());
+        through.drain(..through.len().saturating_sub(THROUGH_MAX));
+        through
     }
 
     /// What a destination with a writable disk `instance` at `path` has to find in it: a nonce, or
@@ -259,7 +280,25 @@ pub(crate) mod tests {
     pub(crate) fn identity() -> Identity {
         let kernel = Content { built_in: true, bytes: 97_856, hash: 7 << 96 };
         let boot = Boot { kernel, initrd: None, command_line: "console=ttyS0".to_owned() };
-        Identity { boot, disks: vec![Disk { instance: 0, file: DiskFile::Locked { nonce: 9 } }] }
+        let disks = vec![Disk { instance: 0, file: DiskFile::Locked { nonce: 9 } }];
+        Identity { boot, disks, through: vec![handover(3)] }
+    }
+
+    fn handover(generation: u64) -> Handover {
+        let (vm, source) = (crate::ownership::tests::name("vm"), crate::ownership::tests::owner(1));
+        Handover::new(vm, 7, generation, source).unwrap()
+    }
+
+    #[test]
+    fn a_guest_tells_of_the_newest_hand_overs_that_it_has_come_through() {
+        assert_eq!(Identity::through(None, None), []);
+        assert_eq!(Identity::through(Some(&identity()), Some(&handover(4))), [handover(3), handover(4)]);
+        let mut many = Identity { through: (0..THROUGH_MAX as u64).map(handover).collect(), ..identity() };
+        assert_eq!(many.check_form(), Ok(()));
+        let through = Identity::through(Some(&many), Some(&handover(99)));
+        assert_eq!((through.len(), &through[0], &through[15]), (THROUGH_MAX, &handover(1), &handover(99)));
+        many.through.push(handover(99));
+        assert!(many.check_form().unwrap_err().to_string().contains("more than 16"));
     }
 
     #[test]

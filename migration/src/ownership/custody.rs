@@ -81,8 +81,8 @@ pub enum Arrival {
 }
 
 /// What `me` asks of the record about the guest `vm`, which the migration `migration_id` has
-/// brought without a claim: by the handshake `setup` or an older one. `from` is the hand-over as
-/// the source has announced it, if the source has a record.
+/// brought without a claim: by the handshake `setup` or an older one. `through` are the announced
+/// hand-overs through which the guest has come, this one included.
 ///
 /// The guest runs here whatever the record says. What another process may still do with the guest
 /// must not be hidden by that: from a process that has no part in the migration the record is taken
@@ -95,7 +95,7 @@ pub fn arrived(
     there: Option<&Record>,
     (vm, me): (&Name, &OwnerId),
     migration_id: u128,
-    from: Option<&Handover>,
+    through: &[Handover],
     guards: Guards,
 ) -> Result<Arrival, Refusal> {
     let Some(there) = there else { return Ok(Arrival::Create(settled(vm, 1, me, migration_id))) };
@@ -104,11 +104,14 @@ pub fn arrived(
     if is_named && there.settled {
         return Ok(Arrival::Named(there.generation));
     }
-    // A source that has been named again since, or has settled the record, has its guest back.
-    let is_open = |from: &Handover| !there.settled && from.standing(me, Some(there)) == Standing::Open;
-    let is_from_source = from.is_some_and(is_open);
+    // What a source that the guest has left has not settled, it never will. One that has been named
+    // again since, or has settled the record, has its guest back.
+    let is_open = |from: &Handover| {
+        let tells = !there.settled && there.migration_id == from.migration_id();
+        tells && from.standing(me, Some(there)) == Standing::Open
+    };
     // The next generation fences a process that was to take it over.
-    let is_part = is_named || is_from_source;
+    let is_part = is_named || through.iter().any(is_open);
     if !is_part && !there.settled && guards.has(Guard::ArrivalLeavesHandovers) {
         return Err(Refusal::InHandover(Box::new(there.clone())));
     }
@@ -257,8 +260,21 @@ mod tests {
 
     /// A guest comes to D; S has announced its hand-over in generation 5, if it has a record.
     fn arrives(there: Option<&Record>, announced: bool) -> Result<Arrival, Refusal> {
-        let from = Handover::new(name("vm"), 7, 5, owner(S)).unwrap();
-        arrived(there, (&name("vm"), &owner(D)), 7, announced.then_some(&from), Guards::all())
+        let from = announced.then(|| Handover::new(name("vm"), 7, 5, owner(S)).unwrap());
+        arrived(there, (&name("vm"), &owner(D)), 7, from.as_slice(), Guards::all())
+    }
+
+    #[test]
+    fn a_guest_that_comes_back_takes_the_record_that_it_has_left_untold() {
+        // From S through T, which has no record, to D; S has announced it.
+        let through = [Handover::new(name("vm"), 7, 5, owner(S)).unwrap()];
+        let comes = |there: &Record| arrived(Some(there), (&name("vm"), &owner(D)), 8, &through, Guards::all());
+        let Ok(Arrival::Swap { change, alone: false }) = comes(&record(5, S)) else { panic!("the guest left S") };
+        assert_eq!((change.record.generation, change.record.migration_id), (6, 8));
+        // S has its guest back, or hands it over in another migration.
+        for there in [record(6, S), Record { migration_id: 9, ..record(5, S) }] {
+            assert!(matches!(comes(&there), Err(Refusal::InHandover(_))), "{there:?}");
+        }
     }
 
     fn taken(there: &Record, alone: bool) -> Result<Arrival, Refusal> {

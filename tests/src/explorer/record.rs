@@ -246,7 +246,7 @@ impl Record {
         let (me, there) = (owner(party), self.real());
         let id = from.map_or(ELSEWHERE, |from| from.id.into());
         let from = from.map(handover);
-        match custody::arrived(Some(&there), (&guest(), &me), id, from.as_ref(), guards) {
+        match custody::arrived(Some(&there), (&guest(), &me), id, from.as_slice(), guards) {
             Ok(Arrival::Swap { change, .. }) => self.ask(&change),
             Ok(_) => Reply::Won,
             Err(_) => Reply::Taken,

@@ -95,6 +95,7 @@ pub(super) fn assemble(config: &MachineConfig, events: Arc<Events>) -> Result<Pa
         faults,
         description: Arc::new(description),
         arrived: Default::default(),
+        came_through: Mutex::default(),
         custody: Default::default(),
         vcpus: vcpus.into_iter().map(Mutex::new).collect(),
         vm,

@@ -2,9 +2,11 @@
 //! disk.
 
 use std::io;
+use std::sync::PoisonError;
 
 use ferry_devices::virtio::VirtioDevice;
 use ferry_migration::identity::Boot;
+use ferry_migration::ownership::Handover;
 
 use super::Machine;
 use super::build::Disk;
@@ -31,6 +33,18 @@ impl Machine {
     /// this process counts.
     pub fn set_command_line(&self, arrived: Option<String>) {
         self.parts.boot.set_command_line(arrived);
+    }
+
+    /// A guest arrives that has come through these announced hand-overs, this one included.
+    pub fn set_came_through(&self, through: Vec<Handover>) {
+        *self.parts.came_through.lock().unwrap_or_else(PoisonError::into_inner) = through;
+    }
+
+    /// Through which announced hand-overs the guest has come here; a guest that booted here through
+    /// none.
+    #[must_use]
+    pub fn came_through(&self) -> Vec<Handover> {
+        self.parts.came_through.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The disk, if there is one and the guest may write to it.

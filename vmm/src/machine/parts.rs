@@ -8,6 +8,7 @@ use ferry_devices::serial::Serial;
 use ferry_devices::{Bus, Device};
 use ferry_migration::MachineDescription;
 use ferry_migration::guards::Guards;
+use ferry_migration::ownership::Handover;
 use ferry_migration::ownership::custody::{self, Again};
 
 use super::build::Disk;
@@ -49,6 +50,8 @@ pub(super) struct Parts {
     /// With the CPUID and the disk capacity of a guest that came from elsewhere, once it is this
     /// process's own.
     pub(super) arrived: Mutex<Option<Arc<MachineDescription>>>,
+    /// The announced hand-overs through which the guest has come here.
+    pub(super) came_through: Mutex<Vec<Handover>>,
     /// Asked before the guest runs again after its disk was let go of.
     pub(super) custody: OnceLock<Arc<dyn Custody>>,
     pub(super) vcpus: Vec<Mutex<Vcpu>>,

@@ -139,21 +139,20 @@ impl OwnRecord {
     }
 
     /// Makes the record name this process, which has a guest that arrived without a claim, unless
-    /// it names another process for a good reason ([`custody::arrived`]). `from` is the hand-over
-    /// as the source has announced it. Goes on in the background until the record has it or the
+    /// it names another process for a good reason ([`custody::arrived`]). `through` are
+    /// the hand-overs through which the guest has come. Goes on in the background until the record has it or the
     /// guest has gone.
-    pub fn assert_ownership(self: &Arc<Self>, migration_id: u128, from: Option<Handover>) {
+    pub fn assert_ownership(self: &Arc<Self>, migration_id: u128, through: Vec<Handover>) {
         let stay = self.stay();
-        let _first_try =
-            self.insist("name this process", move |own| own.take_at_arrival(migration_id, from.as_ref(), stay));
+        let _first_try = self.insist("name this process", move |own| own.take_at_arrival(migration_id, &through, stay));
     }
 
-    fn take_at_arrival(&self, migration_id: u128, from: Option<&Handover>, stay: Stay) -> Result<(), RecordError> {
+    fn take_at_arrival(&self, migration_id: u128, through: &[Handover], stay: Stay) -> Result<(), RecordError> {
         // Storage may take its time, and the guest may have gone on meanwhile.
         let has_gone = || self.stay() != stay;
         let there = self.backend.read()?;
         let me = (&self.vm, &self.me);
-        let (record, won) = match custody::arrived(there.as_ref(), me, migration_id, from, Guards::all()) {
+        let (record, won) = match custody::arrived(there.as_ref(), me, migration_id, through, Guards::all()) {
             _ if has_gone() => return Ok(()),
             Err(Refusal::InHandover(there) | Refusal::NamesAnother(there)) => {
                 return Err(self.twice(&there, Twice::InHandover));

@@ -46,7 +46,7 @@ fn there(own: &OwnRecord) -> Record {
 
 /// One try of a process to which the guest has come.
 fn arrives(own: &OwnRecord, from: Option<&Handover>) -> Result<(), RecordError> {
-    own.take_at_arrival(7, from, own.stay())
+    own.take_at_arrival(7, from.map_or(&[], std::slice::from_ref), own.stay())
 }
 
 fn is_twice(result: Result<(), RecordError>, wanted: Twice) -> bool {
@@ -127,7 +127,7 @@ fn nothing_is_written_for_a_guest_that_has_gone_on_meanwhile() {
     let other = place.booted(true);
     let own = place.process(true);
     // It cannot have the record while the other process lives, and asks again and again.
-    own.assert_ownership(7, None);
+    own.assert_ownership(7, vec![]);
     own.guest_has_gone();
     let began = Instant::now();
     own.wait_written(LONG);

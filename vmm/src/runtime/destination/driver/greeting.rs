@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferry_migration::Greeting;
 use ferry_migration::description;
 use ferry_migration::destination::Input;
 use ferry_migration::greeting::BULK_LINKS_MAX;
 use ferry_migration::pages::{CHUNK_PAGES, PageBitmap};
+use ferry_migration::{Greeting, Identity};
 
 use super::Driver;
 use super::identity::Shared;
@@ -25,6 +25,8 @@ impl Driver {
             Greeting::decode(&bytes).map_err(|error| format!("its greeting does not decode: {error}"))?;
         ferry_migration::identity::check_name(&greeting.vm, self.machine.name()).map_err(|error| error.to_string())?;
         description::check(&greeting.machine, &self.machine.description()).map_err(|error| error.to_string())?;
+        let own = greeting.record.as_ref().map(|announced| &announced.handover);
+        self.machine.set_came_through(Identity::through(identity.as_ref(), own));
         let nonce = self.check_identity(identity).map_err(|error| error.to_string())?;
         self.take_links(&greeting)?;
         self.timers.durations.heartbeat = Duration::from_millis(greeting.heartbeat_timeout_ms.clamp(100, 600_000));

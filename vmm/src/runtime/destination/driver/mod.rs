@@ -126,7 +126,7 @@ pub(super) struct Driver {
     disk: DiskSharing,
     own_record: Option<Arc<OwnRecord>>,
     record: Option<Arc<HandoverRecord>>,
-    /// What the source has announced, whether or not this side's record shows it.
+    /// What the source has announced, while this side looks whether its record shows it.
     announced: Option<Handover>,
     record_call: Call<Question>,
     outcome: Option<Outcome>,

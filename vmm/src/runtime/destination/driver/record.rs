@@ -61,9 +61,9 @@ impl Driver {
 
     /// The record is the source's: it decides about this hand-over.
     pub(super) fn found(&mut self, answer: &Input) {
-        let parts = (answer, &self.own_record, &self.announced);
-        if let (Input::Checked(Ok(true)), Some(own), Some(handover)) = parts {
-            self.record = Some(Arc::new(own.incoming(handover.clone())));
+        if let (Input::Checked(Ok(true)), Some(own), Some(handover)) = (answer, &self.own_record, self.announced.take())
+        {
+            self.record = Some(Arc::new(own.incoming(handover)));
         }
     }
 
@@ -108,7 +108,7 @@ impl Driver {
     /// migration, unless another process has a part in it.
     pub(super) fn guest_started(&self) {
         if let Some(own) = self.own_record.as_ref().filter(|_| self.core.handshake() != Handshake::Owned) {
-            own.assert_ownership(self.migration_id.unwrap_or_default(), self.announced.clone());
+            own.assert_ownership(self.migration_id.unwrap_or_default(), self.machine.came_through());
         }
     }
 }

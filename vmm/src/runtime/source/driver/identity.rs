@@ -104,6 +104,7 @@ impl Driver {
     pub(super) fn identity(&self) -> Identity {
         let disk = self.machine.writable_disk();
         let disks = disk.map(|disk| Disk { instance: disk.instance(), file: self.proof.file() });
-        Identity { boot: self.machine.boot_identity(), disks: disks.into_iter().collect() }
+        let through = self.machine.came_through();
+        Identity { boot: self.machine.boot_identity(), disks: disks.into_iter().collect(), through }
     }
 }
