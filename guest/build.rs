@@ -1,8 +1,9 @@
-//! Builds the guest kernel, so that the library can embed it. Cargo calls this before it compiles `ferry-guest`.
+//! Builds the guest kernel, so that the library can embed it. Cargo calls this before it compiles
+//! `ferry-guest`.
 //!
-//! The kernel is a bare-metal program, but it is built for the host's own target: no other target needs to be installed, and
-//! the compiled `core` that comes with every toolchain serves it. Cargo cannot give one package two sets of flags, hence the
-//! direct call of `rustc`.
+//! The kernel is a bare-metal program, but it is built for the host's own target: no other target
+//! needs to be installed, and the compiled `core` that comes with every toolchain serves it. Cargo
+//! cannot give one package two sets of flags, hence the direct call of `rustc`.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -39,8 +40,8 @@ fn main() {
     }
 }
 
-/// The compiler that Cargo uses for the workspace, under the wrapper that `cargo clippy` puts around it: so the kernel is
-/// linted with everything else.
+/// The compiler that Cargo uses for the workspace, under the wrapper that `cargo clippy` puts
+/// around it: so the kernel is linted with everything else.
 fn compiler() -> Command {
     println!("cargo::rerun-if-env-changed=RUSTC_WORKSPACE_WRAPPER");
     let rustc = variable("RUSTC");

@@ -1,15 +1,17 @@
 //! Buses: which device answers an access to a port or to an address outside RAM.
 //!
-//! The machine fills a [`Bus`] while it is built and then shares it, unchanged, between the vCPU threads: looking a device up
-//! takes no lock and allocates nothing. Devices guard their own state.
+//! The machine fills a [`Bus`] while it is built and then shares it, unchanged, between the vCPU
+//! threads: looking a device up takes no lock and allocates nothing. Devices guard their own
+//! state.
 
 use std::fmt;
 use std::sync::Arc;
 
 /// A device as vCPUs reach it.
 ///
-/// Several vCPU threads may call at the same time. `data` holds 1 to 8 bytes as the guest's instruction asked for; a device
-/// accepts any length and offset without panicking, whatever it makes of them.
+/// Several vCPU threads may call at the same time. `data` holds 1 to 8 bytes as the guest's
+/// instruction asked for; a device accepts any length and offset without panicking, whatever it
+/// makes of them.
 pub trait BusDevice: Send + Sync {
     /// Fills `data` with what the guest reads at `offset` bytes into the device's range.
     fn read(&self, offset: u64, data: &mut [u8]);
@@ -56,8 +58,8 @@ pub enum BusError {
 
 /// One address space: I/O ports or memory-mapped registers.
 ///
-/// An access that no device claims, or that does not lie wholly inside one device's range, reads all ones and writes
-/// nothing, as on a PC.
+/// An access that no device claims, or that does not lie wholly inside one device's range, reads
+/// all ones and writes nothing, as on a PC.
 pub struct Bus {
     name: &'static str,
     limit: u64,
@@ -87,7 +89,8 @@ impl Bus {
     ///
     /// # Errors
     ///
-    /// The range is empty, leaves the bus, or overlaps a device that is already there; the bus is then unchanged.
+    /// The range is empty, leaves the bus, or overlaps a device that is already there; the bus is
+    /// then unchanged.
     pub fn insert(&mut self, start: u64, len: u64, device: Arc<dyn BusDevice>) -> Result<(), BusError> {
         let last = len.checked_sub(1).and_then(|rest| start.checked_add(rest)).filter(|last| *last <= self.limit);
         let Some(last) = last else {

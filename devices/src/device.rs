@@ -1,11 +1,13 @@
-//! What every emulated device offers the machine: an identity, saved state, and a life around a pause.
+//! What every emulated device offers the machine: an identity, saved state, and a life around a
+//! pause.
 //!
-//! The machine calls these from its own thread, always with the vCPUs stopped; a device never sees `save` or `load` at the
-//! same time as a guest access.
+//! The machine calls these from its own thread, always with the vCPUs stopped; a device never sees
+//! `save` or `load` at the same time as a guest access.
 
 use std::fmt;
 
-/// Names one device of a machine: the kind and which of that kind, as it stands in saved state and in error messages.
+/// Names one device of a machine: the kind and which of that kind, as it stands in saved state and
+/// in error messages.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeviceId {
     /// The kind, in lower case, for example `virtio-blk`.
@@ -55,18 +57,21 @@ pub enum LoadError {
         /// What would have been accepted.
         allowed: String,
     },
-    /// The device was told to fail, by the fault device or a test; the text names the step (`load` or `post_load`).
+    /// The device was told to fail, by the fault device or a test; the text names the step (`load`
+    /// or `post_load`).
     #[error("told to fail in {0}")]
     Injected(&'static str),
-    /// The state is fine but this host cannot provide it (a feature, a file); the text says what and why.
+    /// The state is fine but this host cannot provide it (a feature, a file); the text says what
+    /// and why.
     #[error("{0}")]
     Host(String),
 }
 
 /// An emulated device, as the machine sees it when it saves, loads, pauses or resumes.
 ///
-/// Loading is `load` then `post_load`, on a stopped guest. Both are repeatable: a device may be loaded again and again,
-/// from different states, and only the last one counts. A failed load leaves the device safe to load again, not to run.
+/// Loading is `load` then `post_load`, on a stopped guest. Both are repeatable: a device may be
+/// loaded again and again, from different states, and only the last one counts. A failed load
+/// leaves the device safe to load again, not to run.
 pub trait Device: Send {
     /// Which device this is.
     fn id(&self) -> DeviceId;
@@ -74,18 +79,21 @@ pub trait Device: Send {
     /// The version of the state that [`Device::save`] writes.
     fn state_version(&self) -> u32;
 
-    /// Encodes the state that another instance needs to go on. Changes nothing that the guest can see.
+    /// Encodes the state that another instance needs to go on. Changes nothing that the guest can
+    /// see.
     fn save(&mut self) -> Result<Vec<u8>, SaveError>;
 
     /// Takes a state that `save` wrote, checking every field against the device's own limits.
     fn load(&mut self, version: u32, payload: &[u8]) -> Result<(), LoadError>;
 
-    /// Does what must wait until all devices are loaded (checks across devices, guest memory, host resources).
+    /// Does what must wait until all devices are loaded (checks across devices, guest memory, host
+    /// resources).
     fn post_load(&mut self) -> Result<(), LoadError> {
         Ok(())
     }
 
-    /// Waits until nothing is in flight and everything acknowledged to the guest is durable. The vCPUs are stopped.
+    /// Waits until nothing is in flight and everything acknowledged to the guest is durable. The
+    /// vCPUs are stopped.
     fn quiesce(&mut self) -> std::io::Result<()> {
         Ok(())
     }
@@ -95,14 +103,14 @@ pub trait Device: Send {
         Ok(())
     }
 
-    /// Back to power-on state, for a reset of the whole machine; the vCPUs are stopped. What only a running guest may hold
-    /// stays held, and background work that was running goes on.
+    /// Back to power-on state, for a reset of the whole machine; the vCPUs are stopped. What only
+    /// a running guest may hold stays held, and background work that was running goes on.
     fn reset(&mut self) -> std::io::Result<()> {
         Ok(())
     }
 
-    /// Takes what a guest that may run must hold (the disk's lock). Touches neither guest memory nor the disk's contents, so a
-    /// guest that arrives stopped stays as it came.
+    /// Takes what a guest that may run must hold (the disk's lock). Touches neither guest memory
+    /// nor the disk's contents, so a guest that arrives stopped stays as it came.
     fn acquire(&mut self) -> std::io::Result<()> {
         Ok(())
     }

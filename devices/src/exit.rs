@@ -1,7 +1,8 @@
-//! The two ways in which a guest ends or restarts itself: Ferry's exit port and the PC's keyboard-controller reset.
+//! The two ways in which a guest ends or restarts itself: Ferry's exit port and the PC's
+//! keyboard-controller reset.
 //!
-//! The machine puts [`ExitDevice`] at port 0x501 and [`I8042`] at ports 0x60 to 0x64, and hands both the same handler. Neither has
-//! state: what a guest asked for is the machine's to carry out.
+//! The machine puts [`ExitDevice`] at port 0x501 and [`I8042`] at ports 0x60 to 0x64, and hands
+//! both the same handler. Neither has state: what a guest asked for is the machine's to carry out.
 
 use std::sync::Arc;
 
@@ -31,10 +32,12 @@ pub enum ExitRequest {
     Reboot,
 }
 
-/// Carries a request out. Called on the vCPU's thread, possibly on several at once, so it should only take note.
+/// Carries a request out. Called on the vCPU's thread, possibly on several at once, so it should
+/// only take note.
 pub type ExitHandler = Arc<dyn Fn(ExitRequest) + Send + Sync>;
 
-/// Port 0x501: writing 0 shuts the machine down, writing 1 reboots it. Other values do nothing; reads give 0.
+/// Port 0x501: writing 0 shuts the machine down, writing 1 reboots it. Other values do nothing;
+/// reads give 0.
 pub struct ExitDevice {
     handler: ExitHandler,
 }
@@ -61,9 +64,11 @@ impl BusDevice for ExitDevice {
     }
 }
 
-/// The keyboard controller, as far as restarting a PC needs it: 0xfe written to port 0x64 pulses the reset line.
+/// The keyboard controller, as far as restarting a PC needs it: 0xfe written to port 0x64 pulses
+/// the reset line.
 ///
-/// Reads give 0: no key, input buffer empty, so that a guest that waits for the controller goes on at once.
+/// Reads give 0: no key, input buffer empty, so that a guest that waits for the controller goes on
+/// at once.
 pub struct I8042 {
     handler: ExitHandler,
 }

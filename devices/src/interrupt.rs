@@ -1,8 +1,10 @@
 //! The line on which a device interrupts the guest: it knows edges, and not who carries them.
 //!
-//! The machine connects each device's line to KVM's interrupt controllers. A device pulses it from whichever thread has something
-//! to tell, and when [`InterruptLine::pulse`] returns the interrupt controller has the edge. An irqfd would be less code, but KVM
-//! gives an edge for the I/O APIC to a kernel worker, and on a host with too much to do that worker was seen to come 15 seconds later.
+//! The machine connects each device's line to KVM's interrupt controllers. A device pulses it from
+//! whichever thread has something to tell, and when [`InterruptLine::pulse`] returns the interrupt
+//! controller has the edge. An irqfd would be less code, but KVM gives an edge for the I/O APIC to
+//! a kernel worker, and on a host with too much to do that worker was seen to come 15 seconds
+//! later.
 
 use std::fmt;
 use std::sync::OnceLock;

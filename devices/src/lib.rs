@@ -1,7 +1,8 @@
 //! Emulated devices and the buses that route a guest's accesses to them.
 //!
-//! Nothing here knows KVM, sockets or migration: a device sees guest memory, eventfds, its interrupt line and plain saved-state values.
-//! The machine (`ferry-vmm`) builds devices, puts them on buses, and saves and loads them through [`Device`].
+//! Nothing here knows KVM, sockets or migration: a device sees guest memory, eventfds, its
+//! interrupt line and plain saved-state values. The machine (`ferry-vmm`) builds devices, puts
+//! them on buses, and saves and loads them through [`Device`].
 
 // A message must not end the thread that it comes from.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
@@ -23,5 +24,6 @@ pub use interrupt::InterruptLine;
 
 /// Guest memory as every device sees it.
 ///
-/// Its bitmap (one bit for each 4 KiB page) records what devices write, because KVM's dirty log sees only the vCPUs.
+/// Its bitmap (one bit for each 4 KiB page) records what devices write, because KVM's dirty log
+/// sees only the vCPUs.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<vm_memory::bitmap::AtomicBitmap>;

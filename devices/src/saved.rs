@@ -1,6 +1,8 @@
-//! The encoding that all saved states share: postcard of a plain struct, with nothing before it and nothing after it.
+//! The encoding that all saved states share: postcard of a plain struct, with nothing before it
+//! and nothing after it.
 //!
-//! Devices call [`encode`] in `save` and [`decode`] in `load`; what the fields mean, and which values are legal, stays theirs.
+//! Devices call [`encode`] in `save` and [`decode`] in `load`; what the fields mean, and which
+//! values are legal, stays theirs.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

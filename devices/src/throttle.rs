@@ -1,4 +1,5 @@
-//! Keeps a guest from filling the log: warnings that it can cause at will pass at most once a second.
+//! Keeps a guest from filling the log: warnings that it can cause at will pass at most once a
+//! second.
 //!
 //! Devices ask [`Throttle::pass`] before they warn about what a driver did wrong.
 

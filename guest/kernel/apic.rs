@@ -28,7 +28,8 @@ const SOFTWARE_ENABLE: u32 = 0x100;
 
 const PIC_MASKS: [u16; 2] = [0x21, 0xa1];
 const SERIAL_PIN: u32 = 4;
-/// Where the PIT's interrupt arrives: pin 2 on PCs; pin 0 where a VMM leaves KVM's own routing as it is.
+/// Where the PIT's interrupt arrives: pin 2 on PCs; pin 0 where a VMM leaves KVM's own routing as
+/// it is.
 const PIT_PINS: [u32; 2] = [0, 2];
 const PIT_COMMAND: u16 = 0x43;
 const PIT_CHANNEL_0: u16 = 0x40;
@@ -40,15 +41,16 @@ pub fn enable() {
     write(SPURIOUS_VECTOR, SOFTWARE_ENABLE | u32::from(SPURIOUS));
 }
 
-/// Silences the old interrupt controller (8259A), which would deliver everything a second time, under vectors of its own.
+/// Silences the old interrupt controller (8259A), which would deliver everything a second time,
+/// under vectors of its own.
 pub fn disable_pic() {
     for port in PIC_MASKS {
         port::write(port, 0xff);
     }
 }
 
-/// Routes the serial port's interrupt, and that of the PIT, which then ticks 18.2 times a second: processor 0 wakes up even
-/// if its own timer is lost, and can say so.
+/// Routes the serial port's interrupt, and that of the PIT, which then ticks 18.2 times a second:
+/// processor 0 wakes up even if its own timer is lost, and can say so.
 pub fn enable_watchdog() {
     route(SERIAL_PIN, SERIAL);
     for pin in PIT_PINS {

@@ -1,8 +1,9 @@
 //! The way from the VMM's PVH entry, or an application processor's start-up, to Rust in ring 3.
 //!
-//! The VMM jumps to `pvh_entry` (Xen's PVH boot protocol: 32-bit protected mode, flat segments, paging off, EBX = start
-//! info). Where a host emulates ring 0, every instruction here costs about a microsecond. So all tables are laid out at
-//! link time, and the code only loads registers: the rest of the initialisation runs in ring 3.
+//! The VMM jumps to `pvh_entry` (Xen's PVH boot protocol: 32-bit protected mode, flat segments,
+//! paging off, EBX = start info). Where a host emulates ring 0, every instruction here costs about
+//! a microsecond. So all tables are laid out at link time, and the code only loads registers: the
+//! rest of the initialisation runs in ring 3.
 
 use core::arch::global_asm;
 use core::mem::offset_of;

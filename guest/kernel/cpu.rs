@@ -1,7 +1,8 @@
-//! What every processor owns: its block, its stacks, its task-state segment. Also starts the application processors.
+//! What every processor owns: its block, its stacks, its task-state segment. Also starts the
+//! application processors.
 //!
-//! `boot.rs` loads these tables into the processor; `traps.rs` counts interrupts in the block, which GS points to in both
-//! rings. Everything is laid out at link time.
+//! `boot.rs` loads these tables into the processor; `traps.rs` counts interrupts in the block,
+//! which GS points to in both rings. Everything is laid out at link time.
 
 use core::arch::asm;
 use core::cell::UnsafeCell;
@@ -17,7 +18,8 @@ pub const MAX_CPUS: usize = 16;
 const USER_STACK: usize = 16 << 10;
 /// Interrupts need little; `fatal` formats its last words here.
 const KERNEL_STACK: usize = 8 << 10;
-/// I/O ports that ring 3 may use: up to the debug-exit port and the PIT, serial port and keyboard controller below it.
+/// I/O ports that ring 3 may use: up to the debug-exit port and the PIT, serial port and keyboard
+/// controller below it.
 const PORTS: usize = 0x508;
 
 /// A static that several processors or rings write, each its own part.
@@ -116,7 +118,8 @@ impl Cpu {
 // SAFETY: the pointers in the frame are only read, by the processor itself, when it starts.
 unsafe impl Sync for Cpu {}
 
-/// A task-state segment (Intel SDM volume 3, 8.7) with its I/O permission bitmap: a clear bit opens a port.
+/// A task-state segment (Intel SDM volume 3, 8.7) with its I/O permission bitmap: a clear bit
+/// opens a port.
 #[repr(C, packed(4))]
 pub struct Tss {
     reserved0: u32,
@@ -175,7 +178,8 @@ pub static TSSES: Shared<[Tss; MAX_CPUS]> = Shared::new({
 
 const TSS_DESCRIPTOR: u64 = 0x0000_8900_0000_0000 | (size_of::<Tss>() as u64 - 1);
 
-/// Null, 64-bit code, 32-bit code, data (ring 0), data, 64-bit code (ring 3), task-state segments. Processor 0 writes it.
+/// Null, 64-bit code, 32-bit code, data (ring 0), data, 64-bit code (ring 3), task-state segments.
+/// Processor 0 writes it.
 pub static GDT: Shared<[u64; 6 + 2 * MAX_CPUS]> = Shared::new({
     let mut gdt = [0; 6 + 2 * MAX_CPUS];
     gdt[1] = 0x00af_9b00_0000_ffff;
@@ -203,13 +207,13 @@ pub fn current() -> u32 {
 
 /// Starts a processor and waits until it runs; false when it does not come.
 ///
-/// INIT, then start-up messages (Intel SDM volume 3, 9.4.4). The waits between them are short: no KVM needs the 10 ms of
-/// real boards.
+/// INIT, then start-up messages (Intel SDM volume 3, 9.4.4). The waits between them are short: no
+/// KVM needs the 10 ms of real boards.
 pub fn start_secondary(cpu: &'static Cpu) -> bool {
     let index = cpu.index as usize;
     let base = TSSES.get() as u64 + (index * size_of::<Tss>()) as u64;
-    // SAFETY: processor 0 alone writes the GDT, the trampoline page (memory that nobody else uses) and `starting_cpu`,
-    // and no processor is starting now.
+    // SAFETY: processor 0 alone writes the GDT, the trampoline page (memory that nobody else uses)
+    // and `starting_cpu`, and no processor is starting now.
     unsafe {
         let entry = (GDT.get() as *mut u64).add(6 + 2 * index);
         entry.write(TSS_DESCRIPTOR | (base & 0xff_ffff) << 16 | (base >> 24 & 0xff) << 56);

@@ -1,5 +1,6 @@
-//! The disk's share of the workload, driven by processor 0: stamped blocks are written, flushed, read back and checked, several
-//! at a time. On a read-only disk, blocks are read, and must not change.
+//! The disk's share of the workload, driven by processor 0: stamped blocks are written, flushed,
+//! read back and checked, several at a time. On a read-only disk, blocks are read, and must not
+//! change.
 
 use core::fmt;
 use core::sync::atomic::Ordering;
@@ -14,16 +15,19 @@ use crate::{apic, time};
 const BLOCKS_MAX: usize = 512;
 /// A slot's pause between two requests, so that the disk is busy but not swamped.
 const PAUSE_US: u64 = 10_000;
-/// A request that is older than this and has come back without an interrupt shows that the interrupt was lost.
+/// A request that is older than this and has come back without an interrupt shows that the
+/// interrupt was lost.
 const INTERRUPT_US: u64 = 2_000_000;
-/// How long it must have lain there while this processor ran: a host with much to do may stand still between the two.
+/// How long it must have lain there while this processor ran: a host with much to do may stand
+/// still between the two.
 const WATCHED_US: u64 = 1_000_000;
 /// The most of it between two looks: more, and it was this processor that stood still.
 const LOOK_US: u64 = 1000;
 /// A request that is older than this is taken for lost.
 const REQUEST_US: u64 = 60_000_000;
 
-/// What each block should hold: its generation, or on a read-only disk a hash. 0: not known yet. Processor 0 alone uses it.
+/// What each block should hold: its generation, or on a read-only disk a hash. 0: not known yet.
+/// Processor 0 alone uses it.
 static EXPECTED: Shared<[u32; BLOCKS_MAX]> = Shared::new([0; BLOCKS_MAX]);
 
 /// What a slot does.
@@ -57,7 +61,8 @@ pub struct DiskWork {
     next_block: usize,
     slots: [Slot; SLOTS],
     irqs_seen: u64,
-    /// For how long, in TSC cycles, a completed request has been watched that no interrupt told of.
+    /// For how long, in TSC cycles, a completed request has been watched that no interrupt told
+    /// of.
     watched: u64,
     looked: u64,
     /// Completed requests.
@@ -127,7 +132,8 @@ impl DiskWork {
         2
     }
 
-    /// Whether a request is old enough to look for it without an interrupt. Reports those that are too old.
+    /// Whether a request is old enough to look for it without an interrupt. Reports those that are
+    /// too old.
     fn find_old(&mut self, now: u64, log: &mut Log) -> bool {
         let mut found = false;
         for slot in self.slots.iter_mut().filter(|slot| !matches!(slot.step, Step::Pause(_))) {
@@ -191,7 +197,8 @@ impl DiskWork {
         self.slots[slot].step = Step::Pause(now + time::cycles_of_us(PAUSE_US));
     }
 
-    /// Checks the block that was read. A wrong one is reported, and counts as unknown from then on.
+    /// Checks the block that was read. A wrong one is reported, and counts as unknown from then
+    /// on.
     fn check(&mut self, slot: usize, block: usize, log: &mut Log) {
         let (seed, read_only) = (self.seed, self.device.read_only);
         let expected = expected(block);

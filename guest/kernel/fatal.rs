@@ -1,6 +1,8 @@
-//! The end of a guest that cannot go on: exceptions that nobody expects, and the kernel's own panics.
+//! The end of a guest that cannot go on: exceptions that nobody expects, and the kernel's own
+//! panics.
 //!
-//! `traps.rs` comes here, in ring 3 with interrupts off, on the stack where the exception was recorded.
+//! `traps.rs` comes here, in ring 3 with interrupts off, on the stack where the exception was
+//! recorded.
 
 use core::fmt;
 use core::panic::PanicInfo;

@@ -1,5 +1,5 @@
-//! Measures gaps: how much later a page touch ended than it was due, and than the touch before it. Pacing and the loop's own
-//! chores are none. And stalls: how long a touch took by itself.
+//! Measures gaps: how much later a page touch ended than it was due, and than the touch before it.
+//! Pacing and the loop's own chores are none. And stalls: how long a touch took by itself.
 
 use crate::lines::{Histogram, Stalls};
 use crate::time;
@@ -44,8 +44,9 @@ impl Gaps {
         self.stalls.add(now.saturating_sub(began) / self.cycles_per_us);
     }
 
-    /// Chores with so many accesses to devices have ended, begun after the last touch. What they took beyond their
-    /// allowance belongs to the next touch: a guest that was stopped meanwhile must notice.
+    /// Chores with so many accesses to devices have ended, begun after the last touch. What they
+    /// took beyond their allowance belongs to the next touch: a guest that was stopped meanwhile
+    /// must notice.
     pub fn excuse(&mut self, began: u64, accesses: usize) {
         let now = time::now();
         let allowance = (CHORE_US + ACCESS_US * accesses as u64) * self.cycles_per_us;
@@ -53,7 +54,8 @@ impl Gaps {
         self.last = now - beyond;
     }
 
-    /// Begins a new reporting period. Returns the longest gap of the one that ended and the longest of all, in µs.
+    /// Begins a new reporting period. Returns the longest gap of the one that ended and the
+    /// longest of all, in µs.
     pub fn report(&mut self) -> (u64, u64) {
         self.worst = self.worst.max(self.worst_since_report);
         let since_report = self.worst_since_report;

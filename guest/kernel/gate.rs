@@ -30,10 +30,12 @@ impl Request {
     }
 }
 
-/// EAX, EBX, ECX, EDX of a leaf, as ring 0 sees them: where ring 3 runs natively it would see the host's own.
+/// EAX, EBX, ECX, EDX of a leaf, as ring 0 sees them: where ring 3 runs natively it would see the
+/// host's own.
 pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
     let (a, b, c, d): (u64, u64, u64, u64);
-    // SAFETY: the gate changes these registers only; RBX, which the compiler reserves, is put back.
+    // SAFETY: the gate changes these registers only; RBX, which the compiler reserves, is put
+    // back.
     unsafe {
         asm!(
             "mov {b}, rbx",

@@ -1,4 +1,5 @@
-//! kvmclock: the clock page that KVM keeps for each vCPU (Linux, `Documentation/virt/kvm/x86/msr.rst`).
+//! kvmclock: the clock page that KVM keeps for each vCPU (Linux,
+//! `Documentation/virt/kvm/x86/msr.rst`).
 
 use core::sync::atomic::{Ordering, fence};
 
@@ -76,8 +77,8 @@ fn page(cpu: u32) -> *mut Page {
     PAGES.get().cast::<Page>().wrapping_add(cpu as usize)
 }
 
-/// A consistent copy: KVM makes the version odd while it writes, and writes only while this vCPU is outside the guest, so a
-/// few tries suffice.
+/// A consistent copy: KVM makes the version odd while it writes, and writes only while this vCPU
+/// is outside the guest, so a few tries suffice.
 fn read(cpu: u32) -> Page {
     let source = page(cpu);
     for _ in 0..1000 {

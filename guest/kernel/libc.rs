@@ -1,4 +1,5 @@
-//! The memory functions that compiled Rust calls. String instructions run natively in ring 3, so they are short and fast.
+//! The memory functions that compiled Rust calls. String instructions run natively in ring 3, so
+//! they are short and fast.
 
 use core::arch::asm;
 
@@ -17,7 +18,8 @@ unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut
         // SAFETY: a forward copy reads each byte before it is overwritten.
         return unsafe { memcpy(to, from, count) };
     }
-    // SAFETY: the caller owns both ranges; a backward copy reads each byte before it is overwritten.
+    // SAFETY: the caller owns both ranges; a backward copy reads each byte before it is
+    // overwritten.
     unsafe {
         asm!(
             "std",
@@ -42,7 +44,8 @@ unsafe extern "C" fn memset(to: *mut u8, value: i32, count: usize) -> *mut u8 {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, count: usize) -> i32 {
     for at in 0..count {
-        // SAFETY: the caller owns both ranges. Volatile, or the compiler would make a call of this very function.
+        // SAFETY: the caller owns both ranges. Volatile, or the compiler would make a call of this
+        // very function.
         let (l, r) = unsafe { (left.add(at).read_volatile(), right.add(at).read_volatile()) };
         if l != r {
             return i32::from(l) - i32::from(r);

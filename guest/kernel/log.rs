@@ -1,4 +1,5 @@
-//! A processor's voice: its error lines, its count of errors, and the report that is on its way out.
+//! A processor's voice: its error lines, its count of errors, and the report that is on its way
+//! out.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -43,7 +44,8 @@ impl Log {
         self.accesses += serial::print(self.cpu, &mut self.pending, line);
     }
 
-    /// Takes a line to be printed in pieces by [`Log::pump`]; false, and nothing taken, while another is under way.
+    /// Takes a line to be printed in pieces by [`Log::pump`]; false, and nothing taken, while
+    /// another is under way.
     pub fn queue(&mut self, line: &Line<&str>) -> bool {
         let free = !self.pending.unsent();
         if free {

@@ -1,8 +1,10 @@
-//! The tiny guest: a PVH kernel whose work, and nearly all of whose initialisation, runs in ring 3.
+//! The tiny guest: a PVH kernel whose work, and nearly all of whose initialisation, runs in
+//! ring 3.
 //!
-//! `guest/build.rs` builds it and `ferry_guest::ELF` hands it out. The VMM enters at `boot.rs`, which comes to [`start`] here
-//! within some thirty instructions. Ring 0 is kept that small because some hosts emulate it, at a microsecond an instruction
-//! and with gaps, while ring 3 runs natively everywhere.
+//! `guest/build.rs` builds it and `ferry_guest::ELF` hands it out. The VMM enters at `boot.rs`,
+//! which comes to [`start`] here within some thirty instructions. Ring 0 is kept that small
+//! because some hosts emulate it, at a microsecond an instruction and with gaps, while ring 3 runs
+//! natively everywhere.
 
 #![no_std]
 #![no_main]

@@ -29,15 +29,16 @@ pub fn report_wishes() -> u32 {
     REPORTS.load(Ordering::Relaxed)
 }
 
-/// Listens to the serial port: `q` shut down, `r` reboot, `s` report, `f` break. Others are ignored.
+/// Listens to the serial port: `q` shut down, `r` reboot, `s` report, `f` break. Others are
+/// ignored.
 #[derive(Default)]
 pub struct Ear {
     irqs_seen: u64,
 }
 
 impl Ear {
-    /// Does what was asked since the last call. Only processor 0 gets the port's interrupts. Returns the number of port
-    /// accesses.
+    /// Does what was asked since the last call. Only processor 0 gets the port's interrupts.
+    /// Returns the number of port accesses.
     pub fn listen(&mut self, cpu: &Cpu) -> usize {
         let irqs = cpu.serial_irqs.load(Ordering::Acquire);
         if irqs == self.irqs_seen {
@@ -47,7 +48,8 @@ impl Ear {
         self.poll()
     }
 
-    /// The same, without waiting for an interrupt: now and then, for a VMM whose serial port has none.
+    /// The same, without waiting for an interrupt: now and then, for a VMM whose serial port has
+    /// none.
     pub fn poll(&mut self) -> usize {
         let mut accesses = 1;
         while let Some(byte) = serial::receive() {

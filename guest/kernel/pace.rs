@@ -7,7 +7,8 @@ use crate::time;
 const QUANTUM_US: u64 = 1_000;
 /// The length when a page is due less often than that.
 const QUANTUM_MAX_US: u64 = 10_000;
-/// A lag up to this is made up for, as fast as it goes: a host that is busy now and then does not slow the guest down.
+/// A lag up to this is made up for, as fast as it goes: a host that is busy now and then does not
+/// slow the guest down.
 const CATCH_UP_US: u64 = 50_000;
 /// Fractions of a page that are counted.
 const FRACTION_BITS: u32 = 20;
@@ -48,8 +49,8 @@ impl Pace {
         now + 2 * self.quantum < self.due
     }
 
-    /// Goes on to the next quantum. After a longer stall the schedule begins anew, so that what was missed is not made up
-    /// for; but the pages that were late remain late.
+    /// Goes on to the next quantum. After a longer stall the schedule begins anew, so that what
+    /// was missed is not made up for; but the pages that were late remain late.
     pub fn advance(&mut self) {
         self.due = self.base + self.quantum;
         let now = time::now();

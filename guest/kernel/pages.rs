@@ -1,8 +1,8 @@
-//! The working set: every page carries stamps that say which page it is and how often it was written, and each touch checks
-//! them before it writes the next.
+//! The working set: every page carries stamps that say which page it is and how often it was
+//! written, and each touch checks them before it writes the next.
 //!
-//! What a page should carry is kept in a table elsewhere in memory. A page that was lost, taken from an older copy, or put in
-//! the wrong place disagrees with the table.
+//! What a page should carry is kept in a table elsewhere in memory. A page that was lost, taken
+//! from an older copy, or put in the wrong place disagrees with the table.
 
 use core::fmt;
 
@@ -105,7 +105,8 @@ impl Pages {
         self.set_generation(index, 1);
     }
 
-    /// Checks page `at` of this part and writes its next generation. A page that is wrong is reported once, and left as it is.
+    /// Checks page `at` of this part and writes its next generation. A page that is wrong is
+    /// reported once, and left as it is.
     #[inline]
     pub fn touch(&mut self, at: u64) -> Result<(), Wrong> {
         let index = self.first + at;
@@ -128,7 +129,8 @@ impl Pages {
     fn check(&self, index: u64, expected: Stamp) -> Result<(), Wrong> {
         let address = self.layout.address(index);
         for offset in [FIRST, LAST] {
-            // SAFETY: the page lies in the working set, which only this processor touches; the offset is 8-byte aligned.
+            // SAFETY: the page lies in the working set, which only this processor touches; the
+            // offset is 8-byte aligned.
             let found = unsafe { ((address as usize + offset) as *const Stamp).read_volatile() };
             if found != expected {
                 return Err(Wrong { index, address, offset, expected, found });

@@ -1,7 +1,8 @@
-//! Maps all RAM and the devices, one to one and open to ring 3. `boot.rs` has mapped the first GiB at link time.
+//! Maps all RAM and the devices, one to one and open to ring 3. `boot.rs` has mapped the first GiB
+//! at link time.
 //!
-//! Ring 3 can do this because the tables lie in memory that it may write. Only absent entries are filled, so nothing needs to be
-//! flushed.
+//! Ring 3 can do this because the tables lie in memory that it may write. Only absent entries are
+//! filled, so nothing needs to be flushed.
 
 use crate::boot::{boot_pdpt, boot_pdpt_high};
 use crate::cpu::Shared;

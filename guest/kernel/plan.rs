@@ -1,5 +1,5 @@
-//! What this guest will do: the command line, met with the memory, the processor and the disk that are there. Processor 0 makes
-//! the plan and prints the `boot` line; all processors follow it.
+//! What this guest will do: the command line, met with the memory, the processor and the disk that
+//! are there. Processor 0 makes the plan and prints the `boot` line; all processors follow it.
 
 use crate::cpu::Shared;
 use crate::disk::DiskWork;

@@ -1,4 +1,5 @@
-//! Port I/O, which ring 3 may do because the task-state segment's I/O bitmap opens the ports below 0x508.
+//! Port I/O, which ring 3 may do because the task-state segment's I/O bitmap opens the ports below
+//! 0x508.
 
 use core::arch::asm;
 

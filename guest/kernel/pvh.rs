@@ -1,6 +1,8 @@
-//! What the VMM hands over at boot: Xen's `hvm_start_info`, version 1, with the memory map and the command line.
+//! What the VMM hands over at boot: Xen's `hvm_start_info`, version 1, with the memory map and the
+//! command line.
 //!
-//! Everything is copied out before any other memory is written, for the VMM may have put it anywhere.
+//! Everything is copied out before any other memory is written, for the VMM may have put it
+//! anywhere.
 
 use core::slice;
 
@@ -103,7 +105,8 @@ fn copy_cmdline(address: u64) -> &'static str {
     if address == 0 {
         return "";
     }
-    // SAFETY: the start info points to a string that ends in 0, in mapped memory; processor 0 alone gets here, once.
+    // SAFETY: the start info points to a string that ends in 0, in mapped memory; processor 0
+    // alone gets here, once.
     let text = unsafe {
         let source = at::<u8>(address, CMDLINE_MAX);
         let length = source.iter().position(|byte| *byte == 0).unwrap_or(CMDLINE_MAX);

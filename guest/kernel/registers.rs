@@ -1,8 +1,9 @@
 //! Puts known values into registers and looks for them again: a migration must lose none.
 //!
-//! Two ways. What compiled code never touches keeps its value across the whole workload loop: the upper halves of the YMM
-//! registers, the MMX registers, MXCSR, the FS base and the debug address registers ([`check_kept`], [`check_slow`]). What it
-//! does use holds known values while the processor sleeps ([`hold`]).
+//! Two ways. What compiled code never touches keeps its value across the whole workload loop: the
+//! upper halves of the YMM registers, the MMX registers, MXCSR, the FS base and the debug address
+//! registers ([`check_kept`], [`check_slow`]). What it does use holds known values while the
+//! processor sleeps ([`hold`]).
 
 use core::arch::asm;
 
@@ -57,7 +58,8 @@ pub fn init(cpu: u32, simd: Simd) {
     load(cpu, simd);
 }
 
-/// Loads the registers that keep their values: at first, and again once a wrong one was reported, so that the next loss shows.
+/// Loads the registers that keep their values: at first, and again once a wrong one was reported,
+/// so that the next loss shows.
 pub fn load(cpu: u32, simd: Simd) {
     let bank = bank(cpu);
     gate::write_msr(MSR_FS_BASE, bank as u64);
@@ -65,7 +67,8 @@ pub fn load(cpu: u32, simd: Simd) {
     if simd == Simd::Off {
         return;
     }
-    // SAFETY: compiled code uses neither MMX registers nor floating point, and the bank holds 64 bytes for each line below.
+    // SAFETY: compiled code uses neither MMX registers nor floating point, and the bank holds 64
+    // bytes for each line below.
     unsafe {
         asm!(
             "ldmxcsr [{mxcsr}]",
@@ -83,7 +86,8 @@ pub fn load(cpu: u32, simd: Simd) {
         );
     }
     if simd == Simd::Avx {
-        // SAFETY: the processor has AVX and it is enabled. The lower halves, which compiled code uses, stay as they are.
+        // SAFETY: the processor has AVX and it is enabled. The lower halves, which compiled code
+        // uses, stay as they are.
         unsafe {
             asm!(
                 ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
@@ -162,7 +166,8 @@ pub fn check_slow(cpu: u32) -> Result<(), Changed> {
 /// Passes the gate with known values in XMM0–15 and R8–R15, and checks them afterwards.
 pub fn hold(request: Request, a: u64, c: u64, d: u64) -> Result<(), Changed> {
     let bank = bank(crate::cpu::current());
-    // SAFETY: all registers that change are named; the bank is this processor's and has room for what is stored.
+    // SAFETY: all registers that change are named; the bank is this processor's and has room for
+    // what is stored.
     unsafe {
         asm!(
             ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",

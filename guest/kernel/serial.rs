@@ -1,7 +1,8 @@
-//! The serial port COM1 (a 16550A at 0x3f8), driven from ring 3 through the I/O bitmap: whole lines out, single bytes in.
+//! The serial port COM1 (a 16550A at 0x3f8), driven from ring 3 through the I/O bitmap: whole
+//! lines out, single bytes in.
 //!
-//! Each access is an exit to the VMM, 4.5 µs or more. A regular report is therefore handed out in small pieces between page
-//! touches ([`Pending`]); all else is printed at once.
+//! Each access is an exit to the VMM, 4.5 µs or more. A regular report is therefore handed out in
+//! small pieces between page touches ([`Pending`]); all else is printed at once.
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -29,7 +30,8 @@ const NOBODY: u32 = u32::MAX;
 /// The processor whose line is being printed: lines never mix.
 static OWNER: AtomicU32 = AtomicU32::new(NOBODY);
 
-/// Switches on the FIFO and the receive interrupt. Speed and framing stay as they are: no VMM minds.
+/// Switches on the FIFO and the receive interrupt. Speed and framing stay as they are: no VMM
+/// minds.
 pub fn init() {
     write(FIFO_CONTROL, 0x07);
     write(MODEM_CONTROL, 0x0b);
@@ -90,8 +92,8 @@ impl Pending {
         self.length += 2;
     }
 
-    /// Sends all that is left. A processor that holds the port for too long is taken for dead. Returns the
-    /// number of port accesses.
+    /// Sends all that is left. A processor that holds the port for too long is taken for dead.
+    /// Returns the number of port accesses.
     pub fn flush(&mut self, cpu: u32) -> usize {
         let mut accesses = 0;
         let deadline = time::now() + time::cycles_of_us(LOCK_US);
@@ -107,7 +109,8 @@ impl Pending {
         accesses
     }
 
-    /// Sends what fits the FIFO, when no other processor is printing. Returns the number of port accesses.
+    /// Sends what fits the FIFO, when no other processor is printing. Returns the number of port
+    /// accesses.
     pub fn pump(&mut self, cpu: u32) -> usize {
         if !self.unsent() {
             return 0;

@@ -1,7 +1,8 @@
-//! The local APIC's timer, one per processor: it ticks, and it wakes a processor that sleeps until the next page is due.
+//! The local APIC's timer, one per processor: it ticks, and it wakes a processor that sleeps until
+//! the next page is due.
 //!
-//! IA32_TSC_DEADLINE where there is one, else one-shot counts. The timer is armed for each tick anew; a tick that does not
-//! come shows that the timer was lost.
+//! IA32_TSC_DEADLINE where there is one, else one-shot counts. The timer is armed for each tick
+//! anew; a tick that does not come shows that the timer was lost.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,7 +17,8 @@ const DEADLINE_MODE: u32 = 2 << 17;
 const DIVIDE_BY_1: u32 = 0xb;
 /// A tick may come this late after its deadline, while the processor demonstrably runs.
 const PATIENCE_US: u64 = 500_000;
-/// How often the processor must have looked: a guest that stood still looks late by itself, but only once.
+/// How often the processor must have looked: a guest that stood still looks late by itself, but
+/// only once.
 const LOOKS: u32 = 64;
 
 /// Timer counts per 2^20 TSC cycles, in one-shot mode.
@@ -53,7 +55,8 @@ fn measure() {
     COUNTS_PER_MI.store((u64::from(count - later) << 20) / (end - start).max(1), Ordering::Relaxed);
 }
 
-/// Sleeps for a millisecond or less. For waits on other processors: spinning would keep them off the host's CPUs.
+/// Sleeps for a millisecond or less. For waits on other processors: spinning would keep them off
+/// the host's CPUs.
 pub fn nap() {
     let deadline = time::now() + time::cycles_of_us(1_000);
     // Whether the registers survived is checked by the workload's own sleep.
@@ -147,8 +150,8 @@ impl Timer {
         }
     }
 
-    /// Asks for a tick at this TSC and sleeps until it, or another interrupt, comes. All registers are checked across the sleep:
-    /// the result is the name of the first that changed.
+    /// Asks for a tick at this TSC and sleeps until it, or another interrupt, comes. All registers
+    /// are checked across the sleep: the result is the name of the first that changed.
     pub fn sleep(&mut self, deadline: u64) -> Result<(), registers::Changed> {
         self.note(deadline);
         self.cpu.asleep_until.store(deadline, Ordering::Relaxed);

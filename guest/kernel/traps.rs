@@ -1,8 +1,10 @@
-//! Interrupts, exceptions and the gate: everything that runs in ring 0 after boot, in a handful of instructions each.
+//! Interrupts, exceptions and the gate: everything that runs in ring 0 after boot, in a handful of
+//! instructions each.
 //!
-//! An interrupt counts and acknowledges; the ring-3 loop sees the counter. `ud2` with a request number is the gate through
-//! which `gate.rs` asks for a privileged operation: an invalid opcode traps on every host, while `int`, `syscall` and
-//! `sysenter` do not work where ring 0 is emulated. Any other exception returns to `fatal::exception` in ring 3.
+//! An interrupt counts and acknowledges; the ring-3 loop sees the counter. `ud2` with a request
+//! number is the gate through which `gate.rs` asks for a privileged operation: an invalid opcode
+//! traps on every host, while `int`, `syscall` and `sysenter` do not work where ring 0 is
+//! emulated. Any other exception returns to `fatal::exception` in ring 3.
 
 use core::arch::global_asm;
 use core::mem::offset_of;
@@ -18,7 +20,8 @@ pub const SERIAL: u8 = 0x42;
 pub const WATCHDOG: u8 = 0x43;
 pub const SPURIOUS: u8 = 0xff;
 
-/// What RDI holds at a gate's `ud2`: this plus the request's place in `gate_table`. A stray `ud2` has something else.
+/// What RDI holds at a gate's `ud2`: this plus the request's place in `gate_table`. A stray `ud2`
+/// has something else.
 pub const GATE_MAGIC: u32 = 0x4645_5200;
 
 const VECTORS: usize = 256;
@@ -58,8 +61,8 @@ pub fn fill_idt() {
     set(SPURIOUS.into(), &raw const spurious_stub);
 }
 
-// The local APIC's registers are reached through the mapping of the topmost 2 GiB: so that their address fits an
-// instruction. 0xb0 is end-of-interrupt, 0x380 the timer's initial count.
+// The local APIC's registers are reached through the mapping of the topmost 2 GiB: so that their
+// address fits an instruction. 0xb0 is end-of-interrupt, 0x380 the timer's initial count.
 global_asm!(
     ".section .boot, \"ax\", @progbits",
     ".macro interrupt name, counter",

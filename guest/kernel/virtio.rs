@@ -1,5 +1,5 @@
-//! A driver for one virtio block device behind virtio-mmio (virtio 1.2, sections 4.2 and 5.2): one split queue, several
-//! requests in flight. `disk.rs` decides what to request.
+//! A driver for one virtio block device behind virtio-mmio (virtio 1.2, sections 4.2 and 5.2): one
+//! split queue, several requests in flight. `disk.rs` decides what to request.
 
 use core::sync::atomic::{Ordering, fence};
 
@@ -102,7 +102,8 @@ struct Header {
 #[expect(dead_code, reason = "the device uses it")]
 struct Buffers([[u8; BLOCK]; SLOTS]);
 
-/// Shared with the device. Processor 0 alone drives it. `DiskDevice::open` writes before the device reads.
+/// Shared with the device. Processor 0 alone drives it. `DiskDevice::open` writes before the
+/// device reads.
 #[unsafe(link_section = ".bss.uninit")]
 static QUEUE: Shared<core::mem::MaybeUninit<Queue>> = Shared::new(core::mem::MaybeUninit::uninit());
 #[unsafe(link_section = ".bss.uninit")]
@@ -143,7 +144,8 @@ pub struct DiskDevice {
 }
 
 impl DiskDevice {
-    /// Finds the first block device on the command line (`virtio_mmio.device=<size>@<address>:<irq>`, as Linux reads it).
+    /// Finds the first block device on the command line
+    /// (`virtio_mmio.device=<size>@<address>:<irq>`, as Linux reads it).
     pub fn open(cmdline: &str) -> Result<Option<Self>, OpenError> {
         for word in cmdline.split_ascii_whitespace() {
             let Some(place) = word.strip_prefix("virtio_mmio.device=") else { continue };
@@ -218,12 +220,13 @@ impl DiskDevice {
         unsafe { &mut *buffer(slot) }
     }
 
-    /// Puts a request of one block into the queue. The device learns of it by [`DiskDevice::notify`].
+    /// Puts a request of one block into the queue. The device learns of it by
+    /// [`DiskDevice::notify`].
     pub fn submit(&mut self, slot: usize, operation: Operation, sector: u64) {
         let queue = queue();
         let at = slot * CHAIN;
-        // SAFETY: the slot's request is not in flight, so the device does not look at its header, status and descriptors.
-        // The index is written last, after the fence.
+        // SAFETY: the slot's request is not in flight, so the device does not look at its header,
+        // status and descriptors. The index is written last, after the fence.
         unsafe {
             (*queue).headers[slot] = Header { operation: operation as u32, reserved: 0, sector };
             (&raw mut (*queue).status[slot]).write_volatile(0xff);
@@ -251,15 +254,17 @@ impl DiskDevice {
 
     /// Whether a request has completed that was not taken yet.
     pub fn has_completed(&self) -> bool {
-        // SAFETY: the index lies in the queue's memory, which is never freed; the device writes it whole.
+        // SAFETY: the index lies in the queue's memory, which is never freed; the device writes it
+        // whole.
         unsafe { (&raw const (*queue()).used.index).read_volatile() != self.seen }
     }
 
-    /// The next completed request: its slot and VIRTIO_BLK_S_* status. An error is what the device wrote in place of a slot.
+    /// The next completed request: its slot and VIRTIO_BLK_S_* status. An error is what the device
+    /// wrote in place of a slot.
     pub fn completed(&mut self) -> Option<Result<(usize, u8), u32>> {
         let queue = queue();
-        // SAFETY: the used ring is read after its index and after the fence; the status belongs to a request that the device
-        // gave back.
+        // SAFETY: the used ring is read after its index and after the fence; the status belongs to
+        // a request that the device gave back.
         unsafe {
             if !self.has_completed() {
                 return None;
@@ -276,7 +281,8 @@ impl DiskDevice {
     }
 
     fn read(&self, register: usize) -> u32 {
-        // SAFETY: `base` lies in the devices' GiB, which is mapped; the registers are 4-byte aligned.
+        // SAFETY: `base` lies in the devices' GiB, which is mapped; the registers are 4-byte
+        // aligned.
         u32::from_le(unsafe { ((self.base + register) as *const u32).read_volatile() })
     }
 

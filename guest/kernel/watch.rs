@@ -1,4 +1,5 @@
-//! Processor 0's eye on the others: one whose timer was lost sleeps for ever and cannot say so itself.
+//! Processor 0's eye on the others: one whose timer was lost sleeps for ever and cannot say so
+//! itself.
 
 use core::sync::atomic::Ordering;
 
@@ -8,8 +9,8 @@ use crate::time;
 
 /// How often to look.
 const PERIOD_US: u64 = 500_000;
-/// How long a processor may sleep beyond its time. Generous, for one that waits for a page of its stack, in the middle of a
-/// migration, looks the same.
+/// How long a processor may sleep beyond its time. Generous, for one that waits for a page of its
+/// stack, in the middle of a migration, looks the same.
 const PATIENCE_US: u64 = 10_000_000;
 
 /// When to look again.
@@ -25,7 +26,8 @@ impl Watch {
         if now < self.next {
             return;
         }
-        // The guest as a whole may have stood still: then the others are about to wake up. They get another period.
+        // The guest as a whole may have stood still: then the others are about to wake up. They
+        // get another period.
         let punctual = now < self.next + time::cycles_of_us(PERIOD_US);
         self.next = now + time::cycles_of_us(PERIOD_US);
         for cpu in others {

@@ -1,5 +1,5 @@
-//! The loop that every processor runs: fill its pages, then touch them at the planned rate, and between two bursts see to
-//! everything else.
+//! The loop that every processor runs: fill its pages, then touch them at the planned rate, and
+//! between two bursts see to everything else.
 
 use core::sync::atomic::Ordering;
 
@@ -40,7 +40,8 @@ struct Worker {
     pages: Pages,
     gaps: Gaps,
     timer: Timer,
-    /// Where the next touch goes, in sequential order; the state of the generator, in random order.
+    /// Where the next touch goes, in sequential order; the state of the generator, in random
+    /// order.
     position: u64,
     touched: u64,
     /// The TSC when the pages were filled.

@@ -1,27 +1,31 @@
-//! The lines that the guest prints, as types and as text: the one definition that kernel and host share.
+//! The lines that the guest prints, as types and as text: the one definition that kernel and host
+//! share.
 //!
-//! The kernel (which includes this file by path) prints a [`Line`]; [`crate::report`] reads it back. Only `core` is used.
-//! Every line begins with `ferry ` and its kind; then come `key=value` pairs. Serial output is slow, hence the short keys.
+//! The kernel (which includes this file by path) prints a [`Line`]; [`crate::report`] reads it
+//! back. Only `core` is used. Every line begins with `ferry ` and its kind; then come `key=value`
+//! pairs. Serial output is slow, hence the short keys.
 
 use core::fmt::{self, Display, Formatter};
 
 /// Buckets of a [`Histogram`].
 pub const BUCKETS: usize = 24;
-/// A touch that takes at least so long is a stall, in µs. A first write to a page that is logged takes less, an access to one that
-/// has to come from another host takes more.
+/// A touch that takes at least so long is a stall, in µs. A first write to a page that is logged
+/// takes less, an access to one that has to come from another host takes more.
 pub const STALL_US: u64 = 16;
 /// Buckets of [`Stalls`].
 pub const STALL_BUCKETS: usize = 128;
 /// Buckets of [`Stalls`] from one power of two to the next.
 pub const STALL_STEPS: u64 = 8;
 
-/// One line of the guest. `S` is its text type: borrowed or formatted on the fly in the guest, owned on the host.
+/// One line of the guest. `S` is its text type: borrowed or formatted on the fly in the guest,
+/// owned on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "the kernel has no heap to box a report in")]
 pub enum Line<S> {
     /// The kernel is up. The first line.
     Boot(Boot),
-    /// A vCPU has written its part of the working set for the first time; from now on it is paced and measured.
+    /// A vCPU has written its part of the working set for the first time; from now on it is paced
+    /// and measured.
     Ready(Ready),
     /// The regular account of one vCPU.
     Report(Report),
@@ -76,8 +80,8 @@ pub struct Report {
     pub sequence: u64,
     /// Pages touched since `ready`.
     pub pages: u64,
-    /// Longest gap since the previous report, in µs. A gap is the time by which a touch ended later than it was due and
-    /// later than the touch before it: pacing and printing are none.
+    /// Longest gap since the previous report, in µs. A gap is the time by which a touch ended
+    /// later than it was due and later than the touch before it: pacing and printing are none.
     pub gap_us: u64,
     /// Longest gap since `ready`, in µs.
     pub worst_gap_us: u64,
@@ -119,8 +123,8 @@ pub struct End {
     pub uptime_ms: u64,
 }
 
-/// Counts durations by magnitude: bucket 0 those below 2 µs, bucket k those from 2^k µs to below 2^(k+1) µs, the last one
-/// all that is longer.
+/// Counts durations by magnitude: bucket 0 those below 2 µs, bucket k those from 2^k µs to below
+/// 2^(k+1) µs, the last one all that is longer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Histogram(pub [u64; BUCKETS]);
 
@@ -141,7 +145,8 @@ impl Histogram {
 pub struct Stalls {
     /// All of them added up, in µs.
     pub total_us: u64,
-    /// How many took from [`Stalls::floor_us`] of the bucket to below that of the next; the last one counts all that is longer.
+    /// How many took from [`Stalls::floor_us`] of the bucket to below that of the next; the last
+    /// one counts all that is longer.
     pub counts: [u32; STALL_BUCKETS],
 }
 
@@ -160,7 +165,8 @@ impl Stalls {
         }
     }
 
-    /// The bucket of a stall, in µs: [`STALL_STEPS`] equal steps from each power of two to the next.
+    /// The bucket of a stall, in µs: [`STALL_STEPS`] equal steps from each power of two to the
+    /// next.
     pub fn bucket(us: u64) -> usize {
         let octave = u64::from(us.max(STALL_US).ilog2() - STALL_US.ilog2());
         let step = (us.max(STALL_US) >> octave) / (STALL_US / STALL_STEPS) - STALL_STEPS;
@@ -222,7 +228,8 @@ words! {
         Pit = "pit",
         /// CPUID leaf 0x16, the nominal frequency of the processor.
         Nominal = "leaf16",
-        /// Nobody says, and nothing could be measured: 1 GHz is assumed, so all times are wrong by some factor.
+        /// Nobody says, and nothing could be measured: 1 GHz is assumed, so all times are wrong by
+        /// some factor.
         Unknown = "unknown",
     }
 }

@@ -1,5 +1,5 @@
-//! Reads the lines that the guest prints. Tests, benchmarks and the demo call [`parse_line`] on what comes from the serial
-//! port.
+//! Reads the lines that the guest prints. Tests, benchmarks and the demo call [`parse_line`] on
+//! what comes from the serial port.
 
 use crate::lines::{self, BUCKETS, Boot, Disk, End, Fault, Histogram, Ready, Report, Simd, Stalls, Timer, TscSource};
 use crate::workload::Exit;
@@ -7,8 +7,8 @@ use crate::workload::Exit;
 /// One line of the guest.
 pub type Line = lines::Line<String>;
 
-/// A line that begins like the guest's own and does not go on like one. The serial output was cut or mixed up, or the
-/// kernel is of another version than this crate.
+/// A line that begins like the guest's own and does not go on like one. The serial output was cut
+/// or mixed up, or the kernel is of another version than this crate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the guest's line '{line}' does not parse: {why}; is the kernel of the same build, and the serial output whole?"
@@ -127,8 +127,8 @@ impl Stalls {
         longest
     }
 
-    /// How long the stall took that is longer than `percent` of 100 others, in µs, to within half a bucket (6 %). `None`
-    /// without stalls.
+    /// How long the stall took that is longer than `percent` of 100 others, in µs, to within half
+    /// a bucket (6 %). `None` without stalls.
     #[must_use]
     pub fn percentile_us(&self, percent: u32) -> Option<f64> {
         let rank = (self.count() * u64::from(percent)).div_ceil(100).max(1);

@@ -1,7 +1,8 @@
-//! What the guest is to do, as a type and as kernel command line: the one definition that kernel and host share.
+//! What the guest is to do, as a type and as kernel command line: the one definition that kernel
+//! and host share.
 //!
-//! The host builds a [`Workload`] and prints it; the kernel (which includes this file by path) reads it back. Only `core` is
-//! used.
+//! The host builds a [`Workload`] and prints it; the kernel (which includes this file by path)
+//! reads it back. Only `core` is used.
 
 use core::fmt::{self, Display, Formatter};
 
@@ -28,11 +29,13 @@ pub struct Workload {
     pub idle: Idle,
     /// `ferry.runtime`: milliseconds from vCPU 0's `ready` to the end by itself; 0 for never.
     pub runtime_ms: u64,
-    /// `ferry.reports`: reports of vCPU 0 until the end by itself (the last report of each vCPU comes on top); 0 for no limit.
+    /// `ferry.reports`: reports of vCPU 0 until the end by itself (the last report of each vCPU
+    /// comes on top); 0 for no limit.
     pub reports: u64,
     /// `ferry.exit`: how it ends by itself.
     pub exit: Exit,
-    /// `ferry.seed`: goes into every stamp and into the random order, so that two runs can be told apart.
+    /// `ferry.seed`: goes into every stamp and into the random order, so that two runs can be told
+    /// apart.
     pub seed: u64,
 }
 
@@ -105,8 +108,8 @@ words! {
 }
 
 impl Workload {
-    /// Reads a kernel command line. Words that do not begin with `ferry.` are other people's. What cannot be understood is
-    /// handed to `complain`, and the default stands.
+    /// Reads a kernel command line. Words that do not begin with `ferry.` are other people's. What
+    /// cannot be understood is handed to `complain`, and the default stands.
     pub fn parse<'a>(cmdline: &'a str, mut complain: impl FnMut(&'a str)) -> Self {
         let mut workload = Self::default();
         for word in cmdline.split_ascii_whitespace().filter(|word| word.starts_with("ferry.")) {

@@ -1,27 +1,31 @@
 //! When to stop the guest: what the rounds so far say about the downtime to come.
 //!
-//! QEMU switches at the first moment when the expected downtime is under `downtime-limit`. That moment is rarely the best:
-//! rounds shrink geometrically while the guest writes slower than the link, and one more short round may save most of the
-//! downtime. So the limit is what may not be exceeded, and rounds go on below it as long as they pay: until the expected
-//! downtime is [`SHORT_ENOUGH_US`], or a round no longer shrinks what remains to [`PAYS_PERCENT`] of what it was. Then a few short ones more
-//! may find a moment that is as good as the best so far.
+//! QEMU switches at the first moment when the expected downtime is under `downtime-limit`. That
+//! moment is rarely the best: rounds shrink geometrically while the guest writes slower than the
+//! link, and one more short round may save most of the downtime. So the limit is what may not be
+//! exceeded, and rounds go on below it as long as they pay: until the expected downtime is
+//! [`SHORT_ENOUGH_US`], or a round no longer shrinks what remains to [`PAYS_PERCENT`] of what it
+//! was. Then a few short ones more may find a moment that is as good as the best so far.
 //!
-//! A guest that writes faster than the link carries never gets there. Where the operator allows it (`auto-converge`), the rounds
-//! also say by how much its vCPUs are to be slowed down: [`Convergence::throttle`]. The page thread asks after each round.
+//! A guest that writes faster than the link carries never gets there. Where the operator allows it
+//! (`auto-converge`), the rounds also say by how much its vCPUs are to be slowed down:
+//! [`Convergence::throttle`]. The page thread asks after each round.
 
 mod throttle;
 
 use self::throttle::Throttling;
 use crate::parameters::{OnLimit, Parameters, PostcopyWhen};
 
-/// Below this expected time for the last pages, in microseconds, nothing is gained by another round.
+/// Below this expected time for the last pages, in microseconds, nothing is gained by another
+/// round.
 pub const SHORT_ENOUGH_US: u64 = 500;
 /// A further round pays when what remains shrank to at most this percentage in the last one.
 pub const PAYS_PERCENT: u64 = 75;
 /// Rounds in a row without progress below the limit before the switch.
 const PATIENCE: u32 = 2;
-/// What remains varies from round to round, most where sender and receiver wait for a core. While rounds are as short as this, so many more
-/// are sent to end with one that leaves no more than this percentage of what the best one left.
+/// What remains varies from round to round, most where sender and receiver wait for a core. While
+/// rounds are as short as this, so many more are sent to end with one that leaves no more than
+/// this percentage of what the best one left.
 const SHORT_ROUND_US: u64 = 50_000;
 const MORE_ROUNDS: u32 = 4;
 const GOOD_PERCENT: u64 = 125;
@@ -63,13 +67,15 @@ pub struct Convergence {
 }
 
 impl Convergence {
-    /// No round has been sent. With `auto_converge`, a guest that keeps rounds from converging is throttled.
+    /// No round has been sent. With `auto_converge`, a guest that keeps rounds from converging is
+    /// throttled.
     #[must_use]
     pub fn new(auto_converge: bool) -> Self {
         Convergence { throttling: auto_converge.then(Throttling::default), ..Convergence::default() }
     }
 
-    /// Percentage of the time for which vCPUs are to be kept from running, from now on; 0 is not at all, and 99 the most.
+    /// Percentage of the time for which vCPUs are to be kept from running, from now on; 0 is not
+    /// at all, and 99 the most.
     #[must_use]
     pub fn throttle(&self) -> u8 {
         self.throttling.as_ref().map_or(0, Throttling::percentage)

@@ -1,7 +1,8 @@
 //! What a machine is, as far as its peer must know before any memory moves.
 //!
-//! The source sends its description in `Hello`; the destination compares it with its own in [`check`] and refuses with the
-//! first item that differs, so that an impossible migration ends before the guest is touched.
+//! The source sends its description in `Hello`; the destination compares it with its own in
+//! [`check`] and refuses with the first item that differs, so that an impossible migration ends
+//! before the guest is touched.
 
 mod cpuid;
 
@@ -38,7 +39,8 @@ pub struct DeviceDescription {
     pub state_version: u32,
     /// Virtio feature bits offered to the guest; 0 for other devices.
     pub features: u64,
-    /// What is attached and must be there on the other side: the capacity of a disk in bytes, for example.
+    /// What is attached and must be there on the other side: the capacity of a disk in bytes, for
+    /// example.
     pub capacity: Option<u64>,
     /// The attached disk refuses writes.
     pub read_only: bool,
@@ -55,7 +57,8 @@ pub struct MachineDescription {
     pub vcpus: u32,
     /// CPUID as the guest sees it (source) or as this host could offer it (destination).
     pub cpuid: Vec<CpuidLeaf>,
-    /// Indexes of the model-specific registers that a vCPU's state holds (source) or that this host can set (destination).
+    /// Indexes of the model-specific registers that a vCPU's state holds (source) or that this
+    /// host can set (destination).
     pub msrs: Vec<u32>,
     /// All devices with state, in the order of saving.
     pub devices: Vec<DeviceDescription>,

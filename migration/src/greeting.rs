@@ -23,8 +23,8 @@ pub struct Greeting {
     pub machine: MachineDescription,
     /// Bulk links that the source opens beside the control link.
     pub bulk_links: u8,
-    /// Chunks of memory that hold something, one bit for each, as an encoded bitmap: the destination may make room for them ahead. Empty: not
-    /// known.
+    /// Chunks of memory that hold something, one bit for each, as an encoded bitmap: the
+    /// destination may make room for them ahead. Empty: not known.
     pub filled_chunks: Vec<u8>,
     /// The ownership record's part, if the source has one.
     pub record: Option<Announced>,
@@ -41,7 +41,8 @@ pub struct Announced {
     pub nonce: u64,
 }
 
-/// Guest memory that is handed over as a whole: its descriptor comes with `Hello`, and no page is sent.
+/// Guest memory that is handed over as a whole: its descriptor comes with `Hello`, and no page is
+/// sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PassedMemory {
     /// Bytes of the file behind the descriptor: all of guest RAM, its ranges one after the other.
@@ -70,8 +71,8 @@ impl Greeting {
         bytes
     }
 
-    /// Reads the attachment of `Hello`. What follows the hand-overs is of a later version, and none
-    /// of this one's business.
+    /// Reads the attachment of `Hello`. What follows the hand-overs is of a later version, and
+    /// none of this one's business.
     ///
     /// # Errors
     /// When it does not decode.

@@ -1,8 +1,10 @@
-//! Which safety checks of the state machines are in force: all of them, always, outside of an explorer.
+//! Which safety checks of the state machines are in force: all of them, always, outside of an
+//! explorer.
 //!
-//! Each [`Guard`] names one decision that protects a promise of the switchover (`docs/explorer.md` lists which). The explorer
-//! in `ferry-tests` takes one away at a time and must then find a way to break the promise: so nobody can remove a guard
-//! unnoticed, and none is there for nothing. Only an explorer turns one off; the runtime has no way to.
+//! Each [`Guard`] names one decision that protects a promise of the switchover (`docs/explorer.md`
+//! lists which). The explorer in `ferry-tests` takes one away at a time and must then find a way
+//! to break the promise: so nobody can remove a guard unnoticed, and none is there for nothing.
+//! Only an explorer turns one off; the runtime has no way to.
 
 use std::fmt;
 
@@ -19,11 +21,14 @@ pub enum Guard {
     TakeBackLostStaysStopped,
     /// Source: a record that cannot be reached does not let the guest resume.
     TakeBackUnreachableStaysStopped,
-    /// Source: a destination that has claimed the guest, and may still give it back, is not yet its owner for good.
+    /// Source: a destination that has claimed the guest, and may still give it back, is not yet
+    /// its owner for good.
     ClaimedIsNotSettled,
-    /// Source: a destination's word that it has not started is checked against the record, which it may have changed.
+    /// Source: a destination's word that it has not started is checked against the record, which
+    /// it may have changed.
     NotStartedAsksRecord,
-    /// Source: a migration that is given up while the machine is being stopped or saved waits for the end of that.
+    /// Source: a migration that is given up while the machine is being stopped or saved waits for
+    /// the end of that.
     WindingWaits,
     /// Source: the end of a link in postcopy is not the end of the postcopy.
     LinkEndIsNotDrained,
@@ -31,7 +36,8 @@ pub enum Guard {
     SentIsNotReceived,
     /// Source: memory that the destination has outrun is never run, whatever an operator says.
     PausedNeverResolvesToSource,
-    /// Source: a link that was lost before the destination's word came is not forgotten when it comes.
+    /// Source: a link that was lost before the destination's word came is not forgotten when it
+    /// comes.
     StartedRemembersLink,
     /// Source: signs of life go again when an uncertainty ends.
     BeatsAfterUncertainty,
@@ -52,7 +58,8 @@ pub enum Guard {
     ClaimUnreachableStaysStopped,
     /// Destination: a claimed guest that does not start is given back before that is said.
     GivesBackFirst,
-    /// Destination: nothing that becomes of the link after the permit undoes what the permit set going.
+    /// Destination: nothing that becomes of the link after the permit undoes what the permit set
+    /// going.
     PermitOutlivesLink,
     /// Destination: nothing happens after the end.
     NothingAfterDone,
@@ -78,8 +85,8 @@ pub enum Guard {
     BootNeedsSettled,
     /// A process that boots the guest: the record must still be as it was read.
     BootSwapsWhatItRead,
-    /// A process to which the guest came without a claim: a record that tells of the hand-over of a
-    /// process which has no part in that is left as it is.
+    /// A process to which the guest came without a claim: a record that tells of the hand-over of
+    /// a process which has no part in that is left as it is.
     ArrivalLeavesHandovers,
     /// Both sides: a guest that runs at the end of a switchover does so with a look at the record,
     /// which an operator may have given to another process meanwhile.

@@ -186,8 +186,8 @@ impl Identity {
         Ok(())
     }
 
-    /// The hand-overs through which a guest has come that arrives now: those of the source, and its
-    /// own, if the source has announced it.
+    /// The hand-overs through which a guest has come that arrives now: those of the source, and
+    /// its own, if the source has announced it.
     #[must_use]
     pub fn through(of: Option<&Identity>, own: Option<&Handover>) -> Vec<Handover> {
         let mut through = of.map(|identity| identity.through.clone()).unwrap_or_default();

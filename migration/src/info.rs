@@ -1,7 +1,9 @@
-//! What a management client reads about a migration: QEMU's `query-migrate` fields under QEMU's names.
+//! What a management client reads about a migration: QEMU's `query-migrate` fields under QEMU's
+//! names.
 //!
-//! The runtime fills a [`MigrationInfo`] as it goes; the QMP server serialises it as it stands. Names and meanings follow
-//! QEMU's `qapi/migration.json` (`MigrationInfo`, `MigrationStats`, `MigrationStatus`); Ferry's own fields carry `x-ferry-`.
+//! The runtime fills a [`MigrationInfo`] as it goes; the QMP server serialises it as it stands.
+//! Names and meanings follow QEMU's `qapi/migration.json` (`MigrationInfo`, `MigrationStats`,
+//! `MigrationStatus`); Ferry's own fields carry `x-ferry-`.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +22,8 @@ pub enum Status {
     Active,
     /// vCPUs stopped, final state being sent (precopy).
     Device,
-    /// vCPUs stopped, package sent; the destination is guaranteed not to have started, and page requests are served.
+    /// vCPUs stopped, package sent; the destination is guaranteed not to have started, and page
+    /// requests are served.
     PostcopySetup,
     /// The destination runs the guest; pages follow.
     PostcopyActive,
@@ -36,7 +39,8 @@ pub enum Status {
     Cancelling,
     /// Cancelled; the guest is where it was before, running if it was running.
     Cancelled,
-    /// The permit may have been delivered and nobody has said whether the destination runs; the source stays stopped.
+    /// The permit may have been delivered and nobody has said whether the destination runs; the
+    /// source stays stopped.
     Uncertain,
 }
 
@@ -104,15 +108,16 @@ pub struct RamStats {
     pub postcopy_requests: u64,
 }
 
-/// How the guest's memory arrives in postcopy. The counts of pages are live on both sides; what concerns waits is known only
-/// to the destination, where they happen.
+/// How the guest's memory arrives in postcopy. The counts of pages are live on both sides; what
+/// concerns waits is known only to the destination, where they happen.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct PostcopyStats {
     /// `minor` or `missing`: how the destination's host tells of a page that is not here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault_mode: Option<String>,
-    /// Pages that are here (seen from the source: sent), of those that were missing at the switchover.
+    /// Pages that are here (seen from the source: sent), of those that were missing at the
+    /// switchover.
     pub received_pages: u64,
     /// Pages that are still missing (seen from the source: to be sent).
     pub missing_pages: u64,
@@ -159,7 +164,8 @@ pub struct Downtime {
     pub package_transfer_us: u64,
     /// Loading on the destination, as it reported.
     pub load_us: u64,
-    /// From the permit's sending to its arrival: half of what the ways of `Ready` and of the permit took together.
+    /// From the permit's sending to its arrival: half of what the ways of `Ready` and of the
+    /// permit took together.
     pub permit_us: u64,
     /// From the permit to the first guest instruction, as the destination reported.
     pub start_us: u64,

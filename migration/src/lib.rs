@@ -1,7 +1,8 @@
-//! The migration protocol of Ferry: what the two sides say, the state machine of each, and which pages remain.
+//! The migration protocol of Ferry: what the two sides say, the state machine of each, and which
+//! pages remain.
 //!
-//! Sans-IO: no KVM, sockets, threads, clock or page data. The runtime in `ferry-vmm` drives these types with the real
-//! things; tests drive the same types with made-up ones.
+//! Sans-IO: no KVM, sockets, threads, clock or page data. The runtime in `ferry-vmm` drives these
+//! types with the real things; tests drive the same types with made-up ones.
 
 pub mod convergence;
 pub mod description;

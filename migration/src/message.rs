@@ -1,8 +1,9 @@
 //! What the two sides say to each other on the control link.
 //!
-//! The state machines send and receive these values; [`crate::wire`] turns them into frames. They are small and hashable, so
-//! that an explorer can hold many of them: everything bulky (a machine description, device state) travels as the frame's
-//! *attachment*, which the runtime fills and reads and the state machines never see.
+//! The state machines send and receive these values; [`crate::wire`] turns them into frames. They
+//! are small and hashable, so that an explorer can hold many of them: everything bulky (a machine
+//! description, device state) travels as the frame's *attachment*, which the runtime fills and
+//! reads and the state machines never see.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +21,8 @@ pub fn takes_version(version: u16) -> bool {
     (OLDEST_VERSION..=PROTOCOL_VERSION).contains(&version)
 }
 
-/// A device that could not be saved, loaded or started, as it travels in messages and ends in `error-desc`.
+/// A device that could not be saved, loaded or started, as it travels in messages and ends in
+/// `error-desc`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
 #[error("{device}: {reason}")]
 pub struct Failure {
@@ -34,16 +36,18 @@ pub struct Failure {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Handshake {
-    /// Package and run in one go, as QEMU before 10.2. A failed load strands the guest. For comparison only.
+    /// Package and run in one go, as QEMU before 10.2. A failed load strands the guest. For
+    /// comparison only.
     None,
-    /// The destination's answer after loading is taken as proof that it runs. A lost answer makes two runners. For comparison
-    /// only.
+    /// The destination's answer after loading is taken as proof that it runs. A lost answer makes
+    /// two runners. For comparison only.
     Pong,
-    /// The destination starts only with the source's permit. Safe; a link lost at the wrong moment leaves it uncertain who
-    /// owns the guest until an operator says so.
+    /// The destination starts only with the source's permit. Safe; a link lost at the wrong moment
+    /// leaves it uncertain who owns the guest until an operator says so.
     #[default]
     Setup,
-    /// The permit, and an ownership record that both sides see. Safe, and decided while the record can be reached.
+    /// The permit, and an ownership record that both sides see. Safe, and decided while the record
+    /// can be reached.
     Owned,
 }
 
@@ -69,16 +73,19 @@ pub enum ToDestination {
         version: u16,
         /// Which run of the guest this is; the destination takes over as the next one.
         generation: u64,
-        /// Whether the migration may switch to postcopy, so that the destination needs userfaultfd.
+        /// Whether the migration may switch to postcopy, so that the destination needs
+        /// userfaultfd.
         postcopy: bool,
-        /// What ends the switchover; `Owned` holds only if the destination sees the same ownership record.
+        /// What ends the switchover; `Owned` holds only if the destination sees the same ownership
+        /// record.
         handshake: Handshake,
     },
     /// A sign of life.
     Heartbeat,
     /// Load this state on trial. Attachment: sections.
     Rehearse,
-    /// The final device state; the source's vCPUs are stopped. Attachment: sections, and in postcopy the remaining pages.
+    /// The final device state; the source's vCPUs are stopped. Attachment: sections, and in
+    /// postcopy the remaining pages.
     Package {
         /// As in `Hello`.
         generation: u64,
@@ -87,7 +94,8 @@ pub enum ToDestination {
         /// Pages remain: they come while the destination runs.
         postcopy: bool,
     },
-    /// The destination may run the guest. From here on the source does not resume by itself. Attachment: what the operator wants.
+    /// The destination may run the guest. From here on the source does not resume by itself.
+    /// Attachment: what the operator wants.
     Permit {
         /// As in `Hello`.
         generation: u64,
@@ -133,7 +141,8 @@ pub enum ToSource {
     RehearsalFailed(Failure),
     /// Everything that can fail has been done; waiting for the permit.
     Ready {
-        /// Microseconds from the package's arrival to the end of loading, and of that the wait for the last pages.
+        /// Microseconds from the package's arrival to the end of loading, and of that the wait for
+        /// the last pages.
         load_us: u64,
         /// Microseconds from the package's arrival until the last pages were there.
         pages_us: u64,
@@ -144,7 +153,8 @@ pub enum ToSource {
     Started {
         /// Microseconds from the permit's arrival to the first `KVM_RUN`.
         start_us: u64,
-        /// Microseconds from the sending of `Ready` to the permit's arrival; 0 when the permit came unasked.
+        /// Microseconds from the sending of `Ready` to the permit's arrival; 0 when the permit
+        /// came unasked.
         permit_us: u64,
     },
     /// Postcopy: every page is here; the source may free its memory.

@@ -1,8 +1,9 @@
 //! Who may run a guest: the ownership record, its bytes, and the rules by which it changes.
 //!
-//! A record names one process as the owner of one guest. It has no lease and no clock: only a compare-and-swap changes it.
-//! Everything here is pure. The state machines and the explorer reason with [`Handover`] and [`judge`]; the backends in
-//! `ferry-vmm` keep the bytes of [`file`] on storage that both sides see. `docs/ownership-record.md` has the tables.
+//! A record names one process as the owner of one guest. It has no lease and no clock: only a
+//! compare-and-swap changes it. Everything here is pure. The state machines and the explorer
+//! reason with [`Handover`] and [`judge`]; the backends in `ferry-vmm` keep the bytes of [`file`]
+//! on storage that both sides see. `docs/ownership-record.md` has the tables.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -33,7 +34,8 @@ pub struct Record {
     /// locked, or is dead. While this is false, a stopped process without any lock may hold the
     /// newest state of the guest.
     pub settled: bool,
-    /// What the source wrote for the destination to read back, as proof that both see the same record; 0 is none.
+    /// What the source wrote for the destination to read back, as proof that both see the same
+    /// record; 0 is none.
     pub nonce: u64,
 }
 
@@ -68,7 +70,8 @@ impl fmt::Display for OwnerId {
     }
 }
 
-/// A name in a record: 1 to 64 bytes of UTF-8 without control characters, so that it fits its field and one line.
+/// A name in a record: 1 to 64 bytes of UTF-8 without control characters, so that it fits its
+/// field and one line.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(String);

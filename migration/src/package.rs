@@ -1,7 +1,7 @@
 //! The attachment of a package: device state, and in postcopy the pages that remain.
 //!
-//! Four bytes give the length of the sections; what follows them is the bitmap of remaining pages as runs
-//! ([`PageBitmap::encode`]), nothing when none remain.
+//! Four bytes give the length of the sections; what follows them is the bitmap of remaining pages
+//! as runs ([`PageBitmap::encode`]), nothing when none remain.
 
 use crate::pages::{BitmapError, PageBitmap};
 use crate::section::{self, Section, SectionError};

@@ -1,7 +1,8 @@
 //! Which pages remain: a bitmap over guest RAM, one bit for each 4 KiB page.
 //!
-//! Pages are numbered densely over the RAM ranges of a machine, in ascending order of address and without the hole below
-//! 4 GiB: page 0 is the first page of the first range. The unit of work is the *chunk*: 512 pages, 2 MiB.
+//! Pages are numbered densely over the RAM ranges of a machine, in ascending order of address and
+//! without the hole below 4 GiB: page 0 is the first page of the first range. The unit of work is
+//! the *chunk*: 512 pages, 2 MiB.
 
 /// Bytes in a page.
 pub const PAGE_SIZE: u64 = 4096;
@@ -105,7 +106,8 @@ impl PageBitmap {
         &self.words
     }
 
-    /// Adds the pages of `words`, which begin at page `first` (a multiple of 64). Bits past the last page are ignored.
+    /// Adds the pages of `words`, which begin at page `first` (a multiple of 64). Bits past the
+    /// last page are ignored.
     ///
     /// # Panics
     /// When `first` is no multiple of 64.
@@ -139,7 +141,8 @@ impl PageBitmap {
         out
     }
 
-    /// The set as runs: gaps and lengths in turn, each a little-endian base-128 number (LEB128). An empty set is no bytes.
+    /// The set as runs: gaps and lengths in turn, each a little-endian base-128 number (LEB128).
+    /// An empty set is no bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();

@@ -1,7 +1,9 @@
-//! What an operator may set about a migration: QEMU's parameters under QEMU's names, and Ferry's own.
+//! What an operator may set about a migration: QEMU's parameters under QEMU's names, and Ferry's
+//! own.
 //!
-//! QMP reads and writes these as they stand (`migrate-set-parameters`, `query-migrate-parameters`); the runtime takes a copy
-//! when a migration starts and watches `max-bandwidth` and `downtime-limit` for changes while it runs.
+//! QMP reads and writes these as they stand (`migrate-set-parameters`,
+//! `query-migrate-parameters`); the runtime takes a copy when a migration starts and watches
+//! `max-bandwidth` and `downtime-limit` for changes while it runs.
 
 use crate::greeting::BULK_LINKS_MAX;
 use serde::{Deserialize, Serialize};
@@ -71,14 +73,15 @@ pub struct Parameters {
     pub max_bandwidth: u64,
     /// Longest downtime to aim for, in milliseconds (QEMU: `downtime-limit`).
     pub downtime_limit: u64,
-    /// Where `auto-converge` begins: percentage of their time that vCPUs lose (QEMU: `cpu-throttle-initial`).
+    /// Where `auto-converge` begins: percentage of their time that vCPUs lose (QEMU:
+    /// `cpu-throttle-initial`).
     pub cpu_throttle_initial: u64,
     /// By how much it rises each time, in percent of their time (QEMU: `cpu-throttle-increment`).
     pub cpu_throttle_increment: u64,
     /// Where it ends, in percent of their time (QEMU: `max-cpu-throttle`).
     pub max_cpu_throttle: u64,
-    /// Of the bytes that a round sent, before compression, the percentage that may be dirtied meanwhile before it begins or rises (QEMU:
-    /// `throttle-trigger-threshold`).
+    /// Of the bytes that a round sent, before compression, the percentage that may be dirtied
+    /// meanwhile before it begins or rises (QEMU: `throttle-trigger-threshold`).
     pub throttle_trigger_threshold: u64,
     /// Rounds after which precopy stops waiting to converge; 0 is no limit.
     #[serde(rename = "x-ferry-max-rounds")]
@@ -92,7 +95,8 @@ pub struct Parameters {
     /// Milliseconds that connecting and `Hello` may take together.
     #[serde(rename = "x-ferry-setup-timeout-ms")]
     pub setup_timeout_ms: u64,
-    /// Milliseconds that the destination may take from the package to `Ready`, and from the permit to `Started`.
+    /// Milliseconds that the destination may take from the package to `Ready`, and from the permit
+    /// to `Started`.
     #[serde(rename = "x-ferry-load-timeout-ms")]
     pub load_timeout_ms: u64,
     /// Milliseconds without a sign of life after which the peer is given up.
@@ -101,18 +105,21 @@ pub struct Parameters {
     /// When postcopy starts by itself, where the capability `postcopy-ram` allows it.
     #[serde(rename = "x-ferry-postcopy-when")]
     pub postcopy_when: PostcopyWhen,
-    /// What ends the switchover; `None` (on the wire `auto`): `owned` where there is an ownership record, else `setup`.
+    /// What ends the switchover; `None` (on the wire `auto`): `owned` where there is an ownership
+    /// record, else `setup`.
     #[serde(rename = "x-ferry-handshake", with = "asked_handshake")]
     pub handshake: Option<Handshake>,
     /// Load the device state on the destination once while the source still runs.
     #[serde(rename = "x-ferry-rehearsal")]
     pub rehearsal: bool,
-    /// Bulk links that share the pages where the capability `multifd` is on (QEMU: `multifd-channels`).
+    /// Bulk links that share the pages where the capability `multifd` is on (QEMU:
+    /// `multifd-channels`).
     pub multifd_channels: u64,
     /// How pages are compressed on bulk links. Answers to page requests never are.
     #[serde(rename = "x-ferry-compression")]
     pub compression: Compression,
-    /// Hand the memory over as a whole to a process on this host, over a Unix socket: no page is copied.
+    /// Hand the memory over as a whole to a process on this host, over a Unix socket: no page is
+    /// copied.
     #[serde(rename = "x-ferry-local")]
     pub local: bool,
     /// What the destination's image of a writable disk is to the source's.
@@ -156,7 +163,8 @@ pub enum Capability {
     PostcopyRam,
     /// Several bulk links share the pages, see [`Parameters::multifd_channels`].
     Multifd,
-    /// Migrations may throttle a guest that writes faster than the link carries, see [`Parameters::cpu_throttle_initial`].
+    /// Migrations may throttle a guest that writes faster than the link carries, see
+    /// [`Parameters::cpu_throttle_initial`].
     AutoConverge,
 }
 

@@ -1,7 +1,7 @@
 //! One saved device state inside a package: a tag and opaque bytes.
 //!
-//! The machine fills sections when it saves and hands them to the device of the same name when it loads; this crate
-//! carries and checks the frame around them, never the payload.
+//! The machine fills sections when it saves and hands them to the device of the same name when it
+//! loads; this crate carries and checks the frame around them, never the payload.
 
 use serde::{Deserialize, Serialize};
 
@@ -67,7 +67,8 @@ pub enum SectionError {
 pub const MAX_SECTIONS: u32 = 256;
 const MAX_NAME: usize = 32;
 
-/// Frames sections for a message's attachment: a count, then for each its tag, its length, its bytes and a CRC-32C.
+/// Frames sections for a message's attachment: a count, then for each its tag, its length, its
+/// bytes and a CRC-32C.
 #[must_use]
 pub fn encode(sections: &[Section]) -> Vec<u8> {
     let mut out = Vec::with_capacity(sections.iter().map(|s| s.payload.len() + 64).sum());

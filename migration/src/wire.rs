@@ -1,13 +1,17 @@
-//! Frames: how messages and pages look on a link, byte for byte. See `docs/protocol.md` for the tables.
+//! Frames: how messages and pages look on a link, byte for byte. See `docs/protocol.md` for the
+//! tables.
 //!
-//! Four formats, all little-endian, each with a CRC-32C that is checked before anything is believed:
-//! - the *preamble* (40 bytes) opens every connection and says which link of which migration it is;
+//! Four formats, all little-endian, each with a CRC-32C that is checked before anything is
+//! believed:
+//! - the *preamble* (40 bytes) opens every connection and says which link of which migration it
+//!   is;
 //! - a *control frame* is a 24-byte header, a message, and an attachment;
-//! - a *bulk frame* is a 160-byte header, then the pages that its first bitmap names (on bulk links and on the urgent link);
+//! - a *bulk frame* is a 160-byte header, then the pages that its first bitmap names (on bulk
+//!   links and on the urgent link);
 //! - a *page request* is 24 bytes on the urgent link, destination to source.
 //!
-//! Decoding never allocates: the runtime reads a header, gets lengths that are within the cap for the message's kind, and
-//! only then makes room.
+//! Decoding never allocates: the runtime reads a header, gets lengths that are within the cap for
+//! the message's kind, and only then makes room.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -48,8 +48,8 @@ pub fn assert_intact(image: &Path, seed: u64) -> usize {
     intact(image, seed).unwrap_or_else(|why| panic!("{why}"))
 }
 
-/// Looks whether every sector is empty or one whole stamp of its own place by the guest of this seed (`guest/kernel/disk.rs`). Nobody
-/// writes meanwhile. Returns how many sectors hold a stamp.
+/// Looks whether every sector is empty or one whole stamp of its own place by the guest of this
+/// seed (`guest/kernel/disk.rs`). Nobody writes meanwhile. Returns how many sectors hold a stamp.
 ///
 /// # Errors
 /// When one is torn, in another's place or of another guest, or the image cannot be read.
@@ -120,7 +120,8 @@ impl Lock {
     /// When the lock could not be taken.
     pub fn release(self) {
         let file = self.waiting.join().expect("waiting for a lock does not fail");
-        // Closing would not do while a process that another test is starting holds a copy of the descriptor.
+        // Closing would not do while a process that another test is starting holds a copy of the
+        // descriptor.
         set_lock(&file, libc::F_UNLCK);
     }
 }

@@ -1,5 +1,5 @@
-//! Postcopies that fail before the permit, one after the other against one source: what must be true after each, and how long
-//! the guest stood still.
+//! Postcopies that fail before the permit, one after the other against one source: what must be
+//! true after each, and how long the guest stood still.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,7 +15,8 @@ pub const STOPPED: [&str; 4] = ["setup", "active", "postcopy-setup", "failed"];
 /// The statuses of one that fails in the rehearsal.
 pub const REHEARSED: [&str; 3] = ["setup", "active", "failed"];
 
-/// A guest with two vCPUs that works on memory and on a small disk, whose every block it sees again within seconds.
+/// A guest with two vCPUs that works on memory and on a small disk, whose every block it sees
+/// again within seconds.
 #[must_use]
 pub fn working(lab: &Lab, spec: Spec) -> Spec {
     let image = disk::image(lab, "disk.img", 256 << 10);
@@ -53,7 +54,8 @@ impl Scene {
         self.source.set_parameters(json!({ "x-ferry-rehearsal": rehearsal }));
     }
 
-    /// Begins to migrate by postcopy, whose switchover comes as soon as pages could be sent at all.
+    /// Begins to migrate by postcopy, whose switchover comes as soon as pages could be sent at
+    /// all.
     ///
     /// # Panics
     /// When the source refuses.
@@ -74,8 +76,8 @@ impl Scene {
         self.source.qmp("migrate-start-postcopy", json!({}));
     }
 
-    /// A postcopy has just failed for this reason, before the permit: the source says so and runs the guest. Returns when it
-    /// resumed, unless it never stopped.
+    /// A postcopy has just failed for this reason, before the permit: the source says so and runs
+    /// the guest. Returns when it resumed, unless it never stopped.
     ///
     /// # Panics
     /// When any of this is not so.
@@ -93,7 +95,8 @@ impl Scene {
         resumed
     }
 
-    /// As [`Scene::failed_as`], with a destination that ended for the same reason, which its last words tell.
+    /// As [`Scene::failed_as`], with a destination that ended for the same reason, which its last
+    /// words tell.
     ///
     /// # Panics
     /// As [`Scene::failed_as`], and when the destination ended otherwise.
@@ -104,8 +107,8 @@ impl Scene {
         resumed
     }
 
-    /// The last act of every failure: the next postcopy moves the guest, which works on without an error; so far all that it
-    /// wrote is on the disk.
+    /// The last act of every failure: the next postcopy moves the guest, which works on without an
+    /// error; so far all that it wrote is on the disk.
     ///
     /// # Panics
     /// When any of this is not so.

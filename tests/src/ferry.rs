@@ -45,7 +45,8 @@ pub struct Ferry {
 }
 
 impl Ferry {
-    /// Starts a process and waits until it answers on its QMP socket. Migration events are switched on.
+    /// Starts a process and waits until it answers on its QMP socket. Migration events are
+    /// switched on.
     ///
     /// # Panics
     /// When it ends or does not answer in time.
@@ -143,7 +144,8 @@ impl Ferry {
         &self.events
     }
 
-    /// Events that have been read so far, or of a process that has ended all that it sent. Asks the process nothing.
+    /// Events that have been read so far, or of a process that has ended all that it sent. Asks
+    /// the process nothing.
     pub fn known_events(&mut self) -> &[Value] {
         if self.exit_status().is_some() {
             self.events.extend(self.client.last_events(SOON));

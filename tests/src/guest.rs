@@ -1,8 +1,9 @@
-//! Follows one guest through the serial output of every process that it visits, and checks what it says.
+//! Follows one guest through the serial output of every process that it visits, and checks what it
+//! says.
 //!
-//! A guest may leave in the middle of a line: its first half is then in the source's file and its second half in the
-//! destination's. So the files are read as one stream, and a line lost or repeated by a migration shows as a gap or a
-//! repetition in the guest's own sequence numbers.
+//! A guest may leave in the middle of a line: its first half is then in the source's file and its
+//! second half in the destination's. So the files are read as one stream, and a line lost or
+//! repeated by a migration shows as a gap or a repetition in the guest's own sequence numbers.
 
 pub mod account;
 pub mod stream;
@@ -139,7 +140,8 @@ impl GuestLog {
         });
     }
 
-    /// Waits until every vCPU has reported this often more than now, and has touched pages and had timer ticks meanwhile.
+    /// Waits until every vCPU has reported this often more than now, and has touched pages and had
+    /// timer ticks meanwhile.
     ///
     /// # Panics
     /// When that does not happen in time.
@@ -201,7 +203,8 @@ impl GuestLog {
         &self.lines
     }
 
-    /// Checks that no process that the guest has left has said anything since: only one side may run it.
+    /// Checks that no process that the guest has left has said anything since: only one side may
+    /// run it.
     ///
     /// # Panics
     /// When one has.

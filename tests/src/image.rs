@@ -1,7 +1,8 @@
-//! Kernel images that tests make: tiny PVH guests that do one thing, and ELF files with one thing wrong.
+//! Kernel images that tests make: tiny PVH guests that do one thing, and ELF files with one thing
+//! wrong.
 //!
-//! Format: ELF-64 (System V ABI) with one segment of code and one Xen note (`XEN_ELFNOTE_PHYS32_ENTRY`), which a PVH
-//! loader enters in 32-bit protected mode.
+//! Format: ELF-64 (System V ABI) with one segment of code and one Xen note
+//! (`XEN_ELFNOTE_PHYS32_ENTRY`), which a PVH loader enters in 32-bit protected mode.
 
 use std::path::PathBuf;
 
@@ -153,7 +154,8 @@ pub fn triple_fault() -> Vec<u8> {
     vec![0x0f, 0x01, 0x1d, 0x00, 0x10, 0, 0, 0x0f, 0x0b]
 }
 
-/// Code that goes on where there is neither memory nor a device, which KVM cannot execute on any host.
+/// Code that goes on where there is neither memory nor a device, which KVM cannot execute on any
+/// host.
 #[must_use]
 pub fn leave_memory() -> Vec<u8> {
     // mov eax, 0xd8000000; jmp eax

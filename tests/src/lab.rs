@@ -1,4 +1,5 @@
-//! Where a test works: a directory of its own that goes with it, the `ferry` binary, and a usable `/dev/kvm`.
+//! Where a test works: a directory of its own that goes with it, the `ferry` binary, and a usable
+//! `/dev/kvm`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -27,8 +28,8 @@ impl fmt::Debug for Observer {
 }
 
 impl Lab {
-    /// Makes the surroundings. `None`: there is no KVM here and `FERRY_NO_KVM=1` says that this is known, so the test is
-    /// skipped, with a line that says so.
+    /// Makes the surroundings. `None`: there is no KVM here and `FERRY_NO_KVM=1` says that this is
+    /// known, so the test is skipped, with a line that says so.
     ///
     /// # Panics
     /// When `/dev/kvm` cannot be used, or the binary has not been built; the text says what to do.
@@ -108,7 +109,8 @@ impl Lab {
         String::from_utf8(output.stderr).expect("messages are text")
     }
 
-    /// Starts a destination for `spec`'s machine, on a free port of loopback, and waits until it listens.
+    /// Starts a destination for `spec`'s machine, on a free port of loopback, and waits until it
+    /// listens.
     ///
     /// # Panics
     /// As [`Lab::start`].

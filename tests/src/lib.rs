@@ -1,9 +1,12 @@
-//! The harness that the integration tests share: starting `ferry`, speaking QMP, following a guest, spoiling a migration.
+//! The harness that the integration tests share: starting `ferry`, speaking QMP, following a
+//! guest, spoiling a migration.
 //!
-//! A test takes a [`Lab`] (a directory of its own and the check for `/dev/kvm`), describes machines with a [`Spec`], starts
-//! them as [`Ferry`] processes, and follows the guest with a [`GuestLog`] through every process that it visits. A [`Relay`]
-//! between two processes cuts, stalls or corrupts a migration at a chosen message. Every wait is a condition with a
-//! deadline ([`wait`]); a test that fails shows the standard error and the last serial lines of its processes.
+//! A test takes a [`Lab`] (a directory of its own and the check for `/dev/kvm`), describes
+//! machines with a [`Spec`], starts them as [`Ferry`] processes, and follows the guest with a
+//! [`GuestLog`] through every process that it visits. A [`Relay`] between two processes cuts,
+//! stalls or corrupts a migration at a chosen message. Every wait is a condition with a deadline
+//! ([`wait`]); a test that fails shows the standard error and the last serial lines of its
+//! processes.
 
 pub mod bad_input;
 pub mod disk;

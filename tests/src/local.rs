@@ -1,4 +1,5 @@
-//! The stage of a local hand-over: two processes on one host, a Unix socket between them, and guest memory that goes as a whole.
+//! The stage of a local hand-over: two processes on one host, a Unix socket between them, and
+//! guest memory that goes as a whole.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -22,7 +23,8 @@ static NEIGHBOURS: AtomicU32 = AtomicU32::new(0);
 /// What both sides need.
 pub const MEMFD: &str = "48M,backing=memfd";
 
-/// A guest with two vCPUs that works on memory and on a small disk, and so has an ownership record.
+/// A guest with two vCPUs that works on memory and on a small disk, and so has an ownership
+/// record.
 #[must_use]
 pub fn with_record(lab: &Lab, spec: Spec) -> Spec {
     working(lab, spec).memory(MEMFD)
@@ -35,7 +37,8 @@ pub fn without_record(lab: &Lab, spec: Spec) -> Spec {
 }
 
 impl Scene {
-    /// A guest whose memory goes as a whole from now on. `None` where tests that need KVM are skipped.
+    /// A guest whose memory goes as a whole from now on. `None` where tests that need KVM are
+    /// skipped.
     #[must_use]
     pub fn local(describe: impl FnOnce(&Lab, Spec) -> Spec) -> Option<Self> {
         let mut scene = Scene::with(describe)?;
@@ -97,8 +100,8 @@ impl Scene {
         self.guest.assert_ran_in_one_place();
     }
 
-    /// The last act: the guest works on the source without an error, once more next door, and after that as
-    /// [`Scene::ends_well`], by a migration that copies its memory.
+    /// The last act: the guest works on the source without an error, once more next door, and
+    /// after that as [`Scene::ends_well`], by a migration that copies its memory.
     ///
     /// # Panics
     /// When any of this is not so.
@@ -149,8 +152,8 @@ pub fn memory_files(ferry: &Ferry) -> Vec<String> {
     found
 }
 
-/// Two processes that have dealt with each other hold no memory in common, each has one file of it, and nobody can tell from it
-/// that there was another.
+/// Two processes that have dealt with each other hold no memory in common, each has one file of
+/// it, and nobody can tell from it that there was another.
 ///
 /// # Panics
 /// When it is not so.
@@ -160,8 +163,8 @@ pub fn assert_nothing_shared(one: &Ferry, other: &Ferry) {
     assert_ne!(ours, theirs, "{} and {} share memory", one.label(), other.label());
 }
 
-/// A destination that was written before memory could be handed over: it takes the guest, and waits for its pages. Ends with the
-/// connection.
+/// A destination that was written before memory could be handed over: it takes the guest, and
+/// waits for its pages. Ends with the connection.
 ///
 /// # Panics
 /// When it cannot listen there; its thread, when the source says something else than `Hello`.

@@ -1,8 +1,9 @@
 //! Compares the guest memory of two processes: by hash, and where that differs byte by byte.
 //!
-//! One difference is nobody's fault. A guest that uses kvmclock has one structure for each vCPU in its memory
-//! (`pvclock_vcpu_time_info`, 32 bytes; KVM documentation, x86 MSRs), and the destination's KVM rewrites it when it is told
-//! the time, before the guest has run a single instruction there.
+//! One difference is nobody's fault. A guest that uses kvmclock has one structure for each vCPU in
+//! its memory (`pvclock_vcpu_time_info`, 32 bytes; KVM documentation, x86 MSRs), and the
+//! destination's KVM rewrites it when it is told the time, before the guest has run a single
+//! instruction there.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -14,7 +15,8 @@ const CLOCK_BYTES: usize = 32;
 /// Differences that an error shows.
 const SHOWN: usize = 8;
 
-/// Both guests are stopped and have the same memory, but for kvmclock's structures of at most `cpus` vCPUs.
+/// Both guests are stopped and have the same memory, but for kvmclock's structures of at most
+/// `cpus` vCPUs.
 ///
 /// # Panics
 /// When the memory differs; the text shows where.
@@ -38,13 +40,15 @@ pub fn assert_equal(source: &mut Ferry, destination: &mut Ferry, cpus: u32) {
     );
 }
 
-/// Whether two blocks are the same clock at two times: the scale is the same and no update was under way.
+/// Whether two blocks are the same clock at two times: the scale is the same and no update was
+/// under way.
 fn is_clock(a: &[u8], b: &[u8]) -> bool {
     let is_stable = |block: &[u8]| block[0].is_multiple_of(2);
     a[24..29] == b[24..29] && a[24..28] != [0; 4] && is_stable(a) && is_stable(b)
 }
 
-/// The guest memory of a process that holds this much of it in one mapping, as the tests' small guests do.
+/// The guest memory of a process that holds this much of it in one mapping, as the tests' small
+/// guests do.
 fn read(ferry: &Ferry, bytes: u64) -> Vec<u8> {
     let directory = format!("/proc/{}", ferry.pid());
     let maps = fs::read_to_string(format!("{directory}/maps")).expect("a living process has mappings");

@@ -129,7 +129,8 @@ impl Ferry {
     }
 }
 
-/// Migrates a running guest from `source` to `destination` and follows it: it goes on there, without an error.
+/// Migrates a running guest from `source` to `destination` and follows it: it goes on there,
+/// without an error.
 ///
 /// # Panics
 /// When it does not arrive.

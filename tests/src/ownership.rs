@@ -1,5 +1,5 @@
-//! What a third party does to an ownership record, by its specification (`docs/ownership-record.md`), with code that is not
-//! Ferry's.
+//! What a third party does to an ownership record, by its specification
+//! (`docs/ownership-record.md`), with code that is not Ferry's.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -11,8 +11,8 @@ const SLOTS: [usize; 2] = [0, 4096];
 const SLOT_LEN: usize = 512;
 const WRITE_NUMBER: usize = 16;
 
-/// Leaves the record as a crash in the middle of the next write would: the slot that is not the newest has the first half of a newer
-/// one, and what it had before in the second.
+/// Leaves the record as a crash in the middle of the next write would: the slot that is not the
+/// newest has the first half of a newer one, and what it had before in the second.
 ///
 /// # Panics
 /// When there is no record.
@@ -50,7 +50,8 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // Closing would not do while a process that another test is starting holds a copy of the descriptor.
+        // Closing would not do while a process that another test is starting holds a copy of the
+        // descriptor.
         set_lock(&self.0, libc::F_UNLCK);
     }
 }

@@ -1,4 +1,5 @@
-//! Peers that are no Ferry: what a mistyped address, a stray scanner or a broken host looks like to a migration.
+//! Peers that are no Ferry: what a mistyped address, a stray scanner or a broken host looks like
+//! to a migration.
 
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -78,7 +79,8 @@ impl Drop for FalsePeer {
     }
 }
 
-/// Connects to a destination as a stranger who sends `bytes` and stays; the connection closes when it is dropped.
+/// Connects to a destination as a stranger who sends `bytes` and stays; the connection closes when
+/// it is dropped.
 ///
 /// # Panics
 /// When nobody listens there.

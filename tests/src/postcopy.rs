@@ -1,5 +1,5 @@
-//! The stage of a recovery test: a guest that runs at its destination while most of its memory is still at the source, and a
-//! relay between the two.
+//! The stage of a recovery test: a guest that runs at its destination while most of its memory is
+//! still at the source, and a relay between the two.
 
 use ferry_guest::workload::Order;
 use std::time::{Duration, Instant};
@@ -22,7 +22,8 @@ pub struct Postcopy {
     pub scene: Scene,
 }
 
-/// A guest with two vCPUs that touch most of its memory, in no order: until it has all of its pages, it needs one soon.
+/// A guest with two vCPUs that touch most of its memory, in no order: until it has all of its
+/// pages, it needs one soon.
 #[must_use]
 pub fn restless(_: &Lab, spec: Spec) -> Spec {
     spec.cpus(2).memory("64M").workload(|load| {
@@ -32,7 +33,8 @@ pub fn restless(_: &Lab, spec: Spec) -> Spec {
 }
 
 impl Postcopy {
-    /// Moves the guest to a destination within the first round: nearly all memory is missing there.
+    /// Moves the guest to a destination within the first round: nearly all memory is missing
+    /// there.
     ///
     /// # Panics
     /// When it does not get there.
@@ -54,8 +56,8 @@ impl Postcopy {
         postcopy
     }
 
-    /// As [`Postcopy::begin`], and every link is cut as soon as the destination has said that the guest runs there: it has next to
-    /// nothing of what its vCPUs need.
+    /// As [`Postcopy::begin`], and every link is cut as soon as the destination has said that the
+    /// guest runs there: it has next to nothing of what its vCPUs need.
     ///
     /// # Panics
     /// As [`Postcopy::begin`].
@@ -90,8 +92,8 @@ impl Postcopy {
         self.destination.wait_migration(Status::PostcopyActive);
     }
 
-    /// Waits until both sides are in `postcopy-paused`, and returns what each says about it. Both answer QMP, and neither lets
-    /// the source run the guest.
+    /// Waits until both sides are in `postcopy-paused`, and returns what each says about it. Both
+    /// answer QMP, and neither lets the source run the guest.
     ///
     /// # Panics
     /// When they do not get there, or one says nothing.
@@ -133,7 +135,8 @@ impl Postcopy {
             if len != said.0 {
                 said = (len, Instant::now());
             }
-            // Two vCPUs may wait for one page: then both are silent for much longer than between two reports.
+            // Two vCPUs may wait for one page: then both are silent for much longer than between
+            // two reports.
             (pending >= cpus || pending > 0 && said.1.elapsed() > report * 10).then_some(())
         });
     }
@@ -166,8 +169,8 @@ impl Postcopy {
         })
     }
 
-    /// The last act: the rest arrives, the source goes, and the guest works on with all of its memory; then as
-    /// [`Scene::ends_well`].
+    /// The last act: the rest arrives, the source goes, and the guest works on with all of its
+    /// memory; then as [`Scene::ends_well`].
     ///
     /// # Panics
     /// When any of this is not so.

@@ -1,4 +1,5 @@
-//! What a process holds, read from `/proc`: threads, descriptors, memory, locks, children. For leak checks.
+//! What a process holds, read from `/proc`: threads, descriptors, memory, locks, children. For
+//! leak checks.
 //!
 //! [`Holdings`] counts; an [`Inventory`] names, so that what is left behind can be told.
 
@@ -59,7 +60,8 @@ pub fn threads(pid: u32, name: &str) -> Vec<u32> {
     entries.filter(is_named).filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Whether every thread of a process is stopped by a signal. A signal takes its time to reach all of them.
+/// Whether every thread of a process is stopped by a signal. A signal takes its time to reach all
+/// of them.
 ///
 /// # Panics
 /// When there is no such process.
@@ -73,7 +75,8 @@ pub fn is_stopped(pid: u32) -> bool {
     })
 }
 
-/// The parent of the process with this `stat`: the second field after its name, which may hold anything (proc(5)).
+/// The parent of the process with this `stat`: the second field after its name, which may hold
+/// anything (proc(5)).
 #[must_use]
 pub fn parent(stat: &str) -> Option<u32> {
     stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()

@@ -9,7 +9,8 @@ use crate::relay::Spot;
 use crate::wait::{LONG, wait_until};
 use crate::{Lab, Relay, Spec, disk};
 
-/// Migrates a guest of its own, as the cell does but without a fault, and returns the frame at this spot.
+/// Migrates a guest of its own, as the cell does but without a fault, and returns the frame at
+/// this spot.
 ///
 /// # Panics
 /// When that migration does not succeed, or has no such frame.

@@ -1,4 +1,5 @@
-//! The stage of a failure test: a guest that runs on a source, a migration that goes wrong, and the guest that must not mind.
+//! The stage of a failure test: a guest that runs on a source, a migration that goes wrong, and
+//! the guest that must not mind.
 
 use serde_json::json;
 
@@ -15,7 +16,8 @@ pub struct Scene {
     pub source: Ferry,
     /// What it says.
     pub guest: GuestLog,
-    /// The test's directory: the last to go, so that a failed test can show the files of its processes.
+    /// The test's directory: the last to go, so that a failed test can show the files of its
+    /// processes.
     pub lab: Lab,
 }
 
@@ -58,7 +60,8 @@ impl Scene {
         (destination, relay)
     }
 
-    /// Makes the source notice within a second what it would notice later: a destination that does not answer.
+    /// Makes the source notice within a second what it would notice later: a destination that does
+    /// not answer.
     pub fn be_impatient(&mut self) {
         self.source.set_parameters(json!({
             "x-ferry-setup-timeout-ms": 1000, "x-ferry-load-timeout-ms": 1000, "x-ferry-heartbeat-timeout-ms": 1000,
@@ -94,8 +97,8 @@ impl Scene {
         reason
     }
 
-    /// The last act of every failure: the guest works on the source without an error, and a new migration moves all of
-    /// it to a healthy destination, where it works on.
+    /// The last act of every failure: the guest works on the source without an error, and a new
+    /// migration moves all of it to a healthy destination, where it works on.
     ///
     /// # Panics
     /// When any of this is not so.
@@ -120,7 +123,8 @@ impl Scene {
     }
 }
 
-/// A destination that did not get the guest ends with an error, and nothing has run there. Returns the error.
+/// A destination that did not get the guest ends with an error, and nothing has run there. Returns
+/// the error.
 ///
 /// # Panics
 /// When it runs on, ends otherwise, or the guest ran on it.

@@ -1,7 +1,8 @@
-//! Postcopies at random: machines, moments and breaks that a seed chooses, for `ferry-soak --postcopy` and its short test.
+//! Postcopies at random: machines, moments and breaks that a seed chooses, for `ferry-soak
+//! --postcopy` and its short test.
 //!
-//! Every run ends well or panics: the guest checks its own memory all the way, and where the destination holds it still, its
-//! memory is compared with the source's byte by byte.
+//! Every run ends well or panics: the guest checks its own memory all the way, and where the
+//! destination holds it still, its memory is compared with the source's byte by byte.
 
 use std::fmt;
 use std::time::Duration;
@@ -146,7 +147,8 @@ impl Run {
         wait_until("postcopy, or an end without it", LONG, || {
             let status = self.source.migration().status;
             if matches!(status, Some(Status::Setup | Status::Active)) {
-                // It may be too early or too late; then this is asked again, or the rounds were enough.
+                // It may be too early or too late; then this is asked again, or the rounds were
+                // enough.
                 let _ = self.source.try_qmp("migrate-start-postcopy", json!({}));
             }
             matches!(status, Some(Status::PostcopyActive | Status::Completed)).then_some(())
@@ -207,7 +209,8 @@ impl Run {
         self.recover();
     }
 
-    /// A machine that is too busy for its heartbeats may break a recovery by itself, but not again and again.
+    /// A machine that is too busy for its heartbeats may break a recovery by itself, but not again
+    /// and again.
     fn recover(&mut self) {
         for _ in 0..UNWANTED_BREAKS {
             self.resume();

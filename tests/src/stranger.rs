@@ -1,5 +1,6 @@
-//! What a stranger does to a port where a destination listens: a scanner, a browser, a source that has mistyped an address. The
-//! fault matrix lets each come at each moment ([`STRANGERS`]); none may disturb a migration that is awaited or goes on.
+//! What a stranger does to a port where a destination listens: a scanner, a browser, a source that
+//! has mistyped an address. The fault matrix lets each come at each moment ([`STRANGERS`]); none
+//! may disturb a migration that is awaited or goes on.
 //!
 //! Each returns the connections that it holds; they close when they are dropped.
 
@@ -24,7 +25,8 @@ pub const STRANGERS: &[(&str, Stranger)] = &[
 
 /// Connections that [`opens_many`] opens.
 const MANY: usize = 200;
-/// Longest that each of them may take: a process that is frozen lets in as many as its backlog holds.
+/// Longest that each of them may take: a process that is frozen lets in as many as its backlog
+/// holds.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The id of a migration that nobody else makes.
@@ -59,14 +61,15 @@ pub fn speaks_http(to: &str) -> Vec<TcpStream> {
     vec![stranger(to, b"GET / HTTP/1.1\r\nHost: guest\r\nAccept: everything\r\n\r\n")]
 }
 
-/// Opens a bulk and an urgent link with valid preambles, of a migration that has no control link there.
+/// Opens a bulk and an urgent link with valid preambles, of a migration that has no control link
+/// there.
 #[must_use]
 pub fn opens_links_of_another_migration(to: &str) -> Vec<TcpStream> {
     [Link::Bulk(0), Link::Urgent].map(|link| introduced(to, link)).into()
 }
 
-/// Opens a control link with a valid preamble and says no more. A destination that awaits a source takes it for one; only one
-/// that has a source refuses it, so it is none of [`STRANGERS`].
+/// Opens a control link with a valid preamble and says no more. A destination that awaits a source
+/// takes it for one; only one that has a source refuses it, so it is none of [`STRANGERS`].
 #[must_use]
 pub fn opens_another_migration(to: &str) -> Vec<TcpStream> {
     vec![introduced(to, Link::Control)]

@@ -1,4 +1,5 @@
-//! Waiting for conditions. Every test and every helper waits here, so that no wait is without a deadline and a name.
+//! Waiting for conditions. Every test and every helper waits here, so that no wait is without a
+//! deadline and a name.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,8 @@ const POLL: Duration = Duration::from_millis(5);
 pub fn poll<T>(within: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + within;
     loop {
-        // The time is taken first: after a long pause of this process, the condition gets one more look.
+        // The time is taken first: after a long pause of this process, the condition gets one more
+        // look.
         let late = Instant::now() >= deadline;
         if let Some(value) = condition() {
             return Some(value);

@@ -1,7 +1,9 @@
-//! Ends a test run in which a test hangs, and says which and where: every wait has a deadline, but a defect may wait elsewhere, be it in
-//! the kernel, and a run that never ends tells nobody anything.
+//! Ends a test run in which a test hangs, and says which and where: every wait has a deadline, but
+//! a defect may wait elsewhere, be it in the kernel, and a run that never ends tells nobody
+//! anything.
 //!
-//! Every [`Lab`](crate::Lab) is watched, in tests only: programs that use one may take as long as they like.
+//! Every [`Lab`](crate::Lab) is watched, in tests only: programs that use one may take as long as
+//! they like.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! Bad input of every kind is answered with an error that names the item; the table is `ferry_tests::bad_input`.
+//! Bad input of every kind is answered with an error that names the item; the table is
+//! `ferry_tests::bad_input`.
 
 use ferry_tests::bad_input::{Row, command_line, files, qmp, stream};
 use ferry_tests::{Lab, bad_input};

@@ -1,5 +1,5 @@
-//! `ferry-bench` itself: one tiny row of everything that it does, so that a change of Ferry's interface that breaks it shows here and
-//! not on the day when somebody measures.
+//! `ferry-bench` itself: one tiny row of everything that it does, so that a change of Ferry's
+//! interface that breaks it shows here and not on the day when somebody measures.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

@@ -1,4 +1,5 @@
-//! The embedded guest and hand-made ones boot, run, stop, go on, reset and end, on the real binary.
+//! The embedded guest and hand-made ones boot, run, stop, go on, reset and end, on the real
+//! binary.
 
 use std::fs;
 

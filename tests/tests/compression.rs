@@ -1,4 +1,5 @@
-//! Compressed pages (`x-ferry-compression`): the guest arrives as without, in fewer bytes, and a block that is damaged ends the migration.
+//! Compressed pages (`x-ferry-compression`): the guest arrives as without, in fewer bytes, and a
+//! block that is damaged ends the migration.
 
 use ferry_migration::info::{MigrationInfo, Status};
 use ferry_migration::wire::bulk::HEADER_LEN;
@@ -8,7 +9,8 @@ use ferry_tests::relay::{Fault, Spot};
 use ferry_tests::{Lab, Postcopy, Scene, Spec, memory};
 use serde_json::json;
 
-/// The built-in guest's pages hold a few bytes each: whatever packs them makes them so many times shorter at least.
+/// The built-in guest's pages hold a few bytes each: whatever packs them makes them so many times
+/// shorter at least.
 const PACKED: u64 = 4;
 /// The same of a migration that sends some as they are.
 const PARTLY: u64 = 2;

@@ -1,4 +1,5 @@
-//! A guest that writes faster than the link carries: how its migration ends all the same, and that nothing of it stays behind.
+//! A guest that writes faster than the link carries: how its migration ends all the same, and that
+//! nothing of it stays behind.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,8 @@ fn too_fast() -> Option<Scene> {
             load.working_set = WORKING_SET;
             load.rate = Rate::Max;
             load.order = Order::Rand;
-            // A report takes milliseconds where ring 0 is emulated: there must not be one in every run between two rests.
+            // A report takes milliseconds where ring 0 is emulated: there must not be one in every
+            // run between two rests.
             load.report_ms = 500;
         })
     })?;
@@ -60,7 +62,8 @@ fn wait_throttled(source: &mut Ferry, least: u64) -> MigrationInfo {
     })
 }
 
-/// Begins a migration that throttles the guest by this percentage, and that does not converge all the same.
+/// Begins a migration that throttles the guest by this percentage, and that does not converge all
+/// the same.
 fn begin_throttled(scene: &mut Scene, percentage: u64) -> Ferry {
     let destination = scene.destination();
     scene.source.switch_on("auto-converge");

@@ -1,5 +1,6 @@
-//! The Promela model of the switchover, checked by spin where spin is installed: a second statement of the protocol, which the
-//! explorer's world and the state machines had no part in. Its broken variants must be caught.
+//! The Promela model of the switchover, checked by spin where spin is installed: a second
+//! statement of the protocol, which the explorer's world and the state machines had no part in.
+//! Its broken variants must be caught.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -109,7 +110,8 @@ fn run(directory: &Path, words: &[&str]) -> String {
     let output = output.unwrap_or_else(|error| panic!("{words:?} does not start: {error}"));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);
-    // pan ends with an error status when it finds one; spin and gcc do when they cannot do their work.
+    // pan ends with an error status when it finds one; spin and gcc do when they cannot do their
+    // work.
     assert!(output.status.success() || words[0] == "./pan", "{words:?}: {text}{errors}");
     text
 }

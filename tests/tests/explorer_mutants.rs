@@ -1,4 +1,5 @@
-//! Every guard of the state machines is needed: without it the explorer finds a way to break a promise, and with it none.
+//! Every guard of the state machines is needed: without it the explorer finds a way to break a
+//! promise, and with it none.
 //!
 //! The shortest way is kept as a snapshot, so that a review sees what each guard is for.
 

@@ -1,4 +1,5 @@
-//! The handshakes that are used keep every promise in every interleaving within small bounds; `ci/explore` has larger ones.
+//! The handshakes that are used keep every promise in every interleaving within small bounds;
+//! `ci/explore` has larger ones.
 
 use ferry_tests::explorer::campaigns::small;
 use ferry_tests::explorer::{Limits, explore};

@@ -1,4 +1,5 @@
-//! The table of handshakes in `docs/protocol-results.md` says what the explorer finds, no more and no less.
+//! The table of handshakes in `docs/protocol-results.md` says what the explorer finds, no more and
+//! no less.
 
 use ferry_tests::explorer::variants::{compare, mode, table_bounds};
 use ferry_tests::explorer::{Invariant, variants};

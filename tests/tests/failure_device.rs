@@ -5,7 +5,8 @@ use ferry_tests::Scene;
 use ferry_tests::scene::gave_up;
 use serde_json::json;
 
-/// A destination's device fails in this step of the final load: the guest was stopped and goes on at the source.
+/// A destination's device fails in this step of the final load: the guest was stopped and goes on
+/// at the source.
 fn fails_in_the_package(step: &str) {
     let Some(mut scene) = Scene::new() else { return };
     scene.without_rehearsal();

@@ -21,7 +21,8 @@ const BEFORE_THE_PERMIT: [Spot; 11] = [
     Spot::Message("Ready"),
 ];
 
-/// Spoils one migration after the other; after each the guest runs on, and nothing ever runs on a destination.
+/// Spoils one migration after the other; after each the guest runs on, and nothing ever runs on a
+/// destination.
 fn spoil_each(faults: impl Fn(Spot) -> Option<Fault>) {
     let Some(mut scene) = Scene::new() else { return };
     scene.be_impatient();
@@ -50,7 +51,8 @@ fn a_connection_that_is_cut_before_the_permit_leaves_the_guest_at_the_source() {
 
 #[test]
 fn a_connection_that_is_cut_behind_a_frame_leaves_the_guest_at_the_source() {
-    // Behind `Ready` comes the permit, and behind what ends a phase comes the next: the cut is noticed there.
+    // Behind `Ready` comes the permit, and behind what ends a phase comes the next: the cut is
+    // noticed there.
     spoil_each(|at| (at != Spot::ControlPreamble && at != Spot::Message("Ready")).then_some(Fault::CutAfter));
 }
 
@@ -72,8 +74,8 @@ fn a_frame_that_is_lost_is_noticed() {
 
 #[test]
 fn a_frame_that_comes_twice_is_noticed() {
-    // A repeated `Ready` finds a source that has permitted the start (see `uncertain.rs`), and behind a marker the next
-    // frame that matters is on the other link.
+    // A repeated `Ready` finds a source that has permitted the start (see `uncertain.rs`), and
+    // behind a marker the next frame that matters is on the other link.
     let repeats = |at| matches!(at, Spot::Message(_) | Spot::Pages(_)) && at != Spot::Message("Ready");
     spoil_each(|at| repeats(at).then_some(Fault::Repeat));
 }
@@ -83,7 +85,8 @@ fn a_corrupted_byte_is_named_as_such_on_both_sides() {
     let Some(mut scene) = Scene::new() else { return };
     scene.be_impatient();
     for (at, byte) in [
-        // Session, body and attachment of control frames; a bitmap, the chunk's number and the checksum of bulk frames.
+        // Session, body and attachment of control frames; a bitmap, the chunk's number and the
+        // checksum of bulk frames.
         (Spot::Message("Hello"), 24),
         (Spot::Message("Hello"), 200),
         (Spot::Message("Rehearse"), 100),

@@ -1,4 +1,5 @@
-//! Destinations that die, freeze, do not match or are no Ferry at all; sources that die; strangers at the door.
+//! Destinations that die, freeze, do not match or are no Ferry at all; sources that die; strangers
+//! at the door.
 
 use std::time::Duration;
 
@@ -23,7 +24,8 @@ enum Phase {
 const PHASES: [Phase; 4] = [Phase::Setup, Phase::Rounds, Phase::Rehearsal, Phase::Device];
 
 impl Phase {
-    /// Brings a migration to `destination` into this phase, where it stays. The relay must be kept.
+    /// Brings a migration to `destination` into this phase, where it stays. The relay must be
+    /// kept.
     fn reach(self, scene: &mut Scene, destination: &Ferry) -> Relay {
         let at = match self {
             // The frame that ends the phase does not pass.
@@ -66,7 +68,8 @@ fn a_destination_that_freezes_is_given_up_in_time_and_never_runs() {
         let relay = phase.reach(&mut scene, &destination);
         destination.freeze();
         relay.heal();
-        // What the destination had said before still brings the migration on by a step; then nothing comes.
+        // What the destination had said before still brings the migration on by a step; then
+        // nothing comes.
         let info = scene.source.wait_migration_end_or(Status::Uncertain);
         assert_eq!(info.status, Some(Status::Failed), "{phase:?}: {info:?}");
         scene.guest.wait_reports(1);
@@ -86,7 +89,8 @@ fn a_destination_that_freezes_before_it_is_ready_never_runs() {
     wait_for("the guest to be stopped", SOON, || scene.source.migration().status == Some(Status::Device));
     destination.freeze();
     let info = scene.source.wait_migration_end_or(Status::Uncertain);
-    // Nothing synchronises the two processes here: a freeze that comes after `Ready` is the matter of the test above.
+    // Nothing synchronises the two processes here: a freeze that comes after `Ready` is the matter
+    // of the test above.
     if info.status == Some(Status::Failed) {
         scene.guest.wait_reports(1);
         destination.thaw();

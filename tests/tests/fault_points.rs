@@ -1,6 +1,8 @@
-//! Named fault points in the process itself: killed, frozen, delayed or refused by its host exactly where it matters.
+//! Named fault points in the process itself: killed, frozen, delayed or refused by its host
+//! exactly where it matters.
 //!
-//! docs/faults.md has the table of points. Each test here notices when its point is not where the table says.
+//! docs/faults.md has the table of points. Each test here notices when its point is not where the
+//! table says.
 
 use ferry_migration::info::Status;
 use ferry_tests::bad_input::run_to_end;
@@ -137,7 +139,8 @@ fn messages_can_be_held_before_they_are_sent_and_before_they_are_handled() {
 fn a_record_that_is_slow_or_fails_to_become_durable_leaves_the_guest_in_one_place() {
     let Some(mut scene) = scene() else { return };
     for fault in ["delay:2500", "errno:EIO"] {
-        // The claim of the destination: whether it counts it cannot know before it has asked again.
+        // The claim of the destination: whether it counts it cannot know before it has asked
+        // again.
         let mut destination = scene.destination_with(&format!("fault,at=record:sync,do={fault},times=1,in=incoming"));
         scene.source.begin_migration(&destination.wait_listening());
         let info = scene.source.wait_migration_end();
@@ -337,8 +340,8 @@ fn a_fault_at_the_start_of_a_process_is_told_as_its_host_would_tell_it() {
     assert!(refused.contains("with --disk"), "{refused}");
 }
 
-/// Every worker of a postcopy, on either side, cannot be started once: the guest is whole at one of the sides, also when that
-/// takes a recovery or an operator.
+/// Every worker of a postcopy, on either side, cannot be started once: the guest is whole at one
+/// of the sides, also when that takes a recovery or an operator.
 #[test]
 fn a_worker_that_cannot_be_started_never_loses_the_guest() {
     let Some(mut scene) = scene() else { return };

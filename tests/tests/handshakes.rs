@@ -1,4 +1,5 @@
-//! The handshakes that are there for comparison: what they do when all goes well, and what `none` does to a guest when not.
+//! The handshakes that are there for comparison: what they do when all goes well, and what `none`
+//! does to a guest when not.
 
 use ferry_migration::{Handshake, Status};
 use ferry_tests::Scene;

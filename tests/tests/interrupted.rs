@@ -1,4 +1,5 @@
-//! Migrations that an operator cancels, and guests that end, reset or are stopped while they migrate.
+//! Migrations that an operator cancels, and guests that end, reset or are stopped while they
+//! migrate.
 
 use ferry_migration::info::Status;
 use ferry_tests::relay::{Fault, Spot};

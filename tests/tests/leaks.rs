@@ -12,7 +12,8 @@ use serde_json::json;
 /// Memory that may come and go: stacks, allocator caches.
 const SLACK_KIB: u64 = 16 << 10;
 
-/// Waits until a process holds no more threads and descriptors than before; a thread may need a moment to end.
+/// Waits until a process holds no more threads and descriptors than before; a thread may need a
+/// moment to end.
 fn settles(pid: u32, before: Holdings) {
     let now = holds_no_more(pid, before);
     assert!(now.rss_kib <= before.rss_kib + SLACK_KIB, "{before} before, {now} now");

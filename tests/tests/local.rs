@@ -1,5 +1,6 @@
-//! The memory of a guest goes to a new process on the same host as a whole: to and fro, refused, broken at every step. What is
-//! special here is that both sides have one memory, so a destination that fails must have left no trace in it.
+//! The memory of a guest goes to a new process on the same host as a whole: to and fro, refused,
+//! broken at every step. What is special here is that both sides have one memory, so a destination
+//! that fails must have left no trace in it.
 
 use ferry_migration::Handshake;
 use ferry_migration::info::Status;
@@ -54,7 +55,8 @@ fn a_stopped_guest_arrives_with_every_byte_of_its_memory() {
     }
 }
 
-/// A load that fails at each step of each part, or dies there: the guest's memory is as it was, byte by byte, and it goes on.
+/// A load that fails at each step of each part, or dies there: the guest's memory is as it was,
+/// byte by byte, and it goes on.
 #[test]
 fn a_load_that_fails_leaves_no_trace_in_the_memory() {
     let Some(mut scene) = Scene::local(with_record) else { return };
@@ -184,7 +186,8 @@ fn a_destination_that_hangs_before_it_is_ready_is_given_up_in_time() {
     scene.ends_well_locally();
 }
 
-/// A destination gets the permit and dies over it. Without a record an operator must say that it has not run the guest.
+/// A destination gets the permit and dies over it. Without a record an operator must say that it
+/// has not run the guest.
 #[test]
 fn a_permit_that_is_lost_is_decided_by_an_operator_or_the_record() {
     for (describe, handshake) in WAYS {
@@ -213,7 +216,8 @@ fn a_permit_that_is_lost_is_decided_by_an_operator_or_the_record() {
     }
 }
 
-/// Both sides have one memory: once the destination has run the guest, the source must not, whatever an operator says.
+/// Both sides have one memory: once the destination has run the guest, the source must not,
+/// whatever an operator says.
 #[test]
 fn a_guest_that_has_run_elsewhere_is_never_resolved_to_its_source() {
     for (describe, _) in WAYS {

@@ -1,5 +1,6 @@
-//! The oracles of the fault matrix against the real thing: clean migrations that all of them must pass, and planted defects that they
-//! must catch. The defects that each must catch besides are scripted beside it.
+//! The oracles of the fault matrix against the real thing: clean migrations that all of them must
+//! pass, and planted defects that they must catch. The defects that each must catch besides are
+//! scripted beside it.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -76,7 +77,8 @@ impl Stage {
                 // It had no chance to tidy up.
                 Some(_) if processes[at].killed.is_some() => {}
                 Some(_) => gone.push(sides[at].0.qmp_path().to_owned()),
-                // Nobody writes while the image is looked at. One that has handed its guest over refuses.
+                // Nobody writes while the image is looked at. One that has handed its guest over
+                // refuses.
                 None => {
                     let stopped = sides[at].0.try_qmp("stop", json!({}));
                     assert!(matches!(stopped, Ok(_) | Err(ClientError::Refused { .. })), "{stopped:?}");

@@ -1,4 +1,5 @@
-//! Several bulk links share the pages of a migration (`multifd`): the guest arrives as over one, and any of them that fails counts as the link.
+//! Several bulk links share the pages of a migration (`multifd`): the guest arrives as over one,
+//! and any of them that fails counts as the link.
 
 use std::collections::BTreeSet;
 

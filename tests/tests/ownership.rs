@@ -1,4 +1,5 @@
-//! Who owns the guest: the record beside the disk, and what becomes of a guest when the link breaks at the worst moment.
+//! Who owns the guest: the record beside the disk, and what becomes of a guest when the link
+//! breaks at the worst moment.
 //!
 //! These guests have a writable disk, hence a record, and migrate by the handshake `owned`.
 
@@ -308,7 +309,8 @@ fn a_record_that_tells_of_the_hand_over_of_another_process_is_left_as_it_is() {
 #[test]
 fn a_process_that_ends_before_the_hand_over_is_settled_settles_it_first() {
     let Some(mut scene) = scene() else { return };
-    // The destination has the guest when it settles: `outgoing`. It tries again half a second later.
+    // The destination has the guest when it settles: `outgoing`. It tries again half a second
+    // later.
     let mut destination = scene.destination_with("fault,at=record:write,do=errno:EIO,times=1,in=outgoing");
     move_guest(&mut scene.source, &mut destination, &mut scene.guest);
     destination.quit();
@@ -370,7 +372,8 @@ fn a_guest_in_the_middle_of_a_hand_over_is_not_booted_again() {
 fn a_folder_that_takes_no_record_is_no_reason_not_to_run() {
     let Some(lab) = Lab::new() else { return };
     let image = disk::image(&lab, "disk.img", 4 << 20);
-    // Root may write anywhere but where nobody may: a folder in the record's place is an error all the same.
+    // Root may write anywhere but where nobody may: a folder in the record's place is an error all
+    // the same.
     std::fs::create_dir(record(&lab)).unwrap();
     let spec = Spec::new().disk(&image).paused();
     let error = lab.refuses(&spec);

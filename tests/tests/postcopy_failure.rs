@@ -1,5 +1,6 @@
-//! Device state that does not load in postcopy: every device, every call to the kernel, every section. The source resumes, the
-//! destination ends and both say why; with a rehearsal the guest never stops.
+//! Device state that does not load in postcopy: every device, every call to the kernel, every
+//! section. The source resumes, the destination ends and both say why; with a rehearsal the guest
+//! never stops.
 //!
 //! Each test spoils many attempts against one source, which at last moves its guest by postcopy.
 
@@ -14,7 +15,8 @@ use ferry_tests::{Ferry, Relay, Scene};
 use ferry_vmm::kvm::StateCall;
 use serde_json::json;
 
-/// Calls that a load makes only for a guest from another kind of processor; the machine's own tests make them fail.
+/// Calls that a load makes only for a guest from another kind of processor; the machine's own
+/// tests make them fail.
 const NOT_MADE_HERE: [StateCall; 2] = [StateCall::SetCpuid2, StateCall::SetTscKhz];
 /// How soon the guest goes on once the source knows that it must.
 const RESUMES_WITHIN: Duration = Duration::from_millis(100);
@@ -41,7 +43,8 @@ fn device_cases(of: &mut Ferry, steps: &[&str]) -> Vec<Case> {
     steps.iter().flat_map(|step| devices.iter().map(move |device| case(step, device))).collect()
 }
 
-/// One for each call of the table that saves, or loads; of the vCPUs', by turns for the first and the second.
+/// One for each call of the table that saves, or loads; of the vCPUs', by turns for the first and
+/// the second.
 fn call_cases(loads: bool) -> Vec<Case> {
     let made = StateCall::ALL.iter().filter(|call| call.loads() == loads && !NOT_MADE_HERE.contains(call));
     let case = |(at, call): (usize, &StateCall)| {

@@ -1,7 +1,9 @@
-//! The switchover of postcopy when an answer does not come: the destination dies, hangs or fails before and after its word, with
-//! pages still to send and without. What QEMU 10.2.2 gets wrong here is right here: nobody waits for ever, and nobody runs twice.
+//! The switchover of postcopy when an answer does not come: the destination dies, hangs or fails
+//! before and after its word, with pages still to send and without. What QEMU 10.2.2 gets wrong
+//! here is right here: nobody waits for ever, and nobody runs twice.
 //!
-//! Each test takes both handshakes: `setup`, which may have to ask an operator, and with a disk `owned`, which asks the record.
+//! Each test takes both handshakes: `setup`, which may have to ask an operator, and with a disk
+//! `owned`, which asks the record.
 
 use std::time::{Duration, SystemTime};
 
@@ -35,8 +37,8 @@ fn behind(destination: &Ferry, at: Spot, fault: Fault) -> Relay {
     Relay::new(&destination.wait_listening(), Some(Plan { at, fault }))
 }
 
-/// A destination that has every page and hangs in the last step of its load, and the way to it. Nothing but the link's end or
-/// an operator frees the source within the minute.
+/// A destination that has every page and hangs in the last step of its load, and the way to it.
+/// Nothing but the link's end or an operator frees the source within the minute.
 fn all_sent(scene: &mut Scene, handshake: Handshake, at: Spot, fault: Fault) -> (Ferry, Relay) {
     scene.source.set_parameters(json!({ "x-ferry-load-timeout-ms": 60_000 }));
     let mut destination = scene.destination_with("fault,at=post_load,do=hang,in=incoming");
@@ -53,8 +55,8 @@ fn all_sent(scene: &mut Scene, handshake: Handshake, at: Spot, fault: Fault) -> 
     (destination, relay)
 }
 
-/// The migration ended well for the guest, which runs at `destination` only, once whoever must has spoken and reconnected. The
-/// operator resolves an uncertainty that nothing else will end.
+/// The migration ended well for the guest, which runs at `destination` only, once whoever must has
+/// spoken and reconnected. The operator resolves an uncertainty that nothing else will end.
 fn goes_on_at(mut scene: Scene, mut destination: Ferry, resolves: bool, to: &str) {
     scene.source.set_parameters(json!({ "max-bandwidth": 0 }));
     wait_until("the source to be done with the guest", SOON, || {
@@ -290,7 +292,8 @@ fn a_destination_that_dies_once_it_runs_takes_the_guest_with_it_and_the_source_s
         destination.wait_run_state("running");
         scene.guest.moved_to(&destination);
         if handshake == Handshake::Owned {
-            // Until the record says that the guest has arrived for good, the destination might still give it back.
+            // Until the record says that the guest has arrived for good, the destination might
+            // still give it back.
             wait_for("the record to be settled", SOON, || destination.ownership()["settled"] == true);
         }
         destination.kill();

@@ -1,4 +1,5 @@
-//! Precopy migrations that succeed: under load, to and fro, with everything compared that can be compared.
+//! Precopy migrations that succeed: under load, to and fro, with everything compared that can be
+//! compared.
 
 use std::time::{Duration, Instant};
 

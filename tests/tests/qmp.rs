@@ -1,4 +1,5 @@
-//! Every command of the QMP socket, through Ferry's own client, raw bytes, and QEMU's reference client.
+//! Every command of the QMP socket, through Ferry's own client, raw bytes, and QEMU's reference
+//! client.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -1,4 +1,5 @@
-//! A postcopy whose link breaks: both sides wait, the guest loses nothing, and a recovery goes on where it was.
+//! A postcopy whose link breaks: both sides wait, the guest loses nothing, and a recovery goes on
+//! where it was.
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;

@@ -1,4 +1,5 @@
-//! What an operator does to a guest whose memory is still on its way, or will not come for a while.
+//! What an operator does to a guest whose memory is still on its way, or will not come for a
+//! while.
 
 use ferry_migration::info::Status;
 use ferry_tests::postcopy::restless;
@@ -71,8 +72,8 @@ fn a_guest_that_stands_still_for_its_pages_can_be_stopped_and_continued() {
     stage.ends_well();
 }
 
-/// Where the guest stands still differs: in ring 3, in an interrupt handler that KVM emulates, in what KVM itself reads or writes
-/// for it. No signal ends some of these waits.
+/// Where the guest stands still differs: in ring 3, in an interrupt handler that KVM emulates, in
+/// what KVM itself reads or writes for it. No signal ends some of these waits.
 #[test]
 fn a_guest_that_has_next_to_none_of_its_pages_can_be_stopped_continued_and_reset() {
     for reset in [false, true, false, true, false, true] {

@@ -1,4 +1,5 @@
-//! A postcopy in which one side is killed, frozen, lost or confused: what the other says, and what it refuses.
+//! A postcopy in which one side is killed, frozen, lost or confused: what the other says, and what
+//! it refuses.
 
 use ferry_migration::info::Status;
 use ferry_tests::postcopy::restless;
@@ -104,7 +105,8 @@ fn a_source_that_is_killed_leaves_the_destination_paused_and_its_guest_waiting()
     assert!(info.error_desc.is_some_and(|why| why.contains("link")));
     stage.wait_stalled();
     for _ in 0..20 {
-        // The guest checks what it reads: a page of zeros in place of its own would be an error in its log.
+        // The guest checks what it reads: a page of zeros in place of its own would be an error in
+        // its log.
         stage.scene.guest.read();
         assert_eq!(stage.destination.migration().status, Some(Status::PostcopyPaused));
         assert_eq!(stage.destination.run_state(), "running");

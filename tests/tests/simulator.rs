@@ -1,4 +1,5 @@
-//! Thousands of migrations in which much goes wrong: every one keeps the promises and, once mended, ends well.
+//! Thousands of migrations in which much goes wrong: every one keeps the promises and, once
+//! mended, ends well.
 
 use std::collections::BTreeMap;
 

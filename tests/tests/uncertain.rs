@@ -1,7 +1,8 @@
-//! What happens around the permit: the one moment when a link that breaks leaves the source in doubt.
+//! What happens around the permit: the one moment when a link that breaks leaves the source in
+//! doubt.
 //!
-//! These guests have no disk, hence no ownership record: the `setup` handshake, which never runs a guest twice and may end
-//! in `uncertain`.
+//! These guests have no disk, hence no ownership record: the `setup` handshake, which never runs a
+//! guest twice and may end in `uncertain`.
 
 use ferry_migration::info::Status;
 use ferry_tests::relay::{Fault, Spot};
@@ -127,7 +128,8 @@ fn a_destination_that_freezes_when_the_permit_is_on_its_way_runs_the_guest_or_gi
     relay.heal();
     stays_uncertain(&mut scene.source);
     destination.thaw();
-    // It finds the permit, or first that it has heard nothing for too long; either is told to the source.
+    // It finds the permit, or first that it has heard nothing for too long; either is told to the
+    // source.
     let info = scene.source.wait_migration_end();
     if info.status == Some(Status::Failed) {
         let _ = gave_up(&mut destination);

@@ -1,5 +1,5 @@
-//! Counts what a thread allocates, so that a test can say of a path that it allocates nothing. Compiled into this crate's unit tests
-//! only.
+//! Counts what a thread allocates, so that a test can say of a path that it allocates nothing.
+//! Compiled into this crate's unit tests only.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -13,8 +13,8 @@ struct Counting;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-// SAFETY: everything is handed on to the system's allocator, unchanged; the counter is a plain number of the thread's own, which needs
-// no allocation itself.
+// SAFETY: everything is handed on to the system's allocator, unchanged; the counter is a plain
+// number of the thread's own, which needs no allocation itself.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();

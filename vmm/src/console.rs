@@ -42,8 +42,8 @@ pub struct Console {
 }
 
 impl Console {
-    /// Starts to pass input to `serial`. `leave` is called, on a thread of the console, when the user asks to leave. The end of
-    /// standard input is no such request: input then simply ends.
+    /// Starts to pass input to `serial`. `leave` is called, on a thread of the console, when the
+    /// user asks to leave. The end of standard input is no such request: input then simply ends.
     ///
     /// # Errors
     /// When the host gives no eventfd or thread.

@@ -90,7 +90,8 @@ impl Events {
         (Subscription { backlog, before }, before)
     }
 
-    /// Ends every subscription: a subscriber still reads what was published before, then finds the end.
+    /// Ends every subscription: a subscriber still reads what was published before, then finds the
+    /// end.
     pub fn close(&self) {
         let subscribers = std::mem::take(&mut *self.subscribers.lock().unwrap_or_else(PoisonError::into_inner));
         subscribers.iter().for_each(|subscriber| subscriber.close());

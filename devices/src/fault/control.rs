@@ -1,8 +1,9 @@
 //! The handle by which the operator steers a fault device while it works, or while it hangs.
 //!
-//! QMP (`x-ferry-fault-set`) changes rules through it; the migration runtime ends a hang through it when a deadline passes. The
-//! device asks it, in each step, what to do; so does the machine, before each step of its other devices and before each call
-//! that saves or loads state, and whoever is at a [`Place`] or a [`Moment`]. Without a rule that costs one load of a flag.
+//! QMP (`x-ferry-fault-set`) changes rules through it; the migration runtime ends a hang through
+//! it when a deadline passes. The device asks it, in each step, what to do; so does the machine,
+//! before each step of its other devices and before each call that saves or loads state, and
+//! whoever is at a [`Place`] or a [`Moment`]. Without a rule that costs one load of a flag.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -31,7 +32,8 @@ struct Inner {
     direction: Direction,
     rules: Vec<Rule>,
     fired: [u64; 3],
-    /// Goes up with every interrupt, so that each ends the steps that wait at that moment and no later ones.
+    /// Goes up with every interrupt, so that each ends the steps that wait at that moment and no
+    /// later ones.
     interrupts: u64,
     /// Goes up whenever rules are cleared.
     clears: u64,
@@ -93,13 +95,15 @@ impl FaultControl {
         self.changed.notify_all();
     }
 
-    /// Makes a step that hangs or is delayed right now fail as if told to. Later steps are not affected.
+    /// Makes a step that hangs or is delayed right now fail as if told to. Later steps are not
+    /// affected.
     pub fn interrupt(&self) {
         self.lock().interrupts += 1;
         self.changed.notify_all();
     }
 
-    /// Tells which way this process migrates from now on: a destination becomes a source once it runs the guest.
+    /// Tells which way this process migrates from now on: a destination becomes a source once it
+    /// runs the guest.
     pub fn set_direction(&self, direction: Direction) {
         self.lock().direction = direction;
     }
@@ -133,7 +137,8 @@ impl FaultControl {
         )
     }
 
-    /// `device`, whichever of the machine's, is about to be in `step`: does what the rules say that name it.
+    /// `device`, whichever of the machine's, is about to be in `step`: does what the rules say
+    /// that name it.
     ///
     /// # Errors
     /// The step is to fail.
@@ -153,8 +158,8 @@ impl FaultControl {
         self.meet(None, is_here, |_| ())
     }
 
-    /// This process is about to ask its host for something: does what the rules say. A hang or a delay that is interrupted is
-    /// over, and no failure: it stands for a host that is slow.
+    /// This process is about to ask its host for something: does what the rules say. A hang or a
+    /// delay that is interrupted is over, and no failure: it stands for a host that is slow.
     ///
     /// # Errors
     /// It is to fail, as the host would fail it, and must not be done.
@@ -179,8 +184,8 @@ impl FaultControl {
         }
     }
 
-    /// A migration's driver, of the side that `direction` names, is at this moment of the output or message `name`: does what
-    /// the rules say, and goes on.
+    /// A migration's driver, of the side that `direction` names, is at this moment of the output
+    /// or message `name`: does what the rules say, and goes on.
     pub fn reach(&self, direction: Direction, moment: Moment, name: &str) {
         let is_here = |rule: &FaultSpec| matches!(&rule.at, FaultPoint::Moment(at, of) if *at == moment && of == name);
         // Whatever ends a wait, the driver goes on: an output that was decided on is carried out.
@@ -259,9 +264,11 @@ impl FaultControl {
     }
 }
 
-/// Ends the process, or halts it until it is told to continue: the signal reaches this thread before anything after this call.
+/// Ends the process, or halts it until it is told to continue: the signal reaches this thread
+/// before anything after this call.
 fn stop_here(signal: i32) -> Result<(), Injected> {
-    // SAFETY: neither signal can be caught, so no handler runs; raise(3) has no other requirements.
+    // SAFETY: neither signal can be caught, so no handler runs; raise(3) has no other
+    // requirements.
     unsafe { libc::raise(signal) };
     Ok(())
 }

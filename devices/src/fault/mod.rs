@@ -1,8 +1,10 @@
-//! The fault device: saved and loaded like any other, and told to fail, hang or be slow while that happens.
+//! The fault device: saved and loaded like any other, and told to fail, hang or be slow while that
+//! happens.
 //!
-//! It lets an operator and the fault matrix try every way in which a device can spoil a migration. The guest does not see it.
-//! Its rules may also name another device, a call to the kernel, a step or a message of the migration, or something that the
-//! process asks of its host: whoever is there asks [`FaultControl`] first. `--device fault,…` and QMP `x-ferry-fault-set` end in
+//! It lets an operator and the fault matrix try every way in which a device can spoil a migration.
+//! The guest does not see it. Its rules may also name another device, a call to the kernel, a step
+//! or a message of the migration, or something that the process asks of its host: whoever is there
+//! asks [`FaultControl`] first. `--device fault,…` and QMP `x-ferry-fault-set` end in
 //! [`FaultSpec`] and [`FaultControl`].
 
 mod action;
@@ -27,8 +29,8 @@ const PATTERN_WORDS: usize = 8;
 
 /// A device whose only behaviour is how it is saved and loaded.
 ///
-/// Its state is a counter (how often a guest was started with it) and a pattern that follows from the counter, so that a
-/// state that was damaged or mixed up on its way is noticed.
+/// Its state is a counter (how often a guest was started with it) and a pattern that follows from
+/// the counter, so that a state that was damaged or mixed up on its way is noticed.
 pub struct FaultDevice {
     id: DeviceId,
     control: Arc<FaultControl>,
@@ -48,7 +50,8 @@ impl FaultDevice {
         FaultDevice { id: DeviceId { name: "fault", instance }, control, starts: 0 }
     }
 
-    /// How many times a guest was started with this device, here and, through migrations, elsewhere.
+    /// How many times a guest was started with this device, here and, through migrations,
+    /// elsewhere.
     #[must_use]
     pub fn starts(&self) -> u64 {
         self.starts

@@ -1,8 +1,8 @@
 //! Where a fault can happen: the table of places, and how rules name them all.
 //!
 //! [`FaultSpec`](super::FaultSpec) reads a [`FaultPoint`] after `at=`; whoever is at one asks
-//! [`FaultControl`](super::FaultControl). Calls, outputs and messages have tables of their own elsewhere: here only their form
-//! is checked.
+//! [`FaultControl`](super::FaultControl). Calls, outputs and messages have tables of their own
+//! elsewhere: here only their form is checked.
 
 use std::fmt;
 
@@ -108,7 +108,8 @@ places! {
     DiskWrite = "disk:write",
     /// The disk image is about to be made durable because the guest asks for it.
     DiskSync = "disk:sync",
-    /// The disk image is about to be made durable because the guest was stopped, as in a switchover.
+    /// The disk image is about to be made durable because the guest was stopped, as in a
+    /// switchover.
     DiskFlush = "disk:flush",
     /// A link to the destination is about to be opened.
     HostConnect = "host:connect",
@@ -118,7 +119,8 @@ places! {
     HostThread = "host:thread",
     /// A userfaultfd is about to be opened.
     HostUserfaultfd = "host:userfaultfd",
-    /// Memory is about to be emptied for a guest that arrives, or given to a page that arrives by postcopy.
+    /// Memory is about to be emptied for a guest that arrives, or given to a page that arrives by
+    /// postcopy.
     HostMemory = "host:memory",
     /// The wall clock is read, to carry the guest's clocks over.
     ClockRealtime = "clock:realtime",
@@ -129,7 +131,8 @@ places! {
 pub enum FaultPoint {
     /// In a step of a device.
     Step(FaultStep),
-    /// In place of, or before, a call of this name to the kernel, made while the machine's state is saved or loaded.
+    /// In place of, or before, a call of this name to the kernel, made while the machine's state
+    /// is saved or loaded.
     Call(String),
     /// In place of, or before, something that is asked of the host.
     Place(Place),

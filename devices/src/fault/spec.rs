@@ -1,7 +1,8 @@
 //! One rule of the fault device: `at=POINT,do=ACTION[,of=PART][,times=N][,in=incoming|outgoing]`.
 //!
-//! The command line and QMP (`x-ferry-fault-set`) both end in a [`FaultSpec`], one from text, the other from key and value
-//! pairs. Which calls, parts, outputs and messages there are only the machine knows: it refuses rules that could never apply.
+//! The command line and QMP (`x-ferry-fault-set`) both end in a [`FaultSpec`], one from text, the
+//! other from key and value pairs. Which calls, parts, outputs and messages there are only the
+//! machine knows: it refuses rules that could never apply.
 
 use std::fmt;
 use std::str::FromStr;
@@ -34,7 +35,8 @@ impl Direction {
 pub struct FaultSpec {
     /// Where.
     pub at: FaultPoint,
-    /// The part of the machine, for example `serial/0` or `vcpu/1`. `None`: of steps, the fault device's own; otherwise any.
+    /// The part of the machine, for example `serial/0` or `vcpu/1`. `None`: of steps, the fault
+    /// device's own; otherwise any.
     pub of: Option<String>,
     /// What happens.
     pub action: FaultAction,
@@ -104,7 +106,8 @@ impl FaultSpec {
     ///
     /// # Errors
     ///
-    /// A key is unknown, missing or given twice, or its value means nothing; the error names the key.
+    /// A key is unknown, missing or given twice, or its value means nothing; the error names the
+    /// key.
     pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, FaultSpecError> {
         let (mut at, mut action, mut of, mut times, mut direction) = (None, None, None, None, None);
         for (key, value) in pairs {

@@ -1,8 +1,9 @@
 //! A 16550 serial port, on `vm-superio`'s register model: the guest's console.
 //!
-//! The machine puts an `Arc<Serial>` at eight consecutive I/O ports, connects [`Serial::interrupt`] to the interrupt controller, feeds it with
-//! [`Serial::enqueue`], and saves and loads it as a [`Device`]. Output goes through a buffer and a thread of its own, so that
-//! no vCPU ever waits for a terminal: see the module `output`.
+//! The machine puts an `Arc<Serial>` at eight consecutive I/O ports, connects
+//! [`Serial::interrupt`] to the interrupt controller, feeds it with [`Serial::enqueue`], and saves
+//! and loads it as a [`Device`]. Output goes through a buffer and a thread of its own, so that no
+//! vCPU ever waits for a terminal: see the module `output`.
 
 mod output;
 mod state;
@@ -64,8 +65,9 @@ impl Serial {
         &self.room.0
     }
 
-    /// Offers input to the guest and tells how many bytes the port took: fewer than offered, or none, when its FIFO is full
-    /// or looped back. Offer the rest after [`Serial::input_room`] was signalled.
+    /// Offers input to the guest and tells how many bytes the port took: fewer than offered, or
+    /// none, when its FIFO is full or looped back. Offer the rest after [`Serial::input_room`] was
+    /// signalled.
     ///
     /// # Errors
     ///
@@ -91,8 +93,8 @@ impl Serial {
         self.uart.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts the port into `state`, which was checked, without touching the interrupt line: the interrupt controller may not
-    /// be loaded yet.
+    /// Puts the port into `state`, which was checked, without touching the interrupt line: the
+    /// interrupt controller may not be loaded yet.
     fn set_state(&self, state: &SerialState) -> Result<(), LoadError> {
         let mut uart = self.lock();
         self.line.muted.store(true, Ordering::Relaxed);
@@ -146,7 +148,8 @@ impl Device for Arc<Serial> {
         self.set_state(&saved.check()?)
     }
 
-    /// Gives output a moment to be written. A sink that does not read is no reason to keep a guest from moving.
+    /// Gives output a moment to be written. A sink that does not read is no reason to keep a guest
+    /// from moving.
     fn quiesce(&mut self) -> io::Result<()> {
         if let Err(error) = self.drain_output(QUIESCE_DEADLINE) {
             tracing::warn!(%error, device = %self.id, "going on without waiting for the rest of the output");
@@ -158,8 +161,8 @@ impl Device for Arc<Serial> {
         self.set_state(&SerialState::default()).map_err(io::Error::other)
     }
 
-    /// Raises a pending interrupt again: the one before may have been lost between this port and the interrupt controller's
-    /// state, and one too many is harmless.
+    /// Raises a pending interrupt again: the one before may have been lost between this port and
+    /// the interrupt controller's state, and one too many is harmless.
     fn resume(&mut self) -> io::Result<()> {
         let pending = interrupt_pending(&self.lock().state());
         if pending { self.line.trigger() } else { Ok(()) }
@@ -197,7 +200,8 @@ impl SerialEvents for InputRoom {
     }
 }
 
-/// Signals a non-blocking eventfd. A counter that is full has not been read yet, so its reader will hear this one too.
+/// Signals a non-blocking eventfd. A counter that is full has not been read yet, so its reader
+/// will hear this one too.
 fn signal(event: &EventFd) -> io::Result<()> {
     match event.write(1) {
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),

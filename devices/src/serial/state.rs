@@ -1,7 +1,7 @@
 //! The saved state of a serial port: the registers and the bytes that the guest has not read yet.
 //!
-//! [`Serial`](super::Serial) encodes and decodes it; [`SavedSerial::check`] lets nothing through that the port itself could
-//! not have reached.
+//! [`Serial`](super::Serial) encodes and decodes it; [`SavedSerial::check`] lets nothing through
+//! that the port itself could not have reached.
 
 use serde::{Deserialize, Serialize};
 use vm_superio::serial::SerialState;

@@ -1,11 +1,14 @@
-//! The virtio-mmio transport, version 2 (virtio 1.2 §4.2.2): any [`VirtioDevice`] as a device on the MMIO bus.
+//! The virtio-mmio transport, version 2 (virtio 1.2 §4.2.2): any [`VirtioDevice`] as a device on
+//! the MMIO bus.
 //!
-//! The machine shares it as `Arc<VirtioMmio<…>>`: on the bus for the vCPUs, and as a [`Device`] for saving, loading and pausing.
-//! It connects [`VirtioMmio::interrupt`] to the interrupt controller and each [`VirtioMmio::kick`] to an ioeventfd at [`QUEUE_NOTIFY`](super::QUEUE_NOTIFY); a plain write
-//! there works too.
+//! The machine shares it as `Arc<VirtioMmio<…>>`: on the bus for the vCPUs, and as a [`Device`]
+//! for saving, loading and pausing. It connects [`VirtioMmio::interrupt`] to the interrupt
+//! controller and each [`VirtioMmio::kick`] to an ioeventfd at
+//! [`QUEUE_NOTIFY`](super::QUEUE_NOTIFY); a plain write there works too.
 //!
-//! The lock around the registers is never held while a file is read or written, with one exception: a reset, and the stop of a
-//! queue, wait for requests in flight, because the driver may reuse its memory as soon as they return.
+//! The lock around the registers is never held while a file is read or written, with one
+//! exception: a reset, and the stop of a queue, wait for requests in flight, because the driver
+//! may reuse its memory as soon as they return.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -61,7 +64,8 @@ impl<D: VirtioDevice> VirtioMmio<D> {
         self.device.signals().interrupt()
     }
 
-    /// For an ioeventfd at [`QUEUE_NOTIFY`](super::QUEUE_NOTIFY) with datamatch `queue`; `None` beyond the last queue.
+    /// For an ioeventfd at [`QUEUE_NOTIFY`](super::QUEUE_NOTIFY) with datamatch `queue`; `None`
+    /// beyond the last queue.
     pub fn kick(&self, queue: usize) -> Option<&EventFd> {
         self.device.kick(queue)
     }
@@ -200,11 +204,13 @@ impl<D: VirtioDevice> Device for Arc<VirtioMmio<D>> {
         state::VERSION
     }
 
-    /// Works while the device does, too: then requests in flight are left for the loading side to execute again.
+    /// Works while the device does, too: then requests in flight are left for the loading side to
+    /// execute again.
     fn save(&mut self) -> Result<Vec<u8>, SaveError> {
         let transport = self.lock();
         let registers = &transport.registers;
-        // Positions before the interrupt: a request that completes in between is then done twice, never lost.
+        // Positions before the interrupt: a request that completes in between is then done twice,
+        // never lost.
         let queues = registers.queues.iter().zip(&transport.parked).enumerate();
         let queues = queues.map(|(index, (queue, parked))| {
             let QueuePosition { next_avail, next_used } = self.device.position(index).unwrap_or(*parked);
@@ -249,7 +255,8 @@ impl<D: VirtioDevice> Device for Arc<VirtioMmio<D>> {
         Ok(())
     }
 
-    /// Checks the queues against guest memory, without looking at what is in it, and hands them to the device.
+    /// Checks the queues against guest memory, without looking at what is in it, and hands them to
+    /// the device.
     fn post_load(&mut self) -> Result<(), LoadError> {
         let mut transport = self.lock();
         self.device.stop().map_err(host)?;

@@ -1,7 +1,9 @@
-//! Virtio: devices that share queues in guest memory with a driver (virtio 1.2), here over memory-mapped registers.
+//! Virtio: devices that share queues in guest memory with a driver (virtio 1.2), here over
+//! memory-mapped registers.
 //!
-//! [`VirtioMmio`] is the transport (§4.2.2): registers, status, features, saved state. It drives anything that implements
-//! [`VirtioDevice`], such as [`block::Block`]. The two meet only through that trait and through [`Signals`].
+//! [`VirtioMmio`] is the transport (§4.2.2): registers, status, features, saved state. It drives
+//! anything that implements [`VirtioDevice`], such as [`block::Block`]. The two meet only through
+//! that trait and through [`Signals`].
 
 pub mod block;
 mod mmio;
@@ -28,8 +30,9 @@ use crate::device::{DeviceId, LoadError};
 /// What a kind of virtio device is made of, behind its transport.
 ///
 /// The transport calls [`start`](VirtioDevice::start), [`stop`](VirtioDevice::stop) and
-/// [`stop_queue`](VirtioDevice::stop_queue) from a vCPU's thread, the rest of the life cycle from the machine's thread. A
-/// device works on its queues only between `start` and `stop`, and only between `acquire` and `quiesce`.
+/// [`stop_queue`](VirtioDevice::stop_queue) from a vCPU's thread, the rest of the life cycle from
+/// the machine's thread. A device works on its queues only between `start` and `stop`, and only
+/// between `acquire` and `quiesce`.
 pub trait VirtioDevice: Send + Sync + 'static {
     /// What a saved state says about the backend, so that a load onto a different one is refused.
     type Facts: Serialize + DeserializeOwned;
@@ -52,20 +55,24 @@ pub trait VirtioDevice: Send + Sync + 'static {
     /// How the device tells its driver that something happened.
     fn signals(&self) -> &Signals;
 
-    /// Signalled when the driver has put work into this queue; `None` for a queue that does not exist.
+    /// Signalled when the driver has put work into this queue; `None` for a queue that does not
+    /// exist.
     fn kick(&self, queue: usize) -> Option<&EventFd>;
 
-    /// Fills `data` from the device's configuration space at `offset`; zeros beyond its end (§2.5).
+    /// Fills `data` from the device's configuration space at `offset`; zeros beyond its end
+    /// (§2.5).
     fn read_config(&self, offset: u64, data: &mut [u8]);
 
-    /// Takes the queues that the driver set up, with `features` negotiated. A queue that it left out is `None`.
+    /// Takes the queues that the driver set up, with `features` negotiated. A queue that it left
+    /// out is `None`.
     ///
     /// # Errors
     ///
     /// Earlier work on the queues has not ended.
     fn start(&self, features: u64, queues: Vec<Option<Queue>>) -> io::Result<()>;
 
-    /// Gives all queues up, after waiting for what is in flight; guest memory is not touched from then on.
+    /// Gives all queues up, after waiting for what is in flight; guest memory is not touched from
+    /// then on.
     ///
     /// # Errors
     ///
@@ -79,7 +86,8 @@ pub trait VirtioDevice: Send + Sync + 'static {
     /// What is in flight did not end in time.
     fn stop_queue(&self, queue: usize) -> io::Result<()>;
 
-    /// Where the device stands in a started queue: at the oldest request that it has not completed.
+    /// Where the device stands in a started queue: at the oldest request that it has not
+    /// completed.
     fn position(&self, queue: usize) -> Option<QueuePosition>;
 
     /// What the saved state should say about the backend.

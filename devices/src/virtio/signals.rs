@@ -1,7 +1,9 @@
-//! What a virtio device tells its driver: interrupts, configuration changes, and that it needs a reset.
+//! What a virtio device tells its driver: interrupts, configuration changes, and that it needs a
+//! reset.
 //!
-//! Shared between the transport, which shows it in registers, and the device's threads, which cause it. Nothing here takes a
-//! lock, so that a vCPU that reads or acknowledges an interrupt never waits for a device.
+//! Shared between the transport, which shows it in registers, and the device's threads, which
+//! cause it. Nothing here takes a lock, so that a vCPU that reads or acknowledges an interrupt
+//! never waits for a device.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -10,7 +12,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::InterruptLine;
 
-/// Interrupt status, configuration generation and the `DEVICE_NEEDS_RESET` status bit of one device.
+/// Interrupt status, configuration generation and the `DEVICE_NEEDS_RESET` status bit of one
+/// device.
 #[derive(Default)]
 pub struct Signals {
     line: InterruptLine,
@@ -34,7 +37,8 @@ impl Signals {
         self.raise(VIRTIO_MMIO_INT_VRING);
     }
 
-    /// The device cannot go on until the driver resets it (§2.1.2); the driver is told by a configuration change.
+    /// The device cannot go on until the driver resets it (§2.1.2); the driver is told by a
+    /// configuration change.
     pub fn need_reset(&self) {
         self.needs_reset.store(true, Ordering::SeqCst);
         self.config_generation.fetch_add(1, Ordering::SeqCst);
@@ -67,8 +71,8 @@ impl Signals {
         self.needs_reset.store(needs_reset, Ordering::SeqCst);
     }
 
-    /// Raises a pending interrupt again: an edge may have come after the interrupt controller's state was saved, and one too many is
-    /// harmless.
+    /// Raises a pending interrupt again: an edge may have come after the interrupt controller's
+    /// state was saved, and one too many is harmless.
     pub(super) fn raise_pending(&self) {
         let pending = self.interrupt_status();
         if pending != 0 {
@@ -82,7 +86,8 @@ impl Signals {
     }
 }
 
-/// Signals a non-blocking eventfd. It can only refuse because its counter is full: then its reader has yet to look anyway.
+/// Signals a non-blocking eventfd. It can only refuse because its counter is full: then its reader
+/// has yet to look anyway.
 pub(super) fn signal(event: &EventFd) {
     let _ = event.write(1);
 }

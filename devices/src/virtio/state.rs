@@ -1,7 +1,8 @@
-//! The saved state of a virtio device: the transport's registers, the queues, and facts about the backend.
+//! The saved state of a virtio device: the transport's registers, the queues, and facts about the
+//! backend.
 //!
-//! [`VirtioMmio`](super::VirtioMmio) fills it in `save` and takes it in `load`, after [`SavedVirtio::check`]. What can only be
-//! checked against guest memory waits for `post_load`.
+//! [`VirtioMmio`](super::VirtioMmio) fills it in `save` and takes it in `load`, after
+//! [`SavedVirtio::check`]. What can only be checked against guest memory waits for `post_load`.
 
 use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1};

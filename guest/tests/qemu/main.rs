@@ -1,6 +1,8 @@
-//! Runs the guest on a VMM that is not Ferry: QEMU's microvm, which boots it by the same PVH note and gives it the same devices.
+//! Runs the guest on a VMM that is not Ferry: QEMU's microvm, which boots it by the same PVH note
+//! and gives it the same devices.
 //!
-//! Where QEMU is not installed, or there is no KVM, each test prints a line that says so, and passes.
+//! Where QEMU is not installed, or there is no KVM, each test prints a line that says so, and
+//! passes.
 
 mod harness;
 
@@ -102,7 +104,8 @@ fn an_exception_is_fatal_and_says_where() {
 
 #[test]
 fn a_page_changed_behind_its_back_is_an_error() {
-    // On some hosts QEMU 7.2 loses the upper halves of the YMM registers when its debugger stops the guest.
+    // On some hosts QEMU 7.2 loses the upper halves of the YMM registers when its debugger stops
+    // the guest.
     let workload = Workload { working_set: 16 << 20, rate: Rate::Max, simd: Switch::Off, ..quick(1) };
     let setup = Setup { name: "page", memory_mib: 64, workload, ..Setup::default() };
     let Some(mut guest) = Guest::start(&setup) else { return };

@@ -1,8 +1,10 @@
-//! How much a guest that writes faster than the link carries is to be slowed down, so that precopy converges.
+//! How much a guest that writes faster than the link carries is to be slowed down, so that precopy
+//! converges.
 //!
-//! QEMU's `auto-converge`, with QEMU's parameters: when the guest dirtied more than `throttle-trigger-threshold` percent of the bytes
-//! that a round sent, twice in a row, vCPUs lose `cpu-throttle-initial` percent of their time, and each further time
-//! `cpu-throttle-increment` more, up to `max-cpu-throttle`. [`Convergence`](super::Convergence) asks after each round; the
+//! QEMU's `auto-converge`, with QEMU's parameters: when the guest dirtied more than
+//! `throttle-trigger-threshold` percent of the bytes that a round sent, twice in a row, vCPUs lose
+//! `cpu-throttle-initial` percent of their time, and each further time `cpu-throttle-increment`
+//! more, up to `max-cpu-throttle`. [`Convergence`](super::Convergence) asks after each round; the
 //! throttling itself is the machine's.
 
 use super::RoundReport;
@@ -124,8 +126,9 @@ mod tests {
         assert_eq!(rounds.throttle(), 0, "no round follows");
     }
 
-    /// A guest that dirties `rate` bytes a second, evenly over `working_set` bytes, and a link that carries `link` bytes a second.
-    /// Counts the rounds to the switchover; `None` when they do not end, within more of them than the smallest steps to 99 % take.
+    /// A guest that dirties `rate` bytes a second, evenly over `working_set` bytes, and a link
+    /// that carries `link` bytes a second. Counts the rounds to the switchover; `None` when they
+    /// do not end, within more of them than the smallest steps to 99 % take.
     fn rounds_needed(rate: u64, working_set: u64, link: u64, parameters: &Parameters) -> Option<u64> {
         let mut rounds = Convergence::new(true);
         let mut to_send = working_set;

@@ -42,7 +42,8 @@ impl Destination {
                 self.state = State::Unsure;
                 let mut out = vec![];
                 if !self.link_lost {
-                    // The source is not to wait for an answer that may never come: it asks the record itself.
+                    // The source is not to wait for an answer that may never come: it asks the
+                    // record itself.
                     self.link_lost = true;
                     out.push(Output::CloseLinks);
                 }

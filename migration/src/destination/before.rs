@@ -104,7 +104,8 @@ impl Destination {
             {
                 vec![]
             }
-            // A part of the connection on which the source wants to recover: without it the rest is of no use.
+            // A part of the connection on which the source wants to recover: without it the rest
+            // is of no use.
             State::Paused if self.guards.has(Guard::PausedClosesLostLink) => vec![Output::CloseLinks],
             State::Paused => vec![],
             State::Active => self.paused(),

@@ -1,4 +1,5 @@
-//! The destination's state machine: from an accepted connection to a running guest, or to a clean way out.
+//! The destination's state machine: from an accepted connection to a running guest, or to a clean
+//! way out.
 //!
 //! ```text
 //!  AwaitHello ─► Checking ─► Receiving ◄──► Rehearsing
@@ -10,9 +11,9 @@
 //!      anything that fails before the permit ────────────────────────────────────────────► Done(Failed)
 //! ```
 //!
-//! Until the permit is here, every way out is safe: the guest is the source's. From the permit on the ownership record (where
-//! there is one) decides, whatever becomes of the link. A destination that gives up says so (`NotStarted`) when it can, and
-//! never runs after it.
+//! Until the permit is here, every way out is safe: the guest is the source's. From the permit on
+//! the ownership record (where there is one) decides, whatever becomes of the link. A destination
+//! that gives up says so (`NotStarted`) when it can, and never runs after it.
 //!
 //! The module [`before`] goes up to the permit, [`after`] from there on.
 
@@ -33,8 +34,8 @@ pub enum Input {
     LinkLost(String),
     /// A timer that was started ran out.
     Timer(Timer),
-    /// The greeting was compared with this machine: whether this side sees the source's nonce in the ownership record, or the
-    /// first item that differs.
+    /// The greeting was compared with this machine: whether this side sees the source's nonce in
+    /// the ownership record, or the first item that differs.
     Checked(Result<bool, String>),
     /// Every bulk link has delivered the marker of this number.
     MarkerReached(u32),
@@ -98,7 +99,8 @@ pub enum Output {
     StartTimer(Timer),
     /// Stop a timer.
     StopTimer(Timer),
-    /// Load the last state received, `post_load` included; answer with `Loaded`. In postcopy the remaining pages are armed first.
+    /// Load the last state received, `post_load` included; answer with `Loaded`. In postcopy the
+    /// remaining pages are armed first.
     Load {
         /// Whether this is the rehearsal.
         rehearsal: bool,
@@ -111,12 +113,14 @@ pub enum Output {
     Claim,
     /// Make the ownership record name the source again; answer with `GaveBack`.
     GiveBack,
-    /// Make the ownership record say that the guest runs here for good. There is no answer: the driver asks again until the
-    /// record has it, also after the end; until then the source keeps what it holds.
+    /// Make the ownership record say that the guest runs here for good. There is no answer: the
+    /// driver asks again until the record has it, also after the end; until then the source keeps
+    /// what it holds.
     Settle,
     /// Take the disk and run the guest (if it ran at the source); answer with `Started`.
     Start,
-    /// Postcopy: the link is gone; the guest waits where it needs a page. The driver listens for a recover.
+    /// Postcopy: the link is gone; the guest waits where it needs a page. The driver listens for a
+    /// recover.
     Paused,
     /// Postcopy: the link is back.
     Resumed,

@@ -85,8 +85,8 @@ pub enum Arrival {
 /// hand-overs through which the guest has come, this one included.
 ///
 /// The guest runs here whatever the record says. What another process may still do with the guest
-/// must not be hidden by that: from a process that has no part in the migration the record is taken
-/// only as a boot would take it.
+/// must not be hidden by that: from a process that has no part in the migration the record is
+/// taken only as a boot would take it.
 ///
 /// # Errors
 /// When the record is about another guest, or tells of a hand-over of another process. The guest
@@ -104,8 +104,8 @@ pub fn arrived(
     if is_named && there.settled {
         return Ok(Arrival::Named(there.generation));
     }
-    // What a source that the guest has left has not settled, it never will. One that has been named
-    // again since, or has settled the record, has its guest back.
+    // What a source that the guest has left has not settled, it never will. One that has been
+    // named again since, or has settled the record, has its guest back.
     let is_open = |from: &Handover| {
         let tells = !there.settled && there.migration_id == from.migration_id();
         tells && from.standing(me, Some(there)) == Standing::Open
@@ -129,8 +129,8 @@ pub enum Again {
     Resume,
 }
 
-/// Whether a guest must be claimed with [`run_again`] before it runs. `let_go`: its disk was let go
-/// of, and another process may have run the guest since.
+/// Whether a guest must be claimed with [`run_again`] before it runs. `let_go`: its disk was let
+/// go of, and another process may have run the guest since.
 #[must_use]
 pub fn must_claim(let_go: bool, again: Again, guards: Guards) -> bool {
     let guard = match again {

@@ -1,7 +1,8 @@
 //! Two slots in one file: which of them counts, and where the next write goes.
 //!
-//! A write never touches the newest record: it goes to the other slot, and counts once that slot is whole. So a write that is
-//! torn anywhere leaves the record before it. Nothing is ever written over bytes that are not understood.
+//! A write never touches the newest record: it goes to the other slot, and counts once that slot
+//! is whole. So a write that is torn anywhere leaves the record before it. Nothing is ever written
+//! over bytes that are not understood.
 
 use crate::ownership::Record;
 use crate::ownership::slot::{self, FORMAT_VERSION, SLOT_LEN, Slot};
@@ -115,7 +116,8 @@ pub fn choose(first: Slot, second: Slot) -> Result<Newest, FormatError> {
     }
 }
 
-/// `newer` counts if it can have followed `older`: a guest keeps its name, and a generation never goes back.
+/// `newer` counts if it can have followed `older`: a guest keeps its name, and a generation never
+/// goes back.
 fn succeed(older: Newest, newer: Newest) -> Result<Newest, FormatError> {
     let (was, is) = (&older.record, &newer.record);
     let same_reign = was.generation == is.generation && was.owner == is.owner;

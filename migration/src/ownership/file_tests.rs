@@ -1,5 +1,5 @@
-//! Two slots: whatever tears a write, the record before it or the new one is read, never a third, and nothing that is not
-//! understood is chosen.
+//! Two slots: whatever tears a write, the record before it or the new one is read, never a third,
+//! and nothing that is not understood is chosen.
 
 use proptest::prelude::*;
 
@@ -49,7 +49,8 @@ proptest! {
         prop_assert_eq!(newest.sequence, records.len() as u64);
     }
 
-    /// Any prefix, in units of 1 to 512 bytes, and any set of units: what a power cut leaves of one write.
+    /// Any prefix, in units of 1 to 512 bytes, and any set of units: what a power cut leaves of
+    /// one write.
     #[test]
     fn a_torn_write_leaves_the_old_record_or_the_new(records in series(), unit_log2 in 0u32..10, cut: u64, holes: bool) {
         let (new, before) = records.split_last().unwrap();

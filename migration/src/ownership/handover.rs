@@ -1,4 +1,5 @@
-//! One hand-over as data: the changes that its two sides may ask for, and what a record means to each of them.
+//! One hand-over as data: the changes that its two sides may ask for, and what a record means to
+//! each of them.
 //!
 //! ```text
 //!                 ┌─ commit ────► {g+1, D} ── give_back ─► {g+2, S}
@@ -6,8 +7,9 @@
 //!                 └─ take_back ─► {g+1, S}
 //! ```
 //!
-//! Both ways out of `{g, S}` expect the same record, so one of them loses. The state machines ask for these changes; the
-//! explorer uses the same type to check that nobody runs a guest that the record gives to somebody else.
+//! Both ways out of `{g, S}` expect the same record, so one of them loses. The state machines ask
+//! for these changes; the explorer uses the same type to check that nobody runs a guest that the
+//! record gives to somebody else.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,14 +27,15 @@ pub struct Handover {
 /// What a record says to one side of a hand-over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Standing {
-    /// Undecided: the source's, from before the hand-over. A side may run only once it has won a swap; before the permit,
-    /// the source may run without one.
+    /// Undecided: the source's, from before the hand-over. A side may run only once it has won a
+    /// swap; before the permit, the source may run without one.
     Open,
     /// Decided for this side: it may run the guest.
     Mine,
     /// Decided for another process: this side must not run the guest in this hand-over any more.
     Theirs,
-    /// Not a record of this hand-over: another guest, an earlier generation, or none. Decides nothing; nobody runs on it.
+    /// Not a record of this hand-over: another guest, an earlier generation, or none. Decides
+    /// nothing; nobody runs on it.
     Unrelated,
 }
 
@@ -40,7 +43,8 @@ impl Handover {
     /// The hand-over of `vm` by `source`, which owns it in `generation`.
     ///
     /// # Errors
-    /// When the generation, which a peer may have sent, leaves no room for the two changes that may follow.
+    /// When the generation, which a peer may have sent, leaves no room for the two changes that
+    /// may follow.
     pub fn new(vm: Name, migration_id: u128, generation: u64, source: OwnerId) -> Result<Self, RuleError> {
         if generation > u64::MAX - 2 {
             return Err(RuleError::Exhausted { generation });
@@ -60,7 +64,8 @@ impl Handover {
         self.migration_id
     }
 
-    /// The source, before `Hello`: a hand-over is under way, and here is the number that the destination must read back.
+    /// The source, before `Hello`: a hand-over is under way, and here is the number that the
+    /// destination must read back.
     #[must_use]
     pub fn announce(&self, nonce: u64) -> Change {
         let expected = Expected::reign(self.generation, self.source.clone());
@@ -93,7 +98,8 @@ impl Handover {
         };
         match (record.generation == self.generation, &record.owner) {
             (true, owner) if *owner == self.source => Standing::Open,
-            // Another owner in the source's own generation: the source was never the owner that it said it was.
+            // Another owner in the source's own generation: the source was never the owner that it
+            // said it was.
             (true, _) => Standing::Unrelated,
             (false, owner) if owner == me => Standing::Mine,
             (false, _) => Standing::Theirs,
@@ -126,7 +132,8 @@ impl Handover {
 }
 
 impl Record {
-    /// The change by which its owner says that no hand-over is under way any more: it runs the guest.
+    /// The change by which its owner says that no hand-over is under way any more: it runs the
+    /// guest.
     #[must_use]
     pub fn settle(&self) -> Change {
         let expected = Expected::reign(self.generation, self.owner.clone());
@@ -185,7 +192,8 @@ mod tests {
         }
     }
 
-    /// Every record that a hand-over can lead to, in whatever order its changes come and however often.
+    /// Every record that a hand-over can lead to, in whatever order its changes come and however
+    /// often.
     fn reachable() -> Vec<Record> {
         let mut seen = vec![Record { settled: true, migration_id: 1, ..record(G, S) }];
         let mut next = 0;

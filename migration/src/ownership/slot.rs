@@ -1,7 +1,7 @@
 //! One slot of an ownership record, byte for byte: 512 bytes, little-endian, closed by a CRC-32C.
 //!
-//! [`super::file`] puts two of them into a file. A slot is one disk sector, so hardware rarely tears it; whatever tears it
-//! still leaves bytes that [`decode`] tells apart from a record.
+//! [`super::file`] puts two of them into a file. A slot is one disk sector, so hardware rarely
+//! tears it; whatever tears it still leaves bytes that [`decode`] tells apart from a record.
 
 use std::fmt;
 
@@ -9,7 +9,8 @@ use crate::ownership::{Name, OwnerId, Record};
 
 /// Length of a slot's content in bytes.
 pub const SLOT_LEN: usize = 512;
-/// The format's version. Later versions keep the magic, the version and the checksum where they are.
+/// The format's version. Later versions keep the magic, the version and the checksum where they
+/// are.
 pub const FORMAT_VERSION: u16 = 1;
 
 const MAGIC: &[u8; 8] = b"FERRYOWN";
@@ -105,7 +106,8 @@ pub fn encode(sequence: u64, record: &Record) -> [u8; SLOT_LEN] {
     out
 }
 
-/// Says what the bytes of a slot are. Any bytes will do, also fewer than a slot has; bytes after it are not looked at.
+/// Says what the bytes of a slot are. Any bytes will do, also fewer than a slot has; bytes after
+/// it are not looked at.
 #[must_use]
 pub fn decode(bytes: &[u8]) -> Slot {
     let Some(slot) = bytes.first_chunk::<SLOT_LEN>() else {

@@ -1,4 +1,5 @@
-//! The slot's bytes: what was written reads back, and whatever else is there is told apart from a record.
+//! The slot's bytes: what was written reads back, and whatever else is there is told apart from a
+//! record.
 
 use proptest::prelude::*;
 

@@ -1,7 +1,8 @@
 //! The rules of the compare-and-swap, the same for every backend.
 //!
-//! A backend reads the record, asks [`judge`], and writes or not, all under its lock. What it does about a lost reply is here as
-//! well: a change that was applied already is won when it is asked for again.
+//! A backend reads the record, asks [`judge`], and writes or not, all under its lock. What it does
+//! about a lost reply is here as well: a change that was applied already is won when it is asked
+//! for again.
 
 use serde::{Deserialize, Serialize};
 
@@ -62,7 +63,8 @@ pub enum Swap {
 pub enum Verdict {
     /// Write the new record; then it is won.
     Write,
-    /// This very change was applied before and its reply was lost: make what is there durable; then it is won.
+    /// This very change was applied before and its reply was lost: make what is there durable;
+    /// then it is won.
     Repeat,
     /// Write nothing; it is lost.
     Lost,
@@ -71,7 +73,8 @@ pub enum Verdict {
 /// Why a change can never be right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RuleError {
-    /// The generation must grow by one with a change of the owner, and may stay only with the same owner.
+    /// The generation must grow by one with a change of the owner, and may stay only with the same
+    /// owner.
     #[error("a change from generation {from} to {to}: it must grow by one, or stay with the same owner")]
     Generation {
         /// Before.
@@ -97,8 +100,9 @@ pub enum RuleError {
 
 /// What a backend whose newest record is `current` must do with `expected → new`.
 ///
-/// A generation that grows by one is a swap, also when it stays with its owner (that fences a destination). A generation that
-/// stays is an update of `settled`, nonce and migration id by the owner.
+/// A generation that grows by one is a swap, also when it stays with its owner (that fences a
+/// destination). A generation that stays is an update of `settled`, nonce and migration id by the
+/// owner.
 ///
 /// # Errors
 /// When no series of records may contain such a step; nothing may be written then.
@@ -112,7 +116,8 @@ pub fn judge(current: &Record, expected: &Expected, new: &Record) -> Result<Verd
     Ok(if expected.matches(current) { Verdict::Write } else { judge_repeat(current, new) })
 }
 
-/// What a backend that holds `current` already must do when asked to create `new`: never [`Verdict::Write`].
+/// What a backend that holds `current` already must do when asked to create `new`: never
+/// [`Verdict::Write`].
 ///
 /// # Errors
 /// When the record is about another guest.

@@ -82,7 +82,8 @@ impl Source {
     pub(super) fn not_started(&mut self, failure: Failure) -> Vec<Output> {
         let reason = format!("the destination did not start the guest: {failure}");
         match (&self.state, self.plan.handshake) {
-            // The destination may have taken the record and given it back: the record must name this side before it runs.
+            // The destination may have taken the record and given it back: the record must name
+            // this side before it runs.
             (State::AwaitStarted | State::TakingBack(_) | State::Uncertain(_), Handshake::Owned)
                 if self.guards.has(Guard::NotStartedAsksRecord) =>
             {
@@ -232,7 +233,8 @@ impl Source {
                 self.kept_by(reason)
             }
             (State::Uncertain(_) | State::TakingBack(_), Owner::Destination) => self.destination_owns(),
-            // The destination's last word was lost, or it is lost itself: an operator who has looked there ends it here.
+            // The destination's last word was lost, or it is lost itself: an operator who has
+            // looked there ends it here.
             (State::Paused(_), Owner::Destination) => self.completed(),
             (State::Active(_) | State::Recovering(_), Owner::Source) => vec![Output::Refuse(OUTRUN)],
             (State::Paused(_), Owner::Source) if self.guards.has(Guard::PausedNeverResolvesToSource) => {

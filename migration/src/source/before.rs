@@ -139,7 +139,8 @@ impl Source {
         if self.go_postcopy {
             out.extend(self.step(Input::RoundDone(Decision::Postcopy)));
         } else {
-            // The guest went on writing during the rehearsal: what that dirtied is sent before the guest stops.
+            // The guest went on writing during the rehearsal: what that dirtied is sent before the
+            // guest stops.
             out.push(Output::SendRound);
         }
         out

@@ -17,7 +17,8 @@ pub struct Plan {
     pub postcopy: bool,
     /// What ends the switchover.
     pub handshake: Handshake,
-    /// With `Owned`: give up when the destination does not see the record, in place of going on with `Setup`.
+    /// With `Owned`: give up when the destination does not see the record, in place of going on
+    /// with `Setup`.
     pub insist_on_record: bool,
     /// This side has an ownership record: it says that a migration is under way from before the
     /// stop of the guest on, with every handshake.
@@ -45,7 +46,8 @@ pub enum Input {
     Stopped(Result<(), Failure>),
     /// The final device state was saved.
     Saved(Result<(), Failure>),
-    /// The last pages (in postcopy: none of them) and the marker behind them were handed to the bulk links.
+    /// The last pages (in postcopy: none of them) and the marker behind them were handed to the
+    /// bulk links.
     LastPagesSent {
         /// The marker's number.
         marker: u32,
@@ -64,8 +66,8 @@ pub enum Input {
     Pause,
     /// The operator reconnects a paused postcopy (`migrate` with `resume`).
     Recover,
-    /// The operator says who owns the guest, the other side being fenced (`x-ferry-resolve`): in an uncertainty, or, that the
-    /// destination needs nothing more, in a paused postcopy.
+    /// The operator says who owns the guest, the other side being fenced (`x-ferry-resolve`): in
+    /// an uncertainty, or, that the destination needs nothing more, in a paused postcopy.
     Resolve(Resolution),
     /// The operator cancels.
     Cancel,
@@ -107,8 +109,8 @@ pub enum TakeBack {
     Lost,
     /// The record names a process that had no part in the migration: it has booted the guest.
     Taken,
-    /// The record names the destination, which has not settled it yet: it is starting the guest, and may still find that it
-    /// cannot and give it back.
+    /// The record names the destination, which has not settled it yet: it is starting the guest,
+    /// and may still find that it cannot and give it back.
     Claimed,
     /// Nobody knows: the record could not be reached, or its answer was lost.
     Unreachable,
@@ -141,7 +143,8 @@ pub enum Output {
     StopGuest,
     /// Save the final state; answer with `Saved`.
     Save,
-    /// Send what is dirty (in postcopy only find out what it is), then a marker; answer with `LastPagesSent`.
+    /// Send what is dirty (in postcopy only find out what it is), then a marker; answer with
+    /// `LastPagesSent`.
     SendLastPages {
         /// Leave the pages for after the start.
         postcopy: bool,

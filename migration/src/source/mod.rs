@@ -1,4 +1,5 @@
-//! The source's state machine: from `migrate` to the moment when the guest belongs to the destination, or runs here again.
+//! The source's state machine: from `migrate` to the moment when the guest belongs to the
+//! destination, or runs here again.
 //!
 //! ```text
 //!  Connecting ─► Proving ─► AwaitHelloAck ─► Rounds ◄──► Snapshotting ─► Rehearsing
@@ -11,12 +12,13 @@
 //!                          Winding ─► Resuming ─► Done(Failed | Cancelled)
 //! ```
 //!
-//! Who drives it (the runtime in `ferry-vmm`, a simulator, an explorer) feeds one [`Input`] at a time and carries out the
-//! [`Output`]s in order. The promise that everything here serves: after `Send(Permit)` the source resumes only when the
-//! ownership record is its own again, or, without a record, when the destination has said that it has not run and never will.
+//! Who drives it (the runtime in `ferry-vmm`, a simulator, an explorer) feeds one [`Input`] at a
+//! time and carries out the [`Output`]s in order. The promise that everything here serves: after
+//! `Send(Permit)` the source resumes only when the ownership record is its own again, or, without
+//! a record, when the destination has said that it has not run and never will.
 //!
-//! The module [`before`] goes up to the stop, [`switchover`] from there to the permit, [`after`] from the permit on, [`back`]
-//! holds every way back to a guest that runs here.
+//! The module [`before`] goes up to the stop, [`switchover`] from there to the permit, [`after`]
+//! from the permit on, [`back`] holds every way back to a guest that runs here.
 
 mod after;
 mod back;
@@ -53,7 +55,8 @@ enum State {
     Active(Drain),
     Paused(Drain),
     Recovering(Drain),
-    /// Given up while the machine was being stopped or saved: that must end before the guest may run.
+    /// Given up while the machine was being stopped or saved: that must end before the guest may
+    /// run.
     Winding(Outcome),
     Resuming(Outcome),
     Done(Outcome),
@@ -103,7 +106,8 @@ impl Source {
         vec![Output::Status(Status::Setup), Output::StartTimer(Timer::Setup), Output::Connect]
     }
 
-    /// Whether the destination may have been permitted to run the guest and has not said that it will not.
+    /// Whether the destination may have been permitted to run the guest and has not said that it
+    /// will not.
     #[must_use]
     pub fn permit_may_be_out(&self) -> bool {
         matches!(
@@ -216,8 +220,8 @@ impl Source {
             }
             // With `pong` the source goes on at `Ready`, and this comes after it.
             (State::Active(_), ToSource::Started { .. }) => vec![],
-            // The destination counts the pages itself, and may be done before this side has noticed that it is.
-            // So it may be on a connection that was to recover it.
+            // The destination counts the pages itself, and may be done before this side has
+            // noticed that it is. So it may be on a connection that was to recover it.
             (State::Active(_) | State::Recovering(_), ToSource::DrainedAck) => self.completed(),
             (State::Recovering(_), ToSource::RecoverAck) => self.recovered(),
             (State::Recovering(_), ToSource::RecoverRefused { reason } | ToSource::Refused { reason }) => {

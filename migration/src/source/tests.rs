@@ -96,7 +96,8 @@ fn every_trouble_before_the_permit_leaves_the_guest_running() {
                 }
                 let (mut source, _) = walk(plan, &way[..steps]);
                 let mut outputs = source.step(trouble.clone());
-                // Work that was under way answers late: where the guest was being stopped that is what the source waits for.
+                // Work that was under way answers late: where the guest was being stopped that is
+                // what the source waits for.
                 outputs.extend(source.step(way[steps].clone()));
                 let stopped = steps >= stop;
                 assert_eq!(outputs.contains(&Output::ResumeGuest), stopped, "after {steps}, {trouble:?}: {outputs:?}");

@@ -25,7 +25,8 @@ pub enum Link {
 pub struct Preamble {
     /// Random, new for each migration.
     pub migration_id: u128,
-    /// Counts the connections of the migration, from 0: a recover makes the next. What belongs to an earlier one is not taken.
+    /// Counts the connections of the migration, from 0: a recover makes the next. What belongs to
+    /// an earlier one is not taken.
     pub connection: u32,
     /// Which link.
     pub link: Link,

@@ -1,4 +1,5 @@
-//! Every option of `ferry` with values that cannot work. All of these are bad usage: exit status 2.
+//! Every option of `ferry` with values that cannot work. All of these are bad usage: exit
+//! status 2.
 
 use super::{Row, answer, run_to_end};
 use crate::Lab;

@@ -1,4 +1,5 @@
-//! Kernel and disk images that cannot be used. A file is an input, not usage: exit status 1, and the file is named.
+//! Kernel and disk images that cannot be used. A file is an input, not usage: exit status 1, and
+//! the file is named.
 
 use std::path::Path;
 

@@ -1,7 +1,9 @@
-//! What Ferry says to bad input: one table of inputs and answers, which a test checks and `ferry-bad-input` prints.
+//! What Ferry says to bad input: one table of inputs and answers, which a test checks and
+//! `ferry-bad-input` prints.
 //!
-//! Every row does the real thing with the real binary. An answer is an exit status and a line, a QMP error, or the
-//! `error-desc` of a migration; it must hold the text that the row expects, which names the item and says what would be right.
+//! Every row does the real thing with the real binary. An answer is an exit status and a line, a
+//! QMP error, or the `error-desc` of a migration; it must hold the text that the row expects,
+//! which names the item and says what would be right.
 
 pub mod command_line;
 pub mod files;
@@ -109,8 +111,8 @@ pub fn markdown(rows: &[Row]) -> String {
     out
 }
 
-/// Runs `ferry` to its end with nothing on standard input, and returns its exit status and standard error. A process that
-/// takes bad input and runs on is killed, and returned as such.
+/// Runs `ferry` to its end with nothing on standard input, and returns its exit status and
+/// standard error. A process that takes bad input and runs on is killed, and returned as such.
 ///
 /// # Panics
 /// When the process cannot be started.

@@ -1,4 +1,5 @@
-//! QMP requests that cannot be carried out: each is answered with an error, and the connection goes on.
+//! QMP requests that cannot be carried out: each is answered with an error, and the connection
+//! goes on.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;

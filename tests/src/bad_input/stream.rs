@@ -1,12 +1,13 @@
-//! Migration streams with something wrong about them: the answers are the source's `error-desc` and the destination's last
-//! line.
+//! Migration streams with something wrong about them: the answers are the source's `error-desc`
+//! and the destination's last line.
 
 use super::Row;
 use crate::peer::{Answer, FalsePeer};
 use crate::relay::{Fault, Spot};
 use crate::{Lab, Scene};
 
-/// What a frame suffers, in words; what the source's answer must hold, and what the destination's must hold.
+/// What a frame suffers, in words; what the source's answer must hold, and what the destination's
+/// must hold.
 const CASES: &[(&str, Spot, Fault, &str, &str)] = &[
     ("another protocol version", Spot::ControlPreamble, Fault::Replace(8, &[99, 0]), "version", ""),
     ("a flipped bit in Hello", Spot::Message("Hello"), Fault::Corrupt(24), "checksum", "checksum"),

@@ -1,7 +1,7 @@
 //! Prints what Ferry says to bad input, as the Markdown tables that `docs/bad-input.md` includes.
 //!
-//! Run by whoever updates that page: `cargo run -p ferry-tests --bin ferry-bad-input > TABLES`. Exit status 1 when an answer
-//! is not what the table expects.
+//! Run by whoever updates that page: `cargo run -p ferry-tests --bin ferry-bad-input > TABLES`.
+//! Exit status 1 when an answer is not what the table expects.
 
 use std::process::ExitCode;
 

@@ -1,5 +1,5 @@
-//! Explores the switchover protocol from the command line: for `ci/explore`, for the documentation, and for whoever changes
-//! the protocol and wants to see what that does.
+//! Explores the switchover protocol from the command line: for `ci/explore`, for the
+//! documentation, and for whoever changes the protocol and wants to see what that does.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,5 @@
-//! Gathers the results of a run of the fault matrix into one file, for `ferry report`; lists the cells. `ci/matrix` calls it.
+//! Gathers the results of a run of the fault matrix into one file, for `ferry report`; lists the
+//! cells. `ci/matrix` calls it.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

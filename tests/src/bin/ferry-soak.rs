@@ -1,7 +1,9 @@
-//! Moves one loaded guest to and fro many times and prints what each move cost; ends with status 1 at the first error.
+//! Moves one loaded guest to and fro many times and prints what each move cost; ends with status 1
+//! at the first error.
 //!
-//! For whoever wants to trust Ferry for longer than a test runs: `cargo run --release -p ferry-tests --bin ferry-soak 1000`.
-//! With `--postcopy` every move is a postcopy of a new guest, with breaks and recoveries that a seed chooses.
+//! For whoever wants to trust Ferry for longer than a test runs: `cargo run --release -p
+//! ferry-tests --bin ferry-soak 1000`. With `--postcopy` every move is a postcopy of a new guest,
+//! with breaks and recoveries that a seed chooses.
 
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
@@ -24,7 +26,8 @@ struct Costs {
     gap_us: Vec<u64>,
 }
 
-/// Moves one guest to and fro, or with --postcopy one guest after the other, with breaks on the way.
+/// Moves one guest to and fro, or with --postcopy one guest after the other, with breaks on the
+/// way.
 #[derive(Debug, Parser)]
 struct Options {
     /// How many.

@@ -7,14 +7,15 @@ pub enum Fault {
     Break,
     /// One side is told that a link is lost (a bulk link broke) while the control link goes on.
     BulkBreak,
-    /// A frame comes twice or damaged: the receiver's wire refuses it and reads no more from that link.
+    /// A frame comes twice or damaged: the receiver's wire refuses it and reads no more from that
+    /// link.
     Garble,
     /// The source's process dies.
     SourceCrash,
     /// The destination's process dies.
     DestinationCrash,
-    /// A timer fires although what it waits for is about to come. This one is not counted: if it may happen at all, it may
-    /// happen any number of times.
+    /// A timer fires although what it waits for is about to come. This one is not counted: if it
+    /// may happen at all, it may happen any number of times.
     FalseTimeout,
     /// The greeting does not match, or a load fails.
     LoadFailure,
@@ -56,7 +57,8 @@ pub enum Fault {
     Again,
 }
 
-/// How often each [`Fault`] may still happen, at most 15 times ([`Fault::FalseTimeout`]: at all, or not).
+/// How often each [`Fault`] may still happen, at most 15 times ([`Fault::FalseTimeout`]: at all,
+/// or not).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Bounds(u128);
 

@@ -1,7 +1,9 @@
-//! Which bounds are explored for the handshakes that are used: small ones in `cargo test`, large ones in `ci/explore`.
+//! Which bounds are explored for the handshakes that are used: small ones in `cargo test`, large
+//! ones in `ci/explore`.
 //!
-//! Every fault together, twice, would be more worlds than any machine has seen; what breaks protocols is two or three faults
-//! that meet. So each campaign combines some faults that have to do with each other, and together they cover all.
+//! Every fault together, twice, would be more worlds than any machine has seen; what breaks
+//! protocols is two or three faults that meet. So each campaign combines some faults that have to
+//! do with each other, and together they cover all.
 
 use ferry_migration::message::Handshake;
 

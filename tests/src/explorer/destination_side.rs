@@ -1,4 +1,5 @@
-//! The destination's driver in an exploration: feeds its state machine and carries out what it asks for.
+//! The destination's driver in an exploration: feeds its state machine and carries out what it
+//! asks for.
 
 use ferry_migration::destination::{Claim, GiveBack, Input, LoadTimes, Outcome, Output};
 use ferry_migration::message::{Handshake, ToDestination};

@@ -112,7 +112,8 @@ impl World {
         for side in SIDES {
             for timer in self.timers(side).iter() {
                 let class = match timer {
-                    // A heartbeat is heard by nobody but timers: what matters is one that is not sent any more.
+                    // A heartbeat is heard by nobody but timers: what matters is one that is not
+                    // sent any more.
                     Timer::Heartbeat => continue,
                     Timer::RetryRecord => Class::Wait,
                     Timer::PeerSilent if quiet && !self.beats(side.other()) => Class::Wait,

@@ -27,7 +27,8 @@ pub enum Event {
     RecordDecides(Side),
     /// The record's answer arrives.
     RecordReplies(Side),
-    /// The record's answer is lost, or the record is out of reach: the side hears that it was unreachable.
+    /// The record's answer is lost, or the record is out of reach: the side hears that it was
+    /// unreachable.
     RecordFails(Side),
     /// The side hears that the record was unreachable, and the change happens later.
     RecordStalls(Side),

@@ -1,4 +1,5 @@
-//! What is true of the two machines, as an outsider who sees everything would say: the invariants speak of nothing else.
+//! What is true of the two machines, as an outsider who sees everything would say: the invariants
+//! speak of nothing else.
 
 use ferry_migration::Status;
 

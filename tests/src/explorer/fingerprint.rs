@@ -1,7 +1,8 @@
 //! Sixteen bytes for a world, so that millions that were seen can be remembered.
 //!
-//! Texts are for people: neither state machine looks into one, so two worlds that differ only in a text go on alike and count
-//! as one. (Rust's `Hash` hands a text to the hasher as a slice of bytes and everything else as a number.)
+//! Texts are for people: neither state machine looks into one, so two worlds that differ only in a
+//! text go on alike and count as one. (Rust's `Hash` hands a text to the hasher as a slice of
+//! bytes and everything else as a number.)
 
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 

@@ -1,8 +1,10 @@
-//! The explorer: drives the two state machines of `ferry-migration`, the very types that the runtime uses, through every
-//! interleaving of messages, work, timers, faults and operators within bounds, and checks the promises of the switchover.
+//! The explorer: drives the two state machines of `ferry-migration`, the very types that the
+//! runtime uses, through every interleaving of messages, work, timers, faults and operators within
+//! bounds, and checks the promises of the switchover.
 //!
-//! A [`World`] is one moment of everything; [`World::events`] says what can happen next, [`World::apply`] makes it happen, and
-//! [`explore`] goes everywhere, breadth first. `docs/explorer.md` tells what is modelled and what is not.
+//! A [`World`] is one moment of everything; [`World::events`] says what can happen next,
+//! [`World::apply`] makes it happen, and [`explore`] goes everywhere, breadth first.
+//! `docs/explorer.md` tells what is modelled and what is not.
 
 mod apply;
 pub mod bounds;

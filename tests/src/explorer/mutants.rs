@@ -10,7 +10,8 @@ use super::scenario::Scenario;
 const PRECOPY: bool = false;
 const POSTCOPY: bool = true;
 
-/// The scenario that shows what `guard` is for, with the guard in force, and the promise that breaks without it.
+/// The scenario that shows what `guard` is for, with the guard in force, and the promise that
+/// breaks without it.
 #[must_use]
 pub fn what_it_is_for(guard: Guard) -> (Scenario, Invariant) {
     let setup = |postcopy| Scenario::new(Setup, postcopy);
@@ -64,7 +65,8 @@ pub fn what_it_is_for(guard: Guard) -> (Scenario, Invariant) {
         Guard::PermitOutlivesLink => (owned(PRECOPY).with(Fault::Break, 1), Invariant::BothStopped),
         Guard::NothingAfterDone => (setup(PRECOPY).with(Fault::Cancel, 1), Invariant::Told),
         Guard::LoadNeedsMarker => (setup(PRECOPY), Invariant::Pages),
-        // With a permit the two packages would be noticed; the older handshakes rest on this guard alone.
+        // With a permit the two packages would be noticed; the older handshakes rest on this guard
+        // alone.
         Guard::PackageNeedsGeneration => {
             (Scenario::new(Handshake::None, PRECOPY).with(Fault::Foreign, 1), Invariant::StaleRun)
         }

@@ -1,4 +1,5 @@
-//! The text of `docs/protocol-results.md`: written by the explorer, so that it cannot say what is not so.
+//! The text of `docs/protocol-results.md`: written by the explorer, so that it cannot say what is
+//! not so.
 
 use super::lessons;
 use super::variants::{Row, table};

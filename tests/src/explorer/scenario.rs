@@ -1,4 +1,5 @@
-//! What an exploration is about: mode, handshake, what decides ownership, which guards are in force, and the bounds.
+//! What an exploration is about: mode, handshake, what decides ownership, which guards are in
+//! force, and the bounds.
 
 use ferry_migration::guards::{Guard, Guards};
 use ferry_migration::message::Handshake;

@@ -1,7 +1,8 @@
-//! Breadth first through every interleaving: the first world that breaks a promise is one that the fewest steps lead to.
+//! Breadth first through every interleaving: the first world that breaks a promise is one that the
+//! fewest steps lead to.
 //!
-//! Of a world that was expanded only its fingerprint, its parent and the number of the event that led there are kept; a
-//! trace is made by going the way again.
+//! Of a world that was expanded only its fingerprint, its parent and the number of the event that
+//! led there are kept; a trace is made by going the way again.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -66,7 +67,8 @@ pub struct Report {
     pub is_complete: bool,
     /// What was broken, with the shortest way for each.
     pub findings: BTreeMap<Invariant, Finding>,
-    /// A live pair may stand still until an operator or storage helps, as the invariant allows: the shortest way there.
+    /// A live pair may stand still until an operator or storage helps, as the invariant allows:
+    /// the shortest way there.
     pub waits: Option<Trace>,
 }
 

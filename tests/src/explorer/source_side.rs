@@ -1,4 +1,5 @@
-//! The source's driver in an exploration: feeds its state machine and carries out what it asks for.
+//! The source's driver in an exploration: feeds its state machine and carries out what it asks
+//! for.
 
 use ferry_migration::convergence::Decision;
 use ferry_migration::guards::Guard;
@@ -161,8 +162,8 @@ impl World {
         self.seize() && self.may_run(scenario, Party::Source) && self.claims(Again::Resume)
     }
 
-    /// Makes the record name the source if its guest's disk was let go of before; whether the guest
-    /// may run.
+    /// Makes the record name the source if its guest's disk was let go of before; whether the
+    /// guest may run.
     pub fn claims(&mut self, again: Again) -> bool {
         let source = &self.facts.source;
         if self.has_record && custody::must_claim(source.let_go, again, self.guards) {
@@ -219,7 +220,8 @@ impl World {
     #[must_use]
     pub fn destination_listens(&self) -> bool {
         let destination = &self.facts.destination;
-        // A paused destination takes every new connection of its migration, and lets go of one on which nothing came.
+        // A paused destination takes every new connection of its migration, and lets go of one on
+        // which nothing came.
         destination.alive && destination.end.is_none() && (!self.arrived || destination.paused)
     }
 

@@ -128,8 +128,8 @@ impl World {
         }
     }
 
-    /// `cont` at a source: a guest that was stopped with its disk held runs at once; one whose disk
-    /// was let go of takes the lock, asks the record, and then runs.
+    /// `cont` at a source: a guest that was stopped with its disk held runs at once; one whose
+    /// disk was let go of takes the lock, asks the record, and then runs.
     pub fn continue_source(&mut self) {
         let stopped = matches!(self.facts.source.guest, SourceGuest::Held | SourceGuest::StoppedForGood);
         if stopped && !self.lock_is_elsewhere() && self.claims(Again::Cont) {

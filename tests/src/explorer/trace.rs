@@ -1,4 +1,5 @@
-//! A way through an exploration as a person reads it: one line a step, with who acts, what came, what it did, and who runs.
+//! A way through an exploration as a person reads it: one line a step, with who acts, what came,
+//! what it did, and who runs.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -38,7 +39,8 @@ pub struct Trace {
 const MOST_BY_ITSELF: usize = 40;
 
 impl Trace {
-    /// Goes the way again that these numbers of events describe; `look_ahead` also shows how it goes on by itself.
+    /// Goes the way again that these numbers of events describe; `look_ahead` also shows how it
+    /// goes on by itself.
     ///
     /// # Panics
     /// When no such way exists.

@@ -1,4 +1,5 @@
-//! The ways to end a switchover, side by side: what each is proved to do, and the shortest way to what each does wrong.
+//! The ways to end a switchover, side by side: what each is proved to do, and the shortest way to
+//! what each does wrong.
 
 use std::fmt::Write;
 
@@ -84,7 +85,8 @@ impl Variant {
     }
 }
 
-/// What the table is made with: each of the faults that tell the variants apart, once, in any order and combination.
+/// What the table is made with: each of the faults that tell the variants apart, once, in any
+/// order and combination.
 #[must_use]
 pub const fn table_bounds() -> Bounds {
     Bounds::none()

@@ -1,4 +1,5 @@
-//! Everything at one moment: both state machines, the link, work under way, timers, the truth, and what may still go wrong.
+//! Everything at one moment: both state machines, the link, work under way, timers, the truth, and
+//! what may still go wrong.
 
 use ferry_migration::destination::Destination;
 use ferry_migration::guards::Guards;
@@ -116,7 +117,8 @@ impl World {
             && !self.lets_heartbeat_lapse(side)
     }
 
-    /// Whether `side` would do nothing when it is time for a sign of life, and so give none from then on.
+    /// Whether `side` would do nothing when it is time for a sign of life, and so give none from
+    /// then on.
     #[must_use]
     pub fn lets_heartbeat_lapse(&self, side: Side) -> bool {
         let outputs = match side {
@@ -126,7 +128,8 @@ impl World {
         outputs == 0
     }
 
-    /// The process of `side` dies: what it had under way is gone, except what the record was asked for already.
+    /// The process of `side` dies: what it had under way is gone, except what the record was asked
+    /// for already.
     pub fn crash(&mut self, side: Side) {
         self.facts.crash(side);
         self.link.close(side);

@@ -1,4 +1,5 @@
-//! What must be true of a guest's lines, one after the other: the core that [`GuestLog`](super::GuestLog) and the fault matrix share.
+//! What must be true of a guest's lines, one after the other: the core that
+//! [`GuestLog`](super::GuestLog) and the fault matrix share.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,5 +1,5 @@
-//! One process of a cell, with what the harness did to it and when: [`Ferry`] as the runner needs it, which never takes an answer
-//! for granted.
+//! One process of a cell, with what the harness did to it and when: [`Ferry`] as the runner needs
+//! it, which never takes an answer for granted.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,8 +15,8 @@ use crate::{Ferry, GuestLog};
 
 /// For threads and descriptors of a migration that has ended.
 const GOES: Duration = Duration::from_secs(3);
-/// For what a process that is asked to end does, and for what the kernel does with its VM: it waits for a worker, which a busy host may
-/// not run for ten seconds.
+/// For what a process that is asked to end does, and for what the kernel does with its VM: it
+/// waits for a worker, which a busy host may not run for ten seconds.
 const END: Duration = Duration::from_secs(60);
 
 /// For a process to take note of a signal, before it gets another.

@@ -1,5 +1,5 @@
-//! A cell of the fault matrix: when, what, where, in which mode. Plain data with a name that says it all and can be read back
-//! from the list of cells.
+//! A cell of the fault matrix: when, what, where, in which mode. Plain data with a name that says
+//! it all and can be read back from the list of cells.
 
 use std::fmt;
 
@@ -29,7 +29,8 @@ pub enum Mode {
     Precopy,
     /// Most memory after it.
     Postcopy,
-    /// A postcopy that was cut while the guest ran at the destination: the moment is in the recovery, or after it.
+    /// A postcopy that was cut while the guest ran at the destination: the moment is in the
+    /// recovery, or after it.
     Recovered,
 }
 
@@ -124,7 +125,8 @@ pub enum What {
     PlainRun,
     /// The same, one after the other for as long as the migration goes on.
     PlainRuns,
-    /// A third process takes the disk's lock when the source lets go of it, and keeps it for a while.
+    /// A third process takes the disk's lock when the source lets go of it, and keeps it for a
+    /// while.
     DiskLocked,
     /// The same, and every connection is reset: the source has the guest and cannot take its disk
     /// back.

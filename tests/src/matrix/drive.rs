@@ -1,5 +1,5 @@
-//! Leads a migration to its end after the fault, as an operator would who knows the guide: looks at both sides, reconnects what is
-//! paused, and says who owns the guest where nobody else can.
+//! Leads a migration to its end after the fault, as an operator would who knows the guide: looks
+//! at both sides, reconnects what is paused, and says who owns the guest where nobody else can.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,8 @@ use super::evidence::Reason;
 use super::stage::{DEADLINE, Stage};
 use crate::wait::poll;
 
-/// How long nothing may change until it counts as how things stand: longer than any deadline of the protocol.
+/// How long nothing may change until it counts as how things stand: longer than any deadline of
+/// the protocol.
 const SETTLED: Duration = DEADLINE.saturating_mul(2);
 /// Longest that it takes until nothing changes.
 const WITHIN: Duration = Duration::from_secs(60);
@@ -149,8 +150,8 @@ impl Stage {
         }
     }
 
-    /// Waits until both sides are in a state that lasts, and have been for as long as a deadline may take.
-    /// While the record hurts they may wait for it in any state.
+    /// Waits until both sides are in a state that lasts, and have been for as long as a deadline
+    /// may take. While the record hurts they may wait for it in any state.
     fn rest(&mut self, hurts: bool) -> Result<[View; 2], String> {
         let mut before = [View::Silent; 2];
         let mut since = Instant::now();
@@ -178,9 +179,11 @@ impl Stage {
         })
     }
 
-    /// The operator says who owns the guest in an uncertainty: the harness knows who is there and who has run.
+    /// The operator says who owns the guest in an uncertainty: the harness knows who is there and
+    /// who has run.
     fn resolve(&mut self) -> Result<(), String> {
-        // A destination that dies between its claim and its start leaves a record that names it: nobody else knows that it never ran.
+        // A destination that dies between its claim and its start leaves a record that names it:
+        // nobody else knows that it never ran.
         if self.cell.handshake == Handshake::Owned && self.destination.view() != View::Ended {
             return Err(format!("the source is uncertain, and the record can be reached: {}", self.source.error()));
         }

@@ -1,8 +1,10 @@
-//! What was seen of one cell of the fault matrix: plain data, gathered by the runner and judged by the oracles.
+//! What was seen of one cell of the fault matrix: plain data, gathered by the runner and judged by
+//! the oracles.
 //!
-//! Nothing in here is computed by what is on trial. What a process says of itself (events, `query-migrate`, standard error) is kept
-//! as a statement; what it did was seen by others: the kernel's account of CPU time, the watch on the disk image, `/proc`,
-//! and the guest, which speaks for itself on its serial port.
+//! Nothing in here is computed by what is on trial. What a process says of itself (events,
+//! `query-migrate`, standard error) is kept as a statement; what it did was seen by others: the
+//! kernel's account of CPU time, the watch on the disk image, `/proc`, and the guest, which speaks
+//! for itself on its serial port.
 
 use std::time::{Duration, SystemTime};
 
@@ -19,20 +21,24 @@ use crate::procfs::Inventory;
 pub struct Evidence {
     /// What was done, and what may come of it.
     pub cell: CellFacts,
-    /// When the harness, the relay or a fault point broke something, if it did and the moment is known.
+    /// When the harness, the relay or a fault point broke something, if it did and the moment is
+    /// known.
     pub broken: Option<SystemTime>,
-    /// When the migration had come to rest: what each process says at the end was asked then, and the next migration had not begun.
-    /// The sampler has gone on for [`Evidence::REST`] before it.
+    /// When the migration had come to rest: what each process says at the end was asked then, and
+    /// the next migration had not begun. The sampler has gone on for [`Evidence::REST`] before it.
     pub settled: SystemTime,
     /// The processes that took part, in the order in which the guest may have visited them.
     pub processes: Vec<Process>,
     /// CPU time of vCPU threads, in the order of time.
     pub samples: Vec<Sample>,
-    /// Writes into the disk image. `None`: the guest has no disk. An error: nobody could watch, for this reason.
+    /// Writes into the disk image. `None`: the guest has no disk. An error: nobody could watch,
+    /// for this reason.
     pub writes: Option<Result<Vec<Write>, String>>,
-    /// Sectors of the image that hold a stamp, or what is wrong with one. `None`: the guest has no disk.
+    /// Sectors of the image that hold a stamp, or what is wrong with one. `None`: the guest has no
+    /// disk.
     pub disk_stamps: Option<Result<usize, String>>,
-    /// The ownership record when all had settled, or why it cannot be read. `None`: the guest has none.
+    /// The ownership record when all had settled, or why it cannot be read. `None`: the guest has
+    /// none.
     pub record: Option<Result<RecordView, String>>,
     /// Plain runs of the same guest on the same disk beside the migration.
     pub plain: Vec<PlainRun>,
@@ -45,7 +51,8 @@ pub struct Evidence {
     pub image: Option<Result<(), String>>,
     /// Whether a migration after this one succeeded. `None`: none was tried.
     pub next: Option<Result<(), String>>,
-    /// What processes that have ended by themselves left in the file system or behind them, each named for people.
+    /// What processes that have ended by themselves left in the file system or behind them, each
+    /// named for people.
     pub left: Vec<String>,
 }
 
@@ -74,7 +81,8 @@ pub struct CellFacts {
     pub stalled: Option<Stalled>,
     /// What the source's migration must have come to; `None`: that is not on trial.
     pub source_becomes: Option<Status>,
-    /// Longest time from the break to a guest that runs again. It includes the time in which the break is noticed. `None`: not judged.
+    /// Longest time from the break to a guest that runs again. It includes the time in which the
+    /// break is noticed. `None`: not judged.
     pub resume_within: Option<Duration>,
 }
 
@@ -180,7 +188,8 @@ pub struct Process {
     pub final_run_state: Option<String>,
     /// The guest's serial output in this process, to the very end of the cell.
     pub serial: String,
-    /// What it held before the cell's migration. `None`: nobody looked, or it had not been started.
+    /// What it held before the cell's migration. `None`: nobody looked, or it had not been
+    /// started.
     pub before: Option<Inventory>,
     /// What it held when all had settled.
     pub after: Option<Inventory>,
@@ -229,19 +238,21 @@ pub struct Sample {
     pub process: usize,
     /// Which vCPU.
     pub vcpu: u32,
-    /// Time on a CPU since the thread began, in nanoseconds (the first field of proc(5) `schedstat`).
+    /// Time on a CPU since the thread began, in nanoseconds (the first field of proc(5)
+    /// `schedstat`).
     pub on_cpu_ns: u64,
 }
 
-/// A process wrote into the disk image. Several writes of one process may be one of these: [`crate::matrix::watch::disk`] says when.
+/// A process wrote into the disk image. Several writes of one process may be one of these:
+/// [`crate::matrix::watch::disk`] says when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Write {
     /// When the watch learnt of it.
     pub at: SystemTime,
     /// Who wrote.
     pub pid: u32,
-    /// What the ownership record said around the write, oldest first: more than one if it changed in these milliseconds, none
-    /// if there is no record or it could not be read.
+    /// What the ownership record said around the write, oldest first: more than one if it changed
+    /// in these milliseconds, none if there is no record or it could not be read.
     pub named: Vec<Named>,
 }
 
@@ -268,7 +279,8 @@ pub struct RecordView {
 }
 
 impl Evidence {
-    /// How long the sampler goes on before [`Evidence::settled`], so that whoever runs then is seen to run.
+    /// How long the sampler goes on before [`Evidence::settled`], so that whoever runs then is
+    /// seen to run.
     pub const REST: Duration = Duration::from_millis(500);
 
     /// The first process of a role.

@@ -1,5 +1,5 @@
-//! What may come of a cell, by the promises (`docs/protocol.md`), from what was done and what the relay saw: an account of the
-//! protocol that shares no code with it.
+//! What may come of a cell, by the promises (`docs/protocol.md`), from what was done and what the
+//! relay saw: an account of the protocol that shares no code with it.
 
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use ferry_migration::Status;
 
 use crate::relay::{self, Lane, Link, Spot};
 
-/// On top of the deadline by which a silent peer is noticed, on a machine with more work than cores.
+/// On top of the deadline by which a silent peer is noticed, on a machine with more work than
+/// cores.
 const SLACK: Duration = Duration::from_secs(2);
 
 /// What the third party knows of a cell.
@@ -154,7 +155,8 @@ fn lost_in_any_case(cell: &Cell) -> bool {
     matches!(cell.when, When::Step(_, "LoseGuest"))
 }
 
-/// Longest time from the fault to a guest that runs again, where the source is to take it back at once.
+/// Longest time from the fault to a guest that runs again, where the source is to take it back at
+/// once.
 #[must_use]
 pub fn resume_within(cell: &Cell, known: Known) -> Option<Duration> {
     if known.permit_sent || known.started {
@@ -175,7 +177,8 @@ pub fn cause(cell: &Cell) -> Vec<String> {
             let errno = rule.action.strip_prefix("errno:").map(text_of);
             let named = [rule.of.unwrap_or(rule.at), errno.unwrap_or(rule.at), "told to fail", "in time", "no answer"];
             let record = (rule.place == Place::Record).then_some("record");
-            // A destination that cannot go on may have nothing left to say it with; its own last line tells why.
+            // A destination that cannot go on may have nothing left to say it with; its own last
+            // line tells why.
             let closed = (side == Side::Destination && errno.is_some()).then_some("closed the control link");
             return named.into_iter().chain(record).chain(closed).map(str::to_owned).collect();
         }

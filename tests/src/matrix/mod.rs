@@ -1,4 +1,5 @@
-//! The fault matrix: what is broken when, where and how, what a third party saw of it, and who judges.
+//! The fault matrix: what is broken when, where and how, what a third party saw of it, and who
+//! judges.
 //!
 //! ```text
 //!  catalogue ─► cell ─► run: stage ─► moment ─► act ─► drive ─► next        the experiment
@@ -7,9 +8,10 @@
 //!                                          expect ─────┘                    what the promises allow
 //! ```
 //!
-//! A [`cell`] is one fault in one migration of real processes; the [`catalogue`] makes them from the protocol's tables. [`run`]
-//! carries one out and gathers an [`Evidence`](evidence::Evidence), for which [`watch`] looks at the processes from outside; the [`oracles`]
-//! judge that, and nothing else. [`selection`] and [`results`] are for `tests/tests/matrix.rs` and `ci/matrix`.
+//! A [`cell`] is one fault in one migration of real processes; the [`catalogue`] makes them from
+//! the protocol's tables. [`run`] carries one out and gathers an [`Evidence`](evidence::Evidence),
+//! for which [`watch`] looks at the processes from outside; the [`oracles`] judge that, and
+//! nothing else. [`selection`] and [`results`] are for `tests/tests/matrix.rs` and `ci/matrix`.
 
 pub mod act;
 pub mod actor;

@@ -1,5 +1,6 @@
-//! Makes the moment of a cell come, and tells when it is there: a plan of the relay for a frame, a fault point for a step, and what
-//! provokes a moment that a migration in which all goes well does not have.
+//! Makes the moment of a cell come, and tells when it is there: a plan of the relay for a frame, a
+//! fault point for a step, and what provokes a moment that a migration in which all goes well does
+//! not have.
 
 use std::time::{Duration, SystemTime};
 
@@ -79,7 +80,8 @@ impl Stage {
         }
     }
 
-    /// What the relay does to the frame by itself, or that it holds it until the harness has done the rest.
+    /// What the relay does to the frame by itself, or that it holds it until the harness has done
+    /// the rest.
     fn fault(&mut self) -> Fault {
         let Stage { cell, random, .. } = self;
         match cell.what {
@@ -153,7 +155,8 @@ impl Stage {
                 let rule = json!({ "at": "USERFAULTFD_READ", "do": "fail" });
                 active && self.destination.ask("x-ferry-fault-set", rule).is_some()
             }
-            // Some page that was asked for must come after the source has said that it has sent all.
+            // Some page that was asked for must come after the source has said that it has sent
+            // all.
             When::Frame(Spot::Message("Drained")) => {
                 let active = matches!(self.destination.view(), View::Answers(Some(Status::PostcopyActive), _));
                 if active {

@@ -1,4 +1,5 @@
-//! The next migration: whatever happened in a cell, the guest that is left moves to a healthy destination and works there.
+//! The next migration: whatever happened in a cell, the guest that is left moves to a healthy
+//! destination and works there.
 
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ const WITHIN: Duration = Duration::from_secs(40);
 /// Lines of every vCPU that show that the guest works.
 const REPORTS: usize = 3;
 
-/// Migrates the guest once more, if there is one, and notes in the evidence how that went and what the guest has said at last.
+/// Migrates the guest once more, if there is one, and notes in the evidence how that went and what
+/// the guest has said at last.
 pub fn migrate(stage: &mut Stage, stand: Stand, evidence: &mut Evidence) {
     let tried = match stand {
         Stand::AtSource | Stand::AtDestination => Some(attempt(stage, stand)),

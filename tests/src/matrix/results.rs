@@ -1,5 +1,5 @@
-//! Where a run of the matrix leaves its results: a file for each cell, so that cells may run in processes and machines of their own,
-//! and the files of those that failed.
+//! Where a run of the matrix leaves its results: a file for each cell, so that cells may run in
+//! processes and machines of their own, and the files of those that failed.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -72,7 +72,8 @@ impl Results {
     }
 }
 
-/// The moments in the order in which a migration meets them; those that are not known here come last.
+/// The moments in the order in which a migration meets them; those that are not known here come
+/// last.
 fn order() -> Vec<String> {
     const KNOWN: [&str; 36] = [
         "throughout",

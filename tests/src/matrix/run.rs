@@ -81,7 +81,8 @@ fn once(cell: &Cell, seed: u64, keep: &Path, strain: &Arc<Strain>) -> Option<Ran
         let played = catch_unwind(AssertUnwindSafe(|| play(&mut stage)));
         match played {
             Ok(Ok(played)) => break (stage, Ok(played)),
-            // The guest did not need a page in time, or the host was busy elsewhere: nothing was tried yet.
+            // The guest did not need a page in time, or the host was busy elsewhere: nothing was
+            // tried yet.
             Ok(Err(Broken::NeverCame(_))) if tries < TRIES => tries += 1,
             Ok(Err(Broken::NeverCame(why))) => {
                 missed = stage.went_well();

@@ -1,5 +1,5 @@
-//! The stage of a cell: a source with a guest that works on memory and a disk, a destination, a relay between the two, and the
-//! third party that watches.
+//! The stage of a cell: a source with a guest that works on memory and a disk, a destination, a
+//! relay between the two, and the third party that watches.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -61,7 +61,8 @@ pub struct Stage {
     pub conts: Vec<ContTried>,
     /// What the sides gave as the reason while the migration had come to rest.
     pub reasons: Vec<Reason>,
-    /// A destination that waits for another guest, with the relay to the right one while this one has its place.
+    /// A destination that waits for another guest, with the relay to the right one while this one
+    /// has its place.
     pub wrong: Option<(Ferry, Relay)>,
     /// The migration under test has begun.
     pub begun: bool,
@@ -193,8 +194,9 @@ impl Stage {
         self.tell_source("migrate", json!({ "uri": self.relay.uri() }));
     }
 
-    /// Tells the source to do something, which shows in what becomes of the migration. A source that is to freeze at a step may do
-    /// so before it answers. Whether it was accepted, as far as that is known.
+    /// Tells the source to do something, which shows in what becomes of the migration. A source
+    /// that is to freeze at a step may do so before it answers. Whether it was accepted, as far as
+    /// that is known.
     fn tell_source(&mut self, command: &'static str, arguments: Value) -> bool {
         if !matches!(self.cell.when, When::Step(Side::Source, _)) {
             return self.source.ask(command, arguments).is_some();
@@ -244,7 +246,8 @@ impl Stage {
         }
     }
 
-    /// Waits until both sides are in `postcopy-active`, breaks the links, and waits until both have noticed.
+    /// Waits until both sides are in `postcopy-active`, breaks the links, and waits until both
+    /// have noticed.
     ///
     /// # Panics
     /// When they do not get there.
@@ -266,8 +269,8 @@ impl Stage {
         });
     }
 
-    /// Puts a destination that waits for another guest, behind a relay of its own, in the place of the right one; the second time puts
-    /// the right one back.
+    /// Puts a destination that waits for another guest, behind a relay of its own, in the place of
+    /// the right one; the second time puts the right one back.
     pub fn swap_destination(&mut self) {
         let (ferry, mut relay) = self.wrong.take().unwrap_or_else(|| {
             let ferry = self.lab.start_destination(&self.spec.clone().name("another"));

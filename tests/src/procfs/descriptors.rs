@@ -8,7 +8,8 @@ use std::path::Path;
 /// One descriptor.
 #[derive(Debug)]
 pub struct Descriptor {
-    /// What it is open on, without numbers that tell one run from the next: a path, `tcp established`, `memfd:NAME`, `[eventfd]`, …
+    /// What it is open on, without numbers that tell one run from the next: a path, `tcp
+    /// established`, `memfd:NAME`, `[eventfd]`, …
     pub target: String,
     /// Locks that it holds: `write PATH` or `read PATH`.
     pub locks: Vec<String>,
@@ -52,7 +53,8 @@ fn describe(link: &str, sockets: &BTreeMap<u64, String>) -> String {
     link.strip_prefix("anon_inode:").unwrap_or(link).to_owned()
 }
 
-/// The sockets of a process's network namespace by inode, each in words: `tcp listening`, `unix /path`, …
+/// The sockets of a process's network namespace by inode, each in words: `tcp listening`, `unix
+/// /path`, …
 ///
 /// # Errors
 /// When there is no such process, or it may not be looked at.
@@ -79,7 +81,8 @@ fn tcp(line: &str) -> Option<(u64, String)> {
     Some((fields.get(9)?.parse().ok()?, format!("tcp {state}")))
 }
 
-/// A line of `/proc/net/unix`: the inode is the seventh field, the path the eighth, if there is one.
+/// A line of `/proc/net/unix`: the inode is the seventh field, the path the eighth, if there is
+/// one.
 fn unix(line: &str) -> Option<(u64, String)> {
     let mut fields = line.split_whitespace().skip(6);
     let inode = fields.next()?.parse().ok()?;

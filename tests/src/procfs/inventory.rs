@@ -78,7 +78,8 @@ mod tests {
     use super::*;
     use crate::disk::Lock;
 
-    /// A process of our own that holds nothing but its end of a pipe, and takes whatever is passed to it.
+    /// A process of our own that holds nothing but its end of a pipe, and takes whatever is passed
+    /// to it.
     fn quiet() -> std::process::Child {
         Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
     }

@@ -1,4 +1,5 @@
-//! One direction of a connection behind its reader: what comes is forwarded, and the frame that was chosen suffers.
+//! One direction of a connection behind its reader: what comes is forwarded, and the frame that
+//! was chosen suffers.
 
 use std::io::{self, Write};
 use std::net::{Shutdown, TcpStream};
@@ -107,8 +108,8 @@ impl Direction {
         Ok(())
     }
 
-    /// Forwards a frame, and nothing else from before it on: an answer could be quicker than what comes behind the frame. Returns
-    /// what was stalled before.
+    /// Forwards a frame, and nothing else from before it on: an answer could be quicker than what
+    /// comes behind the frame. Returns what was stalled before.
     fn stall_behind(&mut self, bytes: Vec<u8>, place: Place) -> io::Result<Stalled> {
         self.shared.pass(place)?;
         let before = self.shared.lock().stalled.clone();
@@ -136,7 +137,8 @@ impl Direction {
     }
 }
 
-/// Writes what it is given a while later, in a thread of its own, so that what follows is late by as much and no more.
+/// Writes what it is given a while later, in a thread of its own, so that what follows is late by
+/// as much and no more.
 struct Late {
     by: Duration,
     queue: Option<Sender<(Instant, Vec<u8>)>>,

@@ -1,4 +1,5 @@
-//! The frame log: what has come to the relay, when, and what became of it. A report shows it, and a test may look at it.
+//! The frame log: what has come to the relay, when, and what became of it. A report shows it, and
+//! a test may look at it.
 
 use std::collections::HashMap;
 use std::time::SystemTime;
@@ -21,9 +22,10 @@ pub struct Frame {
     pub link: Link,
     /// The relay's number of the connection, from 0.
     pub connection: u64,
-    /// A message's name, `preamble`, `marker`, `pages 3`, `request 3`, `foreign`; frames of pages that follow one another in a
-    /// direction are one entry, `pages 3-17`. Of a connection: `opened`, `end` (this side ends its direction), `broken` (it was
-    /// reset by it), `closed` (by the relay).
+    /// A message's name, `preamble`, `marker`, `pages 3`, `request 3`, `foreign`; frames of pages
+    /// that follow one another in a direction are one entry, `pages 3-17`. Of a connection:
+    /// `opened`, `end` (this side ends its direction), `broken` (it was reset by it), `closed` (by
+    /// the relay).
     pub name: String,
     /// How long it was as it came.
     pub bytes: u64,
@@ -43,7 +45,8 @@ pub struct Place {
 #[derive(Debug, Default)]
 pub struct Log {
     frames: Vec<Frame>,
-    /// What the next frame of a direction may join: the kind, the number of the first, and the entry.
+    /// What the next frame of a direction may join: the kind, the number of the first, and the
+    /// entry.
     open: HashMap<(u64, Side), (&'static str, u64, usize)>,
     recorded: HashMap<Spot, Vec<u8>>,
 }

@@ -1,10 +1,12 @@
 //! A relay between a source and a destination that spoils a migration at a chosen moment.
 //!
-//! It stands on loopback and forwards every connection to its target. It knows Ferry's frames, so "when the permit is about to
-//! arrive" is a place in the stream and no race: a [`Plan`] names a frame and what happens to it. Without a plan, or besides
-//! it, a test cuts, resets, stalls and heals links by hand, and says what becomes of a frame that is held. What has passed is
-//! in the frame log ([`Relay::frames`]). New connections are taken after a cut as before it, so that a broken
-//! postcopy can be recovered through the same relay, with a new plan ([`Relay::set_plan`]) for the new connections.
+//! It stands on loopback and forwards every connection to its target. It knows Ferry's frames, so
+//! "when the permit is about to arrive" is a place in the stream and no race: a [`Plan`] names a
+//! frame and what happens to it. Without a plan, or besides it, a test cuts, resets, stalls and
+//! heals links by hand, and says what becomes of a frame that is held. What has passed is in the
+//! frame log ([`Relay::frames`]). New connections are taken after a cut as before it, so that a
+//! broken postcopy can be recovered through the same relay, with a new plan ([`Relay::set_plan`])
+//! for the new connections.
 
 mod direction;
 mod log;
@@ -28,7 +30,8 @@ use self::state::{Ending, Shared, Word};
 pub use self::unit::{Lane, Link, Side, Spot};
 use crate::wait::{SOON, wait_until};
 
-/// The relay. Ends with its connections and threads when it is dropped, also while it holds a frame.
+/// The relay. Ends with its connections and threads when it is dropped, also while it holds a
+/// frame.
 #[derive(Debug)]
 pub struct Relay {
     shared: Arc<Shared>,
@@ -92,8 +95,8 @@ impl Relay {
         self.shared.lock().fired
     }
 
-    /// Waits until the plan has been carried out, and says when that was: before the frame passes, unless the fault comes
-    /// behind it or in it.
+    /// Waits until the plan has been carried out, and says when that was: before the frame passes,
+    /// unless the fault comes behind it or in it.
     ///
     /// # Panics
     /// When that does not happen in time.
@@ -112,12 +115,14 @@ impl Relay {
         self.shared.lock().spoiled.clone().expect("a package has passed, with a section of that number")
     }
 
-    /// Lets what is held pass, and what follows it. Nothing happens when nothing is held (any more): wait for the fault first.
+    /// Lets what is held pass, and what follows it. Nothing happens when nothing is held (any
+    /// more): wait for the fault first.
     pub fn release(&self) {
         self.shared.change(|state| state.say(Word::Release));
     }
 
-    /// Discards the frame that is held, or the half of it that has not arrived, and lets what follows pass.
+    /// Discards the frame that is held, or the half of it that has not arrived, and lets what
+    /// follows pass.
     pub fn drop_held(&self) {
         self.shared.change(|state| state.say(Word::Drop));
     }
@@ -128,8 +133,8 @@ impl Relay {
         self.shared.lock().log.frames()
     }
 
-    /// The bytes of the newest frame of this spot, as they came, whatever became of it. Of pages and requests, only the first
-    /// four of a connection are there.
+    /// The bytes of the newest frame of this spot, as they came, whatever became of it. Of pages
+    /// and requests, only the first four of a connection are there.
     ///
     /// # Panics
     /// When no such frame has come.
@@ -143,7 +148,8 @@ impl Relay {
         self.shared.end_all(Ending::Cut);
     }
 
-    /// Waits until a connection that is this link is open: after a recovery, the page links come behind the control link.
+    /// Waits until a connection that is this link is open: after a recovery, the page links come
+    /// behind the control link.
     ///
     /// # Panics
     /// When none comes.
@@ -189,8 +195,9 @@ impl Relay {
         self.stall(Some(side), None);
     }
 
-    /// Forwards nothing any more of what this side sends (`None`: both) on this link (`None`: all); nothing is closed. It adds to
-    /// what is stalled already, and is true of new connections too.
+    /// Forwards nothing any more of what this side sends (`None`: both) on this link (`None`:
+    /// all); nothing is closed. It adds to what is stalled already, and is true of new connections
+    /// too.
     pub fn stall(&self, side: Option<Side>, link: Option<Link>) {
         self.shared.stall(side, link);
     }

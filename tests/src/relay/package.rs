@@ -1,4 +1,5 @@
-//! Makes nonsense of one device's state inside a package, so that only the device itself can notice: every checksum fits.
+//! Makes nonsense of one device's state inside a package, so that only the device itself can
+//! notice: every checksum fits.
 
 use ferry_migration::ToDestination;
 use ferry_migration::section;

@@ -6,8 +6,8 @@ use super::unit::{Link, Side, Spot};
 
 /// What happens to the frame that was chosen, and from then on.
 ///
-/// *Closed* means that both ends hear an end of stream (FIN), as from a process that has ended; who goes on sending is answered
-/// with a reset.
+/// *Closed* means that both ends hear an end of stream (FIN), as from a process that has ended;
+/// who goes on sending is answered with a reset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// All connections are closed; the frame does not arrive.
@@ -16,23 +16,26 @@ pub enum Fault {
     CutAfter,
     /// All connections are reset (RST), with nothing said before it; the frame does not arrive.
     Reset,
-    /// Nothing is forwarded any more, in no direction, and nothing is closed; the frame does not arrive.
+    /// Nothing is forwarded any more, in no direction, and nothing is closed; the frame does not
+    /// arrive.
     Stall,
     /// As `Stall`, but the frame itself still arrives.
     StallAfter,
     /// As `Stall`, but only of what this side sends (`None`: both) on this link (`None`: all).
     StallOnly(Option<Side>, Option<Link>),
-    /// The frame waits, and with it what follows in its direction of its connection, until the test says what becomes of it
-    /// ([`Relay::release`](super::Relay::release), [`Relay::drop_held`](super::Relay::drop_held)). All else goes on.
+    /// The frame waits, and with it what follows in its direction of its connection, until the
+    /// test says what becomes of it ([`Relay::release`](super::Relay::release),
+    /// [`Relay::drop_held`](super::Relay::drop_held)). All else goes on.
     Hold,
     /// As `Hold`, when the first half of the frame's bytes has arrived.
     HoldHalf,
     /// As `Hold`, but the frame itself still arrives.
     HoldAfter,
-    /// The frame, and what follows in its direction of its connection, arrives this much later than it was sent.
+    /// The frame, and what follows in its direction of its connection, arrives this much later
+    /// than it was sent.
     Delay(Duration),
-    /// From this frame on, what is sent in its direction of its connection arrives byte by byte, so many bytes long
-    /// ([`TRICKLED`]).
+    /// From this frame on, what is sent in its direction of its connection arrives byte by byte,
+    /// so many bytes long ([`TRICKLED`]).
     Trickle,
     /// Only the first so many bytes of the frame arrive, then its connection is closed.
     Truncate(usize),
@@ -47,14 +50,16 @@ pub enum Fault {
     Repeat,
     /// The frame does not arrive; later ones do.
     Lose,
-    /// Of a package: the state of the section of this number, from 0, becomes nonsense, behind checksums that fit
-    /// ([`Relay::spoiled`](super::Relay::spoiled)).
+    /// Of a package: the state of the section of this number, from 0, becomes nonsense, behind
+    /// checksums that fit ([`Relay::spoiled`](super::Relay::spoiled)).
     Spoil(usize),
-    /// Nothing: the test only wants to know when the frame passes ([`Relay::wait_fired`](super::Relay::wait_fired)).
+    /// Nothing: the test only wants to know when the frame passes
+    /// ([`Relay::wait_fired`](super::Relay::wait_fired)).
     Note,
 }
 
-/// Bytes that [`Fault::Trickle`] sends one by one: one or some hundred milliseconds, as busy as the machine is.
+/// Bytes that [`Fault::Trickle`] sends one by one: one or some hundred milliseconds, as busy as
+/// the machine is.
 pub const TRICKLED: usize = 64 << 10;
 
 impl Fault {

@@ -1,4 +1,5 @@
-//! What the relay's threads and the test share: the plan, what is stalled or held, the connections, the log.
+//! What the relay's threads and the test share: the plan, what is stalled or held, the
+//! connections, the log.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, ErrorKind};
@@ -81,7 +82,8 @@ impl Connection {
             match how {
                 // A peer that has gone already is what is wanted.
                 Ending::Cut => drop(end.shutdown(Shutdown::Both)),
-                // Unlike a lingering close, it needs no last owner: it ends what others wait for, and sends the reset now.
+                // Unlike a lingering close, it needs no last owner: it ends what others wait for,
+                // and sends the reset now.
                 Ending::Reset => {
                     rustix::net::connect_unspec(end)
                         .expect("Linux 6.6 and later disconnect a socket that is being read");
@@ -134,7 +136,8 @@ impl Shared {
         state.carries(place.connection).then_some(()).ok_or_else(gone)
     }
 
-    /// Holds a frame, which carries the plan out, until the test says what becomes of it; an error when its connection has ended.
+    /// Holds a frame, which carries the plan out, until the test says what becomes of it; an error
+    /// when its connection has ended.
     pub fn hold(&self, place: Place, entry: usize) -> io::Result<Word> {
         let mut state = self.lock();
         let (words, held) = (state.words, (place.connection, place.side));

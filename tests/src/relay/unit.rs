@@ -1,4 +1,5 @@
-//! Splits what passes through the relay into the units that a plan can name: a preamble, a message, a frame of pages.
+//! Splits what passes through the relay into the units that a plan can name: a preamble, a
+//! message, a frame of pages.
 
 use std::io::{self, ErrorKind, Read};
 use std::net::{Shutdown, TcpStream};
@@ -19,7 +20,8 @@ pub enum Spot {
     UrgentPreamble,
     /// The first message of this name, in either direction: `Hello`, `Permit`, `Started`, …
     Message(&'static str),
-    /// The frame of pages of this number on a bulk link, from 0: the pages of a chunk. Markers do not count.
+    /// The frame of pages of this number on a bulk link, from 0: the pages of a chunk. Markers do
+    /// not count.
     Pages(u64),
     /// The marker behind the last pages.
     Marker,
@@ -111,7 +113,8 @@ impl Link {
     pub const ALL: [Link; 4] = [Link::Control, Link::Bulk, Link::Urgent, Link::Foreign];
 }
 
-/// Reads units from one direction of a connection. Both directions learn from the source's preamble what link it is.
+/// Reads units from one direction of a connection. Both directions learn from the source's
+/// preamble what link it is.
 pub struct Reader {
     stream: Arc<TcpStream>,
     side: Side,
@@ -197,7 +200,8 @@ impl Reader {
     fn pages(&mut self, spot: impl Fn(u64) -> Spot) -> io::Result<Unit> {
         let mut bytes = Vec::new();
         self.exact(&mut bytes, bulk::HEADER_LEN)?;
-        // A chunk's first bitmap says how many pages follow; a packed one's header, how many bytes.
+        // A chunk's first bitmap says how many pages follow; a packed one's header, how many
+        // bytes.
         let pages: u32 = bytes[24..88].iter().map(|byte| byte.count_ones()).sum();
         let follows = match bytes[12] {
             1 => pages as usize * PAGE_SIZE as usize,

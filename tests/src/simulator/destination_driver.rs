@@ -101,7 +101,8 @@ impl Sim {
         self.feed_destination(input);
     }
 
-    /// The record's answer reaches the destination; what is to be settled is asked for until it is.
+    /// The record's answer reaches the destination; what is to be settled is asked for until it
+    /// is.
     pub fn destination_hears_record(&mut self, operation: Operation, reply: Option<Reply>) {
         let input = match (operation.kind, reply) {
             (Kind::Settle, Some(_)) => return,

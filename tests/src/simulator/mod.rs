@@ -1,9 +1,11 @@
-//! The simulator: one migration for every seed, with both state machines talking in real encoded frames over links with
-//! latency, in virtual time, while things go wrong at random. Then everything is mended, and it must end well.
+//! The simulator: one migration for every seed, with both state machines talking in real encoded
+//! frames over links with latency, in virtual time, while things go wrong at random. Then
+//! everything is mended, and it must end well.
 //!
-//! It shares the truth and the record with the explorer, and nothing else: its drivers are its own. Where the explorer tries
-//! every order of few faults, the simulator tries many faults in one plausible order, and what only bytes can show: frames that
-//! are cut, flipped or repeated must be refused with a typed error and never believed.
+//! It shares the truth and the record with the explorer, and nothing else: its drivers are its
+//! own. Where the explorer tries every order of few faults, the simulator tries many faults in one
+//! plausible order, and what only bytes can show: frames that are cut, flipped or repeated must be
+//! refused with a typed error and never believed.
 
 mod destination_driver;
 mod operator;
@@ -258,7 +260,8 @@ impl Sim {
             Side::Source => self.facts.source.alive,
             Side::Destination => self.facts.destination.alive,
         };
-        // What a process that has died meanwhile had asked for may have reached the record, or not.
+        // What a process that has died meanwhile had asked for may have reached the record, or
+        // not.
         let reaches = self.facts.record.seen_by(side) && (alive || self.rng.percent(50));
         let stalls = self.faults_on && self.rng.percent(5);
         let reply = if reaches && stalls {

@@ -1,4 +1,5 @@
-//! What breaks on its own, and the operator who looks at both sides now and then and does what their states ask for.
+//! What breaks on its own, and the operator who looks at both sides now and then and does what
+//! their states ask for.
 
 use ferry_migration::source::{Output, Owner, Resolution};
 use ferry_migration::{Status, destination, source};

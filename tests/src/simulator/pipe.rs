@@ -1,4 +1,5 @@
-//! One direction of a control link, in bytes: frames are encoded here, spoilt on the way, and decoded at the other end.
+//! One direction of a control link, in bytes: frames are encoded here, spoilt on the way, and
+//! decoded at the other end.
 
 use std::collections::VecDeque;
 

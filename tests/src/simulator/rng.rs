@@ -1,4 +1,5 @@
-//! Random numbers that are the same for the same seed, for ever: SplitMix64 (Steele, Lea, Flood 2014).
+//! Random numbers that are the same for the same seed, for ever: SplitMix64 (Steele, Lea, Flood
+//! 2014).
 
 /// A stream of random numbers.
 #[derive(Clone, Debug)]

@@ -1,4 +1,5 @@
-//! One simulated migration: both state machines, the bytes between them, the truth, and what is still to happen.
+//! One simulated migration: both state machines, the bytes between them, the truth, and what is
+//! still to happen.
 
 use std::collections::HashMap;
 

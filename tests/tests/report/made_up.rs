@@ -1,4 +1,5 @@
-//! A fault matrix that nobody ran: large, with a little red, and with text that a page must not take for its own.
+//! A fault matrix that nobody ran: large, with a little red, and with text that a page must not
+//! take for its own.
 
 use ferry_vmm::report::matrix::{Cell, Entry, FORMAT, Finding, Kind, Lane, Log, Matrix, Mode, Oracle, Place, Verdict};
 

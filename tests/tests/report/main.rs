@@ -1,7 +1,8 @@
-//! Reports as a reader gets them: a traced migration and a fault matrix, rendered by `ferry report`, opened in a browser.
+//! Reports as a reader gets them: a traced migration and a fault matrix, rendered by `ferry
+//! report`, opened in a browser.
 //!
-//! Without a browser (`chromium`) on the path the pages are made and not looked at. Pictures of them stay in the build's folder
-//! for temporary files, `tmp/report`, for people to look at.
+//! Without a browser (`chromium`) on the path the pages are made and not looked at. Pictures of
+//! them stay in the build's folder for temporary files, `tmp/report`, for people to look at.
 
 mod browser;
 mod made_up;

@@ -1,4 +1,5 @@
-//! Linux bzImage kernels (Linux `Documentation/arch/x86/boot.rst`), entered by the 64-bit boot protocol.
+//! Linux bzImage kernels (Linux `Documentation/arch/x86/boot.rst`), entered by the 64-bit boot
+//! protocol.
 
 use ferry_devices::GuestMemory;
 use linux_loader::loader::bootparam::setup_header;

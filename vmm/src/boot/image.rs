@@ -1,7 +1,8 @@
 //! A kernel or initrd image as bytes that are read on demand.
 //!
-//! An image stays open as long as the machine lives, so that a reset loads the very file that was booted, also when
-//! another file has taken its name since. Images are input: a length is checked before anything is read by it.
+//! An image stays open as long as the machine lives, so that a reset loads the very file that was
+//! booted, also when another file has taken its name since. Images are input: a length is checked
+//! before anything is read by it.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};

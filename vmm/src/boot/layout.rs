@@ -1,6 +1,8 @@
-//! Where boot data lies in guest memory, and the memory map that every boot protocol tells the guest.
+//! Where boot data lies in guest memory, and the memory map that every boot protocol tells the
+//! guest.
 //!
-//! All of it lies below 1 MiB, where no kernel segment may, so that a reset can write it again over a running system.
+//! All of it lies below 1 MiB, where no kernel segment may, so that a reset can write it again
+//! over a running system.
 
 use ferry_migration::description::RamRange;
 
@@ -14,7 +16,8 @@ pub const MODULE_LIST: u64 = 0x6100;
 pub const MEMORY_MAP: u64 = 0x6200;
 /// `boot_params`, the zero page (Linux).
 pub const ZERO_PAGE: u64 = 0x7000;
-/// Top level of the page tables that map the first 4 GiB one to one (Linux); five more pages follow.
+/// Top level of the page tables that map the first 4 GiB one to one (Linux); five more pages
+/// follow.
 pub const PAGE_TABLES: u64 = 0x9000;
 /// The command line, closed by a zero byte.
 pub const COMMAND_LINE: u64 = 0x2_0000;

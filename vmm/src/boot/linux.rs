@@ -1,4 +1,5 @@
-//! The Linux 64-bit boot protocol: the zero page and identity page tables (Linux `Documentation/arch/x86/boot.rst`).
+//! The Linux 64-bit boot protocol: the zero page and identity page tables (Linux
+//! `Documentation/arch/x86/boot.rst`).
 
 use ferry_devices::GuestMemory;
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};

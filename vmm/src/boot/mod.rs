@@ -1,8 +1,9 @@
-//! Loads a kernel, its initrd and its command line into guest memory, and says in which state the first vCPU begins.
+//! Loads a kernel, its initrd and its command line into guest memory, and says in which state the
+//! first vCPU begins.
 //!
-//! The machine opens a [`BootSource`] once and loads it at power-on and at every reset. A kernel with a PVH note boots by
-//! PVH; a Linux bzImage or `vmlinux` boots by the Linux 64-bit protocol. Images are input: each is checked as a whole
-//! before guest memory is written.
+//! The machine opens a [`BootSource`] once and loads it at power-on and at every reset. A kernel
+//! with a PVH note boots by PVH; a Linux bzImage or `vmlinux` boots by the Linux 64-bit protocol.
+//! Images are input: each is checked as a whole before guest memory is written.
 
 mod bzimage;
 mod elf;
@@ -30,7 +31,8 @@ use layout::{COMMAND_LINE, COMMAND_LINE_MAX};
 
 use crate::memory::Memory;
 
-/// The highest address of an initrd when the kernel does not say (boot protocol, `initrd_addr_max`).
+/// The highest address of an initrd when the kernel does not say (boot protocol,
+/// `initrd_addr_max`).
 const INITRD_MAX: u64 = 0x37ff_ffff;
 
 /// Where and how a kernel is entered.

@@ -1,4 +1,5 @@
-//! The PVH boot protocol: `hvm_start_info` version 1 and what it points at (Xen `docs/misc/pvh.pandoc`).
+//! The PVH boot protocol: `hvm_start_info` version 1 and what it points at (Xen
+//! `docs/misc/pvh.pandoc`).
 
 use ferry_devices::GuestMemory;
 use linux_loader::loader::elf::start_info::{

@@ -9,7 +9,8 @@ use crate::memory::MemoryConfig;
 
 const NOTE: &[u8] = b"\x04\0\0\0\x04\0\0\0\x12\0\0\0Xen\0\x00\x00\x10\x00";
 
-/// An ELF64 image with these (type, offset, file length, address, memory length) headers and `body` from 0x1000 on.
+/// An ELF64 image with these (type, offset, file length, address, memory length) headers and
+/// `body` from 0x1000 on.
 fn elf(headers: &[(u32, u64, u64, u64, u64)], body: &[u8]) -> Vec<u8> {
     let mut image = vec![0; 0x1000];
     image[..8].copy_from_slice(b"\x7fELF\x02\x01\x01\0");

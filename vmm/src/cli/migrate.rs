@@ -1,6 +1,8 @@
-//! `ferry migrate`: moves a guest through its process's QMP socket, shows how it goes, and says how it went.
+//! `ferry migrate`: moves a guest through its process's QMP socket, shows how it goes, and says
+//! how it went.
 //!
-//! Everything it does is plain QMP that any client could send; nothing here is known to the migrating process.
+//! Everything it does is plain QMP that any client could send; nothing here is known to the
+//! migrating process.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -33,16 +35,19 @@ pub struct Options {
     /// Where the destination listens
     #[arg(long, value_name = "tcp:HOST:PORT|unix:PATH")]
     to: Endpoint,
-    /// Send all memory before the guest moves, or let it run at the destination while the rest follows
+    /// Send all memory before the guest moves, or let it run at the destination while the rest
+    /// follows
     #[arg(long, value_name = "precopy|postcopy", value_enum)]
     mode: Option<Mode>,
     /// When postcopy begins: after the first round, when rounds no longer pay, or at once
     #[arg(long, value_name = "first-round|no-progress|at-once", value_enum, requires = "mode")]
     postcopy_when: Option<When>,
-    /// Slow a guest down that writes faster than the link carries, more and more, until the rounds converge
+    /// Slow a guest down that writes faster than the link carries, more and more, until the rounds
+    /// converge
     #[arg(long)]
     auto_converge: bool,
-    /// Hand the memory over as a whole to a process on this host, without copying a page: for a newer ferry under a running guest
+    /// Hand the memory over as a whole to a process on this host, without copying a page: for a
+    /// newer ferry under a running guest
     #[arg(long)]
     local: bool,
     /// The destination's disk image is not this one but a copy, which you have made equal and keep

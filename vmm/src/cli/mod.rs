@@ -1,7 +1,7 @@
 //! The `ferry` command: what it takes, what it answers, and how it ends.
 //!
-//! Exit status 0: the guest shut down or was handed over, the command did what it was asked. 1: an error, told in one line
-//! with its causes. 2: bad usage, with what would be right.
+//! Exit status 0: the guest shut down or was handed over, the command did what it was asked. 1: an
+//! error, told in one line with its causes. 2: bad usage, with what would be right.
 
 mod demo;
 mod migrate;
@@ -30,11 +30,13 @@ use crate::{panics, signals, stderr};
 /// How long a QMP server may take to answer: it answers at all times, so this is generous.
 const QMP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A small KVM VMM that moves a running guest to another process, without losing it and without running it twice.
+/// A small KVM VMM that moves a running guest to another process, without losing it and without
+/// running it twice.
 #[derive(Parser, Debug)]
 #[command(name = "ferry", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
-    /// What to log on standard error, for example `info` or `ferry_vmm=debug`; default is $FERRY_LOG, or `warn`
+    /// What to log on standard error, for example `info` or `ferry_vmm=debug`; default is
+    /// $FERRY_LOG, or `warn`
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
     #[command(subcommand)]

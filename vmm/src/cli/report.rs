@@ -1,4 +1,5 @@
-//! `ferry report`: makes a page, and JUnit XML, of what a run of the fault matrix or a traced migration has left behind.
+//! `ferry report`: makes a page, and JUnit XML, of what a run of the fault matrix or a traced
+//! migration has left behind.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,5 @@
-//! `ferry resolve`: the operator says who owns a guest of which that is uncertain, the other side being fenced.
+//! `ferry resolve`: the operator says who owns a guest of which that is uncertain, the other side
+//! being fenced.
 
 use std::path::PathBuf;
 
@@ -17,10 +18,12 @@ pub struct Options {
     /// Who owns the guest from now on
     #[arg(long, value_enum)]
     owner: Owner,
-    /// The other side's process has ended, or its host is cut off for good: it does not run the guest and never will
+    /// The other side's process has ended, or its host is cut off for good: it does not run the
+    /// guest and never will
     #[arg(long)]
     peer_fenced: bool,
-    /// End a paused postcopy: the destination has ended, or says that it is completed, and needs no pages from here
+    /// End a paused postcopy: the destination has ended, or says that it is completed, and needs
+    /// no pages from here
     #[arg(long)]
     drop_pages: bool,
     /// The destination never ran the guest, as its log or its trace says: the guest may be the

@@ -1,4 +1,5 @@
-//! Colour, in moderation: only on a terminal, and never against `NO_COLOR` (no-color.org) or `TERM=dumb`.
+//! Colour, in moderation: only on a terminal, and never against `NO_COLOR` (no-color.org) or
+//! `TERM=dumb`.
 
 use std::io::{IsTerminal, stderr, stdout};
 
@@ -73,7 +74,8 @@ fn wanted() -> bool {
     !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// A bar of at most `width` cells for `part` of `whole`, in eighths of a cell; something small still shows.
+/// A bar of at most `width` cells for `part` of `whole`, in eighths of a cell; something small
+/// still shows.
 #[must_use]
 pub fn bar(part: u64, whole: u64, width: u64) -> String {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];

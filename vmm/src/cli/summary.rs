@@ -1,5 +1,5 @@
-//! What a person wants to know when a guest has moved: how long it took, how long the guest stood still and why, and what was
-//! sent.
+//! What a person wants to know when a guest has moved: how long it took, how long the guest stood
+//! still and why, and what was sent.
 
 use std::fmt::Write;
 
@@ -23,7 +23,8 @@ pub fn completed(info: &MigrationInfo, to: &Endpoint, style: Style) -> String {
     text
 }
 
-/// The numbers alone: downtime with its parts, memory, handshake. For a summary with a headline of its own.
+/// The numbers alone: downtime with its parts, memory, handshake. For a summary with a headline of
+/// its own.
 pub fn numbers(text: &mut String, info: &MigrationInfo, style: Style) {
     downtime(text, info, style);
     let ram = info.ram.as_ref();

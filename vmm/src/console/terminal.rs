@@ -96,7 +96,8 @@ fn is_foreground() -> bool {
 fn restore() {
     if IS_RAW.swap(false, Ordering::SeqCst) && is_foreground() {
         let before = BEFORE.load(Ordering::SeqCst);
-        // SAFETY: set before IS_RAW and never freed. `tcsetattr` may be called from a signal handler (signal-safety(7)).
+        // SAFETY: set before IS_RAW and never freed. `tcsetattr` may be called from a signal
+        // handler (signal-safety(7)).
         unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, before) };
     }
 }
@@ -133,7 +134,8 @@ fn handle_unless_handled(signal: libc::c_int, handler: extern "C" fn(libc::c_int
 
 extern "C" fn restore_and_die(signal: libc::c_int) {
     restore();
-    // SAFETY: `raise` is safe in a handler; the default action is back and comes when the handler returns.
+    // SAFETY: `raise` is safe in a handler; the default action is back and comes when the handler
+    // returns.
     unsafe { libc::raise(signal) };
 }
 

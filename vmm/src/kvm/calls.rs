@@ -1,7 +1,9 @@
-//! The calls that save and load state, by name: the only way to make one, and where each can be made to fail.
+//! The calls that save and load state, by name: the only way to make one, and where each can be
+//! made to fail.
 //!
-//! The modules beside this one make every such call through [`Calls`]; the machine checks rules of the fault device against
-//! [`StateCall::ALL`]; tests go through the same table, so that a new call is a new case.
+//! The modules beside this one make every such call through [`Calls`]; the machine checks rules of
+//! the fault device against [`StateCall::ALL`]; tests go through the same table, so that a new
+//! call is a new case.
 
 use std::sync::Arc;
 
@@ -13,7 +15,8 @@ use super::error::StateError;
 
 macro_rules! state_calls {
     ($($call:ident = $name:literal,)*) => {
-        /// An ioctl that takes or sets a part of the machine's state (KVM API, by the ioctl's own name).
+        /// An ioctl that takes or sets a part of the machine's state (KVM API, by the ioctl's own
+        /// name).
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum StateCall {
             $(#[doc = concat!("`", $name, "`")] $call,)*
@@ -105,7 +108,8 @@ impl Calls {
         self.faults.clock_skew_ms() * 1_000_000
     }
 
-    /// Makes a call, unless a rule of the fault device makes it fail. That looks as when the kernel refuses.
+    /// Makes a call, unless a rule of the fault device makes it fail. That looks as when the
+    /// kernel refuses.
     pub(super) fn make<T>(&self, call: StateCall, ioctl: impl FnOnce() -> Result<T, Errno>) -> Result<T, StateError> {
         let injected = self.faults.before_call(call.name(), &self.part).map_err(|injected| match injected {
             Injected::Failed => Errno::new(libc::EINVAL),

@@ -1,4 +1,5 @@
-//! The interrupt controllers (two PICs, the IOAPIC) and the timer that KVM emulates, as saved state.
+//! The interrupt controllers (two PICs, the IOAPIC) and the timer that KVM emulates, as saved
+//! state.
 
 use ferry_devices::DeviceId;
 use kvm_bindings::{KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_irqchip, kvm_pit_state2};
@@ -36,7 +37,8 @@ pub(crate) fn save_irqchip(vm: &Vm) -> Result<Vec<u8>, StateError> {
     encode(&SavedChips { chips })
 }
 
-/// Sets the interrupt controllers. The local APICs must be set before: the IOAPIC hands over what is pending at once.
+/// Sets the interrupt controllers. The local APICs must be set before: the IOAPIC hands over what
+/// is pending at once.
 pub(crate) fn load_irqchip(vm: &Vm, version: u32, payload: &[u8]) -> Result<(), StateError> {
     let saved: SavedChips = decode(version, IRQCHIP_VERSION, payload)?;
     for (Exact(chip), id) in saved.chips.iter().zip(CHIPS) {

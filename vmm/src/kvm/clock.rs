@@ -1,7 +1,8 @@
 //! Time across a switchover: the host's real time, the guest's kvmclock, and its TSC.
 //!
-//! The guest's clocks go on by the real time that passed between save and load. Where this host cannot set a TSC (the
-//! guest reads the host's own), a pending TSC deadline is moved instead, so that no timer sleeps for ever.
+//! The guest's clocks go on by the real time that passed between save and load. Where this host
+//! cannot set a TSC (the guest reads the host's own), a pending TSC deadline is moved instead, so
+//! that no timer sleeps for ever.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -95,14 +96,16 @@ pub enum Tsc {
 }
 
 impl Tsc {
-    /// Looks at the TSC of a vCPU that has just been created: its own starts near 0, the host's is the host's.
+    /// Looks at the TSC of a vCPU that has just been created: its own starts near 0, the host's is
+    /// the host's.
     pub(super) fn probe(fresh_vcpu_tsc: u64) -> Self {
         // SAFETY: every x86-64 processor has `rdtsc`.
         let host = unsafe { std::arch::x86_64::_rdtsc() };
         if fresh_vcpu_tsc > host / 2 { Tsc::Hosts } else { Tsc::Own }
     }
 
-    /// What the TSC and the TSC deadline of a vCPU become that had `tsc` and `deadline`, `elapsed_ns` ago at `khz`.
+    /// What the TSC and the TSC deadline of a vCPU become that had `tsc` and `deadline`,
+    /// `elapsed_ns` ago at `khz`.
     pub(super) fn resumed(self, tsc: u64, deadline: u64, elapsed_ns: u64, khz: u32) -> (Option<u64>, u64) {
         let elapsed = (u128::from(elapsed_ns) * u128::from(khz) / 1_000_000) as u64;
         let expected = tsc.wrapping_add(elapsed);
@@ -112,7 +115,8 @@ impl Tsc {
                 // SAFETY: every x86-64 processor has `rdtsc`.
                 let here = unsafe { std::arch::x86_64::_rdtsc() };
                 let jump = here.wrapping_sub(expected);
-                // On the host that it was saved on the TSC has simply gone on; what is left is the time of reading it.
+                // On the host that it was saved on the TSC has simply gone on; what is left is the
+                // time of reading it.
                 let same_host = (jump as i64).unsigned_abs() < u64::from(khz) * 1000;
                 if deadline == 0 || same_host { (None, deadline) } else { (None, deadline.wrapping_add(jump)) }
             }

@@ -1,4 +1,5 @@
-//! The processor that a guest sees: what KVM supports here, with a topology of one package and one thread a core.
+//! The processor that a guest sees: what KVM supports here, with a topology of one package and one
+//! thread a core.
 
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm};
@@ -7,8 +8,9 @@ use super::error::{KvmError, call};
 
 /// KVM's feature leaf (Linux `Documentation/virt/kvm/x86/cpuid.rst`).
 const KVM_FEATURES: u32 = 0x4000_0001;
-/// Asynchronous page faults: KVM_FEATURE_ASYNC_PF (4), _ASYNC_PF_VMEXIT (10), _ASYNC_PF_INT (14). With them a page that
-/// postcopy has not brought yet costs a guest forty times what it costs without.
+/// Asynchronous page faults: KVM_FEATURE_ASYNC_PF (4), _ASYNC_PF_VMEXIT (10), _ASYNC_PF_INT (14).
+/// With them a page that postcopy has not brought yet costs a guest forty times what it costs
+/// without.
 const ASYNC_PAGE_FAULTS: u32 = 1 << 4 | 1 << 10 | 1 << 14;
 /// Where hypervisors tell the rate of the TSC (EAX) and of the local APIC's timer (EBX), in kHz.
 const TIMING: u32 = 0x4000_0010;
@@ -42,7 +44,8 @@ pub(super) fn offered(kvm: &Kvm, tsc_khz: u32) -> Result<Vec<kvm_cpuid_entry2>, 
     Ok(entries)
 }
 
-/// Whether a leaf tells about this host's calibration rather than about features, and so may differ between hosts.
+/// Whether a leaf tells about this host's calibration rather than about features, and so may
+/// differ between hosts.
 #[must_use]
 pub(crate) fn is_calibration(function: u32) -> bool {
     function == TIMING
@@ -57,7 +60,8 @@ pub(super) fn of_vcpu(offered: &[kvm_cpuid_entry2], id: u32, count: u32) -> Vec<
                 entry.ebx = entry.ebx & 0xffff | count << 16 | id << 24;
                 entry.edx = if count > 1 { entry.edx | HTT } else { entry.edx & !HTT };
             }
-            // Intel's and AMD's cache leaves: no cache is shared between cores, save the last level by all of them.
+            // Intel's and AMD's cache leaves: no cache is shared between cores, save the last
+            // level by all of them.
             4 | 0x8000_001d if entry.eax & 0x1f != 0 => {
                 let sharing = if entry.eax >> 5 & 7 >= 3 { count - 1 } else { 0 };
                 let cores = if entry.function == 4 { (count - 1) << 26 } else { 0 };
@@ -72,7 +76,8 @@ pub(super) fn of_vcpu(offered: &[kvm_cpuid_entry2], id: u32, count: u32) -> Vec<
     entries
 }
 
-/// Extended topology (Intel SDM volume 2, CPUID leaf 0BH): level 0 is the thread, level 1 the core.
+/// Extended topology (Intel SDM volume 2, CPUID leaf 0BH): level 0 is the thread, level 1 the
+/// core.
 fn set_topology(entry: &mut kvm_cpuid_entry2, id: u32, count: u32) {
     let core_bits = count.next_power_of_two().trailing_zeros();
     (entry.eax, entry.ebx, entry.ecx) = match entry.index {

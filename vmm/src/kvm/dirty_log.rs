@@ -1,7 +1,8 @@
 //! KVM's dirty log and the devices' bitmap, as one: which pages of RAM were written.
 //!
-//! The migration starts it, harvests it into its own set of pending pages, and clears it for a group of chunks right before
-//! it reads them. KVM sees only writes by vCPUs and by itself; devices mark the bitmap in guest memory.
+//! The migration starts it, harvests it into its own set of pending pages, and clears it for a
+//! group of chunks right before it reads them. KVM sees only writes by vCPUs and by itself;
+//! devices mark the bitmap in guest memory.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,8 +38,9 @@ impl DirtyLog {
         DirtyLog { vm, memory, state }
     }
 
-    /// Starts logging: from its return on, every write to RAM by a vCPU, KVM or a device is recorded. A log that was already
-    /// started starts anew. What the first harvest holds beyond that depends on the host: it may be every page.
+    /// Starts logging: from its return on, every write to RAM by a vCPU, KVM or a device is
+    /// recorded. A log that was already started starts anew. What the first harvest holds beyond
+    /// that depends on the host: it may be every page.
     ///
     /// # Errors
     /// When KVM refuses.
@@ -62,8 +64,9 @@ impl DirtyLog {
         if state.logging { self.set_logging(&mut state, false) } else { Ok(()) }
     }
 
-    /// Adds to `into` every page written since its bit was last cleared with [`DirtyLog::clear_chunks`] (vCPUs), or since the
-    /// last harvest (devices, and vCPUs where the log clears itself when read). Bits that a harvest returns are the caller's.
+    /// Adds to `into` every page written since its bit was last cleared with
+    /// [`DirtyLog::clear_chunks`] (vCPUs), or since the last harvest (devices, and vCPUs where the
+    /// log clears itself when read). Bits that a harvest returns are the caller's.
     ///
     /// # Errors
     /// When logging was not started or KVM refuses; `into` then has what was read so far.
@@ -84,9 +87,9 @@ impl DirtyLog {
         Ok(())
     }
 
-    /// Clears the log for the pages set in `words`, one element for each chunk from `first_chunk` on, and protects them
-    /// again. Call it after a harvest that has returned these pages and right before reading them: what is written later is
-    /// in the next harvest.
+    /// Clears the log for the pages set in `words`, one element for each chunk from `first_chunk`
+    /// on, and protects them again. Call it after a harvest that has returned these pages and
+    /// right before reading them: what is written later is in the next harvest.
     ///
     /// # Errors
     /// When KVM refuses.
@@ -120,8 +123,8 @@ impl DirtyLog {
     }
 }
 
-/// Moves the bits of a range into `into`. Each word is exchanged for zero in one step, so a device that marks a page
-/// meanwhile loses nothing: either this harvest or the next one has it.
+/// Moves the bits of a range into `into`. Each word is exchanged for zero in one step, so a device
+/// that marks a page meanwhile loses nothing: either this harvest or the next one has it.
 fn take_device_bits(bitmap: &AtomicBitmap, first_page: u64, pages: u64, into: &mut PageBitmap) {
     let words = bitmap.get_and_reset();
     debug_assert_eq!(words.len() as u64, pages.div_ceil(64));

@@ -12,8 +12,8 @@ use vmm_sys_util::{ioctl_iow_nr, ioctl_iowr_nr};
 ioctl_iow_nr!(KVM_GET_DIRTY_LOG, KVMIO, 0x42, kvm_dirty_log);
 ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
 
-/// Copies the dirty bits of `slot` into `bitmap` (KVM API, `KVM_GET_DIRTY_LOG`). Without manual protection it also clears
-/// and protects.
+/// Copies the dirty bits of `slot` into `bitmap` (KVM API, `KVM_GET_DIRTY_LOG`). Without manual
+/// protection it also clears and protects.
 ///
 /// # Safety
 /// `bitmap` must hold at least as many bits as the slot has pages.
@@ -30,8 +30,9 @@ pub(super) unsafe fn get_dirty_log(vm: &impl AsRawFd, slot: u32, bitmap: &mut [u
     }
 }
 
-/// Clears the dirty bits set in `bitmap` for pages from `first_page` of `slot` on, and protects these pages again (KVM API,
-/// `KVM_CLEAR_DIRTY_LOG`). `first_page` is a multiple of 64; so is `pages` unless the slot ends there.
+/// Clears the dirty bits set in `bitmap` for pages from `first_page` of `slot` on, and protects
+/// these pages again (KVM API, `KVM_CLEAR_DIRTY_LOG`). `first_page` is a multiple of 64; so is
+/// `pages` unless the slot ends there.
 pub(super) fn clear_dirty_log(
     vm: &impl AsRawFd,
     slot: u32,

@@ -1,4 +1,5 @@
-//! The model-specific registers of a vCPU: which ones this host saves, and all of them in one call.
+//! The model-specific registers of a vCPU: which ones this host saves, and all of them in one
+//! call.
 
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::{Kvm, VcpuFd};
@@ -11,19 +12,22 @@ pub(super) const TSC: u32 = 0x10;
 /// IA32_TSC_DEADLINE.
 pub(super) const TSC_DEADLINE: u32 = 0x6e0;
 
-/// KVM's registers for asynchronous page faults (KVM documentation, x86 MSRs), a feature that guests are not shown. Writing the
-/// first drops what KVM's own halt of a vCPU waits for, a page that the host has yet to bring, and the vCPU would stay halted for
-/// ever (seen on 6.18): a reset in postcopy did that.
+/// KVM's registers for asynchronous page faults (KVM documentation, x86 MSRs), a feature that
+/// guests are not shown. Writing the first drops what KVM's own halt of a vCPU waits for, a page
+/// that the host has yet to bring, and the vCPU would stay halted for ever (seen on 6.18): a reset
+/// in postcopy did that.
 const ASYNC_PAGE_FAULTS: [u32; 3] = [0x4b56_4d02, 0x4b56_4d06, 0x4b56_4d07];
 
-/// `MSR_KVM_WALL_CLOCK` and `MSR_KVM_SYSTEM_TIME`, each under its old and its new number (KVM documentation, x86 MSRs): addresses in guest
-/// memory, to which KVM writes the time when they are set.
+/// `MSR_KVM_WALL_CLOCK` and `MSR_KVM_SYSTEM_TIME`, each under its old and its new number (KVM
+/// documentation, x86 MSRs): addresses in guest memory, to which KVM writes the time when they are
+/// set.
 pub(super) const CLOCKS: [u32; 4] = [0x11, 0x12, 0x4b56_4d00, 0x4b56_4d01];
 
 /// Registers in one call; KVM takes fewer than 256.
 const BATCH: usize = 255;
 
-/// The registers of KVM's own list that can be read here and set to what was read, found out on a fresh vCPU.
+/// The registers of KVM's own list that can be read here and set to what was read, found out on a
+/// fresh vCPU.
 pub(super) fn list(kvm: &Kvm, calls: &Calls, fresh: &VcpuFd) -> Result<Vec<u32>, KvmError> {
     let listed = kvm.get_msr_index_list().map_err(call("KVM_GET_MSR_INDEX_LIST"))?;
     let mut usable = listed.as_slice().to_vec();

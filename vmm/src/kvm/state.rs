@@ -1,7 +1,8 @@
 //! All that a stopped vCPU knows, as one saved value.
 //!
-//! Saving and loading is repeatable: a load sets everything that a save took, from whatever state the vCPU was in. The
-//! order of the calls matters and is kept in [`Vcpu::save`] and [`VcpuState::apply`] only.
+//! Saving and loading is repeatable: a load sets everything that a save took, from whatever state
+//! the vCPU was in. The order of the calls matters and is kept in [`Vcpu::save`] and
+//! [`VcpuState::apply`] only.
 
 use kvm_bindings::{
     KVM_MP_STATE_AP_RESET_HOLD, Xsave, kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
@@ -92,8 +93,8 @@ impl VcpuState {
         if vcpu.host.has_debug_registers {
             calls.make(StateCall::SetDebugRegs, || fd.set_debug_regs(&self.debug_registers.0))?;
         }
-        // The MSRs after the local APIC: its mode decides whether IA32_TSC_DEADLINE takes, and without the deadline a guest
-        // that sleeps on it would sleep for ever.
+        // The MSRs after the local APIC: its mode decides whether IA32_TSC_DEADLINE takes, and
+        // without the deadline a guest that sleeps on it would sleep for ever.
         calls.make(StateCall::SetLapic, || fd.set_lapic(&self.lapic.0))?;
         let (unsettled, msrs): (_, Vec<_>) =
             self.msrs_now(vcpu).into_iter().partition(|msr| msrs::CLOCKS.contains(&msr.index));
@@ -142,7 +143,8 @@ impl VcpuState {
 }
 
 impl Vcpu {
-    /// Takes the state of the stopped vCPU. Nothing is pending: the last `KVM_RUN` returned EINTR, or there was none.
+    /// Takes the state of the stopped vCPU. Nothing is pending: the last `KVM_RUN` returned EINTR,
+    /// or there was none.
     ///
     /// # Errors
     /// When KVM refuses a part, naming it.
@@ -181,18 +183,18 @@ impl Vcpu {
         })
     }
 
-    /// Sets the stopped vCPU to a state that [`Vcpu::save`] took, here or on another host. Repeatable. Guest memory stays as it is:
-    /// what KVM writes there is left to [`Vcpu::settle`].
+    /// Sets the stopped vCPU to a state that [`Vcpu::save`] took, here or on another host.
+    /// Repeatable. Guest memory stays as it is: what KVM writes there is left to [`Vcpu::settle`].
     ///
     /// # Errors
-    /// When the state is no such state, or this host cannot provide it, naming what. The vCPU can then be loaded again, but
-    /// not run.
+    /// When the state is no such state, or this host cannot provide it, naming what. The vCPU can
+    /// then be loaded again, but not run.
     pub fn load(&mut self, version: u32, payload: &[u8]) -> Result<(), StateError> {
         VcpuState::decode(version, payload)?.apply(self)
     }
 
-    /// Sets what of the last load makes KVM write to guest memory, which must be the guest's own by now. To be called before it runs;
-    /// does nothing the second time.
+    /// Sets what of the last load makes KVM write to guest memory, which must be the guest's own
+    /// by now. To be called before it runs; does nothing the second time.
     ///
     /// # Errors
     /// When KVM refuses.
@@ -202,7 +204,8 @@ impl Vcpu {
         Ok(())
     }
 
-    /// Back to the state `power_on`, which this vCPU saved before its first run, with the CPUID that it has now.
+    /// Back to the state `power_on`, which this vCPU saved before its first run, with the CPUID
+    /// that it has now.
     ///
     /// # Errors
     /// When KVM refuses a part, naming it.
@@ -222,7 +225,8 @@ fn get_xsave(calls: &Calls, fd: &VcpuFd, len: usize) -> Result<Vec<u32>, StateEr
     }
     let mut xsave = xsave_of(len)?;
     calls.make(StateCall::GetXsave2, || {
-        // SAFETY: the area is as long as KVM says that it writes, and nothing enables features later.
+        // SAFETY: the area is as long as KVM says that it writes, and nothing enables features
+        // later.
         unsafe { fd.get_xsave2(&mut xsave) }
     })?;
     let region = xsave.as_fam_struct_ref().xsave.region;

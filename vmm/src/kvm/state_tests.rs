@@ -1,4 +1,5 @@
-//! vCPU, chip and clock state on the real KVM: what is saved loads again, and what is damaged is refused by name.
+//! vCPU, chip and clock state on the real KVM: what is saved loads again, and what is damaged is
+//! refused by name.
 
 use std::sync::Arc;
 
@@ -54,8 +55,9 @@ fn a_state_loads_twice_and_saves_the_same() {
     assert_eq!(without_time(&others[0].save().unwrap()), without_time(&power_on), "the first keeps its own");
 }
 
-/// What is loaded holds addresses to which KVM itself writes. Until the guest is here they are somebody else's memory: that of a source
-/// whose guest may have to go on, or memory that is still being filled.
+/// What is loaded holds addresses to which KVM itself writes. Until the guest is here they are
+/// somebody else's memory: that of a source whose guest may have to go on, or memory that is still
+/// being filled.
 #[test]
 fn kvm_writes_to_guest_memory_when_the_guest_is_here_and_not_before() {
     const AT: u64 = 0x5000;
@@ -112,7 +114,8 @@ fn kvm_writes_to_guest_memory_when_the_guest_is_here_and_not_before() {
     assert_eq!(without_time(&vcpu.save().unwrap()), without_time(&power_on), "a reset leaves nothing behind");
 }
 
-/// The wall clock that the guest reads is the host's time less kvmclock, which is the guest's own only once that has been loaded as well.
+/// The wall clock that the guest reads is the host's time less kvmclock, which is the guest's own
+/// only once that has been loaded as well.
 #[test]
 fn the_wall_clock_is_that_of_the_guests_own_kvmclock() {
     const AT: u64 = 0x5000;
@@ -152,7 +155,8 @@ fn a_pending_deadline_survives_a_load() {
         eprintln!("skipped: this host has no TSC deadline timer");
         return;
     }
-    // Software-enable the local APIC and put its timer into deadline mode, vector 0x40 (Intel SDM volume 3, 11.5.4).
+    // Software-enable the local APIC and put its timer into deadline mode, vector 0x40 (Intel SDM
+    // volume 3, 11.5.4).
     let mut lapic = vcpu.fd.get_lapic().unwrap();
     for (register, value) in [(0xf0, 0x1ff_u32), (0x320, 0x4_0040)] {
         for (byte, slot) in value.to_le_bytes().into_iter().zip(&mut lapic.regs[register..register + 4]) {
@@ -195,7 +199,8 @@ fn every_call_can_be_made_to_fail_and_then_succeeds() {
     let saved = vcpu.save().unwrap();
     let (irqchip, pit) = (chips::save_irqchip(&vm).unwrap(), chips::save_pit(&vm).unwrap());
     let kvmclock = clock::save(&vm).unwrap();
-    // These depend on the guest, and have a test of their own; one of the two reads is never made on a host.
+    // These depend on the guest, and have a test of their own; one of the two reads is never made
+    // on a host.
     let conditional = [StateCall::SetCpuid2, StateCall::SetTscKhz];
     let either = [StateCall::GetXsave, StateCall::GetXsave2];
     let mut reads = 0;

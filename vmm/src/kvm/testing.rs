@@ -7,7 +7,8 @@ use ferry_devices::fault::{Direction, FaultControl};
 use super::{Vcpu, Vm, create_all};
 use crate::memory::{Memory, MemoryConfig};
 
-/// Whether tests may use KVM. Without it they fail, unless `FERRY_NO_KVM=1` says that this is known.
+/// Whether tests may use KVM. Without it they fail, unless `FERRY_NO_KVM=1` says that this is
+/// known.
 pub(crate) fn has_kvm() -> bool {
     if std::env::var_os("FERRY_NO_KVM").is_some_and(|value| value == "1") {
         eprintln!("skipped: FERRY_NO_KVM=1");

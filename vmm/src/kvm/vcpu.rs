@@ -1,6 +1,7 @@
 //! One vCPU: its handle, its run area, and the processor it shows to the guest.
 //!
-//! While it runs, its thread owns it; while it is stopped, the machine saves and loads it from any thread.
+//! While it runs, its thread owns it; while it is stopped, the machine saves and loads it from any
+//! thread.
 
 use std::io;
 use std::sync::Arc;
@@ -142,8 +143,8 @@ impl Vcpu {
         self.calls.make(StateCall::SetRegs, || self.fd.set_regs(&registers::general(entry)))
     }
 
-    /// Tells the guest's kvmclock that it was stopped, so that its watchdogs forgive (KVM API, `KVM_KVMCLOCK_CTRL`). A guest
-    /// without kvmclock needs no telling.
+    /// Tells the guest's kvmclock that it was stopped, so that its watchdogs forgive (KVM API,
+    /// `KVM_KVMCLOCK_CTRL`). A guest without kvmclock needs no telling.
     pub fn note_pause(&self) {
         if let Err(error) = self.fd.kvmclock_ctrl() {
             tracing::trace!(vcpu = self.id, %error, "the guest does not use kvmclock");
@@ -168,12 +169,14 @@ unsafe impl Send for RunArea {}
 unsafe impl Sync for RunArea {}
 
 impl RunArea {
-    /// Makes the present or next `KVM_RUN` finish what is pending and return EINTR, until taken back.
+    /// Makes the present or next `KVM_RUN` finish what is pending and return EINTR, until taken
+    /// back.
     ///
     /// # Safety
     /// The vCPU still exists.
     pub unsafe fn set_immediate_exit(self, on: bool) {
-        // SAFETY: the area is mapped as long as the vCPU exists; the kernel reads this byte at any time.
+        // SAFETY: the area is mapped as long as the vCPU exists; the kernel reads this byte at any
+        // time.
         let flag = unsafe { AtomicU8::from_ptr(&raw mut (*self.0).immediate_exit) };
         flag.store(on.into(), Ordering::SeqCst);
     }

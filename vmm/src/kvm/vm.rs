@@ -1,4 +1,5 @@
-//! The virtual machine: KVM's handle, the interrupt controllers and timer that live in the kernel, and RAM as memory slots.
+//! The virtual machine: KVM's handle, the interrupt controllers and timer that live in the kernel,
+//! and RAM as memory slots.
 
 use std::sync::Arc;
 
@@ -51,8 +52,8 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Creates the machine around `memory`, which must stay mapped as long as it lives. `faults` may spoil the calls that save
-    /// and load its state.
+    /// Creates the machine around `memory`, which must stay mapped as long as it lives. `faults`
+    /// may spoil the calls that save and load its state.
     ///
     /// # Errors
     /// When `/dev/kvm` does not open or KVM lacks or refuses something, naming the call.
@@ -125,7 +126,8 @@ impl Vm {
     }
 }
 
-/// `KVM_CREATE_VM` gives EINTR when a signal arrives; then it is called again, a bounded number of times.
+/// `KVM_CREATE_VM` gives EINTR when a signal arrives; then it is called again, a bounded number of
+/// times.
 fn create(kvm: &Kvm) -> Result<VmFd, KvmError> {
     const ATTEMPTS: u32 = 10;
     let mut attempt = 1;

@@ -51,7 +51,8 @@ pub(super) const DISK_IRQ: u32 = 5;
 /// A disk as the machine shares it.
 pub(super) type Disk = Arc<VirtioMmio<Block>>;
 
-/// Everything of a machine but its threads. Nothing runs yet; unless the guest comes from elsewhere, it is loaded.
+/// Everything of a machine but its threads. Nothing runs yet; unless the guest comes from
+/// elsewhere, it is loaded.
 pub(super) fn assemble(config: &MachineConfig, events: Arc<Events>) -> Result<Parts, MachineError> {
     if config.cpus == 0 || config.cpus > CPUS_MAX {
         return Err(MachineError::Cpus(config.cpus));
@@ -159,7 +160,8 @@ impl Board<'_> {
         Ok(disk)
     }
 
-    /// Connects a device's interrupt line to a pin of KVM's interrupt controllers (KVM API, `KVM_IRQ_LINE`): up and down, an edge.
+    /// Connects a device's interrupt line to a pin of KVM's interrupt controllers (KVM API,
+    /// `KVM_IRQ_LINE`): up and down, an edge.
     fn connect(&self, name: &str, line: &InterruptLine, pin: u32) {
         // A worker that is left behind in a stuck request must not keep the machine.
         let (vm, device) = (Arc::downgrade(self.vm.fd()), name.to_owned());

@@ -53,7 +53,8 @@ pub struct MachineConfig {
     pub serial: SerialSink,
     /// The guest waits for `cont`.
     pub paused: bool,
-    /// The guest comes from another process: nothing is booted, and nothing runs before it has arrived.
+    /// The guest comes from another process: nothing is booted, and nothing runs before it has
+    /// arrived.
     pub incoming: bool,
     /// First rules of the fault device.
     pub faults: Vec<FaultSpec>,

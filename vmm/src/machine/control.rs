@@ -1,7 +1,9 @@
-//! Starts and stops the vCPUs by the one rule: they run exactly while the operator wants it and nobody holds them.
+//! Starts and stops the vCPUs by the one rule: they run exactly while the operator wants it and
+//! nobody holds them.
 //!
-//! vCPU threads report here what ends or resets the guest; clients are told by events. What takes long is done by whoever has
-//! the [`Turn`]; the status itself is only ever locked for a moment, so that a question is answered at all times.
+//! vCPU threads report here what ends or resets the guest; clients are told by events. What takes
+//! long is done by whoever has the [`Turn`]; the status itself is only ever locked for a moment,
+//! so that a question is answered at all times.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +20,8 @@ use crate::events::{Event, Events};
 /// So many triple faults within [`TRIPLE_FAULT_WINDOW`] are a loop.
 const TRIPLE_FAULTS: usize = 3;
 const TRIPLE_FAULT_WINDOW: Duration = Duration::from_secs(1);
-/// How long vCPUs may take to get out of the guest before they are taken for waiting for a page, if one may be missing.
+/// How long vCPUs may take to get out of the guest before they are taken for waiting for a page,
+/// if one may be missing.
 const PAGE_PATIENCE: Duration = Duration::from_millis(200);
 
 /// The control of a machine.
@@ -64,8 +67,8 @@ impl Control {
         self.changed.notify_all();
     }
 
-    /// Marks the guest as running and lets the vCPUs in; returns when they are. The caller has the turn, and the devices have
-    /// what running needs.
+    /// Marks the guest as running and lets the vCPUs in; returns when they are. The caller has the
+    /// turn, and the devices have what running needs.
     pub(super) fn start(&self) -> Result<(), MachineError> {
         let mut status = self.status();
         if !status.should_run() || status.running {
@@ -79,13 +82,14 @@ impl Control {
         Ok(())
     }
 
-    /// Lets the vCPUs of a running guest in again after a snapshot or a reset. The caller has the turn.
+    /// Lets the vCPUs of a running guest in again after a snapshot or a reset. The caller has the
+    /// turn.
     pub(super) fn go_on(&self) -> Result<(), MachineError> {
         self.let_in(self.status(), None)
     }
 
-    /// The vCPUs come first: whoever else wakes up may be given the core that they are about to run on. What they do is told after
-    /// the event, for which it takes the status.
+    /// The vCPUs come first: whoever else wakes up may be given the core that they are about to
+    /// run on. What they do is told after the event, for which it takes the status.
     fn let_in(&self, status: MutexGuard<'_, Status>, event: Option<Event>) -> Result<(), MachineError> {
         let may_enter = status.may_enter();
         if may_enter {
@@ -102,15 +106,17 @@ impl Control {
         }
     }
 
-    /// Marks the guest as stopped and gets the vCPUs out; returns when they are, or wait for a page and are out as soon as they
-    /// have it. The caller has the turn. On error the guest runs as before.
+    /// Marks the guest as stopped and gets the vCPUs out; returns when they are, or wait for a
+    /// page and are out as soon as they have it. The caller has the turn. On error the guest runs
+    /// as before.
     pub(super) fn stop(&self) -> Result<(), MachineError> {
         if !self.status().running {
             return Ok(());
         }
         self.gate.close();
         match self.wait_halted() {
-            // The gate stays closed: who waits for a page executes nothing, and leaves when it comes.
+            // The gate stays closed: who waits for a page executes nothing, and leaves when it
+            // comes.
             Err(error) if self.status().memory_arrives => tracing::debug!(%error, "stopped"),
             halted => halted.inspect_err(|_| self.reopen())?,
         }
@@ -121,7 +127,8 @@ impl Control {
         Ok(())
     }
 
-    /// Gets the vCPUs out without telling anyone; returns when they are. On error they are let in again.
+    /// Gets the vCPUs out without telling anyone; returns when they are. On error they are let in
+    /// again.
     pub(super) fn halt(&self) -> Result<(), MachineError> {
         self.gate.close();
         self.wait_halted().inspect_err(|_| self.reopen())

@@ -1,8 +1,10 @@
-//! Rules of the fault device, checked against what this machine has: a rule that could never apply is refused.
+//! Rules of the fault device, checked against what this machine has: a rule that could never apply
+//! is refused.
 //!
-//! The command line and QMP set rules through [`Machine::set_fault`]; [`sections`](super::sections) asks before each step of a
-//! device, and [`Calls`](crate::kvm::calls::Calls) before each call to the kernel. The drivers of a migration, the disk's image and
-//! the ownership record ask [`Machine::faults`] themselves.
+//! The command line and QMP set rules through [`Machine::set_fault`];
+//! [`sections`](super::sections) asks before each step of a device, and
+//! [`Calls`](crate::kvm::calls::Calls) before each call to the kernel. The drivers of a migration,
+//! the disk's image and the ownership record ask [`Machine::faults`] themselves.
 
 use ferry_devices::Device;
 use ferry_devices::fault::{Direction, FaultPoint, FaultSpec, FaultStep, Injected, Moment, Place, TooManyRules};
@@ -88,12 +90,14 @@ pub(super) fn set(parts: &Parts, rule: FaultSpec) -> Result<(), FaultRuleError> 
     Ok(parts.faults.set(rule)?)
 }
 
-/// Whether a rule is about what happens while the machine is put together, so that it must be in force before.
+/// Whether a rule is about what happens while the machine is put together, so that it must be in
+/// force before.
 pub(super) fn comes_first(rule: &FaultSpec) -> bool {
     rule.at == FaultPoint::Place(Place::DiskOpen)
 }
 
-/// The call that a rule is about, if it is about one. Whatever it is about is known to some machine.
+/// The call that a rule is about, if it is about one. Whatever it is about is known to some
+/// machine.
 ///
 /// # Errors
 /// When there is no such call, output or message.
@@ -118,7 +122,8 @@ pub fn call_of(rule: &FaultSpec) -> Result<Option<StateCall>, FaultRuleError> {
     }
 }
 
-/// Outputs at which nothing is carried out that could be interrupted, or that have a moment of their own.
+/// Outputs at which nothing is carried out that could be interrupted, or that have a moment of
+/// their own.
 const NO_STEP: [&str; 7] = ["Send", "StartTimer", "StopTimer", "Interrupt", "Status", "Handshake", "Refuse"];
 
 /// The names that a moment can have: on that side, or on either.

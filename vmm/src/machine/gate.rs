@@ -7,12 +7,13 @@
 //!                              └─┘ any other exit
 //! ```
 //!
-//! Closing sets `immediate_exit` and sends a signal to every thread inside. The flag stays until the thread has seen it, so a
-//! kick that comes between two runs is not lost; the signal gets a thread out of the guest. With the flag set, `KVM_RUN` first
-//! finishes a port or MMIO access that is pending and then gives EINTR: a thread that waits has nothing pending.
+//! Closing sets `immediate_exit` and sends a signal to every thread inside. The flag stays until
+//! the thread has seen it, so a kick that comes between two runs is not lost; the signal gets a
+//! thread out of the guest. With the flag set, `KVM_RUN` first finishes a port or MMIO access that
+//! is pending and then gives EINTR: a thread that waits has nothing pending.
 //!
-//! A guest that is throttled rests at times: the threads come out and wait here as if the gate were closed, so whoever closes it
-//! meanwhile has nothing to wait for.
+//! A guest that is throttled rests at times: the threads come out and wait here as if the gate
+//! were closed, so whoever closes it meanwhile has nothing to wait for.
 
 use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
@@ -54,7 +55,8 @@ struct Passenger {
 }
 
 impl Gate {
-    /// A closed gate for the vCPUs with these run areas. A thread that enters keeps its vCPU alive until it leaves.
+    /// A closed gate for the vCPUs with these run areas. A thread that enters keeps its vCPU alive
+    /// until it leaves.
     pub(super) fn new(areas: Vec<RunArea>) -> Self {
         static HANDLER: Once = Once::new();
         HANDLER.call_once(|| {
@@ -87,7 +89,8 @@ impl Gate {
         true
     }
 
-    /// A thread inside was interrupted: whether it must leave. If not, it was for nothing and it runs on.
+    /// A thread inside was interrupted: whether it must leave. If not, it was for nothing and it
+    /// runs on.
     pub(super) fn must_leave(&self, vcpu: usize) -> bool {
         let state = self.lock();
         let runs_on = state.lets_in();
@@ -172,8 +175,9 @@ impl Gate {
         self.wait(within, |state, vcpu| state.vcpus[vcpu].inside.is_none())
     }
 
-    /// Waits until every thread that there is has gone in, or the gate is closed again: a guest that ends or resets at once is
-    /// out before anybody has seen it inside. In a rest they go in by themselves, when it ends.
+    /// Waits until every thread that there is has gone in, or the gate is closed again: a guest
+    /// that ends or resets at once is out before anybody has seen it inside. In a rest they go in
+    /// by themselves, when it ends.
     ///
     /// # Errors
     /// The vCPUs that are not when the deadline has passed.
@@ -221,7 +225,8 @@ impl State {
     fn kick(&mut self) {
         for passenger in &self.vcpus {
             if let Some(thread) = passenger.inside {
-                // SAFETY: a thread inside keeps its vCPU alive until it leaves, for which it needs the lock held here.
+                // SAFETY: a thread inside keeps its vCPU alive until it leaves, for which it needs
+                // the lock held here.
                 unsafe { passenger.area.set_immediate_exit(true) };
                 // SAFETY: for the same reason the thread still exists.
                 unsafe { libc::pthread_kill(thread, kick_signal()) };

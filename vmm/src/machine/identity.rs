@@ -40,8 +40,8 @@ impl Machine {
         *self.parts.came_through.lock().unwrap_or_else(PoisonError::into_inner) = through;
     }
 
-    /// Through which announced hand-overs the guest has come here; a guest that booted here through
-    /// none.
+    /// Through which announced hand-overs the guest has come here; a guest that booted here
+    /// through none.
     #[must_use]
     pub fn came_through(&self) -> Vec<Handover> {
         self.parts.came_through.lock().unwrap_or_else(PoisonError::into_inner).clone()

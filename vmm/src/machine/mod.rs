@@ -11,7 +11,8 @@
 //!   shutdown, failure, quit ── ended ─────┘
 //! ```
 //!
-//! QMP is the operator; the migration runtime holds, saves, loads and releases. Both use a [`Machine`] from any thread.
+//! QMP is the operator; the migration runtime holds, saves, loads and releases. Both use a
+//! [`Machine`] from any thread.
 
 mod build;
 mod config;

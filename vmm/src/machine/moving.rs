@@ -1,7 +1,7 @@
 //! What a migration asks of a machine: hold it, save it, load it, let it go.
 //!
-//! The runtime calls this. [`Machine::hold`] either leaves the guest stopped or, on error, as it was before; so does
-//! [`Machine::release_hold`] the other way round.
+//! The runtime calls this. [`Machine::hold`] either leaves the guest stopped or, on error, as it
+//! was before; so does [`Machine::release_hold`] the other way round.
 
 use std::time::Instant;
 
@@ -15,12 +15,12 @@ use super::status::Hold;
 use super::{Machine, sections, turn};
 
 impl Machine {
-    /// Stops the vCPUs (returns when none is in KVM_RUN) and keeps them stopped. A switchover's hold may become
-    /// [`Hold::HandedOver`]. A guest that was throttled is no more.
+    /// Stops the vCPUs (returns when none is in KVM_RUN) and keeps them stopped. A switchover's
+    /// hold may become [`Hold::HandedOver`]. A guest that was throttled is no more.
     ///
     /// # Errors
-    /// When the guest has ended or belongs elsewhere, or a vCPU does not stop. What held the machine before still does, and
-    /// only that.
+    /// When the guest has ended or belongs elsewhere, or a vCPU does not stop. What held the
+    /// machine before still does, and only that.
     pub fn hold(&self, hold: Hold) -> Result<(), MachineError> {
         let control = &self.parts.control;
         if hold == Hold::HandedOver && self.hand_over_stopped() {
@@ -52,8 +52,8 @@ impl Machine {
         result
     }
 
-    /// A guest that the switchover has stopped is handed over at once, whoever has the turn: nothing may keep this from being
-    /// final.
+    /// A guest that the switchover has stopped is handed over at once, whoever has the turn:
+    /// nothing may keep this from being final.
     fn hand_over_stopped(&self) -> bool {
         let mut status = self.parts.control.status();
         let stopped = status.hold == Some(Hold::Switchover) && !status.running;
@@ -76,8 +76,8 @@ impl Machine {
     /// process's own. `allowed` is asked with the disk held.
     ///
     /// # Errors
-    /// When the guest belongs elsewhere, or a device cannot begin to run (its disk is locked by another process). The hold
-    /// then stays.
+    /// When the guest belongs elsewhere, or a device cannot begin to run (its disk is locked by
+    /// another process). The hold then stays.
     pub fn release_hold_if(&self, allowed: impl FnOnce() -> Result<(), String>) -> Result<(), MachineError> {
         let control = &self.parts.control;
         let _turn = control.turn.take("starting the guest")?;
@@ -175,7 +175,8 @@ impl Machine {
         sections::save(&self.parts)
     }
 
-    /// Stops the vCPUs for the shortest time that a save takes, then lets them go on. Clients do not hear of it.
+    /// Stops the vCPUs for the shortest time that a save takes, then lets them go on. Clients do
+    /// not hear of it.
     ///
     /// # Errors
     /// The device that could not be saved, and why; the guest goes on all the same.
@@ -196,14 +197,15 @@ impl Machine {
     /// Loads and post_loads everything but memory. vCPUs stopped. Repeatable.
     ///
     /// # Errors
-    /// The device that could not be loaded, and why. The machine can then be loaded again, but not run.
+    /// The device that could not be loaded, and why. The machine can then be loaded again, but not
+    /// run.
     pub fn load(&self, sections: &[Section]) -> Result<(), DeviceFailure> {
         let _turn = self.stopped("loading device state")?;
         sections::load(&self.parts, sections)
     }
 
-    /// Lets KVM write what a load has left out to guest memory, which must be the guest's own; without this, the start does it. vCPUs
-    /// stopped.
+    /// Lets KVM write what a load has left out to guest memory, which must be the guest's own;
+    /// without this, the start does it. vCPUs stopped.
     ///
     /// # Errors
     /// When KVM refuses.
@@ -223,9 +225,9 @@ impl Machine {
         Ok(turn)
     }
 
-    /// For a destination that runs the guest while pages are missing: from now on, and until the last is here, a vCPU may stand
-    /// still in KVM where nothing reaches it. Such a guest can be stopped all the same, and what needs all vCPUs out of KVM (a
-    /// reset) waits.
+    /// For a destination that runs the guest while pages are missing: from now on, and until the
+    /// last is here, a vCPU may stand still in KVM where nothing reaches it. Such a guest can be
+    /// stopped all the same, and what needs all vCPUs out of KVM (a reset) waits.
     pub fn set_memory_arrives(&self, arrives: bool) {
         self.parts.control.status().memory_arrives = arrives;
     }
@@ -237,8 +239,9 @@ impl Machine {
         }
     }
 
-    /// For a source that lets the destination run the guest: what the operator wants of it, which may have changed since the state
-    /// was saved. From here on a wish would come too late for the destination, and is refused until the switchover has ended.
+    /// For a source that lets the destination run the guest: what the operator wants of it, which
+    /// may have changed since the state was saved. From here on a wish would come too late for the
+    /// destination, and is refused until the switchover has ended.
     #[must_use]
     pub fn last_wishes(&self) -> Vec<u8> {
         let mut status = self.parts.control.status();
@@ -247,7 +250,8 @@ impl Machine {
         sections::wishes(&self.parts).expect("wishes are plain data")
     }
 
-    /// For a destination that may run the guest: what the source's operator wants; what this process's has said counts more.
+    /// For a destination that may run the guest: what the source's operator wants; what this
+    /// process's has said counts more.
     ///
     /// # Errors
     /// When these are no wishes.

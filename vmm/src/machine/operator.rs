@@ -1,7 +1,8 @@
 //! What the operator asks of a machine: go on, stop, reset, quit.
 //!
-//! QMP and the console call this. A wish that a hold forbids for now is remembered and fulfilled when the hold ends, here or at the
-//! destination: it travels with the state and, if it comes later, with the permit. Behind that it would be lost, and is refused.
+//! QMP and the console call this. A wish that a hold forbids for now is remembered and fulfilled
+//! when the hold ends, here or at the destination: it travels with the state and, if it comes
+//! later, with the permit. Behind that it would be lost, and is refused.
 
 use super::error::{ExitReason, GuestFailure, MachineError};
 use super::status::{Hold, ResetCause};
@@ -39,8 +40,8 @@ impl Machine {
 
     fn halt_for_operator(&self) -> Result<(), MachineError> {
         self.parts.control.stop()?;
-        // Memory stands still while the guest is stopped; but while it arrives, a disk may wait for a page that nobody sends, and the
-        // operator with it.
+        // Memory stands still while the guest is stopped; but while it arrives, a disk may wait
+        // for a page that nobody sends, and the operator with it.
         if !self.parts.control.status().memory_arrives
             && let Err(failure) = self.parts.quiesce()
         {
@@ -97,8 +98,9 @@ impl Machine {
         self.parts.control.status().hold.is_some()
     }
 
-    /// The operator's `system_reset`. While a hold is in place it is remembered and travels with the guest; while the guest is
-    /// stopped it is carried out at once, or, if pages are missing that it would wait for, when the guest goes on.
+    /// The operator's `system_reset`. While a hold is in place it is remembered and travels with
+    /// the guest; while the guest is stopped it is carried out at once, or, if pages are missing
+    /// that it would wait for, when the guest goes on.
     ///
     /// # Errors
     /// When the guest is not here or has ended, or a part cannot be reset.
@@ -139,12 +141,14 @@ impl Machine {
         self.quit_because("host-qmp-quit");
     }
 
-    /// The guest cannot go on: a page that it needs will never come. It stops and [`Machine::wait_exit`] returns.
+    /// The guest cannot go on: a page that it needs will never come. It stops and
+    /// [`Machine::wait_exit`] returns.
     pub fn lose_guest(&self, reason: &str) {
         self.parts.control.end(ExitReason::Failed(GuestFailure::Lost(reason.to_owned())));
     }
 
-    /// As [`Machine::quit`], for another of QEMU's `ShutdownCause`s, for example `host-signal` or `host-ui`.
+    /// As [`Machine::quit`], for another of QEMU's `ShutdownCause`s, for example `host-signal` or
+    /// `host-ui`.
     pub fn quit_because(&self, cause: &'static str) {
         self.parts.control.end(ExitReason::Quit(cause));
     }

@@ -30,7 +30,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// How often the lock is tried meanwhile.
 const LOCK_AGAIN: Duration = Duration::from_millis(5);
 
-/// What the machine's threads share. A thread that cannot be ended keeps it, and with it guest memory, alive.
+/// What the machine's threads share. A thread that cannot be ended keeps it, and with it guest
+/// memory, alive.
 pub(super) struct Parts {
     pub(super) name: String,
     pub(super) boot: BootSource,
@@ -94,7 +95,8 @@ impl Parts {
         Ok(())
     }
 
-    /// With what running needs in hand: carries out a reset that is due, and lets the guest run if the operator wants it.
+    /// With what running needs in hand: carries out a reset that is due, and lets the guest run if
+    /// the operator wants it.
     pub(super) fn run_if_wanted(&self) -> Result<(), MachineError> {
         reset::carry_out_pending(self)?;
         if !self.control.status().wants {
@@ -186,8 +188,8 @@ impl Parts {
         self.arrived().as_ref().unwrap_or(&self.description).clone()
     }
 
-    /// The guest that arrived, of this description, is this process's own from now on; or it is not
-    /// after all, and another may come.
+    /// The guest that arrived, of this description, is this process's own from now on; or it is
+    /// not after all, and another may come.
     pub(super) fn settle_in(&self, guest: Option<MachineDescription>) {
         *self.arrived() = guest.map(Arc::new);
     }
@@ -198,7 +200,8 @@ impl Parts {
 
     /// A vCPU triple-faulted.
     pub(super) fn triple_fault(&self, vcpu: u32) {
-        // What the guest has said may still be on its way to the sink. A sink that takes nothing is told of elsewhere.
+        // What the guest has said may still be on its way to the sink. A sink that takes nothing
+        // is told of elsewhere.
         let _ = self.serial.drain_output(OUTPUT_DEADLINE);
         self.control.triple_fault(vcpu);
     }

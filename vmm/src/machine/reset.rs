@@ -1,7 +1,9 @@
-//! Reset: every part back to power-on, the kernel loaded again, and the thread that does it for a guest.
+//! Reset: every part back to power-on, the kernel loaded again, and the thread that does it for a
+//! guest.
 //!
-//! A guest that resets itself does so from a vCPU, which cannot wait for itself to stop; so the vCPU only asks. While a
-//! migration holds the machine the request waits: it travels with the state, and whoever runs the guest next carries it out.
+//! A guest that resets itself does so from a vCPU, which cannot wait for itself to stop; so the
+//! vCPU only asks. While a migration holds the machine the request waits: it travels with the
+//! state, and whoever runs the guest next carries it out.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -63,8 +65,9 @@ pub(super) fn serve(parts: &Arc<Parts>) {
     }
 }
 
-/// Carries out a reset that was asked for, unless it may have to wait for pages: then the reset thread does that once the guest is
-/// to run. The caller has the turn, and nobody holds the machine.
+/// Carries out a reset that was asked for, unless it may have to wait for pages: then the reset
+/// thread does that once the guest is to run. The caller has the turn, and nobody holds the
+/// machine.
 pub(super) fn carry_out_pending(parts: &Parts) -> Result<(), MachineError> {
     let may_wait = parts.control.status().memory_arrives;
     match may_wait {

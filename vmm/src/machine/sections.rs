@@ -1,7 +1,8 @@
-//! The machine's state as sections: one for each vCPU, the chips in KVM, every device, and the machine as a whole.
+//! The machine's state as sections: one for each vCPU, the chips in KVM, every device, and the
+//! machine as a whole.
 //!
-//! Order matters when loading: local APICs (in the vCPUs) before the IOAPIC, everything in KVM before the devices, and all
-//! devices before the first `post_load`.
+//! Order matters when loading: local APICs (in the vCPUs) before the IOAPIC, everything in KVM
+//! before the devices, and all devices before the first `post_load`.
 
 use std::collections::HashMap;
 
@@ -58,8 +59,8 @@ pub(super) fn save(parts: &Parts) -> Result<Vec<Section>, DeviceFailure> {
     Ok(sections)
 }
 
-/// Loads what [`save`] saved. The vCPUs are stopped. Every section must be taken by exactly one device, and every device must
-/// get one.
+/// Loads what [`save`] saved. The vCPUs are stopped. Every section must be taken by exactly one
+/// device, and every device must get one.
 pub(super) fn load(parts: &Parts, sections: &[Section]) -> Result<(), DeviceFailure> {
     let mut devices = parts.devices();
     let mut left = Unclaimed::new(sections)?;

@@ -55,9 +55,11 @@ pub(super) struct Status {
     pub(super) ever_ran: bool,
     pub(super) ended: Option<ExitReason>,
     pub(super) reset: Option<ResetCause>,
-    /// What the operator wants has been sent with the permit: a later wish would not go with the guest.
+    /// What the operator wants has been sent with the permit: a later wish would not go with the
+    /// guest.
     pub(super) wishes_left: bool,
-    /// Guest memory is still on its way: a vCPU may wait in KVM for a page, where no signal reaches it.
+    /// Guest memory is still on its way: a vCPU may wait in KVM for a page, where no signal
+    /// reaches it.
     pub(super) memory_arrives: bool,
     /// What only a running guest may hold (its disk's lock) is held.
     pub(super) holds: bool,

@@ -4,10 +4,12 @@
 //!   percentage 80:   run 10 ms │ rest 40 ms          │ run 10 ms │ rest 40 ms          │ …
 //! ```
 //!
-//! A migration asks for it ([`Machine::throttle`]) when the guest writes faster than the link carries. The thread is there only while
-//! it has something to do, so a guest that is not throttled pays nothing. A rest is a state of the [`Gate`]: whoever stops,
-//! resets or ends the machine waits for no rest, and the end of the throttling is the end of the rest. Whatever holds the machine
-//! ends it as well: a guest that is resumed, here or elsewhere, runs at its full speed.
+//! A migration asks for it ([`Machine::throttle`]) when the guest writes faster than the link
+//! carries. The thread is there only while it has something to do, so a guest that is not
+//! throttled pays nothing. A rest is a state of the [`Gate`]: whoever stops, resets or ends the
+//! machine waits for no rest, and the end of the throttling is the end of the rest. Whatever holds
+//! the machine ends it as well: a guest that is resumed, here or elsewhere, runs at its full
+//! speed.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -38,7 +40,8 @@ struct Rhythm {
 }
 
 impl Throttle {
-    /// Ends it, and the present rest with it. The thread ends by itself, and touches the gate no more.
+    /// Ends it, and the present rest with it. The thread ends by itself, and touches the gate no
+    /// more.
     pub(super) fn end(&self, gate: &Gate) {
         let mut rhythm = self.lock();
         rhythm.percentage = 0;
@@ -52,8 +55,8 @@ impl Throttle {
         // The gate is told only under the lock: after the end there is no further rest.
         while rhythm.percentage > 0 {
             drop(rhythm);
-            // On a busy host threads are late: the time that the guest has begins when they are in. One that does not get there
-            // keeps the others from nothing.
+            // On a busy host threads are late: the time that the guest has begins when they are
+            // in. One that does not get there keeps the others from nothing.
             let _ = gate.wait_full();
             rhythm = self.pause(self.lock(), RUN);
             if rhythm.percentage > 0 {
@@ -83,8 +86,9 @@ fn rest(percentage: u8) -> Duration {
 }
 
 impl Machine {
-    /// Keeps all vCPUs from running for this percentage of the time, 99 at most, from now on until [`Machine::end_throttle`] or
-    /// a hold; 0 ends it, and of a guest that is held it changes nothing. Clients do not hear of it: the guest counts as running.
+    /// Keeps all vCPUs from running for this percentage of the time, 99 at most, from now on until
+    /// [`Machine::end_throttle`] or a hold; 0 ends it, and of a guest that is held it changes
+    /// nothing. Clients do not hear of it: the guest counts as running.
     ///
     /// # Errors
     /// When the host gives no thread; the guest then runs at its full speed.

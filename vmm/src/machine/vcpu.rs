@@ -1,4 +1,5 @@
-//! A vCPU's thread: runs the guest while the gate is open, and hands its exits to the buses or to the control.
+//! A vCPU's thread: runs the guest while the gate is open, and hands its exits to the buses or to
+//! the control.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,8 +35,8 @@ pub(super) fn run(parts: &Arc<Parts>, index: usize) {
     drop(farewell);
 }
 
-/// Enters KVM and leaves it before the guest's first instruction: what KVM does once for a VM, which takes a thread of its own, is done
-/// before a guest that arrives is waited for.
+/// Enters KVM and leaves it before the guest's first instruction: what KVM does once for a VM,
+/// which takes a thread of its own, is done before a guest that arrives is waited for.
 fn warm_up(parts: &Parts, index: usize) {
     let mut vcpu = parts.vcpu(index);
     // SAFETY: this thread holds the vCPU. The gate takes the flag back when it lets the thread in.
@@ -152,7 +153,8 @@ fn internal_error(parts: &Parts, vcpu: &mut Vcpu) -> GuestFailure {
     GuestFailure::InternalError { vcpu: vcpu.id(), suberror, rip, bytes }
 }
 
-/// Reads what lies at the instruction pointer through the guest's page tables, as far as it is on one page.
+/// Reads what lies at the instruction pointer through the guest's page tables, as far as it is on
+/// one page.
 fn read_instruction(parts: &Parts, vcpu: &mut Vcpu, rip: u64) -> Option<Vec<u8>> {
     let base = vcpu.fd().get_sregs().ok()?.cs.base;
     let linear = base.wrapping_add(rip);

@@ -1,6 +1,7 @@
 //! How much memory a guest has and what backs it, as `--memory` gives it.
 //!
-//! The command line parses a [`MemoryConfig`]; [`Memory::new`](super::Memory::new) builds memory from it.
+//! The command line parses a [`MemoryConfig`]; [`Memory::new`](super::Memory::new) builds memory
+//! from it.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,7 +1,7 @@
 //! One host mapping that backs a range of guest RAM, in page table directories of its own.
 //!
-//! [`Memory`](super::Memory) makes one for each RAM range and hands its address to `vm-memory`, which does not own it:
-//! `vm-memory` can neither align a mapping nor map at a fixed address.
+//! [`Memory`](super::Memory) makes one for each RAM range and hands its address to `vm-memory`,
+//! which does not own it: `vm-memory` can neither align a mapping nor map at a fixed address.
 
 use std::fs::File;
 use std::io;
@@ -16,7 +16,8 @@ use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap, mmap
 /// What one page directory covers on x86-64 (Intel SDM volume 3, 4.5): 1 GiB, aligned.
 const DIRECTORY: usize = 1 << 30;
 
-/// What one call takes out of the process when a mapping is replaced bit by bit: a fraction of a millisecond, if it was touched.
+/// What one call takes out of the process when a mapping is replaced bit by bit: a fraction of a
+/// millisecond, if it was touched.
 const BIT: usize = 4 << 20;
 /// After so long the core is offered to others.
 const TURN: Duration = Duration::from_micros(250);
@@ -24,7 +25,8 @@ const TURN: Duration = Duration::from_micros(250);
 /// What may be done through a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
-    /// Reading. Whoever writes is stopped: the kernel by an error, this process by a signal that ends it.
+    /// Reading. Whoever writes is stopped: the kernel by an error, this process by a signal that
+    /// ends it.
     Read,
     /// Reading and writing.
     ReadWrite,
@@ -80,8 +82,9 @@ impl Mapping {
         Ok(mapping)
     }
 
-    /// Maps `memfd`, sealed against shrinking, from `offset` on, shared, at the same addresses and in place of what is mapped there now.
-    /// Whoever uses the range meanwhile finds one or the other; KVM hears of it from the kernel.
+    /// Maps `memfd`, sealed against shrinking, from `offset` on, shared, at the same addresses and
+    /// in place of what is mapped there now. Whoever uses the range meanwhile finds one or the
+    /// other; KVM hears of it from the kernel.
     ///
     /// On failure the range may be without memory: nobody may use it before another call succeeds.
     pub(super) fn show(&self, memfd: &File, offset: u64, access: Access) -> io::Result<()> {
@@ -89,8 +92,9 @@ impl Mapping {
         self.advise(Advice::LinuxDontDump)
     }
 
-    /// As [`Mapping::show`], so that others get on meanwhile: the kernel takes long to take out what was touched (40 ms a GiB), and does
-    /// nothing else on this core until a call is over. A guest's vCPU may be waiting for it.
+    /// As [`Mapping::show`], so that others get on meanwhile: the kernel takes long to take out
+    /// what was touched (40 ms a GiB), and does nothing else on this core until a call is over. A
+    /// guest's vCPU may be waiting for it.
     pub(super) fn show_bit_by_bit(&self, memfd: &File, offset: u64, access: Access) -> io::Result<()> {
         let mut since = Instant::now();
         for from in (0..self.len).step_by(BIT) {
@@ -106,23 +110,25 @@ impl Mapping {
     fn show_part(&self, memfd: &File, offset: u64, access: Access, part: Range<usize>) -> io::Result<()> {
         let flags = MapFlags::SHARED | MapFlags::FIXED | MapFlags::NORESERVE;
         let at = self.at.wrapping_add(part.start).cast();
-        // SAFETY: the range is this mapping's own, and its users hold no references into it, only addresses; the memfd is
-        // sealed against shrinking, so no access can run past its end.
+        // SAFETY: the range is this mapping's own, and its users hold no references into it, only
+        // addresses; the memfd is sealed against shrinking, so no access can run past its end.
         unsafe { mmap(at, part.len(), access.flags().0, flags, memfd.as_fd(), offset + part.start as u64)? };
         Ok(())
     }
 
     /// Changes what may be done through a mapping of a memfd that is open for both.
     ///
-    /// Piece by piece, each with a page table directory of its own: where nothing was touched there is none, and the kernel skips the
-    /// piece. Otherwise it tells KVM that everything from there to the end changes, and KVM without EPT or NPT looks at every page.
+    /// Piece by piece, each with a page table directory of its own: where nothing was touched
+    /// there is none, and the kernel skips the piece. Otherwise it tells KVM that everything from
+    /// there to the end changes, and KVM without EPT or NPT looks at every page.
     pub(super) fn allow(&self, access: Access) -> io::Result<()> {
         let end = self.at as usize + self.len;
         let mut at = self.at as usize;
         while at < end {
             let next = (at + 1).next_multiple_of(DIRECTORY).min(end);
             let start = self.at.wrapping_add(at - self.at as usize);
-            // SAFETY: the range is this mapping's own; what its users may do with it becomes more, or is given up by the caller.
+            // SAFETY: the range is this mapping's own; what its users may do with it becomes more,
+            // or is given up by the caller.
             unsafe { mprotect(start.cast(), next - at, access.flags().1)? };
             at = next;
         }
@@ -134,8 +140,8 @@ impl Mapping {
         self.at
     }
 
-    /// From one directory's beginning to another's end: a directory that is shared with what else this process has mapped is never
-    /// empty, and [`Mapping::allow`] would pay for it.
+    /// From one directory's beginning to another's end: a directory that is shared with what else
+    /// this process has mapped is never empty, and [`Mapping::allow`] would pay for it.
     fn reserve(len: usize) -> io::Result<Self> {
         let reserved_len = len.next_multiple_of(DIRECTORY) + DIRECTORY;
         // SAFETY: no address is asked for, so nothing mapped before can be replaced.
@@ -148,7 +154,8 @@ impl Mapping {
     }
 
     fn advise(&self, advice: Advice) -> io::Result<()> {
-        // SAFETY: the range is this mapping's own. The advice given here changes nothing that memory holds.
+        // SAFETY: the range is this mapping's own. The advice given here changes nothing that
+        // memory holds.
         unsafe { madvise(self.at.cast(), self.len, advice)? };
         Ok(())
     }
@@ -156,7 +163,8 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the reservation is this mapping's own, and its owner drops it only when nobody refers to it any more.
+        // SAFETY: the reservation is this mapping's own, and its owner drops it only when nobody
+        // refers to it any more.
         if let Err(error) = unsafe { munmap(self.reserved.cast(), self.reserved_len) } {
             tracing::warn!(%error, "guest memory could not be unmapped");
         }

@@ -1,7 +1,8 @@
 //! Guest memory: its layout, its backing, and which of its pages the host has allocated.
 //!
-//! The machine builds one [`Memory`]; KVM, devices and boot see it as `vm-memory`, the migration as densely numbered
-//! pages. RAM begins at address 0, leaves a hole from 3 GiB to 4 GiB for devices, and goes on above it.
+//! The machine builds one [`Memory`]; KVM, devices and boot see it as `vm-memory`, the migration
+//! as densely numbered pages. RAM begins at address 0, leaves a hole from 3 GiB to 4 GiB for
+//! devices, and goes on above it.
 
 mod config;
 mod mapping;
@@ -92,7 +93,8 @@ struct Region {
 }
 
 impl Memory {
-    /// Maps memory as configured. Every page reads as zeros, and none is allocated yet, unless all were to be at once.
+    /// Maps memory as configured. Every page reads as zeros, and none is allocated yet, unless all
+    /// were to be at once.
     ///
     /// # Errors
     /// When the configuration is not possible or the host gives no memory.
@@ -154,8 +156,8 @@ impl Memory {
         self.regions.last().map_or(0, |region| region.first_page + region.pages)
     }
 
-    /// Host address of a page and how many pages follow contiguously in host memory (including it).
-    /// Ranges begin and end on 2 MiB boundaries, so a chunk is always contiguous.
+    /// Host address of a page and how many pages follow contiguously in host memory (including
+    /// it). Ranges begin and end on 2 MiB boundaries, so a chunk is always contiguous.
     ///
     /// # Panics
     /// When the machine has no such page.
@@ -177,7 +179,8 @@ impl Memory {
         self.ranges[at].start + (page - self.regions[at].first_page) * PAGE_SIZE
     }
 
-    /// Pages that may hold something else than zeros: those the host has allocated. Never allocates or touches any.
+    /// Pages that may hold something else than zeros: those the host has allocated. Never
+    /// allocates or touches any.
     ///
     /// # Errors
     /// When the host does not tell.
@@ -203,8 +206,8 @@ impl Memory {
         Ok(filled)
     }
 
-    /// As [`Memory::populated`], for the pages from `first_page` (a multiple of 64) on: one bit for each in `words`, which
-    /// are overwritten. Bits past the last page are zero.
+    /// As [`Memory::populated`], for the pages from `first_page` (a multiple of 64) on: one bit
+    /// for each in `words`, which are overwritten. Bits past the last page are zero.
     ///
     /// # Errors
     /// When the host does not tell.
@@ -222,7 +225,8 @@ impl Memory {
         })
     }
 
-    /// Calls `found` with (first page, number of pages) of each run of allocated pages in `first..end`.
+    /// Calls `found` with (first page, number of pages) of each run of allocated pages in
+    /// `first..end`.
     fn each_populated(&self, first: u64, end: u64, mut found: impl FnMut(u64, u64)) -> io::Result<()> {
         match &self.store {
             Store::Memfd(held) => {
@@ -247,9 +251,10 @@ impl Memory {
         }
     }
 
-    /// Gives every page back to the host: all of guest RAM reads as zeros again, and nothing is allocated. What an attempt that
-    /// failed has received is gone with it. Nobody else may use the memory meanwhile. Memory that another process passed stays as
-    /// it is, and is no longer this guest's.
+    /// Gives every page back to the host: all of guest RAM reads as zeros again, and nothing is
+    /// allocated. What an attempt that failed has received is gone with it. Nobody else may use
+    /// the memory meanwhile. Memory that another process passed stays as it is, and is no longer
+    /// this guest's.
     ///
     /// # Errors
     /// When the host refuses; some pages may keep what they held.
@@ -259,7 +264,8 @@ impl Memory {
             Store::Anonymous { .. } => {
                 for region in &self.regions {
                     let len = (region.pages * PAGE_SIZE) as usize;
-                    // SAFETY: the range is a live mapping of guest RAM, whose contents the caller gives up.
+                    // SAFETY: the range is a live mapping of guest RAM, whose contents the caller
+                    // gives up.
                     unsafe { madvise(region.host().cast(), len, Advice::LinuxDontNeed)? };
                 }
                 Ok(())
@@ -267,13 +273,14 @@ impl Memory {
         }
     }
 
-    /// Readies memory for a guest that comes from elsewhere: all of it reads as zeros, and is allocated if it was to be. Nobody else
-    /// may use it meanwhile.
+    /// Readies memory for a guest that comes from elsewhere: all of it reads as zeros, and is
+    /// allocated if it was to be. Nobody else may use it meanwhile.
     ///
     /// # Errors
     /// When the host refuses.
     pub fn clear(&self) -> io::Result<()> {
-        // What was allocated at the beginning serves the first guest at once; only if that one fails the next has to wait.
+        // What was allocated at the beginning serves the first guest at once; only if that one
+        // fails the next has to wait.
         if self.untouched.swap(false, Relaxed) {
             return Ok(());
         }
@@ -326,7 +333,8 @@ impl Drop for Memory {
         self.guest = None;
         for region in &mut self.regions {
             let unused = region.view.take().is_none_or(|view| Arc::try_unwrap(view).is_ok());
-            // A device that outlives its machine keeps its view: then the mapping must stay until the process ends.
+            // A device that outlives its machine keeps its view: then the mapping must stay until
+            // the process ends.
             if !unused {
                 std::mem::forget(region.mapping.take());
                 tracing::debug!("guest memory is still in use by a device and stays mapped");
@@ -354,7 +362,8 @@ fn view(range: &RamRange, mapping: &Mapping) -> io::Result<Arc<GuestRegionMmap<A
     let len = range.len as usize;
     let builder = MmapRegionBuilder::new_with_bitmap(len, AtomicBitmap::with_len(len))
         .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE);
-    // SAFETY: the mapping has `len` bytes and is unmapped only after this view is gone, see `Memory::drop`.
+    // SAFETY: the mapping has `len` bytes and is unmapped only after this view is gone, see
+    // `Memory::drop`.
     let region = unsafe { builder.with_raw_mmap_pointer(mapping.start()) }.build().map_err(io::Error::other)?;
     let region = GuestRegionMmap::new(region, GuestAddress(range.start));
     region.map(Arc::new).ok_or_else(|| io::Error::other("a range of guest memory ends past the address space"))

@@ -1,4 +1,5 @@
-//! Guest memory that another process hands over as a whole: the memfd behind it is passed, and no page is copied.
+//! Guest memory that another process hands over as a whole: the memfd behind it is passed, and no
+//! page is copied.
 //!
 //! ```text
 //!            view_passed            take_passed
@@ -8,14 +9,16 @@
 //!             forget_passed, discard
 //! ```
 //!
-//! Until the guest is this process's, it only *views* the passed memory: it is mapped to be read. Nothing that a load does can write to
-//! a guest that may have to go on at the source: KVM and system calls get an error, a device that writes all the same ends the
-//! process, which leaves the guest where it is. To take it is to allow writes, which takes as long for any size, since nothing of it
-//! has been touched yet. The destination's driver views at `Hello` and takes right before it starts the guest; the source's parts
-//! with memory that it has handed over.
+//! Until the guest is this process's, it only *views* the passed memory: it is mapped to be read.
+//! Nothing that a load does can write to a guest that may have to go on at the source: KVM and
+//! system calls get an error, a device that writes all the same ends the process, which leaves the
+//! guest where it is. To take it is to allow writes, which takes as long for any size, since
+//! nothing of it has been touched yet. The destination's driver views at `Hello` and takes right
+//! before it starts the guest; the source's parts with memory that it has handed over.
 //!
-//! Whoever takes it turns a *mark* over that both sides see, and that outlives them: one permission bit of the file, which means
-//! nothing otherwise. A source that is left in doubt knows by it whether what it remembers of the guest still fits the memory.
+//! Whoever takes it turns a *mark* over that both sides see, and that outlives them: one
+//! permission bit of the file, which means nothing otherwise. A source that is left in doubt knows
+//! by it whether what it remembers of the guest still fits the memory.
 
 use std::fs::File;
 use std::io;
@@ -30,7 +33,8 @@ use rustix::fs::{
 use super::mapping::{Access, Mapping, sealed_memfd};
 use super::{Memory, Store};
 
-/// `TMPFS_MAGIC` of linux/magic.h: what a memfd of ordinary pages lies in. One of huge pages does not.
+/// `TMPFS_MAGIC` of linux/magic.h: what a memfd of ordinary pages lies in. One of huge pages does
+/// not.
 const TMPFS: u64 = 0x0102_1994;
 
 /// The bit that is the mark.
@@ -107,11 +111,13 @@ const NEEDED: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFla
 const READ_ONLY: SealFlags = SealFlags::WRITE.union(SealFlags::FUTURE_WRITE);
 
 impl Memory {
-    /// Shows the passed memory, announced to have so many bytes, in place of this machine's own, whose contents are given up.
-    /// Addresses stay, for KVM as well. It can only be read here. Nobody else may use the memory meanwhile.
+    /// Shows the passed memory, announced to have so many bytes, in place of this machine's own,
+    /// whose contents are given up. Addresses stay, for KVM as well. It can only be read here.
+    /// Nobody else may use the memory meanwhile.
     ///
     /// # Errors
-    /// When this is no such memory, or the host refuses; the machine then has empty memory of its own.
+    /// When this is no such memory, or the host refuses; the machine then has empty memory of its
+    /// own.
     pub fn view_passed(&self, passed: OwnedFd, bytes: u64) -> Result<(), PassedError> {
         let Store::Memfd(held) = &self.store else { return Err(PassedError::NoMemfdHere) };
         let passed = self.check_passed(passed, bytes)?;
@@ -125,8 +131,8 @@ impl Memory {
         })
     }
 
-    /// Makes memory that is viewed the guest's own: from now on it can be written to, for everybody who maps it. Memory that is no
-    /// other process's stays as it is.
+    /// Makes memory that is viewed the guest's own: from now on it can be written to, for
+    /// everybody who maps it. Memory that is no other process's stays as it is.
     ///
     /// # Errors
     /// When the host refuses; the memory must then be forgotten.
@@ -142,7 +148,8 @@ impl Memory {
         Ok(())
     }
 
-    /// The mark as it is now: one that has been turned over since tells that another process has taken this memory.
+    /// The mark as it is now: one that has been turned over since tells that another process has
+    /// taken this memory.
     ///
     /// # Errors
     /// When the host does not tell.
@@ -153,8 +160,8 @@ impl Memory {
         }
     }
 
-    /// Lets go of another process's memory, whose guest has not run here, and has empty memory of its own instead. Without such
-    /// memory it does nothing.
+    /// Lets go of another process's memory, whose guest has not run here, and has empty memory of
+    /// its own instead. Without such memory it does nothing.
     ///
     /// # Errors
     /// When the host refuses; part of the memory may then still be the other's.
@@ -164,8 +171,9 @@ impl Memory {
         if held.whose == Whose::Own { Ok(()) } else { self.give_back(&mut held) }
     }
 
-    /// The guest is another process's, and its memory with it: from now on nothing that this process does reaches it. The guest runs
-    /// meanwhile, maybe on this core, so it is done bit by bit.
+    /// The guest is another process's, and its memory with it: from now on nothing that this
+    /// process does reaches it. The guest runs meanwhile, maybe on this core, so it is done bit by
+    /// bit.
     ///
     /// # Errors
     /// When the host refuses; part of the memory may then still be shown here.

@@ -1,7 +1,8 @@
-//! Has the host allocate guest memory before anybody touches it: the first touch of a page costs several times what filling it does.
+//! Has the host allocate guest memory before anybody touches it: the first touch of a page costs
+//! several times what filling it does.
 //!
-//! Called when memory is made with `prealloc=on`, and chunk by chunk by a destination that knows what will come
-//! (`runtime::destination`).
+//! Called when memory is made with `prealloc=on`, and chunk by chunk by a destination that knows
+//! what will come (`runtime::destination`).
 
 use std::io;
 use std::ops::Range;
@@ -22,7 +23,8 @@ pub fn chunk(memory: &Memory, chunk: u64) -> io::Result<()> {
     let first = chunk * CHUNK_PAGES;
     let (base, _) = memory.host_pages(first);
     let len = (memory.pages() - first).min(CHUNK_PAGES) * PAGE_SIZE;
-    // SAFETY: the chunk is a live mapping of guest memory, and populating it changes no byte of it.
+    // SAFETY: the chunk is a live mapping of guest memory, and populating it changes no byte of
+    // it.
     Ok(unsafe { madvise(base.cast(), len as usize, Advice::LinuxPopulateWrite) }?)
 }
 

@@ -1,8 +1,9 @@
 //! Which pages the host has allocated, found without touching or allocating any.
 //!
-//! A page that the host never allocated reads as zeros, so a migration need not look at it. For a memfd the file system
-//! knows (`lseek(2)`, `SEEK_DATA` and `SEEK_HOLE`); for anonymous memory the page table does, through the `PAGEMAP_SCAN`
-//! ioctl of Linux 6.7 or else through `/proc/self/pagemap` (kernel documentation, `admin-guide/mm/pagemap`).
+//! A page that the host never allocated reads as zeros, so a migration need not look at it. For a
+//! memfd the file system knows (`lseek(2)`, `SEEK_DATA` and `SEEK_HOLE`); for anonymous memory the
+//! page table does, through the `PAGEMAP_SCAN` ioctl of Linux 6.7 or else through
+//! `/proc/self/pagemap` (kernel documentation, `admin-guide/mm/pagemap`).
 
 use std::fs::File;
 use std::io;
@@ -53,7 +54,8 @@ struct Region {
     categories: u64,
 }
 
-/// Calls `found` with (first byte, length) of each allocated run of a memfd that begins in `start..end`.
+/// Calls `found` with (first byte, length) of each allocated run of a memfd that begins in
+/// `start..end`.
 pub(super) fn in_memfd(memfd: &File, start: u64, end: u64, mut found: impl FnMut(u64, u64)) -> io::Result<()> {
     let mut at = start;
     while at < end {
@@ -72,8 +74,9 @@ pub(super) fn in_memfd(memfd: &File, start: u64, end: u64, mut found: impl FnMut
     Ok(())
 }
 
-/// Calls `found` with (first byte, length) of each allocated run of `len` bytes of anonymous memory at `start`; the first
-/// byte counts from `start`. `pagemap` is an open `/proc/self/pagemap`.
+/// Calls `found` with (first byte, length) of each allocated run of `len` bytes of anonymous
+/// memory at `start`; the first byte counts from `start`. `pagemap` is an open
+/// `/proc/self/pagemap`.
 pub(super) fn in_anonymous(
     pagemap: &File,
     start: *const u8,
@@ -83,8 +86,8 @@ pub(super) fn in_anonymous(
     scan_or_read(pagemap, start as u64, len, PAGE_IS_PFNZERO, &mut found)
 }
 
-/// As [`in_anonymous`], for memory of any kind: runs that an access finds in the page table, be it only the shared page of
-/// zeros.
+/// As [`in_anonymous`], for memory of any kind: runs that an access finds in the page table, be it
+/// only the shared page of zeros.
 pub(super) fn in_page_table(
     pagemap: &File,
     start: *const u8,

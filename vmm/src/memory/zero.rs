@@ -1,7 +1,7 @@
 //! Tells whether a page of guest memory is all zero.
 //!
-//! Called for every page that a migration sends, so it gives up at the first byte that says no, and reads the rest in wide
-//! steps that the compiler turns into vector instructions.
+//! Called for every page that a migration sends, so it gives up at the first byte that says no,
+//! and reads the rest in wide steps that the compiler turns into vector instructions.
 
 use std::ptr;
 
@@ -10,8 +10,8 @@ const LANES: usize = 16;
 
 /// Whether the 4096 bytes at `page` are zero.
 ///
-/// The guest may write them meanwhile: the answer is then that of some moment in between, and the dirty log tells of the
-/// write.
+/// The guest may write them meanwhile: the answer is then that of some moment in between, and the
+/// dirty log tells of the write.
 ///
 /// # Safety
 /// `page` points to 4096 readable bytes and is aligned to 8.
@@ -27,8 +27,9 @@ pub unsafe fn is_zero_page(page: *const u8) -> bool {
     }
     let mut at = 0;
     while at < count {
-        // SAFETY: 16 words from `at` on are inside the page, as `count` is a multiple of 16. A plain unaligned copy into a local
-        // array: nothing is assumed about the values from one read to the next.
+        // SAFETY: 16 words from `at` on are inside the page, as `count` is a multiple of 16. A
+        // plain unaligned copy into a local array: nothing is assumed about the values from one
+        // read to the next.
         let lanes: [u64; LANES] = unsafe { ptr::read_unaligned(words.add(at).cast()) };
         if lanes.iter().fold(0, |all, lane| all | lane) != 0 {
             return false;

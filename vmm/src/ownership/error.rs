@@ -1,7 +1,8 @@
 //! Why an ownership record could not be read or changed, and what the operator can do about it.
 //!
-//! Two kinds matter to the state machines. *Unreachable* is a matter of time: ask again. Everything else stays until a person
-//! has looked: the record is not what it should be, and no backend writes to it.
+//! Two kinds matter to the state machines. *Unreachable* is a matter of time: ask again.
+//! Everything else stays until a person has looked: the record is not what it should be, and no
+//! backend writes to it.
 
 use std::io;
 
@@ -55,7 +56,8 @@ pub enum OwnershipError {
         /// The versions.
         source: FormatError,
     },
-    /// The record was taken away or exchanged while this process used it, so others may see another one.
+    /// The record was taken away or exchanged while this process used it, so others may see
+    /// another one.
     #[error(
         "the ownership record {at} was {how} while this process used it; nothing was changed. Put the original back, or stop every ferry of this guest and decide which one goes on"
     )]
@@ -106,7 +108,8 @@ impl OwnershipError {
         matches!(self, OwnershipError::Present { .. })
     }
 
-    /// Whether the place takes no record at all: its storage is read-only, or this process may not write there.
+    /// Whether the place takes no record at all: its storage is read-only, or this process may not
+    /// write there.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         let kind = match self {

@@ -1,7 +1,7 @@
 //! A backend that fails on purpose: compiled into every build, inert until told otherwise.
 //!
-//! Tests and the fault matrix wrap the real backend in [`Faulty`] and plan one [`Fault`] at a time, as the fault device does for
-//! devices: so many times, then all is well again.
+//! Tests and the fault matrix wrap the real backend in [`Faulty`] and plan one [`Fault`] at a
+//! time, as the fault device does for devices: so many times, then all is well again.
 
 use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -31,7 +31,8 @@ pub enum Fault {
     ReplyLost,
     /// The call is carried out after this long, or as soon as the plan is changed.
     Slow(Duration),
-    /// The next change of an existing record ends after so many bytes, as a crash in its middle would leave it.
+    /// The next change of an existing record ends after so many bytes, as a crash in its middle
+    /// would leave it.
     Torn(usize),
 }
 
@@ -48,7 +49,8 @@ pub struct Plan {
 
 /// A backend whose writes can be torn.
 pub trait Tear: Ownership {
-    /// The next change of an existing record puts only its first `bytes` bytes, then fails as unreachable and maybe applied.
+    /// The next change of an existing record puts only its first `bytes` bytes, then fails as
+    /// unreachable and maybe applied.
     fn tear_next_write(&self, bytes: usize);
 }
 
@@ -74,7 +76,8 @@ impl<B: Tear> Faulty<B> {
         Faulty { inner, plan: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// Replaces the plan; with none, all is well from now on. Ends a [`Fault::Slow`] that is being waited for.
+    /// Replaces the plan; with none, all is well from now on. Ends a [`Fault::Slow`] that is being
+    /// waited for.
     pub fn set(&self, plan: Option<Plan>) {
         let mut state = self.state();
         state.plan = plan;
@@ -92,7 +95,8 @@ impl<B: Tear> Faulty<B> {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the fault that strikes this call, if one does, and the edition of the plan that it came from.
+    /// Takes the fault that strikes this call, if one does, and the edition of the plan that it
+    /// came from.
     fn strike(&self, call: Strikes) -> Option<(Fault, u64)> {
         let mut state = self.state();
         let strikes = |plan: &Plan| plan.strikes == call || plan.strikes == Strikes::Everything;

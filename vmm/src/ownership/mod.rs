@@ -1,8 +1,9 @@
 //! Where ownership records are kept: one trait, and the backends behind it.
 //!
-//! The runtime carries out the compare-and-swaps that the state machines of `ferry-migration` ask for, through [`Ownership`].
-//! The rules and the bytes are in `ferry_migration::ownership`; a backend adds the storage, its lock and its failures.
-//! [`file::FileRecord`] keeps the record in a file; [`faulty::Faulty`] breaks any backend on purpose.
+//! The runtime carries out the compare-and-swaps that the state machines of `ferry-migration` ask
+//! for, through [`Ownership`]. The rules and the bytes are in `ferry_migration::ownership`; a
+//! backend adds the storage, its lock and its failures. [`file::FileRecord`] keeps the record in a
+//! file; [`faulty::Faulty`] breaks any backend on purpose.
 
 use std::fmt::Debug;
 use std::fs::File;
@@ -20,8 +21,9 @@ pub use error::OwnershipError;
 
 /// A place that keeps the ownership record of one guest.
 ///
-/// Every call waits for storage: call it from a thread that may wait as long as the storage does. A wait for another process
-/// has a deadline of its own. After any error the record is as it was, or as asked for, never something else.
+/// Every call waits for storage: call it from a thread that may wait as long as the storage does.
+/// A wait for another process has a deadline of its own. After any error the record is as it was,
+/// or as asked for, never something else.
 pub trait Ownership: Send + Sync + Debug {
     /// Where the record is, for people: `file:/images/a.owner`.
     fn place(&self) -> String;
@@ -32,17 +34,20 @@ pub trait Ownership: Send + Sync + Debug {
     /// [`OwnershipError`]; nothing is changed.
     fn read(&self) -> Result<Option<Record>, OwnershipError>;
 
-    /// Makes the first record. Won when it is durable, lost when there is another already; a repeat is won.
+    /// Makes the first record. Won when it is durable, lost when there is another already; a
+    /// repeat is won.
     ///
     /// # Errors
     /// [`OwnershipError`].
     fn create(&self, record: &Record) -> Result<Swap, OwnershipError>;
 
-    /// Changes the record if it is as expected, by the rules of [`ferry_migration::ownership::judge`]. Won when the new record
-    /// is durable, or when this very change was made before; lost when somebody else changed it first.
+    /// Changes the record if it is as expected, by the rules of
+    /// [`ferry_migration::ownership::judge`]. Won when the new record is durable, or when this
+    /// very change was made before; lost when somebody else changed it first.
     ///
     /// # Errors
-    /// [`OwnershipError`]. After [`OwnershipError::maybe_applied`], ask again: the answer will be true.
+    /// [`OwnershipError`]. After [`OwnershipError::maybe_applied`], ask again: the answer will be
+    /// true.
     fn swap(&self, expected: &Expected, record: &Record) -> Result<Swap, OwnershipError>;
 
     /// Which stay of a guest at this process it is. Asks no storage.
@@ -58,8 +63,8 @@ pub trait Ownership: Send + Sync + Debug {
     /// when there is no record yet, or what the storage says.
     fn show_presence(&self, alone: bool, stay: Stay) -> Result<(), OwnershipError>;
 
-    /// This process has the guest no longer: its stay ends, also for a call that is under way. Asks
-    /// no storage; what is returned does.
+    /// This process has the guest no longer: its stay ends, also for a call that is under way.
+    /// Asks no storage; what is returned does.
     fn end_presence(&self) -> Sign;
 }
 

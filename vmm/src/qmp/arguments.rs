@@ -1,7 +1,9 @@
-//! Turns a command's arguments into its argument struct, with errors that name the parameter by its path, as QEMU's do.
+//! Turns a command's arguments into its argument struct, with errors that name the parameter by
+//! its path, as QEMU's do.
 //!
-//! `serde_json`'s own errors name neither the parameter of a wrong type nor its path, hence this small deserializer over
-//! values. Called for every command, and for `x-ferry-` structures inside of them.
+//! `serde_json`'s own errors name neither the parameter of a wrong type nor its path, hence this
+//! small deserializer over values. Called for every command, and for `x-ferry-` structures inside
+//! of them.
 
 use std::fmt;
 

@@ -1,6 +1,8 @@
-//! A small synchronous QMP client: for `ferry migrate`, `ferry status`, `ferry demo`, and for tests.
+//! A small synchronous QMP client: for `ferry migrate`, `ferry status`, `ferry demo`, and for
+//! tests.
 //!
-//! Every wait has a deadline. Events that arrive while a reply is awaited are kept until somebody asks for them.
+//! Every wait has a deadline. Events that arrive while a reply is awaited are kept until somebody
+//! asks for them.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -104,7 +106,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the server at `path` and negotiates. Every reply, here and later, may take `timeout`.
+    /// Connects to the server at `path` and negotiates. Every reply, here and later, may take
+    /// `timeout`.
     pub fn connect(path: &Path, timeout: Duration) -> Result<Self, ClientError> {
         let stream = unix_socket::connect(path).map(UnixStream::from);
         let stream = stream.map_err(|source| ClientError::Connect { path: path.to_owned(), source })?;
@@ -118,8 +121,8 @@ impl Client {
         Ok(client)
     }
 
-    /// As [`Client::connect`], to a process that may still be starting: tries again until `timeout` has passed, or
-    /// `lives` says that the process has ended.
+    /// As [`Client::connect`], to a process that may still be starting: tries again until
+    /// `timeout` has passed, or `lives` says that the process has ended.
     pub fn connect_when_up(
         path: &Path,
         timeout: Duration,
@@ -175,7 +178,8 @@ impl Client {
         self.query("query-migrate")
     }
 
-    /// The next event of this name, among those kept and those to come; events before it are forgotten.
+    /// The next event of this name, among those kept and those to come; events before it are
+    /// forgotten.
     pub fn wait_event(&mut self, name: &str, timeout: Duration) -> Result<Value, ClientError> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -192,8 +196,8 @@ impl Client {
         }
     }
 
-    /// All events that were kept, and all that a process has still sent before it ended, oldest first. Ends with the connection, or
-    /// after `timeout`.
+    /// All events that were kept, and all that a process has still sent before it ended, oldest
+    /// first. Ends with the connection, or after `timeout`.
     pub fn last_events(&mut self, timeout: Duration) -> Vec<Value> {
         let deadline = Instant::now() + timeout;
         while let Ok(value) = self.receive(deadline, "the end of the connection") {

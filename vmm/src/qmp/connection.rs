@@ -1,4 +1,5 @@
-//! The thread of one client: reads requests, has its session answer them, writes replies and events.
+//! The thread of one client: reads requests, has its session answer them, writes replies and
+//! events.
 //!
 //! It waits only in `poll`, so a client that sends half a request, or never reads, costs this
 //! thread and bounded memory, and no other client anything. Started by the server.
@@ -101,7 +102,8 @@ fn wait(stream: &UnixStream, outbox: &Outbox, state: State, read: bool, by: Opti
         outbox.woken();
     }
     let stream = fds[0].revents();
-    // A peer that is gone altogether is reported whatever the interest; without this the loop would spin.
+    // A peer that is gone altogether is reported whatever the interest; without this the loop
+    // would spin.
     if stream.contains(PollFlags::ERR) || stream.contains(PollFlags::HUP) && !stream.contains(PollFlags::IN) {
         return Err(io::ErrorKind::ConnectionReset.into());
     }

@@ -104,7 +104,8 @@ impl Framer {
         self.ready.push_back(Err(error));
     }
 
-    /// The next whole value, in order of arrival. It may still be bad JSON: only its extent is known.
+    /// The next whole value, in order of arrival. It may still be bad JSON: only its extent is
+    /// known.
     pub fn next_value(&mut self) -> Option<Result<Vec<u8>, FramingError>> {
         self.ready.pop_front()
     }

@@ -1,7 +1,7 @@
 //! A hash over all guest memory, so that a test can say "both sides hold the same" in one line.
 //!
-//! Pages that the host never allocated are zero and stay unread: looking at them would take memory for them. Called by
-//! [`super::Process`] for `x-ferry-memory-hash`, on a stopped guest.
+//! Pages that the host never allocated are zero and stay unread: looking at them would take memory
+//! for them. Called by [`super::Process`] for `x-ferry-memory-hash`, on a stopped guest.
 
 use std::num::NonZero;
 use std::panic::resume_unwind;
@@ -21,7 +21,8 @@ const MAX_THREADS: usize = 8;
 /// The hash of guest memory: equal exactly (but for a chance of 2^-128) when all pages are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryHash {
-    /// The sum of the XXH3 hashes of all pages that hold something else than zeros, each seeded with its page number.
+    /// The sum of the XXH3 hashes of all pages that hold something else than zeros, each seeded
+    /// with its page number.
     pub sum: u128,
     /// Bytes of guest RAM.
     pub bytes: u64,
@@ -57,7 +58,8 @@ pub fn hash(memory: &Memory) -> io::Result<MemoryHash> {
     Ok(total)
 }
 
-/// Takes chunks until none is left; returns the sum of their pages' hashes, and how many pages were not zero.
+/// Takes chunks until none is left; returns the sum of their pages' hashes, and how many pages
+/// were not zero.
 fn hash_chunks(memory: &Memory, populated: &PageBitmap, next_chunk: &AtomicU64) -> io::Result<(u128, u64)> {
     let mut bytes = [0u8; PAGE_SIZE as usize];
     let (mut sum, mut nonzero_pages) = (0u128, 0);

@@ -1,9 +1,10 @@
-//! QMP, the language in which management programs talk to a Ferry process: QEMU's protocol, names and shapes.
+//! QMP, the language in which management programs talk to a Ferry process: QEMU's protocol, names
+//! and shapes.
 //!
-//! Bytes become values in `framing`, values become requests in `wire`, requests find their command in `commands`, and
-//! commands act on a [`Target`]: the process's machine and migrations. `server` holds the socket and its clients; nothing in
-//! it waits for a migration, so the socket answers at all times. `client` is the other end, for the `ferry` command and for
-//! tests.
+//! Bytes become values in `framing`, values become requests in `wire`, requests find their command
+//! in `commands`, and commands act on a [`Target`]: the process's machine and migrations. `server`
+//! holds the socket and its clients; nothing in it waits for a migration, so the socket answers at
+//! all times. `client` is the other end, for the `ferry` command and for tests.
 
 mod arguments;
 pub mod client;

@@ -1,4 +1,5 @@
-//! What waits to be written to one client: replies from its own thread, events from the server's, with a bound on both.
+//! What waits to be written to one client: replies from its own thread, events from the server's,
+//! with a bound on both.
 //!
 //! No thread waits for a client: what it does not read stays here up to the bound, then the
 //! connection ends.

@@ -1,6 +1,7 @@
 //! The real target of the commands: this process's machine and its migrations.
 //!
-//! `ferry run` builds one, hands it to the server, and hears from it when an incoming migration has ended.
+//! `ferry run` builds one, hands it to the server, and hears from it when an incoming migration
+//! has ended.
 
 use std::sync::Arc;
 use std::thread;
@@ -31,7 +32,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// A process with this machine. `on_incoming_failed` is called, from another thread, when an incoming migration failed that should end the process.
+    /// A process with this machine. `on_incoming_failed` is called, from another thread, when an
+    /// incoming migration failed that should end the process.
     #[must_use]
     pub fn new(
         machine: Arc<Machine>,
@@ -42,7 +44,8 @@ impl Process {
         Process { machine, migrations, on_incoming_failed }
     }
 
-    /// Listens for an incoming migration, tells the address on standard error and follows it to its end.
+    /// Listens for an incoming migration, tells the address on standard error and follows it to
+    /// its end.
     ///
     /// # Errors
     /// When the process takes no guest, listens already, or cannot listen there.

@@ -1,4 +1,5 @@
-//! The QMP socket: listens, gives every client a thread, spreads events, and leaves nothing behind.
+//! The QMP socket: listens, gives every client a thread, spreads events, and leaves nothing
+//! behind.
 //!
 //! ```text
 //!   acceptor ──► connection (one thread each, at most MAX_CLIENTS) ──► session ──► commands ──► target
@@ -6,7 +7,8 @@
 //!   events  ──► spreader
 //! ```
 //!
-//! `ferry run --qmp unix:PATH` starts one; [`Server::finish`] sends what is left and removes the socket file.
+//! `ferry run --qmp unix:PATH` starts one; [`Server::finish`] sends what is left and removes the
+//! socket file.
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -106,8 +108,8 @@ impl Server {
         self.clients.lock().len()
     }
 
-    /// Sends every client what is left for it, closes all connections and removes the socket file. Takes two seconds at
-    /// most; ends the subscriptions of all of `events`.
+    /// Sends every client what is left for it, closes all connections and removes the socket file.
+    /// Takes two seconds at most; ends the subscriptions of all of `events`.
     pub fn finish(self) {
         drop(self);
     }
@@ -115,7 +117,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // New clients would find a process that no longer serves: the socket and its file go first.
+        // New clients would find a process that no longer serves: the socket and its file go
+        // first.
         notify(&self.stop);
         self.acceptor.take().map(JoinHandle::join);
         // The spreader ends when it has spread what was published.

@@ -1,4 +1,5 @@
-//! One client's conversation: the negotiation, then requests to replies. No I/O, so that a test can hold a conversation.
+//! One client's conversation: the negotiation, then requests to replies. No I/O, so that a test
+//! can hold a conversation.
 //!
 //! A connection owns a session and feeds it what the framer cut.
 
@@ -54,7 +55,8 @@ impl Order {
         let Some(events) = &self.events else { return };
         let published = events.published();
         let spread = self.spread.lock().unwrap_or_else(PoisonError::into_inner);
-        // Late events are a nuisance, a client without its reply is stuck: the wait ends either way.
+        // Late events are a nuisance, a client without its reply is stuck: the wait ends either
+        // way.
         let _ = self.moved.wait_timeout_while(spread, Self::PATIENCE, |spread| *spread < published);
     }
 }

@@ -1,7 +1,8 @@
 //! What the commands act on: one process with its machine and its migrations, as QMP sees them.
 //!
-//! The commands call only this, so that they and the server can be tested without KVM. [`super::Process`] is the real one.
-//! No method may wait for a migration: the socket answers at all times.
+//! The commands call only this, so that they and the server can be tested without KVM.
+//! [`super::Process`] is the real one. No method may wait for a migration: the socket answers at
+//! all times.
 
 use ferry_devices::fault::FaultSpec;
 use ferry_migration::parameters::Capability;
@@ -30,7 +31,8 @@ pub trait Target: Send + Sync {
     fn cont(&self) -> Done;
     /// Resets the machine.
     fn reset(&self) -> Done;
-    /// Asks the process to end; returns before it does. Refused while a guest elsewhere would be lost with it.
+    /// Asks the process to end; returns before it does. Refused while a guest elsewhere would be
+    /// lost with it.
     fn quit(&self) -> Done;
     /// Where the present or last migration stands.
     fn migration(&self) -> MigrationInfo;
@@ -39,7 +41,8 @@ pub trait Target: Send + Sync {
     /// Begins a migration to another process; `own` is in force for it alone. A refusal changes
     /// nothing.
     fn migrate(&self, to: Endpoint, own: &OwnSettings) -> Done;
-    /// Listens for an incoming migration; if it fails, the process ends when `exit_on_error` is set.
+    /// Listens for an incoming migration; if it fails, the process ends when `exit_on_error` is
+    /// set.
     fn incoming(&self, at: &Endpoint, exit_on_error: bool) -> Done;
     /// Reconnects a paused postcopy of which this process is the source; `given` is in force for
     /// it from then on.
@@ -53,7 +56,8 @@ pub trait Target: Send + Sync {
     fn pause_migration(&self) -> Done;
     /// Waits at another address for the source of a paused postcopy.
     fn recover(&self, at: &Endpoint) -> Done;
-    /// Says who owns the guest, the other side being fenced; with `drop_pages` also if the destination may need pages from here.
+    /// Says who owns the guest, the other side being fenced; with `drop_pages` also if the
+    /// destination may need pages from here.
     fn resolve(&self, resolution: Resolution, drop_pages: bool) -> Done;
     /// Who owns the guest, by the ownership record; none without a record.
     fn ownership(&self) -> Option<OwnershipInfo>;

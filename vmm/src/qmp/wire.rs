@@ -1,6 +1,8 @@
-//! The shapes of QMP on the wire: greeting, request, reply, error, event (QEMU `docs/interop/qmp-spec`).
+//! The shapes of QMP on the wire: greeting, request, reply, error, event (QEMU
+//! `docs/interop/qmp-spec`).
 //!
-//! Connections read [`Request`]s and write the lines made here; nothing here knows what a command does.
+//! Connections read [`Request`]s and write the lines made here; nothing here knows what a command
+//! does.
 
 use std::time::UNIX_EPOCH;
 
@@ -67,7 +69,8 @@ pub struct BadRequest {
 }
 
 impl Request {
-    /// Reads one JSON text, with QEMU's words for what is wrong (`qobject/json-parser.c`, `qapi/qmp-dispatch.c`).
+    /// Reads one JSON text, with QEMU's words for what is wrong (`qobject/json-parser.c`,
+    /// `qapi/qmp-dispatch.c`).
     pub fn parse(text: &[u8]) -> Result<Self, BadRequest> {
         let bad = |id: Option<Value>, desc: String| BadRequest { id, error: CommandError::generic(desc) };
         let value: Value = serde_json::from_slice(text).map_err(|e| bad(None, format!("JSON parse error, {e}")))?;

@@ -1,6 +1,7 @@
 //! The verdicts as JUnit XML, the form in which continuous integration takes the outcome of tests.
 //!
-//! One suite, one test case for each cell: `time` in seconds, the fault and the ending as its output.
+//! One suite, one test case for each cell: `time` in seconds, the fault and the ending as its
+//! output.
 
 use std::fmt::Write;
 
@@ -57,7 +58,8 @@ fn tag(name: &str, attributes: &[(&str, String)]) -> String {
     attributes.iter().fold(format!("<{name}"), |tag, (key, value)| tag + &format!(" {key}=\"{}\"", escaped(value)))
 }
 
-/// Text for content and attributes. XML 1.0 has no way to write most control characters: they become U+FFFD.
+/// Text for content and attributes. XML 1.0 has no way to write most control characters: they
+/// become U+FFFD.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {

@@ -1,7 +1,7 @@
 //! The fault matrix as data: what a run of it leaves behind, as one JSON file.
 //!
-//! The runner of the matrix writes it, `ferry report` reads it, several of them (shards of one run) as one. Field names are
-//! those of the JSON; lists and optional fields may be left out.
+//! The runner of the matrix writes it, `ferry report` reads it, several of them (shards of one
+//! run) as one. Field names are those of the JSON; lists and optional fields may be left out.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,8 @@ pub struct Matrix {
     pub command: String,
     /// How long the run took; of shards, all of them added up.
     pub seconds: f64,
-    /// The values of [`Cell::when`] in the protocol's order. One that is missing here comes where it first appears.
+    /// The values of [`Cell::when`] in the protocol's order. One that is missing here comes where
+    /// it first appears.
     #[serde(default)]
     pub order: Vec<String>,
     /// What was tried.

@@ -1,8 +1,11 @@
-//! Reports: what a run of the fault matrix, or one migration, came to, as one HTML page that needs nothing else.
+//! Reports: what a run of the fault matrix, or one migration, came to, as one HTML page that needs
+//! nothing else.
 //!
-//! `ferry report` calls [`read`] and then [`Report::html`] or [`Report::junit`]. [`matrix`] is the data of the fault matrix, which
-//! its runner fills; [`story`] is made of the traces that `ferry run --trace` wrote ([`crate::trace`]). [`page`] puts either into the
-//! page of `page/`, whose scripts draw it in the reader's browser: a matrix has a thousand cells, and a reader opens a few.
+//! `ferry report` calls [`read`] and then [`Report::html`] or [`Report::junit`]. [`matrix`] is the
+//! data of the fault matrix, which its runner fills; [`story`] is made of the traces that `ferry
+//! run --trace` wrote ([`crate::trace`]). [`page`] puts either into the page of `page/`, whose
+//! scripts draw it in the reader's browser: a matrix has a thousand cells, and a reader opens a
+//! few.
 
 mod junit;
 pub mod matrix;

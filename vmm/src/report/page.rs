@@ -1,7 +1,9 @@
-//! Puts data into the page: styles, scripts and data are in the document itself, and nothing is fetched.
+//! Puts data into the page: styles, scripts and data are in the document itself, and nothing is
+//! fetched.
 //!
-//! What guests and processes have said is in the data, so it must not end the element that holds it, or begin another. The scripts
-//! write it as text only, and the page's own policy lets nothing in from elsewhere.
+//! What guests and processes have said is in the data, so it must not end the element that holds
+//! it, or begin another. The scripts write it as text only, and the page's own policy lets nothing
+//! in from elsewhere.
 
 use serde_json::{Value, json};
 
@@ -28,7 +30,8 @@ pub(super) fn render(report: &Report) -> String {
         Report::Migrations(story) => ("Ferry migration", json!({ "story": story })),
     };
     let scripts = SCRIPTS.concat();
-    // Each is put in its place once, and nothing that is put in is looked at again: data may hold any text.
+    // Each is put in its place once, and nothing that is put in is looked at again: data may hold
+    // any text.
     let mut page = String::new();
     let mut rest = PAGE;
     for (place, value) in
@@ -42,7 +45,8 @@ pub(super) fn render(report: &Report) -> String {
     page + rest
 }
 
-/// JSON that can stand in a script element: without `<` nothing in it can end the element or begin a comment.
+/// JSON that can stand in a script element: without `<` nothing in it can end the element or begin
+/// a comment.
 fn quoted(data: &Value) -> String {
     data.to_string().replace('<', "\\u003c").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029")
 }

@@ -104,7 +104,8 @@ fn junit_tells_the_verdicts() {
     assert_eq!((xml.matches("<failure ").count(), xml.matches("<skipped ").count()), (1, 1), "{xml}");
 }
 
-/// Every element ends in order, every `&` begins a reference, every character may stand in XML 1.0.
+/// Every element ends in order, every `&` begins a reference, every character may stand in XML
+/// 1.0.
 fn check_xml(xml: &str) {
     assert!(xml.chars().all(|c| c >= ' ' || c == '\n'), "{xml:?}");
     for (at, _) in xml.match_indices('&') {

@@ -1,7 +1,8 @@
 //! Compresses the pages of a chunk for a slow link, and restores them: LZ4's block format.
 //!
-//! The sending and the receiving end of each bulk link have their own buffers, made once. Pages are copied before they are compressed: the
-//! guest may write to them meanwhile, and a compressor that reads a byte twice must find it the same.
+//! The sending and the receiving end of each bulk link have their own buffers, made once. Pages
+//! are copied before they are compressed: the guest may write to them meanwhile, and a compressor
+//! that reads a byte twice must find it the same.
 
 use ferry_migration::pages::{CHUNK_PAGES, CHUNK_WORDS, PAGE_SIZE, runs};
 use ferry_migration::wire::WireError;
@@ -28,8 +29,8 @@ impl Packer {
         Packer { pages: vec![0; CHUNK], packed, len: 0, table: CompressTable::large() }
     }
 
-    /// Compresses the pages of `data` in the chunk at `base`. Returns the length of the block, or nothing when it is no shorter than
-    /// the pages.
+    /// Compresses the pages of `data` in the chunk at `base`. Returns the length of the block, or
+    /// nothing when it is no shorter than the pages.
     ///
     /// # Safety
     /// These pages are mapped at `base` for the time of the call.
@@ -37,7 +38,8 @@ impl Packer {
         let mut end = 0;
         for (first, len) in runs(data) {
             let bytes = len as usize * PAGE;
-            // SAFETY: the caller has these pages mapped; a volatile slice is read while others write.
+            // SAFETY: the caller has these pages mapped; a volatile slice is read while others
+            // write.
             let pages = unsafe { VolatileSlice::new(base.add(first as usize * PAGE), bytes) };
             pages.copy_to(&mut self.pages[end..end + bytes]);
             end += bytes;
@@ -75,7 +77,8 @@ impl Unpacker {
         &mut self.block[..len as usize]
     }
 
-    /// Restores the pages of `chunk`, one after the other, from the first `len` bytes of the block.
+    /// Restores the pages of `chunk`, one after the other, from the first `len` bytes of the
+    /// block.
     ///
     /// # Errors
     /// When they are no block of LZ4, or of another number of pages.

@@ -92,7 +92,8 @@ impl Sender {
         self.send_with(message, attachment, None)
     }
 
-    /// As [`Sender::send`], and with the frame's first byte a descriptor, which only a Unix socket takes.
+    /// As [`Sender::send`], and with the frame's first byte a descriptor, which only a Unix socket
+    /// takes.
     ///
     /// # Errors
     /// As there.
@@ -121,7 +122,8 @@ impl Sender {
         let head =
             control::encode(message, attachment, self.session, self.sequence).map_err(LinkError::wire("control"))?;
         self.sequence = self.sequence.wrapping_add(1);
-        // Noted before: the peer may have it before this thread goes on, and what may have been sent counts as sent.
+        // Noted before: the peer may have it before this thread goes on, and what may have been
+        // sent counts as sent.
         crate::trace::sent(message, head.len() + attachment.len());
         Ok(head)
     }

@@ -24,8 +24,9 @@ use crate::runtime::timers::Timers;
 /// How long a driver waits when no timer runs: it looks at nothing else, so only to wait again.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// How long the loss of a page link waits for the control link's word. Both end together when a peer gives up, and only the
-/// control link says why; on a busy host the thread that reads it may have to wait for its turn.
+/// How long the loss of a page link waits for the control link's word. Both end together when a
+/// peer gives up, and only the control link says why; on a busy host the thread that reads it may
+/// have to wait for its turn.
 const GRACE: Duration = Duration::from_millis(200);
 
 /// Events that a timer which has run out gives way to: more than all links together may have under

@@ -1,6 +1,8 @@
-//! Whether a guest's memory can be handed over as a whole (`x-ferry-local`), as far as its source can tell.
+//! Whether a guest's memory can be handed over as a whole (`x-ferry-local`), as far as its source
+//! can tell.
 //!
-//! Asked by `migrate` before anything begins. What only the destination knows it says in its answer to `Hello`.
+//! Asked by `migrate` before anything begins. What only the destination knows it says in its
+//! answer to `Hello`.
 
 use ferry_migration::{Handshake, Parameters};
 
@@ -48,7 +50,8 @@ pub fn check(to: &Endpoint, memory: &Memory, parameters: &Parameters, postcopy: 
     }
 }
 
-/// Whether a handshake keeps two processes from running one guest: here they would do so in one memory.
+/// Whether a handshake keeps two processes from running one guest: here they would do so in one
+/// memory.
 #[must_use]
 pub fn is_safe(handshake: Handshake) -> bool {
     matches!(handshake, Handshake::Setup | Handshake::Owned)

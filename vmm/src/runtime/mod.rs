@@ -1,8 +1,9 @@
 //! Drives the protocol core with real sockets, threads and the machine.
 //!
-//! [`Migrations`] is what QMP sees: commands go in, progress comes out, and none of them waits for a migration. Under it,
-//! [`source`] and [`destination`] each run one state machine of `ferry-migration` on a thread of its own, with workers for what
-//! blocks: the guest, the pages, the links.
+//! [`Migrations`] is what QMP sees: commands go in, progress comes out, and none of them waits for
+//! a migration. Under it, [`source`] and [`destination`] each run one state machine of
+//! `ferry-migration` on a thread of its own, with workers for what blocks: the guest, the pages,
+//! the links.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -106,8 +107,9 @@ impl Migrations {
         })
     }
 
-    /// QMP `migrate`: returns as soon as the migration has begun; what follows is in [`Migrations::info`] and in events.
-    /// `own` is in force for this migration alone, in the place of the process's values.
+    /// QMP `migrate`: returns as soon as the migration has begun; what follows is in
+    /// [`Migrations::info`] and in events. `own` is in force for this migration alone, in the
+    /// place of the process's values.
     ///
     /// # Errors
     /// When one is going on, when there is no guest to migrate, or when a parameter is out of its
@@ -135,7 +137,8 @@ impl Migrations {
             return Err(MigrationError::Arriving);
         }
         if let Some(previous) = &mut current.outgoing {
-            // Clients hear of the end as the driver's last act: whoever answers to it at once waits for the thread to be gone.
+            // Clients hear of the end as the driver's last act: whoever answers to it at once
+            // waits for the thread to be gone.
             if previous.progress.status().is_none_or(Status::is_active) && !previous.has_ended() {
                 return Err(MigrationError::Busy);
             }
@@ -153,7 +156,8 @@ impl Migrations {
         Ok(())
     }
 
-    /// QMP `migrate-incoming` and `--incoming`: listens, and returns the address with the port that was chosen.
+    /// QMP `migrate-incoming` and `--incoming`: listens, and returns the address with the port
+    /// that was chosen.
     ///
     /// # Errors
     /// When this process has a guest, listens already, or cannot listen there.
@@ -162,7 +166,8 @@ impl Migrations {
         if !self.machine.awaits_guest() {
             return Err(MigrationError::NotIncoming);
         }
-        // Clients hear of an end as the driver's last act: whoever answers to it at once waits until it is put away.
+        // Clients hear of an end as the driver's last act: whoever answers to it at once waits
+        // until it is put away.
         let ending = |current: &mut Current| current.incoming.as_ref().is_some_and(|previous| !previous.goes_on());
         let (current, _) =
             self.changed.wait_timeout_while(current, FAREWELL, ending).unwrap_or_else(PoisonError::into_inner);
@@ -189,7 +194,8 @@ impl Migrations {
         Ok(endpoint)
     }
 
-    /// QMP `migrate_cancel`: returns once the cancel is accepted. Nothing to cancel is no error, as in QEMU.
+    /// QMP `migrate_cancel`: returns once the cancel is accepted. Nothing to cancel is no error,
+    /// as in QEMU.
     ///
     /// # Errors
     /// After the permit, saying why.
@@ -220,8 +226,8 @@ impl Migrations {
         }
     }
 
-    /// QMP `migrate-recover`, on the destination: the source of a paused postcopy is awaited at `at`. Returns the address with
-    /// the port that was chosen.
+    /// QMP `migrate-recover`, on the destination: the source of a paused postcopy is awaited at
+    /// `at`. Returns the address with the port that was chosen.
     ///
     /// # Errors
     /// When no incoming postcopy is paused, or the address cannot be listened at.

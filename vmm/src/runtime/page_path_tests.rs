@@ -1,4 +1,5 @@
-//! The path of a page, from one guest's memory to the other's: what it must not cost, and what it leaves behind.
+//! The path of a page, from one guest's memory to the other's: what it must not cost, and what it
+//! leaves behind.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -97,8 +98,8 @@ fn contents(machine: &Machine) -> Vec<u8> {
     bytes
 }
 
-/// Sends two rounds of a machine whose memory holds data in every other page. Returns the pages with data, and how often the sender and
-/// the receiver have allocated in each round.
+/// Sends two rounds of a machine whose memory holds data in every other page. Returns the pages
+/// with data, and how often the sender and the receiver have allocated in each round.
 fn two_rounds(backing: Backing, mib: u64, form: Form) -> (u64, [u64; 2], [u64; 2]) {
     let (source, destination) = (machine(backing, mib), machine(backing, mib));
     let pages = source.memory().pages();

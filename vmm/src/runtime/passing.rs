@@ -1,7 +1,9 @@
-//! Descriptors on their way over a Unix socket (unix(7), `SCM_RIGHTS`): with the first byte of a message, and nowhere else.
+//! Descriptors on their way over a Unix socket (unix(7), `SCM_RIGHTS`): with the first byte of a
+//! message, and nowhere else.
 //!
-//! The control link's two ends use this, for the first message of a migration alone. A descriptor that comes with any other byte is
-//! closed by the kernel, because whoever reads that byte asks for none.
+//! The control link's two ends use this, for the first message of a migration alone. A descriptor
+//! that comes with any other byte is closed by the kernel, because whoever reads that byte asks
+//! for none.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -16,7 +18,8 @@ use rustix::net::{
 
 use crate::runtime::stream::{Allowance, Stream, retry};
 
-/// Descriptors that are kept of what comes: one is expected, a second tells that something is wrong, and all others are closed.
+/// Descriptors that are kept of what comes: one is expected, a second tells that something is
+/// wrong, and all others are closed.
 const KEPT: usize = 2;
 
 /// Sends as much of the slices as goes within what is left of `allowance`, and `descriptor` with

@@ -1,7 +1,7 @@
 //! What is known about a process's present or last migration, for `query-migrate`.
 //!
-//! Page threads count into atomics, once a chunk; the driver writes the rest when its state changes; QMP reads at any time
-//! and never waits for a migration.
+//! Page threads count into atomics, once a chunk; the driver writes the rest when its state
+//! changes; QMP reads at any time and never waits for a migration.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

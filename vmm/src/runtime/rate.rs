@@ -1,4 +1,5 @@
-//! Bandwidth: the operator's cap on pages, in bytes on the link, and what the link was measured to carry, in bytes before compression.
+//! Bandwidth: the operator's cap on pages, in bytes on the link, and what the link was measured to
+//! carry, in bytes before compression.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -25,7 +26,8 @@ impl Limiter {
         Limiter { bucket: Mutex::new(Bucket::new(Instant::now())) }
     }
 
-    /// Accounts for `bytes` and waits until they fit under `cap` bytes a second (0: no cap), or until `stop`.
+    /// Accounts for `bytes` and waits until they fit under `cap` bytes a second (0: no cap), or
+    /// until `stop`.
     pub fn pace(&self, bytes: u64, cap: &AtomicU64, stop: impl Fn() -> bool) {
         if cap.load(Relaxed) == 0 {
             return;
@@ -91,8 +93,9 @@ impl Bucket {
 pub struct Measured(Option<f64>);
 
 impl Measured {
-    /// Takes a transfer into account; short ones only while nothing better is known, or where the link is not `even`: where compression
-    /// makes one page longer than another, the few that are written again and again may be the long ones.
+    /// Takes a transfer into account; short ones only while nothing better is known, or where the
+    /// link is not `even`: where compression makes one page longer than another, the few that are
+    /// written again and again may be the long ones.
     pub fn sample(&mut self, bytes: u64, took: Duration, even: bool) {
         if took.is_zero() || bytes == 0 || (even && bytes < LEAST_SAMPLE && self.0.is_some()) {
             return;
@@ -102,7 +105,8 @@ impl Measured {
         self.0 = Some(self.0.map_or(rate, |old| if bytes < LEAST_SAMPLE * 16 { (old + rate) / 2.0 } else { rate }));
     }
 
-    /// How long `bytes` would take, in microseconds; nothing is known of a link that has carried nothing.
+    /// How long `bytes` would take, in microseconds; nothing is known of a link that has carried
+    /// nothing.
     #[must_use]
     pub fn expected_us(&self, bytes: u64) -> u64 {
         self.0.map_or(0, |rate| (bytes as f64 * 1e6 / rate) as u64)

@@ -1,7 +1,9 @@
-//! A connection of either family, with what migration needs of it: deadlines, vectored transfer, and an end from outside.
+//! A connection of either family, with what migration needs of it: deadlines, vectored transfer,
+//! and an end from outside.
 //!
-//! Both drivers and their page threads use it. Reads and writes block; another thread ends them with [`Stream::shutdown`],
-//! which is how an attempt that is given up gets its threads back from a peer that does not answer.
+//! Both drivers and their page threads use it. Reads and writes block; another thread ends them
+//! with [`Stream::shutdown`], which is how an attempt that is given up gets its threads back from
+//! a peer that does not answer.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -81,10 +83,11 @@ impl Stream {
         let _ = rustix::net::shutdown(&self.0, Shutdown::Both);
     }
 
-    /// Ends what this side sends; the peer still reads all of it, as long as this side goes on reading.
+    /// Ends what this side sends; the peer still reads all of it, as long as this side goes on
+    /// reading.
     ///
-    /// A socket that is closed with unread bytes in it takes back what the peer has not acknowledged: a last word would be
-    /// lost.
+    /// A socket that is closed with unread bytes in it takes back what the peer has not
+    /// acknowledged: a last word would be lost.
     pub fn finish_sending(&self) {
         // As above.
         let _ = rustix::net::shutdown(&self.0, Shutdown::Write);
@@ -178,7 +181,8 @@ mod tests {
     fn a_peer_that_has_closed_ends_a_write_that_waits_for_room() {
         let (near, far, _) = pair();
         near.set_write_timeout(Some(Duration::from_millis(10))).unwrap();
-        // It reads nothing, so its window fills; its end of the connection says nothing to who sends.
+        // It reads nothing, so its window fills; its end of the connection says nothing to who
+        // sends.
         let writer = std::thread::spawn(move || {
             let bytes = vec![0; 1 << 20];
             loop {

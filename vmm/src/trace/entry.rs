@@ -67,7 +67,8 @@ pub enum What {
         /// The output with what it holds.
         detail: String,
     },
-    /// The state machine was told this: a job's end, a timer, a link's loss, an answer of the ownership record.
+    /// The state machine was told this: a job's end, a timer, a link's loss, an answer of the
+    /// ownership record.
     Input {
         /// The input with what it holds.
         detail: String,
@@ -149,7 +150,8 @@ pub struct Round {
     pub bytes: u64,
     /// How long it took, in microseconds.
     pub took_us: u64,
-    /// Pages that the guest dirtied meanwhile; not known of the last pages, nor of a round that was ended early.
+    /// Pages that the guest dirtied meanwhile; not known of the last pages, nor of a round that
+    /// was ended early.
     pub dirty_pages: Option<u64>,
     /// Percentage of their time that vCPUs were kept from running meanwhile.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,5 @@
-//! What the disk offers its driver: features, limits and the configuration space (virtio 1.2 §5.2.3, §5.2.4).
+//! What the disk offers its driver: features, limits and the configuration space (virtio 1.2
+//! §5.2.3, §5.2.4).
 
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -18,8 +19,8 @@ const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
 /// Bytes in a segment (`size_max`).
 const SIZE_MAX: u32 = 128 * 1024;
 
-/// Bytes of data in a request. A driver that keeps to `seg_max` and `size_max` cannot ask for more, and the stop of a
-/// guest waits for one request at most.
+/// Bytes of data in a request. A driver that keeps to `seg_max` and `size_max` cannot ask for
+/// more, and the stop of a guest waits for one request at most.
 pub(super) const MAX_REQUEST_BYTES: u64 = 32 * 1024 * 1024;
 
 const _: () = assert!(SEG_MAX as u64 * SIZE_MAX as u64 <= MAX_REQUEST_BYTES);

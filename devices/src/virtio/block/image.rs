@@ -1,4 +1,5 @@
-//! The disk image: a raw file or block device, and the lock that says which process's guest may use it.
+//! The disk image: a raw file or block device, and the lock that says which process's guest may
+//! use it.
 //!
 //! Opening takes no lock, so that a destination can open the image while the source's guest runs.
 //! [`Image::lock`] is `acquire`'s part and [`Image::unlock`] is `release`'s. The lock ([`lock`])

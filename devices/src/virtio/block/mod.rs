@@ -58,13 +58,13 @@ pub struct BlockFacts {
 }
 
 impl Block {
-    /// The `instance`th disk of a machine, on the raw image at `path`. Takes no lock and serves no request before `acquire`.
-    /// `faults` may spoil what it asks of the image.
+    /// The `instance`th disk of a machine, on the raw image at `path`. Takes no lock and serves no
+    /// request before `acquire`. `faults` may spoil what it asks of the image.
     ///
     /// # Errors
     ///
-    /// The image cannot be opened, is not a file or block device, or is not made of whole sectors; or the host is out of
-    /// eventfds or threads.
+    /// The image cannot be opened, is not a file or block device, or is not made of whole sectors;
+    /// or the host is out of eventfds or threads.
     pub fn open(
         instance: u32,
         path: &Path,
@@ -255,11 +255,13 @@ impl VirtioDevice for Block {
         self.worker.shared.image.lock()
     }
 
-    /// Looks at the queue once, whether or not a kick is waiting: one may have been consumed before a migration.
+    /// Looks at the queue once, whether or not a kick is waiting: one may have been consumed
+    /// before a migration.
     fn resume(&self) -> io::Result<()> {
         let shared = &self.worker.shared;
         if shared.runs.load(Ordering::SeqCst) {
-            // It was not quiesced: what it does it goes on doing, be it that it waits for a page which is on its way.
+            // It was not quiesced: what it does it goes on doing, be it that it waits for a page
+            // which is on its way.
             return Ok(());
         }
         // After a pause that was given up, the worker may still be in a request or in a flush, and

@@ -1,8 +1,9 @@
 //! One request of the driver, from a chain of descriptors to a status byte (virtio 1.2 §5.2.6).
 //!
-//! The worker hands each chain to [`serve`]. A driver may lay a request out over descriptors as it likes (§2.7.4), and a hostile
-//! one may put anything into them: every address and length is checked, and what cannot be a request is refused with an
-//! error status where there is a byte to write it to.
+//! The worker hands each chain to [`serve`]. A driver may lay a request out over descriptors as it
+//! likes (§2.7.4), and a hostile one may put anything into them: every address and length is
+//! checked, and what cannot be a request is refused with an error status where there is a byte to
+//! write it to.
 
 use std::io::{self, ErrorKind};
 
@@ -26,7 +27,8 @@ pub(super) struct Backend<'a> {
     pub(super) memory: &'a GuestMemory,
     pub(super) image: &'a Image,
     pub(super) id: &'a [u8; ID_BYTES],
-    /// The driver did not take `VIRTIO_BLK_F_FLUSH`: what is written must be durable when its request completes (§5.2.6.2).
+    /// The driver did not take `VIRTIO_BLK_F_FLUSH`: what is written must be durable when its
+    /// request completes (§5.2.6.2).
     pub(super) write_through: bool,
 }
 
@@ -78,7 +80,8 @@ struct Moved {
     cost: u64,
 }
 
-/// A chain taken apart: what the device may read, what it may write, and the status byte at the end of that.
+/// A chain taken apart: what the device may read, what it may write, and the status byte at the
+/// end of that.
 #[derive(Debug, Default)]
 struct Layout {
     readable: Vec<Segment>,
@@ -87,7 +90,8 @@ struct Layout {
 }
 
 impl Layout {
-    /// Walks the chain. With an error comes the place of the status byte, if the chain is whole enough to have one.
+    /// Walks the chain. With an error comes the place of the status byte, if the chain is whole
+    /// enough to have one.
     fn of(chain: DescriptorChain<&GuestMemory>) -> Result<Layout, (Option<GuestAddress>, Refusal)> {
         let mut layout = Layout::default();
         let mut refusal = None;

@@ -1,7 +1,9 @@
-//! The disk's queue as the worker sees it, with everything that other threads need to know about its work.
+//! The disk's queue as the worker sees it, with everything that other threads need to know about
+//! its work.
 //!
-//! One lock guards a [`Ring`]. The worker takes requests out of it and puts results into it, and lets go of the lock in
-//! between, while it reads or writes the image. So the queue's indexes are consistent whenever another thread looks.
+//! One lock guards a [`Ring`]. The worker takes requests out of it and puts results into it, and
+//! lets go of the lock in between, while it reads or writes the image. So the queue's indexes are
+//! consistent whenever another thread looks.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -47,14 +49,16 @@ pub(super) enum SyncStep {
 }
 
 impl Ring {
-    /// Where the next `save` would let another side begin: at the oldest request that is not completed.
+    /// Where the next `save` would let another side begin: at the oldest request that is not
+    /// completed.
     pub(super) fn position(&self) -> Option<QueuePosition> {
         let queue = self.queue.as_ref()?;
         let next_avail = queue.next_avail().wrapping_sub(self.popped);
         Some(QueuePosition { next_avail, next_used: queue.next_used() })
     }
 
-    /// Takes up to [`BATCH`] requests. When there is none, the driver was asked to signal the next.
+    /// Takes up to [`BATCH`] requests. When there is none, the driver was asked to signal the
+    /// next.
     ///
     /// # Errors
     ///
@@ -76,7 +80,8 @@ impl Ring {
         Ok(chains)
     }
 
-    /// Writes the status bytes, puts the requests into the used ring and tells whether the driver wants an interrupt.
+    /// Writes the status bytes, puts the requests into the used ring and tells whether the driver
+    /// wants an interrupt.
     ///
     /// # Errors
     ///
@@ -105,7 +110,8 @@ impl Ring {
     }
 }
 
-/// Requests in the available ring that were not taken yet; `Queue::iter` refuses more than the ring has entries.
+/// Requests in the available ring that were not taken yet; `Queue::iter` refuses more than the
+/// ring has entries.
 fn waiting(queue: &Queue, memory: &GuestMemory) -> Result<u16, Error> {
     Ok(queue.avail_idx(memory, Ordering::Acquire)?.0.wrapping_sub(queue.next_avail()))
 }

@@ -1,7 +1,9 @@
-//! Moves data between the image and guest memory, without a copy in between: vectored reads and writes on guest pages.
+//! Moves data between the image and guest memory, without a copy in between: vectored reads and
+//! writes on guest pages.
 //!
-//! A read fills guest memory behind the back of `vm-memory`, so its pages are marked in the memory's bitmap here, after the
-//! read: that bitmap is how live migration learns what devices wrote.
+//! A read fills guest memory behind the back of `vm-memory`, so its pages are marked in the
+//! memory's bitmap here, after the read: that bitmap is how live migration learns what devices
+//! wrote.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
@@ -36,9 +38,9 @@ pub(super) fn read(image: &Image, offset: u64, memory: &GuestMemory, segments: &
     await_pages(&slices);
     image.faults.before(Place::DiskRead)?;
     let result = run(offset, vectors(&slices), |vectors, offset| {
-        // SAFETY: the descriptor is open; each vector covers a live mapping of guest memory, which the caller's reference to
-        // it keeps. The guest may access the same bytes meanwhile, which is what its driver asked for; no Rust reference
-        // to them exists.
+        // SAFETY: the descriptor is open; each vector covers a live mapping of guest memory, which
+        // the caller's reference to it keeps. The guest may access the same bytes meanwhile, which
+        // is what its driver asked for; no Rust reference to them exists.
         unsafe { libc::preadv(image.file.as_raw_fd(), vectors.as_ptr(), vectors.len() as i32, offset) }
     });
     // After a failure too: some of the vectors may have been filled.
@@ -64,7 +66,8 @@ pub(super) fn write(image: &Image, offset: u64, memory: &GuestMemory, segments: 
     })
 }
 
-/// The host's view of the segments; a segment over a boundary of two memory regions becomes two slices.
+/// The host's view of the segments; a segment over a boundary of two memory regions becomes two
+/// slices.
 fn resolve<'a>(
     memory: &'a GuestMemory,
     segments: &[Segment],
@@ -79,8 +82,9 @@ fn resolve<'a>(
     Ok(slices)
 }
 
-/// Waits here for pages that a migration has yet to bring. In the file operation it would be with the lock of the image's inode held: as
-/// long as a broken postcopy lasts, whoever so much as removed the image would hang where no signal reaches it.
+/// Waits here for pages that a migration has yet to bring. In the file operation it would be with
+/// the lock of the image's inode held: as long as a broken postcopy lasts, whoever so much as
+/// removed the image would hang where no signal reaches it.
 fn await_pages<B: BitmapSlice>(slices: &[VolatileSlice<'_, B>]) {
     for slice in slices.iter().filter(|slice| !slice.is_empty()) {
         let guard = slice.ptr_guard();
@@ -88,8 +92,8 @@ fn await_pages<B: BitmapSlice>(slices: &[VolatileSlice<'_, B>]) {
         let pages =
             (start / PAGE_BYTES + 1..=(start + slice.len() - 1) / PAGE_BYTES).map(|page| page * PAGE_BYTES - start);
         for offset in std::iter::once(0).chain(pages) {
-            // SAFETY: the offset lies in the slice, which is live guest memory as long as the guard; the guest may change the byte,
-            // whose value is of no interest.
+            // SAFETY: the offset lies in the slice, which is live guest memory as long as the
+            // guard; the guest may change the byte, whose value is of no interest.
             let _present = unsafe { guard.as_ptr().add(offset).read_volatile() };
         }
     }

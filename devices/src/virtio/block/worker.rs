@@ -52,7 +52,8 @@ pub(super) struct Shared {
     /// From the device: look at the ring.
     wake: EventFd,
     ring: Mutex<Ring>,
-    /// Between `resume` and `quiesce`, and while the worker lives. Outside the ring for the same reason as `exit`.
+    /// Between `resume` and `quiesce`, and while the worker lives. Outside the ring for the same
+    /// reason as `exit`.
     pub(super) runs: AtomicBool,
     /// The worker should end. Outside the ring, whose lock a stuck worker may hold.
     exit: AtomicBool,
@@ -103,7 +104,8 @@ impl Drop for Worker {
             .and_then(|ring| self.shared.wait(ring, patience, |ring| ring.gone).map(drop));
         match self.thread.take() {
             Some(thread) if gone.is_ok() => drop(thread.join()),
-            // It is stuck in a file operation, holds its own reference to all it touches, and ends with that operation.
+            // It is stuck in a file operation, holds its own reference to all it touches, and ends
+            // with that operation.
             _ => tracing::warn!(image = %self.shared.image.path().display(), "left a disk worker to its stuck request"),
         }
     }
@@ -285,11 +287,13 @@ impl Shared {
         self.complete(&mut done);
     }
 
-    /// Hands results to the driver; tells whether to go on with the batch. Otherwise, the rest of it was given back.
+    /// Hands results to the driver; tells whether to go on with the batch. Otherwise, the rest of
+    /// it was given back.
     fn complete(&self, done: &mut Vec<Done>) -> bool {
         let mut ring = self.lock();
         match ring.complete(&self.memory, done) {
-            // Under the lock, so that a saved state has the interrupt of every request that it counts as completed.
+            // Under the lock, so that a saved state has the interrupt of every request that it
+            // counts as completed.
             Ok(true) => self.signals.used_buffers(),
             Ok(false) => {}
             Err(error) => self.give_up(&mut ring, &error),

@@ -1,7 +1,9 @@
-//! The registers that a driver configures a device through (virtio 1.2 §4.2.2) and the status state machine (§2.1, §3.1).
+//! The registers that a driver configures a device through (virtio 1.2 §4.2.2) and the status
+//! state machine (§2.1, §3.1).
 //!
-//! Plain values: nothing here touches guest memory, waits or signals. [`VirtioMmio`](super::VirtioMmio) holds them under its
-//! lock, and carries out what [`Registers::write`] says has to follow.
+//! Plain values: nothing here touches guest memory, waits or signals.
+//! [`VirtioMmio`](super::VirtioMmio) holds them under its lock, and carries out what
+//! [`Registers::write`] says has to follow.
 
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FAILED,
@@ -9,10 +11,12 @@ use virtio_bindings::virtio_config::{
 };
 use virtio_bindings::virtio_mmio as reg;
 
-/// Bytes of address space that the transport claims: the registers and 256 bytes of configuration space.
+/// Bytes of address space that the transport claims: the registers and 256 bytes of configuration
+/// space.
 pub const MMIO_LEN: u64 = 0x200;
 
-/// Offset of `QueueNotify`, where a machine puts an ioeventfd for each queue, with the queue's index as datamatch.
+/// Offset of `QueueNotify`, where a machine puts an ioeventfd for each queue, with the queue's
+/// index as datamatch.
 pub const QUEUE_NOTIFY: u64 = reg::VIRTIO_MMIO_QUEUE_NOTIFY as u64;
 
 /// Offset of the configuration space.

@@ -1,8 +1,8 @@
 //! Everything that was measured, for the table, for the plots and for the JSON file.
 //!
-//! An account has a section for each row of the bench, a section its cases (a guest of some size, so many connections), a
-//! case its figures, and a figure the values of every run by contender. A measurement that fails leaves a note and no value, and
-//! all else goes on.
+//! An account has a section for each row of the bench, a section its cases (a guest of some size,
+//! so many connections), a case its figures, and a figure the values of every run by contender. A
+//! measurement that fails leaves a note and no value, and all else goes on.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -158,8 +158,8 @@ impl Case {
         self
     }
 
-    /// Measures once and takes the sample, or notes why there is none. A contender that refuses to do this at all, or fails again
-    /// and again, is not asked any more.
+    /// Measures once and takes the sample, or notes why there is none. A contender that refuses to
+    /// do this at all, or fails again and again, is not asked any more.
     pub fn attempt<S: Measured>(
         &mut self,
         contender: Contender,

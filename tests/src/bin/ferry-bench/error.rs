@@ -1,4 +1,5 @@
-//! Why a measurement could not be made. Every part of the bench returns these; `main` prints them with their causes.
+//! Why a measurement could not be made. Every part of the bench returns these; `main` prints them
+//! with their causes.
 
 use std::io;
 

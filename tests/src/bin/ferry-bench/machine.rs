@@ -3,11 +3,13 @@
 use ferry_guest::Workload;
 use ferry_guest::workload::{Order, Rate, Switch};
 
-/// Time between two reports of a vCPU: short, so that the one that spans the switchover comes soon.
+/// Time between two reports of a vCPU: short, so that the one that spans the switchover comes
+/// soon.
 const REPORT_MS: u64 = 100;
 /// Touches of an idle guest: enough that its gaps are known to a millisecond, too few to matter.
 const IDLE_RATE: u64 = 4 << 20;
-/// The same two for a guest that is to leave the host alone: a report, and a wake-up for each touch, are dear where ring 0 is emulated.
+/// The same two for a guest that is to leave the host alone: a report, and a wake-up for each
+/// touch, are dear where ring 0 is emulated.
 const QUIET_REPORT_MS: u64 = 300;
 const QUIET_RATE: u64 = 256 << 10;
 
@@ -33,7 +35,8 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// One that fills half of its memory, and then touches it at random with `rate` bytes of pages a second; next to nothing at 0.
+    /// One that fills half of its memory, and then touches it at random with `rate` bytes of pages
+    /// a second; next to nothing at 0.
     pub fn touching(memory: u64, cpus: u32, rate: u64) -> Self {
         let (load, rate) = match rate {
             0 => ("half of the memory filled, then idle".to_owned(), IDLE_RATE),
@@ -71,7 +74,8 @@ impl Guest {
             order: Order::Rand,
             report_ms: REPORT_MS,
             disk: Switch::Off,
-            // QEMU 7.2 loses the upper halves of the YMM registers on a software-nested KVM, which the guest would notice.
+            // QEMU 7.2 loses the upper halves of the YMM registers on a software-nested KVM, which
+            // the guest would notice.
             simd: Switch::Off,
             ..Workload::default()
         };

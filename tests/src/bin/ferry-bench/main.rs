@@ -1,8 +1,10 @@
-//! `ferry-bench`: what a migration costs here, beside what this host could do at best and beside QEMU.
+//! `ferry-bench`: what a migration costs here, beside what this host could do at best and beside
+//! QEMU.
 //!
-//! `ci/bench` builds and calls it. It has rows, each a question ([`rows::Row`]). For each, one guest (the embedded one) is migrated
-//! over loopback TCP by Ferry, by QEMU where it is installed, and the host's own limit is taken without a VMM, in turns, so that all
-//! meet the same moods of the machine. A measurement that fails is noted, and the others go on. Everything is killed and
+//! `ci/bench` builds and calls it. It has rows, each a question ([`rows::Row`]). For each, one
+//! guest (the embedded one) is migrated over loopback TCP by Ferry, by QEMU where it is installed,
+//! and the host's own limit is taken without a VMM, in turns, so that all meet the same moods of
+//! the machine. A measurement that fails is noted, and the others go on. Everything is killed and
 //! removed at the end, also when it is interrupted.
 
 use std::path::{Path, PathBuf};
@@ -36,7 +38,8 @@ mod target;
 /// Memory of the largest guest that most rows have.
 const MOST_MIB: u64 = 4096;
 
-/// Measure migrations of the embedded guest, beside QEMU and beside what this host could do at best.
+/// Measure migrations of the embedded guest, beside QEMU and beside what this host could do at
+/// best.
 #[derive(Parser, Debug)]
 #[command(name = "ferry-bench", max_term_width = 100)]
 #[command(group(ArgGroup::new("what").required(true).args(["rows", "all"])))]
@@ -50,7 +53,8 @@ struct Options {
     /// Runs of each kind; medians are shown
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
-    /// Guest memory in MiB, in the place of each row's own; a row that takes one size takes the first
+    /// Guest memory in MiB, in the place of each row's own; a row that takes one size takes the
+    /// first
     #[arg(long, value_name = "MIB", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(64..=8192))]
     sizes: Vec<u64>,
     /// Starts of each kind, in the row `start`
@@ -117,8 +121,8 @@ fn run(options: &Options) -> Result<Account, BenchError> {
     Ok(account)
 }
 
-/// Whoever is the first to take gigabytes from a host whose memory is full of cached files waits for them: that is to be nobody who is
-/// measured.
+/// Whoever is the first to take gigabytes from a host whose memory is full of cached files waits
+/// for them: that is to be nobody who is measured.
 fn make_room(bench: &Bench) -> Result<(), BenchError> {
     let mib = bench.sizes_mib.iter().copied().max().unwrap_or(MOST_MIB);
     limit::copy(mib << 20, 1).map(drop)

@@ -1,4 +1,5 @@
-//! Measures one migration: two processes of one kind, the guest loaded, `migrate` over loopback TCP.
+//! Measures one migration: two processes of one kind, the guest loaded, `migrate` over loopback
+//! TCP.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -21,8 +22,8 @@ pub const MIGRATE: Duration = Duration::from_secs(180);
 pub const REPORTS: Duration = Duration::from_secs(30);
 /// Reports of the loaded guest before it is migrated: about a second at its pace.
 pub const WARM_UP: usize = 10;
-/// Reports on the destination, of which the first or, when the stop fell into the printing of one, the second spans the
-/// switchover.
+/// Reports on the destination, of which the first or, when the stop fell into the printing of one,
+/// the second spans the switchover.
 pub const SPANNING: usize = 2;
 /// QEMU's own default, said to both.
 const DOWNTIME_LIMIT_MS: u64 = 300;
@@ -105,9 +106,11 @@ pub struct Sample {
     pub observed_ms: f64,
     /// `downtime`, in milliseconds; Ferry gives it to the microsecond.
     pub downtime_ms: f64,
-    /// Ferry's saving and loading of the device state, in milliseconds: no downtime could do without.
+    /// Ferry's saving and loading of the device state, in milliseconds: no downtime could do
+    /// without.
     pub state_ms: Option<f64>,
-    /// The longest gap between two touches of pages, in milliseconds, in the guest's reports that span the switchover.
+    /// The longest gap between two touches of pages, in milliseconds, in the guest's reports that
+    /// span the switchover.
     pub gap_ms: f64,
     /// The longest gap in the reports of the source from the command on.
     pub gap_before_ms: f64,

@@ -1,4 +1,5 @@
-//! What is measured: Ferry, and QEMU where it is installed. They differ in their command lines; everything else is QMP.
+//! What is measured: Ferry, and QEMU where it is installed. They differ in their command lines;
+//! everything else is QMP.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -103,7 +104,8 @@ impl Peer {
         }
     }
 
-    /// The command that starts it. Guest kernels for QEMU come from `kernel`; Ferry has the same one built in.
+    /// The command that starts it. Guest kernels for QEMU come from `kernel`; Ferry has the same
+    /// one built in.
     pub fn command(&self, guest: &Guest, role: Role, console: Console<'_>, qmp: &Path, kernel: &Path) -> Command {
         let mut command = Command::new(&self.program);
         match self.kind {

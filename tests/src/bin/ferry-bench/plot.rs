@@ -1,4 +1,5 @@
-//! Which charts there are, and what of the account they show. A chart whose row was not measured is not drawn.
+//! Which charts there are, and what of the account they show. A chart whose row was not measured
+//! is not drawn.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -73,7 +74,8 @@ fn fault_latency(account: &Account) -> Option<Chart> {
     })
 }
 
-/// The shortest wait, and then the end of each bucket with the share of all waits that lie below it.
+/// The shortest wait, and then the end of each bucket with the share of all waits that lie below
+/// it.
 fn cumulative<'a>(samples: impl Iterator<Item = &'a Raw>) -> Vec<(f64, f64)> {
     let mut counts = BTreeMap::<u64, u64>::new();
     for bucket in samples.filter_map(|raw| raw.sample["missing"]["buckets"].as_array()).flatten() {

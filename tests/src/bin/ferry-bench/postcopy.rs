@@ -1,9 +1,10 @@
 //! Measures one migration by postcopy: the guest runs at the destination while its memory follows.
 //!
-//! What a missing page costs is told by two witnesses: the guest, which is the same one under every VMM and times each touch
-//! of a page by itself, and the destination, as far as it keeps figures. The guest cannot know why a touch took long: KVM also
-//! maps each page that is there when it is first touched. As many of its longest stalls as pages were asked for are taken
-//! for those that had to wait.
+//! What a missing page costs is told by two witnesses: the guest, which is the same one under
+//! every VMM and times each touch of a page by itself, and the destination, as far as it keeps
+//! figures. The guest cannot know why a touch took long: KVM also maps each page that is there
+//! when it is first touched. As many of its longest stalls as pages were asked for are taken for
+//! those that had to wait.
 
 use std::path::Path;
 use std::time::Instant;
@@ -41,7 +42,8 @@ pub enum When {
     FirstRound,
     /// At once: nearly everything is missing.
     AtOnce,
-    /// When rounds stop paying, as Ferry finds by itself; the others are told after the first round.
+    /// When rounds stop paying, as Ferry finds by itself; the others are told after the first
+    /// round.
     NoProgress,
 }
 
@@ -52,12 +54,13 @@ pub struct Sample {
     pub total_ms: f64,
     /// From the command to the event of its end, by the bench's own clock, in milliseconds.
     pub observed_ms: f64,
-    /// `downtime`, in milliseconds; Ferry gives it to the microsecond. Missing where it is longer than all: QEMU 7.2 forgets to
-    /// note the stop.
+    /// `downtime`, in milliseconds; Ferry gives it to the microsecond. Missing where it is longer
+    /// than all: QEMU 7.2 forgets to note the stop.
     pub downtime_ms: Option<f64>,
     /// Ferry's saving and loading of the device state, in milliseconds.
     pub state_ms: Option<f64>,
-    /// The longest gap between two touches of pages, in milliseconds, in the guest's reports that span the switchover.
+    /// The longest gap between two touches of pages, in milliseconds, in the guest's reports that
+    /// span the switchover.
     pub gap_ms: f64,
     /// The same in all reports from the switchover to the end.
     pub longest_gap_ms: f64,
@@ -80,7 +83,8 @@ pub struct Stalled {
     pub count: u64,
     /// All added up, in milliseconds.
     pub total_ms: f64,
-    /// Shortest stall of a bucket, in microseconds, and how many fell into it; empty buckets are left out.
+    /// Shortest stall of a bucket, in microseconds, and how many fell into it; empty buckets are
+    /// left out.
     pub buckets: Vec<(u64, u32)>,
     /// Half of them were no longer, in microseconds.
     pub p50_us: Option<f64>,
@@ -247,7 +251,8 @@ fn ferry_waits(info: &Value) -> Waits {
     }
 }
 
-/// QEMU knows each vCPU's sum, in whole milliseconds, and from 10.1 on the mean. Its powers of two are too coarse for percentiles.
+/// QEMU knows each vCPU's sum, in whole milliseconds, and from 10.1 on the mean. Its powers of two
+/// are too coarse for percentiles.
 fn qemu_waits(info: &Value) -> Waits {
     let sum = |vcpus: &Vec<Value>| vcpus.iter().filter_map(Value::as_f64).sum();
     let total_ms = info["postcopy-vcpu-blocktime"].as_array().map(sum);

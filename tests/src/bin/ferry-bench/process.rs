@@ -1,4 +1,5 @@
-//! One VMM process: started, spoken to over QMP, killed and reaped when it is dropped or when the bench itself dies.
+//! One VMM process: started, spoken to over QMP, killed and reaped when it is dropped or when the
+//! bench itself dies.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -37,7 +38,8 @@ impl Drop for Reaped {
 
 /// Starts a command whose process dies with this thread.
 pub fn spawn(mut command: Command) -> Result<Reaped, BenchError> {
-    // SAFETY: between fork and exec only this one system call is made, which touches no memory of this process.
+    // SAFETY: between fork and exec only this one system call is made, which touches no memory of
+    // this process.
     unsafe {
         command.pre_exec(|| Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?));
     }
@@ -90,7 +92,8 @@ impl Process {
         self.client.execute(command, arguments).map_err(|source| self.spoken(source))
     }
 
-    /// Lets a destination listen on a free port of loopback. Capabilities must be set before. Returns a URI for `migrate`.
+    /// Lets a destination listen on a free port of loopback. Capabilities must be set before.
+    /// Returns a URI for `migrate`.
     pub fn listen(&mut self) -> Result<String, BenchError> {
         self.execute("migrate-incoming", json!({ "uri": "tcp:127.0.0.1:0" }))?;
         let deadline = Instant::now() + ANSWER;
@@ -157,7 +160,8 @@ impl Process {
         found.ok_or_else(|| self.lacks(&path.join("."), reply))
     }
 
-    /// Why a conversation failed: a process that crashed is told from one that answers with an error.
+    /// Why a conversation failed: a process that crashed is told from one that answers with an
+    /// error.
     fn spoken(&mut self, source: ClientError) -> BenchError {
         let deadline = Instant::now() + REAP;
         let broken = matches!(source, ClientError::Closed { .. } | ClientError::Io { .. });

@@ -1,7 +1,7 @@
 //! Follows one guest's reports through the serial files of both its processes.
 //!
-//! A guest may leave in the middle of a line: its first half is then in the source's file and the rest in the
-//! destination's, so both are read as one stream.
+//! A guest may leave in the middle of a line: its first half is then in the source's file and the
+//! rest in the destination's, so both are read as one stream.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -63,7 +63,8 @@ impl SerialLog {
         self.reports.iter().map(|(cpu, reports)| (*cpu, reports.len())).collect()
     }
 
-    /// The longest gap, in µs, that any vCPU named in the reports after `from`, at most `most` of each.
+    /// The longest gap, in µs, that any vCPU named in the reports after `from`, at most `most` of
+    /// each.
     pub fn longest_gap_us(&self, from: &BTreeMap<u32, usize>, most: usize) -> u64 {
         let after = |(cpu, reports): (&u32, &Vec<Report>)| {
             let from = from.get(cpu).copied().unwrap_or(0);
@@ -72,8 +73,8 @@ impl SerialLog {
         self.reports.iter().filter_map(after).max().unwrap_or(0)
     }
 
-    /// Pages that all vCPUs together touched a second, from the first to the last report of each after `from`. `None` when a vCPU
-    /// has not reported twice.
+    /// Pages that all vCPUs together touched a second, from the first to the last report of each
+    /// after `from`. `None` when a vCPU has not reported twice.
     pub fn pages_per_second(&self, from: &BTreeMap<u32, usize>) -> Option<f64> {
         let of = |(cpu, reports): (&u32, &Vec<Report>)| {
             let reports = reports.get(from.get(cpu).copied().unwrap_or(0)..)?;

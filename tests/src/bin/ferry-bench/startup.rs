@@ -1,5 +1,5 @@
-//! Measures a start: from the start of the process to the guest's first serial byte, and the memory that the VMM itself
-//! takes.
+//! Measures a start: from the start of the process to the guest's first serial byte, and the
+//! memory that the VMM itself takes.
 
 use std::io::Read;
 use std::path::Path;
@@ -15,7 +15,8 @@ use crate::machine::Guest;
 use crate::peer::{Console, Peer, Role};
 use crate::process::spawn;
 
-/// Guest memory: large, so that it cannot be confused with a mapping of the VMM's own. Little of it is touched.
+/// Guest memory: large, so that it cannot be confused with a mapping of the VMM's own. Little of
+/// it is touched.
 const MEMORY: u64 = 1 << 30;
 /// How long a guest may take to say something.
 const FIRST_BYTE: Duration = Duration::from_secs(20);

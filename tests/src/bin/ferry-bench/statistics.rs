@@ -1,4 +1,5 @@
-//! Medians, percentiles and spans: one odd run on a shared machine should not decide what is shown.
+//! Medians, percentiles and spans: one odd run on a shared machine should not decide what is
+//! shown.
 
 /// The middle value, or the mean of the two middle ones; nothing of nothing.
 pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
@@ -11,7 +12,8 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     }
 }
 
-/// The smallest value that is no less than `percent` of 100 values (nearest rank); nothing of nothing.
+/// The smallest value that is no less than `percent` of 100 values (nearest rank); nothing of
+/// nothing.
 pub fn percentile(values: impl IntoIterator<Item = f64>, percent: usize) -> Option<f64> {
     let values = sorted(values);
     let rank = (values.len() * percent).div_ceil(100).max(1);

@@ -1,7 +1,7 @@
 //! Where the bench works: directories of its own that are gone at the end, also after a signal.
 //!
-//! Children ask the kernel to be killed when this process ends ([`crate::process`]), so after a signal only the directories
-//! are left to remove.
+//! Children ask the kernel to be killed when this process ends ([`crate::process`]), so after a
+//! signal only the directories are left to remove.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,11 +17,13 @@ const SIGNALS: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 pub struct Surroundings {
     /// With a short name: the path of a Unix socket may have 107 bytes.
     pub sockets: TempDir,
-    /// On the storage where the results go: the usual temporary directory may be memory, where nothing takes time to be durable.
+    /// On the storage where the results go: the usual temporary directory may be memory, where
+    /// nothing takes time to be durable.
     pub storage: TempDir,
 }
 
-/// Makes the directories, and watches for signals from now on. To be called before any other thread is started.
+/// Makes the directories, and watches for signals from now on. To be called before any other
+/// thread is started.
 pub fn prepare(output: &Path) -> Result<Surroundings, BenchError> {
     let sockets =
         tempfile::Builder::new().prefix("ferry-b").tempdir().map_err(BenchError::system("make a directory"))?;

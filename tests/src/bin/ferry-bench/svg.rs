@@ -1,7 +1,8 @@
-//! Draws a chart as SVG: titled, with axes, units, grid and legend, legible on light and on dark pages.
+//! Draws a chart as SVG: titled, with axes, units, grid and legend, legible on light and on dark
+//! pages.
 //!
-//! Colours are in a style sheet that follows the reader's colour scheme; lines differ in dashes and marks as well, so that they
-//! can be told apart without colours.
+//! Colours are in a style sheet that follows the reader's colour scheme; lines differ in dashes
+//! and marks as well, so that they can be told apart without colours.
 
 use std::fmt::Write;
 

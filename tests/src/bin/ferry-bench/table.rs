@@ -1,4 +1,5 @@
-//! The table that people read: ratios first, then the medians behind them with Ferry's span, then targets and verdicts.
+//! The table that people read: ratios first, then the medians behind them with Ferry's span, then
+//! targets and verdicts.
 
 use std::fmt::Write;
 

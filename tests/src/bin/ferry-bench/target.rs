@@ -1,4 +1,5 @@
-//! What figures should come to, and whether they do: the one place to look at when a target changes.
+//! What figures should come to, and whether they do: the one place to look at when a target
+//! changes.
 
 use serde::Serialize;
 
@@ -20,7 +21,8 @@ pub enum Target {
     LeastTimes(f64, Contender),
     /// No more than so many times Ferry's median of another figure of the same case.
     MostTimesFigure(f64, &'static str),
-    /// No more than this, in the figure's unit, and so many times the limit's median of another figure of the same case.
+    /// No more than this, in the figure's unit, and so many times the limit's median of another
+    /// figure of the same case.
     MostAndLimits(f64, f64, &'static str),
 }
 

@@ -1,5 +1,5 @@
-//! A healthy pair stays together: while both sides are in an active postcopy and the link is up, both give signs of life, so
-//! that neither takes the other for dead.
+//! A healthy pair stays together: while both sides are in an active postcopy and the link is up,
+//! both give signs of life, so that neither takes the other for dead.
 
 use ferry_migration::Status;
 

@@ -1,8 +1,10 @@
-//! A live pair never stays stopped: from every world in which both processes live, the guest comes to run on one side by
-//! itself, without an operator and without storage that heals. With a record, the only excuse is that the record is out of
-//! the reach of the side that it names; without one, that `uncertain` is shown.
+//! A live pair never stays stopped: from every world in which both processes live, the guest comes
+//! to run on one side by itself, without an operator and without storage that heals. With a
+//! record, the only excuse is that the record is out of the reach of the side that it names;
+//! without one, that `uncertain` is shown.
 //!
-//! It speaks of what can still come, so the search checks it when the whole graph is known ([`super::super::graph`]).
+//! It speaks of what can still come, so the search checks it when the whole graph is known
+//! ([`super::super::graph`]).
 
 use ferry_migration::Status;
 use ferry_migration::message::Handshake;

@@ -1,6 +1,6 @@
-//! Faults off, it finishes: from every world, whatever went wrong before, a good end is within reach when nothing more goes
-//! wrong, storage heals, and an operator does what the state asks for (recover a pause, resolve an uncertainty truthfully).
-//! So no state machine can be stuck.
+//! Faults off, it finishes: from every world, whatever went wrong before, a good end is within
+//! reach when nothing more goes wrong, storage heals, and an operator does what the state asks for
+//! (recover a pause, resolve an uncertainty truthfully). So no state machine can be stuck.
 
 use crate::explorer::facts::{DestinationGuest, End, Facts, SourceGuest};
 use crate::explorer::world::World;
@@ -17,9 +17,11 @@ pub fn facts_ended_well(facts: &Facts, arrived: bool) -> bool {
     let (source, destination) = (&facts.source, &facts.destination);
     match (source.alive, destination.alive) {
         (true, true) => pair_ended_well(facts, arrived),
-        // The source has ended, or holds the memory of a guest that was lost over there, and says so.
+        // The source has ended, or holds the memory of a guest that was lost over there, and says
+        // so.
         (true, false) => source.end.is_some(),
-        // The destination has ended, or shows that its guest waits for pages that nobody has any more.
+        // The destination has ended, or shows that its guest waits for pages that nobody has any
+        // more.
         (false, true) => !arrived || destination.end.is_some() || destination.paused,
         (false, false) => true,
     }

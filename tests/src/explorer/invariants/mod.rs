@@ -1,4 +1,5 @@
-//! The promises, each in a file of its own: what an explored world, or a whole exploration, must not show.
+//! The promises, each in a file of its own: what an explored world, or a whole exploration, must
+//! not show.
 
 pub mod both_beat;
 pub mod both_stopped;
@@ -24,7 +25,8 @@ pub enum Invariant {
     /// No process boots a guest over the newest state of a living one, and none takes along what
     /// it does not own.
     Kept,
-    /// The source frees, and the destination runs, only with every page here or served, or with the truth shown.
+    /// The source frees, and the destination runs, only with every page here or served, or with
+    /// the truth shown.
     Pages,
     /// Every end is told once, with its reason.
     Told,
@@ -77,7 +79,8 @@ impl Invariant {
         }
     }
 
-    /// How this world breaks it, for those of [`Invariant::OF_A_WORLD`]; `quiet` when nothing happens by itself any more.
+    /// How this world breaks it, for those of [`Invariant::OF_A_WORLD`]; `quiet` when nothing
+    /// happens by itself any more.
     #[must_use]
     pub fn broken(self, world: &World, quiet: bool) -> Option<&'static str> {
         match self {

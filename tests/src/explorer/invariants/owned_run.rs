@@ -1,5 +1,6 @@
-//! After the permit the record decides, whatever is said on the link: a source that runs again has won a swap, and a
-//! destination that runs is named. (An operator who has fenced the other side stands above the record.)
+//! After the permit the record decides, whatever is said on the link: a source that runs again has
+//! won a swap, and a destination that runs is named. (An operator who has fenced the other side
+//! stands above the record.)
 
 use crate::explorer::Side;
 use crate::explorer::world::World;

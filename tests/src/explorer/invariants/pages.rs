@@ -1,5 +1,6 @@
-//! No page is given up: the source completes, and frees its memory, only when every page is at a destination that lives. A
-//! destination whose guest misses pages, with nobody left to serve them, shows that it is paused or that the guest is lost.
+//! No page is given up: the source completes, and frees its memory, only when every page is at a
+//! destination that lives. A destination whose guest misses pages, with nobody left to serve them,
+//! shows that it is paused or that the guest is lost.
 
 use crate::explorer::facts::End;
 use crate::explorer::world::World;

@@ -1,5 +1,6 @@
-//! Never a stale resume: once the destination's guest has run, the source's never runs again, even if the destination died.
-//! Its memory is older than its disk. In the same spirit the destination never runs from what another run of the guest sent.
+//! Never a stale resume: once the destination's guest has run, the source's never runs again, even
+//! if the destination died. Its memory is older than its disk. In the same spirit the destination
+//! never runs from what another run of the guest sent.
 
 use crate::explorer::facts::Stale;
 use crate::explorer::world::World;

@@ -1,5 +1,6 @@
-//! Every failure ends in a state that a client can read, with its reason: an end is told once, agrees with the status, and
-//! agrees with where the guest is; and what only waits shows what it waits for.
+//! Every failure ends in a state that a client can read, with its reason: an end is told once,
+//! agrees with the status, and agrees with where the guest is; and what only waits shows what it
+//! waits for.
 
 use ferry_migration::{Status, Timer};
 

@@ -42,7 +42,8 @@ const BY_PEOPLE: [What; 8] = [
     What::Stranger,
 ];
 
-/// For frames that are not messages: these have many of a kind, and what one teaches the others do too.
+/// For frames that are not messages: these have many of a kind, and what one teaches the others do
+/// too.
 const TO_FRAME: [What; 9] = [
     What::Reset,
     What::Close,

@@ -1,4 +1,5 @@
-//! Which cells there are: made from the protocol's own tables, so that a new message, output or ioctl brings its cells with it.
+//! Which cells there are: made from the protocol's own tables, so that a new message, output or
+//! ioctl brings its cells with it.
 //!
 //! [`frames`] has what happens while something is on its way, [`steps`] what happens when a side
 //! is about to do something, [`rules`] what fails inside a process by itself, [`stalls`] links
@@ -34,7 +35,8 @@ pub fn all() -> Vec<Cell> {
     for (moment, Moment { mode, when, whats }) in moments.enumerate() {
         for (number, what) in whats.into_iter().enumerate() {
             for (handshake, which) in HANDSHAKES.into_iter().zip(0..) {
-                // What is much the same with either handshake is done with one, in turns; the number of vCPUs takes turns too.
+                // What is much the same with either handshake is done with one, in turns; the
+                // number of vCPUs takes turns too.
                 let turn = (moment + number + which) % 2;
                 if fits(handshake, what, when) && (turn == 0 || decides(what, when)) {
                     cells.push(Cell { mode, handshake, cpus: 1 + turn as u32, when, what });
@@ -61,7 +63,8 @@ struct Moment {
     whats: Vec<What>,
 }
 
-/// Whether it matters for who runs the guest which handshake it is: these cells are done with each.
+/// Whether it matters for who runs the guest which handshake it is: these cells are done with
+/// each.
 fn decides(what: What, when: When) -> bool {
     let late = matches!(
         when,

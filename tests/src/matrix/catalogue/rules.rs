@@ -1,5 +1,5 @@
-//! What fails inside a process by itself: devices, calls to the kernel, the record's file, the disk image, the host's limits,
-//! its clock.
+//! What fails inside a process by itself: devices, calls to the kernel, the record's file, the
+//! disk image, the host's limits, its clock.
 
 use ferry_vmm::kvm::StateCall;
 

@@ -1,17 +1,19 @@
 //! Who ran the guest, and when, by the samples of CPU time.
 //!
-//! A sample says how much a thread had used up to then; between two samples of a thread its account grew at an unknown moment. So what
-//! can be proved is: *not before* the earlier one and *not after* the later one. A sampler that was kept waiting makes these stretches
-//! long and proofs fewer, never wrong.
+//! A sample says how much a thread had used up to then; between two samples of a thread its
+//! account grew at an unknown moment. So what can be proved is: *not before* the earlier one and
+//! *not after* the later one. A sampler that was kept waiting makes these stretches long and
+//! proofs fewer, never wrong.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use crate::matrix::evidence::{Evidence, Sample};
 
-/// CPU time that a process's vCPU threads may use without running the guest: they begin, and wake to look whether they may run. Measured:
-/// 0.05 ms each from their beginning to their first run, and nothing once the guest has left. A guest that runs uses 0.2 to 0.8 ms in
-/// each millisecond, so it is known for one within 5 to 15 ms.
+/// CPU time that a process's vCPU threads may use without running the guest: they begin, and wake
+/// to look whether they may run. Measured: 0.05 ms each from their beginning to their first run,
+/// and nothing once the guest has left. A guest that runs uses 0.2 to 0.8 ms in each millisecond,
+/// so it is known for one within 5 to 15 ms.
 pub const RUN: Duration = Duration::from_millis(2);
 
 /// A stretch in which a vCPU's account grew.

@@ -1,10 +1,14 @@
-//! **disk-log**: the disk is written by one process at a time, and by the one that the ownership record names.
+//! **disk-log**: the disk is written by one process at a time, and by the one that the ownership
+//! record names.
 //!
-//! Three rules over the writes as the kernel told them ([`crate::matrix::watch::disk`] says what it can and cannot see):
-//! 1. once another process has written, the former never writes again, unless the record gave the guest back to it in a later generation;
+//! Three rules over the writes as the kernel told them ([`crate::matrix::watch::disk`] says what
+//! it can and cannot see):
+//! 1. once another process has written, the former never writes again, unless the record gave the
+//!    guest back to it in a later generation;
 //! 2. the generations that the record names never go back;
-//! 3. a writer is the process that the record names. A write becomes known a few milliseconds late, so it is charged only if the record did
-//!    not name its writer at any of the looks around it. A record that could not be read at those looks charges nobody.
+//! 3. a writer is the process that the record names. A write becomes known a few milliseconds
+//!    late, so it is charged only if the record did not name its writer at any of the looks around
+//!    it. A record that could not be read at those looks charges nobody.
 
 use std::collections::BTreeMap;
 
@@ -78,7 +82,8 @@ fn unnamed(writes: &[Write]) -> Option<&Write> {
 
 /// A write by a process after another one had written, and that other one.
 fn returned(writes: &[Write]) -> Option<(&Write, u32)> {
-    // Of each writer: the highest generation in which it was named, and the place of its newest write.
+    // Of each writer: the highest generation in which it was named, and the place of its newest
+    // write.
     let mut last: BTreeMap<u32, (u64, usize)> = BTreeMap::new();
     for (at, write) in writes.iter().enumerate() {
         let own = write.named.iter().filter(|named| named.pid == Some(write.pid)).map(|named| named.generation).max();

@@ -1,8 +1,10 @@
-//! **disk-stamps**: every sector of the image is empty or holds one whole stamp that the guest wrote to this very place.
+//! **disk-stamps**: every sector of the image is empty or holds one whole stamp that the guest
+//! wrote to this very place.
 //!
-//! The runner looks at the image when nobody writes (the guest is stopped, or has ended). A stamp names its sector and the guest's seed, and
-//! fills the sector: a torn write, a write to another place and a foreign writer show. It does not see whether a stamp is the newest: the
-//! guest checks that itself, since it reads back what it wrote.
+//! The runner looks at the image when nobody writes (the guest is stopped, or has ended). A stamp
+//! names its sector and the guest's seed, and fills the sector: a torn write, a write to another
+//! place and a foreign writer show. It does not see whether a stamp is the newest: the guest
+//! checks that itself, since it reads back what it wrote.
 
 use super::Verdict;
 use crate::matrix::evidence::Evidence;

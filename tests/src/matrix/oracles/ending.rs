@@ -1,10 +1,13 @@
-//! **ending**: when all has settled the guest is in one known place, or its absence is admitted, and the cell allows it.
+//! **ending**: when all has settled the guest is in one known place, or its absence is admitted,
+//! and the cell allows it.
 //!
-//! Where the guest runs is read from CPU time over the last [`Evidence::REST`]: that decides. What the processes say must agree with it: a side
-//! that says `running` runs, and the other does not claim the guest. Only where nobody runs does what they say decide which kind of
-//! standstill it is: `uncertain` (the source says so), paused (both sides of a broken postcopy answer and say so), stopped by an operator,
-//! ended by the guest itself; whatever is left is a lost guest. With the handshake `owned`, the ownership record, read by code of the
-//! tests, must name the process that runs the guest; a record that cannot be read decides nothing.
+//! Where the guest runs is read from CPU time over the last [`Evidence::REST`]: that decides. What
+//! the processes say must agree with it: a side that says `running` runs, and the other does not
+//! claim the guest. Only where nobody runs does what they say decide which kind of standstill it
+//! is: `uncertain` (the source says so), paused (both sides of a broken postcopy answer and say
+//! so), stopped by an operator, ended by the guest itself; whatever is left is a lost guest. With
+//! the handshake `owned`, the ownership record, read by code of the tests, must name the process
+//! that runs the guest; a record that cannot be read decides nothing.
 
 use ferry_guest::{Line, parse_line};
 use ferry_migration::{Handshake, Status};

@@ -1,8 +1,10 @@
-//! **guest**: the guest itself has nothing to complain about, through every process that it visits.
+//! **guest**: the guest itself has nothing to complain about, through every process that it
+//! visits.
 //!
-//! It checks its memory, its registers, its disk, its timer and its clocks all the time, and counts what is wrong. Here its words are taken from
-//! the serial output of all processes in the order of its visits: no error line, no counted error, no count and no clock that goes
-//! back. Whether the words are complete is judged by `serial`.
+//! It checks its memory, its registers, its disk, its timer and its clocks all the time, and
+//! counts what is wrong. Here its words are taken from the serial output of all processes in the
+//! order of its visits: no error line, no counted error, no count and no clock that goes back.
+//! Whether the words are complete is judged by `serial`.
 
 use super::{Verdict, words};
 use crate::guest::account::Finding;

@@ -1,4 +1,5 @@
-//! **leaks**: a migration leaves nothing behind in a process that lives on, and a process that has ended leaves nothing at all.
+//! **leaks**: a migration leaves nothing behind in a process that lives on, and a process that has
+//! ended leaves nothing at all.
 //!
 //! Three ways to look at it:
 //! 1. a source, or a destination that never got the guest, holds afterwards no more than it held
@@ -7,13 +8,15 @@
 //!    first migration), one descriptor on the ownership record, which a process keeps once it has
 //!    used it, the thread that KVM itself makes when a machine runs for the first time
 //!    (`kvm-nx-lpage-re`), and the one that the first message to standard error starts (`stderr`);
-//! 2. a destination that got the guest holds more than before, by its nature; but no process whose migration has ended holds a thread of a
-//!    migration, a TCP connection or a userfaultfd any more;
-//! 3. the disk's lock is where the guest is: a process that runs a guest with a disk holds a lock to write, and one that has handed
-//!    its guest over, or never got it, holds none.
+//! 2. a destination that got the guest holds more than before, by its nature; but no process whose
+//!    migration has ended holds a thread of a migration, a TCP connection or a userfaultfd any
+//!    more;
+//! 3. the disk's lock is where the guest is: a process that runs a guest with a disk holds a lock
+//!    to write, and one that has handed its guest over, or never got it, holds none.
 //!
-//! A migration that is paused or uncertain has not ended and keeps what it needs. The harness's own connections (QMP) must be the same in
-//! both looks. What an ended process left in the file system is in [`Evidence::left`].
+//! A migration that is paused or uncertain has not ended and keeps what it needs. The harness's
+//! own connections (QMP) must be the same in both looks. What an ended process left in the file
+//! system is in [`Evidence::left`].
 
 use std::collections::BTreeMap;
 
@@ -25,7 +28,8 @@ use crate::procfs::Inventory;
 
 /// Mappings that may come and stay.
 const MAPPINGS: usize = 64;
-/// How the names of a migration's threads begin (`docs/architecture.md`; the kernel keeps 15 bytes of a name).
+/// How the names of a migration's threads begin (`docs/architecture.md`; the kernel keeps 15 bytes
+/// of a name).
 const THREADS: [&str; 4] = ["ferry-src-", "ferry-source", "ferry-dst-", "ferry-dest"];
 
 /// Judges it.
@@ -71,7 +75,8 @@ fn leaks_of(process: &Process, after: &Inventory, disk: bool) -> Vec<String> {
     found
 }
 
-/// What a process holds more than before. The runner may wait until this is empty: a thread needs a moment to end.
+/// What a process holds more than before. The runner may wait until this is empty: a thread needs
+/// a moment to end.
 #[must_use]
 pub fn more(before: &Inventory, after: &Inventory) -> Vec<String> {
     let mut found = more_of("thread", &before.threads, &after.threads);

@@ -1,7 +1,9 @@
-//! The judges of a cell: each looks at the evidence and nothing else, and says whether a promise was kept.
+//! The judges of a cell: each looks at the evidence and nothing else, and says whether a promise
+//! was kept.
 //!
-//! They share no code with Ferry but the types of its statuses. Each is a pure function in a file of its own, whose page says what it
-//! judges and what it cannot see, and whose tests script violations that it must catch. The runner asks all of [`ORACLES`].
+//! They share no code with Ferry but the types of its statuses. Each is a pure function in a file
+//! of its own, whose page says what it judges and what it cannot see, and whose tests script
+//! violations that it must catch. The runner asks all of [`ORACLES`].
 
 mod activity;
 mod cont;

@@ -1,7 +1,7 @@
 //! **next**: whatever happened, the guest that is left can be migrated again.
 //!
-//! The runner tries a migration to a healthy destination once all has settled, wherever the guest is then; it tries none where there is
-//! no guest, or nobody knows where it is.
+//! The runner tries a migration to a healthy destination once all has settled, wherever the guest
+//! is then; it tries none where there is no guest, or nobody knows where it is.
 
 use super::Verdict;
 use crate::matrix::evidence::Evidence;

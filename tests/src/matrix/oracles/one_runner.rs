@@ -1,14 +1,17 @@
 //! **one-runner**: the guest never runs in two processes, and never again in one that it has left.
 //!
-//! A guest visits processes in one order: source, destination, next. A process that could not start it has never run it, so giving it back is
-//! no visit. Hence one rule: **once a later process has run the guest, no earlier one uses CPU time for its vCPUs.** Two that run at the same time
-//! break it, and so does a source that resumes on stale memory.
+//! A guest visits processes in one order: source, destination, next. A process that could not
+//! start it has never run it, so giving it back is no visit. Hence one rule: **once a later
+//! process has run the guest, no earlier one uses CPU time for its vCPUs.** Two that run at the
+//! same time break it, and so does a source that resumes on stale memory.
 //!
-//! The judgement rests on accounts of CPU time, taken every few milliseconds ([`crate::matrix::watch::Sampler`]), and counts only what
-//! it can prove from them ([`super::activity`]): the later process had used at least [`RUN`] by some sample, and the earlier one used at least
-//! [`RUN`] in stretches that began after that sample. It therefore misses an overlap of less than about 2 × [`RUN`]; a guest that goes on running
-//! twice shows at once, and what it says and writes twice is judged by `serial` and `disk-log`. A vCPU that stands still for a missing
-//! page uses nothing, and is not running.
+//! The judgement rests on accounts of CPU time, taken every few milliseconds
+//! ([`crate::matrix::watch::Sampler`]), and counts only what it can prove from them
+//! ([`super::activity`]): the later process had used at least [`RUN`] by some sample, and the
+//! earlier one used at least [`RUN`] in stretches that began after that sample. It therefore
+//! misses an overlap of less than about 2 × [`RUN`]; a guest that goes on running twice shows at
+//! once, and what it says and writes twice is judged by `serial` and `disk-log`. A vCPU that
+//! stands still for a missing page uses nothing, and is not running.
 
 use super::Verdict;
 use super::activity::{Activity, RUN};

@@ -1,11 +1,13 @@
 //! **resume**: a guest that a break has stopped runs again soon, and how soon.
 //!
-//! The time is taken from the break (or from the guest's stop, if that came later or nobody knows the moment of the break) to `RESUME` on
-//! either side; where neither said so, to the sample by which a vCPU had used [`RUN`](super::activity::RUN) of CPU time. The bound is the
-//! cell's: the time in which the break is noticed, and the 100 ms that a source may take from there. The number is reported even
-//! where there is no bound.
+//! The time is taken from the break (or from the guest's stop, if that came later or nobody knows
+//! the moment of the break) to `RESUME` on either side; where neither said so, to the sample by
+//! which a vCPU had used [`RUN`](super::activity::RUN) of CPU time. The bound is the cell's: the
+//! time in which the break is noticed, and the 100 ms that a source may take from there. The
+//! number is reported even where there is no bound.
 //!
-//! A guest that nobody stopped, and one that never runs again, are not on trial here: `ending` has the latter.
+//! A guest that nobody stopped, and one that never runs again, are not on trial here: `ending` has
+//! the latter.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,4 +1,5 @@
-//! Evidence made by hand: a migration that failed and one that moved the guest, both clean, for tests to spoil.
+//! Evidence made by hand: a migration that failed and one that moved the guest, both clean, for
+//! tests to spoil.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,7 +21,8 @@ pub fn at(ms: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_000_000_000) + Duration::from_millis(ms)
 }
 
-/// Who uses CPU time when, in milliseconds: the accounts of one vCPU for each of two processes, read every 5 ms.
+/// Who uses CPU time when, in milliseconds: the accounts of one vCPU for each of two processes,
+/// read every 5 ms.
 #[derive(Default)]
 pub struct Script {
     runs: Vec<(usize, u64, u64)>,
@@ -161,7 +163,8 @@ pub fn write(ms: u64, pid: u32, generation: u64, owner: u32) -> Write {
     Write { at: at(ms), pid, named: vec![Named { generation, pid: Some(owner) }] }
 }
 
-/// Cut off while the state was on its way: the source resumed within 50 ms, the destination ended with its reason.
+/// Cut off while the state was on its way: the source resumed within 50 ms, the destination ended
+/// with its reason.
 pub fn failed_migration() -> Evidence {
     const REASON: &str = "waiting for the destination to load: the peer closed the control link; look at the destination's \
                           standard error";

@@ -1,11 +1,14 @@
 //! **serial**: the guest's output goes on across processes without a gap and without a repetition.
 //!
-//! A guest may leave in the middle of a line, so the outputs of all processes are one stream in the order of its visits: source, destination,
-//! next. Each vCPU numbers its reports; a line that was lost, came twice, or was cut shows as a number out of place or as a line that does not
-//! parse. So does a process that says anything after the guest has left it: its words then stand before those of the process that the
-//! guest went to, and the numbers do not fit. A boot that no reset explains is a guest that lost its life on the way.
+//! A guest may leave in the middle of a line, so the outputs of all processes are one stream in
+//! the order of its visits: source, destination, next. Each vCPU numbers its reports; a line that
+//! was lost, came twice, or was cut shows as a number out of place or as a line that does not
+//! parse. So does a process that says anything after the guest has left it: its words then stand
+//! before those of the process that the guest went to, and the numbers do not fit. A boot that no
+//! reset explains is a guest that lost its life on the way.
 //!
-//! It sees only what was printed: a second runner that is stopped before its next report escapes it.
+//! It sees only what was printed: a second runner that is stopped before its next report escapes
+//! it.
 
 use super::{Verdict, words};
 use crate::guest::account::Finding;

@@ -1,13 +1,16 @@
 //! **story**: what the processes tell fits together, and a reader can do something with it.
 //!
-//! Of each process: the statuses of its migration follow one another as `docs/states.md` says; `STOP` and `RESUME` take turns; an end
-//! by itself has exit status 0, or 1 with `ferry: …` as the last line of standard error, and no panic. Of each migration that failed, is
-//! uncertain or paused: a reason in `error-desc` that names a cause of the cell and says more than a library's error code; if it waits for
-//! its operator, also what can be done. Whoever still answers has come to an end, or shows that it waits.
+//! Of each process: the statuses of its migration follow one another as `docs/states.md` says;
+//! `STOP` and `RESUME` take turns; an end by itself has exit status 0, or 1 with `ferry: …` as the
+//! last line of standard error, and no panic. Of each migration that failed, is uncertain or
+//! paused: a reason in `error-desc` that names a cause of the cell and says more than a library's
+//! error code; if it waits for its operator, also what can be done. Whoever still answers has come
+//! to an end, or shows that it waits.
 //!
 //! Where a cell says what the source's migration must have come to, it has.
 //!
-//! Whether a reason is true cannot be judged here, only that it names one of the causes that the cell has caused.
+//! Whether a reason is true cannot be judged here, only that it names one of the causes that the
+//! cell has caused.
 
 use ferry_migration::Status;
 
@@ -126,8 +129,8 @@ fn end(process: &Process) -> Option<String> {
     }
 }
 
-/// Whoever answers has come to an end, or shows what it waits for. A destination whose permit is out and whose record does not answer
-/// waits in `device` or `postcopy-setup`.
+/// Whoever answers has come to an end, or shows what it waits for. A destination whose permit is
+/// out and whose record does not answer waits in `device` or `postcopy-setup`.
 fn rest(process: &Process, record: bool) -> Option<String> {
     let status = process.status().filter(|_| process.answers())?;
     let shown = matches!(status, Status::Uncertain | Status::PostcopyPaused);

@@ -1,4 +1,5 @@
-//! What the guest said in a cell: the serial output of all processes as one stream, in the order of its visits.
+//! What the guest said in a cell: the serial output of all processes as one stream, in the order
+//! of its visits.
 
 use ferry_guest::Line;
 

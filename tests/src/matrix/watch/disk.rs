@@ -1,15 +1,19 @@
 //! Learns from the kernel which process writes into a disk image (fanotify(7), `FAN_MODIFY`).
 //!
-//! **What it sees.** Every process that writes by write(2), pwrite(2), their vectored forms, io_uring or truncation is told by its process id,
-//! in the order of the writes, whatever Ferry says. Beside each write it notes what the ownership record says.
+//! **What it sees.** Every process that writes by write(2), pwrite(2), their vectored forms,
+//! io_uring or truncation is told by its process id, in the order of the writes, whatever Ferry
+//! says. Beside each write it notes what the ownership record says.
 //!
-//! **What it cannot see.** Which bytes were written: `disk_stamps` looks at those. How many writes: while an event waits to be read, the
-//! kernel merges further writes of the same process into it. It does not merge those of two processes, so a second writer always
-//! shows. Measured: 10,000 writes in 16 ms were some 2,900 events, 200 writes a millisecond apart were 200. The watch reads every few milliseconds at the latest and at once when it sleeps. Writes through a shared mapping
-//! are not told (Ferry makes none), and neither are writes from another host.
+//! **What it cannot see.** Which bytes were written: `disk_stamps` looks at those. How many
+//! writes: while an event waits to be read, the kernel merges further writes of the same process
+//! into it. It does not merge those of two processes, so a second writer always shows. Measured:
+//! 10,000 writes in 16 ms were some 2,900 events, 200 writes a millisecond apart were 200. The
+//! watch reads every few milliseconds at the latest and at once when it sleeps. Writes through a
+//! shared mapping are not told (Ferry makes none), and neither are writes from another host.
 //!
-//! **The record's word.** A write becomes known shortly after it was made, and the record may have changed in between. So a write bears all that
-//! the record said from before the previous look to after this one: at most about twice [`PERIOD`], unless this machine is very busy.
+//! **The record's word.** A write becomes known shortly after it was made, and the record may have
+//! changed in between. So a write bears all that the record said from before the previous look to
+//! after this one: at most about twice [`PERIOD`], unless this machine is very busy.
 //!
 //! It needs CAP_SYS_ADMIN: without it the kernel does not tell who wrote.
 
@@ -29,8 +33,8 @@ use crate::matrix::watch::record;
 
 /// Longest between two looks at the record and at the writes.
 pub const PERIOD: Duration = Duration::from_millis(5);
-/// Bytes of one event (fanotify(7), `struct fanotify_event_metadata`): its length is at offset 0, the mask at 8, the descriptor at 16, the
-/// process at 20.
+/// Bytes of one event (fanotify(7), `struct fanotify_event_metadata`): its length is at offset 0,
+/// the mask at 8, the descriptor at 16, the process at 20.
 const EVENT: usize = 24;
 /// Events that are read in one go.
 const EVENTS: usize = 256;
@@ -80,7 +84,8 @@ fn group(image: &Path) -> io::Result<File> {
     // SAFETY: the descriptor is new and nobody else's.
     let group = unsafe { File::from_raw_fd(group) };
     let path = CString::new(image.as_os_str().as_bytes()).map_err(io::Error::other)?;
-    // SAFETY: the descriptor is open and the path is a string that ends in zero; both outlive the call.
+    // SAFETY: the descriptor is open and the path is a string that ends in zero; both outlive the
+    // call.
     let marked = unsafe {
         libc::fanotify_mark(group.as_raw_fd(), libc::FAN_MARK_ADD, libc::FAN_MODIFY, libc::AT_FDCWD, path.as_ptr())
     };
@@ -112,7 +117,8 @@ fn watch(mut group: File, record: Option<&Path>, end: &AtomicBool) -> Result<Vec
 /// Waits until there are events, but not for long.
 fn wait(group: RawFd) {
     let mut poll = libc::pollfd { fd: group, events: libc::POLLIN, revents: 0 };
-    // SAFETY: one `pollfd`, which outlives the call. What comes of it does not matter: the descriptor does not block.
+    // SAFETY: one `pollfd`, which outlives the call. What comes of it does not matter: the
+    // descriptor does not block.
     let _ = unsafe { libc::poll(&mut poll, 1, PERIOD.as_millis() as libc::c_int) };
 }
 
@@ -131,7 +137,8 @@ fn read(group: &mut File) -> io::Result<Vec<u32>> {
             let word = |at: usize| u32::from_ne_bytes(rest[at..at + 4].try_into().expect("four bytes"));
             let (size, mask, file, pid) = (word(0) as usize, word(8), word(16) as i32, word(20));
             if file >= 0 {
-                // SAFETY: the kernel opened this descriptor for us with the event, and nobody else knows of it.
+                // SAFETY: the kernel opened this descriptor for us with the event, and nobody else
+                // knows of it.
                 drop(unsafe { OwnedFd::from_raw_fd(file) });
             }
             if u64::from(mask) & libc::FAN_Q_OVERFLOW != 0 {

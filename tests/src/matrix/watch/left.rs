@@ -1,4 +1,5 @@
-//! What is left of processes that have ended: socket files, temporaries, and processes that nobody started knowingly.
+//! What is left of processes that have ended: socket files, temporaries, and processes that nobody
+//! started knowingly.
 
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
@@ -6,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use crate::procfs;
 
-/// What lies in a cell's directory that should have gone: sockets in `gone` (the QMP sockets, and others, of processes that ended by
-/// themselves), temporary files of the ownership record, and processes other than `known` that hold a file of the directory open,
-/// as an orphaned child would. Children of the harness are none of them: one that it is just starting holds all that it holds.
-/// Each is named for people.
+/// What lies in a cell's directory that should have gone: sockets in `gone` (the QMP sockets, and
+/// others, of processes that ended by themselves), temporary files of the ownership record, and
+/// processes other than `known` that hold a file of the directory open, as an orphaned child
+/// would. Children of the harness are none of them: one that it is just starting holds all that it
+/// holds. Each is named for people.
 #[must_use]
 pub fn behind(directory: &Path, gone: &[PathBuf], known: &[u32]) -> Vec<String> {
     let mut left = Vec::new();

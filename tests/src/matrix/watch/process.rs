@@ -10,8 +10,9 @@ use crate::Ferry;
 use crate::matrix::evidence::{Event, Exit, Process, Role};
 use crate::procfs::Inventory;
 
-/// What a process says and holds now. It need not answer, nor live; one that is stopped by a signal is not asked (`ask` is false), since
-/// it would keep the harness waiting. What only the harness knows (kills, freezes, what it held before) is the caller's to add.
+/// What a process says and holds now. It need not answer, nor live; one that is stopped by a
+/// signal is not asked (`ask` is false), since it would keep the harness waiting. What only the
+/// harness knows (kills, freezes, what it held before) is the caller's to add.
 #[must_use]
 pub fn process(ferry: &mut Ferry, role: Role, ask: bool) -> Process {
     let exit =

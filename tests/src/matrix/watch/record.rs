@@ -1,5 +1,5 @@
-//! Reads an ownership record by its specification (`docs/ownership-record.md`), with code that is not Ferry's: a mistake in Ferry's
-//! own reading shows as a difference.
+//! Reads an ownership record by its specification (`docs/ownership-record.md`), with code that is
+//! not Ferry's: a mistake in Ferry's own reading shows as a difference.
 
 use std::fs;
 use std::path::Path;

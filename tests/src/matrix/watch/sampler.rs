@@ -1,12 +1,15 @@
 //! Reads, every few milliseconds, how much CPU time each vCPU's thread has used.
 //!
-//! KVM runs a vCPU on the thread that asked for it, so a guest that runs makes its thread's account grow, and a guest that is
-//! stopped does not: its thread sleeps. The kernel brings the account of a thread that is on a CPU up to date at every tick of
-//! its scheduler (1 to 10 ms) and whenever it leaves the CPU.
+//! KVM runs a vCPU on the thread that asked for it, so a guest that runs makes its thread's
+//! account grow, and a guest that is stopped does not: its thread sleeps. The kernel brings the
+//! account of a thread that is on a CPU up to date at every tick of its scheduler (1 to 10 ms) and
+//! whenever it leaves the CPU.
 //!
-//! The last thread of a process to go takes its memory apart, which may be a vCPU's and takes milliseconds. That is no guest's time, so
-//! a thread that is on its way out is not looked at any more. Before the kernel knows that it is, the thread takes its own vCPU apart,
-//! which on a busy host has taken 2 ms of CPU time: a thread that had stood still, wakes and is gone at once has run no guest.
+//! The last thread of a process to go takes its memory apart, which may be a vCPU's and takes
+//! milliseconds. That is no guest's time, so a thread that is on its way out is not looked at any
+//! more. Before the kernel knows that it is, the thread takes its own vCPU apart, which on a busy
+//! host has taken 2 ms of CPU time: a thread that had stood still, wakes and is gone at once has
+//! run no guest.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -42,15 +45,15 @@ impl Sampler {
         Sampler { orders, taking: std::thread::spawn(move || take(&taken)) }
     }
 
-    /// Looks also at the vCPUs of this process, whose place in the evidence is `process`. Best once it answers: what its threads
-    /// did before is of no interest.
+    /// Looks also at the vCPUs of this process, whose place in the evidence is `process`. Best
+    /// once it answers: what its threads did before is of no interest.
     pub fn watch(&self, process: usize, pid: u32) {
         // It takes orders as long as this end is there.
         let _ = self.orders.send((process, pid));
     }
 
-    /// Ends, and returns what it saw, in the order of time. Where an account stands still there is a sample at the beginning and one at the
-    /// end: those between would say nothing more.
+    /// Ends, and returns what it saw, in the order of time. Where an account stands still there is
+    /// a sample at the beginning and one at the end: those between would say nothing more.
     ///
     /// # Panics
     /// When the thread has panicked.
@@ -118,7 +121,8 @@ impl Thread {
         let Some(on_cpu_ns) = text.and_then(|text| text.split_whitespace().next()?.parse().ok()) else {
             return self.ends(SystemTime::now());
         };
-        // This is asked after the account was read: whoever has not begun to go now had not begun to go then.
+        // This is asked after the account was read: whoever has not begun to go now had not begun
+        // to go then.
         let grew = self.samples.last().is_some_and(|last| last.on_cpu_ns != on_cpu_ns);
         if grew && fs::read_to_string(&self.stat).map_or(true, |stat| is_going(&stat)) {
             return self.ends(SystemTime::now());
@@ -144,8 +148,8 @@ impl Thread {
     }
 }
 
-/// Whether the thread of this `stat` is on its way out: PF_EXITING in its flags, the seventh field after its name, which may
-/// hold anything (proc(5), `include/linux/sched.h`).
+/// Whether the thread of this `stat` is on its way out: PF_EXITING in its flags, the seventh field
+/// after its name, which may hold anything (proc(5), `include/linux/sched.h`).
 fn is_going(stat: &str) -> bool {
     const PF_EXITING: u64 = 0x4;
     let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse::<u64>().ok());

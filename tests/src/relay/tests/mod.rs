@@ -1,5 +1,6 @@
-//! The relay itself: what is not spoiled arrives as it was, and what is spoiled does not. Here are the streams that the tests
-//! send and the faults that change bytes; the other files are about a kind of fault each.
+//! The relay itself: what is not spoiled arrives as it was, and what is spoiled does not. Here are
+//! the streams that the tests send and the faults that change bytes; the other files are about a
+//! kind of fault each.
 
 mod ends;
 mod frames;

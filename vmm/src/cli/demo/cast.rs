@@ -1,4 +1,5 @@
-//! Who plays: the processes of the demo, all the same machine, and the steps that every act is made of.
+//! Who plays: the processes of the demo, all the same machine, and the steps that every act is
+//! made of.
 
 use ferry_guest::Workload;
 use ferry_guest::workload::Rate;
@@ -25,7 +26,8 @@ const REPORT_MS: u64 = 250;
 /// How a migration is to go.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// After the first round the guest runs at the destination, and the rest of its memory follows.
+    /// After the first round the guest runs at the destination, and the rest of its memory
+    /// follows.
     pub postcopy: bool,
     /// Try the device state on the destination while the guest still runs.
     pub rehearsal: bool,

@@ -1,4 +1,5 @@
-//! One `ferry run` of the demo: started from this very binary, spoken to by QMP, gone when dropped.
+//! One `ferry run` of the demo: started from this very binary, spoken to by QMP, gone when
+//! dropped.
 
 use std::fs::{self, File};
 use std::io;
@@ -66,7 +67,8 @@ impl FerryRun {
         self.name
     }
 
-    /// The statuses that its migration has passed through since events were last looked at, as one line.
+    /// The statuses that its migration has passed through since events were last looked at, as one
+    /// line.
     pub fn statuses(&mut self) -> Result<String, CliError> {
         // A reply comes after the events that happened before it.
         self.client.query_migrate()?;

@@ -1,4 +1,5 @@
-//! A destination that cannot take the guest: found in postcopy's switchover, and with the rehearsal long before it.
+//! A destination that cannot take the guest: found in postcopy's switchover, and with the
+//! rehearsal long before it.
 
 use ferry_migration::{MigrationInfo, Status};
 
@@ -28,7 +29,8 @@ pub fn play(stage: &mut Stage, mut source: FerryRun) -> Result<(FerryRun, Accoun
     Ok((source, account))
 }
 
-/// Migrates to a process with a broken device; returns how that ended, and the last words of the process.
+/// Migrates to a process with a broken device; returns how that ended, and the last words of the
+/// process.
 fn fail(
     stage: &mut Stage,
     source: &mut FerryRun,

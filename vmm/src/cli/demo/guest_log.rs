@@ -1,7 +1,8 @@
 //! What the guest says about itself on its serial port, followed from process to process.
 //!
-//! The guest's counters live in its memory, so they go on counting wherever it runs; its output goes to a file of the process
-//! that runs it. A line that was begun in one process and ended in the next is put together again.
+//! The guest's counters live in its memory, so they go on counting wherever it runs; its output
+//! goes to a file of the process that runs it. A line that was begun in one process and ended in
+//! the next is put together again.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -43,7 +44,8 @@ pub struct Account {
 }
 
 impl GuestLog {
-    /// Goes on reading in another file, from its beginning; in the file that is read already, where it was.
+    /// Goes on reading in another file, from its beginning; in the file that is read already,
+    /// where it was.
     pub fn follow(&mut self, path: &Path) -> io::Result<()> {
         self.read()?;
         if self.file.as_ref().is_none_or(|(present, _)| present != path) {

@@ -31,7 +31,8 @@ fn lose_permit(stage: &mut Stage, mut source: FerryRun) -> Result<FerryRun, CliE
     Ok(source)
 }
 
-/// The permit arrives, the answer does not: the source finds that the record names the destination.
+/// The permit arrives, the answer does not: the source finds that the record names the
+/// destination.
 fn lose_answer(stage: &mut Stage, mut source: FerryRun) -> Result<(FerryRun, Account), CliError> {
     let mut destination = cast::start_destination(stage, "fifth", &[])?;
     let info = migrate_until_cut(stage, &mut source, &mut destination, "Started")?;

@@ -1,4 +1,5 @@
-//! The guest moves by postcopy: it runs at the destination while its memory follows, and waits for the pages that it needs first.
+//! The guest moves by postcopy: it runs at the destination while its memory follows, and waits for
+//! the pages that it needs first.
 
 use ferry_migration::{MigrationInfo, Status};
 
@@ -13,7 +14,8 @@ use crate::cli::{CliError, units};
 
 /// Bytes a second of the first round.
 const FAST: u64 = 128 << 20;
-/// Bytes a second while the guest runs there: fewer than it touches, so that it has to wait for some.
+/// Bytes a second while the guest runs there: fewer than it touches, so that it has to wait for
+/// some.
 const SLOW: u64 = 4 << 20;
 /// Cells of the longest bar.
 const BAR_WIDTH: u64 = 24;

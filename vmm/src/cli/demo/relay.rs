@@ -1,7 +1,8 @@
-//! The demo's network: a byte relay on loopback that can be cut, by hand or when a chosen message passes.
+//! The demo's network: a byte relay on loopback that can be cut, by hand or when a chosen message
+//! passes.
 //!
-//! It follows the frames of control links by `ferry_migration::wire`, so "the permit is on its way" is a place in the stream and
-//! no race. Everything else it passes on as it comes.
+//! It follows the frames of control links by `ferry_migration::wire`, so "the permit is on its
+//! way" is a place in the stream and no race. Everything else it passes on as it comes.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -38,7 +39,8 @@ struct State {
 }
 
 impl Relay {
-    /// A relay to `target` (`tcp:ADDRESS:PORT`) that cuts everything in place of passing on the message `cut_at`.
+    /// A relay to `target` (`tcp:ADDRESS:PORT`) that cuts everything in place of passing on the
+    /// message `cut_at`.
     pub fn new(target: &str, cut_at: Option<&'static str>) -> io::Result<Self> {
         let target = target.strip_prefix("tcp:").and_then(|address| address.parse().ok());
         let target =

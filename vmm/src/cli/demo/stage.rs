@@ -103,7 +103,8 @@ impl Stage {
         })
     }
 
-    /// Waits until the guest has done more than `before` on all of its vCPUs, and returns its account.
+    /// Waits until the guest has done more than `before` on all of its vCPUs, and returns its
+    /// account.
     pub fn guest_goes_on(&mut self, cpus: usize, before: &Account) -> Result<Account, CliError> {
         let (pages, uptime) = (before.pages, before.uptime_ms);
         self.wait_until("the guest's next report", |stage| {
@@ -148,7 +149,8 @@ impl Stage {
         self.log.follow(&process.serial).map_err(|error| CliError::failed("cannot read what the guest prints", error))
     }
 
-    /// Waits until `check` gives something, while the guest's words are taken in. Ends on Ctrl-C, and when the guest complains.
+    /// Waits until `check` gives something, while the guest's words are taken in. Ends on Ctrl-C,
+    /// and when the guest complains.
     pub fn wait_until<T>(
         &mut self,
         awaited: &str,

@@ -1,4 +1,5 @@
-//! `ferry run`: builds the machine, opens the QMP socket, lets the guest run or waits for one, and stays until it ends.
+//! `ferry run`: builds the machine, opens the QMP socket, lets the guest run or waits for one, and
+//! stays until it ends.
 
 mod files;
 mod options;
@@ -89,8 +90,8 @@ fn run_machine(options: &Options, signals: &Signals) -> Result<(), CliError> {
     }
 }
 
-/// Ends the guest on the first signal, unless that would lose one that runs elsewhere, and the process on the second; returns
-/// where the first is noted.
+/// Ends the guest on the first signal, unless that would lose one that runs elsewhere, and the
+/// process on the second; returns where the first is noted.
 fn quit_on_signal(
     signals: Receiver<Signal>,
     machine: Weak<Machine>,

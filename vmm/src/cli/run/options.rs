@@ -26,7 +26,8 @@ pub struct Options {
     /// Initial RAM disk
     #[arg(long, value_name = "PATH", requires = "kernel")]
     pub initrd: Option<PathBuf>,
-    /// Guest memory: 16M to 16G, what backs it, and whether the host allocates all of it before anything else happens
+    /// Guest memory: 16M to 16G, what backs it, and whether the host allocates all of it before
+    /// anything else happens
     #[arg(long, value_name = "SIZE[,backing=memfd|anon][,prealloc=on|off]", default_value = "256M")]
     pub memory: MemoryConfig,
     /// vCPUs, from 1 to 16
@@ -42,7 +43,8 @@ pub struct Options {
     /// Listen for QMP on this socket
     #[arg(long, value_name = "unix:PATH", value_parser = qmp_path)]
     pub qmp: Option<PathBuf>,
-    /// Take a guest from another process instead of booting one; `defer` waits for migrate-incoming
+    /// Take a guest from another process instead of booting one; `defer` waits for
+    /// migrate-incoming
     #[arg(long, value_name = "defer|tcp:HOST:PORT|unix:PATH")]
     pub incoming: Option<Incoming>,
     /// Do not start the guest, whether booted here or arrived: wait for cont
@@ -51,16 +53,18 @@ pub struct Options {
     /// The guest's name, the same on both sides of a migration: 1 to 64 bytes
     #[arg(long, value_name = "NAME", default_value = "guest", value_parser = name)]
     pub name: String,
-    /// Where the ownership record is: auto is IMAGE.owner beside a writable disk, else none; with `,take`, the guest is booted
-    /// even though the record says that a hand-over is under way
+    /// Where the ownership record is: auto is IMAGE.owner beside a writable disk, else none; with
+    /// `,take`, the guest is booted even though the record says that a hand-over is under way
     #[arg(long, value_name = "auto|file:PATH|none[,take]", default_value = "auto")]
     pub ownership: OwnershipOption,
     /// Append what happens in migrations to this file, for ferry report
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
-    /// Add a rule to the fault device: fault,at=POINT,do=fail|errno:NAME|hang|delay:MS|kill|freeze|skew:MS[,of=PART][,times=N]
-    /// [,in=incoming|outgoing]. A point is save, load or post_load of a device, KVM_…, step:OUTPUT, send:, sent: or
-    /// received:MESSAGE, or a place such as record:sync, disk:flush or host:connect; docs/faults.md has them all
+    /// Add a rule to the fault device:
+    /// fault,at=POINT,do=fail|errno:NAME|hang|delay:MS|kill|freeze|skew:MS[,of=PART][,times=N]
+    /// [,in=incoming|outgoing]. A point is save, load or post_load of a device, KVM_…,
+    /// step:OUTPUT, send:, sent: or received:MESSAGE, or a place such as record:sync, disk:flush
+    /// or host:connect; docs/faults.md has them all
     #[arg(long = "device", value_name = "fault,at=…,do=…", value_parser = fault)]
     pub faults: Vec<FaultSpec>,
 }

@@ -60,8 +60,8 @@ impl OwnershipOption {
         }))
     }
 
-    /// The record of the guest named `vm`, if it is to have one. Nothing is read or written yet. `faults` may spoil what is asked
-    /// of its storage.
+    /// The record of the guest named `vm`, if it is to have one. Nothing is read or written yet.
+    /// `faults` may spoil what is asked of its storage.
     ///
     /// # Errors
     /// When the guest's name cannot stand in a record, or the disk's image cannot be found.

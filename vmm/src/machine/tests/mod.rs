@@ -1,5 +1,5 @@
-//! The machine on the real KVM with the built-in guest: stopping, throttling, holding, saving, loading, moving,
-//! resetting, ending.
+//! The machine on the real KVM with the built-in guest: stopping, throttling, holding, saving,
+//! loading, moving, resetting, ending.
 
 mod ending;
 mod moving;

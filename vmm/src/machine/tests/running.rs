@@ -131,7 +131,8 @@ fn processors_that_sleep_or_were_never_started_stop_and_load() {
     if !has_kvm() {
         return;
     }
-    // mov dx, 0x3f8; mov al, 'x'; out dx, al; then cli; hlt for ever. The second processor waits for its start.
+    // mov dx, 0x3f8; mov al, 'x'; out dx, al; then cli; hlt for ever. The second processor waits
+    // for its start.
     let kernel = kernel(&[0x66, 0xba, 0xf8, 0x03, 0xb0, b'x', 0xee, 0xfa, 0xf4, 0xeb, 0xfd]);
     let rig = Rig::new("", |config| config.kernel = Some(kernel.path().to_owned()));
     rig.wait_for("x", 1);

@@ -1,10 +1,12 @@
-//! A guest that is slowed down: it runs for its share, nobody waits for its rests, and it is let go again.
+//! A guest that is slowed down: it runs for its share, nobody waits for its rests, and it is let
+//! go again.
 
 use ferry_guest::lines::Report;
 
 use super::*;
 
-/// A report takes milliseconds where ring 0 is emulated, so that there must not be one in every run between two rests.
+/// A report takes milliseconds where ring 0 is emulated, so that there must not be one in every
+/// run between two rests.
 const FLAT_OUT: &str = "ferry.rate=max ferry.report=500 ferry.ws=4M";
 /// How long vCPUs rest between two runs at 99 %.
 const REST: Duration = Duration::from_millis(990);
@@ -21,7 +23,8 @@ impl Rig {
         whole.filter_map(report).collect()
     }
 
-    /// Pages that all vCPUs touch in a second of their own clocks, over some of their next reports.
+    /// Pages that all vCPUs touch in a second of their own clocks, over some of their next
+    /// reports.
     fn pace(&self) -> u64 {
         let before = [0, 1].map(|cpu| self.reports(cpu).len());
         let deadline = Instant::now() + PATIENCE;

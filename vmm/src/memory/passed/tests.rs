@@ -33,7 +33,8 @@ fn viewed_memory_can_only_be_read_until_it_is_taken() {
     let zeros = File::open("/dev/zero").unwrap();
     let fill = || {
         let (host, _) = destination.host_pages(AT.0 / PAGE_SIZE);
-        // SAFETY: the page is mapped for as long as `destination` lives, and only the kernel writes to it.
+        // SAFETY: the page is mapped for as long as `destination` lives, and only the kernel
+        // writes to it.
         unsafe { rustix::io::read(&zeros, std::slice::from_raw_parts_mut(host, 8)) }
     };
     assert_eq!(fill(), Err(rustix::io::Errno::FAULT));

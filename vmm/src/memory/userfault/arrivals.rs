@@ -1,7 +1,8 @@
 //! Which pages are here, and who may place one that is not.
 //!
-//! The urgent link and the bulk links race for the same page. Whoever claims it first places it; everybody else drops what
-//! he received, because the guest may have written the page since. One atomic operation claims up to 64 pages.
+//! The urgent link and the bulk links race for the same page. Whoever claims it first places it;
+//! everybody else drops what he received, because the guest may have written the page since. One
+//! atomic operation claims up to 64 pages.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 

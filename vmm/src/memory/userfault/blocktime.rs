@@ -1,14 +1,15 @@
 //! How long accesses to missing pages waited.
 //!
-//! Every wait ends where a page is placed, on any thread, so the counters are atomic; a management client reads a
-//! [`Blocktime`] from them at any time.
+//! Every wait ends where a page is placed, on any thread, so the counters are atomic; a management
+//! client reads a [`Blocktime`] from them at any time.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Buckets of [`Blocktime::histogram`].
 pub const BUCKETS: usize = 32;
-/// Equal steps from one power of two to the next, by which waits are counted: percentiles need more than powers of two.
+/// Equal steps from one power of two to the next, by which waits are counted: percentiles need
+/// more than powers of two.
 const STEPS: usize = 8;
 /// The width of the first buckets, in nanoseconds: a microsecond in steps.
 const FINEST_NS: u64 = 1000 / STEPS as u64;
@@ -18,21 +19,26 @@ const FINE: usize = STEPS * (1 + BUCKETS);
 /// Waits for missing pages so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Blocktime {
-    /// Pages that had to be asked of the source. Several threads that wait for one page count once.
+    /// Pages that had to be asked of the source. Several threads that wait for one page count
+    /// once.
     pub requests: u64,
-    /// Accesses that waited although the page was here, or is zero: they were let through without the source.
+    /// Accesses that waited although the page was here, or is zero: they were let through without
+    /// the source.
     pub local: u64,
     /// Requested pages that have arrived.
     pub waits: u64,
-    /// Sum over `waits`, from the moment at which the fault was read until the page was there, in microseconds.
+    /// Sum over `waits`, from the moment at which the fault was read until the page was there, in
+    /// microseconds.
     pub total_us: u64,
     /// The longest of them, in microseconds.
     pub longest_us: u64,
-    /// Half of them took no longer, in microseconds, to within an eighth of a power of two; 0 without waits.
+    /// Half of them took no longer, in microseconds, to within an eighth of a power of two; 0
+    /// without waits.
     pub p50_us: u64,
     /// 99 of 100 took no longer, as exactly.
     pub p99_us: u64,
-    /// Entry `n` counts waits of 2^n to 2^(n+1) microseconds; the first also counts shorter ones, the last longer ones.
+    /// Entry `n` counts waits of 2^n to 2^(n+1) microseconds; the first also counts shorter ones,
+    /// the last longer ones.
     pub histogram: [u64; BUCKETS],
 }
 
@@ -107,7 +113,8 @@ fn floor_ns(bucket: usize) -> u64 {
     ((bucket - octave * STEPS) as u64 * FINEST_NS) << octave
 }
 
-/// The middle of the bucket that `percent` of the waits do not exceed, in whole microseconds; 0 without waits.
+/// The middle of the bucket that `percent` of the waits do not exceed, in whole microseconds; 0
+/// without waits.
 fn percentile_us(fine: &[u64; FINE], percent: u64) -> u64 {
     let rank = (fine.iter().sum::<u64>() * percent).div_ceil(100).max(1);
     let mut before = 0;

@@ -1,8 +1,9 @@
 //! Makes outdated pages truly missing, so that the next access waits.
 //!
-//! Precopy has left old contents in pages that the guest wrote since. Arming calls this with the vCPUs of the source
-//! stopped, so it must be quick: it looks into the page table first and touches nothing that is missing already, and it hands
-//! the kernel many ranges at once. The driver may call it before, while the source still runs, to leave less for later.
+//! Precopy has left old contents in pages that the guest wrote since. Arming calls this with the
+//! vCPUs of the source stopped, so it must be quick: it looks into the page table first and
+//! touches nothing that is missing already, and it hands the kernel many ranges at once. The
+//! driver may call it before, while the source still runs, to leave less for later.
 
 use std::fs::File;
 use std::io;
@@ -16,13 +17,15 @@ use super::error::UserfaultError;
 use super::range::{Range, cover};
 use crate::memory::{Memory, populated};
 
-/// When at most one page in so many is outdated, to look for it in the page table takes longer than to discard it.
+/// When at most one page in so many is outdated, to look for it in the page table takes longer
+/// than to discard it.
 const FEW: u64 = 64;
 /// Ranges that one system call takes (IOV_MAX).
 const BATCH: usize = 1024;
 
-/// Takes `outdated` pages out of the guest's page table. A memfd keeps their old contents in the page cache, to be written
-/// over; anonymous memory gives them back. Nobody may use these pages meanwhile.
+/// Takes `outdated` pages out of the guest's page table. A memfd keeps their old contents in the
+/// page cache, to be written over; anonymous memory gives them back. Nobody may use these pages
+/// meanwhile.
 ///
 /// # Errors
 /// When the list is of another machine or the host refuses.
@@ -120,7 +123,8 @@ impl Dropper {
         }
         if !self.in_batches {
             for range in &self.ranges {
-                // SAFETY: the range is guest memory of a mapping that the caller holds, and its contents are given up.
+                // SAFETY: the range is guest memory of a mapping that the caller holds, and its
+                // contents are given up.
                 unsafe { madvise(range.iov_base, range.iov_len, Advice::LinuxDontNeed)? };
             }
         }
@@ -131,7 +135,8 @@ impl Dropper {
     /// `process_madvise(2)` on all ranges; false unless it did all.
     fn batch(&self) -> bool {
         let bytes: usize = self.ranges.iter().map(|range| range.iov_len).sum();
-        // SAFETY: the ranges are guest memory of a mapping that the caller holds, and their contents are given up.
+        // SAFETY: the ranges are guest memory of a mapping that the caller holds, and their
+        // contents are given up.
         let done = unsafe {
             libc::syscall(
                 libc::SYS_process_madvise,

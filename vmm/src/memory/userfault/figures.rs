@@ -1,5 +1,5 @@
-//! What postcopy costs on this host, without a guest: `cargo test -p ferry-vmm --lib figures -- --ignored --nocapture
-//! --test-threads 1`.
+//! What postcopy costs on this host, without a guest: `cargo test -p ferry-vmm --lib figures --
+//! --ignored --nocapture --test-threads 1`.
 
 use std::sync::atomic::AtomicBool;
 use std::thread;

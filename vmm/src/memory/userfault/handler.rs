@@ -1,7 +1,8 @@
 //! Hears of accesses to pages that are not here.
 //!
-//! One thread of the destination's driver waits here and asks the source for what it is told. Accesses that need nobody
-//! else (the page is here but not mapped, or was never written) are let through at once.
+//! One thread of the destination's driver waits here and asks the source for what it is told.
+//! Accesses that need nobody else (the page is here but not mapped, or was never written) are let
+//! through at once.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -43,11 +44,12 @@ impl Handler {
         Handler { faults, events: EventBuffer::new(BATCH), wanted: VecDeque::with_capacity(BATCH) }
     }
 
-    /// Waits for the next page to ask for, until `timeout` has passed or `cancel` is signalled (and left so).
+    /// Waits for the next page to ask for, until `timeout` has passed or `cancel` is signalled
+    /// (and left so).
     ///
     /// # Errors
-    /// When faults cannot be read, or one that needs nobody else cannot be let through. Somebody may wait for ever then
-    /// unless the caller acts.
+    /// When faults cannot be read, or one that needs nobody else cannot be let through. Somebody
+    /// may wait for ever then unless the caller acts.
     pub fn next(&mut self, timeout: Duration, cancel: &EventFd) -> Result<Next, UserfaultError> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -64,7 +66,8 @@ impl Handler {
         }
     }
 
-    /// Pages that were read along with the last one and can be asked for in the same message; takes no time.
+    /// Pages that were read along with the last one and can be asked for in the same message;
+    /// takes no time.
     pub fn more(&mut self) -> Option<u64> {
         self.wanted.pop_front()
     }
@@ -94,7 +97,8 @@ impl Handler {
 
     /// `None` when there is something to read.
     fn wait(&self, deadline: Instant, cancel: &EventFd) -> Result<Option<Next>, Errno> {
-        // SAFETY: the eventfd is open for as long as `cancel` is borrowed, which outlives this call.
+        // SAFETY: the eventfd is open for as long as `cancel` is borrowed, which outlives this
+        // call.
         let cancel_fd = unsafe { BorrowedFd::borrow_raw(cancel.as_raw_fd()) };
         let mut fds = [
             PollFd::from_borrowed_fd(self.faults.uffd.as_fd(), PollFlags::IN),

@@ -1,4 +1,5 @@
-//! What the tests of postcopy share: memory with missing pages, and a source that knows the contents of each.
+//! What the tests of postcopy share: memory with missing pages, and a source that knows the
+//! contents of each.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -18,7 +19,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// Longest that a whole test may take.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Ends the process when the test that holds it takes too long: a thread that waits for a page can be ended in no other way.
+/// Ends the process when the test that holds it takes too long: a thread that waits for a page can
+/// be ended in no other way.
 pub(super) struct Limit(#[expect(dead_code, reason = "its end is the signal")] Sender<()>);
 
 pub(super) fn limit() -> Limit {

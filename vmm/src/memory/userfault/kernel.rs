@@ -1,7 +1,8 @@
-//! The kernel's calls that put pages in place, with the answers that are no errors (`ioctl_userfaultfd(2)`).
+//! The kernel's calls that put pages in place, with the answers that are no errors
+//! (`ioctl_userfaultfd(2)`).
 //!
-//! EAGAIN is a call that ended early: it goes on where it stopped. EEXIST is a page that is there already. ENOENT is memory
-//! that is not watched any more, and like all others an error.
+//! EAGAIN is a call that ended early: it goes on where it stopped. EEXIST is a page that is there
+//! already. ENOENT is memory that is not watched any more, and like all others an error.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -22,12 +23,14 @@ pub(super) struct Stopped {
     pub(super) error: io::Error,
 }
 
-/// Copies whole pages to `to`, which are all missing, and wakes who waits for them (`UFFDIO_COPY`).
+/// Copies whole pages to `to`, which are all missing, and wakes who waits for them
+/// (`UFFDIO_COPY`).
 pub(super) fn copy(uffd: &Uffd, from: &[u8], to: *mut u8) -> Result<(), Stopped> {
     step_through(from.len(), |done| {
         let (rest, to) = (&from[done..], to.wrapping_add(done).cast());
-        // SAFETY: the source is a slice; the kernel checks that the destination is memory watched through this descriptor,
-        // and copies only to where there is no page, so nothing that a reference could point to changes.
+        // SAFETY: the source is a slice; the kernel checks that the destination is memory watched
+        // through this descriptor, and copies only to where there is no page, so nothing that a
+        // reference could point to changes.
         match unsafe { uffd.copy(rest.as_ptr().cast(), to, rest.len(), true) } {
             Err(Error::PartiallyCopied(count)) => match isize::try_from(count) {
                 Ok(count) => Ok(count as usize),
@@ -39,7 +42,8 @@ pub(super) fn copy(uffd: &Uffd, from: &[u8], to: *mut u8) -> Result<(), Stopped>
     })
 }
 
-/// Maps pages that the page cache of a memfd holds, and wakes who waits for them (`UFFDIO_CONTINUE`).
+/// Maps pages that the page cache of a memfd holds, and wakes who waits for them
+/// (`UFFDIO_CONTINUE`).
 pub(super) fn map(uffd: &Uffd, at: *mut u8, pages: u64) -> Result<(), Stopped> {
     step_through(pages as usize * PAGE, |done| {
         let here = at.wrapping_add(done).cast();
@@ -50,14 +54,15 @@ pub(super) fn map(uffd: &Uffd, at: *mut u8, pages: u64) -> Result<(), Stopped> {
     })
 }
 
-/// Places pages of zeros, except where there are pages already, and wakes who waits for them (`UFFDIO_ZEROPAGE`).
+/// Places pages of zeros, except where there are pages already, and wakes who waits for them
+/// (`UFFDIO_ZEROPAGE`).
 pub(super) fn zero(uffd: &Uffd, at: *mut u8, pages: u64) -> Result<(), Stopped> {
     let mut one_by_one = false;
     step_through(pages as usize * PAGE, |done| {
         let here = at.wrapping_add(done).cast();
         let len = if one_by_one { PAGE } else { pages as usize * PAGE - done };
-        // SAFETY: the kernel checks that this is memory watched through this descriptor, and puts zeros only where there is
-        // no page.
+        // SAFETY: the kernel checks that this is memory watched through this descriptor, and puts
+        // zeros only where there is no page.
         match unsafe { uffd.zeropage(here, len, true) } {
             Ok(bytes) => Ok(bytes),
             Err(error) => match errno(&error) {
@@ -80,7 +85,8 @@ fn passed_if_present(uffd: &Uffd, page: *mut libc::c_void, error: io::Error) -> 
     Ok(PAGE)
 }
 
-/// Calls `step` with the bytes done so far until all `len` are; a step returns how many bytes it did.
+/// Calls `step` with the bytes done so far until all `len` are; a step returns how many bytes it
+/// did.
 fn step_through(len: usize, mut step: impl FnMut(usize) -> io::Result<usize>) -> Result<(), Stopped> {
     let mut done = 0;
     let mut stuck_since: Option<Instant> = None;

@@ -1,4 +1,5 @@
-//! Where the pages of one link arrive: a small buffer that stays in the cache, from which they are put in place.
+//! Where the pages of one link arrive: a small buffer that stays in the cache, from which they are
+//! put in place.
 //!
 //! Each receiving thread has its own. A page that another thread was faster with is dropped here.
 
@@ -27,7 +28,8 @@ impl Landing {
         Landing { faults, buffer: vec![[0; PAGE]; LANDING_PAGES] }
     }
 
-    /// Room for the bytes of `pages` pages (at most [`LANDING_PAGES`]), to be read into from the link.
+    /// Room for the bytes of `pages` pages (at most [`LANDING_PAGES`]), to be read into from the
+    /// link.
     ///
     /// # Panics
     /// When more pages are asked for.
@@ -35,10 +37,11 @@ impl Landing {
         self.buffer[..pages as usize].as_flattened_mut()
     }
 
-    /// Places the first pages of the buffer: one for each bit of `pages`, in ascending order; bit 0 is page `first_page`, a
-    /// multiple of 64. Wakes who waits for them.
+    /// Places the first pages of the buffer: one for each bit of `pages`, in ascending order; bit
+    /// 0 is page `first_page`, a multiple of 64. Wakes who waits for them.
     ///
-    /// Returns those that were placed. The others were not missing: they had arrived before, or were never expected.
+    /// Returns those that were placed. The others were not missing: they had arrived before, or
+    /// were never expected.
     ///
     /// # Errors
     /// When the watch has ended, or a page cannot be placed; it can arrive again then.
@@ -102,7 +105,8 @@ impl Faults {
         Ok(placed)
     }
 
-    /// Marks placed pages as received, then looks who waited for them, in this order: see [`super::waiting`].
+    /// Marks placed pages as received, then looks who waited for them, in this order: see
+    /// [`super::waiting`].
     fn arrived(&self, at: usize, pages: u64) -> u64 {
         self.arrivals.receive(at, pages);
         self.waiting.end(at, pages, |time| self.counters.waited(time))

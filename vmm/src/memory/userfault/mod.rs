@@ -1,9 +1,11 @@
-//! Postcopy: the guest runs before all of its memory is here, and waits only for the pages that it touches too early.
+//! Postcopy: the guest runs before all of its memory is here, and waits only for the pages that it
+//! touches too early.
 //!
-//! The destination's driver arms guest memory with the set of missing pages before the guest runs, and disarms it when all
-//! have arrived. From then on three kinds of threads meet here: whoever touches a missing page (a vCPU, KVM, a device, one of
-//! our own system calls) sleeps in the kernel (`userfaultfd(2)`); a [`Handler`] hears of it and asks the source; a
-//! [`Landing`] for each link puts pages in place as they arrive.
+//! The destination's driver arms guest memory with the set of missing pages before the guest runs,
+//! and disarms it when all have arrived. From then on three kinds of threads meet here: whoever
+//! touches a missing page (a vCPU, KVM, a device, one of our own system calls) sleeps in the
+//! kernel (`userfaultfd(2)`); a [`Handler`] hears of it and asks the source; a [`Landing`] for
+//! each link puts pages in place as they arrive.
 //!
 //! ```text
 //!   arm ──▶ armed ──guest_started──▶ running ──disarm──▶ disarmed      every page is here
@@ -13,11 +15,13 @@
 //!          released   accesses to missing pages find zeros; the attempt has failed
 //! ```
 //!
-//! How a page is placed depends on the backing. Anonymous memory raises *missing* faults, and `UFFDIO_COPY` copies from the
-//! landing's buffer. A memfd raises *minor* faults as well: contents go to the page cache with `pwrite`, where the guest
-//! cannot see them yet, and `UFFDIO_CONTINUE` maps them. Either way a page appears whole, and a link that breaks within a page
-//! leaves no trace. Reading from the link straight into a second mapping of the memfd would save the copy, but costs a page
-//! fault and the clearing of each page instead, and was slower in every case measured; so was `UFFDIO_MOVE`.
+//! How a page is placed depends on the backing. Anonymous memory raises *missing* faults, and
+//! `UFFDIO_COPY` copies from the landing's buffer. A memfd raises *minor* faults as well: contents
+//! go to the page cache with `pwrite`, where the guest cannot see them yet, and `UFFDIO_CONTINUE`
+//! maps them. Either way a page appears whole, and a link that breaks within a page leaves no
+//! trace. Reading from the link straight into a second mapping of the memfd would save the copy,
+//! but costs a page fault and the clearing of each page instead, and was slower in every case
+//! measured; so was `UFFDIO_MOVE`.
 
 mod arrivals;
 mod blocktime;
@@ -91,19 +95,20 @@ enum Phase {
 }
 
 impl Faults {
-    /// Makes every access to a page of `missing` wait until the page is placed. What precopy left in them is discarded. Other
-    /// pages stay as they are.
+    /// Makes every access to a page of `missing` wait until the page is placed. What precopy left
+    /// in them is discarded. Other pages stay as they are.
     ///
     /// Prerequisite: no vCPU and no device uses guest memory yet.
     ///
     /// # Errors
-    /// When the host does not offer what is needed, or `missing` is of another machine. Nothing waits then; missing pages may
-    /// have been discarded.
+    /// When the host does not offer what is needed, or `missing` is of another machine. Nothing
+    /// waits then; missing pages may have been discarded.
     pub fn arm(memory: &Memory, missing: &PageBitmap) -> Result<Arc<Self>, UserfaultError> {
         Self::arm_after(memory, missing, &PageBitmap::new(memory.pages()))
     }
 
-    /// As [`Faults::arm`], when [`discard_outdated`] has discarded some pages before and nothing has been put there since.
+    /// As [`Faults::arm`], when [`discard_outdated`] has discarded some pages before and nothing
+    /// has been put there since.
     ///
     /// # Errors
     /// As there.
@@ -154,7 +159,8 @@ impl Faults {
         })
     }
 
-    /// From now on, before the first vCPU runs, missing pages are the guest's: nobody may find zeros in place of them.
+    /// From now on, before the first vCPU runs, missing pages are the guest's: nobody may find
+    /// zeros in place of them.
     ///
     /// # Errors
     /// When the pages have been released, so that the guest must not run.
@@ -168,7 +174,8 @@ impl Faults {
         Ok(())
     }
 
-    /// The start that [`Faults::guest_started`] announced has failed: the guest never runs here, and its pages can be released.
+    /// The start that [`Faults::guest_started`] announced has failed: the guest never runs here,
+    /// and its pages can be released.
     pub fn guest_not_started(&self) {
         let mut phase = self.phase.write().unwrap_or_else(PoisonError::into_inner);
         if *phase == Phase::Running {
@@ -176,7 +183,8 @@ impl Faults {
         }
     }
 
-    /// Ends the watch when every page is here: memory is as fast as any other again. Doing it twice does no harm.
+    /// Ends the watch when every page is here: memory is as fast as any other again. Doing it
+    /// twice does no harm.
     ///
     /// # Errors
     /// When pages are missing, or have been released.
@@ -194,8 +202,9 @@ impl Faults {
         Ok(())
     }
 
-    /// Gives the pages up after a failed attempt: whoever waits goes on and finds zeros, or what precopy left in a memfd.
-    /// Nothing can be placed any more, and the memory can be discarded and used again. Dropping does the same.
+    /// Gives the pages up after a failed attempt: whoever waits goes on and finds zeros, or what
+    /// precopy left in a memfd. Nothing can be placed any more, and the memory can be discarded
+    /// and used again. Dropping does the same.
     ///
     /// # Errors
     /// When the guest runs: it would find zeros in place of its memory.
@@ -212,13 +221,15 @@ impl Faults {
         Ok(())
     }
 
-    /// How the host tells of missing pages: `minor` faults on a memfd, `missing` faults on anonymous memory.
+    /// How the host tells of missing pages: `minor` faults on a memfd, `missing` faults on
+    /// anonymous memory.
     #[must_use]
     pub fn mode(&self) -> &'static str {
         if self.memfd.is_some() { "minor" } else { "missing" }
     }
 
-    /// How many pages are missing. A page counts until shortly after whoever waited for it goes on.
+    /// How many pages are missing. A page counts until shortly after whoever waited for it goes
+    /// on.
     #[must_use]
     pub fn remaining(&self) -> u64 {
         self.arrivals.remaining()
@@ -230,7 +241,8 @@ impl Faults {
         self.arrivals.received()
     }
 
-    /// The missing pages that somebody waits for, ascending: after a lost link they must be asked for again.
+    /// The missing pages that somebody waits for, ascending: after a lost link they must be asked
+    /// for again.
     #[must_use]
     pub fn awaited(&self) -> Vec<u64> {
         self.awaited_for(Duration::ZERO)
@@ -254,7 +266,8 @@ impl Faults {
         Landing::new(self.clone())
     }
 
-    /// What hears of faults. One thread uses it; a second handler would take faults from the first.
+    /// What hears of faults. One thread uses it; a second handler would take faults from the
+    /// first.
     #[must_use]
     pub fn handler(self: &Arc<Self>) -> Handler {
         Handler::new(self.clone())
@@ -275,7 +288,8 @@ impl Faults {
 
     /// Makes claimed pages zero without taking memory for them, if possible.
     ///
-    /// In a memfd only a hole takes none. An access to one raises a fault still, which [`Faults::let_through`] answers.
+    /// In a memfd only a hole takes none. An access to one raises a fault still, which
+    /// [`Faults::let_through`] answers.
     fn place_zero(&self, page: u64, pages: u64) -> Result<(), Stopped> {
         let range = self.range_of(page)?;
         match &self.memfd {
@@ -293,7 +307,8 @@ impl Faults {
         let range = self.range_of(page)?;
         let host = range.host(page);
         if self.memfd.is_none() {
-            // A write would have to replace the shared page of zeros at once: it gets one of its own.
+            // A write would have to replace the shared page of zeros at once: it gets one of its
+            // own.
             return if write {
                 kernel::present_or(kernel::copy(&self.uffd, &ZERO_PAGE, host), &self.uffd, host)
             } else {
@@ -346,7 +361,8 @@ impl Faults {
             if let Err(error) = self.uffd.unregister(range.start().cast(), range.len()) {
                 tracing::debug!(%error, first = range.first_page, "a range was not watched");
             }
-            // The kernel wakes before it takes the watch off (seen on 6.18): a fault in between would sleep for ever.
+            // The kernel wakes before it takes the watch off (seen on 6.18): a fault in between
+            // would sleep for ever.
             if let Err(error) = self.uffd.wake(range.start().cast(), range.len()) {
                 tracing::error!(%error, first = range.first_page, "who waits for these pages may not have been woken");
             }

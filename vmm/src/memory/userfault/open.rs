@@ -1,6 +1,8 @@
-//! Opens a userfaultfd that also catches the kernel's own accesses, or says what the host would have to allow.
+//! Opens a userfaultfd that also catches the kernel's own accesses, or says what the host would
+//! have to allow.
 //!
-//! The device `/dev/userfaultfd` (Linux 6.1) and the system call have separate permissions; either will do.
+//! The device `/dev/userfaultfd` (Linux 6.1) and the system call have separate permissions; either
+//! will do.
 
 use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
@@ -30,7 +32,8 @@ struct ApiArguments {
     ioctls: u64,
 }
 
-/// Whether this host can wait for missing pages of such memory, found by trying. `faults` may spoil the try.
+/// Whether this host can wait for missing pages of such memory, found by trying. `faults` may
+/// spoil the try.
 ///
 /// # Errors
 /// What is lacking, and what the operator can do.
@@ -49,8 +52,8 @@ pub fn before_open(backing: Backing, faults: &FaultControl) -> Result<(), Userfa
 
 /// A non-blocking userfaultfd with what `backing` needs.
 ///
-/// It gets a high number: a process that ends gives up its descriptors from the highest down, and the watch must go before the
-/// VM, which waits for the pages that it has asked for.
+/// It gets a high number: a process that ends gives up its descriptors from the highest down, and
+/// the watch must go before the VM, which waits for the pages that it has asked for.
 pub(super) fn open(backing: Backing) -> Result<Uffd, UserfaultError> {
     let uffd = open_anywhere(backing)?;
     match rustix::io::fcntl_dupfd_cloexec(&uffd, HIGH) {
@@ -87,7 +90,8 @@ fn open_anywhere(backing: Backing) -> Result<Uffd, UserfaultError> {
 }
 
 fn by_system_call(features: u64) -> io::Result<Uffd> {
-    // SAFETY: the system call takes flags only; a descriptor that it returns belongs to nobody else.
+    // SAFETY: the system call takes flags only; a descriptor that it returns belongs to nobody
+    // else.
     let fd = unsafe {
         let fd = libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK);
         if fd < 0 {

@@ -1,4 +1,5 @@
-//! The ranges of guest memory that are watched: the chunks around missing pages, and the mapping that each lies in.
+//! The ranges of guest memory that are watched: the chunks around missing pages, and the mapping
+//! that each lies in.
 //!
 //! Only these raise faults. Elsewhere the guest touches memory at full speed, with huge pages.
 
@@ -10,7 +11,8 @@ use rustix::mm::{Advice, madvise};
 use crate::memory::mapping::Mapping;
 use crate::memory::{Backing, Memory};
 
-/// Most ranges: each costs the kernel a mapping of its own, and some microseconds while the guest is stopped.
+/// Most ranges: each costs the kernel a mapping of its own, and some microseconds while the guest
+/// is stopped.
 const MOST_RANGES: usize = 256;
 
 /// Contiguous pages in one mapping, which lives at least as long.
@@ -22,7 +24,8 @@ pub(super) struct Range {
     _mapping: Arc<Mapping>,
 }
 
-// SAFETY: the pointer only names an address in a mapping that the range keeps; it is dereferenced nowhere.
+// SAFETY: the pointer only names an address in a mapping that the range keeps; it is dereferenced
+// nowhere.
 unsafe impl Send for Range {}
 // SAFETY: as above.
 unsafe impl Sync for Range {}
@@ -48,8 +51,8 @@ impl Range {
     }
 
     pub(super) fn advise(&self, advice: Advice) {
-        // SAFETY: the range is guest memory of a mapping that it holds, and advice about huge pages
-        // changes no contents.
+        // SAFETY: the range is guest memory of a mapping that it holds, and advice about huge
+        // pages changes no contents.
         if let Err(error) = unsafe { madvise(self.start().cast(), self.len(), advice) } {
             tracing::debug!(%error, ?advice, "the host takes no advice about huge pages");
         }
@@ -86,7 +89,8 @@ pub(super) fn cover(memory: &Memory, missing: &PageBitmap) -> Vec<Range> {
     ranges
 }
 
-/// Runs of ascending numbers as (first, count), not more than `most`: the smallest gaps are included to get there.
+/// Runs of ascending numbers as (first, count), not more than `most`: the smallest gaps are
+/// included to get there.
 fn join(numbers: impl Iterator<Item = u64> + Clone, most: usize) -> Vec<(u64, u64)> {
     let mut gap = 0;
     loop {

@@ -1,4 +1,5 @@
-//! Postcopy on this host's real userfaultfd, without a guest: plain threads and system calls touch the pages.
+//! Postcopy on this host's real userfaultfd, without a guest: plain threads and system calls touch
+//! the pages.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -42,7 +43,8 @@ fn whoever_touches_a_missing_page_finds_what_the_source_sent() {
         for backing in BACKINGS {
             let memory = memory(SIZE, backing);
             (0..PAGES).filter(|page| page % 4 != 3).for_each(|page| write_page(&memory, page, 0));
-            // A quarter is outdated, a quarter up to date, a quarter was never sent, a quarter is zero everywhere.
+            // A quarter is outdated, a quarter up to date, a quarter was never sent, a quarter is
+            // zero everywhere.
             let missing = pages(PAGES, |page| matches!(page % 4, 0 | 2));
             let faults = Faults::arm(&memory, &missing).unwrap();
             let source = Source::serve(&faults);
@@ -87,7 +89,8 @@ fn system_calls_wait_for_missing_pages() {
             let faults = Faults::arm(&memory, &missing).unwrap();
             let source = Source::serve(&faults);
             let (mut reader, mut writer) = std::io::pipe().unwrap();
-            // SAFETY: page 5 is mapped for as long as the memory lives, and nobody writes it meanwhile.
+            // SAFETY: page 5 is mapped for as long as the memory lives, and nobody writes it
+            // meanwhile.
             let page = unsafe { std::slice::from_raw_parts(memory.host_pages(5).0, PAGE_SIZE as usize) };
             writer.write_all(page).unwrap();
             let mut bytes = [0; PAGE_SIZE as usize];

@@ -1,7 +1,8 @@
 //! A vCPU of this host's KVM that touches missing pages.
 //!
-//! The guest is a loop of four instructions in flat 32-bit mode without paging: it reads a word, tells it by an MMIO write,
-//! and goes to the next page. At privilege level 3 hosts that emulate level 0 run it natively.
+//! The guest is a loop of four instructions in flat 32-bit mode without paging: it reads a word,
+//! tells it by an MMIO write, and goes to the next page. At privilege level 3 hosts that emulate
+//! level 0 run it natively.
 
 use std::sync::mpsc::channel;
 use std::thread;
@@ -65,7 +66,8 @@ fn run(vcpu: &mut Vcpu) -> u32 {
     }
 }
 
-/// Lets a vCPU read `count` pages of which none is here, and returns what it read and how long each took.
+/// Lets a vCPU read `count` pages of which none is here, and returns what it read and how long
+/// each took.
 fn touched(backing: Backing, privilege: u8, count: u64, here: bool) -> Vec<(u32, Duration)> {
     let memory = memory(SIZE, backing);
     memory.guest().write_slice(&LOOP, GuestAddress(CODE)).unwrap();

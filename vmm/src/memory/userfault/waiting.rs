@@ -1,7 +1,7 @@
 //! The pages that somebody waits for.
 //!
-//! The fault handler enters a page, whoever places it takes it out. A bitmap beside the table lets bulk data, for which
-//! nobody waits, pass without the lock.
+//! The fault handler enters a page, whoever places it takes it out. A bitmap beside the table lets
+//! bulk data, for which nobody waits, pass without the lock.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -22,8 +22,9 @@ impl Waiting {
 
     /// Somebody waits for `page`; true when nobody did before.
     ///
-    /// The caller looks *afterwards* whether the page has been received meanwhile, and whoever places it calls
-    /// [`Waiting::end`] after it is marked as received: so one of the two sees the other.
+    /// The caller looks *afterwards* whether the page has been received meanwhile, and whoever
+    /// places it calls [`Waiting::end`] after it is marked as received: so one of the two sees the
+    /// other.
     pub(super) fn begin(&self, page: u64) -> bool {
         let mut since = self.since();
         if since.contains_key(&page) {
@@ -34,8 +35,8 @@ impl Waiting {
         true
     }
 
-    /// Nobody has to wait any more for `pages` of word `at`. Returns those that somebody waited for; `ended` learns how long
-    /// each wait was.
+    /// Nobody has to wait any more for `pages` of word `at`. Returns those that somebody waited
+    /// for; `ended` learns how long each wait was.
     pub(super) fn end(&self, at: usize, pages: u64, mut ended: impl FnMut(Duration)) -> u64 {
         if self.marks[at].load(SeqCst) & pages == 0 {
             return 0;

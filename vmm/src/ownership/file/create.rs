@@ -1,7 +1,8 @@
-//! The first record of a guest: a file that appears whole, or not at all, and never in the place of another.
+//! The first record of a guest: a file that appears whole, or not at all, and never in the place
+//! of another.
 //!
-//! The file is written and made durable under a name of its own, then linked to the record's: `link` fails when the name is
-//! taken, on every file system that has it, also across hosts.
+//! The file is written and made durable under a name of its own, then linked to the record's:
+//! `link` fails when the name is taken, on every file system that has it, also across hosts.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};

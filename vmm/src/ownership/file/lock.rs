@@ -2,8 +2,9 @@
 //! operation, on the record's bytes, and one for as long as a process has the guest, on the byte
 //! behind them.
 //!
-//! It belongs to the open file, not to the process: threads with files of their own exclude each other, and closing one file
-//! does not end the lock of another. The kernel ends it when its holder dies.
+//! It belongs to the open file, not to the process: threads with files of their own exclude each
+//! other, and closing one file does not end the lock of another. The kernel ends it when its
+//! holder dies.
 
 use std::fs::File;
 use std::io;
@@ -93,7 +94,8 @@ fn set(file: &File, bytes: Bytes, kind: libc::c_int) -> io::Result<()> {
         // Must be 0 for OFD locks.
         l_pid: 0,
     };
-    // SAFETY: the descriptor is open for the whole call, and F_OFD_SETLK only reads the struct that is passed to it.
+    // SAFETY: the descriptor is open for the whole call, and F_OFD_SETLK only reads the struct
+    // that is passed to it.
     let done = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -1,8 +1,10 @@
-//! The ownership record in a file on storage that both sides see, by default `IMAGE.owner` beside the guest's disk.
+//! The ownership record in a file on storage that both sides see, by default `IMAGE.owner` beside
+//! the guest's disk.
 //!
-//! Every operation takes an OFD lock, checks that the path still names the file that is open, and lets the lock go. The file stays
-//! open between operations, so that its inode number cannot be given to another. A write goes to the slot that is not the
-//! newest and counts after `fdatasync`; the bytes are those of `ferry_migration::ownership::file`.
+//! Every operation takes an OFD lock, checks that the path still names the file that is open, and
+//! lets the lock go. The file stays open between operations, so that its inode number cannot be
+//! given to another. A write goes to the slot that is not the newest and counts after `fdatasync`;
+//! the bytes are those of `ferry_migration::ownership::file`.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -24,7 +26,8 @@ mod create;
 mod lock;
 mod presence;
 
-/// How long an operation waits for another process's lock, unless told otherwise. A lock is held for one write at a time.
+/// How long an operation waits for another process's lock, unless told otherwise. A lock is held
+/// for one write at a time.
 pub const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A record in a file.
@@ -45,16 +48,16 @@ pub struct FileRecord {
 }
 
 impl FileRecord {
-    /// The record at `path`, which need not exist yet. Nothing is opened before the first operation. `faults` may spoil what is
-    /// asked of the storage.
+    /// The record at `path`, which need not exist yet. Nothing is opened before the first
+    /// operation. `faults` may spoil what is asked of the storage.
     #[must_use]
     pub fn new(path: PathBuf, lock_timeout: Duration, faults: Arc<FaultControl>) -> Self {
         let (held, presence, showing, stays, tear) = <_>::default();
         FileRecord { path, lock_timeout, held, presence, showing, stays, tear, faults }
     }
 
-    /// Where the record of a guest with this disk image is: beside the file that holds the image, links followed, so that
-    /// both sides find the same one by whatever path they name the image.
+    /// Where the record of a guest with this disk image is: beside the file that holds the image,
+    /// links followed, so that both sides find the same one by whatever path they name the image.
     ///
     /// # Errors
     /// When the image cannot be found, or is the root folder.
@@ -81,7 +84,8 @@ impl FileRecord {
         locked.map_err(|error| self.unreachable("locking it", false, error))?;
         let result = self.check_in_place(file).and_then(|()| operate(file));
         let stale = matches!(&result, Err(OwnershipError::Unreachable { source, .. }) if is_stale(source));
-        // Closing ends a lock as well, and lets a file that its server has forgotten be opened anew.
+        // Closing ends a lock as well, and lets a file that its server has forgotten be opened
+        // anew.
         if lock::release(file).is_err() || stale {
             *held = None;
         }
@@ -90,7 +94,8 @@ impl FileRecord {
 
     /// Opens the file if there is one, and nothing but a file.
     fn open(&self) -> Result<Option<File>, OwnershipError> {
-        // O_NONBLOCK: a FIFO or a device in the file's place must not make the open wait. It means nothing to a file.
+        // O_NONBLOCK: a FIFO or a device in the file's place must not make the open wait. It means
+        // nothing to a file.
         let flags = libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let file = match OpenOptions::new().read(true).write(true).custom_flags(flags).open(&self.path) {
             Ok(file) => file,
@@ -114,7 +119,8 @@ impl FileRecord {
         OwnershipError::Foreign { at: self.place(), found: found.to_owned() }
     }
 
-    /// The path must still name the open file: a process that opens it now must see the same record.
+    /// The path must still name the open file: a process that opens it now must see the same
+    /// record.
     fn check_in_place(&self, file: &File) -> Result<(), OwnershipError> {
         let fail = |error| self.unreachable("looking at it", false, error);
         let replaced = |how| OwnershipError::Replaced { at: self.place(), how };
@@ -178,7 +184,8 @@ impl Ownership for FileRecord {
     }
 
     fn create(&self, record: &Record) -> Result<Swap, OwnershipError> {
-        // Whoever comes first with its file decides; the second look meets what the first look missed.
+        // Whoever comes first with its file decides; the second look meets what the first look
+        // missed.
         for _ in 0..2 {
             if let Some(swap) = self.locked(Kind::Exclusive, |file| self.create_over(file, record))? {
                 return Ok(swap);
@@ -224,7 +231,8 @@ impl FileRecord {
         match verdict {
             Verdict::Lost => return Ok(Swap::Lost(newest.record)),
             Verdict::Write => self.write(file, &newest, record)?,
-            // A `fdatasync` that failed leaves pages that a later one takes for written: only writing again is sure.
+            // A `fdatasync` that failed leaves pages that a later one takes for written: only
+            // writing again is sure.
             Verdict::Repeat => self.write(file, &newest, &newest.record)?,
         }
         Ok(Swap::Won)

@@ -1,5 +1,6 @@
-//! Many openers of one record at once, each with an open file of its own as separate processes have: every generation has
-//! exactly one winner. And what a swap costs, as a measurement to run by hand.
+//! Many openers of one record at once, each with an open file of its own as separate processes
+//! have: every generation has exactly one winner. And what a swap costs, as a measurement to run
+//! by hand.
 
 use std::collections::BTreeMap;
 use std::sync::{Barrier, Mutex};
@@ -20,7 +21,8 @@ fn race(file: &dyn Ownership, me: u128, won: &Mutex<BTreeMap<u64, Vec<u128>>>) {
         }
         let expected = Expected::reign(before.generation, before.owner.clone());
         let generation = before.generation + 1;
-        // As many migrations as racers: else a rival's change would look like a repeat of one's own.
+        // As many migrations as racers: else a rival's change would look like a repeat of one's
+        // own.
         let mine = Record { generation, owner: owner(me), migration_id: me, ..before };
         let swap = loop {
             match file.swap(&expected, &mine) {
@@ -68,8 +70,8 @@ fn every_generation_has_one_winner() {
     assert_eq!(Some(&vec![last.owner.id]), winners.get(&last.generation));
 }
 
-/// While requests and replies get lost and writes are torn, a winner may be overtaken before it hears that it won; but two are
-/// never told so.
+/// While requests and replies get lost and writes are torn, a winner may be overtaken before it
+/// hears that it won; but two are never told so.
 #[test]
 fn no_generation_has_two_winners_when_calls_fail() {
     let folder = Folder::new();

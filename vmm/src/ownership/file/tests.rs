@@ -111,7 +111,8 @@ fn a_rule_that_would_be_broken_writes_nothing() {
     assert_eq!(fs::read(folder.path()).unwrap(), before);
 }
 
-/// A crash after any number of bytes of a write: the record before it is read, and the same swap wins.
+/// A crash after any number of bytes of a write: the record before it is read, and the same swap
+/// wins.
 #[test]
 fn a_crash_in_a_write_leaves_the_record_before_it() {
     let folder = Folder::new();

@@ -1,4 +1,5 @@
-//! Ferry's own commands: who owns the guest, making the fault device fail, and comparing guest memory.
+//! Ferry's own commands: who owns the guest, making the fault device fail, and comparing guest
+//! memory.
 
 use ferry_devices::fault::FaultSpec;
 use ferry_migration::source::{Owner, Resolution};
@@ -18,7 +19,8 @@ struct Clear {
     clear: bool,
 }
 
-/// The keys of `--device fault,…`; the fault device's own parser, and the machine, check their values.
+/// The keys of `--device fault,…`; the fault device's own parser, and the machine, check their
+/// values.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Rule {
@@ -63,8 +65,8 @@ enum Side {
     Destination,
 }
 
-/// `x-ferry-resolve`: the operator says who owns the guest. Only one who has made sure that the other side does not run it, and
-/// never will, can say so.
+/// `x-ferry-resolve`: the operator says who owns the guest. Only one who has made sure that the
+/// other side does not run it, and never will, can say so.
 pub fn resolve(session: &Session, arguments: Resolve) -> Done {
     if !arguments.peer_fenced {
         return Err(CommandError::generic(

@@ -1,7 +1,7 @@
 //! The commands, as one table: name and what it does. `query-commands` reads the same table.
 //!
-//! A command is a function from its argument struct to a value; [`dispatch`] finds it, and the closures of the table turn
-//! JSON into the one and the other into JSON.
+//! A command is a function from its argument struct to a value; [`dispatch`] finds it, and the
+//! closures of the table turn JSON into the one and the other into JSON.
 
 mod ferry;
 mod migration;

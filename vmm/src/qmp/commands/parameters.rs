@@ -1,4 +1,5 @@
-//! Migration parameters and capabilities (QEMU `qapi/migration.json`): what an operator may set, and what is set.
+//! Migration parameters and capabilities (QEMU `qapi/migration.json`): what an operator may set,
+//! and what is set.
 
 use std::sync::atomic::Ordering;
 

@@ -1,4 +1,5 @@
-//! Commands about the machine's run state (QEMU `qapi/run-state.json`, `qapi/misc.json`, `qapi/machine.json`).
+//! Commands about the machine's run state (QEMU `qapi/run-state.json`, `qapi/misc.json`,
+//! `qapi/machine.json`).
 
 use serde_json::{Value, json};
 

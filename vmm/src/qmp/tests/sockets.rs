@@ -1,4 +1,5 @@
-//! The server over real sockets: clients that behave, clients that do not, and the file it leaves or does not leave.
+//! The server over real sockets: clients that behave, clients that do not, and the file it leaves
+//! or does not leave.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -223,7 +224,8 @@ fn a_client_that_never_reads_blocks_nobody_and_is_dropped() {
     assert_eq!((greeting.get("QMP").is_some(), negotiated), (true, json!({ "return": {} })));
     let mut other = fixture.client();
     let deadline = Instant::now() + TIMEOUT;
-    // Published in portions that another client has heard, so that the publisher's own bound is not what drops.
+    // Published in portions that another client has heard, so that the publisher's own bound is
+    // not what drops.
     let mut published = 0;
     while fixture.server.client_count() == 2 {
         assert!(Instant::now() < deadline, "still connected after {published} events");

@@ -1,7 +1,8 @@
 //! Migrations as their traces tell them: the two sides of each put together, for the page to draw.
 //!
-//! [`read`] finds the sides in the files, [`timeline`] makes the rows of the sequence diagram. The clocks of two hosts differ: what
-//! the messages between them say of that is taken off the destination's times.
+//! [`read`] finds the sides in the files, [`timeline`] makes the rows of the sequence diagram. The
+//! clocks of two hosts differ: what the messages between them say of that is taken off the
+//! destination's times.
 
 pub mod read;
 #[cfg(test)]
@@ -30,7 +31,8 @@ struct Migration {
     began_us: u64,
     /// From the first to the last that was noted.
     took_us: u64,
-    /// By how much the destination's clock was ahead of the source's, in microseconds, as far as the messages tell.
+    /// By how much the destination's clock was ahead of the source's, in microseconds, as far as
+    /// the messages tell.
     skew_us: i64,
     sides: Vec<Seen>,
     timeline: Vec<matrix::Entry>,
@@ -125,8 +127,8 @@ fn seen(part: &Part<'_>, began: i64) -> Seen {
     seen
 }
 
-/// How far the destination's clock is ahead: half of what the quickest messages of the two ways seem to differ. One host has one
-/// clock.
+/// How far the destination's clock is ahead: half of what the quickest messages of the two ways
+/// seem to differ. One host has one clock.
 fn skew(parts: &[Part<'_>]) -> i64 {
     if parts.iter().all(|part| part.start.host == parts[0].start.host) {
         return 0;

@@ -51,7 +51,8 @@ pub fn parse(path: &Path, text: &str) -> Result<Trace, ReportError> {
     Ok(trace)
 }
 
-/// The migrations of a trace, in order. Several processes may have appended to one file, and a process may see several.
+/// The migrations of a trace, in order. Several processes may have appended to one file, and a
+/// process may see several.
 pub(super) fn parts(trace: &Trace) -> Vec<Part<'_>> {
     let mut start = Start::default();
     let mut out: Vec<Part<'_>> = Vec::new();

@@ -1,4 +1,5 @@
-//! Two traces become one story: messages find their other half, clocks are brought together, a killed writer is no error.
+//! Two traces become one story: messages find their other half, clocks are brought together, a
+//! killed writer is no error.
 
 use std::path::Path;
 

@@ -27,7 +27,8 @@ impl Message<'_> {
     }
 }
 
-/// Every message. The nth of a name on a connection is the same one on both sides: the link keeps their order.
+/// Every message. The nth of a name on a connection is the same one on both sides: the link keeps
+/// their order.
 pub(super) fn messages<'a>(parts: &[Part<'a>]) -> Vec<Message<'a>> {
     let mut out: Vec<Message<'a>> = Vec::new();
     let mut known: HashMap<(Side, &str, u32, u32), usize> = HashMap::new();
@@ -54,8 +55,8 @@ pub(super) fn messages<'a>(parts: &[Part<'a>]) -> Vec<Message<'a>> {
     out
 }
 
-/// The messages as arrows; `skew_us` is how far the destination's clock is ahead. One that both sides would have noted and only its
-/// sender did was lost.
+/// The messages as arrows; `skew_us` is how far the destination's clock is ahead. One that both
+/// sides would have noted and only its sender did was lost.
 pub(super) fn arrows(parts: &[Part<'_>], began: i64, skew_us: i64) -> Vec<Entry> {
     let both =
         parts.iter().any(|part| part.side == Side::Source) && parts.iter().any(|part| part.side == Side::Destination);

@@ -1,4 +1,5 @@
-//! What the bulk links of one connection have brought, taken together: a marker counts once it has come on all of them.
+//! What the bulk links of one connection have brought, taken together: a marker counts once it has
+//! come on all of them.
 //!
 //! The threads that receive pages tell each mark here; the one that completes it tells the driver.
 

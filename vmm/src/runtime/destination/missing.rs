@@ -1,7 +1,9 @@
-//! Postcopy on the destination: who waits for a page asks the source for it, and what arrives is placed.
+//! Postcopy on the destination: who waits for a page asks the source for it, and what arrives is
+//! placed.
 //!
-//! [`Missing`] is one postcopy's: the armed memory, the urgent link (which may be lost and come back), and the thread that turns
-//! faults into page requests. The threads that receive pages place them through [`Missing::land`].
+//! [`Missing`] is one postcopy's: the armed memory, the urgent link (which may be lost and come
+//! back), and the thread that turns faults into page requests. The threads that receive pages
+//! place them through [`Missing::land`].
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::Sender;
@@ -24,7 +26,8 @@ use crate::runtime::destination::silence::{Owed, Silence};
 use crate::runtime::destination::{Event, LinkEvent};
 use crate::runtime::stream::Stream;
 
-/// A page that has not come for so long is asked for again: its answer may have been lost, and nothing else would ever tell.
+/// A page that has not come for so long is asked for again: its answer may have been lost, and
+/// nothing else would ever tell.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 const MEMORY: DeviceId = DeviceId { name: "memory", instance: 0 };
 
@@ -180,7 +183,8 @@ impl Missing {
         links.silence.answers_on(stream.clone());
         links.urgent = Some(stream);
         drop(links);
-        // A page that is read as a fault from now on finds the link; the ones before are asked for here, some twice.
+        // A page that is read as a fault from now on finds the link; the ones before are asked for
+        // here, some twice.
         for page in self.faults.awaited() {
             self.request(page);
         }
@@ -288,7 +292,8 @@ impl Missing {
         }
     }
 
-    /// The source sends a page that is asked for twice twice; on a link that has lost a frame, the next one shows it.
+    /// The source sends a page that is asked for twice twice; on a link that has lost a frame, the
+    /// next one shows it.
     fn ask_again(&self) {
         for page in self.faults.awaited_for(ASK_AGAIN) {
             tracing::debug!(page, "a page has not come and is asked for again");
@@ -307,7 +312,8 @@ impl Missing {
     fn request(&self, page: u64) {
         let mut links = self.links();
         if let Err(error) = links.request(&request::encode(page, self.session)) {
-            // The thread that reads this link tells the driver; the page is asked for again on the next one.
+            // The thread that reads this link tells the driver; the page is asked for again on the
+            // next one.
             tracing::debug!(%error, page, "a page request was not sent");
         }
     }

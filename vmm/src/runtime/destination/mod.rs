@@ -1,7 +1,9 @@
-//! Drives a [`Destination`](ferry_migration::destination::Destination) with real links, the real machine and real time.
+//! Drives a [`Destination`](ferry_migration::destination::Destination) with real links, the real
+//! machine and real time.
 //!
-//! [`Incoming::listen`] spawns the driver's thread. It waits for a source as long as it takes, lives through one migration, and
-//! ends with the guest here or with the reason why not; by then its listener, workers and links are gone.
+//! [`Incoming::listen`] spawns the driver's thread. It waits for a source as long as it takes,
+//! lives through one migration, and ends with the guest here or with the reason why not; by then
+//! its listener, workers and links are gone.
 
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Sender, channel};
@@ -63,7 +65,8 @@ pub enum Event {
 /// What comes of a connection; a connection that has been replaced is not heard any more.
 #[derive(Debug)]
 pub enum LinkEvent {
-    /// The source said its first word on this connection, with this attachment, and with these descriptors.
+    /// The source said its first word on this connection, with this attachment, and with these
+    /// descriptors.
     FirstMessage(ToDestination, Vec<u8>, Vec<OwnedFd>, Ticket),
     /// The source said something, with this attachment.
     Message(ToDestination, Vec<u8>, Ticket),
@@ -84,9 +87,9 @@ pub enum Command {
     Recover(Listener),
     /// Say whether the source of a paused postcopy is awaited.
     Listens,
-    /// Wait for the source of a paused postcopy at an address that cannot be had beside the present
-    /// one. The driver does all of it: if the caller gives up half-way, the present address is not
-    /// lost for nothing.
+    /// Wait for the source of a paused postcopy at an address that cannot be had beside the
+    /// present one. The driver does all of it: if the caller gives up half-way, the present
+    /// address is not lost for nothing.
     RecoverInPlace(Wanted),
 }
 
@@ -188,8 +191,9 @@ impl Incoming {
         ask(&self.events, Command::Pause, Event::Command)?.map_err(|refusal| refusal.about(&at))
     }
 
-    /// Waits at `at` for the source of a paused postcopy; where it was awaited before it is no more. Returns the address with
-    /// the port that was chosen. Where it is awaited at `at` already, nothing changes.
+    /// Waits at `at` for the source of a paused postcopy; where it was awaited before it is no
+    /// more. Returns the address with the port that was chosen. Where it is awaited at `at`
+    /// already, nothing changes.
     ///
     /// # Errors
     /// When no postcopy is paused, the address cannot be listened at, or the driver does not

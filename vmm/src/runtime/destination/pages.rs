@@ -117,7 +117,8 @@ impl PageReceiver {
     /// Postcopy: places pages until the link ends, as soon as the memory is armed.
     ///
     /// # Errors
-    /// How the link ended, or why pages could not be placed. There is no other way out, but for an attempt that has ended.
+    /// How the link ended, or why pages could not be placed. There is no other way out, but for an
+    /// attempt that has ended.
     pub fn land_all(&mut self, armed: &Armed) -> Result<(), LandError> {
         let Some(missing) = armed.wait() else { return Ok(()) };
         let mut landing = missing.faults.landing();
@@ -167,8 +168,9 @@ impl PageReceiver {
         let mut pages = unpack(&mut self.unpacker, &self.stream, self.link, (chunk, len))?;
         for (first, count) in runs(&chunk.data) {
             let (run, rest) = pages.split_at(count as usize * PAGE_SIZE as usize);
-            // SAFETY: the decoder has checked that the run lies inside guest memory, which is mapped at `base` for as long as the
-            // machine lives; no vCPU or device runs before the migration has ended. The unpacker's buffer is no guest memory.
+            // SAFETY: the decoder has checked that the run lies inside guest memory, which is
+            // mapped at `base` for as long as the machine lives; no vCPU or device runs before the
+            // migration has ended. The unpacker's buffer is no guest memory.
             unsafe { base.add(first as usize * PAGE_SIZE as usize).copy_from_nonoverlapping(run.as_ptr(), run.len()) };
             pages = rest;
         }
@@ -182,8 +184,9 @@ impl PageReceiver {
         let mut slices: [IoSliceMut<'_>; CHUNK_PAGES as usize / 2] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
         let mut used = 0;
         for (first, len) in runs(&chunk.data) {
-            // SAFETY: the decoder has checked that the run lies inside guest memory, which is mapped at `base` for as long as the
-            // machine lives; runs do not overlap, and no vCPU or device runs before the migration has ended.
+            // SAFETY: the decoder has checked that the run lies inside guest memory, which is
+            // mapped at `base` for as long as the machine lives; runs do not overlap, and no vCPU
+            // or device runs before the migration has ended.
             let bytes = unsafe {
                 std::slice::from_raw_parts_mut(
                     base.add(first as usize * PAGE_SIZE as usize),

@@ -1,9 +1,11 @@
-//! Gives the destination's memory its pages ahead of their contents: the first touch of a page costs several times what filling it does,
-//! and a thread of its own makes it while the link is waited for.
+//! Gives the destination's memory its pages ahead of their contents: the first touch of a page
+//! costs several times what filling it does, and a thread of its own makes it while the link is
+//! waited for.
 //!
-//! The source says which chunks of its memory it has filled; no other is touched, so zero pages take no memory here either. It lasts for the
-//! first round at most: [`Populating::end`] is called before anything is discarded or watched, which must find pages missing. Where the
-//! links' own threads have work for all cores it would only take them away: see [`pays`].
+//! The source says which chunks of its memory it has filled; no other is touched, so zero pages
+//! take no memory here either. It lasts for the first round at most: [`Populating::end`] is called
+//! before anything is discarded or watched, which must find pages missing. Where the links' own
+//! threads have work for all cores it would only take them away: see [`pays`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -16,13 +18,15 @@ use ferry_migration::pages::PageBitmap;
 use crate::machine::Machine;
 use crate::memory::{Memory, populate};
 
-/// Whether it pays beside `bulk_links` threads that receive pages: only when a core is left for it.
+/// Whether it pays beside `bulk_links` threads that receive pages: only when a core is left for
+/// it.
 #[must_use]
 pub fn pays(bulk_links: u8, cores: usize) -> bool {
     cores > bulk_links.into()
 }
 
-/// How long whoever needs memory to be left alone waits for it: a chunk takes the host about a millisecond.
+/// How long whoever needs memory to be left alone waits for it: a chunk takes the host about a
+/// millisecond.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What the thread, and whoever wants its end, share.
@@ -67,7 +71,8 @@ impl Populating {
         self.stop.store(true, Relaxed);
     }
 
-    /// Ends it, and waits until memory is left alone: for as long as one chunk takes, and no longer than `patience`. Tells whether it is.
+    /// Ends it, and waits until memory is left alone: for as long as one chunk takes, and no
+    /// longer than `patience`. Tells whether it is.
     #[must_use]
     pub fn end(&self, patience: Duration) -> bool {
         self.stop();

@@ -99,7 +99,8 @@ pub fn machine_worker(
 /// Pages that were discarded in a rehearsal.
 struct Early {
     pages: PageBitmap,
-    /// How many pages had been received by then: when more have come since, some may lie there again.
+    /// How many pages had been received by then: when more have come since, some may lie there
+    /// again.
     received: u64,
 }
 
@@ -141,7 +142,8 @@ fn prepare(machine: &Machine, preparation: Preparation) -> Result<(), String> {
     }
 }
 
-/// Runs the guest. Memory that was handed over is its own first, and again the source's before a failure is told.
+/// Runs the guest. Memory that was handed over is its own first, and again the source's before a
+/// failure is told.
 fn start(machine: &Machine, record: Option<&HandoverRecord>) -> Result<(), Failure> {
     let memory = machine.memory();
     let taken =
@@ -187,7 +189,8 @@ fn load(
         machine.settle().map_err(|error| machine_failure(&error))?;
     }
     if job.rehearsal && remaining.count() > 0 {
-        // Not before the devices have been tried, which may look into them; and before the guest stops, when time is dear.
+        // Not before the devices have been tried, which may look into them; and before the guest
+        // stops, when time is dear.
         let before = received(progress);
         discard_outdated(machine.memory(), &remaining).map_err(memory_failure)?;
         tracing::debug!(us = job.arrived.elapsed().as_micros() as u64, pages = remaining.count(), "discarded");
@@ -209,7 +212,8 @@ pub struct Lane {
     pub marks: Arc<Marks>,
 }
 
-/// Starts the thread of a page link; without a `lane`, what comes on it is for memory that is armed.
+/// Starts the thread of a page link; without a `lane`, what comes on it is for memory that is
+/// armed.
 pub fn page_worker(
     mut receiver: PageReceiver,
     armed: Arc<Armed>,

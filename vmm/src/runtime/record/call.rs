@@ -1,12 +1,14 @@
-//! The one call to the ownership record that a driver has under way, and what it does when the storage hangs.
+//! The one call to the ownership record that a driver has under way, and what it does when the
+//! storage hangs.
 
 use std::time::{Duration, Instant};
 
 /// How long a driver waits for the record's answer before it goes on as if there were none.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
 
-/// The call to a record that a driver has under way. Storage may hang: the driver then hears at a deadline that the record
-/// is unreachable, asks again later, and the thread that hangs answers the later question when it comes back.
+/// The call to a record that a driver has under way. Storage may hang: the driver then hears at a
+/// deadline that the record is unreachable, asks again later, and the thread that hangs answers
+/// the later question when it comes back.
 #[derive(Debug)]
 pub struct Call<Q> {
     /// What the driver waits for, and until when.
@@ -25,7 +27,8 @@ impl<Q> Default for Call<Q> {
 }
 
 impl<Q: Copy + PartialEq> Call<Q> {
-    /// The driver asks `question`; `spawn` starts a thread that will answer with this number, unless one hangs over the same.
+    /// The driver asks `question`; `spawn` starts a thread that will answer with this number,
+    /// unless one hangs over the same.
     pub fn ask(&mut self, question: Q, spawn: impl FnOnce(u32) -> std::io::Result<()>) {
         self.asked = Some((question, Instant::now() + ANSWER_DEADLINE));
         if self.hanging == Some(question) {

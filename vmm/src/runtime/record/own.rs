@@ -139,9 +139,9 @@ impl OwnRecord {
     }
 
     /// Makes the record name this process, which has a guest that arrived without a claim, unless
-    /// it names another process for a good reason ([`custody::arrived`]). `through` are
-    /// the hand-overs through which the guest has come. Goes on in the background until the record has it or the
-    /// guest has gone.
+    /// it names another process for a good reason ([`custody::arrived`]). `through` are the
+    /// hand-overs through which the guest has come. Goes on in the background until the record has
+    /// it or the guest has gone.
     pub fn assert_ownership(self: &Arc<Self>, migration_id: u128, through: Vec<Handover>) {
         let stay = self.stay();
         let _first_try = self.insist("name this process", move |own| own.take_at_arrival(migration_id, &through, stay));

@@ -1,7 +1,9 @@
-//! Sends the pages of one chunk on one link, straight from guest memory, or compressed where that was asked for.
+//! Sends the pages of one chunk on one link, straight from guest memory, or compressed where that
+//! was asked for.
 //!
-//! The sending end of every link that carries pages: rounds and the background stream on the bulk link, answers to page
-//! requests on the urgent link. Page data goes from guest memory to the socket with vectored writes and is only copied to be compressed.
+//! The sending end of every link that carries pages: rounds and the background stream on the bulk
+//! link, answers to page requests on the urgent link. Page data goes from guest memory to the
+//! socket with vectored writes and is only copied to be compressed.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -77,8 +79,8 @@ impl ChunkSender {
         self.packer.is_some()
     }
 
-    /// Sends the `wanted` pages of chunk `index`; those that are not `populated` are zero and are not looked at. Returns the
-    /// bytes sent.
+    /// Sends the `wanted` pages of chunk `index`; those that are not `populated` are zero and are
+    /// not looked at. Returns the bytes sent.
     ///
     /// # Errors
     /// The link failed.
@@ -89,7 +91,8 @@ impl ChunkSender {
         Ok(sent)
     }
 
-    /// As [`ChunkSender::send`], for pages that were sent before and are not counted as remaining any more.
+    /// As [`ChunkSender::send`], for pages that were sent before and are not counted as remaining
+    /// any more.
     ///
     /// # Errors
     /// The link failed.
@@ -116,8 +119,9 @@ impl ChunkSender {
         slices[0] = IoSlice::new(&head);
         let mut used = 1;
         for (first, len) in runs(&chunk.data) {
-            // SAFETY: the run lies inside the chunk, which is mapped at `base` for as long as the machine lives. The guest may
-            // write these bytes meanwhile; only the kernel reads them, and a page that changes is in the dirty log again.
+            // SAFETY: the run lies inside the chunk, which is mapped at `base` for as long as the
+            // machine lives. The guest may write these bytes meanwhile; only the kernel reads
+            // them, and a page that changes is in the dirty log again.
             let bytes = unsafe {
                 std::slice::from_raw_parts(
                     base.add(first as usize * PAGE_SIZE as usize),
@@ -257,7 +261,8 @@ fn classify(index: u32, wanted: &Words, populated: &Words, base: *const u8) -> C
         while left != 0 {
             let bit = left.trailing_zeros() as usize;
             left &= left - 1;
-            // SAFETY: the page lies inside the chunk, which is mapped at `base` for as long as the machine lives.
+            // SAFETY: the page lies inside the chunk, which is mapped at `base` for as long as the
+            // machine lives.
             let zero = unsafe { is_zero_page(base.add((word * 64 + bit) * PAGE_SIZE as usize)) };
             if zero {
                 chunk.zero[word] |= 1 << bit;

@@ -1,6 +1,8 @@
-//! The thread that stops, saves and resumes the guest for a source's driver, so that the driver itself always listens.
+//! The thread that stops, saves and resumes the guest for a source's driver, so that the driver
+//! itself always listens.
 //!
-//! It does one job after another, answers each with an input for the state machine, and ends when its job channel closes.
+//! It does one job after another, answers each with an input for the state machine, and ends when
+//! its job channel closes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -111,7 +113,8 @@ fn part_with_memory(machine: &Machine) {
     }
 }
 
-/// What is told of a job that has panicked: every job is answered, or the driver would wait for ever.
+/// What is told of a job that has panicked: every job is answered, or the driver would wait for
+/// ever.
 pub fn panicked() -> Failure {
     Failure { device: "machine".to_owned(), reason: "ended unexpectedly; see the log".to_owned() }
 }

@@ -1,7 +1,9 @@
-//! Drives a [`Source`](ferry_migration::source::Source) with real links, the real machine and real time.
+//! Drives a [`Source`](ferry_migration::source::Source) with real links, the real machine and real
+//! time.
 //!
-//! [`Outgoing::start`] spawns the driver's thread; it ends with the migration, and by then its workers, links and timers are
-//! gone and the guest either runs here (if it ran before) or belongs to the destination.
+//! [`Outgoing::start`] spawns the driver's thread; it ends with the migration, and by then its
+//! workers, links and timers are gone and the guest either runs here (if it ran before) or belongs
+//! to the destination.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
@@ -46,9 +48,11 @@ pub enum Event {
     Record(u32, Input),
     /// From the connection of this number.
     OfLink(u32, LinkEvent),
-    /// Postcopy, or a round before it: the pages that remain, ahead of the input that announces them.
+    /// Postcopy, or a round before it: the pages that remain, ahead of the input that announces
+    /// them.
     Remaining(PageBitmap),
-    /// What the rounds so far say: vCPUs are to be kept from running for this percentage of their time, 0 being not at all.
+    /// What the rounds so far say: vCPUs are to be kept from running for this percentage of their
+    /// time, 0 being not at all.
     Throttle(u8),
     /// State for the next `Rehearse` or `Package`, ahead of the input that announces it.
     State(Vec<u8>),
@@ -177,8 +181,9 @@ impl Outgoing {
     }
 }
 
-/// Commands the migration whose driver hears `events`; returns once that is accepted. One that has ended accepts a cancel, and
-/// does nothing. Nobody may hold what `query-migrate` needs meanwhile: the driver may be busy with a peer.
+/// Commands the migration whose driver hears `events`; returns once that is accepted. One that has
+/// ended accepts a cancel, and does nothing. Nobody may hold what `query-migrate` needs meanwhile:
+/// the driver may be busy with a peer.
 ///
 /// # Errors
 /// The reason for which the command does not fit, or that the driver does not answer.

@@ -1,7 +1,9 @@
-//! The thread that moves pages for a source's driver, and beside it in postcopy the one that serves page requests.
+//! The thread that moves pages for a source's driver, and beside it in postcopy the one that
+//! serves page requests.
 //!
-//! It opens its links with its first job, sends rounds, and in postcopy the remaining pages in the background. It answers each
-//! job with an input for the state machine, and ends when its job channel closes.
+//! It opens its links with its first job, sends rounds, and in postcopy the remaining pages in the
+//! background. It answers each job with an input for the state machine, and ends when its job
+//! channel closes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -240,7 +242,8 @@ impl PageWorker {
         Ok(Input::AllSent)
     }
 
-    /// Nothing is written any more: only a read tells that the link was lost with pages on their way.
+    /// Nothing is written any more: only a read tells that the link was lost with pages on their
+    /// way.
     fn await_end(&self) {
         if let Some(sender) = &self.sender {
             let error = LinkEvent::PagesLost(crate::runtime::causes(&sender.wait_closed()));

@@ -1,8 +1,10 @@
-//! Sends pages: rounds over what is dirty, then the last pages, or in postcopy the remaining ones while the destination runs.
+//! Sends pages: rounds over what is dirty, then the last pages, or in postcopy the remaining ones
+//! while the destination runs.
 //!
-//! One thread owns the bulk links and the set of pending pages. For each stripe of memory the dirty log is cleared, and only then is the
-//! memory read: a page that is written after the clear is in the log again, so no write is lost and none is waited for. How the
-//! links share the work is in [`shares`].
+//! One thread owns the bulk links and the set of pending pages. For each stripe of memory the
+//! dirty log is cleared, and only then is the memory read: a page that is written after the clear
+//! is in the log again, so no write is lost and none is waited for. How the links share the work
+//! is in [`shares`].
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -93,7 +95,8 @@ impl Controls {
     }
 }
 
-/// The newest marker that the destination has reached, told by the driver and awaited by the page thread.
+/// The newest marker that the destination has reached, told by the driver and awaited by the page
+/// thread.
 #[derive(Debug, Default)]
 pub struct Arrived {
     marker: Mutex<u32>,
@@ -114,8 +117,8 @@ impl Arrived {
         self.changed.notify_all();
     }
 
-    /// Waits until the destination has reached `marker`, or `give_up`, or for as long as [`LOOK`] at most. Tells whether the wait
-    /// is over.
+    /// Waits until the destination has reached `marker`, or `give_up`, or for as long as [`LOOK`]
+    /// at most. Tells whether the wait is over.
     fn wait(&self, marker: u32, give_up: impl Fn() -> bool) -> bool {
         let newest = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
         let waiting = |newest: &mut u32| *newest < marker && !give_up();
@@ -180,7 +183,8 @@ impl PageSender {
         progress.pages.expected_us.store(numbers.expected_us, Relaxed);
         let ended_early = self.controls.round_ends();
         if !ended_early {
-            // Of a round that was ended early, most of what remains was never sent: it says nothing about the guest.
+            // Of a round that was ended early, most of what remains was never sent: it says
+            // nothing about the guest.
             progress.pages.dirty_rate.store(per_second(numbers.remaining_pages, took), Relaxed);
         }
         progress.pages.byte_rate.store(per_second(bytes, took), Relaxed);
@@ -191,7 +195,8 @@ impl PageSender {
         Ok(numbers)
     }
 
-    /// Sends everything that is dirty and a marker behind it, and returns the marker's number. The vCPUs are stopped and the devices drained.
+    /// Sends everything that is dirty and a marker behind it, and returns the marker's number. The
+    /// vCPUs are stopped and the devices drained.
     ///
     /// # Errors
     /// The link or the log failed, or the driver interrupted.
@@ -210,7 +215,8 @@ impl PageSender {
         &self.pending
     }
 
-    /// Postcopy: finds out which pages remain, and sends only a marker behind what was sent before.
+    /// Postcopy: finds out which pages remain, and sends only a marker behind what was sent
+    /// before.
     ///
     /// # Errors
     /// The link or the log failed.
@@ -230,19 +236,22 @@ impl PageSender {
         }
     }
 
-    /// Postcopy: sends what remains, until nothing does. Pages that the host never allocated travel as bits.
+    /// Postcopy: sends what remains, until nothing does. Pages that the host never allocated
+    /// travel as bits.
     ///
     /// # Errors
     /// A link failed, or the driver interrupted.
     pub fn stream(&mut self, remaining: &Remaining) -> Result<(), PagesError> {
-        // Asked once: the vCPUs are stopped for good, and to ask a memfd takes as long for one page as for all of a large extent.
+        // Asked once: the vCPUs are stopped for good, and to ask a memfd takes as long for one
+        // page as for all of a large extent.
         let memory = self.machine.memory();
         let mut populated = vec![0; memory.pages().div_ceil(64) as usize];
         memory.populated_words(0, &mut populated).map_err(PagesError::PageMap)?;
         shares::stream(&self.machine, &self.controls, &self.limiter, (remaining, &populated), &mut self.links)
     }
 
-    /// Postcopy: sends a marker behind everything, so that the destination can tell that nothing was forgotten.
+    /// Postcopy: sends a marker behind everything, so that the destination can tell that nothing
+    /// was forgotten.
     ///
     /// # Errors
     /// The link failed.
@@ -324,8 +333,8 @@ impl PageSender {
 
 impl Drop for PageSender {
     fn drop(&mut self) {
-        // Nobody writes to what was handed over, and KVM waits for a kernel worker to end the log: on a busy host for many seconds, in
-        // which the migration would not be over.
+        // Nobody writes to what was handed over, and KVM waits for a kernel worker to end the log:
+        // on a busy host for many seconds, in which the migration would not be over.
         if self.machine.is_handed_over() {
             return;
         }

@@ -1,7 +1,8 @@
 //! Pages that a destination in postcopy still lacks, shared by the threads that send them.
 //!
-//! The stream sends a page once on each connection, unless it was asked for before: whoever takes it out of the set sends it. The background stream begins where the
-//! destination's last requests were, because what a guest touched it will touch the neighbours of.
+//! The stream sends a page once on each connection, unless it was asked for before: whoever takes
+//! it out of the set sends it. The background stream begins where the destination's last requests
+//! were, because what a guest touched it will touch the neighbours of.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::AcqRel, Ordering::Relaxed};
@@ -11,7 +12,8 @@ use ferry_migration::pages::{CHUNK_PAGES, CHUNK_WORDS, PageBitmap};
 
 use crate::runtime::source::chunks::Words;
 
-/// Words of the bitmap that the background stream sends in one frame: 128 pages, 512 KiB, a fraction of a millisecond.
+/// Words of the bitmap that the background stream sends in one frame: 128 pages, 512 KiB, a
+/// fraction of a millisecond.
 const BLOCK_WORDS: usize = 2;
 /// Requests whose neighbourhood is remembered; older ones say little about what comes next.
 const HINTS: usize = 8;
@@ -44,7 +46,8 @@ impl Remaining {
         self.words.get(word).is_some_and(|word| word.fetch_and(!bit, AcqRel) & bit != 0)
     }
 
-    /// Takes out the next pages that are likely to be needed; `None` when there are none left. Returns the chunk and its pages.
+    /// Takes out the next pages that are likely to be needed; `None` when there are none left.
+    /// Returns the chunk and its pages.
     pub fn claim_block(&self) -> Option<(u64, Words)> {
         while let Some(word) = self.newest_hint() {
             // What follows a touched page first, then what comes before.

@@ -1,8 +1,10 @@
-//! Sends pages over all bulk links at once: each link has its share of guest memory, and a thread of its own.
+//! Sends pages over all bulk links at once: each link has its share of guest memory, and a thread
+//! of its own.
 //!
-//! In rounds the shares are fixed stripes, so that every version of a page travels on the same link, in order: nothing that is older can
-//! overwrite what is newer. In postcopy each page is sent once, and whichever link is free takes the next. The page sender calls
-//! this; with one link, or with little to send, everything happens on its own thread.
+//! In rounds the shares are fixed stripes, so that every version of a page travels on the same
+//! link, in order: nothing that is older can overwrite what is newer. In postcopy each page is
+//! sent once, and whichever link is free takes the next. The page sender calls this; with one
+//! link, or with little to send, everything happens on its own thread.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -14,7 +16,8 @@ use crate::runtime::source::chunks::{ChunkSender, Words};
 use crate::runtime::source::pages::{Controls, PagesError};
 use crate::runtime::source::remaining::Remaining;
 
-/// Chunks whose log is cleared together, and that make a stripe: 8 MiB, about 15 µs of work for KVM.
+/// Chunks whose log is cleared together, and that make a stripe: 8 MiB, about 15 µs of work for
+/// KVM.
 const STRIPE: u64 = 4;
 /// Fewer pages are sent before a thread would have begun.
 const WORTH_A_THREAD: u64 = 2048;
@@ -129,7 +132,8 @@ pub fn stream(
             if enough() {
                 return Err(PagesError::Interrupted);
             }
-            // A destination that has not taken this link would wait for what is claimed here for ever.
+            // A destination that has not taken this link would wait for what is claimed here for
+            // ever.
             link.check_open()?;
             let at = chunk as usize * CHUNK_WORDS;
             let mut there = [0; CHUNK_WORDS];
@@ -143,8 +147,9 @@ pub fn stream(
     .map(drop)
 }
 
-/// Has every link do `work`, with its number: at once, each on a thread of its own, or one after the other. `work` is told when another
-/// link has failed. The first error that is more than an interruption is returned.
+/// Has every link do `work`, with its number: at once, each on a thread of its own, or one after
+/// the other. `work` is told when another link has failed. The first error that is more than an
+/// interruption is returned.
 fn on_each<T: Send>(
     machine: &Machine,
     links: &mut [ChunkSender],

@@ -1,4 +1,5 @@
-//! A disk whose image is told to misbehave: the guest meets I/O errors, a pause fails, and all is well afterwards.
+//! A disk whose image is told to misbehave: the guest meets I/O errors, a pause fails, and all is
+//! well afterwards.
 
 use super::*;
 use crate::virtio::BlockError;

@@ -1,4 +1,5 @@
-//! Drivers that lie: whatever they put into memory, the disk answers or refuses, and serves the next honest request.
+//! Drivers that lie: whatever they put into memory, the disk answers or refuses, and serves the
+//! next honest request.
 
 use super::*;
 use crate::virtio::state::NEEDS_RESET;
@@ -166,7 +167,8 @@ fn buffer() -> impl Strategy<Value = Buffer> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Tables and rings full of anything: the worker neither dies nor hangs, and a reset brings the disk back.
+    /// Tables and rings full of anything: the worker neither dies nor hangs, and a reset brings
+    /// the disk back.
     #[test]
     fn arbitrary_descriptors_neither_panic_nor_hang(
         table in prop::collection::vec((buffer(), 0u16..18), 16),

@@ -1,4 +1,5 @@
-//! A disk's life around a pause and a move: the lock, the pause that loses nothing, reset, and the end.
+//! A disk's life around a pause and a move: the lock, the pause that loses nothing, reset, and the
+//! end.
 
 use super::*;
 use crate::saved;
@@ -194,7 +195,8 @@ fn requests_offered_while_parked_are_served_after_the_move_without_a_kick() {
     assert_eq!(rig.get::<u8>(DATA), 5);
 }
 
-/// Flushes end a part of the batch each, so that a pause finds some requests served and gives the others back.
+/// Flushes end a part of the batch each, so that a pause finds some requests served and gives the
+/// others back.
 #[test]
 fn every_request_is_served_exactly_once_however_often_the_disk_moves() {
     let mut rig = Rig::new();
@@ -226,7 +228,8 @@ fn every_request_is_served_exactly_once_however_often_the_disk_moves() {
     assert!(cut_short > 0, "no batch was ever cut short");
 }
 
-/// A state saved while requests are in flight lets the other side begin at the oldest that is not completed.
+/// A state saved while requests are in flight lets the other side begin at the oldest that is not
+/// completed.
 #[test]
 fn a_snapshot_of_a_working_disk_loses_no_request() {
     let mut rig = Rig::new();

@@ -62,7 +62,8 @@ fn a_request_that_waits_for_a_page_does_not_hold_the_image() {
     }
 }
 
-/// A stop does not quiesce a disk while memory arrives, so what follows must not wait for it either.
+/// A stop does not quiesce a disk while memory arrives, so what follows must not wait for it
+/// either.
 #[test]
 fn a_disk_that_was_not_quiesced_goes_on_at_once_though_a_request_waits_for_a_page() {
     let mut rig = Rig::new();

@@ -1,6 +1,8 @@
-//! The disk as a driver meets it: through registers, rings in guest memory and the image behind it.
+//! The disk as a driver meets it: through registers, rings in guest memory and the image behind
+//! it.
 //!
-//! [`Rig`] is a small machine: guest memory in three regions, a scratch image, the disk, and a driver's side of the queue.
+//! [`Rig`] is a small machine: guest memory in three regions, a scratch image, the disk, and a
+//! driver's side of the queue.
 
 mod faults;
 mod hostile;

@@ -1,4 +1,5 @@
-//! A disk's saved state: loaded again and again, refused by name when it cannot be right, safe whatever it contains.
+//! A disk's saved state: loaded again and again, refused by name when it cannot be right, safe
+//! whatever it contains.
 
 use super::life::destination;
 use super::*;

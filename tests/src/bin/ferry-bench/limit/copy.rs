@@ -1,7 +1,9 @@
-//! The bare copy: how long the bytes of a migration take through bare loopback TCP connections, memory to memory.
+//! The bare copy: how long the bytes of a migration take through bare loopback TCP connections,
+//! memory to memory.
 //!
-//! Nothing is logged, scanned, loaded or started here. The receiver's memory is fresh, as a destination's is, and then copied
-//! into once more, as if somebody had touched it before: that is the limit, since touching could be done early.
+//! Nothing is logged, scanned, loaded or started here. The receiver's memory is fresh, as a
+//! destination's is, and then copied into once more, as if somebody had touched it before: that is
+//! the limit, since touching could be done early.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -89,7 +91,8 @@ fn joined(thread: std::thread::ScopedJoinHandle<'_, io::Result<()>>) -> io::Resu
     thread.join().map_err(|_| io::Error::other("a copying thread ended unexpectedly"))?
 }
 
-/// Goes through `memory` block by block, again and again, until `bytes` bytes have been handed out.
+/// Goes through `memory` block by block, again and again, until `bytes` bytes have been handed
+/// out.
 fn blocks(memory: &mut Mapping, bytes: u64, mut each: impl FnMut(&mut [u8]) -> io::Result<()>) -> io::Result<()> {
     let mut left = bytes;
     while left > 0 {
@@ -112,13 +115,16 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    /// Anonymous memory with huge pages where the host gives them: what Ferry's guests have by default.
+    /// Anonymous memory with huge pages where the host gives them: what Ferry's guests have by
+    /// default.
     pub fn anonymous(len: usize) -> io::Result<Self> {
         let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE);
-        // SAFETY: a new private mapping at an address of the kernel's choice touches nothing that exists.
+        // SAFETY: a new private mapping at an address of the kernel's choice touches nothing that
+        // exists.
         let start = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, access, flags) }?;
         let mapping = Mapping { start: start.cast(), len };
-        // SAFETY: the range is the mapping that was just made. A host without huge pages answers with an error that changes nothing.
+        // SAFETY: the range is the mapping that was just made. A host without huge pages answers
+        // with an error that changes nothing.
         let _ = unsafe { rustix::mm::madvise(start, len, Advice::LinuxHugepage) };
         Ok(mapping)
     }
@@ -150,7 +156,8 @@ unsafe impl Send for Mapping {}
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made with this address and length, and nobody borrows from it any more.
+        // SAFETY: the mapping was made with this address and length, and nobody borrows from it
+        // any more.
         let _ = unsafe { rustix::mm::munmap(self.start.cast(), self.len) };
     }
 }

@@ -1,6 +1,8 @@
-//! A minor fault that another thread of this process resolves: what a missing page costs before any network.
+//! A minor fault that another thread of this process resolves: what a missing page costs before
+//! any network.
 //!
-//! It is a plain thread that waits here, no vCPU: leaving the guest, and KVM's part, come on top of it in a VMM.
+//! It is a plain thread that waits here, no vCPU: leaving the guest, and KVM's part, come on top
+//! of it in a VMM.
 
 use std::fs::File;
 use std::io;
@@ -23,8 +25,8 @@ const MINOR_SHMEM: u64 = 1 << 10;
 /// The thread that touches pages never waits so long for its next touch.
 const SILENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
-/// How long single touches of pages take, in µs, that the page cache of a memfd holds and another thread must map
-/// (`UFFDIO_CONTINUE`).
+/// How long single touches of pages take, in µs, that the page cache of a memfd holds and another
+/// thread must map (`UFFDIO_CONTINUE`).
 pub fn minor_faults_us() -> Result<Vec<f64>, BenchError> {
     measure().map_err(BenchError::system("measure minor faults; userfaultfd may be switched off on this host"))
 }

@@ -1,7 +1,9 @@
-//! The limits: what this host could do at best, measured by the bench itself with no VMM in the way.
+//! The limits: what this host could do at best, measured by the bench itself with no VMM in the
+//! way.
 //!
-//! Every row has its limit beside it, made of these: a bare copy over loopback TCP, a round trip there, a minor fault that another
-//! thread resolves, a record made durable, and a process that starts and makes an empty VM.
+//! Every row has its limit beside it, made of these: a bare copy over loopback TCP, a round trip
+//! there, a minor fault that another thread resolves, a record made durable, and a process that
+//! starts and makes an empty VM.
 
 mod copy;
 mod fault;

@@ -14,7 +14,8 @@ use crate::account::{Measured, Reading};
 use crate::error::BenchError;
 use crate::process::spawn;
 
-/// Three pages below 4 GiB that nobody uses, where KVM wants them on hosts of some kind (KVM API, `KVM_SET_TSS_ADDR`).
+/// Three pages below 4 GiB that nobody uses, where KVM wants them on hosts of some kind (KVM API,
+/// `KVM_SET_TSS_ADDR`).
 const TSS_ADDRESS: usize = 0xfffb_d000;
 
 /// How long the process may take to say something.

@@ -11,7 +11,8 @@ use crate::statistics::median;
 
 /// Writes that are timed.
 const WRITES: u64 = 15;
-/// Between two of them: one right behind the other waits for what the storage still does with the one before.
+/// Between two of them: one right behind the other waits for what the storage still does with the
+/// one before.
 const PAUSE: Duration = Duration::from_millis(20);
 /// A record is smaller than a sector.
 const RECORD: [u8; 512] = [0x5a; 512];

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::error::BenchError;
 
-/// Trips that are timed, and before them those that are not: caches and the scheduler settle meanwhile.
+/// Trips that are timed, and before them those that are not: caches and the scheduler settle
+/// meanwhile.
 const TRIPS: usize = 2000;
 const UNTIMED: usize = 200;
 /// A connection that stands still for so long is broken.

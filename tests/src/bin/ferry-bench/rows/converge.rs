@@ -1,4 +1,5 @@
-//! A guest that dirties its memory faster than the link moves it: throttled until rounds are enough, or moved by postcopy.
+//! A guest that dirties its memory faster than the link moves it: throttled until rounds are
+//! enough, or moved by postcopy.
 
 use super::{Bench, held_up, switchover_limit};
 use crate::account::Section;

@@ -1,4 +1,5 @@
-//! Precopy of a guest under load: how long it takes, and by how much the guest says it was held up.
+//! Precopy of a guest under load: how long it takes, and by how much the guest says it was held
+//! up.
 
 use super::{Bench, RATE};
 use crate::account::Section;

@@ -47,7 +47,8 @@ fn owned(bench: &Bench, section: &mut Section, guest: &Guest) {
                 case.attempt(peer.contender(), run, || migration::measure(peer, &guest, &plan, &bench.directory));
             let state_ms = sample.and_then(|sample| sample.state_ms);
             case.attempt(Contender::Limit, run, || {
-                // The record is written once between stop and start. The write that settles it comes after, while the guest runs.
+                // The record is written once between stop and start. The write that settles it
+                // comes after, while the guest runs.
                 let sync_ms = limit::fdatasync_ms(&bench.storage)?;
                 let trip_ms = median(limit::round_trips_us()?).map(|us| us / 1e3);
                 let least_ms = trip_ms.zip(state_ms).map(|(trip, state)| trip + state + sync_ms);

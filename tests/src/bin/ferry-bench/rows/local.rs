@@ -1,4 +1,5 @@
-//! A hand-over to a process on this host: the guest's memory goes as a whole. There is no peer: QEMU 7.2 has nothing like it.
+//! A hand-over to a process on this host: the guest's memory goes as a whole. There is no peer:
+//! QEMU 7.2 has nothing like it.
 
 use super::{Bench, RATE, switchover_limit};
 use crate::account::Section;

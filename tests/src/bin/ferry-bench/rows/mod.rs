@@ -1,5 +1,6 @@
-//! The rows of the bench: what is measured, one module for each. A row measures all contenders in turns (A B A B), so that all meet
-//! the same moods of the machine, and its limit right behind them.
+//! The rows of the bench: what is measured, one module for each. A row measures all contenders in
+//! turns (A B A B), so that all meet the same moods of the machine, and its limit right behind
+//! them.
 
 mod converge;
 mod downtime;
@@ -164,7 +165,8 @@ impl Bench {
     }
 }
 
-/// No switchover is shorter than a round trip and what saving and loading the device state take, as Ferry measured it just now.
+/// No switchover is shorter than a round trip and what saving and loading the device state take,
+/// as Ferry measured it just now.
 fn switchover_limit(case: &mut Case, run: u32, state_ms: Option<f64>) {
     case.attempt(Contender::Limit, run, || {
         let trip_ms = median(limit::round_trips_us()?).map(|us| us / 1e3);

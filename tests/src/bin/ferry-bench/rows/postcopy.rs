@@ -49,7 +49,8 @@ fn limits(case: &mut Case, run: u32, ours: Option<&Sample>) {
     }
 }
 
-/// A fault that another thread resolves, and a round trip in between; and that for each page that Ferry's guest asked for.
+/// A fault that another thread resolves, and a round trip in between; and that for each page that
+/// Ferry's guest asked for.
 fn pages(ours: Option<&Sample>) -> Result<Derived, BenchError> {
     let (faults, trips) = (limit::minor_faults_us()?, limit::round_trips_us()?);
     let both = |percent: usize| {

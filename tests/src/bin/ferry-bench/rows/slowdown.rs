@@ -1,4 +1,5 @@
-//! What rounds cost the guest: how many pages it touches a second, flat out, before and during them.
+//! What rounds cost the guest: how many pages it touches a second, flat out, before and during
+//! them.
 
 use std::path::Path;
 

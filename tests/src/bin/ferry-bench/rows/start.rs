@@ -1,4 +1,5 @@
-//! How long it takes from the making of a process to its guest's first serial byte, and what memory the VMM itself takes.
+//! How long it takes from the making of a process to its guest's first serial byte, and what
+//! memory the VMM itself takes.
 
 use super::Bench;
 use crate::account::Section;

@@ -1,4 +1,5 @@
-//! How total time and downtime grow with the rate at which the guest dirties its memory: the values of a plot.
+//! How total time and downtime grow with the rate at which the guest dirties its memory: the
+//! values of a plot.
 
 use super::Bench;
 use crate::account::Section;

@@ -1,4 +1,5 @@
-//! How fast precopy moves memory when nothing else is in its way: an idle guest, every page of which has to travel.
+//! How fast precopy moves memory when nothing else is in its way: an idle guest, every page of
+//! which has to travel.
 
 use super::Bench;
 use crate::account::Section;

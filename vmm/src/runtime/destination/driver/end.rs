@@ -37,7 +37,8 @@ impl Driver {
         outcome
     }
 
-    /// A host that does not come back with a page must not keep a failed migration from being told.
+    /// A host that does not come back with a page must not keep a failed migration from being
+    /// told.
     fn join_populator(&mut self) {
         let Some(thread) = self.populator.take() else { return };
         if !self.populating.end(populate::PATIENCE) {

@@ -1,4 +1,5 @@
-//! What the destination tells its client about a postcopy that is paused: what happened, and what can be done.
+//! What the destination tells its client about a postcopy that is paused: what happened, and what
+//! can be done.
 
 use ferry_migration::Timer;
 use ferry_migration::destination::{Input, Output};
@@ -28,7 +29,8 @@ impl Driver {
         }
     }
 
-    /// Ahead of the status that it explains. A recovery that fails is the same pause for another reason.
+    /// Ahead of the status that it explains. A recovery that fails is the same pause for another
+    /// reason.
     pub(super) fn explain(&self, outputs: &[Output], trouble: &str) {
         let pauses = |output: &Output| matches!(output, Output::Paused);
         let recovery_fails = self.paused && matches!(outputs, [Output::CloseLinks]);

@@ -1,4 +1,5 @@
-//! What a destination does with the source's greeting: compares, and makes ready what it announces.
+//! What a destination does with the source's greeting: compares, and makes ready what it
+//! announces.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -90,7 +90,8 @@ impl Driver {
         }
     }
 
-    /// The source comes again: what it has given up is given up here, whether or not this side has noticed the break.
+    /// The source comes again: what it has given up is given up here, whether or not this side has
+    /// noticed the break.
     fn source_is_back(&mut self, migration_id: u128, stream: Stream) {
         if !self.paused {
             self.input(Input::LinkLost("the source has come back on a new connection".to_owned()));
@@ -127,7 +128,8 @@ impl Driver {
         }
     }
 
-    /// Takes pages from every bulk link that has arrived, as soon as the machines are known to match.
+    /// Takes pages from every bulk link that has arrived, as soon as the machines are known to
+    /// match.
     pub(super) fn receive_pages(&mut self) {
         let Some(migration_id) = self.migration_id else { return };
         if !self.receiving {
@@ -214,13 +216,15 @@ impl Driver {
         }
     }
 
-    /// The last word may still be on its way: the control link's reader goes on until the source has closed it too.
+    /// The last word may still be on its way: the control link's reader goes on until the source
+    /// has closed it too.
     pub(super) fn close_links(&mut self) {
         if let Some(control) = self.control.take() {
             control.finish_sending();
         }
         if self.paused {
-            // A recovery that was given up: what the source still says on this connection comes too late.
+            // A recovery that was given up: what the source still says on this connection comes
+            // too late.
             self.connection += 1;
             self.reading = false;
             self.progress.set_status(Status::PostcopyPaused);

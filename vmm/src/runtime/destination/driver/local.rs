@@ -1,5 +1,6 @@
-//! The destination's part in a hand-over of the memory as a whole: it is looked at and viewed at `Hello`, taken when the guest is to
-//! run (by the machine's worker), and let go of on every other way out.
+//! The destination's part in a hand-over of the memory as a whole: it is looked at and viewed at
+//! `Hello`, taken when the guest is to run (by the machine's worker), and let go of on every other
+//! way out.
 
 use std::os::fd::OwnedFd;
 
@@ -73,7 +74,8 @@ impl Driver {
         self.input(Input::Loaded(Err(failure)));
     }
 
-    /// The guest is not here: its memory is not either. Nobody loads or starts the machine any more.
+    /// The guest is not here: its memory is not either. Nobody loads or starts the machine any
+    /// more.
     pub(super) fn let_go_of_memory(&self) {
         if let Err(error) = self.machine.memory().forget_passed() {
             tracing::warn!(%error, "the memory that was handed over is still mapped here; nobody uses it");

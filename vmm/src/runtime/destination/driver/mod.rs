@@ -1,11 +1,14 @@
-//! The thread that carries a destination's state machine: events in, outputs carried out, in order.
+//! The thread that carries a destination's state machine: events in, outputs carried out, in
+//! order.
 //!
-//! Started by [`Incoming::listen`](super::Incoming::listen). It waits only for its inbox and its timers; what blocks is done by
-//! workers, and everything that was opened or started here is gone when it ends. [`links`] accepts, uses and closes the links,
-//! [`postcopy`] holds what only a guest with missing pages needs, [`local`] what only memory does that comes as a whole, [`record`]
-//! asks the ownership record, [`greeting`] compares the machines, [`identity`] sees that both sides mean the same guest and disk,
-//! [`end`] winds up.
+//! Started by [`Incoming::listen`](super::Incoming::listen). It waits only for its inbox and its
+//! timers; what blocks is done by workers, and everything that was opened or started here is gone
+//! when it ends. [`links`] accepts, uses and closes the links, [`postcopy`] holds what only a
+//! guest with missing pages needs, [`local`] what only memory does that comes as a whole,
+//! [`record`] asks the ownership record, [`greeting`] compares the machines, [`identity`] sees
+//! that both sides mean the same guest and disk, [`commands`] answers clients, [`end`] winds up.
 
+mod commands;
 mod end;
 mod explain;
 mod greeting;
@@ -40,7 +43,7 @@ use super::missing::Missing;
 use super::pages::Armed;
 use super::populate::Populating;
 use super::worker::{LoadJob, MachineJob, machine_worker};
-use super::{Answer, Command, Event, LinkEvent, Refusal, arrivals};
+use super::{Event, LinkEvent, arrivals};
 use crate::machine::Machine;
 use crate::runtime::control;
 use crate::runtime::inbox::{HeldLoss, Next, Order};
@@ -54,8 +57,6 @@ use crate::runtime::timers::{Durations, Timers};
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Sources that were refused and whose links are still open; the oldest goes first.
 const MOST_REFUSED: usize = 16;
-const NOT_ACTIVE: &str = "only a postcopy that is active can be paused";
-const NOT_LISTENING: &str = "the source is awaited nowhere: give an address with migrate-recover";
 /// Threads of a migration, those of replaced connections included that have not ended yet: several
 /// times what one connection has.
 const MOST_THREADS: usize = 4 * (BULK_LINKS_MAX as usize + 4);
@@ -87,7 +88,8 @@ pub(super) struct Driver {
     heard: u64,
     links: Vec<Stream>,
     loss: HeldLoss,
-    /// Sources that came second: their links stay open until this migration ends, so that they can read why.
+    /// Sources that came second: their links stay open until this migration ends, so that they can
+    /// read why.
     refused: VecDeque<control::Sender>,
     receiving: bool,
     bulk_links: Vec<(u8, Stream)>,
@@ -260,22 +262,6 @@ impl Driver {
             }
             LinkEvent::SendFailed(reason) => self.input(Input::LinkLost(reason)),
         }
-    }
-
-    fn command(&mut self, command: Command, answer: &Sender<Answer>) {
-        let result = match command {
-            Command::Pause if self.paused || !self.core.is_in_postcopy() => Err(Refusal::Unfit(NOT_ACTIVE)),
-            Command::Pause => {
-                self.input(Input::Pause);
-                Ok(())
-            }
-            Command::Recover(listener) => self.listen_again(listener).map_err(Refusal::Unfit),
-            Command::Listens if self.listening.is_live() => Ok(()),
-            Command::Listens => Err(Refusal::Unfit(NOT_LISTENING)),
-            Command::RecoverInPlace(wanted) => self.listen_in_place(&wanted),
-        };
-        // Nobody waits for the answer when the client has gone.
-        let _ = answer.send(result);
     }
 
     fn input(&mut self, input: Input) {

@@ -51,8 +51,9 @@ impl Driver {
         }
     }
 
-    /// Waits for every thread, and ends whatever holds one up, however late it begins to: a device that hangs, or a load that
-    /// waits for a page in memory that it has armed when the migration was given up already.
+    /// Waits for every thread, and ends whatever holds one up, however late it begins to: a device
+    /// that hangs, or a load that waits for a page in memory that it has armed when the migration
+    /// was given up already.
     pub(super) fn join(&mut self, inbox: &Receiver<Event>) {
         loop {
             let (ended, running): (Vec<_>, Vec<_>) = self.threads.drain(..).partition(JoinHandle::is_finished);
@@ -83,7 +84,8 @@ impl Driver {
         self.receive_from(migration_id, stream, URGENT, None);
     }
 
-    /// The link is gone: the guest waits where it needs a page. Whoever comes with this migration's id goes on with it.
+    /// The link is gone: the guest waits where it needs a page. Whoever comes with this
+    /// migration's id goes on with it.
     pub(super) fn pause(&mut self) {
         self.paused = true;
         self.timers.stop(Timer::Recover);
@@ -101,7 +103,8 @@ impl Driver {
         self.progress.set_status(Status::PostcopyActive);
     }
 
-    /// Nobody can come any more. A guest that runs here goes on without; the operator gives another address.
+    /// Nobody can come any more. A guest that runs here goes on without; the operator gives
+    /// another address.
     pub(super) fn listening_failed(&mut self, error: &std::io::Error) {
         if self.listening.is_live() {
             // The address that failed has been replaced meanwhile.
@@ -133,9 +136,9 @@ impl Driver {
         Ok(())
     }
 
-    /// The source of a paused postcopy is awaited at an address that overlaps with the present one,
-    /// as that of all interfaces does: the old one goes first, and comes back when the new one
-    /// cannot be had.
+    /// The source of a paused postcopy is awaited at an address that overlaps with the present
+    /// one, as that of all interfaces does: the old one goes first, and comes back when the new
+    /// one cannot be had.
     pub(super) fn listen_in_place(&mut self, wanted: &Wanted) -> Result<(), Refusal> {
         if !self.paused {
             return Err(Refusal::Unfit(NOT_PAUSED));

@@ -104,8 +104,8 @@ impl Driver {
         }
     }
 
-    /// A guest that runs here without having come by this process's record gets it now, for its next
-    /// migration, unless another process has a part in it.
+    /// A guest that runs here without having come by this process's record gets it now, for its
+    /// next migration, unless another process has a part in it.
     pub(super) fn guest_started(&self) {
         if let Some(own) = self.own_record.as_ref().filter(|_| self.core.handshake() != Handshake::Owned) {
             own.assert_ownership(self.migration_id.unwrap_or_default(), self.machine.came_through());

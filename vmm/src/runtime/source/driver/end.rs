@@ -9,8 +9,8 @@ use super::Driver;
 use crate::runtime::source::{Event, LinkEvent};
 
 impl Driver {
-    /// Waits for every thread, and ends what holds one up: a device that hangs, or a link that was still being opened when the
-    /// others were closed.
+    /// Waits for every thread, and ends what holds one up: a device that hangs, or a link that was
+    /// still being opened when the others were closed.
     fn join(&mut self, inbox: &Receiver<Event>) {
         loop {
             crate::runtime::join_finished(&mut self.threads);

@@ -1,4 +1,5 @@
-//! What the source tells its client about a status that is no end: what happened, and what can be done.
+//! What the source tells its client about a status that is no end: what happened, and what can be
+//! done.
 
 use ferry_migration::message::ToSource;
 use ferry_migration::source::{Input, Output};

@@ -111,7 +111,8 @@ impl Driver {
     pub(super) fn send(&mut self, message: &ToDestination) {
         let attachment = match message {
             ToDestination::Hello { .. } => self.greeting(),
-            // In a rehearsal, what the guest has written since it was sent: the destination discards that before the guest stops.
+            // In a rehearsal, what the guest has written since it was sent: the destination
+            // discards that before the guest stops.
             ToDestination::Rehearse | ToDestination::Package { .. } => {
                 let remaining = self.remaining.as_ref().filter(|_| self.core.goes_postcopy());
                 package::encode(&std::mem::take(&mut self.state), remaining)

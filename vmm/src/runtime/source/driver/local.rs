@@ -1,7 +1,8 @@
-//! The source's part in a hand-over of the memory as a whole: the descriptor goes with `Hello`, no page is ever sent, and what was
-//! handed over is out of this process's reach.
+//! The source's part in a hand-over of the memory as a whole: the descriptor goes with `Hello`, no
+//! page is ever sent, and what was handed over is out of this process's reach.
 //!
-//! The state machine knows nothing of it. It asks for rounds, and hears that the first has left nothing over.
+//! The state machine knows nothing of it. It asks for rounds, and hears that the first has left
+//! nothing over.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -37,8 +38,8 @@ impl Driver {
         self.local && (now.is_none() || now != self.passed_mark)
     }
 
-    /// Why the migration cannot go on after this `HelloAck`, if so: the destination waits for pages that will not come, or has memory
-    /// that was not handed over.
+    /// Why the migration cannot go on after this `HelloAck`, if so: the destination waits for
+    /// pages that will not come, or has memory that was not handed over.
     pub(super) fn memory_is_not_taken(&self, attachment: &[u8]) -> Option<Input> {
         match self.passed_memory() {
             Some(passed) if passed.is_taken_by(attachment) => None,
@@ -52,7 +53,8 @@ impl Driver {
         }
     }
 
-    /// The page worker's answers when there is nothing to send: one round that leaves nothing over, and no last pages.
+    /// The page worker's answers when there is nothing to send: one round that leaves nothing
+    /// over, and no last pages.
     pub(super) fn no_pages(&self, asked: &Output) {
         let answer = match asked {
             Output::SendLastPages { .. } => Input::LastPagesSent { marker: 0 },

@@ -4,8 +4,9 @@
 //! timers; what blocks is done by workers, and everything that was opened or started here is gone
 //! when it ends. [`links`] opens, uses and closes the links, [`jobs`] hands work to the workers,
 //! [`record`] asks the ownership record, [`throttle`] slows a guest down that writes too fast,
-//! [`commands`] answers clients, and [`explain`] says what they must know, [`identity`] what both sides must mean alike,
-//! [`local`] stands in for the page worker where the memory goes as a whole, [`end`] winds up.
+//! [`commands`] answers clients, and [`explain`] says what they must know, [`identity`] what both
+//! sides must mean alike, [`local`] stands in for the page worker where the memory goes as a
+//! whole, [`end`] winds up.
 
 mod commands;
 mod end;
@@ -372,7 +373,8 @@ impl Driver {
         }
     }
 
-    /// Ends are shown in `wind_up`, when everything of this attempt has been released and the next one can begin.
+    /// Ends are shown in `wind_up`, when everything of this attempt has been released and the next
+    /// one can begin.
     fn show(&self, status: Status) {
         if !matches!(status, Status::Completed | Status::Failed | Status::Cancelled) {
             self.progress.set_status(status);
