@@ -164,8 +164,13 @@ impl Stage {
                 (before, since) = (now, Instant::now());
             }
             // Whoever was told to end does so in its own time.
-            let ending =
-                [&self.source, &self.destination].into_iter().zip(now).any(|(a, view)| a.quit && view != View::Ended);
+            // Whoever has the guest ends with it, once the guest has done what it was told.
+            let ends_with_guest = self.cell.what == What::GuestShutsDown && !now.contains(&View::Ended);
+            let ending = ends_with_guest
+                || [&self.source, &self.destination]
+                    .into_iter()
+                    .zip(now)
+                    .any(|(a, view)| a.quit && view != View::Ended);
             let patience = match now {
                 _ if !now.into_iter().all(|view| lasts(view) || hurts && view != View::Silent) => return None,
                 _ if ending => SETTLED,

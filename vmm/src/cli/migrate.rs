@@ -132,7 +132,7 @@ fn migrate(options: &Options, signals: impl FnOnce() -> Receiver<Signal>) -> Res
             Ok(())
         }
         Status::PostcopyPaused => Err(CliError::Failed(format!(
-            "the postcopy is paused: {}; the guest runs on at the destination until it needs a page from here. Reconnect with: \
+            "the postcopy is paused: {}; unless it is lost, the guest runs on at the destination until it needs a page from here. Reconnect with: \
              ferry migrate --resume --qmp unix:{} --to {}",
             reason(&info).split(';').next().unwrap_or_default(),
             options.qmp.display(),

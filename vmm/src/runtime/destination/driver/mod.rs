@@ -348,7 +348,10 @@ impl Driver {
                 Output::Settle => self.settle_record(),
                 Output::Paused => self.pause(),
                 Output::Resumed => self.resumed(),
-                Output::LoseGuest(reason) => self.lose_guest(&reason),
+                Output::LoseGuest(reason) => {
+                    self.lose_guest(&reason);
+                    self.say_lost(&reason);
+                }
                 Output::Start => self.start_guest(),
                 Output::Interrupt => self.machine.interrupt_faults(),
                 Output::CloseLinks => self.close_links(),

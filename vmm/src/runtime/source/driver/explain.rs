@@ -46,7 +46,7 @@ impl Driver {
                     self.core.uncertainty().unwrap_or(trouble)
                 )),
                 Output::Status(Status::PostcopyPaused) => self.progress.set_error(format!(
-                    "{trouble}; the guest runs on at the destination until it needs a page from here: reconnect with migrate, \
+                    "{trouble}; unless it is lost, the guest runs on at the destination until it needs a page from here: reconnect with migrate, \
                      resume set, or, if the destination needs nothing more or is lost, end this with x-ferry-resolve, owner \
                      destination, drop-pages true"
                 )),
