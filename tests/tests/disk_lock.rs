@@ -90,6 +90,27 @@ fn a_second_migration_that_fails_early_does_not_say_that_the_guest_is_safe() {
 }
 
 #[test]
+fn a_guest_that_has_its_disk_back_and_cannot_run_is_not_said_to_be_here() {
+    let Some(mut scene) = stopped_without_its_disk("owned") else { return };
+    let slow = scene.spec.clone().device("fault,at=load,do=delay:1500").device("fault,at=post_load,do=fail");
+    let mut destination = scene.lab.start_destination(&slow);
+    scene.source.begin_migration(&destination.wait_listening());
+    scene.source.wait_migration(Status::Device);
+    // It is carried out when the guest goes on, with its disk in hand and the record claimed.
+    scene.source.qmp("system_reset", json!({}));
+    scene.source.set_fault(json!({ "at": "KVM_SET_PIT2", "do": "fail" }));
+    assert_eq!(scene.source.wait_migration_end().status, Some(Status::Failed));
+    let _ = gave_up(&mut destination);
+    assert_eq!(scene.source.run_state(), "paused");
+    let beside = scene.lab.refuses(&scene.spec);
+    assert!(beside.contains("a hand-over is under way"), "{beside}");
+    scene.source.qmp("x-ferry-fault-set", json!({ "clear": true }));
+    scene.source.qmp("cont", json!({}));
+    scene.source.wait_run_state("running");
+    scene.source.wait_settled(3);
+}
+
+#[test]
 fn a_refused_cont_keeps_the_lock_of_a_stopped_guest() {
     let Some(mut scene) = Scene::with(|lab, spec| spec.disk(&disk::image(lab, "disk.img", 4 << 20))) else { return };
     scene.source.wait_settled(1);

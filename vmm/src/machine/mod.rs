@@ -46,7 +46,7 @@ use crate::kvm::DirtyLog;
 use crate::memory::Memory;
 
 pub use config::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink};
-pub use custody::Custody;
+pub use custody::{Custody, Settle};
 pub use error::{DeviceFailure, ExitReason, GuestFailure, MachineError};
 pub use faults::{FaultRuleError, call_of};
 pub use identity::{DiskFile, DiskProof};

@@ -90,7 +90,7 @@ impl Machine {
         self.parts.acquire_patiently()?;
         allowed().map_err(MachineError::NotOurs).inspect_err(|_| self.parts.give_up_resources())?;
         // The guest of a second migration, whose disk was let go of in the first.
-        self.parts.claim(Again::Resume)?;
+        let claim = self.parts.claim(Again::Resume)?;
         {
             let mut status = control.status();
             // Handed over while the disk was being locked.
@@ -116,6 +116,7 @@ impl Machine {
             self.parts.give_up_resources();
             return Err(error);
         }
+        self.parts.has_its_disk(claim);
         self.parts.faults.set_direction(Direction::Outgoing);
         Ok(())
     }

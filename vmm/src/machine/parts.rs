@@ -13,7 +13,7 @@ use ferry_migration::ownership::custody::{self, Again};
 
 use super::build::Disk;
 use super::control::Control;
-use super::custody::Custody;
+use super::custody::{Custody, Settle};
 use super::error::{DeviceFailure, MachineError};
 use super::reset::PowerOn;
 use super::{description, reset};
@@ -77,22 +77,31 @@ impl Parts {
             !status.running && status.ended.is_none()
         };
         match idle {
-            true => self.acquire().and_then(|()| self.claim(Again::Cont)).and_then(|()| self.run_if_wanted()),
+            true => self.acquire().and_then(|()| self.claim(Again::Cont)).and_then(|claim| {
+                self.run_if_wanted()?;
+                self.has_its_disk(claim);
+                Ok(())
+            }),
             false => Ok(()),
         }
     }
 
-    /// Of a guest whose disk was let go of, and is held again: asks whether it may run here.
-    pub(super) fn claim(&self, again: Again) -> Result<(), MachineError> {
+    /// Of a guest whose disk was let go of, and is held again: asks whether it may run here. What
+    /// is returned is for [`Parts::has_its_disk`].
+    pub(super) fn claim(&self, again: Again) -> Result<Option<Settle>, MachineError> {
         let let_go = self.control.status().let_go;
-        if !custody::must_claim(let_go, again, Guards::all()) {
-            return Ok(());
-        }
-        if let Some(custody) = self.custody.get() {
-            custody.claim(again).map_err(MachineError::NotOurs).inspect_err(|_| self.give_up_resources())?;
-        }
+        let Some(custody) = self.custody.get().filter(|_| custody::must_claim(let_go, again, Guards::all())) else {
+            return Ok(None);
+        };
+        custody.claim(again).map(Some).map_err(MachineError::NotOurs).inspect_err(|_| self.give_up_resources())
+    }
+
+    /// A guest whose disk may have been let go of runs here again, or stands still with its disk.
+    pub(super) fn has_its_disk(&self, claim: Option<Settle>) {
         self.control.status().let_go = false;
-        Ok(())
+        if let Some(settle) = claim {
+            settle();
+        }
     }
 
     /// With what running needs in hand: carries out a reset that is due, and lets the guest run if

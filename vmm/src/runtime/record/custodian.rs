@@ -4,7 +4,7 @@
 //! to be taken back: since then that process, or a third one, may have run it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 
 use ferry_migration::guards::Guards;
@@ -12,7 +12,7 @@ use ferry_migration::ownership::custody::{self, Again};
 use ferry_migration::ownership::{Record, Swap};
 
 use super::{ANSWER_DEADLINE, OwnRecord, RecordError};
-use crate::machine::Custody;
+use crate::machine::{Custody, Settle};
 use crate::ownership::OwnershipError;
 
 /// The record's word on whether this process may run its guest again.
@@ -30,34 +30,39 @@ impl Custodian {
 }
 
 impl Custody for Custodian {
-    fn claim(&self, again: Again) -> Result<(), String> {
+    fn claim(&self, again: Again) -> Result<Settle, String> {
         // A guest that never had a record: it arrived without one, and booted where none could be
         // made.
         if self.own.generation() == 0 {
-            return Ok(());
+            return Ok(Box::new(|| ()));
         }
         let (answer, answered) = channel();
-        let own = self.own.clone();
+        let (own, is_late) = (self.own.clone(), Arc::new(AtomicBool::new(false)));
+        let given_up = is_late.clone();
         let ask = move || {
             // The caller may have given up.
-            let _ = answer.send(own.claim_again(again));
+            let _ = answer.send(own.claim_again(again, &given_up));
         };
         let late = || RecordError::Late { place: self.own.place() };
         let asked = std::thread::Builder::new().name("ferry-record".into()).spawn(ask);
         let claimed = asked.map_err(RecordError::Thread).and_then(|_| {
             answered.recv_timeout(ANSWER_DEADLINE).unwrap_or_else(|error| match error {
-                RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected => Err(late()),
+                RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected => {
+                    is_late.store(true, SeqCst);
+                    Err(late())
+                }
             })
         });
         let claimed = claimed.map_err(|error| crate::runtime::causes(&error))?;
-        self.own.settle_claim(claimed);
-        Ok(())
+        let own = self.own.clone();
+        Ok(Box::new(move || own.settle_claim(claimed)))
     }
 }
 
 impl OwnRecord {
-    /// Makes the record name this process in a new generation, unsettled.
-    pub(super) fn claim_again(&self, again: Again) -> Result<Record, RecordError> {
+    /// Makes the record name this process in a new generation, unsettled; not any more once
+    /// `given_up` says that nobody waits for it.
+    pub(super) fn claim_again(&self, again: Again, given_up: &AtomicBool) -> Result<Record, RecordError> {
         let migration_id = crate::ownership::random().map_err(RecordError::Random)?;
         self.while_nobody_changes_it(|| {
             if !custody::may_claim(self.announced().is_some(), again, Guards::all()) {
@@ -66,6 +71,9 @@ impl OwnRecord {
             let Some(there) = self.backend.read()? else {
                 return Err(OwnershipError::Missing { at: self.place() }.into());
             };
+            if given_up.load(SeqCst) {
+                return Err(RecordError::Late { place: self.place() });
+            }
             let change = custody::run_again(&there, &self.me, migration_id).map_err(|refusal| self.refused(refusal))?;
             match self.backend.swap(&change.expected, &change.record)? {
                 Swap::Won => {

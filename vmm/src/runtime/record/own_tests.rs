@@ -141,12 +141,12 @@ fn a_guest_on_its_way_elsewhere_is_not_claimed_for_cont() {
     let own = place.booted(false);
     let outgoing = own.outgoing(8).unwrap();
     outgoing.announce().unwrap();
-    assert!(matches!(own.claim_again(Again::Cont), Err(RecordError::Announced)));
+    assert!(matches!(own.claim_again(Again::Cont, &AtomicBool::new(false)), Err(RecordError::Announced)));
     assert_eq!(there(&own).generation, 1);
     // As for the guest that runs again at the end of it.
-    assert_eq!(own.claim_again(Again::Resume).unwrap().generation, 2);
+    assert_eq!(own.claim_again(Again::Resume, &AtomicBool::new(false)).unwrap().generation, 2);
     outgoing.end();
-    assert_eq!(own.claim_again(Again::Cont).unwrap().generation, 3);
+    assert_eq!(own.claim_again(Again::Cont, &AtomicBool::new(false)).unwrap().generation, 3);
     assert!(matches!(outgoing.announce(), Err(RecordError::Over)), "what comes late announces nothing");
-    own.claim_again(Again::Cont).unwrap();
+    own.claim_again(Again::Cont, &AtomicBool::new(false)).unwrap();
 }
