@@ -307,6 +307,27 @@ fn a_record_that_tells_of_the_hand_over_of_another_process_is_left_as_it_is() {
 }
 
 #[test]
+fn a_guest_that_has_arrived_leaves_only_when_the_record_names_its_process() {
+    let Some(lab) = Lab::new() else { return };
+    let spec = Spec::default().disk(&disk::image(&lab, "disk.img", 4 << 20));
+    let mut blind = spec.clone();
+    blind.more = vec!["--ownership".into(), "none".into()];
+    let mut source = lab.start(&blind);
+    let mut destination = lab.start_destination(&spec.clone().device("fault,at=record:write,do=errno:EIO"));
+    source.migrate_to(&destination.wait_listening());
+    destination.wait_migration(Status::Completed);
+    // Written in the middle of the next migration, the record would let a boot come between.
+    let mut next = lab.start_destination(&spec);
+    let refused = destination.refused("migrate", json!({ "uri": next.wait_listening() }));
+    assert!(refused.contains("disk.img.owner does not name this process yet"), "{refused}");
+    assert_eq!(destination.run_state(), "running");
+    destination.qmp("x-ferry-fault-set", json!({ "clear": true }));
+    destination.wait_settled(1);
+    destination.migrate_to(&next.wait_listening());
+    next.wait_settled(2);
+}
+
+#[test]
 fn a_process_that_ends_before_the_hand_over_is_settled_settles_it_first() {
     let Some(mut scene) = scene() else { return };
     // The destination has the guest when it settles: `outgoing`. It tries again half a second

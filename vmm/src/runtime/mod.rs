@@ -21,7 +21,7 @@ pub use crate::runtime::error::{MigrationError, causes};
 use crate::runtime::listener::{BindError, Listener};
 pub use crate::runtime::local::LocalError;
 use crate::runtime::progress::{Direction, Progress};
-use crate::runtime::record::{OwnRecord, OwnershipInfo};
+use crate::runtime::record::{OwnRecord, OwnershipInfo, RecordError};
 pub use crate::runtime::request::Unanswered;
 use crate::runtime::settings::{Given, OwnSettings, Settings};
 use crate::runtime::source::{Command, Outgoing};
@@ -117,6 +117,30 @@ impl Migrations {
     pub fn migrate(&self, to: Endpoint, own: &OwnSettings) -> Result<(), MigrationError> {
         // Checked ahead of any wait.
         self.settings.for_migration(own)?;
+        let mut current = self.may_migrate()?;
+        if let Some(record) = self.record.as_ref().filter(|record| !record.is_named_or_without(Duration::ZERO)) {
+            // Clients may ask meanwhile.
+            drop(current);
+            if !record.is_named_or_without(record::ANSWER_DEADLINE) {
+                return Err(RecordError::NotYet { place: record.place() }.into());
+            }
+            current = self.may_migrate()?;
+        }
+        let settings = Arc::new(self.settings.for_migration(own)?);
+        let parameters = settings.parameters();
+        if parameters.local {
+            local::check(&to, self.machine.memory(), &parameters, settings.postcopy())?;
+        }
+        let progress = self.progress(Direction::Outgoing);
+        let outgoing = Outgoing::start(self.machine.clone(), to, settings, progress.clone(), self.record.as_ref())?;
+        current.outgoing = Some(outgoing);
+        current.newest = Some(progress);
+        Ok(())
+    }
+
+    /// Whether this process has a guest that may be migrated now. No other migration begins while
+    /// what is returned is held.
+    fn may_migrate(&self) -> Result<MutexGuard<'_, Current>, MigrationError> {
         let current = self.current();
         let paused = current.outgoing.as_ref().is_some_and(|o| o.progress.status() == Some(Status::PostcopyPaused));
         if paused {
@@ -144,16 +168,7 @@ impl Migrations {
             }
             previous.join();
         }
-        let settings = Arc::new(self.settings.for_migration(own)?);
-        let parameters = settings.parameters();
-        if parameters.local {
-            local::check(&to, self.machine.memory(), &parameters, settings.postcopy())?;
-        }
-        let progress = self.progress(Direction::Outgoing);
-        let outgoing = Outgoing::start(self.machine.clone(), to, settings, progress.clone(), self.record.as_ref())?;
-        current.outgoing = Some(outgoing);
-        current.newest = Some(progress);
-        Ok(())
+        Ok(current)
     }
 
     /// QMP `migrate-incoming` and `--incoming`: listens, and returns the address with the port

@@ -38,6 +38,16 @@ pub enum RecordError {
         /// Since which generation.
         generation: u64,
     },
+    /// This process itself has changed the record since it was looked at.
+    #[error(
+        "the ownership record {place} was changed by another command of this process (generation {generation}): try again"
+    )]
+    Changed {
+        /// Where the record is.
+        place: String,
+        /// What it says now.
+        generation: u64,
+    },
     /// Another process has made itself the owner since the guest was stopped here.
     #[error(
         "the ownership record {place} names {owner} in generation {generation}, which may have run the guest since it was \
@@ -75,6 +85,15 @@ pub enum RecordError {
     /// The host gave no thread to ask the record with.
     #[error("no thread can be started to ask the ownership record: {0}; raise the limit of processes")]
     Thread(#[source] std::io::Error),
+    /// The guest has arrived, and the record could not be asked for it yet.
+    #[error(
+        "the ownership record {place} does not name this process yet, to which the guest has come: see in the log or with \
+         x-ferry-query-ownership what keeps it, then try again"
+    )]
+    NotYet {
+        /// Where the record is.
+        place: String,
+    },
     /// The migration has ended before it was announced.
     #[error("the migration has ended meanwhile")]
     Over,
@@ -114,7 +133,9 @@ impl RecordError {
         match self {
             // A boot that asks to be alone is refused by the record in a moment.
             RecordError::Ownership(error) => error.is_unreachable() || error.is_present(),
-            RecordError::NotOurs { .. } | RecordError::Twice { why: Twice::IsPresent, .. } => true,
+            RecordError::NotOurs { .. }
+            | RecordError::Changed { .. }
+            | RecordError::Twice { why: Twice::IsPresent, .. } => true,
             _ => false,
         }
     }

@@ -29,6 +29,8 @@ pub struct OwnRecord {
     pub(super) generation: AtomicU64,
     /// The migration that the record tells of, while it goes on with this process as its source.
     pub(super) announced: Mutex<Option<u128>>,
+    /// A guest has arrived, and the record does not name this process yet.
+    arrivals: Arc<Background>,
     /// Changes that go on in the background.
     background: Arc<Background>,
     /// Held from a look at the record to the change that follows from it: the end of one hand-over
@@ -51,6 +53,7 @@ impl OwnRecord {
             shows_presence,
             generation: AtomicU64::new(0),
             announced: Mutex::default(),
+            arrivals: Arc::default(),
             background: Arc::default(),
             changing: Mutex::default(),
         })
@@ -143,8 +146,18 @@ impl OwnRecord {
     /// hand-overs through which the guest has come. Goes on in the background until the record has
     /// it or the guest has gone.
     pub fn assert_ownership(self: &Arc<Self>, migration_id: u128, through: Vec<Handover>) {
-        let stay = self.stay();
-        let _first_try = self.insist("name this process", move |own| own.take_at_arrival(migration_id, &through, stay));
+        let (stay, open) = (self.stay(), self.arrivals.begin());
+        let _first_try = self.insist("name this process", move |own| {
+            let _open = &open;
+            own.take_at_arrival(migration_id, &through, stay)
+        });
+    }
+
+    /// Whether the record names this process, or is another's for good; waits for that as long as
+    /// `within`. Otherwise the guest has arrived, and the record will name this process at some
+    /// moment, settled: a migration that it does not tell of must not go on then.
+    pub fn is_named_or_without(&self, within: Duration) -> bool {
+        self.arrivals.wait_none(within)
     }
 
     fn take_at_arrival(&self, migration_id: u128, through: &[Handover], stay: Stay) -> Result<(), RecordError> {
@@ -339,7 +352,11 @@ impl OwnRecord {
     }
 
     pub(super) fn not_ours(&self, record: &Record) -> RecordError {
-        RecordError::NotOurs { place: self.place(), owner: record.owner.to_string(), generation: record.generation }
+        let (place, generation) = (self.place(), record.generation);
+        if record.owner == self.me {
+            return RecordError::Changed { place, generation };
+        }
+        RecordError::NotOurs { place, owner: record.owner.to_string(), generation }
     }
 }
 

@@ -130,7 +130,7 @@ impl Outgoing {
         let faults = machine.faults().clone();
         let migration_id = crate::ownership::random().map_err(MigrationError::Host)?;
         let own_record = record.cloned();
-        // A guest that arrived without the record may not have got it yet.
+        // A guest that arrived and found the record to be another process's has none.
         let record = record.filter(|own| own.generation() > 0);
         let record = record.map(|own| own.outgoing(migration_id)).transpose()?.map(Arc::new);
         let peer = to.to_string();
