@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 
 use crate::Lab;
-use crate::file_lock::set_lock;
+use crate::file_lock::set_lock_of;
 use crate::wait::{SOON, wait_for};
 
 /// Makes a sparse raw image of this many bytes in the test's directory.
@@ -75,6 +75,10 @@ pub fn intact(image: &Path, seed: u64) -> Result<usize, String> {
     Ok(stamped)
 }
 
+/// Bytes of an image's main lock. A lock of the whole file is not to be had while the guest is handed
+/// over.
+const MAIN_LOCK: i64 = 1 << 62;
+
 /// A third party that wants an image's lock, and takes it as soon as it is free.
 #[derive(Debug)]
 pub struct Lock {
@@ -93,7 +97,7 @@ impl Lock {
         let taken = Arc::new(AtomicBool::new(false));
         let told = taken.clone();
         let waiting = std::thread::spawn(move || {
-            set_lock(&file, libc::F_WRLCK);
+            set_lock_of(&file, libc::F_WRLCK, MAIN_LOCK);
             told.store(true, Relaxed);
             file
         });
@@ -122,6 +126,6 @@ impl Lock {
         let file = self.waiting.join().expect("waiting for a lock does not fail");
         // Closing would not do while a process that another test is starting holds a copy of the
         // descriptor.
-        set_lock(&file, libc::F_UNLCK);
+        set_lock_of(&file, libc::F_UNLCK, MAIN_LOCK);
     }
 }

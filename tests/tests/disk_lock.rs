@@ -6,7 +6,8 @@
 
 use ferry_migration::info::Status;
 use ferry_tests::scene::gave_up;
-use ferry_tests::{Scene, disk};
+use ferry_tests::wait::wait_for;
+use ferry_tests::{SOON, Scene, Spec, disk};
 use serde_json::json;
 
 /// A failed migration has left the guest stopped at the source, because the lock of its disk was
@@ -60,6 +61,13 @@ fn a_guest_that_another_process_has_run_since_is_not_run_again() {
     let Some(mut scene) = stopped_without_its_disk("owned") else { return };
     let mut spec = scene.spec.clone();
     spec.more = vec!["--ownership".into(), "auto,take".into()];
+    // On the very image it is refused as long as the source lives. Its locks do not reach a copy,
+    // or another host.
+    let says = scene.lab.refuses(&spec);
+    assert!(says.contains("disk.img is in a hand-over"), "{says}");
+    let (image, aside) = (scene.lab.path("disk.img"), scene.lab.path("aside.img"));
+    std::fs::rename(&image, &aside).unwrap();
+    std::fs::copy(&aside, &image).unwrap();
     let mut other = scene.lab.start(&spec);
     other.wait_settled(2);
     other.quit();
@@ -87,6 +95,45 @@ fn a_second_migration_that_fails_early_does_not_say_that_the_guest_is_safe() {
         scene.guest.wait_reports(2);
         scene.ends_well();
     }
+}
+
+#[test]
+fn no_boot_by_another_path_or_record_takes_the_disk_of_a_guest_that_stays_stopped() {
+    let Some(mut scene) = stopped_without_its_disk("owned") else { return };
+    let link = scene.lab.path("link.img");
+    std::fs::hard_link(scene.lab.path("disk.img"), &link).unwrap();
+    let with = |spec: Spec, ownership: &str| Spec { more: vec!["--ownership".into(), ownership.into()], ..spec };
+    let elsewhere = format!("file:{}", scene.lab.path("other.owner").display());
+    let spec = scene.spec.clone();
+    for boot in [spec.clone().disk(&link), with(spec.clone(), "none"), with(spec, &elsewhere)] {
+        let says = scene.lab.refuses(&boot);
+        assert!(says.contains("is in a hand-over"), "{says}");
+    }
+    is_stopped(&mut scene);
+    scene.source.qmp("cont", json!({}));
+    scene.source.wait_settled(2);
+    scene.guest.wait_reports(2);
+    scene.ends_well();
+}
+
+#[test]
+fn no_boot_takes_the_disk_in_the_gap_of_a_switchover_and_every_boot_when_all_is_over() {
+    let Some(mut scene) = Scene::with(|lab, spec| spec.disk(&disk::image(lab, "disk.img", 4 << 20))) else { return };
+    let mut blind = scene.spec.clone();
+    blind.more = vec!["--ownership".into(), "none".into()];
+    // The source has let go of the disk, and the destination does not have it yet.
+    let mut destination = scene.destination_with("fault,at=disk:lock,do=hang,times=1,in=incoming");
+    scene.source.begin_migration(&destination.wait_listening());
+    scene.source.wait_run_state("finish-migrate");
+    wait_for("the disk to be free", SOON, || scene.lab.refuses(&blind).contains("is in a hand-over"));
+    destination.qmp("x-ferry-fault-set", json!({ "clear": true }));
+    assert_eq!(scene.source.wait_migration_end().status, Some(Status::Completed));
+    scene.guest.moved_to(&destination);
+    scene.guest.wait_reports(2);
+    assert!(scene.lab.refuses(&blind).contains("is in use"));
+    destination.quit();
+    // The source lives, and has nothing to do with the disk any more.
+    scene.lab.start(&blind).quit();
 }
 
 #[test]

@@ -78,6 +78,17 @@ impl DiskFile {
         Ok(DiskProof { disk: self.clone(), nonce })
     }
 
+    /// The guest is about to come: keeps boots of the image away, by whatever path and record. May
+    /// wait for storage.
+    pub fn begin_handover(&self) {
+        self.0.device().begin_handover();
+    }
+
+    /// The guest is another process's for good, or has not come. May wait for storage.
+    pub fn end_handover(&self) {
+        self.0.device().end_handover();
+    }
+
     /// Whether the source shows `nonce` in this very file. May wait for storage.
     ///
     /// # Errors

@@ -85,6 +85,10 @@ pub(super) struct Image {
     lock: ImageLock,
     /// The lock is this guest's. A try to take it again that fails does not lose it.
     held: AtomicBool,
+    /// The guest came from elsewhere, or was let go of here: whoever takes the lock does not boot it.
+    has_part: AtomicBool,
+    /// The sign of a hand-over is this process's.
+    shows_handover: AtomicBool,
     /// Something was written since the file was last made durable.
     unsynced: AtomicBool,
     /// The kernel has lost written data at a moment at which the guest had asked for nothing: its
@@ -121,6 +125,8 @@ impl Image {
             path: path.to_owned(),
             lock,
             held: AtomicBool::new(false),
+            has_part: AtomicBool::new(false),
+            shows_handover: AtomicBool::new(false),
             unsynced: AtomicBool::new(false),
             lost_data: AtomicBool::new(false),
             flushing_ahead: Arc::default(),
@@ -137,9 +143,10 @@ impl Image {
         self.capacity.load(Ordering::SeqCst)
     }
 
-    /// The guest that arrives was offered a disk of so many bytes, which the image has.
-    pub(super) fn set_capacity(&self, bytes: u64) {
+    /// A guest arrives that was offered a disk of so many bytes, which the image has.
+    pub(super) fn arrives(&self, bytes: u64) {
         self.capacity.store(bytes, Ordering::SeqCst);
+        self.has_part.store(true, Ordering::SeqCst);
     }
 
     /// Refuses content of another format than raw.
@@ -179,14 +186,22 @@ impl Image {
             ),
             kind => io::Error::new(kind, format!("cannot lock disk image {}: {error}", self.path.display())),
         })?;
-        let bytes = size(&self.file)?;
-        let expected = self.capacity();
-        if bytes >= expected {
-            self.held.store(true, Ordering::SeqCst);
-            return Ok(());
+        if let Err(error) = self.check_size().and_then(|()| self.check_boot(had)) {
+            if !had {
+                self.give_back()?;
+            }
+            return Err(error);
         }
-        if !had {
-            self.unlock()?;
+        self.held.store(true, Ordering::SeqCst);
+        self.has_part.store(false, Ordering::SeqCst);
+        self.end_handover();
+        Ok(())
+    }
+
+    fn check_size(&self) -> io::Result<()> {
+        let (bytes, expected) = (size(&self.file)?, self.capacity());
+        if bytes >= expected {
+            return Ok(());
         }
         let path = self.path.display();
         let text = format!(
@@ -195,12 +210,60 @@ impl Image {
         Err(io::Error::other(text))
     }
 
-    /// Gives the lock back, if it is held.
+    /// A guest that boots must not find its image in a hand-over: some process may have its newest
+    /// state.
+    fn check_boot(&self, had: bool) -> io::Result<()> {
+        let boots = !had && !self.read_only && !self.has_part.load(Ordering::SeqCst);
+        match boots && self.lock.sees_handover(&self.file)? {
+            false => Ok(()),
+            true => Err(io::Error::new(
+                ErrorKind::ResourceBusy,
+                format!(
+                    "disk image {} is in a hand-over: another process has the guest that uses it, or waits for it; let the migration \
+                     end, or end that process",
+                    self.path.display()
+                ),
+            )),
+        }
+    }
+
+    /// Gives the lock back, if it is held. From before that on a boot of the image is refused,
+    /// until the lock is had again or [`Image::end_handover`].
     pub(super) fn unlock(&self) -> io::Result<()> {
-        self.held.store(false, Ordering::SeqCst);
+        if self.held.swap(false, Ordering::SeqCst) {
+            self.begin_handover();
+        }
+        self.give_back()
+    }
+
+    fn give_back(&self) -> io::Result<()> {
         self.lock
             .give_back(&self.file)
             .map_err(|error| io::Error::new(error.kind(), format!("cannot unlock {}: {error}", self.path.display())))
+    }
+
+    /// Keeps boots of the image away, by whatever path and record. May wait for storage.
+    pub(super) fn begin_handover(&self) {
+        self.has_part.store(true, Ordering::SeqCst);
+        if self.read_only || self.shows_handover.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        if let Err(error) = self.lock.show_handover(&self.file) {
+            tracing::warn!(
+                %error, image = %self.path.display(),
+                "a boot of the image is kept away by the ownership record only while the guest is handed over"
+            );
+        }
+    }
+
+    /// Ends that. May wait for storage.
+    pub(super) fn end_handover(&self) {
+        if !self.shows_handover.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        if let Err(error) = self.lock.end_handover(&self.file) {
+            tracing::warn!(%error, image = %self.path.display(), "no boot of the image is possible before this process ends");
+        }
     }
 
     /// Lets another process find `nonce` in this very file; see [`lock`].

@@ -3,11 +3,17 @@
 //! | bytes | lock | held by |
 //! |---|---|---|
 //! | 0 to 2^62 - 1 | the main lock: whose guest may use the image | the process that runs the guest |
+//! | 2^62 | the sign of a hand-over, shared: a process that does not hold the main lock may have the newest state of the guest, or is about to run it | a source from when it lets go of the main lock until it has it back or the guest has gone, and a destination from the greeting until it has the main lock |
 //! | 2^62 + N | the proof of nonce N: two processes have opened the same file | a migration's source, until its destination has looked |
 //!
 //! A lock belongs to the inode. So a destination that finds the source's nonce among the locks of
 //! its own file has opened the same file, on any host and by any path. A copy of the
 //! image, or a file that took its name, has no such lock.
+//!
+//! Between the source's main lock and the destination's no process holds it, and while a source does
+//! not know how a migration ended. The ownership record keeps a boot away then, if the boot looks at
+//! the same record. The sign keeps every boot away that has opened the same file, by whatever path
+//! and record, for as long as one of the two processes lives.
 //!
 //! An inode is not always the whole disk. [`ImageLock`] takes what else it can see with the main
 //! lock: the file behind a loop device, and a claim (`O_EXCL`) on a block device, which also meets
@@ -24,6 +30,8 @@ use super::backing;
 
 /// Bytes of the main lock, from 0 on. Every lock of the whole file meets it.
 const MAIN_BYTES: i64 = 1 << 62;
+/// Where the sign of a hand-over is. It is shared, so it does not become one with the main lock.
+const SIGN: i64 = MAIN_BYTES;
 /// The bits of a nonce that count.
 const NONCE_MASK: u64 = (1 << 62) - 1;
 /// `f_type` of an overlay file system (statfs(2)).
@@ -87,6 +95,32 @@ impl ImageLock {
             *claim = Some(claim_device(file, &self.path)?);
         }
         Ok(())
+    }
+
+    /// Shows on the image, and on what is behind it, that a hand-over is under way.
+    pub(super) fn show_handover(&self, file: &File) -> io::Result<()> {
+        self.files(file).try_for_each(|file| call(file, libc::F_OFD_SETLK, &mut range(libc::F_RDLCK, SIGN, 1)))
+    }
+
+    /// Ends that.
+    pub(super) fn end_handover(&self, file: &File) -> io::Result<()> {
+        self.files(file).try_for_each(|file| unset(file, SIGN, 1))
+    }
+
+    /// Whether another process shows one.
+    pub(super) fn sees_handover(&self, file: &File) -> io::Result<bool> {
+        for file in self.files(file) {
+            let mut lock = range(libc::F_WRLCK, SIGN, 1);
+            call(file, libc::F_OFD_GETLK, &mut lock)?;
+            if i32::from(lock.l_type) != libc::F_UNLCK {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn files<'a>(&'a self, file: &'a File) -> impl Iterator<Item = &'a File> {
+        std::iter::once(file).chain(self.below.iter().map(|below| &below.file))
     }
 
     /// Gives everything back that is held.
@@ -204,6 +238,32 @@ mod tests {
             assert!(!sees_proof(&open(&image.0), nonce).unwrap(), "it has ended");
             assert!(set_main(&open(&image.0), false).is_err(), "the main lock is as it was");
         }
+    }
+
+    #[test]
+    fn a_hand_over_is_seen_by_any_path_beside_the_main_lock_and_by_others_only() {
+        let image = Scratch::new(4096);
+        let link = Scratch(image.0.with_extension("sign"));
+        fs::hard_link(&image.0, &link.0).unwrap();
+        let opened = |path: &Path| {
+            let file = open(path);
+            let lock = ImageLock::new(&file, path, false).unwrap();
+            (file, lock)
+        };
+        let [(source, ours), (destination, theirs), (boot, third)] =
+            [&image.0, &image.0, &link.0].map(|path| opened(path));
+        ours.take(&source, false, false).unwrap();
+        ours.show_handover(&source).unwrap();
+        ours.give_back(&source).unwrap();
+        theirs.show_handover(&destination).unwrap();
+        third.take(&boot, false, false).expect("the sign is no main lock");
+        assert!(third.sees_handover(&boot).unwrap());
+        ours.end_handover(&source).unwrap();
+        assert!(third.sees_handover(&boot).unwrap(), "the destination still shows it");
+        theirs.end_handover(&destination).unwrap();
+        assert!(!third.sees_handover(&boot).unwrap());
+        third.show_handover(&boot).unwrap();
+        assert!(!third.sees_handover(&boot).unwrap(), "it does not see its own");
     }
 
     #[test]

@@ -138,6 +138,18 @@ impl Block {
         self.worker.shared.image.end_proof(nonce)
     }
 
+    /// For a destination: keeps boots of the image away, by whatever path and record, until this
+    /// process has its lock, or [`Block::end_handover`]. May wait for storage.
+    pub fn begin_handover(&self) {
+        self.worker.shared.image.begin_handover();
+    }
+
+    /// The guest is another process's for good, or has not come: this one keeps no boot away any
+    /// more. May wait for storage.
+    pub fn end_handover(&self) {
+        self.worker.shared.image.end_handover();
+    }
+
     /// For a destination: whether a source shows `nonce` in the very file that this disk has.
     ///
     /// # Errors
@@ -223,7 +235,7 @@ impl VirtioDevice for Block {
         check(facts.sectors <= sectors, "capacity in sectors", facts.sectors, allowed)?;
         let allowed = format!("the disk here has {}: attach it the same way", image.read_only);
         check(facts.read_only == image.read_only, "read_only", facts.read_only, allowed)?;
-        image.set_capacity(facts.sectors * SECTOR_BYTES);
+        image.arrives(facts.sectors * SECTOR_BYTES);
         Ok(())
     }
 

@@ -49,8 +49,14 @@ fn a_disk_is_opened_without_its_lock_and_run_only_with_it() {
     rig.disk.acquire().unwrap();
     rig.disk.resume().unwrap();
     rig.disk.quiesce().unwrap();
+    let state = rig.disk.save().unwrap();
     other.acquire().unwrap_err();
     rig.disk.release().unwrap();
+    // It would boot the guest, whose newest state is elsewhere.
+    let error = other.acquire().unwrap_err();
+    assert!(error.to_string().contains("is in a hand-over"), "{error}");
+    other.load(1, &state).unwrap();
+    other.post_load().unwrap();
     other.acquire().unwrap();
     other.resume().unwrap();
     rig.disk.acquire().unwrap_err();
@@ -178,6 +184,7 @@ fn an_image_that_has_shrunk_is_not_run() {
         rig.disk.acquire().unwrap_err().to_string().contains("has 512 bytes now, less than the guest's disk (65536)")
     );
     // The refusal does not keep the lock.
+    drop(rig.disk);
     disk(&rig.image, false, &rig.memory).acquire().unwrap();
 }
 

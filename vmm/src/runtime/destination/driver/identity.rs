@@ -37,12 +37,15 @@ impl Driver {
     /// Looks whether the disk is the source's, then at the record; on a thread of its own, since
     /// storage may take its time, or hang: the time for `Hello` bounds that.
     pub(super) fn look_at_disk(&mut self, shared: Shared) {
-        let (Some(nonce), Some(disk)) = (shared.nonce, self.machine.writable_disk()) else {
+        let Some(disk) = self.machine.writable_disk() else {
             return self.disk_seen(Ok(shared.record));
         };
         let events = self.events.clone();
         let look = move || {
-            let seen = look_for(&disk, nonce).map_err(|error| error.to_string());
+            let seen = shared.nonce.map_or(Ok(()), |nonce| look_for(&disk, nonce)).map_err(|error| error.to_string());
+            if seen.is_ok() {
+                disk.begin_handover();
+            }
             // A driver that has given up needs no answer.
             let _ = events.send(Event::DiskSeen(seen.map(|()| shared.record)));
         };

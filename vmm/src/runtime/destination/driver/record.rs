@@ -52,8 +52,14 @@ impl Driver {
         }
     }
 
-    /// The guest has not come.
+    /// The guest has not come. Storage is not waited for.
     pub(super) fn end_presence(&self) {
+        if let Some(disk) = self.machine.writable_disk()
+            && let Err(error) =
+                crate::runtime::spawn(self.machine.faults(), "ferry-dst-disk", move || disk.end_handover())
+        {
+            tracing::warn!(%error, "no thread to let go of the disk: no boot gets it before this process ends");
+        }
         if let Some(own) = &self.own_record {
             own.let_guest_go();
         }

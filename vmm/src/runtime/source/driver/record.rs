@@ -79,8 +79,15 @@ impl Driver {
         }
     }
 
-    /// The guest is another process's for good.
+    /// The guest is another process's for good: this one keeps no boot of it away any more. Storage
+    /// is not waited for.
     pub(super) fn guest_has_gone(&self) {
+        if let Some(disk) = self.machine.writable_disk()
+            && let Err(error) =
+                crate::runtime::spawn(self.machine.faults(), "ferry-src-proof", move || disk.end_handover())
+        {
+            tracing::warn!(%error, "no thread to let go of the disk: no boot gets it before this process ends");
+        }
         if let Some(own) = &self.own_record {
             own.let_guest_go();
         }
