@@ -3,6 +3,7 @@
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use ferry_migration::info::Status;
 use ferry_tests::postcopy::restless;
@@ -168,6 +169,28 @@ fn a_recovery_that_falls_silent_is_the_same_pause_again() {
 #[test]
 fn a_recovery_that_carries_nonsense_is_the_same_pause_again() {
     break_recoveries(Fault::Corrupt(0));
+}
+
+#[test]
+fn a_reconnect_has_the_time_outs_that_it_is_given() {
+    let Some(mut stage) = stage() else { return };
+    let source = &mut stage.scene.source;
+    source.qmp("migrate-pause", json!({}));
+    source.wait_migration(Status::PostcopyPaused);
+    stage.destination.wait_migration(Status::PostcopyPaused);
+    // It takes connections, and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = format!("tcp:{}", silent.local_addr().unwrap());
+    let resume = |parameters| json!({ "uri": to, "resume": true, "x-ferry-parameters": parameters });
+    let refused = source.refused("migrate", resume(json!({ "x-ferry-heartbeat-timeout-ms": 700 })));
+    assert!(refused.contains("was agreed with the destination"), "{refused}");
+    let begun = Instant::now();
+    source.qmp("migrate", resume(json!({ "x-ferry-setup-timeout-ms": 500 })));
+    wait_for("the end of the try", SOON, || source.migration().status == Some(Status::PostcopyPaused));
+    // Without it, ten seconds.
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+    stage.recover();
+    stage.ends_well();
 }
 
 #[test]

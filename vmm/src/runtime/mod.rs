@@ -58,6 +58,10 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// and has not run is given back, for which the record is asked.
 const GIVE_BACK: Duration = Duration::from_secs(5);
 
+/// Why the heartbeat stays as it is.
+const AGREED: &str =
+    "x-ferry-heartbeat-timeout-ms was agreed with the destination when the migration began: leave it out";
+
 /// The migrations of one process: at most one at a time.
 #[derive(Debug)]
 pub struct Migrations {
@@ -263,7 +267,12 @@ impl Migrations {
     /// # Errors
     /// When no postcopy is paused, or a parameter is out of its range; nothing is changed then.
     pub fn recover_outgoing(&self, to: Endpoint, given: Given) -> Result<(), MigrationError> {
-        self.of_running().map_or(Ok(()), |settings| settings.with(&given).map(drop))?;
+        if let Some(settings) = self.of_running() {
+            let (before, after) = (settings.parameters(), settings.with(&given)?);
+            if before.heartbeat_timeout_ms != after.heartbeat_timeout_ms {
+                return Err(MigrationError::TooLate(AGREED));
+            }
+        }
         self.command(Command::Recover(to, given))
     }
 

@@ -6,6 +6,7 @@ use ferry_migration::source::{Input, Output, Owner};
 
 use super::{Driver, explain};
 use crate::runtime::source::{Answer, Command};
+use crate::runtime::timers::Durations;
 
 /// What a look a moment ago may not have shown: an uncertainty has ended in a paused postcopy.
 const NEEDS_PAGES: &str = "the postcopy is paused, and the destination may need pages that only this process has: reconnect it, or, if it \
@@ -56,6 +57,11 @@ impl Driver {
             self.recover_to = None;
         } else if let Some(Ok(parameters)) = given.map(|given| self.settings.with(&given)) {
             self.settings.replace(parameters);
+        }
+        if matches!(asked, Input::Recover) && refused.is_none() {
+            // The heartbeat was agreed in the greeting.
+            let Durations { setup, load, .. } = Durations::new(&self.settings.parameters());
+            (self.timers.durations.setup, self.timers.durations.load) = (setup, load);
         }
         self.explain(&outputs, &trouble);
         self.take_leave(&outputs, trouble);
