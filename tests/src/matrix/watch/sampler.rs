@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(left_of(&[(0, 4), (10, 9), (900, 9), (909, 11), (914, 12)], 919), 9);
         assert_eq!(left_of(&[(0, 4), (10, 9), (900, 9), (909, 11), (1000, 20)], 1009), 20, "it runs on");
         assert_eq!(left_of(&[(0, 4), (5, 9), (10, 9), (15, 11)], 20), 11, "it has not stood still");
-        let woke = |used: u64| left_of(&[(0, 4), (10, 9), (900, 9), (905, 9 + used / 2), (910, 9 + used)], 915);
+        let mut woke = |used: u64| left_of(&[(0, 4), (10, 9), (900, 9), (905, 9 + used / 2), (910, 9 + used)], 915);
         assert_eq!(woke(5_000_000), 9);
         assert_eq!(woke(5_000_001), 5_000_010, "it has run its guest before it ended");
     }

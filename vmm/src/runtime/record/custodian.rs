@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::mpsc::{RecvTimeoutError, channel};
 
 use ferry_migration::guards::Guards;
 use ferry_migration::ownership::custody::{self, Again};
@@ -13,6 +12,7 @@ use ferry_migration::ownership::{Record, Swap};
 
 use super::{ANSWER_DEADLINE, OwnRecord, RecordError};
 use crate::machine::Custody;
+use crate::one_call::NoAnswer;
 use crate::ownership::OwnershipError;
 
 /// The record's word on whether this process may run its guest again.
@@ -36,18 +36,11 @@ impl Custody for Custodian {
         if self.own.generation() == 0 {
             return Ok(());
         }
-        let (answer, answered) = channel();
         let own = self.own.clone();
-        let ask = move || {
-            // The caller may have given up.
-            let _ = answer.send(own.claim_again(again));
-        };
-        let late = || RecordError::Late { place: self.own.place() };
-        let asked = std::thread::Builder::new().name("ferry-record".into()).spawn(ask);
-        let claimed = asked.map_err(RecordError::Thread).and_then(|_| {
-            answered.recv_timeout(ANSWER_DEADLINE).unwrap_or_else(|error| match error {
-                RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected => Err(late()),
-            })
+        let asked = self.own.calls.claim.ask(ANSWER_DEADLINE, move || own.claim_again(again));
+        let claimed = asked.unwrap_or_else(|why| match why {
+            NoAnswer::Late | NoAnswer::StillHangs => Err(RecordError::Late { place: self.own.place() }),
+            NoAnswer::Thread(error) => Err(RecordError::Thread(error)),
         });
         let claimed = claimed.map_err(|error| crate::runtime::causes(&error))?;
         self.own.settle_claim(claimed);
