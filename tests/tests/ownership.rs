@@ -188,7 +188,10 @@ fn a_destination_that_sees_no_record_takes_the_guest_by_the_setup_handshake() {
     let mut destination = scene.lab.start_destination(&spec);
     let info = move_guest(&mut scene.source, &mut destination, &mut scene.guest);
     assert_eq!(info.x_ferry_handshake, Some(Handshake::Setup));
-    assert!(info.x_ferry_handshake_why.is_some_and(|why| why.contains("does not see the ownership record")));
+    assert!(
+        info.x_ferry_handshake_why
+            .is_some_and(|why| why.contains("does not see, or cannot read, the ownership record"))
+    );
     // A process that boots the guest here must not find the record settled: the guest runs
     // elsewhere.
     let there = scene.source.ownership();
@@ -304,6 +307,8 @@ fn a_record_that_tells_of_the_hand_over_of_another_process_is_left_as_it_is() {
         assert_eq!(left[field], there[field], "{left}");
     }
     assert_eq!(left["owned-here"], json!(false));
+    let told = left["may-run-twice"].as_str().expect("a client reads it as well");
+    assert!(told.contains("the guest may run twice") && told.contains("disk.img.owner"), "{told}");
 }
 
 #[test]

@@ -275,6 +275,35 @@ fn a_paused_destination_listens_where_it_is_told_to_by_any_name() {
 }
 
 #[test]
+fn an_address_for_which_the_host_has_no_thread_is_refused_in_the_hosts_words() {
+    let Some(mut stage) = stage() else { return };
+    stage.scene.source.qmp("migrate-pause", json!({}));
+    stage.wait_paused();
+    let at = stage.relay.target();
+    let port = at.rsplit_once(':').unwrap().1.to_owned();
+    let mut refused = |threads: u32, uri: String| {
+        let of = "ferry-dst-accept/0";
+        stage.destination.set_fault(json!({ "at": "host:thread", "do": "errno:EAGAIN", "of": of, "times": threads }));
+        let refused = stage.destination.refused("migrate-recover", json!({ "uri": uri }));
+        assert!(
+            refused.contains("Resource temporarily unavailable") && refused.contains("raise their limit"),
+            "{refused}"
+        );
+        refused
+    };
+    // Beside the present address, which stays.
+    let told = refused(1, "tcp:127.0.0.1:0".to_owned());
+    assert!(!told.contains("nowhere"), "{told}");
+    // In its place, and then it cannot be had again either.
+    let told = refused(2, format!("tcp:0.0.0.0:{port}"));
+    assert!(told.contains("awaited nowhere: give another address with migrate-recover"), "{told}");
+    stage.destination.qmp("migrate-recover", json!({ "uri": at }));
+    stage.recover();
+    stage.scene.guest.wait_reports(1);
+    stage.ends_well();
+}
+
+#[test]
 fn an_address_that_lets_no_connection_in_any_more_is_listened_at_again() {
     let Some(mut stage) = stage() else { return };
     stage.scene.source.qmp("migrate-pause", json!({}));

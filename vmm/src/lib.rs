@@ -19,6 +19,7 @@ pub mod events;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
+pub mod one_call;
 pub mod output_file;
 pub mod ownership;
 pub mod panics;

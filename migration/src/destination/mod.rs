@@ -25,6 +25,10 @@ use crate::message::{Failure, Handshake, ToDestination, ToSource};
 use crate::named::named;
 use crate::timer::Timer;
 
+/// It is this side that takes so long, and not the source.
+const CHECK_IS_LATE: &str = "the destination did not get ready in time; see whether its host or its storage is held up, then \
+                             try again";
+
 /// What can happen to a destination.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Input {
@@ -343,9 +347,9 @@ impl Destination {
             (Timer::Heartbeat, _) if self.hears_peer() => {
                 vec![Output::Send(ToSource::Heartbeat), Output::StartTimer(Timer::Heartbeat)]
             }
-            (Timer::Setup, State::AwaitHello | State::Checking) => {
-                self.lost("the source did not introduce itself in time".into())
-            }
+            (Timer::Setup, State::AwaitHello) => self.lost("the source did not introduce itself in time".into()),
+            // The driver names what has not answered, if it knows.
+            (Timer::Setup, State::Checking) => self.lost(CHECK_IS_LATE.to_owned()),
             (Timer::PeerSilent, _) if self.hears_peer() => self.lost("the source gave no sign of life in time".into()),
             (Timer::Recover, State::Paused) => self.lost("the source did not ask to recover in time".into()),
             (Timer::RetryRecord, State::Unsure) => {

@@ -236,3 +236,16 @@ fn a_process_that_is_told_to_end_gives_a_guest_back_that_it_has_claimed_and_not_
     let end = destination.step(Input::GaveBack(GiveBack::Done));
     assert!(matches!(finished(&end), Some(Outcome::Failed(_))), "{end:?}");
 }
+
+#[test]
+fn a_destination_that_takes_too_long_to_look_at_its_machine_does_not_blame_the_source() {
+    let late = |inputs: &[Input]| {
+        let end = walk(inputs).0.step(Input::Timer(Timer::Setup));
+        let Some(Outcome::Failed(reason)) = finished(&end) else { panic!("{end:?}") };
+        reason.clone()
+    };
+    let here = late(&[hello(Handshake::Setup)]);
+    assert!(here.contains("the destination did not get ready in time") && here.contains("storage"), "{here}");
+    let there = late(&[]);
+    assert!(there.contains("the source did not introduce itself in time"), "{there}");
+}

@@ -141,8 +141,8 @@ pub fn must_claim(let_go: bool, again: Again, guards: Guards) -> bool {
 }
 
 /// Whether it may be claimed now. `announced`: the record tells of a migration of it that goes on.
-/// The claim would end that for a process that boots the guest, and the migration would stop the
-/// guest all the same.
+/// The claim would take that announcement out of the record: a process that boots the guest would
+/// not learn of the migration, which goes on and stops the guest all the same.
 #[must_use]
 pub fn may_claim(announced: bool, again: Again, guards: Guards) -> bool {
     !(announced && again == Again::Cont && guards.has(Guard::ContWaitsForMigration))

@@ -60,8 +60,8 @@ impl Source {
         if self.plan.handshake == Handshake::Owned && !record_shared && falls_back {
             if self.plan.insist_on_record {
                 return self.give_up(Outcome::Failed(
-                    "the destination does not see this side's ownership record: give both the same file with \
-                     --ownership file:PATH"
+                    "the destination does not see, or cannot read, this side's ownership record: the destination's log says \
+                     which; give both the same file with --ownership file:PATH"
                         .to_owned(),
                 ));
             }

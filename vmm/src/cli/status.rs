@@ -76,6 +76,9 @@ fn owner(info: &OwnershipInfo) -> String {
     if let Some(error) = &info.error {
         line("", &style.bad(error));
     }
+    if let Some(why) = &info.may_run_twice {
+        line("", &style.bad(why));
+    }
     if let (Some(owner), Some(generation), Some(settled)) = (&info.owner, info.generation, info.settled) {
         let here = if info.owned_here == Some(true) { " (this process)" } else { "" };
         let state = if settled { "" } else { ", a hand-over is under way" };
@@ -132,6 +135,24 @@ fn socket_address(address: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guest_that_may_run_twice_is_shown_with_its_owner() {
+        let why = "the guest may run twice".to_owned();
+        let info = OwnershipInfo {
+            place: "file:/a.owner".into(),
+            error: None,
+            may_run_twice: Some(why.clone()),
+            vm: Some("vm".into()),
+            generation: Some(3),
+            owner: Some("host:7 (0)".into()),
+            owned_here: Some(false),
+            settled: Some(false),
+        };
+        let text = owner(&info);
+        assert!(text.contains(&why) && text.contains("host:7"), "{text}");
+        assert_eq!(json!(info)["may-run-twice"], json!(why));
+    }
 
     #[test]
     fn the_block_holds_the_reason_of_a_failure() {

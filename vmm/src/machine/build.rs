@@ -31,6 +31,7 @@ use super::control::Control;
 use super::error::{ExitReason, MachineError};
 use super::faults::{FaultRuleError, comes_first};
 use super::gate::Gate;
+use super::identity::DiskCalls;
 use super::reset::PowerOn;
 use super::status::{Hold, ResetCause, Status};
 use super::{Parts, description};
@@ -97,6 +98,7 @@ pub(super) fn assemble(config: &MachineConfig, events: Arc<Events>) -> Result<Pa
         description: Arc::new(description),
         arrived: Default::default(),
         came_through: Mutex::default(),
+        disk_calls: DiskCalls::default(),
         custody: Default::default(),
         vcpus: vcpus.into_iter().map(Mutex::new).collect(),
         vm,

@@ -10,11 +10,19 @@ use ferry_migration::ownership::Handover;
 
 use super::Machine;
 use super::build::Disk;
+use crate::one_call::OneCall;
 
 /// A machine's writable disk, as far as its file goes. It outlives the machine where storage
 /// hangs.
 #[derive(Clone)]
-pub struct DiskFile(Disk);
+pub struct DiskFile(Disk, DiskCalls);
+
+/// What migrations ask of the image's storage, which may hang: each one at a time.
+#[derive(Clone, Default)]
+pub(super) struct DiskCalls {
+    prove: OneCall,
+    look: OneCall,
+}
 
 /// A nonce that the file of a disk shows until this is dropped.
 pub struct DiskProof {
@@ -51,7 +59,7 @@ impl Machine {
     #[must_use]
     pub fn writable_disk(&self) -> Option<DiskFile> {
         let disk = self.parts.disk.clone()?;
-        (!disk.device().is_read_only()).then_some(DiskFile(disk))
+        (!disk.device().is_read_only()).then(|| DiskFile(disk, self.parts.disk_calls.clone()))
     }
 }
 
@@ -66,6 +74,18 @@ impl DiskFile {
     #[must_use]
     pub fn path(&self) -> String {
         self.0.device().path().display().to_string()
+    }
+
+    /// Proofs of this disk: from the call that shows one until it is given back.
+    #[must_use]
+    pub fn proving(&self) -> &OneCall {
+        &self.1.prove
+    }
+
+    /// Looks for the source's proof in this disk.
+    #[must_use]
+    pub fn looking(&self) -> &OneCall {
+        &self.1.look
     }
 
     /// Lets the destination find `nonce` in this file, if it has opened the same. May wait for
@@ -124,4 +144,21 @@ impl std::fmt::Debug for DiskProof {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("DiskProof").field("disk", &self.disk).finish()
     }
+}
+
+/// A machine with a disk whose storage hangs when it is asked for a proof, and its image. `None`
+/// where tests that need KVM are skipped.
+#[cfg(test)]
+pub(crate) fn with_hanging_disk() -> Option<(std::sync::Arc<Machine>, tempfile::NamedTempFile)> {
+    use super::{DiskConfig, MachineConfig, SerialSink};
+    if !crate::kvm::testing::has_kvm() {
+        return None;
+    }
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(1 << 20).unwrap();
+    let disk = Some(DiskConfig { path: image.path().to_owned(), read_only: false, raw: true });
+    let config = MachineConfig { paused: true, serial: SerialSink::Null, disk, ..MachineConfig::default() };
+    let machine = std::sync::Arc::new(Machine::build(&config, std::sync::Arc::default()).unwrap());
+    machine.set_fault("at=disk:prove,do=hang".parse().unwrap()).unwrap();
+    Some((machine, image))
 }

@@ -49,6 +49,8 @@ pub use config::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink};
 pub use custody::{Custody, Settle};
 pub use error::{DeviceFailure, ExitReason, GuestFailure, MachineError};
 pub use faults::{FaultRuleError, call_of};
+#[cfg(test)]
+pub(crate) use identity::with_hanging_disk;
 pub use identity::{DiskFile, DiskProof};
 use parts::Parts;
 pub use status::{Hold, RunState};

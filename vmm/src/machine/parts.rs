@@ -15,6 +15,7 @@ use super::build::Disk;
 use super::control::Control;
 use super::custody::{Custody, Settle};
 use super::error::{DeviceFailure, MachineError};
+use super::identity::DiskCalls;
 use super::reset::PowerOn;
 use super::{description, reset};
 use crate::boot::BootSource;
@@ -45,6 +46,8 @@ pub(super) struct Parts {
     pub(super) serial: Arc<Serial>,
     /// For what must not wait for the devices' lock.
     pub(super) disk: Option<Disk>,
+    /// Of migrations to the disk's storage.
+    pub(super) disk_calls: DiskCalls,
     pub(super) faults: Arc<FaultControl>,
     /// This host's offer.
     pub(super) description: Arc<MachineDescription>,

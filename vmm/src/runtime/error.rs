@@ -59,6 +59,19 @@ pub enum MigrationError {
         /// What it answered.
         source: BindError,
     },
+    /// Nor could the one before, which had to be given up for it.
+    #[error(
+        "cannot listen at {at}: {source}; nor again where the source was awaited before: {before}. The source is awaited \
+         nowhere: give another address with migrate-recover"
+    )]
+    Nowhere {
+        /// The address.
+        at: Endpoint,
+        /// What it answered.
+        source: BindError,
+        /// What the one before answered.
+        before: BindError,
+    },
     /// The host did not give a thread or a descriptor.
     #[error("the migration could not be started: {0}")]
     Host(#[source] std::io::Error),
@@ -68,6 +81,18 @@ pub enum MigrationError {
     /// The ownership record cannot be used.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// The handshake needs a record.
+    #[error(
+        "the handshake owned needs an ownership record, and this process has none: start the guest with --ownership \
+         file:PATH, or leave x-ferry-handshake at auto"
+    )]
+    NoRecord,
+    /// The guest has arrived without its record, which may come to name this process yet.
+    #[error(
+        "the handshake owned needs an ownership record that names this process, and {0} does not: the guest has arrived without \
+         it. See x-ferry-query-ownership; try again once it is owned here, or set x-ferry-handshake to auto"
+    )]
+    NotNamed(String),
     /// The command needs a migration that goes on.
     #[error("no migration is going on")]
     NoMigration,

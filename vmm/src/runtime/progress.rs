@@ -83,7 +83,7 @@ struct Facts {
     downtime: Option<Downtime>,
     error: Option<String>,
     handshake: Handshake,
-    handshake_why: Option<&'static str>,
+    handshake_why: Option<String>,
     local: bool,
     waits: Waits,
 }
@@ -188,7 +188,7 @@ impl Progress {
     }
 
     /// Why the handshake is not the one that was to be expected.
-    pub fn set_handshake_why(&self, why: &'static str) {
+    pub fn set_handshake_why(&self, why: String) {
         self.facts().handshake_why = Some(why);
     }
 
@@ -295,7 +295,7 @@ impl Progress {
             x_ferry_downtime_us: facts.downtime.map(|d| d.total_us()),
             x_ferry_direction: Some(if outgoing { "outgoing" } else { "incoming" }.to_owned()),
             x_ferry_handshake: Some(facts.handshake),
-            x_ferry_handshake_why: facts.handshake_why.map(str::to_owned),
+            x_ferry_handshake_why: facts.handshake_why.clone(),
             x_ferry_local: facts.local,
             postcopy_latency: blocktime.map(|b| b.total_us * 1000 / b.waits),
             postcopy_latency_dist: blocktime.map(|b| b.histogram.to_vec()),

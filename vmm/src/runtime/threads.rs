@@ -82,3 +82,10 @@ pub(super) fn join_finished(threads: &mut Vec<JoinHandle<()>>) {
         }
     }
 }
+
+/// How many threads of this process have this name.
+#[cfg(test)]
+pub(crate) fn of_this_process(name: &str) -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    tasks.filter(|task| std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name)).count()
+}

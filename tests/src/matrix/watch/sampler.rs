@@ -8,8 +8,8 @@
 //! The last thread of a process to go takes its memory apart, which may be a vCPU's and takes
 //! milliseconds. That is no guest's time, so a thread that is on its way out is not looked at any
 //! more. Before the kernel knows that it is, the thread takes its own vCPU apart, which on a busy
-//! host has taken 2 ms of CPU time: a thread that had stood still, wakes and is gone at once has
-//! run no guest.
+//! host has taken 2 ms of CPU time: a thread that had stood still, wakes, uses at most 5 ms and is
+//! gone within 100 ms has run no guest.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -25,8 +25,10 @@ use crate::matrix::evidence::Sample;
 const PERIOD: Duration = Duration::from_millis(5);
 /// How long a vCPU has stood still whose thread wakes only to end.
 const STOOD: Duration = Duration::from_millis(100);
-/// Longest that such an end takes.
+/// Longest that such an end takes, on a host whose CPUs are busy with other things.
 const FAREWELL: Duration = Duration::from_millis(100);
+/// Most CPU time that such an end uses: a thread that has used more has run its guest.
+const FAREWELL_CPU: Duration = Duration::from_millis(5);
 /// Looks between two searches for threads: opening their files takes longer than reading them.
 const SEARCH_EVERY: u32 = 20;
 
@@ -142,7 +144,9 @@ impl Thread {
             .samples
             .windows(2)
             .rposition(|two| two[0].on_cpu_ns == two[1].on_cpu_ns && long(two[0].at, two[1].at) >= STOOD);
-        if let Some(woke) = stood.map(|at| at + 1).filter(|at| long(self.samples[*at].at, now) <= FAREWELL) {
+        let Some(woke) = stood.map(|at| at + 1) else { return };
+        let used = self.samples.last().map_or(0, |last| last.on_cpu_ns.saturating_sub(self.samples[woke].on_cpu_ns));
+        if long(self.samples[woke].at, now) <= FAREWELL && Duration::from_nanos(used) <= FAREWELL_CPU {
             self.samples.truncate(woke + 1);
         }
     }
@@ -233,6 +237,9 @@ mod tests {
         assert_eq!(left_of(&[(0, 4), (10, 9), (900, 9), (909, 11), (914, 12)], 919), 9);
         assert_eq!(left_of(&[(0, 4), (10, 9), (900, 9), (909, 11), (1000, 20)], 1009), 20, "it runs on");
         assert_eq!(left_of(&[(0, 4), (5, 9), (10, 9), (15, 11)], 20), 11, "it has not stood still");
+        let mut woke = |used: u64| left_of(&[(0, 4), (10, 9), (900, 9), (905, 9 + used / 2), (910, 9 + used)], 915);
+        assert_eq!(woke(5_000_000), 9);
+        assert_eq!(woke(5_000_001), 5_000_010, "it has run its guest before it ended");
     }
 
     #[test]

@@ -2,12 +2,12 @@
 //! machine and real time.
 //!
 //! [`Incoming::listen`] spawns the driver's thread. It waits for a source as long as it takes,
-//! lives through one migration, and ends with the guest here or with the reason why not; by then
-//! its listener, workers and links are gone.
+//! carries out one migration, and ends with the guest here or with the reason why not; by then its
+//! listener, workers and links are gone.
 
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 
 use ferry_migration::destination::{Input, Outcome};
@@ -35,6 +35,9 @@ pub mod pages;
 mod populate;
 mod silence;
 mod worker;
+
+/// Another client's command may take seconds: a name to look up, a driver that is busy.
+const RECOVERING: &str = "another migrate-recover is under way: see query-migrate, and try again once it has ended";
 
 /// What reaches the driver.
 #[derive(Debug)]
@@ -105,6 +108,14 @@ pub enum Refusal {
     /// The address cannot be listened at.
     #[error(transparent)]
     Bind(BindError),
+    /// Nor can the one before, which had to be given up for it.
+    #[error("{wanted}; nor can the source be awaited where it was: {before}")]
+    Nowhere {
+        /// What is wrong with the address.
+        wanted: BindError,
+        /// What is wrong with the one before.
+        before: BindError,
+    },
 }
 
 impl Refusal {
@@ -113,6 +124,7 @@ impl Refusal {
         match self {
             Refusal::Unfit(why) => MigrationError::TooLate(why),
             Refusal::Bind(source) => MigrationError::Listen { at: at.clone(), source },
+            Refusal::Nowhere { wanted, before } => MigrationError::Nowhere { at: at.clone(), source: wanted, before },
         }
     }
 }
@@ -196,10 +208,15 @@ impl Incoming {
     /// already, nothing changes.
     ///
     /// # Errors
-    /// When no postcopy is paused, the address cannot be listened at, or the driver does not
-    /// answer. The source is then awaited where it was.
+    /// When no postcopy is paused, another call is under way, the address cannot be listened at, or
+    /// the driver does not answer. The source is then awaited where it was, unless the error says
+    /// that it is awaited nowhere.
     pub fn recover(&self, at: &Endpoint) -> Result<Endpoint, MigrationError> {
-        let _alone = lock(&self.recovering);
+        let _alone = match self.recovering.try_lock() {
+            Err(TryLockError::WouldBlock) => return Err(MigrationError::TooLate(RECOVERING)),
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Ok(alone) => alone,
+        };
         if self.progress.status() != Some(Status::PostcopyPaused) {
             return Err(MigrationError::TooLate(NOT_PAUSED));
         }
@@ -237,6 +254,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::Receiver;
+    use std::time::Duration;
 
     use super::*;
     use crate::events::Events;
@@ -260,6 +278,23 @@ mod tests {
             Event::Command(request) => request.take().is_some(),
             event => panic!("{event:?}"),
         })
+    }
+
+    #[test]
+    fn a_second_recover_does_not_wait_for_the_first() {
+        let (incoming, listener, inbox) = paused();
+        let first = incoming.recovering.lock().unwrap();
+        let refused = std::thread::scope(|scope| {
+            let (answer, answered) = channel();
+            let (incoming, at) = (&incoming, listener.bound().endpoint());
+            scope.spawn(move || answer.send(incoming.recover(&at)));
+            let refused = answered.recv_timeout(Duration::from_secs(10));
+            drop(first);
+            refused
+        });
+        let error = refused.expect("the first does not hold it up").unwrap_err().to_string();
+        assert!(error.contains("another migrate-recover is under way"), "{error}");
+        assert!(!finds_a_wish(&inbox));
     }
 
     #[test]

@@ -56,6 +56,12 @@ impl<Q: Copy + PartialEq> Call<Q> {
         self.asked.map(|(_, at)| at)
     }
 
+    /// The question whose answer the driver waits for.
+    #[must_use]
+    pub fn awaits(&self) -> Option<Q> {
+        self.asked.map(|(question, _)| question)
+    }
+
     /// The question whose deadline has passed.
     pub fn overdue(&mut self) -> Option<Q> {
         self.asked.take_if(|(_, at)| *at <= Instant::now()).map(|(question, _)| question)

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::mpsc::{RecvTimeoutError, channel};
 
 use ferry_migration::guards::Guards;
 use ferry_migration::ownership::custody::{self, Again};
@@ -13,6 +12,7 @@ use ferry_migration::ownership::{Record, Swap};
 
 use super::{ANSWER_DEADLINE, OwnRecord, RecordError};
 use crate::machine::{Custody, Settle};
+use crate::one_call::NoAnswer;
 use crate::ownership::OwnershipError;
 
 /// The record's word on whether this process may run its guest again.
@@ -36,22 +36,15 @@ impl Custody for Custodian {
         if self.own.generation() == 0 {
             return Ok(Box::new(|| ()));
         }
-        let (answer, answered) = channel();
         let (own, is_late) = (self.own.clone(), Arc::new(AtomicBool::new(false)));
         let given_up = is_late.clone();
-        let ask = move || {
-            // The caller may have given up.
-            let _ = answer.send(own.claim_again(again, &given_up));
-        };
-        let late = || RecordError::Late { place: self.own.place() };
-        let asked = std::thread::Builder::new().name("ferry-record".into()).spawn(ask);
-        let claimed = asked.map_err(RecordError::Thread).and_then(|_| {
-            answered.recv_timeout(ANSWER_DEADLINE).unwrap_or_else(|error| match error {
-                RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected => {
-                    is_late.store(true, SeqCst);
-                    Err(late())
-                }
-            })
+        let asked = self.own.calls.claim.ask(ANSWER_DEADLINE, move || own.claim_again(again, &given_up));
+        let claimed = asked.unwrap_or_else(|why| match why {
+            NoAnswer::Late | NoAnswer::StillHangs => {
+                is_late.store(true, SeqCst);
+                Err(RecordError::Late { place: self.own.place() })
+            }
+            NoAnswer::Thread(error) => Err(RecordError::Thread(error)),
         });
         let claimed = claimed.map_err(|error| crate::runtime::causes(&error))?;
         let own = self.own.clone();

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use ferry_migration::destination::{Claim, GiveBack};
@@ -113,14 +113,8 @@ impl HandoverRecord {
     /// # Errors
     /// The record names a process that has no part in this migration.
     pub fn allows(&self) -> Result<(), String> {
-        let (answer, answered) = channel();
         let own = self.own.clone();
-        let look = move || {
-            // The caller may have gone on without.
-            let _ = answer.send(own.backend.read());
-        };
-        let asked = std::thread::Builder::new().name("ferry-record".into()).spawn(look);
-        let Some(Ok(there)) = asked.ok().and_then(|_| answered.recv_timeout(LOOK).ok()) else { return Ok(()) };
+        let Ok(Ok(there)) = self.own.calls.allows.ask(LOOK, move || own.backend.read()) else { return Ok(()) };
         match (self.handover.standing(&self.own.me, there.as_ref()), there) {
             // Written over as soon as the record takes it.
             (Standing::Theirs, Some(there)) if self.never_ran.load(SeqCst) && self.handover.is_claimed(&there) => {

@@ -3,7 +3,11 @@
 use ferry_migration::ownership::OwnerId;
 use serde::{Deserialize, Serialize};
 
+use super::ANSWER_DEADLINE;
+use crate::one_call::NoAnswer;
 use crate::ownership::Ownership;
+
+const SEE_STORAGE: &str = "its storage hangs: see what keeps it, then ask again";
 
 /// What a record says, for an operator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +18,9 @@ pub struct OwnershipInfo {
     /// Why the rest is not known; nothing was changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Why the guest may run twice: it is here, and the record names another process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub may_run_twice: Option<String>,
     /// The guest's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vm: Option<String>,
@@ -46,11 +53,33 @@ impl OwnershipInfo {
         OwnershipInfo {
             place: backend.place(),
             error,
+            may_run_twice: None,
             vm: of.map(|record| record.vm.to_string()),
             generation: of.map(|record| record.generation),
             owner: of.map(|record| record.owner.to_string()),
             owned_here: of.and_then(|record| Some(record.owner == *me?)),
             settled: of.map(|record| record.settled),
+        }
+    }
+
+    /// Of a record at `place` that has not answered.
+    pub(super) fn unanswered(place: String, why: &NoAnswer) -> Self {
+        let error = match why {
+            NoAnswer::Late => format!("no answer within {} s; {SEE_STORAGE}", ANSWER_DEADLINE.as_secs()),
+            NoAnswer::StillHangs => format!("still no answer; {SEE_STORAGE}"),
+            NoAnswer::Thread(error) => {
+                format!("no thread can be started to ask it: {error}; raise the limit of processes")
+            }
+        };
+        OwnershipInfo {
+            place,
+            error: Some(error),
+            may_run_twice: None,
+            vm: None,
+            generation: None,
+            owner: None,
+            owned_here: None,
+            settled: None,
         }
     }
 }

@@ -13,6 +13,7 @@ mod error;
 mod handover;
 mod info;
 mod own;
+mod twice;
 
 pub use self::call::{ANSWER_DEADLINE, Call};
 pub use self::custodian::Custodian;

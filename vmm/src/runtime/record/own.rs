@@ -12,11 +12,21 @@ use ferry_migration::ownership::{Change, Handover, Name, OwnerId, Record, Swap};
 
 use super::background::Background;
 use super::error::Twice;
+use super::twice::MayRunTwice;
 use super::{ANSWER_DEADLINE, HandoverRecord, OwnershipInfo, RecordError};
+use crate::one_call::OneCall;
 use crate::ownership::{Ownership, OwnershipError, Stay};
 
 /// How often a record that did not answer is asked again by a change that must be made.
 const INSIST_AGAIN: Duration = Duration::from_millis(500);
+
+/// What is asked of the record again and again, each one at a time.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    info: OneCall,
+    pub(super) allows: OneCall,
+    pub(super) claim: OneCall,
+}
 
 /// The record of a process's guest.
 #[derive(Debug)]
@@ -33,6 +43,10 @@ pub struct OwnRecord {
     arrivals: Arc<Background>,
     /// Changes that go on in the background.
     background: Arc<Background>,
+    /// What is asked again and again while the storage may hang.
+    pub(super) calls: Calls,
+    /// Why the guest may run twice, by the record as it was then.
+    pub(super) may_run_twice: Mutex<Option<MayRunTwice>>,
     /// Held from a look at the record to the change that follows from it: the end of one hand-over
     /// must not be written over the beginning of the next.
     changing: Mutex<()>,
@@ -55,6 +69,8 @@ impl OwnRecord {
             announced: Mutex::default(),
             arrivals: Arc::default(),
             background: Arc::default(),
+            calls: Calls::default(),
+            may_run_twice: Mutex::default(),
             changing: Mutex::default(),
         })
     }
@@ -214,6 +230,7 @@ impl OwnRecord {
             let mut told = None;
             loop {
                 let result = own.while_nobody_changes_it(|| change(&own));
+                own.note_twice(&result);
                 crate::trace::record(what, &result);
                 // The caller may have dropped its end.
                 let _ = tried.send(match &result {
@@ -266,30 +283,20 @@ impl OwnRecord {
     /// while.
     #[must_use]
     pub fn info(self: &Arc<Self>) -> OwnershipInfo {
-        let (answer, answered) = channel();
         let own = self.clone();
-        let ask = move || {
-            // The caller may have given up.
-            let _ = answer.send(OwnershipInfo::read(&*own.backend, Some(&own.me)));
-        };
-        let asked = std::thread::Builder::new().name("ferry-record".into()).spawn(ask);
-        let info = asked.ok().and_then(|_| answered.recv_timeout(ANSWER_DEADLINE).ok());
-        info.unwrap_or_else(|| OwnershipInfo {
-            place: self.place(),
-            error: Some(format!("no answer within {} s; its storage hangs", ANSWER_DEADLINE.as_secs())),
-            vm: None,
-            generation: None,
-            owner: None,
-            owned_here: None,
-            settled: None,
-        })
+        let read = self.calls.info.ask(ANSWER_DEADLINE, move || OwnershipInfo::read(&*own.backend, Some(&own.me)));
+        let mut info = read.unwrap_or_else(|why| OwnershipInfo::unanswered(self.place(), &why));
+        info.may_run_twice = self.may_run_twice(&info);
+        info
     }
 
-    /// Whether the record can be read and holds `nonce`: the source's view and this one are the
-    /// same.
-    #[must_use]
-    pub fn shows(&self, nonce: u64) -> bool {
-        matches!(self.backend.read(), Ok(Some(record)) if record.nonce == nonce && nonce != 0)
+    /// Whether the record holds `nonce`: the source's view and this one are the same.
+    ///
+    /// # Errors
+    /// When the record cannot be read.
+    pub fn shows(&self, nonce: u64) -> Result<bool, OwnershipError> {
+        let there = self.backend.read()?;
+        Ok(there.is_some_and(|record| record.nonce == nonce && nonce != 0))
     }
 
     /// A hand-over of which this process is the source.

@@ -8,7 +8,10 @@ use ferry_migration::ownership::custody::Again;
 use tempfile::TempDir;
 
 use super::*;
+use crate::machine::Custody;
+use crate::ownership::faulty::{Fault, Faulty, Plan, Strikes};
 use crate::ownership::file::FileRecord;
+use crate::runtime::record::Custodian;
 
 /// Longer than any of this takes.
 const LONG: Duration = Duration::from_secs(20);
@@ -149,4 +152,53 @@ fn a_guest_on_its_way_elsewhere_is_not_claimed_for_cont() {
     assert_eq!(own.claim_again(Again::Cont, &AtomicBool::new(false)).unwrap().generation, 3);
     assert!(matches!(outgoing.announce(), Err(RecordError::Over)), "what comes late announces nothing");
     own.claim_again(Again::Cont, &AtomicBool::new(false)).unwrap();
+}
+
+/// A record whose storage hangs when it is read, and what counts the reads.
+fn hanging(place: &Place) -> (Arc<OwnRecord>, Arc<Faulty<FileRecord>>) {
+    let faults = Arc::new(FaultControl::new(Direction::Incoming));
+    let faulty = Arc::new(Faulty::new(FileRecord::new(place.path(), LONG, faults)));
+    let own = Arc::new(OwnRecord::new(faulty.clone(), "vm", false).expect("an identity"));
+    let boot = own.look_at_boot(false).expect("nothing is in the way");
+    own.take_at_boot(&boot).expect("the guest is free");
+    faulty.set(Some(Plan { strikes: Strikes::Reads, fault: Fault::Slow(LONG * 10), times: None }));
+    (own, faulty)
+}
+
+#[test]
+fn while_a_call_hangs_over_the_record_the_same_question_starts_no_other() {
+    let place = Place::new();
+    let (own, faulty) = hanging(&place);
+    let (outgoing, custodian) = (own.outgoing(8).unwrap(), Custodian::new(own.clone()));
+    for _ in 0..3 {
+        assert!(own.info().error.is_some_and(|error| error.contains("see what keeps it")));
+        outgoing.allows().expect("as when it does not answer at once");
+        let refused = custodian.claim(Again::Resume).unwrap_err();
+        assert!(refused.contains("did not answer within 2 s"), "{refused}");
+    }
+    assert_eq!(faulty.struck(), 3, "one of each");
+    faulty.set(None);
+}
+
+#[test]
+fn a_client_reads_that_the_guest_may_run_twice_for_as_long_as_that_holds() {
+    let place = Place::new();
+    let (other, own) = (place.booted(false), place.process(false));
+    other.outgoing(8).unwrap().announce().unwrap();
+    assert_eq!(own.info().may_run_twice, None);
+    own.assert_ownership(7, vec![]);
+    own.wait_written(LONG);
+    let told = own.info().may_run_twice.expect("it is asked no more");
+    assert!(told.contains("may run twice") && told.contains(&other.me.to_string()), "{told}");
+    let aside = place.0.path().join("aside");
+    std::fs::rename(place.path(), &aside).unwrap();
+    assert!(own.info().may_run_twice.is_some(), "a record that does not answer changes nothing");
+    std::fs::rename(&aside, place.path()).unwrap();
+    let taken = other.look_at_boot(true).unwrap();
+    other.take_at_boot(&taken).unwrap();
+    assert_eq!(own.info().may_run_twice, None, "the record is another since");
+    own.assert_ownership(7, vec![]);
+    own.guest_has_gone();
+    own.wait_written(LONG);
+    assert_eq!(own.info().may_run_twice, None, "the guest is not here");
 }

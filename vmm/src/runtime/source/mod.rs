@@ -118,7 +118,8 @@ impl Outgoing {
     /// Begins to migrate `machine` to `to`.
     ///
     /// # Errors
-    /// When a thread or an eventfd cannot be had.
+    /// When a thread or an eventfd cannot be had, or the handshake that was asked for needs a
+    /// record that this migration does not have; the guest was not touched then.
     pub fn start(
         machine: Arc<Machine>,
         to: Endpoint,
@@ -135,8 +136,7 @@ impl Outgoing {
         let record = record.map(|own| own.outgoing(migration_id)).transpose()?.map(Arc::new);
         let peer = to.to_string();
         let own = (settings.clone(), progress.clone());
-        let driver = Driver::new(machine, to, own.0, own.1, events.clone(), (migration_id, own_record, record))
-            .map_err(MigrationError::Host)?;
+        let driver = Driver::new(machine, to, own.0, own.1, events.clone(), (migration_id, own_record, record))?;
         // Clients see no status of a migration that does not start.
         let (start, started) = channel();
         let run = move || {

@@ -18,7 +18,7 @@ impl Driver {
                 self.input(Input::Pause);
                 Ok(())
             }
-            Command::Recover(listener) => self.listen_again(listener).map_err(Refusal::Unfit),
+            Command::Recover(listener) => self.listen_again(listener),
             Command::Listens if self.listening.is_live() => Ok(()),
             Command::Listens => Err(Refusal::Unfit(NOT_LISTENING)),
             Command::RecoverInPlace(wanted) => self.listen_in_place(&wanted),

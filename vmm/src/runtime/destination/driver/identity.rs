@@ -1,5 +1,7 @@
 //! Whether the source means the same guest and the same disk as this destination.
 
+use std::time::{Duration, Instant};
+
 use ferry_migration::Identity;
 use ferry_migration::destination::Input;
 use ferry_migration::greeting::Announced;
@@ -35,17 +37,21 @@ impl Driver {
     }
 
     /// Looks whether the disk is the source's, then at the record; on a thread of its own, since
-    /// storage may take its time, or hang: the time for `Hello` bounds that.
+    /// storage may take its time, or hang. It has the greater part of the time for `Hello`: the
+    /// source learns why before its own time for that is over.
     pub(super) fn look_at_disk(&mut self, shared: Shared) {
         let Some(disk) = self.machine.writable_disk() else {
             return self.disk_seen(Ok(shared.record));
         };
+        let Some(open) = disk.looking().begin(Duration::ZERO) else { return self.disk_is_late() };
+        self.disk_look = Some(Instant::now() + self.timers.durations.setup * 3 / 4);
         let events = self.events.clone();
         let look = move || {
             let seen = shared.nonce.map_or(Ok(()), |nonce| look_for(&disk, nonce)).map_err(|error| error.to_string());
             if seen.is_ok() {
                 disk.begin_handover();
             }
+            drop(open);
             // A driver that has given up needs no answer.
             let _ = events.send(Event::DiskSeen(seen.map(|()| shared.record)));
         };
@@ -54,8 +60,22 @@ impl Driver {
         }
     }
 
+    /// The disk's storage hangs: the source keeps its guest, and both sides name the image.
+    pub(super) fn disk_is_late(&mut self) {
+        let Some(disk) = self.machine.writable_disk() else { return };
+        let reason = format!(
+            "disk virtio-blk/{}: the storage of the destination's image {} gives no answer, so that whether it is the \
+             source's file is not known: see on the destination's host what keeps it, then try again",
+            disk.instance(),
+            disk.path()
+        );
+        tracing::warn!("{reason}");
+        self.disk_seen(Err(reason));
+    }
+
     /// What came of it.
     pub(super) fn disk_seen(&mut self, result: Result<Option<Announced>, String>) {
+        self.disk_look = None;
         if result.is_ok() {
             self.show_presence();
         }
@@ -72,5 +92,37 @@ fn look_for(disk: &DiskFile, nonce: u64) -> Result<(), IdentityError> {
         Ok(true) => Ok(()),
         Ok(false) => Err(IdentityError::other_file(disk.instance(), &disk.path())),
         Err(error) => Err(IdentityError::unknown_file(disk.instance(), &disk.path(), &error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc::channel;
+
+    use ferry_migration::Parameters;
+
+    use super::*;
+    use crate::events::Events;
+    use crate::machine::with_hanging_disk;
+    use crate::runtime::listener::Listener;
+    use crate::runtime::progress::{Direction, Progress};
+    use crate::runtime::threads::of_this_process;
+
+    #[test]
+    fn while_a_look_at_the_disk_hangs_a_later_migration_is_refused_and_starts_no_thread() {
+        let Some((machine, _image)) = with_hanging_disk() else { return };
+        for waits in [true, false, false] {
+            let listener = Listener::bind(&"tcp:127.0.0.1:0".parse().unwrap()).unwrap();
+            let (events, _inbox) = channel();
+            let progress = Progress::new(Direction::Incoming, 0, Arc::new(Events::default()));
+            let parameters = Parameters::default();
+            let driver = Driver::new(machine.clone(), listener, &parameters, progress, events, None);
+            let mut driver = driver.unwrap();
+            driver.look_at_disk(Shared { nonce: Some(5), record: None });
+            assert_eq!(driver.disk_look.is_some(), waits);
+            assert!(of_this_process("ferry-dst-disk") <= 1);
+        }
+        machine.faults().clear();
     }
 }

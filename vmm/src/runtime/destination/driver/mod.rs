@@ -6,13 +6,15 @@
 //! when it ends. [`links`] accepts, uses and closes the links, [`postcopy`] holds what only a
 //! guest with missing pages needs, [`local`] what only memory does that comes as a whole,
 //! [`record`] asks the ownership record, [`greeting`] compares the machines, [`identity`] sees
-//! that both sides mean the same guest and disk, [`commands`] answers clients, [`end`] winds up.
+//! that both sides mean the same guest and disk, [`jobs`] hands work to the worker, [`commands`]
+//! answers clients, [`end`] winds up.
 
 mod commands;
 mod end;
 mod explain;
 mod greeting;
 mod identity;
+mod jobs;
 mod links;
 mod local;
 mod postcopy;
@@ -28,11 +30,10 @@ use std::time::{Duration, Instant};
 use ferry_devices::fault::{Direction, Moment};
 use ferry_migration::destination::{Destination, Input, Outcome, Output};
 use ferry_migration::greeting::BULK_LINKS_MAX;
-use ferry_migration::message::{Failure, ToDestination, ToSource};
+use ferry_migration::message::{ToDestination, ToSource};
 use ferry_migration::ownership::Handover;
 use ferry_migration::pages::PageBitmap;
 use ferry_migration::parameters::DiskSharing;
-use ferry_migration::wire::preamble::session;
 use ferry_migration::{Parameters, Status, Timer};
 
 use self::identity::Shared;
@@ -42,7 +43,7 @@ use super::marks::Marks;
 use super::missing::Missing;
 use super::pages::Armed;
 use super::populate::Populating;
-use super::worker::{LoadJob, MachineJob, machine_worker};
+use super::worker::{MachineJob, machine_worker};
 use super::{Event, LinkEvent, arrivals};
 use crate::machine::Machine;
 use crate::runtime::control;
@@ -128,6 +129,8 @@ pub(super) struct Driver {
     disk: DiskSharing,
     own_record: Option<Arc<OwnRecord>>,
     record: Option<Arc<HandoverRecord>>,
+    /// Until when the disk's storage may take to say whether the disk is the source's.
+    disk_look: Option<Instant>,
     /// What the source has announced, while this side looks whether its record shows it.
     announced: Option<Handover>,
     record_call: Call<Question>,
@@ -193,6 +196,7 @@ impl Driver {
             disk: parameters.disk,
             own_record,
             record: None,
+            disk_look: None,
             announced: None,
             record_call: Call::default(),
             outcome: None,
@@ -204,12 +208,13 @@ impl Driver {
         self.bound.clone()
     }
 
-    /// Lives through it.
+    /// Waits for a source and carries its migration to the end; releases all that it has in hand.
     pub(super) fn run(mut self, inbox: &Receiver<Event>) -> Outcome {
         while self.outcome.is_none() {
-            let wake_at = self.record_call.deadline();
+            let wake_at = [self.record_call.deadline(), self.disk_look].into_iter().flatten().min();
             match self.order.next(inbox, &mut self.timers, &mut self.loss, wake_at, self.unread.as_ref()) {
-                Next::Nothing => self.record_is_late(),
+                Next::Nothing => self.storage_is_late(),
+                Next::Timer(Timer::Setup) => self.setup_is_over(),
                 Next::Timer(Timer::PeerSilent) if self.is_being_told() => self.timers.start(Timer::PeerSilent),
                 Next::Timer(timer) => self.input(Input::Timer(timer)),
                 Next::PagesLost(reason) => self.input(Input::LinkLost(reason)),
@@ -357,43 +362,6 @@ impl Driver {
                 Output::CloseLinks => self.close_links(),
                 Output::Finish(outcome) => self.outcome = Some(outcome),
             }
-        }
-    }
-
-    fn load(&mut self, rehearsal: bool, postcopy: bool) {
-        if !rehearsal {
-            self.progress.set_status(if postcopy { Status::PostcopySetup } else { Status::Device });
-        }
-        let (package, arrived) = (std::mem::take(&mut self.attachment.0), self.attachment.1);
-        let gathered = if rehearsal { arrived } else { self.gathered };
-        let session = self.migration_id.map_or(0, session);
-        let (patience, populating) = (self.timers.durations.heartbeat, self.populating.clone());
-        let job = LoadJob { package, arrived, gathered, rehearsal, postcopy, session, patience, populating };
-        self.job(MachineJob::Load(job));
-    }
-
-    fn start_guest(&mut self) {
-        if let Some(missing) = &self.missing
-            && let Err(error) = missing.faults.guest_started()
-        {
-            let failure = Failure { device: "memory".to_owned(), reason: crate::runtime::causes(&error) };
-            return self.input(Input::Started(Err(failure)));
-        }
-        self.machine.set_memory_arrives(self.missing.is_some());
-        self.job(MachineJob::Start(self.permitted, self.record.clone()));
-    }
-
-    fn started(&self) {
-        if self.missing.is_some() {
-            self.progress.set_status(Status::PostcopyActive);
-        }
-        self.guest_started();
-    }
-
-    fn job(&self, job: MachineJob) {
-        if let Some(jobs) = &self.jobs {
-            // The worker ends only when this sender is dropped.
-            let _ = jobs.send(job);
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::runtime::destination::arrivals::{self, Listening};
 use crate::runtime::destination::missing::Missing;
 use crate::runtime::destination::pages::URGENT;
 use crate::runtime::destination::{Event, Refusal, lock};
-use crate::runtime::listener::{Listener, Wanted};
+use crate::runtime::listener::{BindError, Listener, Wanted};
 use crate::runtime::stream::Stream;
 
 impl Driver {
@@ -118,16 +118,20 @@ impl Driver {
     }
 
     /// The source of a paused postcopy is awaited at another address.
-    pub(super) fn listen_again(&mut self, listener: Listener) -> Result<(), &'static str> {
+    pub(super) fn listen_again(&mut self, listener: Listener) -> Result<(), Refusal> {
         if !self.paused {
-            return Err(NOT_PAUSED);
+            return Err(Refusal::Unfit(NOT_PAUSED));
         }
+        self.replace_listener(listener).map_err(Refusal::Bind)
+    }
+
+    fn replace_listener(&mut self, listener: Listener) -> Result<(), BindError> {
         let bound = listener.bound().clone();
         let accepting = Listening::new().and_then(|(listening, stop)| {
             let thread = arrivals::listen(listener, stop, self.events.clone(), self.machine.faults().clone())?;
             Ok((listening, thread))
         });
-        let (listening, thread) = accepting.map_err(|_| "the host gave no thread or descriptor to listen with")?;
+        let (listening, thread) = accepting.map_err(BindError::Host)?;
         self.listening = listening;
         *lock(&self.bound) = bound;
         // The operator is answered when nobody can come by the old address any more.
@@ -145,17 +149,17 @@ impl Driver {
         }
         self.listening.end();
         crate::runtime::join_interrupting(&self.machine, self.accepting.take());
-        self.listen_at(wanted).inspect_err(|_| {
+        self.listen_at(wanted).map_err(|error| {
             let before = lock(&self.bound).again();
-            if let Err(why) = self.listen_at(&before) {
-                self.progress
-                    .set_error(format!("the source is awaited nowhere: {why}; give an address with migrate-recover"));
-            }
+            let Err(why) = self.listen_at(&before) else { return Refusal::Bind(error) };
+            self.progress
+                .set_error(format!("the source is awaited nowhere: {why}; give an address with migrate-recover"));
+            Refusal::Nowhere { wanted: error, before: why }
         })
     }
 
-    fn listen_at(&mut self, at: &Wanted) -> Result<(), Refusal> {
-        self.listen_again(Listener::at(at).map_err(Refusal::Bind)?).map_err(Refusal::Unfit)
+    fn listen_at(&mut self, at: &Wanted) -> Result<(), BindError> {
+        self.replace_listener(Listener::at(at)?)
     }
 
     /// Its vCPUs wait for pages that will not come; a client reads why.

@@ -1,14 +1,16 @@
 //! What the destination asks of the ownership record, and what it tells it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use ferry_migration::Handshake;
 use ferry_migration::destination::{Claim, GiveBack, Input};
 use ferry_migration::greeting::Announced;
+use ferry_migration::{Handshake, Timer};
 
 use super::Driver;
 use crate::ownership::OwnershipError;
 use crate::runtime::destination::Event;
+use crate::runtime::record::{OwnRecord, RecordError};
 
 /// What the record can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,16 +23,43 @@ pub(super) enum Question {
     GiveBack,
 }
 
+/// What an operator can do where this side does without the source's record.
+const ADVICE: &str = "this migration goes without it, or fails if its source insists on it; give both sides the same one \
+                      with --ownership file:PATH";
+
+/// Whether this side's record is the source's. Where it is not, the log says why.
+fn shows(own: &OwnRecord, nonce: u64) -> Input {
+    let shown = own.shows(nonce);
+    match &shown {
+        Ok(true) => {}
+        Ok(false) => tracing::warn!("the ownership record {} is not the source's: {ADVICE}", own.place()),
+        Err(error) => not_read(error),
+    }
+    Input::Checked(Ok(shown.unwrap_or(false)))
+}
+
+fn not_read(error: &dyn std::error::Error) {
+    let error = crate::runtime::causes(error);
+    tracing::warn!(
+        error,
+        "whether this side's ownership record is the source's is not known: this migration goes without it, or fails if \
+         its source insists on it"
+    );
+}
+
 impl Driver {
     /// Looks whether this side's record is the source's.
     pub(super) fn look_for(&mut self, announced: Announced) {
-        let Some(own) = self.own_record.clone() else { return self.input(Input::Checked(Ok(false))) };
+        let Some(own) = self.own_record.clone() else {
+            tracing::warn!("the source has an ownership record, and this process none: {ADVICE}");
+            return self.input(Input::Checked(Ok(false)));
+        };
         let (events, faults) = (self.events.clone(), self.machine.faults().clone());
         self.announced = Some(announced.handover);
         self.record_call.ask(Question::Show(announced.nonce), |serial| {
             let ask = move || {
                 // A driver that has ended does not mind.
-                let _ = events.send(Event::Record(serial, Input::Checked(Ok(own.shows(announced.nonce)))));
+                let _ = events.send(Event::Record(serial, shows(&own, announced.nonce)));
             };
             crate::runtime::spawn(&faults, "ferry-dst-record", ask).map(drop)
         });
@@ -83,7 +112,7 @@ impl Driver {
         self.record_call.ask(question, |serial| {
             let ask = move || {
                 let input = match question {
-                    Question::Show(nonce) => Input::Checked(Ok(record.own().shows(nonce))),
+                    Question::Show(nonce) => shows(record.own(), nonce),
                     Question::Claim => Input::Claimed(record.claim()),
                     Question::GiveBack => Input::GaveBack(record.give_back()),
                 };
@@ -94,10 +123,36 @@ impl Driver {
         });
     }
 
-    pub(super) fn record_is_late(&mut self) {
+    /// What was asked of storage has not been answered in time.
+    pub(super) fn storage_is_late(&mut self) {
+        if self.disk_look.is_some_and(|until| until <= Instant::now()) {
+            self.disk_is_late();
+        }
+        self.record_is_late();
+    }
+
+    /// The time for the greeting is over: this side has not finished, or the source has said none.
+    pub(super) fn setup_is_over(&mut self) {
+        match (&self.own_record, self.record_call.awaits()) {
+            _ if self.disk_look.is_some() => self.disk_is_late(),
+            (Some(own), Some(Question::Show(_))) => {
+                let error = RecordError::Late { place: own.place() };
+                not_read(&error);
+                self.input(Input::Checked(Err(format!("the destination: {error}"))));
+            }
+            _ => self.input(Input::Timer(Timer::Setup)),
+        }
+    }
+
+    fn record_is_late(&mut self) {
         match self.record_call.overdue() {
             // As if there were none.
-            Some(Question::Show(_)) => self.input(Input::Checked(Ok(false))),
+            Some(Question::Show(_)) => {
+                if let Some(own) = &self.own_record {
+                    not_read(&RecordError::Late { place: own.place() });
+                }
+                self.input(Input::Checked(Ok(false)));
+            }
             Some(Question::Claim) => self.input(Input::Claimed(Claim::Unreachable)),
             Some(Question::GiveBack) => self.input(Input::GaveBack(GiveBack::Unreachable)),
             None => {}

@@ -11,6 +11,7 @@ use ferry_migration::parameters::DiskSharing;
 
 use super::Driver;
 use crate::machine::{self, DiskProof};
+use crate::one_call::Open;
 
 /// The thread that asks the image's storage for the lock.
 const THREAD: &str = "ferry-src-proof";
@@ -18,7 +19,8 @@ const THREAD: &str = "ferry-src-proof";
 /// The proof of a disk, from when the control link is opened to the destination's first answer.
 ///
 /// The image's storage may hang. It is asked on threads that nothing of the migration waits for:
-/// the guest runs on, and the migration ends.
+/// the guest runs on, and the migration ends. While one of them hangs, a later migration asks for
+/// no proof.
 #[derive(Clone, Debug)]
 pub(super) struct Proof {
     sharing: DiskSharing,
@@ -28,7 +30,7 @@ pub(super) struct Proof {
 #[derive(Debug)]
 enum Shown {
     NotYet,
-    Here(DiskProof),
+    Here(DiskProof, Open),
     /// It is needed no more: one that is had only now is given back.
     Over,
 }
@@ -46,9 +48,17 @@ impl Proof {
         }
         let (done, was_done) = channel();
         let (shown, path) = (self.shown.clone(), disk.path());
+        let Some(open) = disk.proving().begin(within) else {
+            tracing::warn!(
+                image = path,
+                "the image's storage has not answered an earlier migration yet, so that there is no proof of the disk for \
+                 this destination; see whether it hangs"
+            );
+            return;
+        };
         let prove = move || {
             match disk.prove(nonce_of(migration_id)) {
-                Ok(proof) => keep(&shown, proof),
+                Ok(proof) => keep(&shown, proof, open),
                 Err(error) => {
                     tracing::warn!(%error, image = disk.path(), "no lock can be put on the image as a proof for the destination");
                 }
@@ -69,30 +79,30 @@ impl Proof {
     /// It is needed no more. Does not wait for storage.
     pub(super) fn end(&self, faults: &FaultControl) {
         let before = std::mem::replace(&mut *lock(&self.shown), Shown::Over);
-        if let Shown::Here(proof) = before {
+        if let Shown::Here(proof, open) = before {
             // Without a thread it is given back here.
-            let _ = crate::runtime::spawn(faults, THREAD, move || drop(proof));
+            let _ = crate::runtime::spawn(faults, THREAD, move || drop((proof, open)));
         }
     }
 
     fn file(&self) -> DiskFile {
         match (self.sharing, &*lock(&self.shown)) {
             (DiskSharing::Copied, _) => DiskFile::Copied,
-            (DiskSharing::Shared, Shown::Here(proof)) => DiskFile::Locked { nonce: proof.nonce() },
+            (DiskSharing::Shared, Shown::Here(proof, _)) => DiskFile::Locked { nonce: proof.nonce() },
             (DiskSharing::Shared, Shown::NotYet | Shown::Over) => DiskFile::Unproven,
         }
     }
 }
 
-fn keep(shown: &Mutex<Shown>, proof: DiskProof) {
+fn keep(shown: &Mutex<Shown>, proof: DiskProof, open: Open) {
     let mut shown = lock(shown);
     if matches!(*shown, Shown::NotYet) {
-        *shown = Shown::Here(proof);
+        *shown = Shown::Here(proof, open);
         return;
     }
     // Giving it back asks storage, and the driver must not wait for this lock.
     drop(shown);
-    drop(proof);
+    drop((proof, open));
 }
 
 fn lock(shown: &Mutex<Shown>) -> MutexGuard<'_, Shown> {
@@ -106,5 +116,33 @@ impl Driver {
         let disks = disk.map(|disk| Disk { instance: disk.instance(), file: self.proof.file() });
         let through = self.machine.came_through();
         Identity { boot: self.machine.boot_identity(), disks: disks.into_iter().collect(), through }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::with_hanging_disk;
+    use crate::runtime::threads::of_this_process;
+
+    #[test]
+    fn while_a_proof_hangs_a_later_migration_goes_without_and_starts_no_thread() {
+        let Some((machine, _image)) = with_hanging_disk() else { return };
+        let (faults, within) = (machine.faults(), Duration::from_millis(10));
+        for migration in 1..4_u128 {
+            let proof = Proof::new(DiskSharing::Shared);
+            proof.begin(machine.writable_disk().unwrap(), migration << 66, faults, within);
+            assert_eq!(proof.file(), DiskFile::Unproven);
+            proof.end(faults);
+            assert!(of_this_process(THREAD) <= 1);
+        }
+        faults.clear();
+        let proof = Proof::new(DiskSharing::Shared);
+        let long = Duration::from_secs(60);
+        // The call that hung ends, and its proof is given back.
+        while proof.file() == DiskFile::Unproven {
+            proof.begin(machine.writable_disk().unwrap(), 4 << 66, faults, long);
+        }
+        proof.end(faults);
     }
 }

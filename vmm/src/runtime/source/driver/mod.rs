@@ -6,7 +6,7 @@
 //! [`record`] asks the ownership record, [`throttle`] slows a guest down that writes too fast,
 //! [`commands`] answers clients, and [`explain`] says what they must know, [`identity`] what both
 //! sides must mean alike, [`local`] stands in for the page worker where the memory goes as a
-//! whole, [`end`] winds up.
+//! whole, [`plan`] puts together what it is to do, [`end`] winds up.
 
 mod commands;
 mod end;
@@ -15,6 +15,7 @@ mod identity;
 mod jobs;
 mod links;
 mod local;
+mod plan;
 mod record;
 mod throttle;
 
@@ -27,11 +28,12 @@ use std::time::Instant;
 use ferry_devices::fault::{Direction, Moment};
 use ferry_migration::message::ToSource;
 use ferry_migration::pages::PageBitmap;
-use ferry_migration::source::{Input, Outcome, Output, Owner, Plan, Source, TakeBack};
-use ferry_migration::{Handshake, Parameters, Status, Timer};
+use ferry_migration::source::{Input, Outcome, Output, Owner, Source, TakeBack};
+use ferry_migration::{Status, Timer};
 use vmm_sys_util::eventfd::EventFd;
 
 use self::identity::Proof;
+use self::plan::plan;
 use self::record::Question;
 use self::throttle::Throttle;
 use super::guest_worker::{GuestJob, Order, guest_worker};
@@ -42,6 +44,7 @@ use super::stopwatch::Stopwatch;
 use super::{Answer, Event, LinkEvent};
 use crate::endpoint::Endpoint;
 use crate::machine::{Hold, Machine};
+use crate::runtime::MigrationError;
 use crate::runtime::control;
 use crate::runtime::inbox::{self, HeldLoss, Next};
 use crate::runtime::progress::Progress;
@@ -49,9 +52,6 @@ use crate::runtime::record::{Call, HandoverRecord, OwnRecord};
 use crate::runtime::settings::Settings;
 use crate::runtime::stream::Stream;
 use crate::runtime::timers::{Durations, Timers};
-
-/// The generation of a guest that no ownership record counts.
-const FIRST_GENERATION: u64 = 1;
 
 /// One migration on the source: its state machine, and everything that it has in hand.
 pub(super) struct Driver {
@@ -105,7 +105,7 @@ pub(super) struct Driver {
     /// The process's, also if this migration goes without.
     own_record: Option<Arc<OwnRecord>>,
     record: Option<Arc<HandoverRecord>>,
-    /// The handshake is the record's, unless the destination does not see it.
+    /// The handshake is the record's, where the process has one and both sides see it.
     expects_owned: bool,
     record_call: Call<Question>,
     /// Whom the operator has named as the owner.
@@ -119,26 +119,12 @@ pub(super) struct Driver {
     outcome: Option<Outcome>,
 }
 
-/// What the parameters, the capability and the record come to.
-fn plan(parameters: &Parameters, postcopy: bool, record: Option<&HandoverRecord>) -> Plan {
-    let handshake = match (parameters.handshake, record) {
-        (Some(Handshake::Owned) | None, None) => Handshake::Setup,
-        (None, Some(_)) => Handshake::Owned,
-        (Some(asked), _) => asked,
-    };
-    Plan {
-        generation: record.map_or(FIRST_GENERATION, |record| record.handover().generation()),
-        // A trial costs the guest a stop; and a load that fails costs this migration hardly more.
-        rehearse: parameters.rehearsal && !parameters.local,
-        postcopy,
-        handshake,
-        insist_on_record: parameters.handshake == Some(Handshake::Owned),
-        has_record: record.is_some(),
-    }
-}
-
 impl Driver {
     /// Prepares a migration; nothing has been sent yet.
+    ///
+    /// # Errors
+    /// When a thread or an eventfd cannot be had, or the handshake that was asked for needs a
+    /// record that this migration does not have.
     pub(super) fn new(
         machine: Arc<Machine>,
         to: Endpoint,
@@ -146,13 +132,14 @@ impl Driver {
         progress: Arc<Progress>,
         events: Sender<Event>,
         (migration_id, own_record, record): (u128, Option<Arc<OwnRecord>>, Option<Arc<HandoverRecord>>),
-    ) -> std::io::Result<Self> {
+    ) -> Result<Self, MigrationError> {
         let parameters = settings.parameters();
-        let plan = plan(&parameters, settings.postcopy(), record.as_deref());
+        let plan = plan(&parameters, settings.postcopy(), (own_record.as_deref(), record.as_deref()))?;
         if parameters.local {
             progress.set_local();
         }
-        let (guest_jobs, guest_thread) = guest_worker(machine.clone(), record.clone(), events.clone())?;
+        let (guest_jobs, guest_thread) =
+            guest_worker(machine.clone(), record.clone(), events.clone()).map_err(MigrationError::Host)?;
         let durations = Durations::new(&parameters);
         let controls = Controls {
             stop: Arc::default(),
@@ -175,7 +162,7 @@ impl Driver {
             timers: Timers::new(durations),
             stopwatch: Stopwatch::default(),
             events,
-            cancel: EventFd::new(libc::EFD_CLOEXEC)?,
+            cancel: EventFd::new(libc::EFD_CLOEXEC).map_err(MigrationError::Host)?,
             controls,
             throttle,
             guest_jobs: Some(guest_jobs),
@@ -197,7 +184,7 @@ impl Driver {
             local: parameters.local,
             passed_mark: None,
             proof: Proof::new(parameters.disk),
-            expects_owned: parameters.handshake.is_none() && record.is_some(),
+            expects_owned: parameters.handshake.is_none(),
             own_record,
             record,
             record_call: Call::default(),
@@ -209,7 +196,7 @@ impl Driver {
         })
     }
 
-    /// Lives through it.
+    /// Carries the migration to its end, and releases all that it has in hand.
     pub(super) fn run(mut self, inbox: &Receiver<Event>) {
         let first = self.core.start();
         self.perform(first);

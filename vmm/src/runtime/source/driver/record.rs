@@ -9,8 +9,8 @@ use super::Driver;
 use crate::runtime::source::Event;
 
 /// Why there is a record, and the handshake does without.
-const NOT_SHARED: &str =
-    "the destination does not see the ownership record of this guest; give both sides the same one with --ownership";
+const NOT_SHARED: &str = "the destination does not see, or cannot read, the ownership record of this guest: the destination's log says which; \
+     give both sides the same one with --ownership";
 
 /// What the record can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,9 +56,17 @@ impl Driver {
     /// on to say that a migration is under way.
     pub(super) fn handshake(&self, handshake: Handshake) {
         self.progress.set_handshake(handshake);
-        if self.expects_owned && handshake != Handshake::Owned {
-            self.progress.set_handshake_why(NOT_SHARED);
-        }
+        let Some(own) = self.own_record.as_ref().filter(|_| self.expects_owned && handshake != Handshake::Owned) else {
+            return;
+        };
+        self.progress.set_handshake_why(match &self.record {
+            Some(_) => NOT_SHARED.to_owned(),
+            None => format!(
+                "the ownership record {} does not name this process: the guest has arrived without it; \
+                 x-ferry-query-ownership shows what it holds",
+                own.place()
+            ),
+        });
     }
 
     /// Where the operator has given the guest to this side: makes the record say so, before the

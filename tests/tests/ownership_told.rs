@@ -1,0 +1,111 @@
+//! What an operator reads of a record that a migration goes without, and why.
+
+use ferry_migration::Handshake;
+use ferry_tests::migration::{move_guest, statuses};
+use ferry_tests::scene::gave_up;
+use ferry_tests::wait::wait_for;
+use ferry_tests::{Ferry, SOON, Scene, Spec, disk, procfs};
+use serde_json::json;
+
+/// A guest with a disk, and so with a record.
+fn scene() -> Option<Scene> {
+    Scene::with(|lab, spec| spec.disk(&disk::image(lab, "disk.img", 4 << 20)))
+}
+
+fn without_record(spec: &Spec) -> Spec {
+    let mut spec = spec.clone();
+    spec.more = vec!["--ownership".into(), "none".into()];
+    spec
+}
+
+/// `migrate` is refused, and nothing has begun; returns why.
+fn refuses(source: &mut Ferry, to: &str) -> String {
+    source.forget_events();
+    let refused = source.refused("migrate", json!({ "uri": to }));
+    assert_eq!(statuses(source.events()), Vec::<String>::new(), "nothing has begun");
+    refused
+}
+
+#[test]
+fn the_handshake_owned_is_refused_where_this_process_has_no_record() {
+    let Some(mut scene) = Scene::new() else { return };
+    scene.source.set_parameters(json!({ "x-ferry-handshake": "owned" }));
+    let destination = scene.destination();
+    let told = refuses(&mut scene.source, &destination.wait_listening());
+    assert!(told.contains("start the guest with --ownership file:PATH"), "{told}");
+    scene.guest.wait_reports(1);
+    scene.source.set_parameters(json!({ "x-ferry-handshake": "auto" }));
+    drop(destination);
+    scene.ends_well();
+}
+
+#[test]
+fn a_record_that_does_not_name_the_guests_process_yet_is_why_the_handshake_is_setup() {
+    let Some(mut scene) = Scene::with(|lab, spec| without_record(&spec.disk(&disk::image(lab, "disk.img", 4 << 20))))
+    else {
+        return;
+    };
+    scene.spec.more.clear();
+    // It cannot be written when the guest has arrived.
+    let mut destination = scene.destination_with("fault,at=record:write,do=errno:EIO");
+    move_guest(&mut scene.source, &mut destination, &mut scene.guest);
+    scene.source.quit();
+    scene.source = destination;
+
+    let mut destination = scene.lab.start_destination(&without_record(&scene.spec));
+    scene.source.set_parameters(json!({ "x-ferry-handshake": "owned" }));
+    let told = refuses(&mut scene.source, &destination.wait_listening());
+    assert!(told.contains("disk.img.owner does not") && told.contains("x-ferry-query-ownership"), "{told}");
+    scene.guest.wait_reports(1);
+    scene.source.set_parameters(json!({ "x-ferry-handshake": "auto" }));
+    let info = move_guest(&mut scene.source, &mut destination, &mut scene.guest);
+    assert_eq!(info.x_ferry_handshake, Some(Handshake::Setup));
+    let why = info.x_ferry_handshake_why.expect("this process has a place for a record");
+    assert!(why.contains("disk.img.owner does not name this process"), "{why}");
+}
+
+#[test]
+fn a_destination_that_cannot_read_the_record_says_so_and_the_source_does_not_claim_to_know() {
+    for (fault, told) in [("errno:EACCES", "Permission denied"), ("hang,times=1", "did not answer within 2 s")] {
+        let Some(mut scene) = scene() else { return };
+        let mut destination = scene.destination_with(&format!("fault,at=record:read,do={fault},in=incoming"));
+        let info = move_guest(&mut scene.source, &mut destination, &mut scene.guest);
+        assert_eq!(info.x_ferry_handshake, Some(Handshake::Setup));
+        let why = info.x_ferry_handshake_why.expect("there is a record");
+        assert!(why.contains("does not see, or cannot read,") && why.contains("destination's log"), "{why}");
+        let log = destination.stderr();
+        assert!(log.contains(told) && log.contains("disk.img.owner") && log.contains("WARN"), "{log}");
+        scene.source.quit();
+        destination.qmp("x-ferry-fault-set", json!({ "clear": true }));
+        destination.wait_settled(2);
+    }
+}
+
+#[test]
+fn a_record_that_hangs_for_longer_than_the_greeting_may_take_is_named_on_both_sides() {
+    let Some(mut scene) = scene() else { return };
+    let spec = scene.spec.clone().incoming("defer").device("fault,at=record:read,do=hang,in=incoming");
+    let mut destination = scene.lab.start(&spec);
+    destination.set_parameters(json!({ "x-ferry-setup-timeout-ms": 500 }));
+    destination.qmp("migrate-incoming", json!({ "uri": "tcp:127.0.0.1:0" }));
+    let reason = scene.fails(&destination.listening_at());
+    assert!(reason.contains("disk.img.owner did not answer") && reason.contains("then try again"), "{reason}");
+    let theirs = gave_up(&mut destination);
+    assert!(theirs.contains("disk.img.owner did not answer"), "{theirs}");
+    scene.ends_well();
+}
+
+#[test]
+fn clients_that_ask_a_record_whose_storage_hangs_leave_one_thread() {
+    let Some(mut scene) = scene() else { return };
+    scene.source.wait_settled(1);
+    scene.source.set_fault(json!({ "at": "record:read", "do": "hang" }));
+    for told in ["no answer within 2 s", "still no answer", "still no answer"] {
+        let error = scene.source.ownership()["error"].as_str().map(str::to_owned).expect("it hangs");
+        assert!(error.contains(told) && error.contains("see what keeps it"), "{error}");
+        assert_eq!(procfs::threads(scene.source.pid(), "ferry-record").len(), 1);
+    }
+    scene.source.qmp("x-ferry-fault-set", json!({ "clear": true }));
+    wait_for("the record to answer", SOON, || scene.source.ownership()["owned-here"] == true);
+    scene.ends_well();
+}

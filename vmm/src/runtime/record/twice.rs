@@ -1,0 +1,39 @@
+//! What a client reads of a guest that may run twice, for as long as that holds.
+
+use std::sync::PoisonError;
+
+use super::{OwnRecord, OwnershipInfo, RecordError};
+use crate::ownership::Stay;
+
+/// Why the guest may run twice.
+#[derive(Debug)]
+pub(super) struct MayRunTwice {
+    /// Of the guest at this process.
+    stay: Stay,
+    /// Whom the record named.
+    owner: String,
+    /// Since which generation.
+    generation: u64,
+    why: String,
+}
+
+impl OwnRecord {
+    /// Keeps what a try to take the record has found.
+    pub(super) fn note_twice(&self, result: &Result<(), RecordError>) {
+        let Err(error @ RecordError::Twice { owner, generation, .. }) = result else { return };
+        let (stay, why) = (self.stay(), error.to_string());
+        let found = MayRunTwice { stay, owner: owner.clone(), generation: *generation, why };
+        *self.may_run_twice.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+    }
+
+    /// Why the guest may run twice, unless it has gone, or the record names another owner by now.
+    /// A record that does not answer changes nothing about it.
+    pub(super) fn may_run_twice(&self, info: &OwnershipInfo) -> Option<String> {
+        let found = self.may_run_twice.lock().unwrap_or_else(PoisonError::into_inner);
+        let holds = |found: &&MayRunTwice| {
+            let named = |owner: &String| *owner == found.owner && info.generation == Some(found.generation);
+            found.stay == self.stay() && info.owner.as_ref().is_none_or(named)
+        };
+        found.as_ref().filter(holds).map(|found| found.why.clone())
+    }
+}
