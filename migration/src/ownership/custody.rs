@@ -9,7 +9,9 @@
 //!
 //! Each holds the disk's lock while it changes the record, so of two that want the guest one sees
 //! what the other has done. The runtime carries these changes out; the explorer does so too, and
-//! shows what breaks without each rule.
+//! shows what breaks without each rule. It carries out neither a record that is created nor an
+//! arrival that asks to be alone: unit tests here and in the runtime do. Of the ways on which a
+//! guest comes through several hand-overs it knows some: `docs/explorer.md` says which.
 
 use crate::guards::{Guard, Guards};
 use crate::ownership::{Change, Expected, Handover, Name, OwnerId, Record, RuleError, Standing};

@@ -46,9 +46,9 @@ pub enum Fault {
     RashTake,
     /// Another process holds the disk's lock for a while.
     LockHeld,
-    /// An older copy of the guest arrives at another process, by the handshake `setup` from a
-    /// source that has no part in this, or on a way that began with the source's own first migration:
-    /// an operator has made a mistake. It stays stopped there.
+    /// An older copy of the guest arrives at another process, by the handshake `setup`: from a
+    /// source that has no part in this, or on a way that began with the source's first migration.
+    /// An operator has made a mistake. It stays stopped there.
     Arrival,
     /// A device refuses to run the source's guest, at `cont` (the image has become smaller) or at
     /// the end of a migration; of a guest whose disk was let go of, behind its claim.
