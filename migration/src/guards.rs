@@ -88,6 +88,12 @@ pub enum Guard {
     /// A process to which the guest came without a claim: a record that tells of the hand-over of
     /// a process which has no part in that is left as it is.
     ArrivalLeavesHandovers,
+    /// A process to which the guest came without a claim: a source by which the guest has come may
+    /// have got it back since, and then keeps the record.
+    ArrivalTakesItsHandover,
+    /// A process to which the guest came without a claim: the guest does not leave before the
+    /// record names the process, which would end a migration's announcement in the middle of it.
+    ArrivalNamesFirst,
     /// Both sides: a guest that runs at the end of a switchover does so with a look at the record,
     /// which an operator may have given to another process meanwhile.
     RunsWithALook,
@@ -103,11 +109,14 @@ pub enum Guard {
     ResumeClaimsFirst,
     /// Source: nor does a further migration of it that ends early say that none is under way.
     SettleNeedsDisk,
+    /// `cont` and source: a guest that was claimed is not said to be here before it runs, or
+    /// stands still with its disk.
+    SettlesWhenItRuns,
 }
 
 impl Guard {
     /// Every guard, the source's first.
-    pub const ALL: [Guard; 41] = [
+    pub const ALL: [Guard; 44] = [
         Guard::UnsharedRecordIsNone,
         Guard::StaysStoppedAfterPermit,
         Guard::RefusesLateCancel,
@@ -143,12 +152,15 @@ impl Guard {
         Guard::BootNeedsSettled,
         Guard::BootSwapsWhatItRead,
         Guard::ArrivalLeavesHandovers,
+        Guard::ArrivalTakesItsHandover,
+        Guard::ArrivalNamesFirst,
         Guard::RunsWithALook,
         Guard::ContAsksRecord,
         Guard::ContWaitsForMigration,
         Guard::RefusedContKeeps,
         Guard::ResumeClaimsFirst,
         Guard::SettleNeedsDisk,
+        Guard::SettlesWhenItRuns,
     ];
 }
 

@@ -1,6 +1,6 @@
 //! One step: carries out an event in a world.
 
-use ferry_migration::source::{Output, Owner, Resolution, Source};
+use ferry_migration::source::{Output, Owner, Resolution};
 use ferry_migration::{destination, source};
 
 use super::bounds::Fault;
@@ -8,7 +8,7 @@ use super::event::{Event, Log, Operator};
 use super::facts::{DestinationGuest, SourceGuest};
 use super::job::{DestinationJob, SourceJob};
 use super::link::Link;
-use super::record::{Kind, Migration, Operation, Record, Reply};
+use super::record::{CAME, Kind, Migration, Operation, Passed, Record, Reply};
 use super::scenario::Scenario;
 use super::world::World;
 use super::{Party, Side};
@@ -19,8 +19,12 @@ impl World {
         match event {
             Event::Source(job, well) => {
                 self.source_jobs.remove(job);
-                if !well && !matches!(job, SourceJob::Connect | SourceJob::Nonce | SourceJob::Resume) {
-                    self.budget.spend(Fault::SaveFailure);
+                match job {
+                    _ if well => {}
+                    SourceJob::Connect | SourceJob::Nonce => {}
+                    SourceJob::Resume if self.lock_is_elsewhere() => {}
+                    SourceJob::Resume => self.budget.spend(Fault::RunFailure),
+                    _ => self.budget.spend(Fault::SaveFailure),
                 }
                 self.answer_source(scenario, job, well, log);
             }
@@ -48,6 +52,8 @@ impl World {
             | Event::Straggler(_)
             | Event::Settles
             | Event::SourceSettles
+            | Event::ClaimSettles
+            | Event::Asserts
             | Event::Seizes
             | Event::Reach(..) => self.apply_record(scenario, event, log),
             Event::MarkerArrives => self.marker_arrives(log),
@@ -167,8 +173,9 @@ impl World {
                     self.facts.source.guest = SourceGuest::Held;
                 }
             }
-            Operator::Cont => self.continue_source(),
+            Operator::Cont => self.continue_source(true),
             Operator::ContFails => self.refuse_cont(),
+            Operator::Migrate => self.begin(scenario, log),
             Operator::Again => self.migrate_again(scenario, log),
         }
     }
@@ -203,26 +210,27 @@ impl World {
         let generation = self.facts.source.generation;
         self.migration = Migration { generation, id: self.migration.id + 1 };
         let old = self.clone();
-        let mut world = World::new(scenario);
+        let mut world = World::before(scenario);
         world.budget = old.budget;
         world.migration = old.migration;
         world.stragglers = old.stragglers;
+        world.has_record = old.has_record;
         world.facts.record = Record { began: old.facts.record.generation, ..old.facts.record };
         world.facts.source.generation = generation;
         world.facts.source.guest = old.facts.source.guest;
         world.facts.source.wants = old.facts.source.wants;
         world.facts.source.let_go = old.facts.source.let_go;
-        world.facts.source.settling = false;
+        world.facts.source.claim = old.facts.source.claim;
+        world.facts.source.arriving = old.facts.source.arriving;
         world.facts.third = old.facts.third;
         world.facts.third_takes = old.facts.third_takes;
         world.facts.forked = old.facts.forked;
         world.facts.stale = old.facts.stale;
+        world.facts.copied = old.facts.copied;
         world.facts.unfenced = old.facts.unfenced;
         world.facts.given_up = old.facts.given_up;
-        world.source = Source::with_guards(scenario.plan_of(generation.into()), scenario.guards);
-        let outputs = world.source.start();
+        world.begin(scenario, log);
         *self = world;
-        self.perform_source(outputs, log);
     }
 
     fn apply_record(&mut self, scenario: &Scenario, event: Event, log: &mut Log) {
@@ -255,15 +263,26 @@ impl World {
             }
             Event::Settles => {
                 let operation = self.settling.take().expect("offered only when there is one");
+                let through = self.came_through(scenario, operation.of);
                 let record = &mut self.facts.record;
                 match operation.kind {
-                    Kind::Assert => record.arrives(Party::Destination, Some(operation.of), scenario.guards),
+                    Kind::Assert => record.arrives(Party::Destination, operation.of.id, &through, scenario.guards),
                     _ => record.carry_out(operation),
                 };
             }
             Event::SourceSettles => {
                 self.facts.source.settling = false;
                 self.facts.record.carry_out(Kind::SettleSource.of(self.migration));
+            }
+            Event::ClaimSettles => {
+                let claim = self.facts.source.claim.take().expect("offered only when there is one");
+                self.facts.record.settle_claim(claim);
+            }
+            Event::Asserts => {
+                self.facts.source.arriving = false;
+                let won = self.facts.record.names_source(scenario.guards);
+                // A migration that goes on without a record does not hear of it.
+                self.has_record |= won && !self.begun;
             }
             Event::Seizes => {
                 self.seizes();
@@ -276,6 +295,12 @@ impl World {
             }
             other => unreachable!("{other:?} is carried out elsewhere"),
         }
+    }
+
+    /// What a guest says at the destination that it has come through.
+    fn came_through(&self, scenario: &Scenario, of: Migration) -> Vec<Passed> {
+        let came = scenario.has_come.then_some(CAME);
+        came.into_iter().chain(self.has_record.then_some((Party::Source, of))).collect()
     }
 
     fn answer_record(&mut self, side: Side, operation: Operation, reply: Option<Reply>, log: &mut Log) {

@@ -46,11 +46,13 @@ pub enum Fault {
     RashTake,
     /// Another process holds the disk's lock for a while.
     LockHeld,
-    /// An older copy of the guest arrives at another process, by the handshake `setup` from a
-    /// source that has no part in this: an operator has made a mistake. It stays stopped there.
+    /// An older copy of the guest arrives at another process, by the handshake `setup`: from a
+    /// source that has no part in this, or on a way that began with the source's first migration.
+    /// An operator has made a mistake. It stays stopped there.
     Arrival,
-    /// `cont` is refused at the source: the image has become smaller.
-    ContFailure,
+    /// A device refuses to run the source's guest, at `cont` (the image has become smaller) or at
+    /// the end of a migration; of a guest whose disk was let go of, behind its claim.
+    RunFailure,
     /// An operator stops the guest, and lets it go on later.
     Stop,
     /// After a migration that has failed the source begins another one.

@@ -77,14 +77,18 @@ const LARGE: [(&str, Faults); 9] = [
 
 /// With other processes that want the guest, operators who stop it, and several migrations in a
 /// row: where the source has a record, with every handshake.
-const SMALL_OTHERS: [(&str, Faults); 6] = [
+const SMALL_OTHERS: [(&str, Faults); 7] = [
     ("boots", &[(Break, 1), (Boot, 2), (FalseTimeout, 1)]),
     ("locks", &[(Break, 1), (LockHeld, 1), (Boot, 1), (Cancel, 1)]),
-    ("stops", &[(Break, 1), (Stop, 1), (LockHeld, 1), (Boot, 1)]),
+    ("stops", &[(Break, 1), (Stop, 1), (LockHeld, 1), (Boot, 1), (RunFailure, 1)]),
     ("in a row", &[(Break, 1), (Again, 1), (Boot, 1), (Cancel, 1)]),
+    ("in a row without its disk", &[(LoadFailure, 2), (LockHeld, 1), (RunFailure, 1), (Again, 1), (Boot, 1)]),
     ("a rash boot", &[(Break, 1), (RashTake, 1), (LockHeld, 1), (FalseTimeout, 1)]),
-    ("an arrival", &[(Break, 1), (Arrival, 1), (Boot, 1)]),
+    ("an arrival", &[(Break, 1), (Arrival, 1), (Boot, 1), (RunFailure, 1)]),
 ];
+
+/// Of a guest that has come to the source by `setup` a moment ago.
+const COME: (&str, Faults) = ("come by setup", &[(Break, 1), (Cancel, 1), (Boot, 1), (RunFailure, 1)]);
 
 const LARGE_OTHERS: [(&str, Faults); 6] = [
     ("boots", &[(Break, 2), (Boot, 2), (FalseTimeout, 1), (StartFailure, 1), (SourceCrash, 1)]),
@@ -98,7 +102,9 @@ const LARGE_OTHERS: [(&str, Faults); 6] = [
 /// For `cargo test`.
 #[must_use]
 pub fn small() -> Vec<Campaign> {
-    campaigns(&SMALL, false).into_iter().chain(others(&SMALL_OTHERS, false)).collect()
+    let mut come = others(&[COME], false);
+    come.iter_mut().for_each(|campaign| campaign.scenario.has_come = true);
+    campaigns(&SMALL, false).into_iter().chain(others(&SMALL_OTHERS, false)).chain(come).collect()
 }
 
 /// For `ci/explore`.

@@ -1,6 +1,7 @@
 //! Which events can happen in a world, and why.
 
 use ferry_migration::Timer;
+use ferry_migration::ownership::custody;
 use ferry_migration::source::Owner;
 
 use super::bounds::Fault;
@@ -64,6 +65,12 @@ impl World {
         }
         for job in self.destination_jobs.iter() {
             add(Event::Destination(job, job != DestinationJob::Start || !self.lock_is_elsewhere()));
+        }
+        if self.facts.source.claim.is_some() && self.facts.record.source_sees {
+            add(Event::ClaimSettles);
+        }
+        if self.facts.source.arriving && self.facts.record.source_sees {
+            add(Event::Asserts);
         }
         if self.facts.source.settling && self.facts.record.source_sees {
             add(Event::SourceSettles);
@@ -139,6 +146,10 @@ impl World {
         if !self.facts.source.alive {
             return;
         }
+        let may_migrate = custody::may_migrate(self.facts.source.arriving, self.guards);
+        if !self.begun && may_migrate {
+            add(Event::Operator(Operator::Migrate));
+        }
         let shown = self.facts.source.shown;
         if shown == ferry_migration::Status::PostcopyPaused {
             add(Event::Operator(Operator::Recover));
@@ -172,6 +183,7 @@ impl World {
             let fails = match job {
                 SourceJob::Connect => left(Fault::Break) && self.destination_listens(),
                 SourceJob::Snapshot | SourceJob::Stop | SourceJob::Save => left(Fault::SaveFailure),
+                SourceJob::Resume => left(Fault::RunFailure) && !self.lock_is_elsewhere(),
                 _ => false,
             };
             if fails {
@@ -241,7 +253,7 @@ impl World {
         let left = |fault| self.budget.left(fault) > 0;
         let mut add = |event| out.push((Class::Fault, event));
         let (source, destination) = (&self.facts.source, &self.facts.destination);
-        let source_works = source.alive && source.end.is_none();
+        let source_works = source.alive && self.begun && source.end.is_none();
         let destination_works = destination.alive && destination.end.is_none();
         if source.alive && left(Fault::SourceCrash) {
             add(Event::Crash(Side::Source));
@@ -267,13 +279,16 @@ impl World {
         if source.alive && source.wants && !source.handed_over && left(Fault::Stop) {
             add(Event::Operator(Operator::Stop));
         }
-        if source.alive && source.guest == SourceGuest::Held && !source.handed_over && left(Fault::ContFailure) {
+        let stopped = matches!(source.guest, SourceGuest::Held | SourceGuest::StoppedForGood);
+        let refuses = stopped && !self.lock_is_elsewhere() && left(Fault::RunFailure);
+        if source.alive && refuses && !source.handed_over {
             add(Event::Operator(Operator::ContFails));
         }
         // Also of a guest that the first migration has left stopped, without its disk.
         let is_here = source.guest != SourceGuest::Stopped;
         let over = source.end.is_some() && (destination.end.is_some() || !destination.alive || !self.arrived);
-        if source.alive && over && is_here && !source.handed_over && left(Fault::Again) {
+        let may_migrate = is_here && !source.handed_over && custody::may_migrate(source.arriving, self.guards);
+        if source.alive && over && may_migrate && left(Fault::Again) {
             add(Event::Operator(Operator::Again));
         }
         let paused = source_works && source.shown == ferry_migration::Status::PostcopyPaused;

@@ -65,6 +65,10 @@ pub enum Event {
     SourceSettles,
     /// The record is made to name the source, in the background, as its operator has decided.
     Seizes,
+    /// The record is made to say that the claimed guest runs, in the background.
+    ClaimSettles,
+    /// The record is asked to name the source, to which the guest has come.
+    Asserts,
     /// A process that was told to end does so.
     Leaves,
     /// Another process does something.
@@ -75,7 +79,7 @@ impl Third {
     /// Whether it only goes on with what it has begun.
     #[must_use]
     pub fn goes_on(self) -> bool {
-        !matches!(self, Third::Looks { .. } | Third::Arrives | Third::OtherLocks | Third::Ends)
+        !matches!(self, Third::Looks { .. } | Third::Arrives { .. } | Third::OtherLocks | Third::Ends)
     }
 }
 
@@ -94,7 +98,11 @@ pub enum Third {
     /// It runs the guest from its disk.
     Runs,
     /// A copy of the guest arrives there, stopped, and it takes the disk's lock.
-    Arrives,
+    Arrives {
+        /// It comes from the process to which the source's first migration has led, by one more,
+        /// after the source has got its guest back.
+        on_from_first: bool,
+    },
     /// It asks the record for that guest.
     Asserts,
     /// It ends.
@@ -135,8 +143,10 @@ pub enum Operator {
     Stop,
     /// `cont` at the source.
     Cont,
-    /// The same, refused by a device.
+    /// The same, refused by a device; behind the claim, if the disk was let go of.
     ContFails,
+    /// `migrate`, the first of a guest that has come to the source.
+    Migrate,
     /// `migrate` again, after a failure.
     Again,
     /// `ferry resolve --owner source` in a paused postcopy.

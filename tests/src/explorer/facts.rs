@@ -3,7 +3,7 @@
 
 use ferry_migration::Status;
 
-use super::record::{Arbiter, Record};
+use super::record::{Arbiter, Migration, Record};
 use super::scenario::GENERATION;
 use super::third::Stage;
 use super::{Party, Side};
@@ -21,6 +21,8 @@ pub struct Facts {
     pub ran_at_destination: bool,
     /// A guest ran from memory or state that was not the newest.
     pub stale: Option<Stale>,
+    /// A process may have got the guest, stopped, by the source's first migration.
+    pub copied: bool,
     /// Whoever began to run after the permit without a record that named it.
     pub unfenced: Option<Side>,
     /// Another process that boots the guest.
@@ -101,6 +103,10 @@ pub struct SourceFacts {
     pub settling: bool,
     /// The record is to name this side, as its operator has decided.
     pub seizing: bool,
+    /// The guest runs again that was claimed, and the record is to say so.
+    pub claim: Option<Migration>,
+    /// The guest has come here, and the record is to name this side.
+    pub arriving: bool,
 }
 
 /// The destination's guest.
@@ -176,6 +182,8 @@ impl Facts {
                 announced: false,
                 settling: false,
                 seizing: false,
+                claim: None,
+                arriving: false,
             },
             destination: DestinationFacts {
                 alive: true,
@@ -192,6 +200,7 @@ impl Facts {
             record: Record::new(arbiter, GENERATION as u8),
             ran_at_destination: false,
             stale: None,
+            copied: false,
             unfenced: None,
             third: Stage::Absent,
             third_takes: false,
@@ -301,6 +310,13 @@ impl Facts {
         }
     }
 
+    /// `party` lets go of the disk's lock, if it has it.
+    pub fn let_disk_go(&mut self, party: Party) {
+        if self.record.lock == Some(party) {
+            self.record.lock = None;
+        }
+    }
+
     /// The process of `side` dies, and frees the disk's lock.
     pub fn crash(&mut self, side: Side) {
         match side {
@@ -310,9 +326,7 @@ impl Facts {
             }
             Side::Destination => self.destination.alive = false,
         }
-        if self.record.lock == Some(side.into()) {
-            self.record.lock = None;
-        }
+        self.let_disk_go(side.into());
     }
 
     /// Who runs the guest, for a trace.

@@ -7,6 +7,7 @@
 //! `docs/explorer.md` tells what is modelled and what is not.
 
 mod apply;
+pub mod asked;
 pub mod bounds;
 pub mod campaigns;
 mod destination_side;
@@ -49,11 +50,13 @@ pub enum Party {
     Third,
     /// A process that only holds the disk's lock for a while.
     Other,
+    /// The one from which the guest came to the source, and which is at its end.
+    Former,
 }
 
 impl Party {
     /// Everybody, in the order of their numbers.
-    pub const ALL: [Party; 4] = [Party::Source, Party::Destination, Party::Third, Party::Other];
+    pub const ALL: [Party; 5] = [Party::Source, Party::Destination, Party::Third, Party::Other, Party::Former];
 }
 
 impl From<Side> for Party {

@@ -85,6 +85,17 @@ pub fn what_it_is_for(guard: Guard) -> (Scenario, Invariant) {
         Guard::LeavingGivesBack => (owned(PRECOPY).with(Fault::Cancel, 1), Invariant::Kept),
         Guard::BootNeedsSettled | Guard::BootSwapsWhatItRead => (owned(PRECOPY).with(Fault::Boot, 1), Invariant::Kept),
         Guard::ArrivalLeavesHandovers => (owned(PRECOPY).with(Fault::Arrival, 1).with(Fault::Boot, 1), Invariant::Kept),
+        // The source has its guest back; from the destination, which should have ended, a copy
+        // goes on by mistake.
+        Guard::ArrivalTakesItsHandover => {
+            let back = recorded.with(Fault::Break, 1).with(Fault::Arrival, 1);
+            (back.with(Fault::Boot, 1), Invariant::Kept)
+        }
+        // The source's guest has come to it by `setup` a moment ago.
+        Guard::ArrivalNamesFirst => {
+            let come = Scenario { has_come: true, record_shared: true, ..recorded };
+            (come.with(Fault::Boot, 1), Invariant::Kept)
+        }
         Guard::RunsWithALook => {
             let late = Scenario { record_shared: true, ..recorded }.with(Fault::FalseTimeout, 1);
             (late.with(Fault::Break, 1).with(Fault::RashTake, 1), Invariant::StaleRun)
@@ -94,12 +105,17 @@ pub fn what_it_is_for(guard: Guard) -> (Scenario, Invariant) {
             (locked.with(Fault::RashTake, 1), Invariant::StaleRun)
         }
         Guard::RefusedContKeeps => {
-            let refused = owned(PRECOPY).with(Fault::Stop, 1).with(Fault::ContFailure, 1);
+            let refused = owned(PRECOPY).with(Fault::Stop, 1).with(Fault::RunFailure, 1);
             (refused.with(Fault::Boot, 1), Invariant::Kept)
         }
         // The first migration leaves the guest stopped without its disk; then comes another.
         Guard::SettleNeedsDisk => {
             let twice = owned(PRECOPY).with(Fault::Cancel, 2).with(Fault::LockHeld, 1).with(Fault::Again, 1);
+            (twice.with(Fault::Boot, 1), Invariant::Kept)
+        }
+        // So does the second, with its disk in hand and the record claimed.
+        Guard::SettlesWhenItRuns => {
+            let twice = owned(PRECOPY).with(Fault::Cancel, 2).with(Fault::RunFailure, 2).with(Fault::Again, 1);
             (twice.with(Fault::Boot, 1), Invariant::Kept)
         }
         Guard::ContWaitsForMigration => {

@@ -10,10 +10,25 @@ use ferry_migration::guards::Guards;
 use ferry_migration::ownership::custody::{self, Arrival, Boot};
 use ferry_migration::ownership::{self, Change, Handover, Name, OwnerId, Standing, Verdict, judge};
 
+use super::scenario::GENERATION;
 use super::{Party, Side};
 
+pub use super::asked::{Kind, Migration, Operation, Reply};
+
 /// The id of a migration that has no part in the one that is explored.
-const ELSEWHERE: u128 = 50;
+const ELSEWHERE: u8 = 50;
+/// The id of the migration by which the guest came to the source.
+const BEFORE: u8 = 60;
+/// What the claim of a migration adds to its id.
+const CLAIMS: u8 = 100;
+
+/// An announced hand-over through which a guest has come: whose, and which.
+pub type Passed = (Party, Migration);
+
+/// That by which the guest came to the source.
+pub const CAME: Passed = (Party::Former, Migration { generation: GENERATION as u8 - 1, id: BEFORE });
+/// That of the first migration which is explored.
+pub const FIRST: Passed = (Party::Source, Migration { generation: GENERATION as u8, id: 1 });
 
 /// What decides who owns the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,68 +37,6 @@ pub enum Arbiter {
     Record,
     /// A lock that a crash frees and that the next process takes.
     DiskLock,
-}
-
-/// Which migration asks: the run of the guest that it moves, and its id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Migration {
-    /// The generation in which the source owns the guest.
-    pub generation: u8,
-    /// Tells it from others.
-    pub id: u8,
-}
-
-/// A change that a side asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// Source: a migration is under way.
-    Announce,
-    /// Destination: `{g, source} → {g+1, destination}`.
-    Claim,
-    /// Source: `{g, source} → {g+1, source}`.
-    TakeBack,
-    /// Destination: `{g+1, destination} → {g+2, source}`.
-    GiveBack,
-    /// Destination: the guest runs here, and no migration is under way.
-    Settle,
-    /// Destination, without having claimed: the guest runs here.
-    Assert,
-    /// Source: the guest is here, and no migration is under way.
-    SettleSource,
-    /// Source, whose operator has decided: also over the destination's claim.
-    Seize,
-    /// Source, for `cont`: the guest whose disk was let go of is still its own.
-    RunAgain,
-}
-
-impl Kind {
-    /// Asked in this migration.
-    #[must_use]
-    pub fn of(self, of: Migration) -> Operation {
-        Operation { kind: self, of }
-    }
-}
-
-/// A change, and the migration in which it is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Operation {
-    /// Which change.
-    pub kind: Kind,
-    /// By which migration.
-    pub of: Migration,
-}
-
-/// What the record answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reply {
-    /// It names the side that asked.
-    Won,
-    /// It names the other side, for good.
-    Lost,
-    /// It names the other side, which may still give it back.
-    Claimed,
-    /// It names a process that has no part in the migration.
-    Taken,
 }
 
 /// The record, the disk's lock, and who can reach them.
@@ -124,6 +77,13 @@ impl Record {
             source_sees: true,
             destination_sees: true,
         }
+    }
+
+    /// The same for a guest that came to the source in [`CAME`], before the record names it.
+    #[must_use]
+    pub fn when_come(self) -> Self {
+        let (owner, Migration { generation, id }) = CAME;
+        Record { generation, owner, settled: false, migration: id, ..self }
     }
 
     /// Whether `side` can reach it.
@@ -169,7 +129,7 @@ impl Record {
     }
 
     fn change(&mut self, Operation { kind, of }: Operation) -> Reply {
-        let handover = handover(of);
+        let handover = handover(Party::Source, of);
         let (source, destination) = (owner(Party::Source), owner(Party::Destination));
         let there = self.real();
         match kind {
@@ -190,7 +150,7 @@ impl Record {
                 }
                 Reply::Won
             }
-            Kind::Assert => self.arrives(Party::Destination, Some(of), Guards::all()),
+            Kind::Assert => self.arrives(Party::Destination, of.id, &[(Party::Source, of)], Guards::all()),
             Kind::Seize => {
                 let open = handover.standing(&source, Some(&there)) == Standing::Open;
                 if open || handover.is_claimed(&there) {
@@ -199,18 +159,33 @@ impl Record {
                 }
                 answer_to_source(&handover, &there)
             }
-            Kind::RunAgain => match custody::run_again(&there, &source, u128::from(of.id) + 100) {
-                Ok(change) => {
-                    let reply = self.ask(&change);
-                    let claimed = self.real();
-                    if reply == Reply::Won {
-                        self.ask(&claimed.settle());
-                    }
-                    reply
-                }
-                Err(_) => Reply::Taken,
-            },
         }
+    }
+
+    /// The source asks for its guest, whose disk was let go of, before that runs again; `id` is
+    /// that of its migration. What [`Record::settle_claim`] asks for later, if it is won.
+    pub fn run_again(&mut self, id: u8, guards: Guards) -> Option<Migration> {
+        let id = id + CLAIMS;
+        let change = custody::run_again(&self.real(), &owner(Party::Source), id.into(), guards).ok()?;
+        (self.ask(&change) == Reply::Won).then_some(Migration { generation: self.generation, id })
+    }
+
+    /// The guest runs that was claimed: says so, unless the record has changed since.
+    pub fn settle_claim(&mut self, claim: Migration) {
+        let is_there = self.owner == Party::Source && self.generation == claim.generation;
+        if is_there && self.migration == claim.id {
+            self.ask(&self.real().settle());
+        }
+    }
+
+    /// The record is asked for the guest that has come to the source; whether it names it then.
+    pub fn names_source(&mut self, guards: Guards) -> bool {
+        self.arrives(Party::Source, BEFORE, &[CAME], guards) == Reply::Won
+    }
+
+    /// The record is asked for a copy of the guest that has come to a third process by mistake.
+    pub fn names_third(&mut self, through: &[Passed], guards: Guards) {
+        self.arrives(Party::Third, ELSEWHERE, through, guards);
     }
 
     /// What a process that boots the guest may ask of the record as it is now; none if that is
@@ -240,13 +215,12 @@ impl Record {
         self.ask(&Change { expected, record }) == Reply::Won
     }
 
-    /// A process to which the guest has come without a claim asks for the record; `from`: by a
-    /// migration of the source that is named here.
-    pub fn arrives(&mut self, party: Party, from: Option<Migration>, guards: Guards) -> Reply {
+    /// A process to which the guest has come without a claim, in the migration `id`, asks for the
+    /// record; `through`: what the guest says that it has come through.
+    pub fn arrives(&mut self, party: Party, id: u8, through: &[Passed], guards: Guards) -> Reply {
         let (me, there) = (owner(party), self.real());
-        let id = from.map_or(ELSEWHERE, |from| from.id.into());
-        let from = from.map(handover);
-        match custody::arrived(Some(&there), (&guest(), &me), id, from.as_slice(), guards) {
+        let through: Vec<Handover> = through.iter().map(|(from, of)| handover(*from, *of)).collect();
+        match custody::arrived(Some(&there), (&guest(), &me), id.into(), &through, guards) {
             Ok(Arrival::Swap { change, .. }) => self.ask(&change),
             Ok(_) => Reply::Won,
             Err(_) => Reply::Taken,
@@ -316,8 +290,8 @@ fn answer_to_source(handover: &Handover, there: &ownership::Record) -> Reply {
     }
 }
 
-fn handover(of: Migration) -> Handover {
-    let handover = Handover::new(guest(), of.id.into(), of.generation.into(), owner(Party::Source));
+fn handover(from: Party, of: Migration) -> Handover {
+    let handover = Handover::new(guest(), of.id.into(), of.generation.into(), owner(from));
     handover.expect("generations of an exploration are small")
 }
 
@@ -373,7 +347,7 @@ mod tests {
         let taken = record.boot(true, Guards::all()).expect("the operator says so");
         assert!(record.boots(taken));
         assert_eq!(ask(&mut record, Kind::TakeBack), Reply::Taken);
-        assert_eq!(ask(&mut record, Kind::RunAgain), Reply::Taken);
+        assert_eq!(record.run_again(1, Guards::all()), None);
     }
 
     #[test]

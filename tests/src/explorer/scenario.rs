@@ -26,6 +26,8 @@ pub struct Scenario {
     pub has_record: bool,
     /// The destination sees the source's record.
     pub record_shared: bool,
+    /// The guest has come to the source by `setup` as well, and the record does not name it yet.
+    pub has_come: bool,
     /// What decides, with the handshake `owned`.
     pub arbiter: Arbiter,
     /// The guards in force.
@@ -44,6 +46,7 @@ impl Scenario {
             rehearse: false,
             has_record: handshake == Handshake::Owned,
             record_shared: true,
+            has_come: false,
             arbiter: Arbiter::Record,
             guards: Guards::all(),
             bounds: Bounds::none(),

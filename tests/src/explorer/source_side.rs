@@ -12,7 +12,7 @@ use super::event::Log;
 use super::facts::{End, SourceGuest};
 use super::job::{RecordJob, SourceJob};
 use super::link::{Link, Marker};
-use super::record::{Arbiter, Kind, Reply};
+use super::record::{Arbiter, FIRST, Kind, Migration, Reply};
 use super::scenario::Scenario;
 use super::trace;
 use super::world::World;
@@ -88,6 +88,7 @@ impl World {
             _ => false,
         };
         self.facts.source.permitted |= permits;
+        self.facts.copied |= permits && self.migration.id == FIRST.1.id;
         self.link.send_to_destination(message);
     }
 
@@ -132,9 +133,7 @@ impl World {
             SourceJob::Snapshot => Input::Snapshotted(result),
             SourceJob::Stop => {
                 self.facts.source.guest = SourceGuest::Stopped;
-                if self.facts.record.lock == Some(Party::Source) {
-                    self.facts.record.lock = None;
-                }
+                self.facts.let_disk_go(Party::Source);
                 Input::Stopped(result)
             }
             SourceJob::Save => Input::Saved(result),
@@ -144,37 +143,54 @@ impl World {
                 self.link.last_pages = self.link.bulk && self.link.source_writes;
                 Input::AllSent
             }
-            SourceJob::Resume if !well || !self.resumes(scenario) => {
-                self.facts.source_stays_stopped();
-                Input::Resumed(Err(failure()))
-            }
             SourceJob::Resume => {
-                self.facts.record.lock = Some(Party::Source);
-                self.facts.source_runs(self.source.handshake() == Handshake::Owned);
+                let result = self.resume(scenario, well);
+                if result.is_err() {
+                    self.facts.let_disk_go(Party::Source);
+                    self.facts.source_stays_stopped();
+                }
                 Input::Resumed(result)
             }
         };
         self.step_source(input, log);
     }
 
-    /// Whether the source may run its guest at the end of a migration, with the disk in hand.
-    fn resumes(&mut self, scenario: &Scenario) -> bool {
-        self.seize() && self.may_run(scenario, Party::Source) && self.claims(Again::Resume)
+    /// The source takes the disk back and runs its guest at the end of a migration, if it may and
+    /// no device refuses (`well`).
+    fn resume(&mut self, scenario: &Scenario, well: bool) -> Result<(), Failure> {
+        if self.lock_is_elsewhere() || !self.seize() || !self.may_run(scenario, Party::Source) {
+            return Err(failure());
+        }
+        let claim = self.claim(Again::Resume)?;
+        if !well {
+            return Err(failure());
+        }
+        self.facts.record.lock = Some(Party::Source);
+        self.has_its_disk(claim);
+        self.facts.source_runs(self.source.handshake() == Handshake::Owned);
+        Ok(())
     }
 
-    /// Makes the record name the source if its guest's disk was let go of before; whether the
-    /// guest may run.
-    pub fn claims(&mut self, again: Again) -> bool {
-        let source = &self.facts.source;
-        if self.has_record && custody::must_claim(source.let_go, again, self.guards) {
-            let may = custody::may_claim(source.announced, again, self.guards) && self.facts.record.source_sees;
-            if !may || self.facts.record.carry_out(Kind::RunAgain.of(self.migration)) != Reply::Won {
-                return false;
-            }
-            self.facts.source.generation = self.facts.record.generation;
+    /// Makes the record name the source if its guest's disk was let go of before. What is returned
+    /// is for [`World::has_its_disk`].
+    pub fn claim(&mut self, again: Again) -> Result<Option<Migration>, Failure> {
+        let source = &mut self.facts.source;
+        if !self.has_record || !custody::must_claim(source.let_go, again, self.guards) {
+            return Ok(None);
         }
+        let record = &mut self.facts.record;
+        if !custody::may_claim(source.announced, again, self.guards) || !record.source_sees {
+            return Err(failure());
+        }
+        let claim = record.run_again(self.migration.id, self.guards).ok_or_else(failure)?;
+        source.generation = claim.generation;
+        Ok(Some(claim))
+    }
+
+    /// The source's guest runs again, or stands still with its disk.
+    pub fn has_its_disk(&mut self, claim: Option<Migration>) {
         self.facts.source.let_go = false;
-        true
+        self.facts.source.claim = claim.or(self.facts.source.claim);
     }
 
     /// Whether a look at the record, where `party` can reach it, leaves the guest to the two
@@ -182,8 +198,8 @@ impl World {
     pub fn may_run(&self, scenario: &Scenario, party: Party) -> bool {
         let record = &self.facts.record;
         let (sees, shown) = match party {
-            Party::Source => (record.source_sees, scenario.has_record),
-            _ => (record.destination_sees, scenario.has_record && scenario.record_shared),
+            Party::Source => (record.source_sees, self.has_record),
+            _ => (record.destination_sees, self.has_record && scenario.record_shared),
         };
         let looks = sees && shown && record.arbiter == Arbiter::Record && scenario.guards.has(Guard::RunsWithALook);
         !looks || record.owner == party || !record.has_changed()

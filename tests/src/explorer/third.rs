@@ -2,13 +2,14 @@
 //! comes by mistake, and one that only holds its disk's lock for a while.
 
 use ferry_migration::Status;
+use ferry_migration::message::Handshake;
 use ferry_migration::ownership::custody::{self, Again};
 
 use super::Party;
 use super::bounds::Fault;
 use super::event::Third;
 use super::facts::SourceGuest;
-use super::record::Swap;
+use super::record::{FIRST, Swap};
 use super::scenario::Scenario;
 use super::world::World;
 
@@ -26,7 +27,10 @@ pub enum Stage {
     /// Its guest runs.
     Runs,
     /// A copy of the guest has arrived there, stopped; it holds the disk's lock.
-    Arrived,
+    Arrived {
+        /// On a way that began with the source's first migration.
+        on_from_first: bool,
+    },
     /// It has asked the record for that.
     Keeps,
 }
@@ -43,7 +47,14 @@ impl World {
                     begin.push(Third::Looks { take: false });
                 }
                 if left(Fault::Arrival) && self.facts.record.lock.is_none() {
-                    begin.push(Third::Arrives);
+                    begin.push(Third::Arrives { on_from_first: false });
+                    // By `setup`, to a process that has never run it. The source has got its
+                    // guest back since.
+                    let is_back = self.migration.id > FIRST.1.id || self.facts.source.resolved;
+                    let by_setup = self.has_record && self.source.handshake() == Handshake::Setup;
+                    if by_setup && self.facts.copied && is_back && !self.facts.ran_at_destination {
+                        begin.push(Third::Arrives { on_from_first: true });
+                    }
                 }
                 // The guest is seen to stand still: the operator has ended the destination, and
                 // forgotten the source.
@@ -58,7 +69,7 @@ impl World {
             Stage::Looked(_) => vec![Third::Locks],
             Stage::Locked(_) => vec![Third::Swaps],
             Stage::Owns => vec![Third::Runs],
-            Stage::Arrived => vec![Third::Asserts],
+            Stage::Arrived { .. } => vec![Third::Asserts],
             Stage::Runs | Stage::Keeps => vec![Third::Ends],
         };
         if self.facts.record.lock.is_none() && left(Fault::LockHeld) {
@@ -106,14 +117,15 @@ impl World {
                 self.facts.third = Stage::Runs;
                 self.facts.third_runs();
             }
-            Third::Arrives => {
+            Third::Arrives { on_from_first } => {
                 self.budget.spend(Fault::Arrival);
-                self.facts.third = Stage::Arrived;
+                self.facts.third = Stage::Arrived { on_from_first };
                 self.facts.record.lock = Some(Party::Third);
             }
             Third::Asserts => {
-                // Its source has announced nothing in this record.
-                self.facts.record.arrives(Party::Third, None, scenario.guards);
+                // Another source has announced nothing in this record.
+                let through = matches!(self.facts.third, Stage::Arrived { on_from_first: true }).then_some(FIRST);
+                self.facts.record.names_third(through.as_slice(), scenario.guards);
                 self.facts.third = Stage::Keeps;
             }
             Third::Ends => {
@@ -129,21 +141,31 @@ impl World {
     }
 
     /// `cont` at a source: a guest that was stopped with its disk held runs at once; one whose
-    /// disk was let go of takes the lock, asks the record, and then runs.
-    pub fn continue_source(&mut self) {
+    /// disk was let go of takes the lock, asks the record, and then runs, if no device refuses
+    /// (`well`).
+    pub fn continue_source(&mut self, well: bool) {
         let stopped = matches!(self.facts.source.guest, SourceGuest::Held | SourceGuest::StoppedForGood);
-        if stopped && !self.lock_is_elsewhere() && self.claims(Again::Cont) {
-            self.facts.record.lock = Some(Party::Source);
+        if !stopped || self.lock_is_elsewhere() {
+            return;
+        }
+        let Ok(claim) = self.claim(Again::Cont) else { return self.facts.let_disk_go(Party::Source) };
+        // Kept also if a device refuses.
+        self.facts.record.lock = Some(Party::Source);
+        if well {
+            self.has_its_disk(claim);
             self.facts.source_goes_on();
         }
     }
 
-    /// The same, but a device refuses to run: the image has become smaller.
+    /// The same, but a device refuses to run. The disk's does so when it is to take the lock that
+    /// it has already.
     pub fn refuse_cont(&mut self) {
-        self.budget.spend(Fault::ContFailure);
+        self.budget.spend(Fault::RunFailure);
         let held = self.facts.record.lock == Some(Party::Source);
-        if held && !custody::keeps_disk(held, self.guards) {
-            self.facts.record.lock = None;
+        match held {
+            true if custody::keeps_disk(held, self.guards) => {}
+            true => self.facts.let_disk_go(Party::Source),
+            false => self.continue_source(false),
         }
     }
 }

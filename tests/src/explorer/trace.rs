@@ -10,6 +10,7 @@ use ferry_migration::{destination, source};
 use super::Side;
 use super::event::{Class, Event, Foreign, Log, Operator, Third};
 use super::fingerprint;
+use super::job::SourceJob;
 use super::scenario::Scenario;
 use super::world::World;
 
@@ -114,6 +115,9 @@ fn describe(world: &World, event: Event) -> (&'static str, String) {
         Event::Deliver(Side::Destination) => ("destination", format!("hears {}", world.link.to_destination[0].name())),
         Event::Notice(side) => (name(side), "is told that the link is gone".to_owned()),
         Event::Drop(side) => ("link", format!("what was on its way to the {} is lost", name(side))),
+        Event::Source(SourceJob::Resume, false) if !world.lock_is_elsewhere() => {
+            ("source", "Resume: a device refuses".to_owned())
+        }
         Event::Source(job, ok) => ("source", format!("{job:?}: {}", well(ok))),
         Event::SourceLate(job) => ("source", format!("{job:?}: done after all")),
         Event::Destination(job, ok) => ("destination", format!("{job:?}: {}", well(ok))),
@@ -145,6 +149,8 @@ fn describe(world: &World, event: Event) -> (&'static str, String) {
         Event::Foreign(Foreign::Permit) => ("destination", "hears Permit of another run".to_owned()),
         Event::Foreign(Foreign::Recover) => ("destination", "hears Recover of another run".to_owned()),
         Event::Operator(operator) => ("operator", said(operator)),
+        Event::ClaimSettles => ("record", "settled by the source, whose claimed guest runs".to_owned()),
+        Event::Asserts => ("record", "asked to name the source, to which the guest has come".to_owned()),
         Event::SourceSettles => ("record", "settled by the source".to_owned()),
         Event::Seizes => ("record", "made to name the source, as its operator has decided".to_owned()),
         Event::Leaves => ("destination", "its process ends".to_owned()),
@@ -163,7 +169,10 @@ fn third(step: Third) -> String {
         Third::Locks => "tries to take the disk's lock",
         Third::Swaps => "tries to make the record name it",
         Third::Runs => "runs the guest from its disk",
-        Third::Arrives => "has got a copy of the guest, stopped, and takes the disk's lock",
+        Third::Arrives { on_from_first: true } => {
+            "has got a copy of the guest from where the first migration led, and takes the disk's lock"
+        }
+        Third::Arrives { .. } => "has got a copy of the guest, stopped, and takes the disk's lock",
         Third::Asserts => "asks the record for the guest that has arrived",
         Third::Ends => "ends",
         Third::OtherLocks => "a process takes the disk's lock",
@@ -181,7 +190,8 @@ fn said(operator: Operator) -> String {
         Operator::NeverRan => "resolve: the source owns it, and the destination never ran".to_owned(),
         Operator::Stop => "stop at the source".to_owned(),
         Operator::Cont => "cont at the source".to_owned(),
-        Operator::ContFails => "cont at the source: refused, since the image has shrunk".to_owned(),
+        Operator::ContFails => "cont at the source: a device refuses".to_owned(),
+        Operator::Migrate => "migrate".to_owned(),
         Operator::Again => "migrate again, to another process".to_owned(),
         Operator::Resolve(Owner::Source) => "resolve: the source owns it (the destination never ran)".to_owned(),
         Operator::RashResolve => "resolve: the source owns it (the destination has run)".to_owned(),

@@ -3,7 +3,7 @@
 
 use ferry_migration::destination::Destination;
 use ferry_migration::guards::Guards;
-use ferry_migration::source::Source;
+use ferry_migration::source::{Plan, Source};
 use ferry_migration::{Timer, destination, source};
 
 use super::Side;
@@ -27,6 +27,8 @@ pub struct World {
     pub facts: Facts,
     /// The connection between them.
     pub link: Link,
+    /// The migration has begun.
+    pub begun: bool,
     /// A source has connected: the destination's state machine has begun.
     pub arrived: bool,
     /// Work under way at the source.
@@ -61,14 +63,30 @@ pub struct World {
 }
 
 impl World {
-    /// The moment before the migration begins.
+    /// The moment at which the migration begins; the one before it, if the guest has to be named
+    /// here first.
     #[must_use]
     pub fn new(scenario: &Scenario) -> Self {
-        let mut world = World {
+        let mut world = World::before(scenario);
+        if scenario.has_come {
+            world.has_record = false;
+            world.facts.source.arriving = true;
+            world.facts.record = world.facts.record.when_come();
+        } else {
+            world.begin(scenario, &mut Log::off());
+        }
+        world
+    }
+
+    /// The moment before a migration begins.
+    #[must_use]
+    pub fn before(scenario: &Scenario) -> Self {
+        World {
             source: Source::with_guards(scenario.plan(), scenario.guards),
             destination: Destination::with_guards(scenario.guards),
             facts: Facts::new(scenario.arbiter),
             link: Link::none(),
+            begun: false,
             arrived: false,
             source_jobs: Set::new(),
             source_late: Set::new(),
@@ -84,10 +102,16 @@ impl World {
             source_timers: Set::new(),
             destination_timers: Set::new(),
             budget: scenario.bounds,
-        };
-        let outputs = world.source.start();
-        world.perform_source(outputs, &mut Log::off());
-        world
+        }
+    }
+
+    /// The source begins its migration.
+    pub fn begin(&mut self, scenario: &Scenario, log: &mut Log) {
+        self.begun = true;
+        let plan = Plan { has_record: self.has_record, ..scenario.plan_of(self.migration.generation.into()) };
+        self.source = Source::with_guards(plan, scenario.guards);
+        let outputs = self.source.start();
+        self.perform_source(outputs, log);
     }
 
     /// Whether the process of `side` lives.
@@ -143,6 +167,8 @@ impl World {
                 self.source_timers = Set::new();
                 self.facts.source.settling = false;
                 self.facts.source.seizing = false;
+                self.facts.source.claim = None;
+                self.facts.source.arriving = false;
                 // A dead state machine is the same whatever it was.
                 self.source = Source::with_guards(self.dead_plan(), Guards::all());
             }
@@ -156,7 +182,7 @@ impl World {
         }
     }
 
-    fn dead_plan(&self) -> ferry_migration::source::Plan {
+    fn dead_plan(&self) -> Plan {
         Scenario::new(self.source.handshake(), false).plan()
     }
 }

@@ -15,7 +15,7 @@ pub fn broken(world: &World, quiet: bool) -> Option<&'static str> {
         return Some("an end was told twice, or without a reason");
     }
     let agrees = match source.end {
-        None => source.shown.is_active(),
+        None => source.shown.is_active() || !world.begun,
         Some(End::Completed) => source.shown == Status::Completed,
         Some(End::Cancelled) => source.shown == Status::Cancelled,
         Some(_) => source.shown == Status::Failed,
@@ -38,7 +38,7 @@ pub fn broken(world: &World, quiet: bool) -> Option<&'static str> {
 fn waits_unseen(world: &World) -> Option<&'static str> {
     let (source, destination) = (&world.facts.source, &world.facts.destination);
     let shown = matches!(source.shown, Status::PostcopyPaused | Status::Uncertain);
-    if source.alive && source.end.is_none() && !shown {
+    if source.alive && world.begun && source.end.is_none() && !shown {
         return Some("the source waits for nothing and shows neither an end, nor a pause, nor uncertainty");
     }
     let retries = world.destination_timers.has(Timer::RetryRecord);

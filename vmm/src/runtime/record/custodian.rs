@@ -67,7 +67,8 @@ impl OwnRecord {
             if given_up.load(SeqCst) {
                 return Err(RecordError::Late { place: self.place() });
             }
-            let change = custody::run_again(&there, &self.me, migration_id).map_err(|refusal| self.refused(refusal))?;
+            let change = custody::run_again(&there, &self.me, migration_id, Guards::all())
+                .map_err(|refusal| self.refused(refusal))?;
             match self.backend.swap(&change.expected, &change.record)? {
                 Swap::Won => {
                     self.generation.store(change.record.generation, SeqCst);

@@ -173,7 +173,7 @@ impl OwnRecord {
     /// `within`. Otherwise the guest has arrived, and the record will name this process at some
     /// moment, settled: a migration that it does not tell of must not go on then.
     pub fn is_named_or_without(&self, within: Duration) -> bool {
-        self.arrivals.wait_none(within)
+        custody::may_migrate(!self.arrivals.wait_none(within), Guards::all())
     }
 
     fn take_at_arrival(&self, migration_id: u128, through: &[Handover], stay: Stay) -> Result<(), RecordError> {
