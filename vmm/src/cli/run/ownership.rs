@@ -73,9 +73,7 @@ impl OwnershipOption {
     ) -> Result<Option<Arc<OwnRecord>>, CliError> {
         let Some(path) = self.path(disk)? else { return Ok(None) };
         let backend = Arc::new(FileRecord::new(path, LOCK_TIMEOUT, faults.clone()));
-        // Where there is no disk, or one whose lock does not reach from host to host.
-        let shows_presence = matches!(self.place, Place::File(_));
-        OwnRecord::new(backend, vm, shows_presence).map(|own| Some(Arc::new(own))).map_err(CliError::because)
+        OwnRecord::new(backend, vm).map(|own| Some(Arc::new(own))).map_err(CliError::because)
     }
 
     /// Makes this process the owner of the guest that it is about to boot. The record is read

@@ -34,8 +34,6 @@ pub struct OwnRecord {
     pub(super) backend: Arc<dyn Ownership>,
     pub(super) me: OwnerId,
     vm: Name,
-    /// A lock at the record says that this process has the guest.
-    shows_presence: bool,
     pub(super) generation: AtomicU64,
     /// The migration that the record tells of, while it goes on with this process as its source.
     pub(super) announced: Mutex<Option<u128>>,
@@ -54,17 +52,15 @@ pub struct OwnRecord {
 
 impl OwnRecord {
     /// The record at `backend` for the guest named `vm`, as this new process will use it.
-    /// `shows_presence`: a lock at the record says that this process has the guest.
     ///
     /// # Errors
     /// When the name does not fit, or the kernel gives no random number.
-    pub fn new(backend: Arc<dyn Ownership>, vm: &str, shows_presence: bool) -> Result<Self, RecordError> {
+    pub fn new(backend: Arc<dyn Ownership>, vm: &str) -> Result<Self, RecordError> {
         let me = crate::ownership::new_owner().map_err(RecordError::Random)?;
         Ok(OwnRecord {
             backend,
             me,
             vm: Name::try_from(vm)?,
-            shows_presence,
             generation: AtomicU64::new(0),
             announced: Mutex::default(),
             arrivals: Arc::default(),
@@ -126,7 +122,7 @@ impl OwnRecord {
 
     /// Shows at the record that this process has the guest, if `stay` has not ended.
     pub(in crate::runtime) fn show_presence(&self, alone: bool, stay: Stay) -> Result<(), OwnershipError> {
-        if self.shows_presence { self.backend.show_presence(alone, stay) } else { Ok(()) }
+        self.backend.show_presence(alone, stay)
     }
 
     /// The guest is another process's now, or has not come: its stay has ended.

@@ -28,17 +28,20 @@ impl Place {
         self.0.path().join("guest.owner")
     }
 
-    fn process(&self, shows_presence: bool) -> Arc<OwnRecord> {
+    fn process(&self) -> Arc<OwnRecord> {
         let faults = Arc::new(FaultControl::new(Direction::Incoming));
         let file = FileRecord::new(self.path(), LONG, faults);
-        Arc::new(OwnRecord::new(Arc::new(file), "vm", shows_presence).expect("an identity"))
+        Arc::new(OwnRecord::new(Arc::new(file), "vm").expect("an identity"))
     }
 
-    /// A process that has booted the guest.
-    fn booted(&self, shows_presence: bool) -> Arc<OwnRecord> {
-        let own = self.process(shows_presence);
+    /// A process that has booted the guest, and still lives or has died.
+    fn booted(&self, lives: bool) -> Arc<OwnRecord> {
+        let own = self.process();
         let boot = own.look_at_boot(false).expect("nothing is in the way");
         own.take_at_boot(&boot).expect("the guest is free");
+        if !lives {
+            own.guest_has_gone();
+        }
         own
     }
 }
@@ -59,12 +62,12 @@ fn is_twice(result: Result<(), RecordError>, wanted: Twice) -> bool {
 #[test]
 fn a_guest_that_arrives_gets_a_first_record_and_the_one_of_its_source() {
     let place = Place::new();
-    let first = place.process(true);
+    let first = place.process();
     arrives(&first, None).unwrap();
     assert_eq!((there(&first).generation, there(&first).settled, first.generation()), (1, true, 1));
     let outgoing = first.outgoing(8).unwrap();
     outgoing.announce().unwrap();
-    let next = place.process(true);
+    let next = place.process();
     // The source shows that it has the guest until it has heard that it runs here.
     arrives(&next, Some(outgoing.handover())).unwrap();
     assert_eq!((there(&next).owner, there(&next).settled, next.generation()), (next.me.clone(), true, 2));
@@ -84,7 +87,7 @@ fn a_record_of_the_process_itself_is_named_anew_in_the_next_generation() {
 #[test]
 fn a_record_that_tells_of_the_hand_over_of_another_process_is_left_alone() {
     let place = Place::new();
-    let (other, own) = (place.booted(false), place.process(false));
+    let (other, own) = (place.booted(false), place.process());
     other.outgoing(8).unwrap().announce().unwrap();
     let before = there(&other);
     let result = arrives(&own, None);
@@ -99,7 +102,7 @@ fn a_record_that_tells_of_the_hand_over_of_another_process_is_left_alone() {
 #[test]
 fn a_settled_record_of_another_process_is_taken_once_no_process_shows_that_it_has_the_guest() {
     let place = Place::new();
-    let (other, own) = (place.booted(true), place.process(true));
+    let (other, own) = (place.booted(true), place.process());
     // As from the greeting on.
     own.show_presence(false, own.stay()).unwrap();
     let before = there(&other);
@@ -118,7 +121,7 @@ fn the_record_of_another_guest_is_left_alone() {
     let other = place.booted(false);
     let faults = Arc::new(FaultControl::new(Direction::Incoming));
     let file = FileRecord::new(place.path(), LONG, faults);
-    let own = OwnRecord::new(Arc::new(file), "another", false).unwrap();
+    let own = OwnRecord::new(Arc::new(file), "another").unwrap();
     let text = arrives(&own, None).unwrap_err().to_string();
     assert!(text.contains("guest.owner") && text.contains("guest 'vm'"), "{text}");
     assert_eq!(there(&own), there(&other));
@@ -128,7 +131,7 @@ fn the_record_of_another_guest_is_left_alone() {
 fn nothing_is_written_for_a_guest_that_has_gone_on_meanwhile() {
     let place = Place::new();
     let other = place.booted(true);
-    let own = place.process(true);
+    let own = place.process();
     // It cannot have the record while the other process lives, and asks again and again.
     own.assert_ownership(7, vec![]);
     own.guest_has_gone();
@@ -158,7 +161,7 @@ fn a_guest_on_its_way_elsewhere_is_not_claimed_for_cont() {
 fn hanging(place: &Place) -> (Arc<OwnRecord>, Arc<Faulty<FileRecord>>) {
     let faults = Arc::new(FaultControl::new(Direction::Incoming));
     let faulty = Arc::new(Faulty::new(FileRecord::new(place.path(), LONG, faults)));
-    let own = Arc::new(OwnRecord::new(faulty.clone(), "vm", false).expect("an identity"));
+    let own = Arc::new(OwnRecord::new(faulty.clone(), "vm").expect("an identity"));
     let boot = own.look_at_boot(false).expect("nothing is in the way");
     own.take_at_boot(&boot).expect("the guest is free");
     faulty.set(Some(Plan { strikes: Strikes::Reads, fault: Fault::Slow(LONG * 10), times: None }));
@@ -173,7 +176,7 @@ fn while_a_call_hangs_over_the_record_the_same_question_starts_no_other() {
     for _ in 0..3 {
         assert!(own.info().error.is_some_and(|error| error.contains("see what keeps it")));
         outgoing.allows().expect("as when it does not answer at once");
-        let refused = custodian.claim(Again::Resume).unwrap_err();
+        let refused = custodian.claim(Again::Resume).map(drop).unwrap_err();
         assert!(refused.contains("did not answer within 2 s"), "{refused}");
     }
     assert_eq!(faulty.struck(), 3, "one of each");
@@ -183,7 +186,7 @@ fn while_a_call_hangs_over_the_record_the_same_question_starts_no_other() {
 #[test]
 fn a_client_reads_that_the_guest_may_run_twice_for_as_long_as_that_holds() {
     let place = Place::new();
-    let (other, own) = (place.booted(false), place.process(false));
+    let (other, own) = (place.booted(false), place.process());
     other.outgoing(8).unwrap().announce().unwrap();
     assert_eq!(own.info().may_run_twice, None);
     own.assert_ownership(7, vec![]);
