@@ -351,6 +351,20 @@ mod tests {
     }
 
     #[test]
+    fn a_claimed_guest_is_said_to_be_here_when_it_runs_and_not_after_the_next_announcement() {
+        let mut record = Record::new(Arbiter::Record, 7);
+        ask(&mut record, Kind::Announce);
+        let claim = record.run_again(1, Guards::all()).expect("it names the source");
+        assert!(!record.settled && record.boot(false, Guards::all()).is_none());
+        let mut next = record;
+        next.carry_out(Kind::Announce.of(Migration { generation: claim.generation, id: 2 }));
+        next.settle_claim(claim);
+        assert!(!next.settled);
+        record.settle_claim(claim);
+        assert!(record.settled && record.generation == 8);
+    }
+
+    #[test]
     fn a_lock_is_had_by_the_next_that_comes() {
         let mut record = Record { lock: None, ..Record::new(Arbiter::DiskLock, 7) };
         assert_eq!(ask(&mut record, Kind::Claim), Reply::Won);
