@@ -170,10 +170,16 @@ impl Record {
         (self.ask(&change) == Reply::Won).then_some(Migration { generation: self.generation, id })
     }
 
+    /// Whether this is the claim as it was won. Once it is not, it never is again.
+    #[must_use]
+    pub fn is_claim(&self, claim: Migration) -> bool {
+        let is_there = self.owner == Party::Source && self.generation == claim.generation;
+        is_there && self.migration == claim.id && !self.settled
+    }
+
     /// The guest runs that was claimed: says so, unless the record has changed since.
     pub fn settle_claim(&mut self, claim: Migration) {
-        let is_there = self.owner == Party::Source && self.generation == claim.generation;
-        if is_there && self.migration == claim.id {
+        if self.is_claim(claim) {
             self.ask(&self.real().settle());
         }
     }
