@@ -89,6 +89,8 @@ impl World {
             }
             _ => self.apply_link(event, log),
         }
+        // What would change nothing any more need not happen.
+        self.facts.source.claim = self.facts.source.claim.filter(|claim| self.facts.record.is_claim(*claim));
         if !self.link.is_held() {
             // What nobody holds is all the same, but for pages that were read already.
             self.link = Link { last_pages: self.link.last_pages, ..Link::none() };

@@ -90,12 +90,13 @@ const SMALL_OTHERS: [(&str, Faults); 7] = [
 /// Of a guest that has come to the source by `setup` a moment ago.
 const COME: (&str, Faults) = ("come by setup", &[(Break, 1), (Cancel, 1), (Boot, 1), (RunFailure, 1)]);
 
-const LARGE_OTHERS: [(&str, Faults); 6] = [
+const LARGE_OTHERS: [(&str, Faults); 7] = [
     ("boots", &[(Break, 2), (Boot, 2), (FalseTimeout, 1), (StartFailure, 1), (SourceCrash, 1)]),
     ("boots and the record", &[(Break, 1), (Boot, 2), (Outage, 1), (LostReply, 1), (DestinationCrash, 1)]),
     ("locks", &[(Break, 2), (LockHeld, 2), (Boot, 2), (Cancel, 1), (FalseTimeout, 1)]),
     ("stops", &[(Break, 2), (Stop, 2), (LockHeld, 1), (Boot, 1), (SaveFailure, 1)]),
-    ("in a row", &[(Break, 2), (Again, 2), (Boot, 1), (LockHeld, 1), (LostReply, 1), (Cancel, 1)]),
+    ("in a row", &[(Break, 2), (Again, 2), (Boot, 1), (LockHeld, 1), (Cancel, 1)]),
+    ("in a row and the record", &[(Break, 1), (Again, 2), (LockHeld, 1), (LostReply, 1), (Cancel, 1)]),
     ("a rash boot", &[(Break, 2), (RashTake, 2), (LockHeld, 1), (FalseTimeout, 1), (StartFailure, 1)]),
 ];
 

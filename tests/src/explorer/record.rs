@@ -170,10 +170,16 @@ impl Record {
         (self.ask(&change) == Reply::Won).then_some(Migration { generation: self.generation, id })
     }
 
+    /// Whether this is the claim as it was won. Once it is not, it never is again.
+    #[must_use]
+    pub fn is_claim(&self, claim: Migration) -> bool {
+        let is_there = self.owner == Party::Source && self.generation == claim.generation;
+        is_there && self.migration == claim.id && !self.settled
+    }
+
     /// The guest runs that was claimed: says so, unless the record has changed since.
     pub fn settle_claim(&mut self, claim: Migration) {
-        let is_there = self.owner == Party::Source && self.generation == claim.generation;
-        if is_there && self.migration == claim.id {
+        if self.is_claim(claim) {
             self.ask(&self.real().settle());
         }
     }
@@ -348,6 +354,20 @@ mod tests {
         assert!(record.boots(taken));
         assert_eq!(ask(&mut record, Kind::TakeBack), Reply::Taken);
         assert_eq!(record.run_again(1, Guards::all()), None);
+    }
+
+    #[test]
+    fn a_claimed_guest_is_said_to_be_here_when_it_runs_and_not_after_the_next_announcement() {
+        let mut record = Record::new(Arbiter::Record, 7);
+        ask(&mut record, Kind::Announce);
+        let claim = record.run_again(1, Guards::all()).expect("it names the source");
+        assert!(!record.settled && record.boot(false, Guards::all()).is_none());
+        let mut next = record;
+        next.carry_out(Kind::Announce.of(Migration { generation: claim.generation, id: 2 }));
+        next.settle_claim(claim);
+        assert!(!next.settled);
+        record.settle_claim(claim);
+        assert!(record.settled && record.generation == 8);
     }
 
     #[test]

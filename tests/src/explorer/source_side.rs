@@ -88,7 +88,9 @@ impl World {
             _ => false,
         };
         self.facts.source.permitted |= permits;
-        self.facts.copied |= permits && self.migration.id == FIRST.1.id;
+        // Worlds that differ in this alone go on alike where no copy can arrive.
+        let matters = self.budget.left(Fault::Arrival) > 0;
+        self.facts.copied |= permits && matters && self.migration.id == FIRST.1.id;
         self.link.send_to_destination(message);
     }
 
