@@ -22,7 +22,9 @@ fn stopped_without_its_disk(handshake: &str) -> Option<Scene> {
     scene.source.wait_settled(1);
     scene.source.set_parameters(json!({ "x-ferry-handshake": handshake }));
     scene.without_rehearsal();
-    let mut destination = scene.destination_with("fault,at=load,do=fail,in=incoming");
+    // The lock is free for long enough for a thread that waits for it to get it.
+    let slow = scene.spec.clone().device("fault,at=load,do=delay:500").device("fault,at=post_load,do=fail");
+    let mut destination = scene.lab.start_destination(&slow);
     let thief = disk::Lock::wait_for(&scene.lab.path("disk.img"));
     scene.source.begin_migration(&destination.wait_listening());
     let info = scene.source.wait_migration_end();
