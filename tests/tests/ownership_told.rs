@@ -1,10 +1,16 @@
 //! What an operator reads of a record that a migration goes without, and why.
 
+use std::sync::Arc;
+
+use ferry_devices::fault::{Direction, FaultControl};
 use ferry_migration::Handshake;
+use ferry_migration::ownership::Name;
 use ferry_tests::migration::{move_guest, statuses};
 use ferry_tests::scene::gave_up;
 use ferry_tests::wait::wait_for;
 use ferry_tests::{Ferry, SOON, Scene, Spec, disk, procfs};
+use ferry_vmm::ownership::file::FileRecord;
+use ferry_vmm::ownership::{self, Ownership, Record, Swap};
 use serde_json::json;
 
 /// A guest with a disk, and so with a record.
@@ -46,8 +52,13 @@ fn a_record_that_does_not_name_the_guests_process_yet_is_why_the_handshake_is_se
         return;
     };
     scene.spec.more.clear();
-    // It cannot be written when the guest has arrived.
-    let mut destination = scene.destination_with("fault,at=record:write,do=errno:EIO");
+    // It tells of a hand-over of another process, and is left to that.
+    let faults = Arc::new(FaultControl::new(Direction::Incoming));
+    let record = FileRecord::new(scene.lab.path("disk.img.owner"), SOON, faults);
+    let (vm, owner) = (Name::try_from("guest").unwrap(), ownership::new_owner().unwrap());
+    let other = Record { vm, generation: 7, owner, migration_id: 9, settled: false, nonce: 0 };
+    assert_eq!(record.create(&other).unwrap(), Swap::Won);
+    let mut destination = scene.destination();
     move_guest(&mut scene.source, &mut destination, &mut scene.guest);
     scene.source.quit();
     scene.source = destination;

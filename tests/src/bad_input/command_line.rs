@@ -54,7 +54,7 @@ const CASES: &[(&str, &str)] = &[
     ("run --device fault,at=load,do=fail,of=serial", "of=PART, for example serial/0"),
     ("run --device fault,at=load,do=explode", "fail|hang|delay:MS"),
     ("run --device fault,at=load,do=delay:", "fail|hang|delay:MS"),
-    ("run --device fault,at=disk:eject,do=fail", "disk:{open,lock,read,write,sync,flush}"),
+    ("run --device fault,at=disk:eject,do=fail", "disk:{open,lock,prove,read,write,sync,flush}"),
     ("run --device fault,at=step:Nothing,do=kill", "step: and one of CheckGreeting"),
     ("run --device fault,at=sent:Permit,do=fail", "write do=hang|delay:MS|kill|freeze"),
     ("run --device fault,at=record:sync,do=errno:ENOTHING", "one of EACCES|EAGAIN"),
