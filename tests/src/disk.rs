@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 
 use crate::Lab;
-use crate::file_lock::set_lock_of;
+use crate::file_lock::{IMAGE, RECORD, set_lock};
 use crate::wait::{SOON, wait_for};
 
 /// Makes a sparse raw image of this many bytes in the test's directory.
@@ -75,15 +75,12 @@ pub fn intact(image: &Path, seed: u64) -> Result<usize, String> {
     Ok(stamped)
 }
 
-/// Bytes of an image's main lock. A lock of the whole file is not to be had while the guest is handed
-/// over.
-const MAIN_LOCK: i64 = 1 << 62;
-
 /// A third party that wants an image's lock, and takes it as soon as it is free.
 #[derive(Debug)]
 pub struct Lock {
     waiting: JoinHandle<File>,
     taken: Arc<AtomicBool>,
+    bytes: i64,
 }
 
 impl Lock {
@@ -93,15 +90,28 @@ impl Lock {
     /// When the image cannot be opened.
     #[must_use]
     pub fn wait_for(image: &Path) -> Self {
+        Self::wait_for_first(image, IMAGE)
+    }
+
+    /// As [`Lock::wait_for`], for the lock of an ownership record.
+    ///
+    /// # Panics
+    /// When the record cannot be opened.
+    #[must_use]
+    pub fn wait_for_record(record: &Path) -> Self {
+        Self::wait_for_first(record, RECORD)
+    }
+
+    fn wait_for_first(image: &Path, bytes: i64) -> Self {
         let file = File::options().read(true).write(true).open(image).expect("the image can be opened");
         let taken = Arc::new(AtomicBool::new(false));
         let told = taken.clone();
         let waiting = std::thread::spawn(move || {
-            set_lock_of(&file, libc::F_WRLCK, MAIN_LOCK);
+            set_lock(&file, libc::F_WRLCK, bytes);
             told.store(true, Relaxed);
             file
         });
-        Lock { waiting, taken }
+        Lock { waiting, taken, bytes }
     }
 
     /// Waits until it has the lock.
@@ -126,6 +136,6 @@ impl Lock {
         let file = self.waiting.join().expect("waiting for a lock does not fail");
         // Closing would not do while a process that another test is starting holds a copy of the
         // descriptor.
-        set_lock_of(&file, libc::F_UNLCK, MAIN_LOCK);
+        set_lock(&file, libc::F_UNLCK, self.bytes);
     }
 }

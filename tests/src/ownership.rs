@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
-use crate::file_lock::set_lock;
+use crate::file_lock::{RECORD, set_lock};
 
 const SLOTS: [usize; 2] = [0, 4096];
 const SLOT_LEN: usize = 512;
@@ -43,7 +43,7 @@ impl Held {
     #[must_use]
     pub fn of(record: &Path) -> Self {
         let file = File::options().read(true).write(true).open(record).expect("there is a record");
-        set_lock(&file, libc::F_WRLCK);
+        set_lock(&file, libc::F_WRLCK, RECORD);
         Held(file)
     }
 }
@@ -52,6 +52,6 @@ impl Drop for Held {
     fn drop(&mut self) {
         // Closing would not do while a process that another test is starting holds a copy of the
         // descriptor.
-        set_lock(&self.0, libc::F_UNLCK);
+        set_lock(&self.0, libc::F_UNLCK, RECORD);
     }
 }

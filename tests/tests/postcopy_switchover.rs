@@ -265,7 +265,7 @@ fn a_destination_that_dies_after_the_permit_without_having_claimed_the_guest_lea
     scene.begin_slow_postcopy(&relay.uri());
     relay.wait_fired();
     // Nobody reaches the record while a third party has it locked.
-    let record = disk::Lock::wait_for(&scene.lab.path("disk.img.owner"));
+    let record = disk::Lock::wait_for_record(&scene.lab.path("disk.img.owner"));
     record.wait_taken();
     relay.heal();
     // It closes its links when the record does not answer, and asks again.
