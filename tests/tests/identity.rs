@@ -324,7 +324,7 @@ fn a_loop_device_and_the_file_behind_it_are_one_disk() {
     let mut destination = lab.start_destination(&without_record(&device.0));
     source.migrate_to(&destination.wait_listening());
     destination.wait_run_state("running");
-    assert_eq!(destination.migration().status, Some(Status::Completed));
+    destination.wait_migration(Status::Completed);
     source.quit();
     let error = does_not_start(&file);
     assert!(error.contains("is in use"), "{error}");
