@@ -1,4 +1,5 @@
-//! The locks of an image and of a record, as a process takes them that has no part in what goes on.
+//! The locks of an image and of a record, as a process takes them that has no part in what goes
+//! on.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;

@@ -98,8 +98,8 @@ impl DiskFile {
         Ok(DiskProof { disk: self.clone(), nonce })
     }
 
-    /// The guest is about to come: keeps boots of the image away, by whatever path and record. May
-    /// wait for storage.
+    /// The guest is about to come: keeps boots of the image away, by any path and with any record.
+    /// May wait for storage.
     pub fn begin_handover(&self) {
         self.0.device().begin_handover();
     }

@@ -85,7 +85,8 @@ pub(super) struct Image {
     lock: ImageLock,
     /// The lock is this guest's. A try to take it again that fails does not lose it.
     held: AtomicBool,
-    /// The guest came from elsewhere, or was let go of here: whoever takes the lock does not boot it.
+    /// The guest came from elsewhere, or this process has let go of it: it does not boot the guest
+    /// when it takes the lock.
     has_part: AtomicBool,
     /// The sign of a hand-over is this process's.
     shows_handover: AtomicBool,
@@ -242,7 +243,7 @@ impl Image {
             .map_err(|error| io::Error::new(error.kind(), format!("cannot unlock {}: {error}", self.path.display())))
     }
 
-    /// Keeps boots of the image away, by whatever path and record. May wait for storage.
+    /// Keeps boots of the image away, by any path and with any record. May wait for storage.
     pub(super) fn begin_handover(&self) {
         self.has_part.store(true, Ordering::SeqCst);
         if self.read_only || self.shows_handover.swap(true, Ordering::SeqCst) {

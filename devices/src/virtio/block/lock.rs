@@ -10,10 +10,10 @@
 //! its own file has opened the same file, on any host and by any path. A copy of the
 //! image, or a file that took its name, has no such lock.
 //!
-//! Between the source's main lock and the destination's no process holds it, and while a source does
-//! not know how a migration ended. The ownership record keeps a boot away then, if the boot looks at
-//! the same record. The sign keeps every boot away that has opened the same file, by whatever path
-//! and record, for as long as one of the two processes lives.
+//! Between the source's main lock and the destination's no process holds it, and while a source
+//! does not know how a migration ended. The ownership record keeps a boot away then, if the boot
+//! looks at the same record. The sign keeps every boot away that has opened the same file, by any
+//! path and with any record, for as long as one of the two processes lives.
 //!
 //! An inode is not always the whole disk. [`ImageLock`] takes what else it can see with the main
 //! lock: the file behind a loop device, and a claim (`O_EXCL`) on a block device, which also meets

@@ -138,8 +138,8 @@ impl Block {
         self.worker.shared.image.end_proof(nonce)
     }
 
-    /// For a destination: keeps boots of the image away, by whatever path and record, until this
-    /// process has its lock, or [`Block::end_handover`]. May wait for storage.
+    /// For a destination: keeps boots of the image away, by any path and with any record, until
+    /// this process has its lock, or [`Block::end_handover`]. May wait for storage.
     pub fn begin_handover(&self) {
         self.worker.shared.image.begin_handover();
     }

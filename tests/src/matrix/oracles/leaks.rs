@@ -6,8 +6,9 @@
 //!    before: threads by name, descriptors by what they are open on, locks, children. Four things
 //!    may stay: mappings up to [`MAPPINGS`] (an allocator keeps stacks and arenas: 18 more after a
 //!    first migration), two descriptors on the ownership record, one that a process keeps once it
-//!    has used it and one whose lock says that it has the guest, the thread that KVM itself makes when a machine runs for the first time
-//!    (`kvm-nx-lpage-re`), and the one that the first message to standard error starts (`stderr`);
+//!    has used it and one whose lock says that it has the guest, the thread that KVM itself makes
+//!    when a machine runs for the first time (`kvm-nx-lpage-re`), and the one that the first
+//!    message to standard error starts (`stderr`);
 //! 2. a destination that got the guest holds more than before, by its nature; but no process whose
 //!    migration has ended holds a thread of a migration, a TCP connection or a userfaultfd any
 //!    more;

@@ -208,9 +208,9 @@ impl Incoming {
     /// already, nothing changes.
     ///
     /// # Errors
-    /// When no postcopy is paused, another call is under way, the address cannot be listened at, or
-    /// the driver does not answer. The source is then awaited where it was, unless the error says
-    /// that it is awaited nowhere.
+    /// When no postcopy is paused, another call is under way, the address cannot be listened at,
+    /// or the driver does not answer. The source is then awaited where it was, unless the error
+    /// says that it is awaited nowhere.
     pub fn recover(&self, at: &Endpoint) -> Result<Endpoint, MigrationError> {
         let _alone = match self.recovering.try_lock() {
             Err(TryLockError::WouldBlock) => return Err(MigrationError::TooLate(RECOVERING)),

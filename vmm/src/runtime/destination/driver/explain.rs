@@ -29,8 +29,8 @@ impl Driver {
         }
     }
 
-    /// Says to a source that may be there that the guest needs it no more. It has this word or not,
-    /// and the links end.
+    /// Says to a source that may be there that the guest needs it no more. It has this word or
+    /// not, and the links end.
     pub(super) fn say_lost(&mut self, reason: &str) {
         if let Some(control) = &mut self.control {
             control.send_last(&ToSource::Refused { reason: format!("the guest is lost: {reason}") });

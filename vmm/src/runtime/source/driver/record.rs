@@ -87,8 +87,8 @@ impl Driver {
         }
     }
 
-    /// The guest is another process's for good: this one keeps no boot of it away any more. Storage
-    /// is not waited for.
+    /// The guest is another process's for good: this one keeps no boot of it away any more.
+    /// Storage is not waited for.
     pub(super) fn guest_has_gone(&self) {
         if let Some(disk) = self.machine.writable_disk()
             && let Err(error) =
