@@ -6,9 +6,8 @@
 //! the links.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use ferry_migration::destination::Outcome;
 use ferry_migration::parameters::Capability;
 use ferry_migration::source::Resolution;
 use ferry_migration::{MigrationInfo, Parameters, Status};
@@ -32,6 +31,7 @@ mod compression;
 mod connect;
 pub mod control;
 pub mod destination;
+mod end;
 mod error;
 mod inbox;
 pub mod listener;
@@ -54,9 +54,6 @@ mod until;
 
 /// Longest that a process which is about to end waits for its migration to tell the destination.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Longest that such a process waits for an incoming migration to end: a guest that was claimed
-/// and has not run is given back, for which the record is asked.
-const GIVE_BACK: Duration = Duration::from_secs(5);
 
 /// Why the heartbeat stays as it is.
 const AGREED: &str =
@@ -375,48 +372,6 @@ impl Migrations {
     pub fn listening_at(&self) -> Option<Endpoint> {
         let current = self.current();
         current.incoming.as_ref().filter(|incoming| incoming.goes_on()).map(|incoming| incoming.endpoint())
-    }
-
-    /// Blocks until an incoming migration has ended; without one, until there is one.
-    ///
-    /// # Errors
-    /// Why it failed, naming the device if one did.
-    pub fn wait_incoming(&self) -> Result<(), MigrationError> {
-        let waiting = |current: &mut Current| current.incoming.is_none();
-        let current = self.changed.wait_while(self.current(), waiting).unwrap_or_else(PoisonError::into_inner);
-        let incoming = current.incoming.clone();
-        drop(current);
-        let outcome = incoming.and_then(|incoming| incoming.join());
-        self.current().incoming = None;
-        self.changed.notify_all();
-        match outcome {
-            Some(Outcome::Failed(reason)) => Err(MigrationError::Incoming(reason)),
-            _ => Ok(()),
-        }
-    }
-
-    /// The guest has shut down or the process is about to end: an outgoing migration is given up,
-    /// and the source of an incoming one learns that it is needed no more, or gets its guest back.
-    pub fn guest_gone(&self, reason: &str) {
-        let until = Instant::now() + FAREWELL;
-        if let Some(outgoing) = &self.current().outgoing {
-            outgoing.guest_gone(reason);
-        }
-        let incoming = self.current().incoming.clone();
-        if let Some(incoming) = &incoming {
-            incoming.ends(reason);
-        }
-        // Locked only for each look: clients go on asking meanwhile.
-        while self.current().outgoing.as_ref().is_some_and(|o| !o.has_ended()) && Instant::now() < until {
-            std::thread::park_timeout(INTERRUPT_AGAIN);
-        }
-        let until = Instant::now() + GIVE_BACK;
-        while incoming.as_ref().is_some_and(|incoming| !incoming.has_ended()) && Instant::now() < until {
-            std::thread::park_timeout(INTERRUPT_AGAIN);
-        }
-        if let Some(record) = &self.record {
-            record.wait_written(record::ANSWER_DEADLINE);
-        }
     }
 
     fn progress(&self, direction: Direction) -> Arc<Progress> {
