@@ -7,8 +7,8 @@ use ferry_migration::destination::Outcome;
 
 use super::{Current, FAREWELL, INTERRUPT_AGAIN, MigrationError, Migrations, record};
 
-/// Longest that a process which is about to end waits for an incoming migration to end: a guest that was claimed
-/// and has not run is given back, for which the record is asked.
+/// Longest that a process which is about to end waits for an incoming migration to end: a guest
+/// that was claimed and has not run is given back, for which the record is asked.
 const GIVE_BACK: Duration = Duration::from_secs(5);
 
 impl Migrations {
