@@ -110,23 +110,23 @@ pub enum IdentityError {
     #[error("its {0}")]
     Form(&'static str),
     /// The file behind a disk is not known to be the source's.
-    #[error(
-        "disk virtio-blk/{instance}: {why}: give both sides the same file, or, if this one is a copy on purpose, {how}"
-    )]
+    #[error("disk virtio-blk/{instance}: {why}: {how}")]
     Disk {
         /// Which.
         instance: u32,
         /// What is known.
         why: String,
-        /// What the operator has to say.
+        /// What the operator has to do, or to say.
         how: &'static str,
     },
 }
 
-const SAY_COPIED: &str = "migrate with --disk-copied (x-ferry-disk copied)";
-const SAY_COPIED_OR_MEND: &str = "mend that, or migrate with --disk-copied (x-ferry-disk copied)";
-const SAY_COPIED_HERE: &str =
-    "start this destination with --incoming defer, set x-ferry-disk to copied here, and then migrate-incoming";
+const SAY_COPIED: &str = "give both sides the same file, or, if this one is a copy on purpose, migrate with --disk-copied \
+                          (x-ferry-disk copied)";
+const MEND: &str = "see in the source's log what keeps it and mend that; only if this image is a copy on purpose, migrate with \
+                    --disk-copied (x-ferry-disk copied)";
+const SAY_COPIED_HERE: &str = "if it is, or is a copy on purpose, start this destination with --incoming defer, set x-ferry-disk \
+                               to copied here, and then migrate-incoming";
 
 impl IdentityError {
     /// The destination's image at `path` has been looked at, and is not the source's file.
@@ -211,9 +211,7 @@ impl Identity {
         let (why, how) = match (told, here) {
             (_, DiskSharing::Copied) | (Some(Some(DiskFile::Copied)), _) => return Ok(None),
             (Some(Some(DiskFile::Locked { nonce })), _) => return Ok(Some(nonce)),
-            (Some(_), _) => {
-                ("the source could not put a lock on its own file as a proof, and its log says why", SAY_COPIED_OR_MEND)
-            }
+            (Some(_), _) => ("the source could not put a lock on its own file as a proof", MEND),
             (None, _) => ("the source is of an older version, which proves nothing", SAY_COPIED_HERE),
         };
         let why = format!(

@@ -76,6 +76,13 @@ impl OneCall {
     }
 }
 
+impl Open {
+    /// What is under way is another call from now on: a wait for its end is measured from here.
+    pub fn restart(&self) {
+        *self.0.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+}
+
 impl Drop for Open {
     fn drop(&mut self) {
         *self.0.since.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -112,6 +119,14 @@ mod tests {
         assert!(call.begin(Duration::ZERO).is_none());
         let ends = std::thread::spawn(move || drop(open));
         assert!(call.begin(LONG).is_some(), "until it has ended");
+        ends.join().unwrap();
+        // The wait is for the call that is under way, not for what went before it.
+        let open = call.begin(LONG).expect("none is under way");
+        *call.0.since.lock().unwrap() = Instant::now().checked_sub(LONG);
+        assert!(call.begin(LONG).is_none(), "it is overdue");
+        open.restart();
+        let ends = std::thread::spawn(move || drop(open));
+        assert!(call.begin(LONG).is_some());
         ends.join().unwrap();
     }
 }

@@ -98,15 +98,22 @@ impl DiskFile {
         Ok(DiskProof { disk: self.clone(), nonce })
     }
 
-    /// The guest is about to come: keeps boots of the image away, by any path and with any record.
-    /// May wait for storage.
-    pub fn begin_handover(&self) {
-        self.0.device().begin_handover();
+    /// The guest is about to come: from the next [`DiskFile::follow_handover`] on boots of the image
+    /// are kept away, by any path and with any record. Asks no storage.
+    pub fn expect_handover(&self) {
+        self.0.device().expect_handover();
     }
 
-    /// The guest is another process's for good, or has not come. May wait for storage.
-    pub fn end_handover(&self) {
-        self.0.device().end_handover();
+    /// The guest is another process's for good, or has not come: no boot is kept away any more from
+    /// the next [`DiskFile::follow_handover`] on. Whether one is until then. Asks no storage.
+    #[must_use]
+    pub fn leave_handover(&self) -> bool {
+        self.0.device().leave_handover()
+    }
+
+    /// Carries out the newest of the two. May wait for storage.
+    pub fn follow_handover(&self) {
+        self.0.device().follow_handover();
     }
 
     /// Whether the source shows `nonce` in this very file. May wait for storage.

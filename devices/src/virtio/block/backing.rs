@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// A loop device may be behind another. The kernel allows some more, nobody uses them.
+/// A loop device may be behind another. The kernel allows some more, which no host uses.
 const DEEPEST: usize = 8;
 /// loop(4), `linux/loop.h`.
 const LOOP_GET_STATUS64: libc::c_ulong = 0x4c05;

@@ -16,6 +16,7 @@ use std::thread;
 
 use super::format;
 use super::lock::{self, ImageLock};
+use super::sign::Sign;
 use crate::advice;
 use crate::fault::{FaultControl, Place};
 
@@ -88,8 +89,7 @@ pub(super) struct Image {
     /// The guest came from elsewhere, or this process has let go of it: it does not boot the guest
     /// when it takes the lock.
     has_part: AtomicBool,
-    /// The sign of a hand-over is this process's.
-    shows_handover: AtomicBool,
+    sign: Sign,
     /// Something was written since the file was last made durable.
     unsynced: AtomicBool,
     /// The kernel has lost written data at a moment at which the guest had asked for nothing: its
@@ -127,7 +127,7 @@ impl Image {
             lock,
             held: AtomicBool::new(false),
             has_part: AtomicBool::new(false),
-            shows_handover: AtomicBool::new(false),
+            sign: Sign::default(),
             unsynced: AtomicBool::new(false),
             lost_data: AtomicBool::new(false),
             flushing_ahead: Arc::default(),
@@ -195,7 +195,8 @@ impl Image {
         }
         self.held.store(true, Ordering::SeqCst);
         self.has_part.store(false, Ordering::SeqCst);
-        self.end_handover();
+        self.leave_handover();
+        self.follow_handover();
         Ok(())
     }
 
@@ -229,10 +230,11 @@ impl Image {
     }
 
     /// Gives the lock back, if it is held. From before that on a boot of the image is refused,
-    /// until the lock is had again or [`Image::end_handover`].
+    /// until the lock is had again or [`Image::leave_handover`].
     pub(super) fn unlock(&self) -> io::Result<()> {
         if self.held.swap(false, Ordering::SeqCst) {
-            self.begin_handover();
+            self.expect_handover();
+            self.follow_handover();
         }
         self.give_back()
     }
@@ -243,27 +245,34 @@ impl Image {
             .map_err(|error| io::Error::new(error.kind(), format!("cannot unlock {}: {error}", self.path.display())))
     }
 
-    /// Keeps boots of the image away, by any path and with any record. May wait for storage.
-    pub(super) fn begin_handover(&self) {
+    /// From the next [`Image::follow_handover`] on boots of the image are kept away, by any path
+    /// and with any record.
+    pub(super) fn expect_handover(&self) {
         self.has_part.store(true, Ordering::SeqCst);
-        if self.read_only || self.shows_handover.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        if let Err(error) = self.lock.show_handover(&self.file) {
-            tracing::warn!(
-                %error, image = %self.path.display(),
-                "a boot of the image is kept away by the ownership record only while the guest is handed over"
-            );
-        }
+        self.sign.want(!self.read_only);
     }
 
-    /// Ends that. May wait for storage.
-    pub(super) fn end_handover(&self) {
-        if !self.shows_handover.swap(false, Ordering::SeqCst) {
-            return;
-        }
-        if let Err(error) = self.lock.end_handover(&self.file) {
-            tracing::warn!(%error, image = %self.path.display(), "no boot of the image is possible before this process ends");
+    /// Ends that, from the next [`Image::follow_handover`] on; whether there is anything to end.
+    pub(super) fn leave_handover(&self) -> bool {
+        self.sign.want(false)
+    }
+
+    /// Shows whether a hand-over is under way, as it is known by now. May wait for storage.
+    pub(super) fn follow_handover(&self) {
+        let (image, mut showing) = (self.path.display(), false);
+        let shown = self.sign.follow(|show| {
+            showing = show;
+            if show { self.lock.show_handover(&self.file) } else { self.lock.end_handover(&self.file) }
+        });
+        match shown {
+            Ok(()) => {}
+            Err(error) if showing => tracing::warn!(
+                %error, %image,
+                "a boot of the image is kept away by the ownership record only while the guest is handed over"
+            ),
+            Err(error) => {
+                tracing::warn!(%error, %image, "no boot of the image is possible before this process ends");
+            }
         }
     }
 

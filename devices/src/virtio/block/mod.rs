@@ -13,6 +13,7 @@ mod image;
 mod lock;
 mod request;
 mod ring;
+mod sign;
 mod transfer;
 mod worker;
 
@@ -138,16 +139,24 @@ impl Block {
         self.worker.shared.image.end_proof(nonce)
     }
 
-    /// For a destination: keeps boots of the image away, by any path and with any record, until
-    /// this process has its lock, or [`Block::end_handover`]. May wait for storage.
-    pub fn begin_handover(&self) {
-        self.worker.shared.image.begin_handover();
+    /// For a destination: a guest is about to come. Boots of the image are kept away, by any path
+    /// and with any record, from the next [`Block::follow_handover`] until this process has the
+    /// image's lock, or [`Block::leave_handover`]. Asks no storage.
+    pub fn expect_handover(&self) {
+        self.worker.shared.image.expect_handover();
     }
 
-    /// The guest is another process's for good, or has not come: this one keeps no boot away any
-    /// more. May wait for storage.
-    pub fn end_handover(&self) {
-        self.worker.shared.image.end_handover();
+    /// The guest is another process's for good, or has not come: from the next
+    /// [`Block::follow_handover`] on this process keeps no boot away any more; whether it does so
+    /// until then. Asks no storage.
+    #[must_use]
+    pub fn leave_handover(&self) -> bool {
+        self.worker.shared.image.leave_handover()
+    }
+
+    /// Carries out the newest of the two. May wait for storage.
+    pub fn follow_handover(&self) {
+        self.worker.shared.image.follow_handover();
     }
 
     /// For a destination: whether a source shows `nonce` in the very file that this disk has.

@@ -101,7 +101,7 @@ impl Ring {
         Ok(wanted && (queue.event_idx_enabled() || interrupts_wanted(queue, memory)?))
     }
 
-    /// Leaves requests that were taken, and not begun, to whoever works on the queue next.
+    /// Leaves requests that were taken, and not begun, to the thread that works on the queue next.
     pub(super) fn give_back(&mut self) {
         if let Some(queue) = &mut self.queue {
             queue.set_next_avail(queue.next_avail().wrapping_sub(self.popped));

@@ -83,8 +83,8 @@ fn resolve<'a>(
 }
 
 /// Waits here for pages that a migration has yet to bring. In the file operation it would be with
-/// the lock of the image's inode held: as long as a broken postcopy lasts, whoever so much as
-/// removed the image would hang where no signal reaches it.
+/// the lock of the image's inode held: as long as a broken postcopy lasts, a process that so much
+/// as removed the image would hang where no signal reaches it.
 fn await_pages<B: BitmapSlice>(slices: &[VolatileSlice<'_, B>]) {
     for slice in slices.iter().filter(|slice| !slice.is_empty()) {
         let guard = slice.ptr_guard();

@@ -15,7 +15,7 @@ use crate::runtime::record::{OwnRecord, RecordError};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnershipOption {
     place: Place,
-    /// Boot the guest whatever hand-over the record tells of.
+    /// Boot the guest even if the record tells of a hand-over.
     pub take: bool,
 }
 
@@ -73,7 +73,8 @@ impl OwnershipOption {
     ) -> Result<Option<Arc<OwnRecord>>, CliError> {
         let Some(path) = self.path(disk)? else { return Ok(None) };
         let backend = Arc::new(FileRecord::new(path, LOCK_TIMEOUT, faults.clone()));
-        OwnRecord::new(backend, vm).map(|own| Some(Arc::new(own))).map_err(CliError::because)
+        let own = OwnRecord::new(backend, vm).map_err(CliError::because)?;
+        Ok(Some(Arc::new(if self.place == Place::Auto { own.optional() } else { own })))
     }
 
     /// Makes this process the owner of the guest that it is about to boot. The record is read
@@ -91,10 +92,7 @@ impl OwnershipOption {
             false => CliError::because(error),
         })?;
         match own.take_at_boot(&boot) {
-            Err(RecordError::Ownership(error)) if self.place == Place::Auto && error.is_read_only() => {
-                tracing::warn!(%error, "there is no ownership record; migrations use the handshake setup");
-                Ok(())
-            }
+            Err(RecordError::Ownership(error)) if own.does_without(&error) => Ok(()),
             Err(RecordError::Ownership(error)) if error.is_present() => Err(names_another(own, error)),
             result => result.map_err(CliError::because),
         }

@@ -28,6 +28,12 @@ impl Background {
         *open == 0
     }
 
+    /// How many there are.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> u32 {
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn change(&self, change: impl FnOnce(&mut u32)) {
         change(&mut self.open.lock().unwrap_or_else(PoisonError::into_inner));
         self.changed.notify_all();

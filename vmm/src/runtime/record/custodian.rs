@@ -54,7 +54,7 @@ impl Custody for Custodian {
 
 impl OwnRecord {
     /// Makes the record name this process in a new generation, unsettled; not any more once
-    /// `given_up` says that nobody waits for it.
+    /// `given_up` says that its caller has stopped waiting.
     pub(super) fn claim_again(&self, again: Again, given_up: &AtomicBool) -> Result<Record, RecordError> {
         let migration_id = crate::ownership::random().map_err(RecordError::Random)?;
         self.while_nobody_changes_it(|| {

@@ -79,7 +79,7 @@ impl HandoverRecord {
         begins
     }
 
-    /// Source: the migration has ended, whatever the record says of it.
+    /// Source: the migration has ended, even if the record still tells of it.
     pub fn end(&self) {
         let mut announced = self.own.announced();
         self.has_ended.store(true, SeqCst);
@@ -168,17 +168,7 @@ impl HandoverRecord {
     /// another process or to another hand-over.
     pub fn settle(&self) {
         self.is_over.store(true, SeqCst);
-        let handover = self.handover.clone();
-        let _first_try = self.own.insist("say that the hand-over has ended", move |own| {
-            match own.backend.read()? {
-                Some(record) if own.is_unsettled(&record, &handover) => {
-                    let change = record.settle();
-                    own.backend.swap(&change.expected, &change.record)?;
-                }
-                _ => {}
-            }
-            Ok(())
-        });
+        self.own.settle(&self.handover);
     }
 
     /// Source, whose operator knows that the destination has never run the guest: makes the record

@@ -6,6 +6,7 @@
 //! before a guest runs again whose disk it has let go of. Every call may take as long as the
 //! storage does, so each is made on a thread that may wait.
 
+mod apart;
 mod background;
 mod call;
 mod custodian;
@@ -13,8 +14,10 @@ mod error;
 mod handover;
 mod info;
 mod own;
+mod settling;
 mod twice;
 
+pub(super) use self::apart::let_guest_go;
 pub use self::call::{ANSWER_DEADLINE, Call};
 pub use self::custodian::Custodian;
 pub use self::error::RecordError;

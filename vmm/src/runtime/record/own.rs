@@ -1,6 +1,7 @@
 //! The record of a process's guest: which record, who this process is, and which generation it
 //! holds.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,6 +35,8 @@ pub struct OwnRecord {
     pub(super) backend: Arc<dyn Ownership>,
     pub(super) me: OwnerId,
     vm: Name,
+    /// A guest does without where the record cannot be made or changed.
+    optional: bool,
     pub(super) generation: AtomicU64,
     /// The migration that the record tells of, while it goes on with this process as its source.
     pub(super) announced: Mutex<Option<u128>>,
@@ -43,6 +46,10 @@ pub struct OwnRecord {
     background: Arc<Background>,
     /// What is asked again and again while the storage may hang.
     pub(super) calls: Calls,
+    /// Cloned into each thread that asks for a migration.
+    pub(super) asking: Arc<()>,
+    /// Hand-overs that have ended; until the list is empty, a thread tells the record.
+    pub(super) ended: Mutex<VecDeque<Handover>>,
     /// Why the guest may run twice, by the record as it was then.
     pub(super) may_run_twice: Mutex<Option<MayRunTwice>>,
     /// Held from a look at the record to the change that follows from it: the end of one hand-over
@@ -61,14 +68,33 @@ impl OwnRecord {
             backend,
             me,
             vm: Name::try_from(vm)?,
+            optional: false,
             generation: AtomicU64::new(0),
             announced: Mutex::default(),
             arrivals: Arc::default(),
             background: Arc::default(),
             calls: Calls::default(),
+            asking: Arc::default(),
+            ended: Mutex::default(),
             may_run_twice: Mutex::default(),
             changing: Mutex::default(),
         })
+    }
+
+    /// The same; where its storage lets this process write nothing, a guest does without it.
+    #[must_use]
+    pub fn optional(self) -> Self {
+        OwnRecord { optional: true, ..self }
+    }
+
+    /// Whether a guest does without the record after `error`.
+    #[must_use]
+    pub fn does_without(&self, error: &OwnershipError) -> bool {
+        let without = self.optional && error.is_read_only();
+        if without {
+            tracing::warn!(%error, "there is no ownership record; migrations use the handshake setup");
+        }
+        without
     }
 
     /// Whether this process may boot the guest, by the record as it is now. Nothing is changed:
@@ -131,13 +157,6 @@ impl OwnRecord {
         drop(self.backend.end_presence());
     }
 
-    /// As [`OwnRecord::guest_has_gone`], for a thread that must not wait for storage.
-    pub fn let_guest_go(&self) {
-        let sign = self.backend.end_presence();
-        // Without a thread it goes here.
-        let _ = std::thread::Builder::new().name("ferry-record".into()).spawn(move || drop(sign));
-    }
-
     /// Who owns the guest by the record, for the message of a boot that finds its disk locked.
     #[must_use]
     pub fn owner_there(&self) -> Option<String> {
@@ -161,7 +180,10 @@ impl OwnRecord {
         let (stay, open) = (self.stay(), self.arrivals.begin());
         let _first_try = self.insist("name this process", move |own| {
             let _open = &open;
-            own.take_at_arrival(migration_id, &through, stay)
+            match own.take_at_arrival(migration_id, &through, stay) {
+                Err(RecordError::Ownership(error)) if own.does_without(&error) => Ok(()),
+                result => result,
+            }
         });
     }
 

@@ -157,6 +157,58 @@ fn a_guest_on_its_way_elsewhere_is_not_claimed_for_cont() {
     own.claim_again(Again::Cont, &AtomicBool::new(false)).unwrap();
 }
 
+#[test]
+fn a_guest_that_arrives_where_no_record_can_be_made_goes_without_and_may_migrate_on() {
+    let nowhere = || {
+        let faults = Arc::new(FaultControl::new(Direction::Incoming));
+        // No process may make a file there.
+        OwnRecord::new(Arc::new(FileRecord::new("/sys/guest.owner".into(), LONG, faults)), "vm").unwrap()
+    };
+    let own = Arc::new(nowhere().optional());
+    own.assert_ownership(7, vec![]);
+    assert!(own.is_named_or_without(LONG));
+    assert_eq!(own.generation(), 0);
+    // A record that its operator has named is tried again: the folder may be opened to it.
+    let named = Arc::new(nowhere());
+    named.assert_ownership(7, vec![]);
+    assert!(!named.is_named_or_without(INSIST_AGAIN * 2));
+    // Ends its thread.
+    named.guest_has_gone();
+}
+
+#[test]
+fn hand_overs_that_end_while_storage_hangs_are_told_by_one_thread() {
+    let place = Place::new();
+    let faults = Arc::new(FaultControl::new(Direction::Incoming));
+    let faulty = Arc::new(Faulty::new(FileRecord::new(place.path(), LONG, faults)));
+    let own = Arc::new(OwnRecord::new(faulty.clone(), "vm").expect("an identity"));
+    let boot = own.look_at_boot(false).expect("nothing is in the way");
+    own.take_at_boot(&boot).expect("the guest is free");
+    let first = own.outgoing(8).unwrap();
+    first.announce().unwrap();
+    faulty.set(Some(Plan { strikes: Strikes::Reads, fault: Fault::Slow(LONG * 10), times: None }));
+    first.settle();
+    let until = Instant::now() + LONG;
+    while faulty.struck() == 0 {
+        assert!(Instant::now() < until, "the thread has begun");
+        std::thread::yield_now();
+    }
+    for migration in 9..20 {
+        own.outgoing(migration).unwrap().settle();
+    }
+    assert_eq!((faulty.struck(), own.background.count()), (1, 1), "one thread for all");
+    faulty.set(None);
+    own.wait_written(LONG);
+    assert!(there(&own).settled);
+    // The next one is told again.
+    let next = own.outgoing(20).unwrap();
+    next.announce().unwrap();
+    assert!(!there(&own).settled);
+    next.settle();
+    own.wait_written(LONG);
+    assert!(there(&own).settled);
+}
+
 /// A record whose storage hangs when it is read, and what counts the reads.
 fn hanging(place: &Place) -> (Arc<OwnRecord>, Arc<Faulty<FileRecord>>) {
     let faults = Arc::new(FaultControl::new(Direction::Incoming));

@@ -1,4 +1,4 @@
-//! Drivers that lie: whatever they put into memory, the disk answers or refuses, and serves the
+//! Drivers that lie: the disk answers or refuses all that they put into memory, and serves the
 //! next honest request.
 
 use super::*;

@@ -10,7 +10,7 @@ use virtio_bindings::virtio_blk::{VIRTIO_BLK_S_OK, VIRTIO_BLK_T_IN, VIRTIO_BLK_T
 
 use super::*;
 
-/// The page of [`DATA`] is missing until somebody places it; where it lies in the host's memory.
+/// The page of [`DATA`] is missing until a test places it; where it lies in the host's memory.
 fn lose_data_page(memory: &GuestMemory) -> (Uffd, *mut libc::c_void) {
     let uffd = match UffdBuilder::new().close_on_exec(true).non_blocking(true).user_mode_only(false).create() {
         Err(Error::OpenDevUserfaultfd(_)) => by_system_call(),

@@ -229,7 +229,7 @@ impl Rig {
         self.raw(&buffers)
     }
 
-    /// One chain, whatever it is.
+    /// One chain of any buffers.
     fn raw(&mut self, buffers: &[Buffer]) -> (u8, u32) {
         self.put(0xaau8, STATUS);
         self.chain(0, buffers);

@@ -1,5 +1,5 @@
 //! A disk's saved state: loaded again and again, refused by name when it cannot be right, safe
-//! whatever it contains.
+//! with any contents.
 
 use super::life::destination;
 use super::*;

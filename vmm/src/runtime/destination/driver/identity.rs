@@ -20,6 +20,10 @@ pub(super) struct Shared {
     pub(super) record: Option<Announced>,
 }
 
+/// How long the look of an earlier migration may take before it counts as one that hangs. The
+/// driver waits for it.
+const EARLIER_LOOK: Duration = Duration::from_millis(100);
+
 impl Driver {
     /// Compares what the guest boots, and takes over its command line; returns what its disk must
     /// show. A source of an older version says nothing of either.
@@ -43,13 +47,15 @@ impl Driver {
         let Some(disk) = self.machine.writable_disk() else {
             return self.disk_seen(Ok(shared.record));
         };
-        let Some(open) = disk.looking().begin(Duration::ZERO) else { return self.disk_is_late() };
+        let Some(open) = disk.looking().begin(EARLIER_LOOK) else { return self.disk_is_late() };
         self.disk_look = Some(Instant::now() + self.timers.durations.setup * 3 / 4);
         let events = self.events.clone();
+        // Here, not on the thread: that may come to it when the guest is known not to come.
+        disk.expect_handover();
         let look = move || {
             let seen = shared.nonce.map_or(Ok(()), |nonce| look_for(&disk, nonce)).map_err(|error| error.to_string());
             if seen.is_ok() {
-                disk.begin_handover();
+                disk.follow_handover();
             }
             drop(open);
             // A driver that has given up needs no answer.

@@ -10,7 +10,7 @@ use ferry_migration::{Handshake, Timer};
 use super::Driver;
 use crate::ownership::OwnershipError;
 use crate::runtime::destination::Event;
-use crate::runtime::record::{OwnRecord, RecordError};
+use crate::runtime::record::{self, OwnRecord, RecordError};
 
 /// What the record can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,14 +54,14 @@ impl Driver {
             tracing::warn!("the source has an ownership record, and this process none: {ADVICE}");
             return self.input(Input::Checked(Ok(false)));
         };
-        let (events, faults) = (self.events.clone(), self.machine.faults().clone());
+        let (events, faults, asked) = (self.events.clone(), self.machine.faults().clone(), own.clone());
         self.announced = Some(announced.handover);
         self.record_call.ask(Question::Show(announced.nonce), |serial| {
             let ask = move || {
                 // A driver that has ended does not mind.
                 let _ = events.send(Event::Record(serial, shows(&own, announced.nonce)));
             };
-            crate::runtime::spawn(&faults, "ferry-dst-record", ask).map(drop)
+            asked.ask_apart(&faults, "ferry-dst-record", ask)
         });
     }
 
@@ -70,28 +70,20 @@ impl Driver {
     pub(super) fn show_presence(&self) {
         let Some(own) = self.own_record.clone() else { return };
         // Taken here: the thread may come to it when the guest is known not to come.
-        let stay = own.stay();
+        let (stay, asked) = (own.stay(), own.clone());
         let show = move || match own.show_presence(false, stay) {
             // The guest arrives without a record, which is made when it is here.
             Ok(()) | Err(OwnershipError::Missing { .. }) => {}
             Err(error) => tracing::warn!(%error, "a boot of this guest is not kept away while it arrives"),
         };
-        if let Err(error) = crate::runtime::spawn(self.machine.faults(), "ferry-dst-record", show) {
-            tracing::warn!(%error, "no thread to keep a boot of this guest away while it arrives");
+        if let Err(error) = asked.ask_apart(self.machine.faults(), "ferry-dst-record", show) {
+            tracing::warn!(%error, "a boot of this guest is not kept away while it arrives");
         }
     }
 
-    /// The guest has not come. Storage is not waited for.
+    /// The guest has not come.
     pub(super) fn end_presence(&self) {
-        if let Some(disk) = self.machine.writable_disk()
-            && let Err(error) =
-                crate::runtime::spawn(self.machine.faults(), "ferry-dst-disk", move || disk.end_handover())
-        {
-            tracing::warn!(%error, "no thread to let go of the disk: no boot gets it before this process ends");
-        }
-        if let Some(own) = &self.own_record {
-            own.let_guest_go();
-        }
+        record::let_guest_go(&self.machine, self.own_record.as_deref(), "ferry-dst-disk");
     }
 
     /// The record is the source's: it decides about this hand-over.
@@ -108,7 +100,7 @@ impl Driver {
             // Without a record the handshake is never `owned`, and the state machine asks nothing.
             return;
         };
-        let (events, faults) = (self.events.clone(), self.machine.faults().clone());
+        let (events, faults, own) = (self.events.clone(), self.machine.faults().clone(), record.own().clone());
         self.record_call.ask(question, |serial| {
             let ask = move || {
                 let input = match question {
@@ -119,7 +111,7 @@ impl Driver {
                 // A driver that has ended knows the answer by other ways.
                 let _ = events.send(Event::Record(serial, input));
             };
-            crate::runtime::spawn(&faults, "ferry-dst-record", ask).map(drop)
+            own.ask_apart(&faults, "ferry-dst-record", ask)
         });
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ferry_devices::fault::FaultControl;
 use ferry_migration::Identity;
@@ -47,6 +47,7 @@ impl Proof {
             return;
         }
         let (done, was_done) = channel();
+        let until = Instant::now() + within;
         let (shown, path) = (self.shown.clone(), disk.path());
         let Some(open) = disk.proving().begin(within) else {
             tracing::warn!(
@@ -63,11 +64,11 @@ impl Proof {
                     tracing::warn!(%error, image = disk.path(), "no lock can be put on the image as a proof for the destination");
                 }
             }
-            // Nobody waits any more when it took too long.
+            // The caller has stopped waiting when it took too long.
             let _ = done.send(());
         };
         match crate::runtime::spawn(faults, THREAD, prove) {
-            Ok(_) if was_done.recv_timeout(within).is_ok() => {}
+            Ok(_) if was_done.recv_timeout(until.saturating_duration_since(Instant::now())).is_ok() => {}
             Ok(_) => tracing::warn!(
                 image = path,
                 "the image's storage gives no answer to a lock that proves it to the destination; see whether it hangs"
@@ -80,6 +81,7 @@ impl Proof {
     pub(super) fn end(&self, faults: &FaultControl) {
         let before = std::mem::replace(&mut *lock(&self.shown), Shown::Over);
         if let Shown::Here(proof, open) = before {
+            open.restart();
             // Without a thread it is given back here.
             let _ = crate::runtime::spawn(faults, THREAD, move || drop((proof, open)));
         }

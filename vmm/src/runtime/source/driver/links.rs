@@ -21,7 +21,8 @@ use crate::runtime::stream::Stream;
 
 /// How much earlier than the setup timer connecting ends.
 const AHEAD: Duration = Duration::from_millis(500);
-/// Longest that the greeting waits for the image's storage, which gives the proof of the disk.
+/// Longest that the greeting waits for the image's storage, which gives the proof of the disk; at
+/// most half of the time that the setup has left.
 const PROOF: Duration = Duration::from_secs(2);
 /// Longest that a link which was just connected takes to take its preamble.
 const PREAMBLE: Duration = Duration::from_secs(1);
@@ -66,7 +67,8 @@ impl Driver {
             let event = match opened {
                 Ok(stream) => {
                     if let Some(disk) = disk {
-                        proof.begin(disk, migration_id, &faults, PROOF);
+                        let within = PROOF.min(deadline.saturating_duration_since(Instant::now()) / 2);
+                        proof.begin(disk, migration_id, &faults, within);
                     }
                     LinkEvent::Control(stream, filled.map_or_else(Vec::new, |machine| filled_chunks(&machine)))
                 }
@@ -89,7 +91,7 @@ impl Driver {
         (self.unread, self.heard) = (Some(receiver.unread()), 0);
         let failed = move |error: LinkError| {
             let reason = format!("sending: {}", crate::runtime::causes(&error));
-            // Without a driver nobody needs to know.
+            // A driver that has ended needs no answer.
             let _ = told.send(Event::OfLink(epoch, LinkEvent::Lost(reason)));
         };
         self.control = Some(control::Sender::reporting(stream, session, failed));

@@ -6,6 +6,7 @@ use ferry_migration::Handshake;
 use ferry_migration::source::{Input, Owner, TakeBack};
 
 use super::Driver;
+use crate::runtime::record;
 use crate::runtime::source::Event;
 
 /// Why there is a record, and the handshake does without.
@@ -29,6 +30,7 @@ impl Driver {
             return;
         };
         let (events, told, faults) = (self.events.clone(), self.events.clone(), self.machine.faults().clone());
+        let own = record.own().clone();
         self.record_call.ask(question, |serial| {
             let ask = move || {
                 let input = match question {
@@ -40,8 +42,8 @@ impl Driver {
                 // A driver that has ended knows the answer by other ways.
                 let _ = events.send(Event::Record(serial, input));
             };
-            crate::runtime::spawn(&faults, "ferry-src-record", ask).map(drop).inspect_err(|error| {
-                let reason = format!("no thread can be started: {error}");
+            own.ask_apart(&faults, "ferry-src-record", ask).inspect_err(|error| {
+                let reason = format!("the ownership record cannot be asked: {error}");
                 let input = match question {
                     Question::Announce => Input::NonceWritten(Err(reason)),
                     Question::TakeBack => Input::TookBack(TakeBack::Unreachable),
@@ -87,17 +89,8 @@ impl Driver {
         }
     }
 
-    /// The guest is another process's for good: this one keeps no boot of it away any more.
-    /// Storage is not waited for.
+    /// The guest is another process's for good.
     pub(super) fn guest_has_gone(&self) {
-        if let Some(disk) = self.machine.writable_disk()
-            && let Err(error) =
-                crate::runtime::spawn(self.machine.faults(), "ferry-src-proof", move || disk.end_handover())
-        {
-            tracing::warn!(%error, "no thread to let go of the disk: no boot gets it before this process ends");
-        }
-        if let Some(own) = &self.own_record {
-            own.let_guest_go();
-        }
+        record::let_guest_go(&self.machine, self.own_record.as_deref(), "ferry-src-proof");
     }
 }

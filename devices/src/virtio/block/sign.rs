@@ -1,0 +1,88 @@
+//! The sign of a hand-over at an image: whether this process is to show it, and whether it does.
+//!
+//! What is wanted changes at once, on a thread that must not wait for storage. The lock that shows
+//! it ([`super::lock`]) follows, on a thread that may. So a call that storage has held up beyond
+//! the end of its migration shows nothing that is unwanted by then, and takes nothing away that
+//! the next migration wants.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Mutex, PoisonError};
+
+#[derive(Debug, Default)]
+pub(super) struct Sign {
+    wanted: AtomicBool,
+    /// The lock is there, or may be.
+    shown: Mutex<bool>,
+}
+
+impl Sign {
+    /// Says whether the sign is to be shown; what was wanted before. [`Sign::follow`] comes next.
+    pub(super) fn want(&self, wanted: bool) -> bool {
+        self.wanted.swap(wanted, SeqCst)
+    }
+
+    /// Shows what is wanted: `set` takes the lock, or lets it go. May wait for storage.
+    pub(super) fn follow(&self, mut set: impl FnMut(bool) -> io::Result<()>) -> io::Result<()> {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let wanted = self.wanted.load(SeqCst);
+            if *shown == wanted {
+                return Ok(());
+            }
+            let result = set(wanted);
+            // One that failed may have done its work in part.
+            *shown = wanted || result.is_err();
+            result?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[expect(clippy::unnecessary_wraps, reason = "it stands in for a call that can fail")]
+    fn note(done: &mut Vec<bool>, show: bool) -> io::Result<()> {
+        done.push(show);
+        Ok(())
+    }
+
+    #[test]
+    fn a_call_that_comes_late_does_what_is_wanted_by_then() {
+        let sign = Sign::default();
+        let mut done = Vec::new();
+        assert!(!sign.want(true));
+        // The migration ends before its call comes to the storage.
+        assert!(sign.want(false));
+        sign.follow(|show| note(&mut done, show)).unwrap();
+        assert!(done.is_empty());
+        // It ends while the call is in the storage's hands.
+        sign.want(true);
+        sign.follow(|show| {
+            sign.want(false);
+            note(&mut done, show)
+        })
+        .unwrap();
+        assert_eq!(done, [true, false]);
+        // The next one begins before the end of this one has come to the storage.
+        sign.want(true);
+        sign.follow(|show| note(&mut done, show)).unwrap();
+        sign.want(false);
+        sign.want(true);
+        sign.follow(|_| panic!("it is shown as it is wanted")).unwrap();
+    }
+
+    #[test]
+    fn a_sign_that_failed_in_part_is_taken_away_and_one_that_stays_is_tried_again() {
+        let sign = Sign::default();
+        let fails = |_| Err(io::ErrorKind::Other.into());
+        sign.want(true);
+        sign.follow(fails).unwrap_err();
+        sign.want(false);
+        sign.follow(fails).unwrap_err();
+        let mut done = Vec::new();
+        sign.follow(|show| note(&mut done, show)).unwrap();
+        assert_eq!(done, [false]);
+    }
+}
