@@ -146,9 +146,10 @@ impl Postcopy {
     /// # Panics
     /// When it does not.
     pub fn wait_second_boot(&mut self) {
+        // The reset waits for the last page.
+        self.scene.source.set_parameters(json!({ "max-bandwidth": 0 }));
         let guest = &mut self.scene.guest;
         guest.wait("the second boot", LONG, |log| (log.boots() == 2).then_some(()));
-        self.scene.source.set_parameters(json!({ "max-bandwidth": 0 }));
         let ready = 2 * self.scene.spec.cpus as usize;
         guest.wait("every vCPU to be ready again", LONG, |log| {
             let said = log.lines().iter().filter(|line| matches!(line, ferry_guest::Line::Ready(_))).count();

@@ -157,6 +157,23 @@ fn a_guest_can_be_reset_while_pages_come() {
     stage.ends_well();
 }
 
+/// Its vCPUs leave KVM, so that the reset can begin; what it writes to is not here.
+#[test]
+fn a_guest_that_waits_for_its_reset_can_be_stopped_and_continued() {
+    let Some(scene) = Scene::with(|_, spec| spec) else { return };
+    let mut stage = Postcopy::begin_cut_at_start(scene);
+    stage.destination.qmp("system_reset", json!({}));
+    for _ in 0..3 {
+        stage.destination.qmp("stop", json!({}));
+        assert_eq!(stage.destination.run_state(), "paused");
+        stage.destination.qmp("cont", json!({}));
+        assert_eq!(stage.destination.run_state(), "running");
+    }
+    stage.recover();
+    stage.wait_second_boot();
+    stage.ends_well();
+}
+
 #[test]
 fn a_reset_during_the_pause_waits_for_the_pages_and_does_not_hold_up_the_client() {
     let Some(mut stage) = stage() else { return };

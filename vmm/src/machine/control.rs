@@ -1,9 +1,9 @@
-//! Starts and stops the vCPUs by the one rule: they run exactly while the operator wants it and
-//! nobody holds them.
+//! Starts and stops the vCPUs by the one rule: they run if and only if the operator has requested
+//! it and no hold is in place.
 //!
 //! vCPU threads report here what ends or resets the guest; clients are told by events. What takes
-//! long is done by whoever has the [`Turn`]; the status itself is only ever locked for a moment,
-//! so that a question is answered at all times.
+//! long is done by the thread that has the [`Turn`]; the status itself is only ever locked for a
+//! moment, so that a question is answered at all times.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -62,7 +62,7 @@ impl Control {
         self.changed.wait_while(self.status(), |status| !done(status)).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells whoever waits that the status has changed.
+    /// Wakes the threads that wait for a change of the status.
     pub(super) fn notify(&self) {
         self.changed.notify_all();
     }
@@ -88,8 +88,8 @@ impl Control {
         self.let_in(self.status(), None)
     }
 
-    /// The vCPUs come first: whoever else wakes up may be given the core that they are about to
-    /// run on. What they do is told after the event, for which it takes the status.
+    /// The vCPUs come first: another thread that wakes up may be given the core that they are
+    /// about to run on. What they do is told after the event, for which it takes the status.
     fn let_in(&self, status: MutexGuard<'_, Status>, event: Option<Event>) -> Result<(), MachineError> {
         let may_enter = status.may_enter();
         if may_enter {
@@ -160,7 +160,7 @@ impl Control {
             ExitReason::Shutdown => self.events.publish(Event::Shutdown { guest: true, reason: "guest-shutdown" }),
             ExitReason::Quit(reason) => self.events.publish(Event::Shutdown { guest: false, reason }),
             ExitReason::Failed(failure) => {
-                // Whoever waits for the exit tells people.
+                // The caller of `wait_exit` tells the operator.
                 tracing::debug!("{failure}");
                 if was_running {
                     self.events.publish(Event::Stop);
@@ -170,7 +170,8 @@ impl Control {
         self.notify();
     }
 
-    /// Somebody asked for a reset: the vCPUs come out, and the reset thread does the rest.
+    /// The guest or the operator asked for a reset: the vCPUs come out, and the reset thread does
+    /// the rest.
     pub(super) fn request_reset(&self, cause: ResetCause) {
         let mut status = self.status();
         if status.ended.is_some() || status.reset.is_some() {

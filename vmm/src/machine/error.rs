@@ -160,7 +160,7 @@ pub enum GuestFailure {
         /// The hardware's reason.
         reason: u64,
     },
-    /// An exit that no device and nobody here handles.
+    /// An exit that neither a device nor the vCPU's thread handles.
     #[error("vCPU {vcpu}: unexpected exit {exit}; report it with the guest's kernel and command line")]
     UnexpectedExit {
         /// Which vCPU.

@@ -96,8 +96,8 @@ pub(super) fn comes_first(rule: &FaultSpec) -> bool {
     rule.at == FaultPoint::Place(Place::DiskOpen)
 }
 
-/// The call that a rule is about, if it is about one. Whatever it is about is known to some
-/// machine.
+/// The call that a rule is about, if it is about one. On success some machine knows the call,
+/// output or message that it names.
 ///
 /// # Errors
 /// When there is no such call, output or message.

@@ -13,7 +13,7 @@
 //! is pending and then gives EINTR: a thread that waits has nothing pending.
 //!
 //! A guest that is throttled rests at times: the threads come out and wait here as if the gate
-//! were closed, so whoever closes it meanwhile has nothing to wait for.
+//! were closed, so a thread that closes it meanwhile has nothing to wait for.
 
 use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
@@ -138,7 +138,7 @@ impl Gate {
         self.moved.notify_all();
     }
 
-    /// Begins or ends a rest; waits for nobody.
+    /// Begins or ends a rest; waits for no vCPU thread.
     pub(super) fn rest(&self, resting: bool) {
         let mut state = self.lock();
         if state.resting == resting {
@@ -167,7 +167,7 @@ impl Gate {
         self.moved.notify_all();
     }
 
-    /// Waits until nobody is inside.
+    /// Waits until no thread is inside.
     ///
     /// # Errors
     /// The vCPUs that still are when `within` has passed.
@@ -176,8 +176,8 @@ impl Gate {
     }
 
     /// Waits until every thread that there is has gone in, or the gate is closed again: a guest
-    /// that ends or resets at once is out before anybody has seen it inside. In a rest they go in
-    /// by themselves, when it ends.
+    /// that ends or resets at once is out before the caller has seen it inside. In a rest they go
+    /// in by themselves, when it ends.
     ///
     /// # Errors
     /// The vCPUs that are not when the deadline has passed.

@@ -103,7 +103,7 @@ impl Machine {
     fn spawn_vcpu(&self, index: usize) -> Result<(), MachineError> {
         let parts = self.parts.clone();
         let thread = std::thread::Builder::new().name(format!("vcpu-{index}")).spawn(move || vcpu::run(&parts, index));
-        // Its end is heard of through the gate; nobody joins it.
+        // The gate learns of its end; no thread joins it.
         thread.map(drop).map_err(|error| {
             (index..self.parts.vcpus.len()).for_each(|never_started| self.parts.control.gate.gone(never_started));
             MachineError::Thread("a vCPU", error)
@@ -152,13 +152,13 @@ impl Machine {
         }
     }
 
-    /// The fault device's rules, for whoever is at a point that they can name.
+    /// The fault device's rules, for a thread that is at a point that they can name.
     #[must_use]
     pub fn faults(&self) -> &Arc<FaultControl> {
         &self.parts.faults
     }
 
-    /// The serial port, for whoever feeds it with input.
+    /// The serial port, for the console that feeds it with input.
     #[must_use]
     pub fn serial(&self) -> &Arc<Serial> {
         &self.parts.serial

@@ -42,7 +42,7 @@ impl Machine {
         let mut status = control.status();
         let result = match (stopped, &status.ended) {
             (Err(error), _) => Err(error),
-            // A guest that is handed over is gone whatever it did last.
+            // A guest that is handed over is gone, also if it ended last.
             (Ok(()), Some(reason)) if hold != Hold::HandedOver => Err(MachineError::Ended(reason.to_string())),
             (Ok(()), _) => Ok(()),
         };
@@ -52,8 +52,8 @@ impl Machine {
         result
     }
 
-    /// A guest that the switchover has stopped is handed over at once, whoever has the turn:
-    /// nothing may keep this from being final.
+    /// A guest that the switchover has stopped is handed over at once, whichever thread
+    /// has the turn: nothing may keep this from being final.
     fn hand_over_stopped(&self) -> bool {
         let mut status = self.parts.control.status();
         let stopped = status.hold == Some(Hold::Switchover) && !status.running;
@@ -90,7 +90,7 @@ impl Machine {
         self.parts.acquire_patiently()?;
         allowed().map_err(MachineError::NotOurs).inspect_err(|_| self.parts.give_up_resources())?;
         // The guest of a second migration, whose disk was let go of in the first.
-        let claim = self.parts.claim(Again::Resume)?;
+        let claim = self.parts.claim(Again::Resume).inspect_err(|_| self.parts.give_up_resources())?;
         {
             let mut status = control.status();
             // Handed over while the disk was being locked.
@@ -231,6 +231,8 @@ impl Machine {
     /// stopped all the same, and what needs all vCPUs out of KVM (a reset) waits.
     pub fn set_memory_arrives(&self, arrives: bool) {
         self.parts.control.status().memory_arrives = arrives;
+        // A reset may have waited for the last page.
+        self.parts.control.notify();
     }
 
     pub(super) fn check_not_ended(&self) -> Result<(), MachineError> {

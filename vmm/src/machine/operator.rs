@@ -41,7 +41,7 @@ impl Machine {
     fn halt_for_operator(&self) -> Result<(), MachineError> {
         self.parts.control.stop()?;
         // Memory stands still while the guest is stopped; but while it arrives, a disk may wait
-        // for a page that nobody sends, and the operator with it.
+        // for a page that no source sends, and the operator with it.
         if !self.parts.control.status().memory_arrives
             && let Err(failure) = self.parts.quiesce()
         {

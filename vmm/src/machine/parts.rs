@@ -73,20 +73,24 @@ impl Parts {
         self.devices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the guest run if it should. The caller has the turn, and nobody holds the machine.
+    /// Lets the guest run if it should. The caller has the turn, and no hold is in place.
     pub(super) fn begin(&self) -> Result<(), MachineError> {
-        let idle = {
+        let (idle, held) = {
             let status = self.control.status();
-            !status.running && status.ended.is_none()
+            (!status.running && status.ended.is_none(), status.holds)
         };
-        match idle {
-            true => self.acquire().and_then(|()| self.claim(Again::Cont)).and_then(|claim| {
-                self.run_if_wanted()?;
-                self.has_its_disk(claim);
-                Ok(())
-            }),
-            false => Ok(()),
+        if !idle {
+            return Ok(());
         }
+        self.acquire()?;
+        let claim = self.claim(Again::Cont).inspect_err(|_| {
+            if !custody::keeps_disk(held, Guards::all()) {
+                self.give_up_resources();
+            }
+        })?;
+        self.run_if_wanted()?;
+        self.has_its_disk(claim);
+        Ok(())
     }
 
     /// Of a guest whose disk was let go of, and is held again: asks whether it may run here. What
@@ -96,7 +100,7 @@ impl Parts {
         let Some(custody) = self.custody.get().filter(|_| custody::must_claim(let_go, again, Guards::all())) else {
             return Ok(None);
         };
-        custody.claim(again).map(Some).map_err(MachineError::NotOurs).inspect_err(|_| self.give_up_resources())
+        custody.claim(again).map(Some).map_err(MachineError::NotOurs)
     }
 
     /// A guest whose disk may have been let go of runs here again, or stands still with its disk.

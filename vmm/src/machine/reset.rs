@@ -3,7 +3,9 @@
 //!
 //! A guest that resets itself does so from a vCPU, which cannot wait for itself to stop; so the
 //! vCPU only asks. While a migration holds the machine the request waits: it travels with the
-//! state, and whoever runs the guest next carries it out.
+//! state, and the side that runs the guest next carries it out. It also waits while pages of the guest
+//! are missing: it writes to memory and needs every vCPU out of KVM, and would keep the turn from
+//! all others until the last of them has come, which a broken link may put off for long.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -44,14 +46,11 @@ pub(super) fn serve(parts: &Arc<Parts>) {
     let control = &parts.control;
     loop {
         let due = |status: &super::status::Status| {
-            status.dropped || status.reset.is_some() && status.running && status.ended.is_none()
+            let may = status.running && status.ended.is_none() && !status.memory_arrives;
+            status.dropped || status.reset.is_some() && may
         };
         if control.wait_until(due).dropped {
             return;
-        }
-        // Whoever waits for a page comes out when it is here; the turn is for others meanwhile.
-        if control.wait_halted().is_err() && control.status().memory_arrives {
-            continue;
         }
         // Busy: something long goes on, and the request is still there afterwards.
         let Ok(_turn) = control.turn.take("a reset") else { continue };
@@ -66,8 +65,7 @@ pub(super) fn serve(parts: &Arc<Parts>) {
 }
 
 /// Carries out a reset that was asked for, unless it may have to wait for pages: then the reset
-/// thread does that once the guest is to run. The caller has the turn, and nobody holds the
-/// machine.
+/// thread does that once the guest is to run. The caller has the turn, and no hold is in place.
 pub(super) fn carry_out_pending(parts: &Parts) -> Result<(), MachineError> {
     let may_wait = parts.control.status().memory_arrives;
     match may_wait {

@@ -6,8 +6,8 @@
 //!
 //! A migration asks for it ([`Machine::throttle`]) when the guest writes faster than the link
 //! carries. The thread is there only while it has something to do, so a guest that is not
-//! throttled pays nothing. A rest is a state of the [`Gate`]: whoever stops, resets or ends the
-//! machine waits for no rest, and the end of the throttling is the end of the rest. Whatever holds
+//! throttled pays nothing. A rest is a state of the [`Gate`]: a thread that stops, resets or ends
+//! the machine waits for no rest, and the end of the throttling is the end of the rest. A hold of
 //! the machine ends it as well: a guest that is resumed, here or elsewhere, runs at its full
 //! speed.
 
@@ -107,7 +107,7 @@ impl Machine {
         if rhythm.kept {
             return Ok(());
         }
-        // It ends by itself; nobody joins it.
+        // It ends by itself; no thread joins it.
         match spawn(control.clone()) {
             Ok(()) => rhythm.kept = true,
             Err(error) => {

@@ -1,7 +1,7 @@
 //! One at a time: who may start, stop, save, load or reset the machine.
 //!
-//! A lock with a deadline and a name: loading a device may hang, and whoever wants the machine
-//! meanwhile is told so in place of hanging as well.
+//! A lock with a deadline and a name: loading a device may hang, and a caller that wants the
+//! machine meanwhile gets [`MachineError::Busy`] in place of hanging as well.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

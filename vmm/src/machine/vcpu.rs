@@ -46,7 +46,7 @@ fn warm_up(parts: &Parts, index: usize) {
     }
 }
 
-/// Tells the machine when the thread ends, also by a panic, which nobody else would notice.
+/// Tells the machine when the thread ends, also by a panic, which no other thread would notice.
 struct Farewell<'a> {
     parts: &'a Parts,
     index: usize,

@@ -144,7 +144,7 @@ fn a_dropped_machine_leaves_no_thread_behind() {
     drop(rig);
     let deadline = Instant::now() + PATIENCE;
     while parts.strong_count() > 0 {
-        assert!(Instant::now() < deadline, "somebody still has the machine");
+        assert!(Instant::now() < deadline, "a thread still has the machine");
         std::thread::yield_now();
     }
 }
@@ -159,4 +159,25 @@ fn a_guest_that_shut_down_cannot_be_migrated() {
     assert!(matches!(rig.machine.hold(Hold::Switchover), Err(MachineError::Ended(_))));
     assert!(rig.machine.snapshot().unwrap_err().to_string().contains("it shut down"));
     assert_eq!(rig.machine.run_state(), RunState::Shutdown);
+}
+
+#[test]
+fn a_reset_waits_for_the_last_page_and_keeps_no_command_waiting() {
+    if !has_kvm() {
+        return;
+    }
+    let rig = Rig::new("ferry.rate=max ferry.report=200", |_| {});
+    rig.wait_for("ferry ready", 2);
+    rig.machine.set_memory_arrives(true);
+    rig.machine.reset().unwrap();
+    for _ in 0..3 {
+        rig.machine.stop().unwrap();
+        assert_eq!(rig.machine.run_state(), RunState::Paused);
+        rig.machine.cont().unwrap();
+        assert_eq!(rig.machine.run_state(), RunState::Running);
+    }
+    assert_eq!(rig.text().matches("ferry boot").count(), 1);
+    rig.machine.set_memory_arrives(false);
+    rig.wait_event(&Event::Reset { guest: false, reason: "host-qmp-system-reset" });
+    rig.wait_for("ferry ready", 4);
 }

@@ -1,5 +1,7 @@
 //! Running and stopping: the one rule, and that no kick is lost.
 
+use ferry_migration::ownership::custody::Again;
+
 use super::*;
 
 const BUSY: &str = "ferry.rate=max ferry.report=200";
@@ -211,4 +213,31 @@ fn a_vcpu_that_cannot_reach_memory_is_patient_while_pages_are_missing_and_not_fo
     assert_eq!(tries(50), 50);
     rig.machine.set_memory_arrives(false);
     assert_eq!(tries(50), 16, "the last page may have come between a failure and the look");
+}
+
+/// A record that does not answer.
+#[derive(Debug)]
+struct NoAnswer;
+
+impl Custody for NoAnswer {
+    fn claim(&self, _: Again) -> Result<Settle, String> {
+        Err("it does not answer".to_owned())
+    }
+}
+
+#[test]
+fn a_cont_that_the_record_refuses_changes_nothing_about_who_has_the_disk() {
+    if !has_kvm() {
+        return;
+    }
+    for held in [true, false] {
+        let rig = Rig::new("", |config| config.paused = true);
+        rig.machine.set_custody(Arc::new(NoAnswer));
+        if held {
+            rig.machine.take_resources().unwrap();
+        }
+        rig.machine.parts.control.status().let_go = true;
+        assert!(matches!(rig.machine.cont(), Err(MachineError::NotOurs(_))));
+        assert_eq!(rig.machine.parts.control.status().holds, held);
+    }
 }

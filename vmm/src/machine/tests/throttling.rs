@@ -1,5 +1,5 @@
-//! A guest that is slowed down: it runs for its share, nobody waits for its rests, and it is let
-//! go again.
+//! A guest that is slowed down: it runs for its share, no command waits for its rests, and a hold
+//! ends them.
 
 use ferry_guest::lines::Report;
 
