@@ -23,6 +23,7 @@ const CASES: &[(&str, &str)] = &[
     (r#"{"execute": 7}"#, "'execute'"),
     (r#"{"execute": "stop", "colour": "blue"}"#, "'colour' is unexpected"),
     (r#"{"execute": "stop", "arguments": []}"#, "'arguments'"),
+    (r#"{"execute": "query-status", "execute": "quit"}"#, "duplicate key 'execute'"),
     (r#"{"execute": "sail"}"#, "The command sail has not been found"),
     (r#"{"execute": ""}"#, "CommandNotFound"),
     (r#"{"execute": "stop", "arguments": {"now": true}}"#, "Parameter 'now' is unexpected"),

@@ -1,8 +1,8 @@
 //! A small synchronous QMP client: for `ferry migrate`, `ferry status`, `ferry demo`, and for
 //! tests.
 //!
-//! Every wait has a deadline. Events that arrive while a reply is awaited are kept until somebody
-//! asks for them.
+//! Every wait has a deadline. Events that arrive while a reply is awaited are kept until the
+//! caller asks for them.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -31,7 +31,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Why a conversation with a server failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody answers at the path.
+    /// No server answers at the path.
     #[error("QMP socket {}: cannot connect; is the process running, with --qmp unix:{}?", path.display(), path.display())]
     Connect {
         /// The path.

@@ -102,8 +102,8 @@ fn wait(stream: &UnixStream, outbox: &Outbox, state: State, read: bool, by: Opti
         outbox.woken();
     }
     let stream = fds[0].revents();
-    // A peer that is gone altogether is reported whatever the interest; without this the loop
-    // would spin.
+    // `poll` reports a peer that is gone altogether with any interest; without this the loop would
+    // spin.
     if stream.contains(PollFlags::ERR) || stream.contains(PollFlags::HUP) && !stream.contains(PollFlags::IN) {
         return Err(io::ErrorKind::ConnectionReset.into());
     }

@@ -11,6 +11,7 @@ pub mod client;
 mod commands;
 mod connection;
 mod framing;
+mod json;
 mod memory_hash;
 #[cfg(test)]
 pub(crate) mod mock;

@@ -76,7 +76,7 @@ pub struct Server {
 impl Server {
     /// Listens at `path`; commands act on `target`, clients hear `events`.
     ///
-    /// A socket file that nobody listens on is replaced.
+    /// A socket file on which no process listens is replaced.
     pub fn start(path: &Path, target: Arc<dyn Target>, events: &Arc<Events>) -> Result<Self, ServerError> {
         let io = |what| move |source| ServerError::Io { path: path.to_owned(), what, source };
         let listening = listen(path)?;

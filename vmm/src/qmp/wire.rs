@@ -73,7 +73,7 @@ impl Request {
     /// `qapi/qmp-dispatch.c`).
     pub fn parse(text: &[u8]) -> Result<Self, BadRequest> {
         let bad = |id: Option<Value>, desc: String| BadRequest { id, error: CommandError::generic(desc) };
-        let value: Value = serde_json::from_slice(text).map_err(|e| bad(None, format!("JSON parse error, {e}")))?;
+        let value = super::json::read(text).map_err(|e| bad(None, format!("JSON parse error, {e}")))?;
         let Value::Object(mut members) = value else {
             return Err(bad(None, "QMP input must be a JSON object".into()));
         };
@@ -182,6 +182,8 @@ mod tests {
             assert_eq!(refused(text), BadRequest { id, error: CommandError::generic(desc) }, "{text}");
         }
         assert!(refused("{\"execute\": }").error.desc.starts_with("JSON parse error, "));
+        let twice = refused(r#"{"execute": "query-status", "execute": "quit"}"#).error.desc;
+        assert!(twice.starts_with("JSON parse error, duplicate key 'execute'"), "{twice}");
         let invalid = Request::parse(b"{\"execute\": \"\xff\"}").unwrap_err();
         assert!(invalid.error.desc.starts_with("JSON parse error, "), "{invalid:?}");
     }

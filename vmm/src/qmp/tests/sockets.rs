@@ -300,7 +300,7 @@ fn only_a_socket_that_nobody_listens_on_is_replaced() {
     drop(UnixListener::bind(&stale).unwrap());
     let server = start(&stale).unwrap();
     Client::connect(&stale, TIMEOUT).unwrap();
-    // Somebody else's file is not removed.
+    // Another listener's file is not removed.
     std::fs::remove_file(&stale).unwrap();
     let _theirs = UnixListener::bind(&stale).unwrap();
     server.finish();
