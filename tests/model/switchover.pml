@@ -8,10 +8,9 @@
  * -DHANDSHAKE=1 is `owned`: the record decides.
  * -DHANDSHAKE=2 is `setup` of a guest that has a record, which the destination sees too.
  * -DHANDSHAKE=3 is `setup` of a guest that has a record, which the destination does not see.
- * -DHANDSHAKE=4 is `setup` of a guest without a record. The disk's lock is then the only guard: it keeps two from running at the
- *   same time, and nothing remembers whose run was the last. A plain boot has nothing to ask, and no promise is made about what a
- *   disk has seen since (docs/ownership.md gives a record to every guest with a writable disk). So a third process's run does not
- *   count as a history there.
+ * -DHANDSHAKE=4 is `setup` of a guest without a record. A boot then asks the disk alone: its lock, and the sign of a hand-over.
+ * -DPAST=1 with another handshake: the third process boots past the record, with another one or none, and asks the disk alone. Without
+ *   it the third process does not look for the sign, so that the record is shown to suffice where both see it.
  *
  * -DBROKEN=N leaves out a rule; -DALSO=N leaves out another one.
  *   1  the source resumes when its link is lost after the permit (setup) or the record is out of reach (owned)
@@ -21,7 +20,7 @@
  *   5  `setup` does not announce the migration in the record
  *   6  an operator's resolve is not checked against the record, neither at the command nor before the guest runs
  *   7  a boot takes the disk's lock before it reads the record
- *   8  promises histories without a record (HANDSHAKE=4), which nothing can keep
+ *   8  a boot that asks the disk alone does not look for the sign
  *
  * Promises, asserted where it happens:
  *   - never two runners;
@@ -53,13 +52,16 @@
 #ifndef LATE
 #define LATE 0
 #endif
+#ifndef PAST
+#define PAST 0
+#endif
 #define broken(rule) (BROKEN == rule || ALSO == rule)
 #define OWNED (HANDSHAKE == 1)
 #define RECORD (HANDSHAKE <= 3)
 /* The destination sees the source's record. */
 #define SHARED (HANDSHAKE <= 2)
-/* What a third process does to the disk is a history of the guest. */
-#define HISTORIES (RECORD || broken(8))
+/* The third process knows nothing of a record. */
+#define DISK_ALONE (PAST || !RECORD)
 
 mtype = { package, ready, load_failed, permit, started, not_started, drained_ack, recover, recover_ack };
 mtype = { source, destination, third };
@@ -80,6 +82,10 @@ bool d_sees = true;
 bool s_locks = true;
 bool d_locks = false;
 bool t_locks = false;
+/* The sign of a hand-over: who shows at the disk that it has the guest, or waits for it, and cannot hold the lock. The destination
+ * does so from the greeting on, which is before the beginning of this. */
+bool s_sign = false;
+bool d_sign = true;
 #define t_can_lock (!s_locks && !d_locks && !t_locks)
 
 /* How many runs the guest has had since, and after which of them the state is that a side holds. */
@@ -169,7 +175,7 @@ active proctype Source()
 	:: !s_sees -> cut; goto End
 	fi;
 #endif
-	atomic { s_runs = false; s_locks = false };
+	atomic { s_runs = false; s_sign = true; s_locks = false };
 	send(to_d, package);
 	s_serves = true;
 
@@ -291,14 +297,14 @@ Resume:
 	cut;
 	s_serves = false;
 	if
-	:: atomic { !t_locks -> s_locks = true }
+	:: atomic { !t_locks -> s_locks = true; s_sign = false }
 	:: atomic { t_locks -> assert(!t_late) }; goto Stopped
 	fi;
 #if RECORD && !broken(6)
 	if
 	:: atomic { s_sees && never_ran && (generation == 0 || is_claimed) -> swap(source) }
 	:: s_sees && owner == source && !(never_ran && generation == 0) -> skip
-	:: atomic { s_sees && owner != source && !(never_ran && is_claimed) -> s_locks = false }; goto Stopped
+	:: atomic { s_sees && owner != source && !(never_ran && is_claimed) -> s_sign = true; s_locks = false }; goto Stopped
 	:: !s_sees -> skip
 	fi;
 #endif
@@ -316,12 +322,12 @@ Stopped:
 #endif
 	/* `cont` */
 AwaitCont:
-	atomic { operator_helps && !t_locks -> s_locks = true };
+	atomic { operator_helps && !t_locks -> s_locks = true; s_sign = false };
 #if RECORD && !broken(3)
 	if
 	:: atomic { s_sees && owner == source -> swap(source) }
-	:: atomic { s_sees && owner != source -> s_locks = false }; goto Failed
-	:: atomic { !s_sees -> s_locks = false }; s_sees -> goto AwaitCont
+	:: atomic { s_sees && owner != source -> s_sign = true; s_locks = false }; goto Failed
+	:: atomic { !s_sees -> s_sign = true; s_locks = false }; s_sees -> goto AwaitCont
 	fi;
 #endif
 	atomic { begin(s_has, s_runs); s_stopped = false };
@@ -340,9 +346,14 @@ end_settling:
 #endif
 	goto End;
 
+	/* Stopped, and not to be had back. What is held here may be the newest all the same: the sign stays. */
 Failed:
 	cut;
+	goto Over;
+	/* The guest runs here with its disk, or is another process's for good. */
 End:
+	s_sign = false;
+Over:
 	s_ended = true;
 	s_serves = false;
 end_source:
@@ -352,7 +363,7 @@ end_source:
 	{
 	atomic {
 		crash_s -> s_alive = false; s_runs = false; s_serves = false; s_uncertain = false; s_stopped = false;
-		s_locks = false;
+		s_locks = false; s_sign = false;
 		cut
 	};
 end_dead_source:
@@ -399,7 +410,7 @@ Claim:
 
 Start:
 	if
-	:: atomic { !t_locks -> d_locks = true }
+	:: atomic { !t_locks -> d_locks = true; d_sign = false }
 	:: atomic { t_locks -> assert(!t_late) }; goto CannotStart
 	:: goto CannotStart
 	fi;
@@ -416,7 +427,7 @@ Start:
 	goto Active;
 
 CannotStart:
-	d_locks = false;
+	atomic { d_sign = true; d_locks = false };
 #if OWNED
 	if
 	:: atomic { d_sees && is_claimed -> swap(source) }
@@ -456,13 +467,13 @@ end_settled:
 
 Fail:
 	cut;
-	d_ended = true;
+	atomic { d_ended = true; d_sign = false };
 end_failed:
 	false
 	}
 	unless
 	{
-	atomic { crash_d -> d_alive = false; d_runs = false; d_locks = false; d_listens = false; cut };
+	atomic { crash_d -> d_alive = false; d_runs = false; d_locks = false; d_sign = false; d_listens = false; cut };
 end_dead_destination:
 	false
 	}
@@ -481,7 +492,7 @@ active proctype Third()
 end_third:
 	do
 	:: atomic { holds > 0 && t_can_lock -> holds--; t_locks = true }; t_locks = false
-#if !RECORD
+#if DISK_ALONE
 	:: boots > 0 -> boots--; t_boots = true; goto Lock
 #elif broken(7)
 	:: boots > 0 -> boots--; t_boots = true; t_late = !settled; goto Lock
@@ -516,7 +527,12 @@ Lock:
 	:: atomic { t_can_lock -> t_locks = true }
 	:: !t_can_lock -> goto Gone
 	fi;
-#if RECORD
+#if DISK_ALONE
+	if
+	:: atomic { (s_sign || d_sign) && !broken(8) -> t_locks = false }; goto Gone
+	:: !(s_sign || d_sign) || broken(8) -> skip
+	fi;
+#else
 #if broken(7)
 	if
 	:: atomic { settled -> read = generation }
@@ -529,8 +545,8 @@ Lock:
 	fi;
 #endif
 	atomic {
-		assert(!KEPT || !RECORD || t_takes || !((s_alive && s_has == runs) || (d_alive && !d_ended && d_has == runs)));
-		if :: HISTORIES -> runs++ :: else -> skip fi;
+		assert(!KEPT || t_takes || !((s_alive && s_has == runs) || (d_alive && !d_ended && d_has == runs)));
+		runs++;
 		t_runs = true;
 		t_ran = true
 	};

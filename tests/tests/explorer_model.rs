@@ -42,9 +42,17 @@ fn cases() -> Vec<Case> {
         breaks(OWNED, "-DBROKEN=1", FRESH),
         breaks(SETUP_WITHOUT_RECORD, "-DBROKEN=1", FRESH),
         breaks(OWNED, "-DBROKEN=2", TOGETHER),
-        // Without a record nothing keeps histories apart.
-        breaks(SETUP_WITHOUT_RECORD, "-DBROKEN=8", FRESH),
     ];
+    // A boot that asks the disk alone.
+    for (handshake, past) in [(OWNED, "-DPAST=1"), (SETUP, "-DPAST=1"), (SETUP_WITHOUT_RECORD, "-DPAST=0")] {
+        cases.extend([
+            breaks(handshake, &format!("{past} -DBROKEN=8"), KEPT),
+            breaks(handshake, &format!("{past} -DBROKEN=8 -DKEPT=0"), FRESH),
+        ]);
+    }
+    for handshake in [OWNED, SETUP, SETUP_UNSHARED] {
+        cases.push(Case { settings: format!("-DHANDSHAKE={handshake} -DPAST=1"), breaks: None });
+    }
     cases.extend([OWNED, SETUP, SETUP_UNSHARED, SETUP_WITHOUT_RECORD].map(holds));
     for handshake in [OWNED, SETUP, SETUP_UNSHARED] {
         cases.extend([

@@ -41,6 +41,8 @@ pub enum Fault {
     RashResolve,
     /// Another process boots the guest, as `ferry run` does.
     Boot,
+    /// Another process boots the guest past its record: with another one, or none.
+    BootPast,
     /// Another process boots the guest although the record tells of a migration (`,take`): the
     /// operator has ended the destination, and forgotten the source.
     RashTake,

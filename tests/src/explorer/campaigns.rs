@@ -87,6 +87,24 @@ const SMALL_OTHERS: [(&str, Faults); 7] = [
     ("an arrival", &[(Break, 1), (Arrival, 1), (Boot, 1), (RunFailure, 1)]),
 ];
 
+/// With a process that boots the guest past its record, also of a guest that has none.
+const SMALL_PAST: (&str, Faults) =
+    ("boots past the record", &[(Break, 1), (BootPast, 1), (FalseTimeout, 1), (SourceCrash, 1)]);
+
+/// The same.
+const LARGE_PAST: (&str, Faults) = (
+    "boots past the record",
+    &[
+        (Break, 2),
+        (BootPast, 2),
+        (FalseTimeout, 1),
+        (SourceCrash, 1),
+        (DestinationCrash, 1),
+        (StartFailure, 1),
+        (LockHeld, 1),
+    ],
+);
+
 /// Of a guest that has come to the source by `setup` a moment ago.
 const COME: (&str, Faults) = ("come by setup", &[(Break, 1), (Cancel, 1), (Boot, 1), (RunFailure, 1)]);
 
@@ -105,13 +123,21 @@ const LARGE_OTHERS: [(&str, Faults); 7] = [
 pub fn small() -> Vec<Campaign> {
     let mut come = others(&[COME], false);
     come.iter_mut().for_each(|campaign| campaign.scenario.has_come = true);
-    campaigns(&SMALL, false).into_iter().chain(others(&SMALL_OTHERS, false)).chain(come).collect()
+    let rest = others(&SMALL_OTHERS, false).into_iter().chain(past(SMALL_PAST, false)).chain(come);
+    campaigns(&SMALL, false).into_iter().chain(rest).collect()
 }
 
 /// For `ci/explore`.
 #[must_use]
 pub fn large() -> Vec<Campaign> {
-    campaigns(&LARGE, true).into_iter().chain(others(&LARGE_OTHERS, true)).collect()
+    let rest = others(&LARGE_OTHERS, true).into_iter().chain(past(LARGE_PAST, true));
+    campaigns(&LARGE, true).into_iter().chain(rest).collect()
+}
+
+fn past(about: (&str, Faults), rehearse: bool) -> impl Iterator<Item = Campaign> {
+    let without = campaigns(&[about], rehearse).into_iter();
+    let without = without.filter(|campaign| !campaign.scenario.has_record);
+    others(&[about], rehearse).into_iter().chain(without)
 }
 
 fn campaigns(about: &[(&str, Faults)], rehearse: bool) -> Vec<Campaign> {

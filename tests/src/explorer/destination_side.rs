@@ -4,6 +4,7 @@
 use ferry_migration::destination::{Claim, GiveBack, Input, LoadTimes, Outcome, Output};
 use ferry_migration::message::{Handshake, ToDestination};
 
+use super::bounds::Fault;
 use super::event::{Foreign, Log};
 use super::facts::{DestinationGuest, End, Stale};
 use super::job::{DestinationJob, RecordJob};
@@ -12,6 +13,7 @@ use super::record::{Kind, Operation, Reply};
 use super::scenario::{OTHER_GENERATION, Scenario};
 use super::set::Set;
 use super::source_side::{MARKER, failure};
+use super::third::Stage;
 use super::trace;
 use super::world::World;
 use super::{Party, Side};
@@ -79,6 +81,7 @@ impl World {
         };
         self.facts.destination.end = Some(end);
         self.facts.destination.paused = false;
+        self.awaits_guest = false;
         let runs = self.facts.destination.guest == DestinationGuest::Running;
         if self.facts.record.lock == Some(Party::Destination) && !runs {
             self.facts.record.lock = None;
@@ -89,7 +92,11 @@ impl World {
     /// A job of the destination answers.
     pub fn answer_destination(&mut self, scenario: &Scenario, job: DestinationJob, well: bool, log: &mut Log) {
         let input = match job {
-            DestinationJob::Check if well => Input::Checked(Ok(scenario.record_shared)),
+            DestinationJob::Check if well => {
+                // Worlds that differ in this alone go on alike where no boot looks for it.
+                self.awaits_guest = self.budget.left(Fault::BootPast) > 0 || self.facts.third == Stage::LockedPast;
+                Input::Checked(Ok(scenario.record_shared))
+            }
             DestinationJob::Check => Input::Checked(Err("memory: told to differ".to_owned())),
             DestinationJob::LoadTrial | DestinationJob::Load if well => Input::Loaded(Ok(LoadTimes::default())),
             DestinationJob::LoadTrial | DestinationJob::Load => Input::Loaded(Err(failure())),

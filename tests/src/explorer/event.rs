@@ -79,7 +79,8 @@ impl Third {
     /// Whether it only goes on with what it has begun.
     #[must_use]
     pub fn goes_on(self) -> bool {
-        !matches!(self, Third::Looks { .. } | Third::Arrives { .. } | Third::OtherLocks | Third::Ends)
+        let begins = matches!(self, Third::Looks { .. } | Third::PastLocks | Third::Arrives { .. } | Third::OtherLocks);
+        !begins && self != Third::Ends
     }
 }
 
@@ -93,6 +94,10 @@ pub enum Third {
     },
     /// It takes the disk's lock.
     Locks,
+    /// It is to boot the guest past its record, and takes the disk's lock.
+    PastLocks,
+    /// That one looks for the sign of a hand-over at the disk.
+    PastLooks,
     /// It makes the record name itself.
     Swaps,
     /// It runs the guest from its disk.

@@ -30,6 +30,8 @@ pub struct Scenario {
     pub has_come: bool,
     /// What decides, with the handshake `owned`.
     pub arbiter: Arbiter,
+    /// Which sides show at the disk that a hand-over is under way; the source's first.
+    pub signs: [bool; 2],
     /// The guards in force.
     pub guards: Guards,
     /// What may go wrong.
@@ -48,6 +50,7 @@ impl Scenario {
             record_shared: true,
             has_come: false,
             arbiter: Arbiter::Record,
+            signs: [true; 2],
             guards: Guards::all(),
             bounds: Bounds::none(),
         }

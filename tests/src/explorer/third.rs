@@ -1,5 +1,5 @@
-//! Other processes that have to do with the guest: one that boots it, or to which a copy of it
-//! comes by mistake, and one that only holds its disk's lock for a while.
+//! Other processes that have to do with the guest: one that boots it, by its record or past it, or
+//! to which a copy of it comes by mistake, and one that only holds its disk's lock for a while.
 
 use ferry_migration::Status;
 use ferry_migration::message::Handshake;
@@ -8,7 +8,7 @@ use ferry_migration::ownership::custody::{self, Again};
 use super::Party;
 use super::bounds::Fault;
 use super::event::Third;
-use super::facts::SourceGuest;
+use super::facts::{End, Facts, SourceGuest};
 use super::record::{FIRST, Swap};
 use super::scenario::Scenario;
 use super::world::World;
@@ -22,7 +22,9 @@ pub enum Stage {
     Looked(Swap),
     /// It holds the disk's lock as well.
     Locked(Swap),
-    /// The record names it.
+    /// It holds the lock, and does not look at the record.
+    LockedPast,
+    /// The record names it, or is not asked.
     Owns,
     /// Its guest runs.
     Runs,
@@ -46,6 +48,9 @@ impl World {
                 if left(Fault::Boot) {
                     begin.push(Third::Looks { take: false });
                 }
+                if left(Fault::BootPast) && self.facts.record.lock.is_none() {
+                    begin.push(Third::PastLocks);
+                }
                 if left(Fault::Arrival) && self.facts.record.lock.is_none() {
                     begin.push(Third::Arrives { on_from_first: false });
                     // By `setup`, to a process that has never run it. The source has got its
@@ -68,6 +73,7 @@ impl World {
             }
             Stage::Looked(_) => vec![Third::Locks],
             Stage::Locked(_) => vec![Third::Swaps],
+            Stage::LockedPast => vec![Third::PastLooks],
             Stage::Owns => vec![Third::Runs],
             Stage::Arrived { .. } => vec![Third::Asserts],
             Stage::Runs | Stage::Keeps => vec![Third::Ends],
@@ -87,6 +93,16 @@ impl World {
         matches!(self.facts.record.lock, Some(Party::Third | Party::Other))
     }
 
+    /// Whether a side shows at the disk that a hand-over is under way: one that has no lock of it,
+    /// and has the guest or waits for it. Only of the sides in `signs`, the source's first.
+    fn shows_sign(&self, signs: [bool; 2]) -> bool {
+        let Facts { source, destination, record, .. } = &self.facts;
+        let has_gone = source.end == Some(End::Completed) || source.end.is_some() && source.handed_over;
+        let at_source = source.alive && record.lock != Some(Party::Source) && !has_gone;
+        let at_destination = destination.alive && record.lock != Some(Party::Destination) && self.awaits_guest;
+        signs[0] && at_source || signs[1] && at_destination
+    }
+
     /// Another process takes its next step.
     pub fn apply_third(&mut self, scenario: &Scenario, step: Third) {
         match step {
@@ -104,6 +120,19 @@ impl World {
                     self.facts.record.lock = Some(Party::Third);
                 }
                 self.facts.third = if free { Stage::Locked(swap) } else { Stage::Absent };
+            }
+            Third::PastLocks => {
+                self.budget.spend(Fault::BootPast);
+                self.facts.record.lock = Some(Party::Third);
+                self.facts.third = Stage::LockedPast;
+                self.facts.third_takes = false;
+            }
+            Third::PastLooks => {
+                let refused = self.shows_sign(scenario.signs);
+                if refused {
+                    self.facts.record.lock = None;
+                }
+                self.facts.third = if refused { Stage::Absent } else { Stage::Owns };
             }
             Third::Swaps => {
                 let Stage::Locked(swap) = self.facts.third else { unreachable!("offered only when it holds the lock") };
@@ -148,7 +177,13 @@ impl World {
         if !stopped || self.lock_is_elsewhere() {
             return;
         }
-        let Ok(claim) = self.claim(Again::Cont) else { return self.facts.let_disk_go(Party::Source) };
+        let held = self.facts.record.lock == Some(Party::Source);
+        let Ok(claim) = self.claim(Again::Cont) else {
+            if !custody::keeps_disk(held, self.guards) {
+                self.facts.let_disk_go(Party::Source);
+            }
+            return;
+        };
         // Kept also if a device refuses.
         self.facts.record.lock = Some(Party::Source);
         if well {

@@ -167,6 +167,8 @@ fn third(step: Third) -> String {
         Third::Looks { take: false } => "ferry run: reads the record",
         Third::Looks { take: true } => "ferry run with ,take: reads the record",
         Third::Locks => "tries to take the disk's lock",
+        Third::PastLocks => "ferry run past the record: takes the disk's lock",
+        Third::PastLooks => "looks for the sign of a hand-over",
         Third::Swaps => "tries to make the record name it",
         Third::Runs => "runs the guest from its disk",
         Third::Arrives { on_from_first: true } => {

@@ -31,6 +31,8 @@ pub struct World {
     pub begun: bool,
     /// A source has connected: the destination's state machine has begun.
     pub arrived: bool,
+    /// The destination has looked at the disk for the greeting, and its migration goes on.
+    pub awaits_guest: bool,
     /// Work under way at the source.
     pub source_jobs: Set<SourceJob>,
     /// Work that the source interrupted: it may answer all the same.
@@ -88,6 +90,7 @@ impl World {
             link: Link::none(),
             begun: false,
             arrived: false,
+            awaits_guest: false,
             source_jobs: Set::new(),
             source_late: Set::new(),
             destination_jobs: Set::new(),
@@ -177,6 +180,7 @@ impl World {
                 self.destination_late = Set::new();
                 self.destination_timers = Set::new();
                 self.settling = None;
+                self.awaits_guest = false;
                 self.destination = Destination::new();
             }
         }

@@ -105,6 +105,13 @@ impl Stage {
                 self.notes.say(format!("the plain run: {}", run.says));
                 self.plain.push(run);
             }
+            What::PastRecord => {
+                for past in self.plain_run().past_record() {
+                    let run = past.run(self.plain.len());
+                    self.notes.say(format!("the run past the record: {}", run.says));
+                    self.plain.push(run);
+                }
+            }
             What::ImageGrows => crate::disk::grow(&self.image, 1 << 20),
             What::ImageReplaced if self.cell.when != When::Throughout => self.replace_image(),
             // After the break of a link half of something has arrived.

@@ -125,6 +125,9 @@ pub enum What {
     PlainRun,
     /// The same, one after the other for as long as the migration goes on.
     PlainRuns,
+    /// A `ferry run` of the guest past its record: by a hard link of the image, which has a record
+    /// of its own, and with `--ownership none`.
+    PastRecord,
     /// A third process takes the disk's lock when the source lets go of it, and keeps it for a
     /// while.
     DiskLocked,
@@ -182,6 +185,7 @@ impl Cell {
             | What::LockedOut
             | What::PlainRun
             | What::PlainRuns
+            | What::PastRecord
             | What::ImageGrows
             | What::ImageReplaced
             | What::ImageOther => Place::Disk,
@@ -202,7 +206,8 @@ impl Cell {
     /// third process, which the record keeps out with either handshake.
     #[must_use]
     pub fn has_record(&self) -> bool {
-        self.handshake == Handshake::Owned || matches!(self.what, What::PlainRun | What::PlainRuns | What::LockedOut)
+        let third = matches!(self.what, What::PlainRun | What::PlainRuns | What::PastRecord | What::LockedOut);
+        self.handshake == Handshake::Owned || third
     }
 
     /// Whether the guest is told on its serial port to end.
@@ -310,6 +315,7 @@ impl fmt::Display for What {
             What::GuestShutsDown => f.write_str("guest-shuts-down"),
             What::PlainRun => f.write_str("plain-run"),
             What::PlainRuns => f.write_str("plain-runs"),
+            What::PastRecord => f.write_str("past-record"),
             What::DiskLocked => f.write_str("disk-locked"),
             What::LockedOut => f.write_str("locked-out"),
             What::ImageGrows => f.write_str("image-grows"),

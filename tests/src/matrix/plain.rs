@@ -35,6 +35,22 @@ impl Plain {
         Plain { spec, record: record.to_owned(), directory: lab.directory().to_owned() }
     }
 
+    /// The same guest by the ways that do not look at its record: by a hard link of its image, and
+    /// without a record.
+    ///
+    /// # Panics
+    /// When the image is not there or cannot be linked.
+    #[must_use]
+    pub fn past_record(&self) -> [Plain; 2] {
+        let (image, _) = self.spec.disk.as_ref().expect("the guest has a disk");
+        let link = image.with_extension("link");
+        // An earlier one may have made it.
+        let _ = std::fs::remove_file(&link);
+        std::fs::hard_link(image, &link).expect("a link in the test's folder can be made");
+        let without = Spec { more: vec!["--ownership".into(), "none".into()], ..self.spec.clone() };
+        [self.spec.clone().disk(&link), without].map(|spec| Plain { spec, ..self.clone() })
+    }
+
     /// Starts one and waits for its end. One that does not end has booted, and is killed.
     ///
     /// # Panics

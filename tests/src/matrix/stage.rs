@@ -168,7 +168,7 @@ impl Stage {
         // What is waited for while a frame is held must not be what breaks the migration.
         let deadline = match self.cell.what {
             What::GuestReboots | What::GuestShutsDown => 3 * DEADLINE,
-            What::PlainRun | What::PlainRuns => 8 * DEADLINE,
+            What::PlainRun | What::PlainRuns | What::PastRecord => 8 * DEADLINE,
             _ => DEADLINE,
         };
         let ms = deadline.as_millis();

@@ -127,6 +127,10 @@ pub fn sentence(cell: &Cell) -> String {
         What::GuestShutsDown => "the guest shuts down".to_owned(),
         What::PlainRun => "a plain ferry run of the same guest is started on its disk".to_owned(),
         What::PlainRuns => "plain ferry runs of the same guest are started on its disk, one after the other".to_owned(),
+        What::PastRecord => {
+            "the same guest is booted past its record: by a hard link of its image, and with --ownership none"
+                .to_owned()
+        }
         What::LockedOut => "a third process has the disk's lock, and every connection is reset".to_owned(),
         What::ImageGrows => "the disk image grows by 1 MiB".to_owned(),
         What::ImageReplaced => "a copy takes the place of the disk image".to_owned(),

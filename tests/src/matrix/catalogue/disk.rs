@@ -1,5 +1,5 @@
 //! Other processes and people who touch the guest's disk: a plain `ferry run` beside the
-//! migration, a third process that has the lock when the source wants it back, an image that
+//! migration, a boot that does not look at the record, a third process that has the lock when the source wants it back, an image that
 //! grows, is replaced, or is another one.
 
 use super::super::cell::{Mode, Side, What, When};
@@ -37,7 +37,7 @@ pub(super) fn moments() -> Vec<Moment> {
         let names = super::frames::messages().filter(|name| modes_of(name).contains(&mode));
         // A migration that is refused or given up is one end, whichever message says so.
         let names = names.filter(|name| !is_last_resort(name) || matches!(*name, "LoadFailed" | "NotStarted"));
-        out.extend(names.map(|name| message(mode, name, &[What::PlainRun])));
+        out.extend(names.map(|name| message(mode, name, &[What::PlainRun, What::PastRecord])));
         let whats = vec![What::PlainRuns];
         out.push(Moment { mode, when: When::Throughout, whats });
     }
@@ -45,7 +45,7 @@ pub(super) fn moments() -> Vec<Moment> {
         out.extend(STEPS.map(|(side, name)| Moment {
             mode,
             when: When::Step(side, name),
-            whats: vec![What::PlainRun],
+            whats: vec![What::PlainRun, What::PastRecord],
         }));
         let whats = vec![What::ImageGrows, What::ImageReplaced, What::ImageOther];
         out.push(Moment { mode, when: When::Throughout, whats });

@@ -73,7 +73,8 @@ fn decides(what: What, when: When) -> bool {
     match what {
         What::Kill(_) | What::Reset | What::BlackHole(None) | What::Lose | What::Cancel => true,
         What::Quit(_) | What::Close | What::BlackHole(_) | What::Delay | What::Duplicate => late,
-        What::DiskLocked | What::LockedOut | What::PlainRun | What::PlainRuns | What::ImageOther => true,
+        What::DiskLocked | What::LockedOut | What::ImageOther => true,
+        What::PlainRun | What::PlainRuns | What::PastRecord => true,
         What::Rule(_, rule) => rule.place == super::cell::Place::Disk,
         _ => false,
     }

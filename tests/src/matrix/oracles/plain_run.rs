@@ -1,5 +1,5 @@
-//! **plain-run**: a plain `ferry run` of the guest beside its migration is refused, says why, and
-//! leaves the record to those who move the guest.
+//! **plain-run**: a `ferry run` of the guest beside its migration, plain or past its record, is
+//! refused, says why, and leaves the record to those who move the guest.
 //!
 //! That it changes neither the disk nor how the migration ends is judged by `disk-log`,
 //! `disk-stamps` and `ending`. Whether the record changed under it is seen only as whom it names
@@ -9,8 +9,8 @@ use super::Verdict;
 use super::story::thin;
 use crate::matrix::evidence::{Evidence, PlainRun};
 
-/// Of these, a refusal has one: the lock, or the record.
-const CAUSES: [&str; 3] = ["lock", "record", "owner"];
+/// Of these, a refusal has one: the lock, the sign of a hand-over, or the record.
+const CAUSES: [&str; 4] = ["lock", "hand-over", "record", "owner"];
 
 /// Judges it.
 #[must_use]
@@ -33,14 +33,16 @@ fn broken(run: &PlainRun, evidence: &Evidence) -> Option<String> {
         return Some(format!("a plain run ended with status {:?}, not 1: {says}", run.code));
     }
     if !is_refusal(run) {
-        return Some(format!("a plain run was refused without a word of the lock or the record: '{says}'"));
+        return Some(format!(
+            "a plain run was refused without a word of the lock, a hand-over or the record: '{says}'"
+        ));
     }
     let ours = |pid: Option<u32>| evidence.processes.iter().any(|process| Some(process.pid) == pid);
     let foreign = run.named.iter().flatten().find(|named| !ours(named.pid));
     foreign.map(|named| format!("around a plain run the record named a stranger: {named:?}"))
 }
 
-/// Whether it was refused by the lock or by the record, and says so.
+/// Whether it was refused by the lock, the sign of a hand-over or the record, and says so.
 #[must_use]
 pub fn is_refusal(run: &PlainRun) -> bool {
     let says = &run.says;
