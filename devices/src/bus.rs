@@ -10,8 +10,8 @@ use std::sync::Arc;
 /// A device as vCPUs reach it.
 ///
 /// Several vCPU threads may call at the same time. `data` holds 1 to 8 bytes as the guest's
-/// instruction asked for; a device accepts any length and offset without panicking, whatever it
-/// makes of them.
+/// instruction asked for; a device accepts any length and offset without panicking, also those
+/// that mean nothing to it.
 pub trait BusDevice: Send + Sync {
     /// Fills `data` with what the guest reads at `offset` bytes into the device's range.
     fn read(&self, offset: u64, data: &mut [u8]);

@@ -93,7 +93,7 @@ pub struct Report {
     pub disk_requests: u64,
     /// Errors of this vCPU since boot, also those beyond what it prints.
     pub errors: u64,
-    /// Milliseconds since boot, by the raw TSC, which nobody stops.
+    /// Milliseconds since boot, by the raw TSC, which never stops.
     pub uptime_ms: u64,
     /// kvmclock in milliseconds; absent without it.
     pub kvmclock_ms: Option<u64>,
@@ -228,8 +228,8 @@ words! {
         Pit = "pit",
         /// CPUID leaf 0x16, the nominal frequency of the processor.
         Nominal = "leaf16",
-        /// Nobody says, and nothing could be measured: 1 GHz is assumed, so all times are wrong by
-        /// some factor.
+        /// Neither CPUID nor kvmclock states it, and nothing could be measured: 1 GHz is assumed,
+        /// so all times are wrong by some factor.
         Unknown = "unknown",
     }
 }

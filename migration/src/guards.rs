@@ -3,7 +3,7 @@
 //!
 //! Each [`Guard`] names one decision that protects a promise of the switchover (`docs/explorer.md`
 //! lists which). The explorer in `ferry-tests` takes one away at a time and must then find a way
-//! to break the promise: so nobody can remove a guard unnoticed, and none is there for nothing.
+//! to break the promise: so no change can remove a guard unnoticed, and none is there for nothing.
 //! Only an explorer turns one off; the runtime has no way to.
 
 use std::fmt;
@@ -34,7 +34,8 @@ pub enum Guard {
     LinkEndIsNotDrained,
     /// Source: having sent every page is not their arrival.
     SentIsNotReceived,
-    /// Source: memory that the destination has outrun is never run, whatever an operator says.
+    /// Source: memory that the destination has outrun is never run, even if an operator asks for
+    /// it.
     PausedNeverResolvesToSource,
     /// Source: a link that was lost before the destination's word came is not forgotten when it
     /// comes.
@@ -71,7 +72,7 @@ pub enum Guard {
     PermitNeedsGeneration,
     /// Destination: a source of another run of the guest cannot recover this postcopy.
     RecoverNeedsGeneration,
-    /// Destination: a postcopy is complete when every page is here, whatever the source says.
+    /// Destination: a postcopy is complete when every page is here, not when the source says so.
     CompletesWithAllPages,
     /// Destination: a fault handler that died before the start keeps the guest from starting here.
     FaultsDeathIsRemembered,

@@ -39,8 +39,8 @@ pub enum Status {
     Cancelling,
     /// Cancelled; the guest is where it was before, running if it was running.
     Cancelled,
-    /// The permit may have been delivered and nobody has said whether the destination runs; the
-    /// source stays stopped.
+    /// The permit may have been delivered. The source does not know whether the destination runs,
+    /// and stays stopped.
     Uncertain,
 }
 
@@ -146,7 +146,7 @@ pub struct PageWaits {
     pub p99_us: u64,
     /// Accesses that were let through without the source, because the page was here or is zero.
     pub local: u64,
-    /// Pages that somebody waits for now.
+    /// Pages that threads wait for now.
     pub pending: u64,
 }
 

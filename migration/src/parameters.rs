@@ -24,7 +24,7 @@ pub enum OnLimit {
     /// The migration fails and the guest runs on at the source.
     #[default]
     Fail,
-    /// The switchover happens whatever the expected downtime.
+    /// The switchover happens with any expected downtime.
     Switch,
 }
 

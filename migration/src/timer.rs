@@ -1,4 +1,4 @@
-//! The timers that the state machines ask for. Time itself belongs to whoever drives them.
+//! The timers that the state machines ask for. Time itself belongs to their driver.
 
 /// Names a timer; how long each runs is the driver's matter, from the parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

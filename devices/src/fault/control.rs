@@ -2,8 +2,8 @@
 //!
 //! QMP (`x-ferry-fault-set`) changes rules through it; the migration runtime ends a hang through
 //! it when a deadline passes. The device asks it, in each step, what to do; so does the machine,
-//! before each step of its other devices and before each call that saves or loads state, and
-//! whoever is at a [`Place`] or a [`Moment`]. Without a rule that costs one load of a flag.
+//! before each step of its other devices and before each call that saves or loads state, and a
+//! thread that is at a [`Place`] or a [`Moment`]. Without a rule that costs one load of a flag.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -21,7 +21,7 @@ pub const MAX_RULES: usize = 64;
 /// Rules, counters and the way out of a hang, shared between the operator and the device.
 #[derive(Debug)]
 pub struct FaultControl {
-    /// There are rules. Whoever is in a step while this changes may miss the change.
+    /// There are rules. A thread that is in a step while this changes may miss the change.
     armed: AtomicBool,
     inner: Mutex<Inner>,
     changed: Condvar,
@@ -188,7 +188,7 @@ impl FaultControl {
     /// or message `name`: does what the rules say, and goes on.
     pub fn reach(&self, direction: Direction, moment: Moment, name: &str) {
         let is_here = |rule: &FaultSpec| matches!(&rule.at, FaultPoint::Moment(at, of) if *at == moment && of == name);
-        // Whatever ends a wait, the driver goes on: an output that was decided on is carried out.
+        // However a wait ends, the driver goes on: an output that was decided on is carried out.
         let _ = self.meet(Some(direction), is_here, |_| ());
     }
 

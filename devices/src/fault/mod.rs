@@ -3,8 +3,8 @@
 //!
 //! It lets an operator and the fault matrix try every way in which a device can spoil a migration.
 //! The guest does not see it. Its rules may also name another device, a call to the kernel, a step
-//! or a message of the migration, or something that the process asks of its host: whoever is there
-//! asks [`FaultControl`] first. `--device fault,…` and QMP `x-ferry-fault-set` end in
+//! or a message of the migration, or something that the process asks of its host: the thread that
+//! is there asks [`FaultControl`] first. `--device fault,…` and QMP `x-ferry-fault-set` end in
 //! [`FaultSpec`] and [`FaultControl`].
 
 mod action;

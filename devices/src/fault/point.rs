@@ -1,8 +1,8 @@
 //! Where a fault can happen: the table of places, and how rules name them all.
 //!
-//! [`FaultSpec`](super::FaultSpec) reads a [`FaultPoint`] after `at=`; whoever is at one asks
-//! [`FaultControl`](super::FaultControl). Calls, outputs and messages have tables of their own
-//! elsewhere: here only their form is checked.
+//! [`FaultSpec`](super::FaultSpec) reads a [`FaultPoint`] after `at=`; a thread that is at one
+//! asks [`FaultControl`](super::FaultControl). Calls, outputs and messages have tables of their
+//! own elsewhere: here only their form is checked.
 
 use std::fmt;
 

@@ -187,7 +187,7 @@ impl Trigger for Line {
     }
 }
 
-/// Tells whoever feeds the port that its FIFO ran empty.
+/// Tells the thread that feeds the port that its FIFO ran empty.
 #[derive(Clone)]
 struct InputRoom(Arc<EventFd>);
 

@@ -1,8 +1,8 @@
 //! Takes a serial port's output off the vCPU's hands: bytes wait here for a thread of their own
 //! that writes them out.
 //!
-//! A terminal that is stopped, or a pipe that nobody reads, may block a write for ever, and a vCPU
-//! must not wait for that. So [`Output::write`] only ever appends to a buffer of [`CAPACITY`]
+//! A terminal that is stopped, or a pipe that no process reads, may block a write for ever, and a
+//! vCPU must not wait for that. So [`Output::write`] only ever appends to a buffer of [`CAPACITY`]
 //! bytes. When the buffer is full, further bytes are dropped and counted. A sink that reports an
 //! error other than "try again" is given up: output is discarded from then on, with one warning,
 //! and the guest never notices.

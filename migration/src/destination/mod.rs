@@ -12,8 +12,8 @@
 //! ```
 //!
 //! Until the permit is here, every way out is safe: the guest is the source's. From the permit on
-//! the ownership record (where there is one) decides, whatever becomes of the link. A destination
-//! that gives up says so (`NotStarted`) when it can, and never runs after it.
+//! the ownership record (where there is one) decides, even if the link is lost. A destination that
+//! gives up says so (`NotStarted`) when it can, and never runs after it.
 //!
 //! The module [`before`] goes up to the permit, [`after`] from there on.
 
@@ -68,7 +68,7 @@ pub enum Claim {
     Won,
     /// The source has taken the guest back.
     Lost,
-    /// Nobody knows: the record could not be reached, or its answer was lost.
+    /// The outcome is unknown: the record could not be reached, or its answer was lost.
     Unreachable,
 }
 

@@ -86,9 +86,9 @@ pub enum Arrival {
 /// brought without a claim: by the handshake `setup` or an older one. `through` are the announced
 /// hand-overs through which the guest has come, this one included.
 ///
-/// The guest runs here whatever the record says. What another process may still do with the guest
-/// must not be hidden by that: from a process that has no part in the migration the record is
-/// taken only as a boot would take it.
+/// The guest runs here already, even if the record names another process. What another process may
+/// still do with the guest must not be hidden by that: from a process that has no part in the
+/// migration the record is taken only as a boot would take it.
 ///
 /// # Errors
 /// When the record is about another guest, or tells of a hand-over of another process. The guest
@@ -317,7 +317,7 @@ mod tests {
         }
         // The source says that the guest is there.
         assert_eq!(arrives(Some(&settled(record(5, S))), true), taken(&settled(record(5, S)), true));
-        // A source that has no record, or another one, names nobody here.
+        // A source that has no record, or another one, announces no hand-over here.
         assert!(matches!(arrives(Some(&record(5, S)), false), Err(Refusal::InHandover(_))));
         let other = Record { vm: name("other"), ..settled(record(5, S)) };
         assert!(matches!(arrives(Some(&other), true), Err(Refusal::Rule(RuleError::OtherGuest { .. }))));

@@ -1,5 +1,5 @@
-//! Two slots: whatever tears a write, the record before it or the new one is read, never a third,
-//! and nothing that is not understood is chosen.
+//! Two slots: after a torn write, the record before it or the new one is read, never a third, and
+//! nothing that is not understood is chosen.
 
 use proptest::prelude::*;
 

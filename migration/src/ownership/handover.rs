@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Both ways out of `{g, S}` expect the same record, so one of them loses. The state machines ask
-//! for these changes; the explorer uses the same type to check that nobody runs a guest that the
-//! record gives to somebody else.
+//! for these changes; the explorer uses the same type to check that no process runs a guest that
+//! the record gives to another.
 
 use serde::{Deserialize, Serialize};
 
@@ -35,7 +35,7 @@ pub enum Standing {
     /// Decided for another process: this side must not run the guest in this hand-over any more.
     Theirs,
     /// Not a record of this hand-over: another guest, an earlier generation, or none. Decides
-    /// nothing; nobody runs on it.
+    /// nothing; no side runs on it.
     Unrelated,
 }
 
@@ -192,8 +192,8 @@ mod tests {
         }
     }
 
-    /// Every record that a hand-over can lead to, in whatever order its changes come and however
-    /// often.
+    /// Every record that a hand-over can lead to, in any order of its changes and however often
+    /// they come.
     fn reachable() -> Vec<Record> {
         let mut seen = vec![Record { settled: true, migration_id: 1, ..record(G, S) }];
         let mut next = 0;

@@ -1,7 +1,7 @@
 //! One slot of an ownership record, byte for byte: 512 bytes, little-endian, closed by a CRC-32C.
 //!
 //! [`super::file`] puts two of them into a file. A slot is one disk sector, so hardware rarely
-//! tears it; whatever tears it still leaves bytes that [`decode`] tells apart from a record.
+//! tears it; a torn slot still holds bytes that [`decode`] tells apart from a record.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! The slot's bytes: what was written reads back, and whatever else is there is told apart from a
+//! The slot's bytes: what was written reads back, and any other content is told apart from a
 //! record.
 
 use proptest::prelude::*;

@@ -54,7 +54,7 @@ pub struct Change {
 pub enum Swap {
     /// The record is as asked for, and durable.
     Won,
-    /// Somebody else changed the record first. Asking again cannot win.
+    /// Another process changed the record first. Asking again cannot win.
     Lost(Record),
 }
 

@@ -1,4 +1,4 @@
-//! The source after the permit: the destination runs, or nobody knows, or postcopy goes on.
+//! The source after the permit: the destination runs, or that is uncertain, or postcopy goes on.
 
 use super::{Drain, Outcome, Output, Owner, Resolution, Source, State, TakeBack};
 use crate::guards::Guard;

@@ -112,7 +112,7 @@ pub enum TakeBack {
     /// The record names the destination, which has not settled it yet: it is starting the guest,
     /// and may still find that it cannot and give it back.
     Claimed,
-    /// Nobody knows: the record could not be reached, or its answer was lost.
+    /// The outcome is unknown: the record could not be reached, or its answer was lost.
     Unreachable,
 }
 

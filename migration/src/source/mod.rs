@@ -199,7 +199,7 @@ impl Source {
             return vec![];
         }
         let mut out = match (&self.state, message) {
-            // A marker's arrival concerns whoever sends pages.
+            // A marker's arrival concerns the thread that sends pages.
             (_, ToSource::Heartbeat | ToSource::MarkerReached { .. }) => vec![],
             (State::AwaitHelloAck, ToSource::HelloAck { record_shared }) => self.hello_ack(record_shared),
             // A destination that is busy refuses before it has read anything.

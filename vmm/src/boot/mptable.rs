@@ -45,8 +45,8 @@ fn table(cpus: u8) -> Vec<u8> {
     entries.extend([2, ioapic_id, IOAPIC_VERSION, 1]);
     entries.extend(IOAPIC.to_le_bytes());
     for irq in 0..ISA_INTERRUPTS {
-        // KVM wires the timer, ISA interrupt 0, to input 2 of its IOAPIC, and gives input 2 to
-        // nobody else.
+        // KVM wires the timer, ISA interrupt 0, to input 2 of its IOAPIC, and gives input 2 to no
+        // other interrupt.
         let input = match irq {
             0 => 2,
             2 => continue,

@@ -1,6 +1,6 @@
 //! All that a stopped vCPU knows, as one saved value.
 //!
-//! Saving and loading is repeatable: a load sets everything that a save took, from whatever state
+//! Saving and loading is repeatable: a load sets everything that a save took, from any state that
 //! the vCPU was in. The order of the calls matters and is kept in [`Vcpu::save`] and
 //! [`VcpuState::apply`] only.
 

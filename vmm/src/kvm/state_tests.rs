@@ -55,9 +55,8 @@ fn a_state_loads_twice_and_saves_the_same() {
     assert_eq!(without_time(&others[0].save().unwrap()), without_time(&power_on), "the first keeps its own");
 }
 
-/// What is loaded holds addresses to which KVM itself writes. Until the guest is here they are
-/// somebody else's memory: that of a source whose guest may have to go on, or memory that is still
-/// being filled.
+/// What is loaded holds addresses to which KVM itself writes. Until the guest is here, that memory
+/// belongs to a source whose guest may have to go on, or it is still being filled.
 #[test]
 fn kvm_writes_to_guest_memory_when_the_guest_is_here_and_not_before() {
     const AT: u64 = 0x5000;

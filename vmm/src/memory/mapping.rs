@@ -25,8 +25,8 @@ const TURN: Duration = Duration::from_micros(250);
 /// What may be done through a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
-    /// Reading. Whoever writes is stopped: the kernel by an error, this process by a signal that
-    /// ends it.
+    /// Reading. A write is stopped: the kernel's by an error, this process's by a signal that ends
+    /// it.
     Read,
     /// Reading and writing.
     ReadWrite,
@@ -59,7 +59,7 @@ impl Mapping {
     /// Maps fresh zero pages; the kernel is asked for huge ones, which make the first touch cheap.
     pub(super) fn anonymous(len: usize) -> io::Result<Self> {
         let mapping = Self::reserve(len)?;
-        // SAFETY: the range lies in a reservation that nobody else knows yet.
+        // SAFETY: the range lies in a reservation that no other code knows yet.
         unsafe {
             mmap_anonymous(
                 mapping.at.cast(),
@@ -83,10 +83,11 @@ impl Mapping {
     }
 
     /// Maps `memfd`, sealed against shrinking, from `offset` on, shared, at the same addresses and
-    /// in place of what is mapped there now. Whoever uses the range meanwhile finds one or the
-    /// other; KVM hears of it from the kernel.
+    /// in place of what is mapped there now. A thread that uses the range meanwhile finds one or
+    /// the other; KVM hears of it from the kernel.
     ///
-    /// On failure the range may be without memory: nobody may use it before another call succeeds.
+    /// On failure the range may be without memory: no thread may use it before another call
+    /// succeeds.
     pub(super) fn show(&self, memfd: &File, offset: u64, access: Access) -> io::Result<()> {
         self.show_part(memfd, offset, access, 0..self.len)?;
         self.advise(Advice::LinuxDontDump)
@@ -163,8 +164,8 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the reservation is this mapping's own, and its owner drops it only when nobody
-        // refers to it any more.
+        // SAFETY: the reservation is this mapping's own, and its owner drops it only when no user
+        // of it is left.
         if let Err(error) = unsafe { munmap(self.reserved.cast(), self.reserved_len) } {
             tracing::warn!(%error, "guest memory could not be unmapped");
         }

@@ -72,7 +72,7 @@ pub struct Memory {
     store: Store,
     /// All of it is kept allocated, also when it is empty.
     prealloc: bool,
-    /// Nobody has written to it since it was allocated.
+    /// It has not been written to since it was allocated.
     untouched: AtomicBool,
 }
 
@@ -252,9 +252,9 @@ impl Memory {
     }
 
     /// Gives every page back to the host: all of guest RAM reads as zeros again, and nothing is
-    /// allocated. What an attempt that failed has received is gone with it. Nobody else may use
-    /// the memory meanwhile. Memory that another process passed stays as it is, and is no longer
-    /// this guest's.
+    /// allocated. What an attempt that failed has received is gone with it. No other thread may
+    /// use the memory meanwhile. Memory that another process passed stays as it is, and is no
+    /// longer this guest's.
     ///
     /// # Errors
     /// When the host refuses; some pages may keep what they held.
@@ -274,7 +274,7 @@ impl Memory {
     }
 
     /// Readies memory for a guest that comes from elsewhere: all of it reads as zeros, and is
-    /// allocated if it was to be. Nobody else may use it meanwhile.
+    /// allocated if it was to be. No other thread may use it meanwhile.
     ///
     /// # Errors
     /// When the host refuses.

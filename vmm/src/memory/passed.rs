@@ -16,7 +16,7 @@
 //! nothing of it has been touched yet. The destination's driver views at `Hello` and takes right
 //! before it starts the guest; the source's parts with memory that it has handed over.
 //!
-//! Whoever takes it turns a *mark* over that both sides see, and that outlives them: one
+//! The process that takes it turns a *mark* over that both sides see, and that outlives them: one
 //! permission bit of the file, which means nothing otherwise. A source that is left in doubt knows
 //! by it whether what it remembers of the guest still fits the memory.
 
@@ -112,8 +112,8 @@ const READ_ONLY: SealFlags = SealFlags::WRITE.union(SealFlags::FUTURE_WRITE);
 
 impl Memory {
     /// Shows the passed memory, announced to have so many bytes, in place of this machine's own,
-    /// whose contents are given up. Addresses stay, for KVM as well. It can only be read here.
-    /// Nobody else may use the memory meanwhile.
+    /// whose contents are given up. Addresses stay, for KVM as well. It can only be read here. No
+    /// other thread may use the memory meanwhile.
     ///
     /// # Errors
     /// When this is no such memory, or the host refuses; the machine then has empty memory of its
@@ -122,7 +122,7 @@ impl Memory {
         let Store::Memfd(held) = &self.store else { return Err(PassedError::NoMemfdHere) };
         let passed = self.check_passed(passed, bytes)?;
         let mut held = change(held);
-        // Before the mapping: whatever comes of it, what is there is not to be emptied.
+        // Before the mapping: even if that fails, the passed memory is not to be emptied.
         *held = Held { memfd: Arc::new(passed), whose: Whose::Viewed };
         self.show_bit_by_bit(&held.memfd, Access::Read).map_err(PassedError::Host).inspect_err(|_| {
             if let Err(error) = self.renew(&mut held) {

@@ -49,7 +49,7 @@ fn preallocated_memory_is_there_when_it_is_made_and_when_it_is_cleared() {
         let at = GuestAddress(7 << 20);
         assert_eq!(memory.populated().unwrap().count(), all, "{backing}");
         memory.clear().unwrap();
-        assert_eq!(memory.populated().unwrap().count(), all, "{backing}: nobody has written to it");
+        assert_eq!(memory.populated().unwrap().count(), all, "{backing}: it has not been written to");
         memory.guest().write_obj(7u64, at).unwrap();
         memory.clear().unwrap();
         assert_eq!(memory.populated().unwrap().count(), all, "{backing}");

@@ -43,7 +43,7 @@ pub trait Ownership: Send + Sync + Debug {
 
     /// Changes the record if it is as expected, by the rules of
     /// [`ferry_migration::ownership::judge`]. Won when the new record is durable, or when this
-    /// very change was made before; lost when somebody else changed it first.
+    /// very change was made before; lost when another process changed it first.
     ///
     /// # Errors
     /// [`OwnershipError`]. After [`OwnershipError::maybe_applied`], ask again: the answer will be
@@ -100,7 +100,7 @@ pub fn new_owner() -> std::io::Result<OwnerId> {
     Ok(OwnerId { id: random()?, label: label() })
 }
 
-/// A number that nobody else has.
+/// A number that no other call of any process returns.
 ///
 /// # Errors
 /// When the kernel gives no random numbers.

@@ -204,7 +204,7 @@ pub enum Lane {
     Destination,
     /// Between the two.
     Link,
-    /// Whoever ran the cell.
+    /// The harness that ran the cell.
     Harness,
     /// The guest, wherever it was.
     Guest,

@@ -162,8 +162,8 @@ impl Migrations {
             return Err(MigrationError::Arriving);
         }
         if let Some(previous) = &mut current.outgoing {
-            // Clients hear of the end as the driver's last act: whoever answers to it at once
-            // waits for the thread to be gone.
+            // The driver publishes the end just before its thread exits: a client that reacts at
+            // once waits here for the thread to be gone.
             if previous.progress.status().is_none_or(Status::is_active) && !previous.has_ended() {
                 return Err(MigrationError::Busy);
             }
@@ -182,8 +182,8 @@ impl Migrations {
         if !self.machine.awaits_guest() {
             return Err(MigrationError::NotIncoming);
         }
-        // Clients hear of an end as the driver's last act: whoever answers to it at once waits
-        // until it is put away.
+        // The driver publishes an end just before its thread exits: a client that reacts at once
+        // waits here until the migration is put away.
         let ending = |current: &mut Current| current.incoming.as_ref().is_some_and(|previous| !previous.goes_on());
         let (current, _) =
             self.changed.wait_timeout_while(current, FAREWELL, ending).unwrap_or_else(PoisonError::into_inner);

@@ -2,8 +2,8 @@
 //! message, and nowhere else.
 //!
 //! The control link's two ends use this, for the first message of a migration alone. A descriptor
-//! that comes with any other byte is closed by the kernel, because whoever reads that byte asks
-//! for none.
+//! that comes with any other byte is closed by the kernel, because the read of that byte asks for
+//! none.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;

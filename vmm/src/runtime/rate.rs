@@ -68,7 +68,7 @@ impl Bucket {
     /// follow.
     fn send(&mut self, bytes: u64, rate: u64, now: Instant) -> f64 {
         self.advance(rate, now);
-        // Nobody saves up for later: what was not used has gone.
+        // A sender saves nothing up for later: what it did not use has gone.
         self.paid = self.paid.min(self.sent);
         self.sent += bytes as f64;
         self.sent

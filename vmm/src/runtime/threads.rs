@@ -31,8 +31,8 @@ pub const WORKERS: [&str; 18] = [
 /// How often a device that may begin to hang is interrupted again.
 pub(super) const INTERRUPT_AGAIN: Duration = Duration::from_millis(5);
 
-/// Waits for threads of an attempt that is given up; ends whatever device hangs in them, however
-/// late it begins to.
+/// Waits for threads of an attempt that is given up; interrupts a device that hangs in them,
+/// however late it begins to.
 pub(super) fn join_interrupting(machine: &Machine, threads: impl IntoIterator<Item = JoinHandle<()>>) {
     for thread in threads {
         while !thread.is_finished() {
@@ -56,8 +56,8 @@ pub(super) fn spawn<T: Send + 'static>(
     std::thread::Builder::new().name(name.to_owned()).spawn(run)
 }
 
-/// Starts a worker whose death would leave somebody waiting for ever: a panic is told through
-/// `died`.
+/// Starts a worker whose death would leave another thread waiting for ever: a panic is told
+/// through `died`.
 pub(super) fn spawn_watched(
     faults: &FaultControl,
     name: &str,

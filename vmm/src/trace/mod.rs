@@ -1,11 +1,10 @@
 //! `ferry run --trace FILE`: what happens in this process's migrations, one JSON object a line.
 //!
-//! There is one trace in a process, as there is one log, and whatever happens is noted where
-//! everything of its kind passes: the drivers' inputs and outputs, the control link, the progress,
-//! the events. Without `--trace` a note costs the look at one variable. With it an entry goes into
-//! a queue; a thread of its own turns it into text and hands that to the kernel at once, so nobody
-//! else waits for a file, and what a killed process had noted is there. [`crate::report`] draws
-//! it.
+//! There is one trace in a process, as there is one log. What happens is noted where everything of
+//! its kind passes: the drivers' inputs and outputs, the control link, the progress, the events.
+//! Without `--trace` a note costs the look at one variable. With it an entry goes into a queue; a
+//! thread of its own turns it into text and hands that to the kernel at once, so no other thread
+//! waits for a file, and what a killed process had noted is there. [`crate::report`] draws it.
 
 mod entry;
 #[cfg(test)]

@@ -155,7 +155,7 @@ impl Job {
         }
         self.write();
         for done in flushed {
-            // Whoever waited may have given up.
+            // The caller of `flush` may have given up.
             let _ = done.send(());
         }
     }

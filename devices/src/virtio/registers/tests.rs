@@ -1,4 +1,4 @@
-//! The registers keep to the specification, whatever order a driver uses them in.
+//! The registers keep to the specification, in any order in which a driver uses them.
 
 use super::*;
 use proptest::prelude::*;

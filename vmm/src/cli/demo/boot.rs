@@ -16,7 +16,7 @@ const DISK_SIZE: u64 = 16 << 20;
 const STORY: &str = "\
 The built-in guest has 2 vCPUs, 256 MiB of memory and a disk. It rewrites 96 MiB of memory over and over,
 checks every page before it does, writes to its disk and reads back. It reports what it finds, and its longest
-gap: the time by which a page came later than it should, whoever made it wait.
+gap: the time by which a page came later than it should, for any reason.
 A file beside the disk, the ownership record, names the one process that may run it.";
 
 /// Plays the act; returns the process that runs the guest.

@@ -247,7 +247,7 @@ mod tests {
         let permit = encode(&ToDestination::Permit { generation: 1 }, &[], 7, 1).unwrap();
         assert!(!passes(&mut source, &mut destination, &permit));
         assert!(relay.is_cut());
-        assert!(TcpStream::connect(relay.address).is_err(), "a relay that was cut takes nobody");
+        assert!(TcpStream::connect(relay.address).is_err(), "a relay that was cut takes no connection");
     }
 
     #[test]

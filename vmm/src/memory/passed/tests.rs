@@ -95,7 +95,7 @@ fn the_mark_tells_its_owner_whether_memory_was_taken() {
     assert_ne!(source.mark().unwrap(), before);
     destination.forget_passed().unwrap();
     assert_eq!(source.mark().unwrap(), before, "it was given back");
-    // From hop to hop, also if nobody lives to see it.
+    // From hop to hop, also if no earlier owner lives to see it.
     let mut owner = source;
     for _ in 0..3 {
         let next = memory(SIZE);

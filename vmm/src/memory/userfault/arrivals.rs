@@ -1,8 +1,8 @@
 //! Which pages are here, and who may place one that is not.
 //!
-//! The urgent link and the bulk links race for the same page. Whoever claims it first places it;
-//! everybody else drops what he received, because the guest may have written the page since. One
-//! atomic operation claims up to 64 pages.
+//! The urgent link and the bulk links race for the same page. The thread that claims it first
+//! places it; the others discard their copy, because the guest may have written the page since.
+//! One atomic operation claims up to 64 pages.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -28,7 +28,7 @@ impl Arrivals {
         }
     }
 
-    /// Claims what nobody has claimed of `pages` in word `at`, and returns that.
+    /// Claims the unclaimed ones of `pages` in word `at`, and returns them.
     pub(super) fn claim(&self, at: usize, pages: u64) -> u64 {
         self.claimed.get(at).map_or(0, |word| pages & !word.fetch_or(pages, SeqCst))
     }

@@ -24,7 +24,7 @@ const FEW: u64 = 64;
 const BATCH: usize = 1024;
 
 /// Takes `outdated` pages out of the guest's page table. A memfd keeps their old contents in the
-/// page cache, to be written over; anonymous memory gives them back. Nobody may use these pages
+/// page cache, to be written over; anonymous memory gives them back. No thread may use these pages
 /// meanwhile.
 ///
 /// # Errors

@@ -74,7 +74,7 @@ pub enum UserfaultError {
         /// Why not.
         source: io::Error,
     },
-    /// A fault could not be read: nobody hears of waiting accesses any more.
+    /// A fault could not be read: no thread learns of waiting accesses any more.
     #[error("faults of the guest cannot be read; pages still arrive in the background; recover the migration")]
     Read(#[source] io::Error),
     /// Pages are no longer awaited.

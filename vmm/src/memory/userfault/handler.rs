@@ -1,8 +1,8 @@
 //! Hears of accesses to pages that are not here.
 //!
 //! One thread of the destination's driver waits here and asks the source for what it is told.
-//! Accesses that need nobody else (the page is here but not mapped, or was never written) are let
-//! through at once.
+//! Accesses that do not need the source (the page is here but not mapped, or was never written)
+//! are let through at once.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -24,9 +24,9 @@ const BATCH: usize = 64;
 /// What a wait ended with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// A page that somebody waits for, and that has not been asked for before.
+    /// A page that a thread waits for, and that has not been asked for before.
     Page(u64),
-    /// Nobody has touched a missing page in the time given.
+    /// No thread has touched a missing page in the time given.
     TimedOut,
     /// The wait was cancelled.
     Cancelled,
@@ -48,8 +48,8 @@ impl Handler {
     /// (and left so).
     ///
     /// # Errors
-    /// When faults cannot be read, or one that needs nobody else cannot be let through. Somebody
-    /// may wait for ever then unless the caller acts.
+    /// When faults cannot be read, or one that does not need the source cannot be let through. A
+    /// thread may wait for ever then unless the caller acts.
     pub fn next(&mut self, timeout: Duration, cancel: &EventFd) -> Result<Next, UserfaultError> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -134,7 +134,7 @@ impl Faults {
         }
     }
 
-    /// Whether the source must be asked for `page`, which somebody waits for.
+    /// Whether the source must be asked for `page`, which a thread waits for.
     fn is_wanted(&self, page: u64, write: bool) -> Result<bool, UserfaultError> {
         if self.arrivals.is_received(page) {
             self.answer(page, write)?;
@@ -142,7 +142,7 @@ impl Faults {
         }
         let first = self.waiting.begin(page);
         if self.arrivals.is_received(page) {
-            // It came in between; whoever placed it may have looked for waiters too early.
+            // It came in between; the thread that placed it may have looked for waiters too early.
             self.waiting.end((page / 64) as usize, 1 << (page % 64), |time| self.counters.waited(time));
             self.answer(page, write)?;
             return Ok(false);

@@ -28,7 +28,7 @@ pub(super) fn limit() -> Limit {
     let (held, dropped) = channel();
     std::thread::spawn(move || {
         if dropped.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
-            eprintln!("{test} took more than {LIMIT:?}: somebody waits for ever");
+            eprintln!("{test} took more than {LIMIT:?}: a thread waits for ever");
             std::process::abort();
         }
     });

@@ -2,10 +2,10 @@
 //! touches too early.
 //!
 //! The destination's driver arms guest memory with the set of missing pages before the guest runs,
-//! and disarms it when all have arrived. From then on three kinds of threads meet here: whoever
-//! touches a missing page (a vCPU, KVM, a device, one of our own system calls) sleeps in the
-//! kernel (`userfaultfd(2)`); a [`Handler`] hears of it and asks the source; a [`Landing`] for
-//! each link puts pages in place as they arrive.
+//! and disarms it when all have arrived. From then on three kinds of threads meet here: a thread
+//! that touches a missing page (for a vCPU, KVM, a device or one of our own system calls) sleeps
+//! in the kernel (`userfaultfd(2)`); a [`Handler`] hears of it and asks the source; a [`Landing`]
+//! for each link puts pages in place as they arrive.
 //!
 //! ```text
 //!   arm ──▶ armed ──guest_started──▶ running ──disarm──▶ disarmed      every page is here
@@ -67,9 +67,10 @@ pub use handler::{Handler, Next};
 pub use landing::{LANDING_PAGES, Landing};
 pub use open::{before_open, support};
 
-/// Received neighbours that are mapped along with a page that somebody waits for.
+/// Received neighbours that are mapped along with a page that a thread waits for.
 const MAP_AROUND: u64 = 8;
-/// What a rule of the fault device calls hearing of a missing page: whoever does so asks it first.
+/// What a rule of the fault device calls learning of a missing page: the thread that reads faults
+/// asks it first.
 pub const HEAR: &str = "USERFAULTFD_READ";
 /// What a page that holds nothing reads as.
 static ZERO_PAGE: [u8; PAGE_SIZE as usize] = [0; PAGE_SIZE as usize];
@@ -159,7 +160,7 @@ impl Faults {
         })
     }
 
-    /// From now on, before the first vCPU runs, missing pages are the guest's: nobody may find
+    /// From now on, before the first vCPU runs, missing pages are the guest's: no access may find
     /// zeros in place of them.
     ///
     /// # Errors
@@ -202,7 +203,7 @@ impl Faults {
         Ok(())
     }
 
-    /// Gives the pages up after a failed attempt: whoever waits goes on and finds zeros, or what
+    /// Gives the pages up after a failed attempt: accesses that wait go on and find zeros, or what
     /// precopy left in a memfd. Nothing can be placed any more, and the memory can be discarded
     /// and used again. Dropping does the same.
     ///
@@ -228,8 +229,8 @@ impl Faults {
         if self.memfd.is_some() { "minor" } else { "missing" }
     }
 
-    /// How many pages are missing. A page counts until shortly after whoever waited for it goes
-    /// on.
+    /// How many pages are missing. A page counts until shortly after the thread that waited for it
+    /// goes on.
     #[must_use]
     pub fn remaining(&self) -> u64 {
         self.arrivals.remaining()
@@ -241,7 +242,7 @@ impl Faults {
         self.arrivals.received()
     }
 
-    /// The missing pages that somebody waits for, ascending: after a lost link they must be asked
+    /// The missing pages that threads wait for, ascending: after a lost link they must be asked
     /// for again.
     #[must_use]
     pub fn awaited(&self) -> Vec<u64> {
@@ -302,7 +303,7 @@ impl Faults {
         }
     }
 
-    /// Lets an access through to a page that is here, or that nobody ever wrote.
+    /// Lets an access through to a page that is here, or that was never written.
     fn let_through(&self, page: u64, write: bool) -> Result<(), Stopped> {
         let range = self.range_of(page)?;
         let host = range.host(page);
@@ -317,7 +318,7 @@ impl Faults {
         }
         let around = self.arrivals.received_run(page).clamp(1, MAP_AROUND);
         match kernel::map(&self.uffd, host, around) {
-            // The first page has been mapped, a hole behind it is nobody's concern yet.
+            // The first page has been mapped, no access needs a hole behind it yet.
             Err(stopped) if stopped.done_pages > 0 => Ok(()),
             // EFAULT: a hole.
             Err(stopped) if stopped.error.raw_os_error() == Some(libc::EFAULT) => kernel::zero(&self.uffd, host, 1),
@@ -381,7 +382,7 @@ impl Drop for Faults {
             (Phase::Running, remaining) => {
                 tracing::error!(
                     remaining,
-                    "nobody receives pages any more: the guest waits for ever for those it lacks"
+                    "no thread receives pages any more: the guest waits for ever for those it lacks"
                 );
                 // Closing the descriptor would let the guest find zeros.
                 std::mem::forget((self.uffd.clone(), std::mem::take(&mut self.ranges)));

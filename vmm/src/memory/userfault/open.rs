@@ -90,8 +90,7 @@ fn open_anywhere(backing: Backing) -> Result<Uffd, UserfaultError> {
 }
 
 fn by_system_call(features: u64) -> io::Result<Uffd> {
-    // SAFETY: the system call takes flags only; a descriptor that it returns belongs to nobody
-    // else.
+    // SAFETY: the system call takes flags only; a descriptor that it returns has no other owner.
     let fd = unsafe {
         let fd = libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK);
         if fd < 0 {

@@ -89,8 +89,8 @@ fn system_calls_wait_for_missing_pages() {
             let faults = Faults::arm(&memory, &missing).unwrap();
             let source = Source::serve(&faults);
             let (mut reader, mut writer) = std::io::pipe().unwrap();
-            // SAFETY: page 5 is mapped for as long as the memory lives, and nobody writes it
-            // meanwhile.
+            // SAFETY: page 5 is mapped for as long as the memory lives, and no thread writes the
+            // mapped page meanwhile.
             let page = unsafe { std::slice::from_raw_parts(memory.host_pages(5).0, PAGE_SIZE as usize) };
             writer.write_all(page).unwrap();
             let mut bytes = [0; PAGE_SIZE as usize];
@@ -98,7 +98,8 @@ fn system_calls_wait_for_missing_pages() {
             assert_eq!(bytes[..8], stamp(5, 1).to_le_bytes());
 
             writer.write_all(b"ferry").unwrap();
-            // SAFETY: page 6 is mapped for as long as the memory lives, and nobody else uses it.
+            // SAFETY: page 6 is mapped for as long as the memory lives, and no other thread uses
+            // it.
             let part = unsafe { std::slice::from_raw_parts_mut(memory.host_pages(6).0, 5) };
             reader.read_exact(part).unwrap();
             let mut found = [0; 16];

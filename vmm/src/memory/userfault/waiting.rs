@@ -1,7 +1,7 @@
-//! The pages that somebody waits for.
+//! The pages that threads wait for.
 //!
-//! The fault handler enters a page, whoever places it takes it out. A bitmap beside the table lets
-//! bulk data, for which nobody waits, pass without the lock.
+//! The fault handler enters a page, the thread that places it takes it out. A bitmap beside the
+//! table lets bulk data, for which no thread waits, pass without the lock.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -20,11 +20,11 @@ impl Waiting {
         Waiting { marks: (0..pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(), since: Mutex::default() }
     }
 
-    /// Somebody waits for `page`; true when nobody did before.
+    /// A thread waits for `page`; true when none did before.
     ///
-    /// The caller looks *afterwards* whether the page has been received meanwhile, and whoever
-    /// places it calls [`Waiting::end`] after it is marked as received: so one of the two sees the
-    /// other.
+    /// The caller looks *afterwards* whether the page has been received meanwhile, and the thread
+    /// that places it calls [`Waiting::end`] after it is marked as received: so one of the two
+    /// sees the other.
     pub(super) fn begin(&self, page: u64) -> bool {
         let mut since = self.since();
         if since.contains_key(&page) {
@@ -35,7 +35,7 @@ impl Waiting {
         true
     }
 
-    /// Nobody has to wait any more for `pages` of word `at`. Returns those that somebody waited
+    /// No thread has to wait any more for `pages` of word `at`. Returns those that a thread waited
     /// for; `ended` learns how long each wait was.
     pub(super) fn end(&self, at: usize, pages: u64, mut ended: impl FnMut(Duration)) -> u64 {
         if self.marks[at].load(SeqCst) & pages == 0 {
@@ -78,7 +78,7 @@ mod tests {
         assert_eq!(waiting.pages(Duration::ZERO), [64, 129]);
         assert_eq!(waiting.pages(Duration::from_secs(3600)), [] as [u64; 0]);
         let mut ended = 0;
-        assert_eq!(waiting.end(2, 0b1, |_| ended += 1), 0, "nobody waits for page 128");
+        assert_eq!(waiting.end(2, 0b1, |_| ended += 1), 0, "no thread waits for page 128");
         assert_eq!(waiting.end(2, 0b11, |_| ended += 1), 0b10);
         assert_eq!((ended, waiting.pages(Duration::ZERO)), (1, vec![64]));
         assert_eq!(waiting.end(2, u64::MAX, |_| ended += 1), 0, "it has ended");

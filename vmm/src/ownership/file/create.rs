@@ -41,7 +41,7 @@ impl FileRecord {
         }
     }
 
-    /// A name that nobody else uses, hidden, beside the record.
+    /// A name that no other process uses, hidden, beside the record.
     fn draft_path(&self) -> io::Result<PathBuf> {
         let name = self.path.file_name().ok_or_else(|| io::Error::other("the path ends in no file name"))?;
         let random = random()?;
@@ -71,7 +71,7 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        // A name that stays is a file of 8 KiB that nobody reads.
+        // A name that stays is a file of 8 KiB that no process reads.
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!("{} could not be removed: {error}; remove it by hand", self.path.display());
         }

@@ -57,7 +57,7 @@ impl FileRecord {
     }
 
     /// Where the record of a guest with this disk image is: beside the file that holds the image,
-    /// links followed, so that both sides find the same one by whatever path they name the image.
+    /// links followed, so that both sides find the same one by any path that names the image.
     ///
     /// # Errors
     /// When the image cannot be found, or is the root folder.
@@ -184,7 +184,7 @@ impl Ownership for FileRecord {
     }
 
     fn create(&self, record: &Record) -> Result<Swap, OwnershipError> {
-        // Whoever comes first with its file decides; the second look meets what the first look
+        // The process whose file is there first decides; the second look meets what the first look
         // missed.
         for _ in 0..2 {
             if let Some(swap) = self.locked(Kind::Exclusive, |file| self.create_over(file, record))? {

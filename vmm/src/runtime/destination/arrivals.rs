@@ -44,8 +44,8 @@ const LOOK: Duration = Duration::from_millis(20);
 /// links each.
 const ROOM: usize = 256;
 
-/// Ends the thread that listens, when it is dropped: whatever becomes of its owner, the address is
-/// free again.
+/// Ends the thread that listens, when it is dropped: the address is free again however its owner
+/// ends.
 pub struct Listening {
     stop: Arc<OwnedFd>,
     live: Arc<AtomicBool>,

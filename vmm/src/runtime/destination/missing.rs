@@ -244,7 +244,7 @@ impl Missing {
 
     fn look_if_all_here(&self) {
         if self.faults.remaining() == 0 && !self.all_told.swap(true, SeqCst) {
-            // Without a driver nobody needs to know.
+            // A driver that has ended needs no event.
             let _ = self.events.send(Event::Input(Input::AllReceived));
         }
     }
@@ -282,7 +282,7 @@ impl Missing {
             if let Some(reason) = links.silence.look(Owed { awaited: awaited.len(), unsent }, waited) {
                 // Said once; the driver disconnects.
                 links.connection = None;
-                // Without a driver nobody needs to know.
+                // A driver that has ended needs no event.
                 let _ = self.events.send(Event::OfLink(connection, LinkEvent::PagesLost(reason)));
             }
         }
@@ -301,9 +301,9 @@ impl Missing {
         }
     }
 
-    /// Nobody hears of missing pages any more: who waits for one would wait for ever.
+    /// No thread reads faults any more: an access to a missing page would wait for ever.
     fn died(&self, reason: String) {
-        // Without a driver nobody needs to know.
+        // A driver that has ended needs no event.
         let _ = self.events.send(Event::Input(Input::FaultsDied(reason)));
     }
 

@@ -235,7 +235,7 @@ impl Incoming {
         Ok(self.endpoint())
     }
 
-    /// Waits for the end; `None` when somebody has waited before.
+    /// Waits for the end; `None` when an earlier call has done so.
     pub fn join(&self) -> Option<Outcome> {
         let thread = lock(&self.thread).take()?;
         Some(thread.join().unwrap_or_else(|_| {

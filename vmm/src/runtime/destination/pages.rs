@@ -39,7 +39,7 @@ impl Armed {
         self.change(ArmedState::Armed(missing));
     }
 
-    /// The attempt has ended: nobody need wait.
+    /// The attempt has ended: the threads that receive pages need not wait.
     pub fn give_up(&self) {
         self.change(ArmedState::Never);
     }
@@ -206,7 +206,7 @@ impl PageReceiver {
         let written = self.written.chunk(first_page / CHUNK_PAGES);
         let stale: [u64; CHUNK_WORDS] = std::array::from_fn(|at| written[at] & zero[at]);
         for (first, len) in runs(&stale) {
-            // SAFETY: as in `take`: inside guest memory, and nobody else uses it yet.
+            // SAFETY: as in `take`: inside guest memory, and no other thread uses it yet.
             unsafe {
                 base.add(first as usize * PAGE_SIZE as usize).write_bytes(0, len as usize * PAGE_SIZE as usize);
             }

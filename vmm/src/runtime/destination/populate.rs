@@ -25,11 +25,12 @@ pub fn pays(bulk_links: u8, cores: usize) -> bool {
     cores > bulk_links.into()
 }
 
-/// How long whoever needs memory to be left alone waits for it: a chunk takes the host about a
+/// How long a caller of [`Populating::end`] waits for the thread: a chunk takes the host about a
 /// millisecond.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What the thread, and whoever wants its end, share.
+/// What the thread shares with the driver, the machine's worker and the threads that receive
+/// pages.
 #[derive(Debug, Default)]
 pub struct Populating {
     stop: AtomicBool,
@@ -61,7 +62,7 @@ impl Populating {
         crate::runtime::spawn(&faults, "ferry-dst-memory", run).inspect_err(|_| drop(Ended(self)))
     }
 
-    /// The pages of `chunk` are here: what lies before it needs nobody any more.
+    /// The pages of `chunk` are here: the thread skips it and every chunk before it.
     pub fn reached(&self, chunk: u64) {
         self.reached.fetch_max(chunk + 1, Relaxed);
     }
@@ -93,7 +94,7 @@ impl Populating {
                 continue;
             }
             if let Err(error) = populate::chunk(memory, chunk) {
-                // An older kernel, or no memory: whoever needs the page hears of it.
+                // An older kernel, or no memory: the thread that first needs the page finds out.
                 return tracing::debug!(%error, "memory is not populated ahead");
             }
         }

@@ -151,7 +151,7 @@ fn start(machine: &Machine, record: Option<&HandoverRecord>) -> Result<(), Failu
     let run = || machine.release_hold_if(|| record.map_or(Ok(()), HandoverRecord::allows));
     taken.and_then(|()| run().map_err(|error| machine_failure(&error))).inspect_err(|_| {
         if let Err(error) = memory.forget_passed() {
-            tracing::warn!(%error, "the memory that was handed over is still mapped here; nobody uses it");
+            tracing::warn!(%error, "the memory that was handed over is still mapped here; no thread uses it");
         }
     })
 }
@@ -234,7 +234,7 @@ pub fn page_worker(
                 Ok(Mark::Reached(marker)) => (marker, false),
                 Ok(Mark::Switch(marker)) => (marker, true),
                 Err(error) => {
-                    // Without a driver nobody needs to know.
+                    // A driver that has ended needs no event.
                     let _ = events.send(lost(&error));
                     return;
                 }

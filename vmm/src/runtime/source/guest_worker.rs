@@ -109,7 +109,7 @@ fn answer(job: GuestJob, result: Result<(), Failure>) -> Option<Input> {
 
 fn part_with_memory(machine: &Machine) {
     if let Err(error) = machine.memory().part_with() {
-        tracing::warn!(%error, "the memory that was handed over is still mapped here; nobody uses it");
+        tracing::warn!(%error, "the memory that was handed over is still mapped here; no thread uses it");
     }
 }
 

@@ -182,8 +182,8 @@ impl Outgoing {
 }
 
 /// Commands the migration whose driver hears `events`; returns once that is accepted. One that has
-/// ended accepts a cancel, and does nothing. Nobody may hold what `query-migrate` needs meanwhile:
-/// the driver may be busy with a peer.
+/// ended accepts a cancel, and does nothing. The caller must not hold a lock that `query-migrate`
+/// needs: the driver may be busy with a peer.
 ///
 /// # Errors
 /// The reason for which the command does not fit, or that the driver does not answer.

@@ -101,7 +101,7 @@ pub fn start(
         &faults,
         "ferry-src-pages",
         move || worker.run(&inbox),
-        // Without a driver nobody needs to know.
+        // A driver that has ended needs no event.
         move |reason| drop(told.send(Event::Input(Input::LinkLost(reason)))),
     )?;
     Ok((jobs, thread))
@@ -125,7 +125,7 @@ impl PageWorker {
         for job in inbox {
             let event = match self.job(job) {
                 Ok(input) => LinkEvent::PagesDone(input),
-                // Whoever interrupted knows why.
+                // The driver, which interrupted the job, knows why.
                 Err(PagesError::Interrupted) => continue,
                 Err(error) => LinkEvent::PagesLost(crate::runtime::causes(&error)),
             };
@@ -175,7 +175,7 @@ impl PageWorker {
         let numbers = self.round_within_limit()?;
         if self.settings.postcopy() {
             let outdated = self.sender()?.pending().clone();
-            // Without a driver nobody needs to know.
+            // A driver that has ended needs no event.
             let _ = self.events.send(Event::Remaining(outdated));
         }
         let report = RoundReport {
@@ -226,7 +226,7 @@ impl PageWorker {
         let (shared, events, epoch) = (remaining.clone(), self.events.clone(), self.epoch);
         let serve = move || {
             let error = urgent::serve(&stream, session, count, &shared, chunks);
-            // Without a driver nobody needs to know.
+            // A driver that has ended needs no event.
             let _ = events.send(Event::OfLink(epoch, LinkEvent::PagesLost(crate::runtime::causes(&error))));
         };
         let (told, epoch) = (self.events.clone(), self.epoch);
@@ -247,7 +247,7 @@ impl PageWorker {
     fn await_end(&self) {
         if let Some(sender) = &self.sender {
             let error = LinkEvent::PagesLost(crate::runtime::causes(&sender.wait_closed()));
-            // Without a driver nobody needs to know.
+            // A driver that has ended needs no event.
             let _ = self.events.send(Event::OfLink(self.epoch, error));
         }
     }

@@ -111,7 +111,7 @@ impl Arrived {
         self.changed.notify_all();
     }
 
-    /// Wakes whoever waits, to look at its stop flag.
+    /// Wakes the page thread if it waits, to look at its stop flag.
     pub fn wake(&self) {
         let _held = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
         self.changed.notify_all();
@@ -333,8 +333,9 @@ impl PageSender {
 
 impl Drop for PageSender {
     fn drop(&mut self) {
-        // Nobody writes to what was handed over, and KVM waits for a kernel worker to end the log:
-        // on a busy host for many seconds, in which the migration would not be over.
+        // This process writes nothing to a guest that was handed over, and KVM waits for a kernel
+        // worker to end the log: on a busy host for many seconds, in which the migration would not
+        // be over.
         if self.machine.is_handed_over() {
             return;
         }

@@ -1,8 +1,8 @@
 //! Pages that a destination in postcopy still lacks, shared by the threads that send them.
 //!
-//! The stream sends a page once on each connection, unless it was asked for before: whoever takes
-//! it out of the set sends it. The background stream begins where the destination's last requests
-//! were, because what a guest touched it will touch the neighbours of.
+//! The stream sends a page once on each connection, unless it was asked for before: the thread
+//! that takes it out of the set sends it. The background stream begins where the destination's
+//! last requests were, because what a guest touched it will touch the neighbours of.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::AcqRel, Ordering::Relaxed};
@@ -38,7 +38,7 @@ impl Remaining {
         }
     }
 
-    /// Takes one page out, and remembers where it was; false when somebody has taken it before.
+    /// Takes one page out, and remembers where it was; false when it was taken before.
     pub fn claim(&self, page: u64) -> bool {
         let word = (page / 64) as usize;
         self.remember(word);

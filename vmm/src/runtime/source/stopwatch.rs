@@ -57,7 +57,7 @@ impl Stopwatch {
         };
         let load_us = self.load_us.saturating_sub(self.pages_us);
         // The destination saw the way of `Ready`, which is part of the package's time, this side's
-        // own, and the way of the permit. Nobody ran meanwhile, so both ways were alike; those of
+        // own, and the way of the permit. No vCPU ran meanwhile, so both ways were alike; those of
         // `Started` and back are not: the guest may be in their way by then.
         let ways_us = self.permit_us.saturating_sub(between(self.ready, self.permit));
         Downtime {

@@ -44,8 +44,8 @@ pub fn serve(
 
 fn answer(page: u64, remaining: &Remaining, sender: &mut ChunkSender) -> Result<(), LinkError> {
     sender.note_request();
-    // A page that somebody waits for does not stand in line behind the bulk link's: it is sent
-    // again if it is on its way there, and the destination takes what comes first.
+    // A requested page does not queue behind the bulk link's: it is sent again if it is on its way
+    // there, and the destination takes what comes first.
     let first = remaining.claim(page);
     let mut wanted = [0; CHUNK_WORDS];
     wanted[(page % CHUNK_PAGES / 64) as usize] = 1 << (page % 64);

@@ -23,7 +23,7 @@ impl Driver {
             Command::Listens => Err(Refusal::Unfit(NOT_LISTENING)),
             Command::RecoverInPlace(wanted) => self.listen_in_place(&wanted),
         };
-        // Nobody waits for the answer when the client has gone.
+        // The client may have gone.
         let _ = answer.send(result);
     }
 }

@@ -114,7 +114,7 @@ impl Driver {
         let started = crate::runtime::spawn(self.machine.faults(), "ferry-dst-recv", read);
         let failed = move |error: LinkError| {
             let reason = format!("sending: {}", crate::runtime::causes(&error));
-            // Without a driver nobody needs to know.
+            // A driver that has ended needs no event.
             let _ = told.send(Event::OfLink(connection, LinkEvent::SendFailed(reason)));
         };
         self.control = Some(control::Sender::reporting(stream, session, failed));

@@ -74,11 +74,11 @@ impl Driver {
         self.input(Input::Loaded(Err(failure)));
     }
 
-    /// The guest is not here: its memory is not either. Nobody loads or starts the machine any
-    /// more.
+    /// The guest is not here: its memory is not either. The worker that loads and starts the
+    /// machine has ended.
     pub(super) fn let_go_of_memory(&self) {
         if let Err(error) = self.machine.memory().forget_passed() {
-            tracing::warn!(%error, "the memory that was handed over is still mapped here; nobody uses it");
+            tracing::warn!(%error, "the memory that was handed over is still mapped here; no thread uses it");
         }
     }
 }

@@ -138,7 +138,7 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Listens from now on; nobody has connected yet.
+    /// Listens from now on; no source has connected yet.
     pub(super) fn new(
         machine: Arc<Machine>,
         listener: Listener,
@@ -256,7 +256,7 @@ impl Driver {
             LinkEvent::FirstMessage(message, attachment, passed, _ticket) => {
                 self.passed = passed;
                 self.message(message, attachment);
-                // Whatever was not wanted is closed.
+                // Descriptors that the message did not take are closed.
                 self.passed.clear();
             }
             LinkEvent::Message(message, attachment, _ticket) => self.message(message, attachment),

@@ -29,7 +29,7 @@ impl Driver {
         self.missing = Some(missing);
     }
 
-    /// Nobody waits for a page any more: every page is here, or the guest never runs here.
+    /// The driver awaits no page any more: every page is here, or the guest never runs here.
     pub(super) fn let_go(&self) {
         let Some(missing) = &self.missing else { return };
         missing.stop();
@@ -51,9 +51,9 @@ impl Driver {
         }
     }
 
-    /// Waits for every thread, and ends whatever holds one up, however late it begins to: a device
-    /// that hangs, or a load that waits for a page in memory that it has armed when the migration
-    /// was given up already.
+    /// Waits for every thread, and ends what holds one up, however late that begins: a device that
+    /// hangs, or a load that waits for a page in memory that it has armed when the migration was
+    /// given up already.
     pub(super) fn join(&mut self, inbox: &Receiver<Event>) {
         loop {
             let (ended, running): (Vec<_>, Vec<_>) = self.threads.drain(..).partition(JoinHandle::is_finished);
@@ -84,7 +84,7 @@ impl Driver {
         self.receive_from(migration_id, stream, URGENT, None);
     }
 
-    /// The link is gone: the guest waits where it needs a page. Whoever comes with this
+    /// The link is gone: the guest waits where it needs a page. A source that connects with this
     /// migration's id goes on with it.
     pub(super) fn pause(&mut self) {
         self.paused = true;
@@ -103,7 +103,7 @@ impl Driver {
         self.progress.set_status(Status::PostcopyActive);
     }
 
-    /// Nobody can come any more. A guest that runs here goes on without; the operator gives
+    /// No source can connect any more. A guest that runs here goes on without; the operator gives
     /// another address.
     pub(super) fn listening_failed(&mut self, error: &std::io::Error) {
         if self.listening.is_live() {
@@ -134,7 +134,7 @@ impl Driver {
         let (listening, thread) = accepting.map_err(BindError::Host)?;
         self.listening = listening;
         *lock(&self.bound) = bound;
-        // The operator is answered when nobody can come by the old address any more.
+        // The operator is answered when no source can connect at the old address any more.
         let before = self.accepting.replace(thread);
         crate::runtime::join_interrupting(&self.machine, before);
         Ok(())

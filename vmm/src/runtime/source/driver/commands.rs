@@ -25,7 +25,7 @@ impl Driver {
             Command::Resolve { resolution, drop_pages: false }
                 if resolution.owner == Owner::Destination && self.core.is_paused() =>
             {
-                // Nobody waits for the answer when the client has gone.
+                // The client may have gone.
                 let _ = answer.send(Err(NEEDS_PAGES));
                 return;
             }
@@ -65,7 +65,7 @@ impl Driver {
         }
         self.explain(&outputs, &trouble);
         self.take_leave(&outputs, trouble);
-        // Whoever asks once this is answered finds the status that it led to.
+        // A client that asks after the answer finds the status that the command led to.
         if let Some(Output::Status(status)) = outputs.iter().find(|output| matches!(output, Output::Status(_))) {
             self.show(*status);
         }

@@ -1,8 +1,8 @@
 //! The source's guest is slowed down while rounds do not converge, and never for longer.
 //!
 //! Only the driver's thread throttles, so that what the page thread says late changes nothing:
-//! [`Driver`] ends it before whatever ends the rounds. Should the driver itself die, the guest is
-//! let go with it.
+//! [`Driver`] ends it before each step that ends the rounds. Should the driver itself die, the
+//! guest is let go with it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
