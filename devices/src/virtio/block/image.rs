@@ -127,7 +127,7 @@ impl Image {
             lock,
             held: AtomicBool::new(false),
             has_part: AtomicBool::new(false),
-            sign: Sign::default(),
+            sign: Sign::new(),
             unsynced: AtomicBool::new(false),
             lost_data: AtomicBool::new(false),
             flushing_ahead: Arc::default(),

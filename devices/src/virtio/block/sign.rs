@@ -9,14 +9,18 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Mutex, PoisonError};
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sign {
     wanted: AtomicBool,
-    /// The lock is there, or may be.
-    shown: Mutex<bool>,
+    /// Whether the lock is there; not known after a call that failed.
+    shown: Mutex<Option<bool>>,
 }
 
 impl Sign {
+    pub(super) fn new() -> Self {
+        Sign { wanted: AtomicBool::new(false), shown: Mutex::new(Some(false)) }
+    }
+
     /// Says whether the sign is to be shown; what was wanted before. [`Sign::follow`] comes next.
     pub(super) fn want(&self, wanted: bool) -> bool {
         self.wanted.swap(wanted, SeqCst)
@@ -27,13 +31,13 @@ impl Sign {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let wanted = self.wanted.load(SeqCst);
-            if *shown == wanted {
+            if *shown == Some(wanted) {
                 return Ok(());
             }
-            let result = set(wanted);
-            // One that failed may have done its work in part.
-            *shown = wanted || result.is_err();
-            result?;
+            // One that fails may have done its work in part.
+            *shown = None;
+            set(wanted)?;
+            *shown = Some(wanted);
         }
     }
 }
@@ -50,7 +54,7 @@ mod tests {
 
     #[test]
     fn a_call_that_comes_late_does_what_is_wanted_by_then() {
-        let sign = Sign::default();
+        let sign = Sign::new();
         let mut done = Vec::new();
         assert!(!sign.want(true));
         // The migration ends before its call comes to the storage.
@@ -74,15 +78,14 @@ mod tests {
     }
 
     #[test]
-    fn a_sign_that_failed_in_part_is_taken_away_and_one_that_stays_is_tried_again() {
-        let sign = Sign::default();
-        let fails = |_| Err(io::ErrorKind::Other.into());
-        sign.want(true);
-        sign.follow(fails).unwrap_err();
-        sign.want(false);
-        sign.follow(fails).unwrap_err();
-        let mut done = Vec::new();
-        sign.follow(|show| note(&mut done, show)).unwrap();
-        assert_eq!(done, [false]);
+    fn after_a_call_that_failed_the_next_one_sets_what_is_wanted() {
+        for [failed, next] in [[true, true], [true, false], [false, true], [false, false]] {
+            let sign = Sign { wanted: AtomicBool::new(failed), shown: Mutex::new(Some(!failed)) };
+            sign.follow(|_| Err(io::ErrorKind::Other.into())).unwrap_err();
+            sign.want(next);
+            let mut done = Vec::new();
+            sign.follow(|show| note(&mut done, show)).unwrap();
+            assert_eq!(done, [next]);
+        }
     }
 }

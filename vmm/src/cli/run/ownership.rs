@@ -92,7 +92,6 @@ impl OwnershipOption {
             false => CliError::because(error),
         })?;
         match own.take_at_boot(&boot) {
-            Err(RecordError::Ownership(error)) if own.does_without(&error) => Ok(()),
             Err(RecordError::Ownership(error)) if error.is_present() => Err(names_another(own, error)),
             result => result.map_err(CliError::because),
         }

@@ -20,8 +20,14 @@ impl FileRecord {
     pub(super) fn create_file(&self, record: &Record) -> Result<bool, OwnershipError> {
         let failed = |error| self.unreachable("creating it", false, error);
         let draft = Draft::write(self.draft_path().map_err(failed)?, record, &self.faults).map_err(failed)?;
+        // Kept open: a file that takes its place before it is used first is noticed.
+        let opened = OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open(&draft.path);
+        let file = opened.map_err(failed)?;
         match fs::hard_link(&draft.path, &self.path) {
-            Ok(()) => self.sync_folder().map(|()| true),
+            Ok(()) => {
+                *self.held() = Some(file);
+                self.sync_folder().map(|()| true)
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             // A file system on another host may have carried it out and lost the answer.
             Err(error) => Err(self.unreachable("creating it", true, error)),

@@ -181,21 +181,26 @@ fn only_a_regular_file_is_opened() {
 
 #[test]
 fn a_file_that_is_exchanged_in_use_is_noticed() {
-    let folder = Folder::new();
-    let file = created(&folder);
-    assert!(file.read().unwrap().is_some());
-    let aside = folder.0.join("aside");
-    fs::rename(folder.path(), &aside).unwrap();
-    for exchanged in [false, true] {
-        if exchanged {
-            fs::copy(&aside, folder.path()).unwrap();
+    // Also by the process that has made it, and not used it yet.
+    for used in [true, false] {
+        let folder = Folder::new();
+        let file = created(&folder);
+        if used {
+            assert!(file.read().unwrap().is_some());
         }
-        let error = ask(&file, &handover().take_back()).unwrap_err();
-        assert!(matches!(error, OwnershipError::Replaced { .. }), "{error}");
-        assert!(matches!(file.read(), Err(OwnershipError::Replaced { .. })));
+        let aside = folder.0.join("aside");
+        fs::rename(folder.path(), &aside).unwrap();
+        for exchanged in [false, true] {
+            if exchanged {
+                fs::copy(&aside, folder.path()).unwrap();
+            }
+            let error = ask(&file, &handover().take_back()).unwrap_err();
+            assert!(matches!(error, OwnershipError::Replaced { .. }), "{error}");
+            assert!(matches!(file.read(), Err(OwnershipError::Replaced { .. })));
+        }
+        fs::rename(&aside, folder.path()).unwrap();
+        assert_eq!(ask(&file, &handover().take_back()).unwrap(), Swap::Won, "the original is back");
     }
-    fs::rename(&aside, folder.path()).unwrap();
-    assert_eq!(ask(&file, &handover().take_back()).unwrap(), Swap::Won, "the original is back");
 }
 
 #[test]

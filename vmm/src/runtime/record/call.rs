@@ -37,7 +37,7 @@ impl<Q: Copy + PartialEq> Call<Q> {
         self.serial += 1;
         match spawn(self.serial) {
             Ok(()) => self.hanging = Some(question),
-            Err(error) => tracing::error!(%error, "no thread to ask the ownership record"),
+            Err(error) => tracing::warn!(%error, "the ownership record is not asked"),
         }
     }
 

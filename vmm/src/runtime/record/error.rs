@@ -94,6 +94,15 @@ pub enum RecordError {
         /// Where the record is.
         place: String,
     },
+    /// Too many hand-overs have ended without the record's being told.
+    #[error(
+        "the ownership record {place} still has to be told how many earlier hand-overs ended: see in the log or with \
+         x-ferry-query-ownership what keeps its storage, then try again"
+    )]
+    Behind {
+        /// Where the record is.
+        place: String,
+    },
     /// The migration has ended before it was announced.
     #[error("the migration has ended meanwhile")]
     Over,
@@ -127,6 +136,11 @@ impl std::fmt::Display for Twice {
 }
 
 impl RecordError {
+    /// Whether the record may have been changed all the same.
+    pub(super) fn maybe_applied(&self) -> bool {
+        matches!(self, RecordError::Ownership(error) if error.maybe_applied())
+    }
+
     /// Whether another try may succeed: the storage comes back, the change follows what another
     /// process has written meanwhile, or that process ends.
     pub(super) fn may_pass(&self) -> bool {

@@ -25,6 +25,10 @@ pub struct HandoverRecord {
     pub(super) nonce: u64,
     /// Of the guest at this process, when the hand-over began.
     pub(super) stay: Stay,
+    /// Source: the record was asked to name this side again.
+    pub(super) asked_back: AtomicBool,
+    /// The record may tell of it.
+    pub(super) in_record: AtomicBool,
     /// The guest is here for good: an announcement that has not been written yet must not be.
     pub(super) is_over: Arc<AtomicBool>,
     /// The operator knows that the destination's claim was never used.
@@ -58,15 +62,20 @@ impl HandoverRecord {
     /// When the record does not answer or names another process.
     pub fn announce(&self) -> Result<(), RecordError> {
         let announced = self.own.while_nobody_changes_it(|| {
+            if self.own.is_behind() {
+                return Err(RecordError::Behind { place: self.own.place() });
+            }
+            // In this order: an end that comes now finds the one or says the other.
+            self.in_record.store(true, SeqCst);
             if self.is_over.load(SeqCst) || !self.begins() {
                 return Err(RecordError::Over);
             }
-            Ok(self.swap(&self.handover.announce(self.nonce))?)
+            match self.swap(&self.handover.announce(self.nonce))? {
+                Swap::Won => Ok(()),
+                Swap::Lost(record) => Err(self.own.not_ours(&record)),
+            }
         });
-        match announced? {
-            Swap::Won => Ok(()),
-            Swap::Lost(record) => Err(self.own.not_ours(&record)),
-        }
+        announced.inspect_err(|error| self.in_record.store(error.maybe_applied(), SeqCst))
     }
 
     /// Notes that the record is about to tell of this migration, unless it has ended.
@@ -89,9 +98,16 @@ impl HandoverRecord {
     /// Source: makes the record name this side again.
     #[must_use]
     pub fn take_back(&self) -> TakeBack {
+        self.asked_back.store(true, SeqCst);
         let change = self.handover.take_back();
         match self.swap(&change) {
-            Ok(Swap::Won) => self.took_back(&change.record),
+            Ok(Swap::Won) => {
+                // The answer may come when the driver has stopped waiting for it.
+                if self.own.stay() != self.stay {
+                    self.disown();
+                }
+                self.took_back(&change.record)
+            }
             Ok(Swap::Lost(record)) => match self.handover.standing(&self.own.me, Some(&record)) {
                 // The destination has given it back.
                 Standing::Mine => self.took_back(&record),
@@ -168,7 +184,29 @@ impl HandoverRecord {
     /// another process or to another hand-over.
     pub fn settle(&self) {
         self.is_over.store(true, SeqCst);
-        self.own.settle(&self.handover);
+        if self.in_record.load(SeqCst) {
+            self.own.settle(&self.handover);
+        }
+    }
+
+    /// Source, whose guest is another process's for good: if the record names this side all the
+    /// same, by an answer that came too late, it says that nothing is under way. Goes on in the
+    /// background.
+    pub fn disown(&self) {
+        if !self.asked_back.load(SeqCst) {
+            return;
+        }
+        let handover = self.handover.clone();
+        let _first_try = self.own.insist("say that the guest has gone", move |own| {
+            match own.backend.read()? {
+                Some(record) if own.is_unsettled(&record, &handover) && record.generation > handover.generation() => {
+                    let change = record.settle();
+                    own.backend.swap(&change.expected, &change.record)?;
+                }
+                _ => {}
+            }
+            Ok(())
+        });
     }
 
     /// Source, whose operator knows that the destination has never run the guest: makes the record

@@ -1,7 +1,6 @@
 //! The record of a process's guest: which record, who this process is, and which generation it
 //! holds.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +12,7 @@ use ferry_migration::ownership::{Change, Handover, Name, OwnerId, Record, Swap};
 
 use super::background::Background;
 use super::error::Twice;
+use super::settling::Ended;
 use super::twice::MayRunTwice;
 use super::{ANSWER_DEADLINE, HandoverRecord, OwnershipInfo, RecordError};
 use crate::one_call::OneCall;
@@ -35,7 +35,7 @@ pub struct OwnRecord {
     pub(super) backend: Arc<dyn Ownership>,
     pub(super) me: OwnerId,
     vm: Name,
-    /// A guest does without where the record cannot be made or changed.
+    /// A guest does without where the record cannot be made.
     optional: bool,
     pub(super) generation: AtomicU64,
     /// The migration that the record tells of, while it goes on with this process as its source.
@@ -48,8 +48,7 @@ pub struct OwnRecord {
     pub(super) calls: Calls,
     /// Cloned into each thread that asks for a migration.
     pub(super) asking: Arc<()>,
-    /// Hand-overs that have ended; until the list is empty, a thread tells the record.
-    pub(super) ended: Mutex<VecDeque<Handover>>,
+    pub(super) ended: Mutex<Ended>,
     /// Why the guest may run twice, by the record as it was then.
     pub(super) may_run_twice: Mutex<Option<MayRunTwice>>,
     /// Held from a look at the record to the change that follows from it: the end of one hand-over
@@ -81,20 +80,21 @@ impl OwnRecord {
         })
     }
 
-    /// The same; where its storage lets this process write nothing, a guest does without it.
+    /// The same; where it is not there, and this process may not make it, a guest does without.
     #[must_use]
     pub fn optional(self) -> Self {
         OwnRecord { optional: true, ..self }
     }
 
-    /// Whether a guest does without the record after `error`.
-    #[must_use]
-    pub fn does_without(&self, error: &OwnershipError) -> bool {
-        let without = self.optional && error.is_read_only();
-        if without {
-            tracing::warn!(%error, "there is no ownership record; migrations use the handshake setup");
+    /// Makes the record where there is none; `None` if the guest does without it.
+    fn create(&self, record: &Record) -> Result<Option<Swap>, OwnershipError> {
+        match self.backend.create(record) {
+            Err(error) if self.optional && error.is_read_only() && !error.maybe_applied() => {
+                tracing::warn!(%error, "there is no ownership record; migrations use the handshake setup");
+                Ok(None)
+            }
+            won => won.map(Some),
         }
-        without
     }
 
     /// Whether this process may boot the guest, by the record as it is now. Nothing is changed:
@@ -119,7 +119,10 @@ impl OwnRecord {
     pub fn take_at_boot(&self, boot: &Boot) -> Result<(), RecordError> {
         let stay = self.stay();
         let (record, won) = match boot {
-            Boot::Create(record) => (record, self.backend.create(record)?),
+            Boot::Create(record) => match self.create(record)? {
+                Some(won) => (record, won),
+                None => return Ok(()),
+            },
             Boot::Swap(Change { expected, record }) => {
                 self.show_presence(true, stay)?;
                 (record, self.backend.swap(expected, record)?)
@@ -180,10 +183,7 @@ impl OwnRecord {
         let (stay, open) = (self.stay(), self.arrivals.begin());
         let _first_try = self.insist("name this process", move |own| {
             let _open = &open;
-            match own.take_at_arrival(migration_id, &through, stay) {
-                Err(RecordError::Ownership(error)) if own.does_without(&error) => Ok(()),
-                result => result,
-            }
+            own.take_at_arrival(migration_id, &through, stay)
         });
     }
 
@@ -209,7 +209,10 @@ impl OwnRecord {
                 self.generation.store(generation, SeqCst);
                 return Ok(self.show_presence(false, stay)?);
             }
-            Ok(Arrival::Create(record)) => (record.clone(), self.backend.create(&record)?),
+            Ok(Arrival::Create(record)) => match self.create(&record)? {
+                Some(won) => (record, won),
+                None => return Ok(()),
+            },
             Ok(Arrival::Swap { change, alone }) => {
                 self.show_presence(alone, stay).map_err(|error| match there {
                     Some(there) if error.is_present() && alone => self.twice(&there, Twice::IsPresent),
@@ -330,6 +333,8 @@ impl OwnRecord {
             handover,
             nonce,
             stay: self.stay(),
+            asked_back: AtomicBool::new(false),
+            in_record: AtomicBool::new(false),
             is_over: Arc::default(),
             never_ran: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
@@ -344,6 +349,8 @@ impl OwnRecord {
             handover,
             nonce: 0,
             stay: self.stay(),
+            asked_back: AtomicBool::new(false),
+            in_record: AtomicBool::new(true),
             is_over: Arc::default(),
             never_ran: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),

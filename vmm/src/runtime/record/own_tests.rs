@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use ferry_devices::fault::{Direction, FaultControl};
 use ferry_migration::ownership::custody::Again;
+use ferry_migration::source::TakeBack;
 use tempfile::TempDir;
 
 use super::*;
@@ -193,10 +194,12 @@ fn hand_overs_that_end_while_storage_hangs_are_told_by_one_thread() {
         assert!(Instant::now() < until, "the thread has begun");
         std::thread::yield_now();
     }
-    for migration in 9..20 {
+    // Of further ones, which were never announced, the record cannot tell.
+    for migration in 9..200 {
         own.outgoing(migration).unwrap().settle();
     }
     assert_eq!((faulty.struck(), own.background.count()), (1, 1), "one thread for all");
+    assert!(!own.is_behind());
     faulty.set(None);
     own.wait_written(LONG);
     assert!(there(&own).settled);
@@ -207,6 +210,62 @@ fn hand_overs_that_end_while_storage_hangs_are_told_by_one_thread() {
     next.settle();
     own.wait_written(LONG);
     assert!(there(&own).settled);
+}
+
+#[test]
+fn an_answer_that_names_the_source_when_its_guest_has_gone_is_no_claim() {
+    for late in [true, false] {
+        let place = Place::new();
+        let own = place.booted(true);
+        let outgoing = own.outgoing(8).unwrap();
+        outgoing.announce().unwrap();
+        if late {
+            own.guest_has_gone();
+            outgoing.disown();
+        }
+        assert_eq!(outgoing.take_back(), TakeBack::Won);
+        if !late {
+            own.guest_has_gone();
+            outgoing.disown();
+        }
+        own.wait_written(LONG);
+        let record = there(&own);
+        assert_eq!((record.settled, record.generation, &record.owner), (true, 2, &own.me), "late: {late}");
+    }
+    // One that was asked for nothing leaves the record to the destination.
+    let place = Place::new();
+    let own = place.booted(true);
+    let outgoing = own.outgoing(8).unwrap();
+    outgoing.announce().unwrap();
+    own.guest_has_gone();
+    outgoing.disown();
+    own.wait_written(LONG);
+    assert!(!there(&own).settled);
+}
+
+#[test]
+fn what_the_record_may_tell_of_is_never_forgotten_and_no_more_is_announced_at_last() {
+    let place = Place::new();
+    let faults = Arc::new(FaultControl::new(Direction::Incoming));
+    let faulty = Arc::new(Faulty::new(FileRecord::new(place.path(), LONG, faults)));
+    let own = Arc::new(OwnRecord::new(faulty.clone(), "vm").expect("an identity"));
+    let boot = own.look_at_boot(false).expect("nothing is in the way");
+    own.take_at_boot(&boot).expect("the guest is free");
+    let first = own.outgoing(8).unwrap();
+    first.announce().unwrap();
+    faulty.set(Some(Plan { strikes: Strikes::Everything, fault: Fault::RequestLost, times: None }));
+    first.settle();
+    let refused = (9..1000).find(|migration| {
+        let next = own.outgoing(*migration).unwrap();
+        let error = next.announce().unwrap_err();
+        next.settle();
+        matches!(error, RecordError::Behind { .. })
+    });
+    assert!(refused.is_some_and(|migration| migration > 20), "{refused:?}");
+    faulty.set(None);
+    own.wait_written(LONG);
+    assert!(there(&own).settled, "also the first");
+    own.outgoing(1000).unwrap().announce().unwrap();
 }
 
 /// A record whose storage hangs when it is read, and what counts the reads.

@@ -1,47 +1,58 @@
 //! Says that hand-overs have ended: on one thread for all of them, however long storage hangs.
 
-use std::collections::VecDeque;
-use std::sync::mpsc::TryRecvError;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use ferry_migration::ownership::Handover;
 
 use super::{OwnRecord, RecordError};
 
-/// Most hand-overs that wait to be called over. Of those that the record may still come to tell
-/// of, no more than the calls that can be under way ([`OwnRecord::ask_apart`]).
-const MOST: usize = 32;
+/// Most hand-overs that the record may still tell of after their end. At this number no other is
+/// announced.
+const MOST: usize = 64;
+
+/// Hand-overs that have ended, and of which the record may tell.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
+    list: Vec<Handover>,
+    /// The thread that tells the record; 0 is none.
+    worker: u64,
+    /// Of the newest thread.
+    serial: u64,
+}
+
+/// A thread that tells the record, until this is dropped.
+struct Work {
+    own: Arc<OwnRecord>,
+    serial: u64,
+}
 
 impl OwnRecord {
     /// Makes the record say that `handover` is under way no more, if it tells of it. Goes on in the
     /// background until the record has it, or belongs to another process or to another hand-over.
     pub(super) fn settle(self: &Arc<Self>, handover: &Handover) {
-        {
+        let work = {
             let mut ended = self.ended();
-            let at_work = !ended.is_empty();
-            ended.truncate(MOST - 1);
-            ended.push_front(handover.clone());
-            if at_work {
+            ended.list.push(handover.clone());
+            if ended.worker != 0 {
                 return;
             }
-        }
-        let first_try = self.insist("say that the hand-over has ended", |own| {
-            own.settle_ended().inspect_err(|error| {
-                if !error.may_pass() {
-                    own.ended().clear();
-                }
-            })
+            ended.serial += 1;
+            ended.worker = ended.serial;
+            Work { own: self.clone(), serial: ended.serial }
+        };
+        // Where there is no thread, the list waits for the next hand-over that ends.
+        let _first_try = self.insist("say that the hand-over has ended", move |own| {
+            let result = own.settle_ended(&work);
+            if result.as_ref().is_err_and(|error| !error.may_pass()) {
+                own.ended().list.clear();
+            }
+            result
         });
-        // Without a thread, the next one that ends starts one.
-        if matches!(first_try.try_recv(), Err(TryRecvError::Disconnected)) {
-            self.ended().clear();
-        }
     }
 
-    /// Ends with an empty list, so that the next hand-over starts a thread again.
-    fn settle_ended(&self) -> Result<(), RecordError> {
+    fn settle_ended(&self, work: &Work) -> Result<(), RecordError> {
         loop {
-            let ended = self.ended().clone();
+            let ended = self.ended().list.clone();
             match self.backend.read()? {
                 Some(record) if ended.iter().any(|handover| self.is_unsettled(&record, handover)) => {
                     let change = record.settle();
@@ -50,14 +61,34 @@ impl OwnRecord {
                 _ => {}
             }
             let mut left = self.ended();
-            left.retain(|handover| !ended.contains(handover));
-            if left.is_empty() {
+            left.list.retain(|handover| !ended.contains(handover));
+            if left.list.is_empty() {
+                left.leave(work.serial);
                 return Ok(());
             }
         }
     }
 
-    fn ended(&self) -> MutexGuard<'_, VecDeque<Handover>> {
+    /// Whether the record is still to be told how too many hand-overs have ended.
+    pub(super) fn is_behind(&self) -> bool {
+        self.ended().list.len() >= MOST
+    }
+
+    fn ended(&self) -> MutexGuard<'_, Ended> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ended {
+    fn leave(&mut self, serial: u64) {
+        if self.worker == serial {
+            self.worker = 0;
+        }
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.own.ended().leave(self.serial);
     }
 }

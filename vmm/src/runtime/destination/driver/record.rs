@@ -54,14 +54,18 @@ impl Driver {
             tracing::warn!("the source has an ownership record, and this process none: {ADVICE}");
             return self.input(Input::Checked(Ok(false)));
         };
-        let (events, faults, asked) = (self.events.clone(), self.machine.faults().clone(), own.clone());
+        let (events, told, faults, asked) =
+            (self.events.clone(), self.events.clone(), self.machine.faults().clone(), own.clone());
         self.announced = Some(announced.handover);
         self.record_call.ask(Question::Show(announced.nonce), |serial| {
             let ask = move || {
                 // A driver that has ended does not mind.
                 let _ = events.send(Event::Record(serial, shows(&own, announced.nonce)));
             };
-            asked.ask_apart(&faults, "ferry-dst-record", ask)
+            asked.ask_apart(&faults, "ferry-dst-record", ask).inspect_err(|_| {
+                // The driver holds its own channel open.
+                let _ = told.send(Event::Record(serial, Input::Checked(Ok(false))));
+            })
         });
     }
 
@@ -100,7 +104,8 @@ impl Driver {
             // Without a record the handshake is never `owned`, and the state machine asks nothing.
             return;
         };
-        let (events, faults, own) = (self.events.clone(), self.machine.faults().clone(), record.own().clone());
+        let (events, told, faults, own) =
+            (self.events.clone(), self.events.clone(), self.machine.faults().clone(), record.own().clone());
         self.record_call.ask(question, |serial| {
             let ask = move || {
                 let input = match question {
@@ -111,7 +116,15 @@ impl Driver {
                 // A driver that has ended knows the answer by other ways.
                 let _ = events.send(Event::Record(serial, input));
             };
-            own.ask_apart(&faults, "ferry-dst-record", ask)
+            own.ask_apart(&faults, "ferry-dst-record", ask).inspect_err(|_| {
+                let input = match question {
+                    Question::Show(_) => Input::Checked(Ok(false)),
+                    Question::Claim => Input::Claimed(Claim::Unreachable),
+                    Question::GiveBack => Input::GaveBack(GiveBack::Unreachable),
+                };
+                // The driver holds its own channel open.
+                let _ = told.send(Event::Record(serial, input));
+            })
         });
     }
 

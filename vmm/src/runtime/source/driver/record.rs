@@ -64,7 +64,7 @@ impl Driver {
         self.progress.set_handshake_why(match &self.record {
             Some(_) => NOT_SHARED.to_owned(),
             None => format!(
-                "the ownership record {} does not name this process: the guest has arrived without it; \
+                "the ownership record {} does not name this process: it has the guest without it; \
                  x-ferry-query-ownership shows what it holds",
                 own.place()
             ),
@@ -92,5 +92,8 @@ impl Driver {
     /// The guest is another process's for good.
     pub(super) fn guest_has_gone(&self) {
         record::let_guest_go(&self.machine, self.own_record.as_deref(), "ferry-src-proof");
+        if let Some(record) = &self.record {
+            record.disown();
+        }
     }
 }
