@@ -88,6 +88,7 @@ impl Stage {
         let pids: Vec<_> = processes.iter().map(|process| process.pid).collect();
         let image = self.scene.spec.disk.as_ref().map(|(image, _)| image);
         let evidence = Evidence {
+            resolved: None,
             broken: self.broken,
             settled,
             samples: self.sampler.finish(),

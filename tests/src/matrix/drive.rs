@@ -1,7 +1,7 @@
 //! Leads a migration to its end after the fault, as an operator would who knows the guide: looks
 //! at both sides, reconnects what is paused, and says who owns the guest where nobody else can.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ferry_migration::Handshake;
 use ferry_migration::info::Status;
@@ -204,6 +204,7 @@ impl Stage {
             }
         };
         self.notes.say(format!("the operator says that the guest is the {owner}'s"));
+        self.notes.resolved = Some(SystemTime::now());
         // A record that names a destination which died before its start cannot say so.
         let never_ran = owner == "source" && !self.guest_was_at(Side::Destination);
         let word = json!({ "owner": owner, "peer-fenced": true, "never-ran": never_ran });

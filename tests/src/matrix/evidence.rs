@@ -24,6 +24,8 @@ pub struct Evidence {
     /// When the harness, the relay or a fault point broke something, if it did and the moment is
     /// known.
     pub broken: Option<SystemTime>,
+    /// When the operator said whose the guest is, if that was asked: the guest waits for it.
+    pub resolved: Option<SystemTime>,
     /// When the migration had come to rest: what each process says at the end was asked then, and
     /// the next migration had not begun. The sampler has gone on for [`Evidence::REST`] before it.
     pub settled: SystemTime,
@@ -102,11 +104,13 @@ pub struct Stalled {
     pub owed: bool,
 }
 
-/// A plain `ferry run` of the guest on its disk.
+/// A `ferry run` of the guest on its disk.
 #[derive(Clone, Debug, Serialize)]
 pub struct PlainRun {
     /// Its id.
     pub pid: u32,
+    /// It knew nothing of the guest's record.
+    pub past_record: bool,
     /// When it was started.
     pub at: SystemTime,
     /// When it had ended.

@@ -11,13 +11,15 @@ pub struct Notes {
     pub said: Vec<(SystemTime, String)>,
     /// When the fault was injected, once it was.
     pub broken: Option<SystemTime>,
+    /// When the operator said whose the guest is, if that was asked.
+    pub resolved: Option<SystemTime>,
 }
 
 impl Notes {
     /// Nothing yet.
     #[must_use]
     pub fn new() -> Self {
-        Notes { began: SystemTime::now(), said: Vec::new(), broken: None }
+        Notes { began: SystemTime::now(), said: Vec::new(), broken: None, resolved: None }
     }
 
     /// Something was done.

@@ -24,6 +24,7 @@ pub struct Plain {
     spec: Spec,
     record: PathBuf,
     directory: PathBuf,
+    past_record: bool,
 }
 
 impl Plain {
@@ -32,7 +33,7 @@ impl Plain {
     pub fn of(lab: &Lab, spec: &Spec, record: &Path) -> Self {
         // It is told nothing of the migration, and takes the record that lies beside the image.
         let spec = Spec { console: false, incoming: None, more: Vec::new(), ..spec.clone() };
-        Plain { spec, record: record.to_owned(), directory: lab.directory().to_owned() }
+        Plain { spec, record: record.to_owned(), directory: lab.directory().to_owned(), past_record: false }
     }
 
     /// The same guest by the ways that do not look at its record: by a hard link of its image, and
@@ -48,7 +49,7 @@ impl Plain {
         let _ = std::fs::remove_file(&link);
         std::fs::hard_link(image, &link).expect("a link in the test's folder can be made");
         let without = Spec { more: vec!["--ownership".into(), "none".into()], ..self.spec.clone() };
-        [self.spec.clone().disk(&link), without].map(|spec| Plain { spec, ..self.clone() })
+        [self.spec.clone().disk(&link), without].map(|spec| Plain { spec, past_record: true, ..self.clone() })
     }
 
     /// Starts one and waits for its end. One that does not end has booted, and is killed.
@@ -86,6 +87,7 @@ impl Plain {
         let text = std::fs::read_to_string(&stderr).unwrap_or_default();
         PlainRun {
             pid: child.id(),
+            past_record: self.past_record,
             at,
             ended: SystemTime::now(),
             code: code.flatten(),

@@ -204,6 +204,7 @@ fn gather(stage: &mut Stage, stand: Stand) -> Evidence {
     Evidence {
         cell: facts,
         broken: stage.notes.broken,
+        resolved: stage.notes.resolved,
         settled,
         processes,
         samples: Vec::new(),

@@ -82,7 +82,7 @@ pub struct Options {
     /// Rounds after which precopy stops waiting to converge
     #[arg(long, value_name = "N")]
     max_rounds: Option<u64>,
-    /// What happens then: fail, or switch over with any downtime
+    /// What happens then: fail, or switch over however long the downtime
     #[arg(long, value_name = "fail|switch", value_parser = ["fail", "switch"])]
     on_limit: Option<String>,
     /// Do not try the device state on the destination while the guest still runs

@@ -78,7 +78,7 @@ pub enum MachineError {
     #[error("the guest has ended ({0}); quit and start it again")]
     Ended(String),
     /// Something long is going on with the machine.
-    #[error("the machine is busy with {doing}; try again, or cancel the migration")]
+    #[error("the machine is busy with {doing}; try again, or cancel the migration if one is going on")]
     Busy {
         /// What is going on.
         doing: &'static str,

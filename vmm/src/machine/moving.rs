@@ -42,7 +42,7 @@ impl Machine {
         let mut status = control.status();
         let result = match (stopped, &status.ended) {
             (Err(error), _) => Err(error),
-            // A guest that is handed over is gone, also if it ended last.
+            // A guest that is handed over is gone, also if it has ended by itself.
             (Ok(()), Some(reason)) if hold != Hold::HandedOver => Err(MachineError::Ended(reason.to_string())),
             (Ok(()), _) => Ok(()),
         };
@@ -77,7 +77,8 @@ impl Machine {
     ///
     /// # Errors
     /// When the guest belongs elsewhere, or a device cannot begin to run (its disk is locked by
-    /// another process). The hold then stays.
+    /// another process). The hold then stays, and what running needs is given up, also what was
+    /// held before: the sign of a hand-over is shown at the disk.
     pub fn release_hold_if(&self, allowed: impl FnOnce() -> Result<(), String>) -> Result<(), MachineError> {
         let control = &self.parts.control;
         let _turn = control.turn.take("starting the guest")?;

@@ -99,8 +99,8 @@ impl Machine {
     }
 
     /// The operator's `system_reset`. While a hold is in place it is remembered and travels with
-    /// the guest; while the guest is stopped it is carried out at once, or, if pages are missing
-    /// that it would wait for, when the guest goes on.
+    /// the guest; while the guest is stopped it is carried out at once. While pages of the guest are
+    /// missing it waits: until every page is here and the guest is to run.
     ///
     /// # Errors
     /// When the guest is not here or has ended, or a part cannot be reset.

@@ -65,7 +65,7 @@ pub(super) fn serve(parts: &Arc<Parts>) {
 }
 
 /// Carries out a reset that was asked for, unless it may have to wait for pages: then the reset
-/// thread does that once the guest is to run. The caller has the turn, and no hold is in place.
+/// thread does that once every page is here and the guest is to run. The caller has the turn, and no hold is in place.
 pub(super) fn carry_out_pending(parts: &Parts) -> Result<(), MachineError> {
     let may_wait = parts.control.status().memory_arrives;
     match may_wait {

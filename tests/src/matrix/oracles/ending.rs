@@ -141,9 +141,12 @@ fn standstill(sides: &[&Process]) -> Result<(Ending, String), String> {
 }
 
 /// Whether the last that a guest said here is that it ends.
+/// It says so on its serial port, which may have been the source's a moment before, and its process
+/// does.
 fn has_ended_guest(process: &Process) -> bool {
     let last = process.serial.lines().last().and_then(|line| parse_line(line).ok().flatten());
-    process.exit.is_some_and(|exit| exit.code == Some(0)) && matches!(last, Some(Line::End(_)))
+    let told = process.events.iter().any(|event| event.name == "SHUTDOWN" && event.data["guest"] == true);
+    process.exit.is_some_and(|exit| exit.code == Some(0)) && (told || matches!(last, Some(Line::End(_))))
 }
 
 #[cfg(test)]
@@ -152,7 +155,7 @@ mod tests {
     use ferry_guest::workload;
 
     use super::*;
-    use crate::matrix::evidence::Exit;
+    use crate::matrix::evidence::{Event, Exit};
     use crate::matrix::oracles::scripted::{Script, at, failed_migration, moved};
 
     /// What comes of evidence in which nobody runs at the end.
@@ -235,6 +238,19 @@ mod tests {
             dies(destination, Some(0));
         });
         assert_eq!(ended, Ok(Ending::GuestEnded));
+        // It had said so at the source, and was stopped before it did so.
+        let ended = |guest: bool| {
+            still(|_, destination| {
+                destination.events.push(Event {
+                    at: at(600),
+                    name: "SHUTDOWN".into(),
+                    data: serde_json::json!({ "guest": guest, "reason": "any" }),
+                });
+                dies(destination, Some(0));
+            })
+        };
+        assert_eq!(ended(true), Ok(Ending::GuestEnded));
+        assert_ne!(ended(false), Ok(Ending::GuestEnded));
         let halves = still(|source, destination| {
             becomes(source, "paused", Status::Failed);
             becomes(destination, "paused", Status::Completed);

@@ -9,8 +9,10 @@ use super::Verdict;
 use super::story::thin;
 use crate::matrix::evidence::{Evidence, PlainRun};
 
-/// Of these, a refusal has one: the lock, the sign of a hand-over, or the record.
-const CAUSES: [&str; 4] = ["lock", "hand-over", "record", "owner"];
+/// Of these, a refusal has one: the lock, or the record.
+const CAUSES: [&str; 3] = ["lock", "record", "owner"];
+/// The same of a run past the record: the lock, or the sign of a hand-over.
+const PAST_RECORD: [&str; 2] = ["is in use", "is in a hand-over"];
 
 /// Judges it.
 #[must_use]
@@ -46,7 +48,8 @@ fn broken(run: &PlainRun, evidence: &Evidence) -> Option<String> {
 #[must_use]
 pub fn is_refusal(run: &PlainRun) -> bool {
     let says = &run.says;
-    let named = CAUSES.iter().any(|cause| says.contains(cause));
+    let causes: &[&str] = if run.past_record { &PAST_RECORD } else { &CAUSES };
+    let named = causes.iter().any(|cause| says.contains(cause));
     run.code == Some(1) && says.starts_with("ferry: ") && thin(says).is_none() && named
 }
 
@@ -60,7 +63,8 @@ mod tests {
         let named = Some(Named { generation: 1, pid: Some(PIDS[0]) });
         let says = "ferry: cannot lock /t/disk.img: another process uses it".to_owned();
         let (at, ended) = (at(500), at(600));
-        let mut run = PlainRun { pid: 4711, at, ended, code: Some(1), booted: false, says, named: [named, named] };
+        let named = [named, named];
+        let mut run = PlainRun { pid: 4711, past_record: false, at, ended, code: Some(1), booted: false, says, named };
         change(&mut run);
         let mut evidence = failed_migration();
         evidence.plain = vec![run];
@@ -80,6 +84,13 @@ mod tests {
             assert!(judged(|run| run.code = code).is_fail(), "{code:?}");
         }
         assert!(judged(|run| run.says = "ferry: no such thing there is".into()).is_fail());
+        // What is past the record cannot have been refused by it.
+        let says = "ferry: the ownership record of /t/disk.link cannot be made: permission denied";
+        assert!(!judged(|run| run.says = says.into()).is_fail());
+        let past = judged(|run| (run.past_record, run.says) = (true, says.into()));
+        assert!(past.is_fail());
+        let refused = "ferry: disk image /t/disk.link is in a hand-over: let the migration end, or end that process";
+        assert!(!judged(|run| (run.past_record, run.says) = (true, refused.into())).is_fail());
         let stranger = Some(Named { generation: 2, pid: Some(4711) });
         assert!(matches!(judged(|run| run.named[1] = stranger), Verdict::Fail(says) if says.contains("stranger")));
     }

@@ -1,7 +1,7 @@
 //! **resume**: a guest that a break has stopped runs again soon, and how soon.
 //!
-//! The time is taken from the break (or from the guest's stop, if that came later or nobody knows
-//! the moment of the break) to `RESUME` on either side; where neither said so, to the sample by
+//! The time is taken from the break (or from the guest's stop, if that came later or the moment of
+//! the break is not known; or from the operator's word, where the guest waited for that) to `RESUME` on either side; where neither said so, to the sample by
 //! which a vCPU had used [`RUN`](super::activity::RUN) of CPU time. The bound is the cell's: the
 //! time in which the break is noticed, and the 100 ms that a source may take from there. The
 //! number is reported even where there is no bound.
@@ -48,13 +48,11 @@ fn taken(evidence: &Evidence) -> Result<Taken, &'static str> {
         evidence.of(Role::Source).and_then(|source| last(source, "STOP")).ok_or("the guest was not stopped")?;
     let from = evidence.broken.map_or(stopped, |broken| broken.max(stopped));
     let (resumed, how, thawed) = resumed(evidence, from).ok_or("the guest did not run again")?;
-    let thawed = thawed.filter(|thawed| *thawed > from);
-    let time = resumed.duration_since(thawed.unwrap_or(from)).unwrap_or(Duration::ZERO);
-    let since = match thawed {
-        Some(_) => "the process went on",
-        None if from == stopped => "it was stopped",
-        None => "the break",
-    };
+    let ends = [(thawed, "the process went on"), (evidence.resolved, "the operator's word")];
+    let waits = ends.into_iter().filter_map(|(at, what)| Some((at?, what)));
+    let last = waits.filter(|(at, _)| *at > from && *at <= resumed).max_by_key(|(at, _)| *at);
+    let (begin, since) = last.unwrap_or((from, if from == stopped { "it was stopped" } else { "the break" }));
+    let time = resumed.duration_since(begin).unwrap_or(Duration::ZERO);
     Ok(Taken { time, since, how })
 }
 
@@ -122,6 +120,16 @@ mod tests {
         evidence.processes[0].events[4] = event(1651, "RESUME");
         evidence.processes[0].frozen = vec![(at(500), at(1600))];
         assert!(matches!(judge(&evidence), Verdict::Pass(says) if says.contains("51.0 ms after the process went on")));
+    }
+
+    #[test]
+    fn time_in_which_the_guest_waits_for_its_operator_does_not_count() {
+        let mut evidence = failed_migration();
+        evidence.processes[0].events[4] = event(1651, "RESUME");
+        evidence.resolved = Some(at(1600));
+        assert!(matches!(judge(&evidence), Verdict::Pass(says) if says.contains("51.0 ms after the operator's word")));
+        evidence.resolved = Some(at(1000));
+        assert!(judge(&evidence).is_fail());
     }
 
     #[test]

@@ -139,6 +139,7 @@ fn evidence(may_end: Ending, processes: Vec<Process>) -> Evidence {
     Evidence {
         cell,
         broken: None,
+        resolved: None,
         settled: at(SETTLED),
         processes,
         samples: vec![],

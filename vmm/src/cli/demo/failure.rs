@@ -10,7 +10,7 @@ use super::stage::Stage;
 use crate::cli::CliError;
 
 const STORY: &str = "\
-Another process has a device that fails after it has loaded its state. In this postcopy no process tries that first:
+Another process has a device that fails after it has loaded its state. In this postcopy no rehearsal tries that beforehand:
 the guest is stopped and its devices are sent when it shows. The destination has no permit yet: the guest stays here.";
 
 /// Plays the act; the guest stays where it is.

@@ -45,6 +45,7 @@ mod vcpu_tests;
 
 use std::fs::File;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -85,6 +86,8 @@ pub struct Faults {
     waiting: Waiting,
     counters: Counters,
     phase: RwLock<Phase>,
+    /// The guest is lost, or has ended: that pages stay missing is no surprise.
+    given_up: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,6 +139,7 @@ impl Faults {
             waiting: Waiting::new(missing.pages()),
             counters: Counters::default(),
             phase: RwLock::new(Phase::Armed),
+            given_up: AtomicBool::new(false),
         };
         for range in &faults.ranges {
             // On failure the drop gives back what was registered before.
@@ -220,6 +224,12 @@ impl Faults {
             Phase::Disarmed | Phase::Released => {}
         }
         Ok(())
+    }
+
+    /// The guest is lost, or has ended before the rest of its memory came: threads that wait for a
+    /// page do so until the process ends.
+    pub fn give_up(&self) {
+        self.given_up.store(true, SeqCst);
     }
 
     /// How the host tells of missing pages: `minor` faults on a memfd, `missing` faults on
@@ -380,10 +390,12 @@ impl Drop for Faults {
         match (phase, self.remaining()) {
             (Phase::Armed, _) | (Phase::Running, 0) => self.unwatch(),
             (Phase::Running, remaining) => {
-                tracing::error!(
-                    remaining,
-                    "no thread receives pages any more: the guest waits for ever for those it lacks"
-                );
+                if !*self.given_up.get_mut() {
+                    tracing::error!(
+                        remaining,
+                        "no thread receives pages any more: the guest waits for ever for those it lacks"
+                    );
+                }
                 // Closing the descriptor would let the guest find zeros.
                 std::mem::forget((self.uffd.clone(), std::mem::take(&mut self.ranges)));
             }

@@ -29,7 +29,8 @@ impl Driver {
         self.missing = Some(missing);
     }
 
-    /// The driver awaits no page any more: every page is here, or the guest never runs here.
+    /// The driver awaits no page any more: every page is here, or the guest does not run here, or
+    /// runs no more.
     pub(super) fn let_go(&self) {
         let Some(missing) = &self.missing else { return };
         missing.stop();
@@ -45,6 +46,7 @@ impl Driver {
             // for a page does so until the process ends, and must not find zeros.
             Err(UserfaultError::GuestRuns { remaining } | UserfaultError::Incomplete { remaining }) => {
                 tracing::debug!(remaining, "the guest's pages stay missing");
+                missing.faults.give_up();
                 self.keep_machine();
             }
             Err(error) => tracing::warn!(error = crate::runtime::causes(&error), "missing pages are still watched"),
