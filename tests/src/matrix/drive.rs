@@ -204,13 +204,15 @@ impl Stage {
             }
         };
         self.notes.say(format!("the operator says that the guest is the {owner}'s"));
-        self.notes.resolved = Some(SystemTime::now());
+        let said = SystemTime::now();
         // A record that names a destination which died before its start cannot say so.
         let never_ran = owner == "source" && !self.guest_was_at(Side::Destination);
         let word = json!({ "owner": owner, "peer-fenced": true, "never-ran": never_ran });
         let accepted = self.source.ask("x-ferry-resolve", word).is_some();
         let mut is_uncertain = || matches!(self.source.view(), View::Answers(Some(Status::Uncertain), _));
-        if !accepted {
+        if accepted {
+            self.notes.resolved = Some(said);
+        } else {
             // What was late has come, and has answered before the operator did.
             return if is_uncertain() {
                 Err(format!("the operator's word for the {owner} was refused"))

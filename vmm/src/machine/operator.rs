@@ -153,6 +153,12 @@ impl Machine {
         self.parts.control.end(ExitReason::Quit(cause));
     }
 
+    /// Whether the guest has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.parts.control.status().ended.is_some()
+    }
+
     /// Blocks until the guest has ended, and says why.
     #[must_use]
     pub fn wait_exit(&self) -> ExitReason {

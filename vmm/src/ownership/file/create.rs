@@ -20,15 +20,15 @@ impl FileRecord {
     pub(super) fn create_file(&self, record: &Record) -> Result<bool, OwnershipError> {
         let failed = |error| self.unreachable("creating it", false, error);
         let draft = Draft::write(self.draft_path().map_err(failed)?, record, &self.faults).map_err(failed)?;
-        // Kept open: a file that takes its place before it is used first is noticed.
-        let opened = OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open(&draft.path);
-        let file = opened.map_err(failed)?;
         match fs::hard_link(&draft.path, &self.path) {
             Ok(()) => {
-                *self.held() = Some(file);
+                // Open from here on: a file that takes its place before its first use is noticed.
+                *self.held() = self.open()?;
                 self.sync_folder().map(|()| true)
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            // Refused: by the file system, which has no links, or for want of permission.
+            Err(error) if is_refusal(&error) => Err(failed(error)),
             // A file system on another host may have carried it out and lost the answer.
             Err(error) => Err(self.unreachable("creating it", true, error)),
         }
@@ -56,6 +56,10 @@ impl FileRecord {
         draft.push(format!(".{random:032x}.new"));
         Ok(self.folder().join(draft))
     }
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::EROFS | libc::EXDEV | libc::EMLINK))
 }
 
 /// A file that is on its way; the name goes when this does.

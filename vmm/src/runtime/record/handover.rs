@@ -25,8 +25,6 @@ pub struct HandoverRecord {
     pub(super) nonce: u64,
     /// Of the guest at this process, when the hand-over began.
     pub(super) stay: Stay,
-    /// Source: the record was asked to name this side again.
-    pub(super) asked_back: AtomicBool,
     /// The record may tell of it.
     pub(super) in_record: AtomicBool,
     /// The guest is here for good: an announcement that has not been written yet must not be.
@@ -98,13 +96,13 @@ impl HandoverRecord {
     /// Source: makes the record name this side again.
     #[must_use]
     pub fn take_back(&self) -> TakeBack {
-        self.asked_back.store(true, SeqCst);
         let change = self.handover.take_back();
         match self.swap(&change) {
             Ok(Swap::Won) => {
-                // The answer may come when the driver has stopped waiting for it.
-                if self.own.stay() != self.stay {
-                    self.disown();
+                // The answer may come when the driver has stopped waiting for it, and has got the
+                // guest back by another way.
+                if self.is_over.load(SeqCst) {
+                    self.own.settle(&self.handover);
                 }
                 self.took_back(&change.record)
             }
@@ -187,26 +185,6 @@ impl HandoverRecord {
         if self.in_record.load(SeqCst) {
             self.own.settle(&self.handover);
         }
-    }
-
-    /// Source, whose guest is another process's for good: if the record names this side all the
-    /// same, by an answer that came too late, it says that nothing is under way. Goes on in the
-    /// background.
-    pub fn disown(&self) {
-        if !self.asked_back.load(SeqCst) {
-            return;
-        }
-        let handover = self.handover.clone();
-        let _first_try = self.own.insist("say that the guest has gone", move |own| {
-            match own.backend.read()? {
-                Some(record) if own.is_unsettled(&record, &handover) && record.generation > handover.generation() => {
-                    let change = record.settle();
-                    own.backend.swap(&change.expected, &change.record)?;
-                }
-                _ => {}
-            }
-            Ok(())
-        });
     }
 
     /// Source, whose operator knows that the destination has never run the guest: makes the record

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use ferry_migration::ownership::Handover;
+use ferry_migration::ownership::{Handover, Swap};
 
 use super::{OwnRecord, RecordError};
 
@@ -30,21 +30,28 @@ impl OwnRecord {
     /// Makes the record say that `handover` is under way no more, if it tells of it. Goes on in the
     /// background until the record has it, or belongs to another process or to another hand-over.
     pub(super) fn settle(self: &Arc<Self>, handover: &Handover) {
+        self.ended().list.push(handover.clone());
+        self.tell_ended();
+    }
+
+    /// Starts the thread, unless it is at work or there is nothing to tell.
+    fn tell_ended(self: &Arc<Self>) {
         let work = {
             let mut ended = self.ended();
-            ended.list.push(handover.clone());
-            if ended.worker != 0 {
+            if ended.worker != 0 || ended.list.is_empty() {
                 return;
             }
             ended.serial += 1;
             ended.worker = ended.serial;
             Work { own: self.clone(), serial: ended.serial }
         };
-        // Where there is no thread, the list waits for the next hand-over that ends.
+        // Where there is no thread, the list waits for the next hand-over.
         let _first_try = self.insist("say that the hand-over has ended", move |own| {
             let result = own.settle_ended(&work);
             if result.as_ref().is_err_and(|error| !error.may_pass()) {
-                own.ended().list.clear();
+                let mut ended = own.ended();
+                ended.list.clear();
+                ended.leave(work.serial);
             }
             result
         });
@@ -56,7 +63,9 @@ impl OwnRecord {
             match self.backend.read()? {
                 Some(record) if ended.iter().any(|handover| self.is_unsettled(&record, handover)) => {
                     let change = record.settle();
-                    self.backend.swap(&change.expected, &change.record)?;
+                    if matches!(self.backend.swap(&change.expected, &change.record)?, Swap::Lost(_)) {
+                        continue;
+                    }
                 }
                 _ => {}
             }
@@ -70,8 +79,12 @@ impl OwnRecord {
     }
 
     /// Whether the record is still to be told how too many hand-overs have ended.
-    pub(super) fn is_behind(&self) -> bool {
-        self.ended().list.len() >= MOST
+    pub(super) fn is_behind(self: &Arc<Self>) -> bool {
+        let is_behind = self.ended().list.len() >= MOST;
+        if is_behind {
+            self.tell_ended();
+        }
+        is_behind
     }
 
     fn ended(&self) -> MutexGuard<'_, Ended> {

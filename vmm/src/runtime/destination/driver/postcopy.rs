@@ -46,7 +46,9 @@ impl Driver {
             // for a page does so until the process ends, and must not find zeros.
             Err(UserfaultError::GuestRuns { remaining } | UserfaultError::Incomplete { remaining }) => {
                 tracing::debug!(remaining, "the guest's pages stay missing");
-                missing.faults.give_up();
+                if self.machine.has_ended() || self.outcome != Some(Outcome::Completed) {
+                    missing.faults.give_up();
+                }
                 self.keep_machine();
             }
             Err(error) => tracing::warn!(error = crate::runtime::causes(&error), "missing pages are still watched"),

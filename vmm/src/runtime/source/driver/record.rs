@@ -92,8 +92,5 @@ impl Driver {
     /// The guest is another process's for good.
     pub(super) fn guest_has_gone(&self) {
         record::let_guest_go(&self.machine, self.own_record.as_deref(), "ferry-src-proof");
-        if let Some(record) = &self.record {
-            record.disown();
-        }
     }
 }
