@@ -3,9 +3,9 @@
 //!
 //! A guest that resets itself does so from a vCPU, which cannot wait for itself to stop; so the
 //! vCPU only asks. While a migration holds the machine the request waits: it travels with the
-//! state, and the side that runs the guest next carries it out. It also waits while pages of the guest
-//! are missing: it writes to memory and needs every vCPU out of KVM, and would keep the turn from
-//! all others until the last of them has come, which a broken link may put off for long.
+//! state, and the side that runs the guest next carries it out. It also waits while pages of the
+//! guest are missing: it writes to memory and needs every vCPU out of KVM, and would keep the turn
+//! from all others until the last of them has come, which a broken link may put off for long.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -65,7 +65,8 @@ pub(super) fn serve(parts: &Arc<Parts>) {
 }
 
 /// Carries out a reset that was asked for, unless it may have to wait for pages: then the reset
-/// thread does that once every page is here and the guest is to run. The caller has the turn, and no hold is in place.
+/// thread does that once every page is here and the guest is to run. The caller has the turn, and
+/// no hold is in place.
 pub(super) fn carry_out_pending(parts: &Parts) -> Result<(), MachineError> {
     let may_wait = parts.control.status().memory_arrives;
     match may_wait {
