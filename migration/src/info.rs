@@ -146,7 +146,7 @@ pub struct PageWaits {
     pub p99_us: u64,
     /// Accesses that were let through without the source, because the page was here or is zero.
     pub local: u64,
-    /// Pages that threads wait for now.
+    /// Missing pages that a vCPU or a device has accessed, and has not got yet.
     pub pending: u64,
 }
 

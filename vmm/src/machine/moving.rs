@@ -52,8 +52,8 @@ impl Machine {
         result
     }
 
-    /// A guest that the switchover has stopped is handed over at once, whichever thread
-    /// has the turn: nothing may keep this from being final.
+    /// Hands over a guest that the switchover has stopped, without the turn: no thread that has it
+    /// may keep this from being final.
     fn hand_over_stopped(&self) -> bool {
         let mut status = self.parts.control.status();
         let stopped = status.hold == Some(Hold::Switchover) && !status.running;

@@ -26,6 +26,7 @@
 mod arrivals;
 mod blocktime;
 mod discard;
+mod ending;
 mod error;
 mod handler;
 mod kernel;
@@ -45,13 +46,11 @@ mod vcpu_tests;
 
 use std::fs::File;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use ferry_migration::pages::{PAGE_SIZE, PageBitmap};
 use rustix::fs::{FallocateFlags, fallocate};
-use rustix::mm::Advice;
 use userfaultfd::{RegisterMode, Uffd};
 
 use crate::memory::{Backing, Memory};
@@ -86,8 +85,6 @@ pub struct Faults {
     waiting: Waiting,
     counters: Counters,
     phase: RwLock<Phase>,
-    /// The guest is lost, or has ended: that pages stay missing is no surprise.
-    given_up: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +93,8 @@ enum Phase {
     Running,
     Disarmed,
     Released,
+    /// The guest does not run any more, and lacks pages for good.
+    GivenUp,
 }
 
 impl Faults {
@@ -139,7 +138,6 @@ impl Faults {
             waiting: Waiting::new(missing.pages()),
             counters: Counters::default(),
             phase: RwLock::new(Phase::Armed),
-            given_up: AtomicBool::new(false),
         };
         for range in &faults.ranges {
             // On failure the drop gives back what was registered before.
@@ -174,7 +172,7 @@ impl Faults {
         match *phase {
             Phase::Released => return Err(UserfaultError::Ended),
             Phase::Armed => *phase = Phase::Running,
-            Phase::Running | Phase::Disarmed => {}
+            Phase::Running | Phase::Disarmed | Phase::GivenUp => {}
         }
         Ok(())
     }
@@ -216,7 +214,9 @@ impl Faults {
     pub fn release(&self) -> Result<(), UserfaultError> {
         let mut phase = self.phase.write().unwrap_or_else(PoisonError::into_inner);
         match *phase {
-            Phase::Running => return Err(UserfaultError::GuestRuns { remaining: self.remaining() }),
+            Phase::Running | Phase::GivenUp => {
+                return Err(UserfaultError::GuestRuns { remaining: self.remaining() });
+            }
             Phase::Armed => {
                 self.unwatch();
                 *phase = Phase::Released;
@@ -229,7 +229,7 @@ impl Faults {
     /// The guest is lost, or has ended before the rest of its memory came: threads that wait for a
     /// page do so until the process ends.
     pub fn give_up(&self) {
-        self.given_up.store(true, SeqCst);
+        *self.phase.write().unwrap_or_else(PoisonError::into_inner) = Phase::GivenUp;
     }
 
     /// How the host tells of missing pages: `minor` faults on a memfd, `missing` faults on
@@ -364,43 +364,6 @@ impl Faults {
     fn watched(&self) -> Option<RwLockReadGuard<'_, Phase>> {
         let phase = self.phase.read().unwrap_or_else(PoisonError::into_inner);
         matches!(*phase, Phase::Armed | Phase::Running).then_some(phase)
-    }
-
-    /// The kernel wakes all who wait; they repeat their access.
-    fn unwatch(&self) {
-        for range in &self.ranges {
-            if let Err(error) = self.uffd.unregister(range.start().cast(), range.len()) {
-                tracing::debug!(%error, first = range.first_page, "a range was not watched");
-            }
-            // The kernel wakes before it takes the watch off (seen on 6.18): a fault in between
-            // would sleep for ever.
-            if let Err(error) = self.uffd.wake(range.start().cast(), range.len()) {
-                tracing::error!(%error, first = range.first_page, "who waits for these pages may not have been woken");
-            }
-            if self.memfd.is_none() {
-                range.advise(Advice::LinuxHugepage);
-            }
-        }
-    }
-}
-
-impl Drop for Faults {
-    fn drop(&mut self) {
-        let phase = *self.phase.get_mut().unwrap_or_else(PoisonError::into_inner);
-        match (phase, self.remaining()) {
-            (Phase::Armed, _) | (Phase::Running, 0) => self.unwatch(),
-            (Phase::Running, remaining) => {
-                if !*self.given_up.get_mut() {
-                    tracing::error!(
-                        remaining,
-                        "no thread receives pages any more: the guest waits for ever for those it lacks"
-                    );
-                }
-                // Closing the descriptor would let the guest find zeros.
-                std::mem::forget((self.uffd.clone(), std::mem::take(&mut self.ranges)));
-            }
-            (Phase::Disarmed | Phase::Released, _) => {}
-        }
     }
 }
 

@@ -16,6 +16,7 @@ mod info;
 mod own;
 mod settling;
 mod twice;
+mod without;
 
 pub(super) use self::apart::let_guest_go;
 pub use self::call::{ANSWER_DEADLINE, Call};

@@ -36,7 +36,7 @@ pub struct OwnRecord {
     pub(super) me: OwnerId,
     vm: Name,
     /// A guest does without where the record cannot be made.
-    optional: bool,
+    pub(super) optional: bool,
     pub(super) generation: AtomicU64,
     /// The migration that the record tells of, while it goes on with this process as its source.
     pub(super) announced: Mutex<Option<u128>>,
@@ -78,23 +78,6 @@ impl OwnRecord {
             may_run_twice: Mutex::default(),
             changing: Mutex::default(),
         })
-    }
-
-    /// The same; where it is not there, and this process may not make it, a guest does without.
-    #[must_use]
-    pub fn optional(self) -> Self {
-        OwnRecord { optional: true, ..self }
-    }
-
-    /// Makes the record where there is none; `None` if the guest does without it.
-    fn create(&self, record: &Record) -> Result<Option<Swap>, OwnershipError> {
-        match self.backend.create(record) {
-            Err(error) if self.optional && error.is_read_only() && !error.maybe_applied() => {
-                tracing::warn!(%error, "there is no ownership record; migrations use the handshake setup");
-                Ok(None)
-            }
-            won => won.map(Some),
-        }
     }
 
     /// Whether this process may boot the guest, by the record as it is now. Nothing is changed:

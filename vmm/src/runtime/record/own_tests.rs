@@ -177,14 +177,20 @@ fn a_guest_that_arrives_where_no_record_can_be_made_goes_without_and_may_migrate
     named.guest_has_gone();
 }
 
-#[test]
-fn hand_overs_that_end_while_storage_hangs_are_told_by_one_thread() {
-    let place = Place::new();
+/// A process that has booted the guest, and the storage of its record, which can be made to fail.
+fn booted_on_faulty(place: &Place) -> (Arc<OwnRecord>, Arc<Faulty<FileRecord>>) {
     let faults = Arc::new(FaultControl::new(Direction::Incoming));
     let faulty = Arc::new(Faulty::new(FileRecord::new(place.path(), LONG, faults)));
     let own = Arc::new(OwnRecord::new(faulty.clone(), "vm").expect("an identity"));
     let boot = own.look_at_boot(false).expect("nothing is in the way");
     own.take_at_boot(&boot).expect("the guest is free");
+    (own, faulty)
+}
+
+#[test]
+fn hand_overs_that_end_while_storage_hangs_are_told_by_one_thread() {
+    let place = Place::new();
+    let (own, faulty) = booted_on_faulty(&place);
     let first = own.outgoing(8).unwrap();
     first.announce().unwrap();
     faulty.set(Some(Plan { strikes: Strikes::Reads, fault: Fault::Slow(LONG * 10), times: None }));
@@ -235,11 +241,7 @@ fn a_late_answer_that_names_the_source_is_settled_only_where_the_guest_is_back()
 #[test]
 fn what_the_record_may_tell_of_is_never_forgotten_and_no_more_is_announced_at_last() {
     let place = Place::new();
-    let faults = Arc::new(FaultControl::new(Direction::Incoming));
-    let faulty = Arc::new(Faulty::new(FileRecord::new(place.path(), LONG, faults)));
-    let own = Arc::new(OwnRecord::new(faulty.clone(), "vm").expect("an identity"));
-    let boot = own.look_at_boot(false).expect("nothing is in the way");
-    own.take_at_boot(&boot).expect("the guest is free");
+    let (own, faulty) = booted_on_faulty(&place);
     let first = own.outgoing(8).unwrap();
     first.announce().unwrap();
     faulty.set(Some(Plan { strikes: Strikes::Everything, fault: Fault::RequestLost, times: None }));
@@ -259,11 +261,7 @@ fn what_the_record_may_tell_of_is_never_forgotten_and_no_more_is_announced_at_la
 
 /// A record whose storage hangs when it is read, and what counts the reads.
 fn hanging(place: &Place) -> (Arc<OwnRecord>, Arc<Faulty<FileRecord>>) {
-    let faults = Arc::new(FaultControl::new(Direction::Incoming));
-    let faulty = Arc::new(Faulty::new(FileRecord::new(place.path(), LONG, faults)));
-    let own = Arc::new(OwnRecord::new(faulty.clone(), "vm").expect("an identity"));
-    let boot = own.look_at_boot(false).expect("nothing is in the way");
-    own.take_at_boot(&boot).expect("the guest is free");
+    let (own, faulty) = booted_on_faulty(place);
     faulty.set(Some(Plan { strikes: Strikes::Reads, fault: Fault::Slow(LONG * 10), times: None }));
     (own, faulty)
 }

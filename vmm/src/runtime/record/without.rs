@@ -1,0 +1,27 @@
+//! A guest that does without a record: it has none yet, and this process may not make one.
+
+use ferry_migration::ownership::{Record, Swap};
+
+use super::OwnRecord;
+use crate::ownership::OwnershipError;
+
+impl OwnRecord {
+    /// The same record; where it is not there, and this process may not make it, a guest does
+    /// without.
+    #[must_use]
+    pub fn optional(mut self) -> Self {
+        self.optional = true;
+        self
+    }
+
+    /// Makes the record where there is none; `None` if the guest does without it.
+    pub(super) fn create(&self, record: &Record) -> Result<Option<Swap>, OwnershipError> {
+        match self.backend.create(record) {
+            Err(error) if self.optional && error.is_read_only() && !error.maybe_applied() => {
+                tracing::warn!(%error, "there is no ownership record; migrations use the handshake setup");
+                Ok(None)
+            }
+            won => won.map(Some),
+        }
+    }
+}
