@@ -3,6 +3,7 @@
 
 use serde_json::json;
 
+use crate::disk::Lock;
 use crate::relay::{Fault, Plan, Spot};
 use crate::wait::SOON;
 use crate::{Ferry, GuestLog, Lab, Relay, Spec, memory};
@@ -58,6 +59,19 @@ impl Scene {
         let destination = self.destination();
         let relay = Relay::new(&destination.wait_listening(), Some(Plan { at, fault }));
         (destination, relay)
+    }
+
+    /// A third party takes the lock of the disk while it is free: the source has let go of it, and
+    /// `relay` holds a message ([`Fault::Hold`]) without which no side takes it.
+    ///
+    /// # Panics
+    /// When the relay holds nothing, or the lock cannot be taken.
+    #[must_use]
+    pub fn steal_disk(&self, relay: &Relay) -> Lock {
+        relay.wait_fired();
+        let thief = Lock::wait_for(&self.lab.path("disk.img"));
+        thief.wait_taken();
+        thief
     }
 
     /// Makes the source notice within a second what it would notice later: a destination that does

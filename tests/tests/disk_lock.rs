@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use ferry_devices::fault::{Direction, FaultControl};
 use ferry_migration::info::Status;
+use ferry_tests::relay::{Fault, Plan, Spot};
 use ferry_tests::scene::gave_up;
 use ferry_tests::wait::wait_for;
-use ferry_tests::{SOON, Scene, Spec, disk};
+use ferry_tests::{Relay, SOON, Scene, Spec, disk};
 use ferry_vmm::ownership::file::FileRecord;
 use ferry_vmm::ownership::{self, Expected, Ownership, Record, Swap};
 use serde_json::json;
@@ -22,17 +23,17 @@ fn stopped_without_its_disk(handshake: &str) -> Option<Scene> {
     scene.source.wait_settled(1);
     scene.source.set_parameters(json!({ "x-ferry-handshake": handshake }));
     scene.without_rehearsal();
-    // The lock is free for long enough for a thread that waits for it to get it.
-    let slow = scene.spec.clone().device("fault,at=load,do=delay:500").device("fault,at=post_load,do=fail");
-    let mut destination = scene.lab.start_destination(&slow);
-    let thief = disk::Lock::wait_for(&scene.lab.path("disk.img"));
-    scene.source.begin_migration(&destination.wait_listening());
+    let mut destination = scene.destination_with("fault,at=post_load,do=fail");
+    let relay =
+        Relay::new(&destination.wait_listening(), Some(Plan { at: Spot::Message("LoadFailed"), fault: Fault::Hold }));
+    scene.source.begin_migration(&relay.uri());
+    let thief = scene.steal_disk(&relay);
+    relay.release();
     let info = scene.source.wait_migration_end();
     assert_eq!(info.status, Some(Status::Failed), "{info:?}");
     let reason = info.error_desc.expect("a failed migration says why");
     assert!(reason.contains("stays stopped") && reason.contains("disk.img"), "{reason}");
     let _ = gave_up(&mut destination);
-    thief.wait_taken();
     is_stopped(&mut scene);
     let refused = scene.source.refused("cont", json!({}));
     assert!(refused.contains("disk.img"), "{refused}");

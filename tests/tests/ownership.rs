@@ -3,7 +3,6 @@
 //!
 //! These guests have a writable disk, hence a record, and migrate by the handshake `owned`.
 
-use std::fs::File;
 use std::path::PathBuf;
 
 use ferry_migration::Handshake;
@@ -12,7 +11,7 @@ use ferry_tests::migration::move_guest;
 use ferry_tests::relay::{Fault, Spot};
 use ferry_tests::scene::gave_up;
 use ferry_tests::wait::wait_for;
-use ferry_tests::{Lab, SOON, Scene, Spec, disk};
+use ferry_tests::{Lab, SOON, Scene, Spec, disk, ownership};
 use serde_json::json;
 
 const PERMIT: Spot = Spot::Message("Permit");
@@ -31,14 +30,17 @@ fn record(lab: &Lab) -> PathBuf {
 fn the_record_follows_the_guest_from_process_to_process() {
     let Some(mut scene) = scene() else { return };
     scene.source.wait_settled(1);
+    let record = record(&scene.lab);
     for generation in 2..5 {
         let mut destination = scene.destination();
+        assert!(ownership::names(&record, scene.source.pid()) && !ownership::names(&record, destination.pid()));
         assert_eq!(destination.ownership()["owned-here"], false);
         let info = move_guest(&mut scene.source, &mut destination, &mut scene.guest);
         assert_eq!(info.x_ferry_handshake, Some(Handshake::Owned));
         assert_eq!(destination.migration().x_ferry_handshake, Some(Handshake::Owned));
         destination.wait_settled(generation);
         assert_eq!(scene.source.ownership()["owned-here"], false);
+        assert!(ownership::names(&record, destination.pid()) && !ownership::names(&record, scene.source.pid()));
         scene.source.quit();
         scene.source = destination;
     }
@@ -343,69 +345,4 @@ fn a_process_that_ends_before_the_hand_over_is_settled_settles_it_first() {
     scene.source.quit();
     // A boot over a record that is in a hand-over is refused.
     scene.lab.start(&scene.spec).wait_settled(3);
-}
-
-#[test]
-fn a_record_that_is_none_is_left_alone() {
-    let Some(lab) = Lab::new() else { return };
-    let spec = Spec::new().disk(&disk::image(&lab, "disk.img", 4 << 20)).paused();
-    lab.start(&spec).quit();
-    let whole = std::fs::read(record(&lab)).unwrap();
-    let mut newer = whole.clone();
-    (newer[8], newer[4096 + 8]) = (99, 99);
-    for slot in [0, 4096] {
-        let sum = crc32c::crc32c(&newer[slot..slot + 508]);
-        newer[slot + 508..slot + 512].copy_from_slice(&sum.to_le_bytes());
-    }
-    for (bytes, hint) in [
-        (whole[..whole.len() / 2].to_vec(), "damaged"),
-        (b"#!/bin/sh\nexit 0\n".to_vec(), "no ownership record"),
-        (vec![0; whole.len()], "damaged"),
-        (newer, "later ferry"),
-    ] {
-        std::fs::write(record(&lab), &bytes).unwrap();
-        let error = lab.refuses(&spec);
-        assert!(error.contains(hint) && error.contains("disk.img.owner"), "{error}");
-        assert_eq!(std::fs::read(record(&lab)).unwrap(), bytes, "nothing was overwritten");
-    }
-    std::fs::write(record(&lab), &whole).unwrap();
-    lab.start(&spec).quit();
-}
-
-#[test]
-fn a_guest_in_the_middle_of_a_hand_over_is_not_booted_again() {
-    let Some(mut scene) = scene() else { return };
-    scene.source.set_fault(json!({ "at": "save", "do": "hang", "in": "outgoing" }));
-    scene.without_rehearsal();
-    let destination = scene.destination();
-    scene.source.begin_migration(&destination.wait_listening());
-    scene.source.wait_migration(Status::Device);
-    // Both hosts are lost now.
-    scene.source.kill();
-    drop(destination);
-    let spec = scene.spec.clone().paused();
-    let error = scene.lab.refuses(&spec);
-    assert!(error.contains("hand-over is under way") && error.contains("take"), "{error}");
-    let mut taken = spec.clone();
-    taken.more = vec!["--ownership".into(), "auto,take".into()];
-    let mut ferry = scene.lab.start(&taken);
-    ferry.wait_settled(2);
-    ferry.quit();
-    scene.lab.start(&spec).quit();
-}
-
-#[test]
-fn a_folder_that_takes_no_record_is_no_reason_not_to_run() {
-    let Some(lab) = Lab::new() else { return };
-    let image = disk::image(&lab, "disk.img", 4 << 20);
-    // Root may write anywhere but where nobody may: a folder in the record's place is an error all
-    // the same.
-    std::fs::create_dir(record(&lab)).unwrap();
-    let spec = Spec::new().disk(&image).paused();
-    let error = lab.refuses(&spec);
-    assert!(error.contains("a folder"), "{error}");
-    let mut without = spec;
-    without.more = vec!["--ownership".into(), "none".into()];
-    lab.start(&without).quit();
-    assert!(File::open(record(&lab)).unwrap().metadata().unwrap().is_dir());
 }

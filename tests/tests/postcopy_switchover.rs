@@ -37,6 +37,16 @@ fn behind(destination: &Ferry, at: Spot, fault: Fault) -> Relay {
     Relay::new(&destination.wait_listening(), Some(Plan { at, fault }))
 }
 
+/// A third party takes the disk before the permit passes; the destination's word of that is
+/// stalled.
+fn takes_disk_at_permit(scene: &Scene, relay: &Relay) -> disk::Lock {
+    let thief = scene.steal_disk(relay);
+    relay.set_plan(Spot::Message("NotStarted"), Fault::Stall);
+    relay.release();
+    relay.wait_fired();
+    thief
+}
+
 /// A destination that has every page and hangs in the last step of its load, and the way to it.
 /// Nothing but the link's end or an operator frees the source within the minute.
 fn all_sent(scene: &mut Scene, handshake: Handshake, at: Spot, fault: Fault) -> (Ferry, Relay) {
@@ -320,11 +330,9 @@ fn a_destination_whose_disk_is_taken_after_the_permit_gives_the_guest_back() {
         scene.by_postcopy(false);
         scene.source.set_parameters(json!({ "x-ferry-handshake": handshake }));
         let mut destination = scene.destination();
-        let relay = behind(&destination, Spot::Message("NotStarted"), Fault::Stall);
-        // A third party waits for the lock and gets it when the source lets go.
-        let thief = disk::Lock::wait_for(&scene.lab.path("disk.img"));
+        let relay = behind(&destination, PERMIT, Fault::Hold);
         scene.begin_slow_postcopy(&relay.uri());
-        relay.wait_fired();
+        let thief = takes_disk_at_permit(&scene, &relay);
         assert_eq!(scene.source.run_state(), "finish-migrate", "nobody runs before it is known who owns the guest");
         thief.release();
         relay.heal();
@@ -405,10 +413,9 @@ fn a_destination_whose_disk_was_taken_takes_the_guest_at_the_next_try() {
     let mut destination = scene.lab.start(&scene.spec.clone().incoming("defer"));
     let listen = json!({ "uri": "tcp:127.0.0.1:0", "exit-on-error": false });
     destination.qmp("migrate-incoming", listen);
-    let relay = behind(&destination, Spot::Message("NotStarted"), Fault::Stall);
-    let thief = disk::Lock::wait_for(&scene.lab.path("disk.img"));
+    let relay = behind(&destination, PERMIT, Fault::Hold);
     scene.begin_slow_postcopy(&relay.uri());
-    relay.wait_fired();
+    let thief = takes_disk_at_permit(&scene, &relay);
     thief.release();
     relay.heal();
     scene.failed_as("virtio-blk/0", &STOPPED);

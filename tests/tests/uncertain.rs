@@ -157,11 +157,10 @@ fn a_ready_that_comes_twice_does_not_run_the_guest_twice() {
 #[test]
 fn a_destination_that_cannot_take_the_disk_gives_the_guest_back() {
     let Some(mut scene) = Scene::with(|lab, spec| spec.disk(&disk::image(lab, "disk.img", 4 << 20))) else { return };
-    let image = scene.lab.path("disk.img");
-    let mut destination = scene.destination();
-    // A third party waits for the lock and gets it when the source lets go.
-    let thief = disk::Lock::wait_for(&image);
-    scene.source.begin_migration(&destination.wait_listening());
+    let (mut destination, relay) = scene.destination_behind(PERMIT, Fault::Hold);
+    scene.source.begin_migration(&relay.uri());
+    let thief = scene.steal_disk(&relay);
+    relay.release();
     let info = scene.source.wait_migration_end();
     assert_eq!(info.status, Some(Status::Failed), "{info:?}");
     let reason = info.error_desc.expect("a failed migration says why");

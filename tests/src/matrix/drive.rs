@@ -12,6 +12,7 @@ use super::actor::View;
 use super::cell::{Place, Side, What};
 use super::evidence::Reason;
 use super::stage::{DEADLINE, Stage};
+use crate::ownership;
 use crate::wait::poll;
 
 /// How long nothing may change until it counts as how things stand: longer than any deadline of
@@ -189,7 +190,11 @@ impl Stage {
     fn resolve(&mut self) -> Result<(), String> {
         // A destination that dies between its claim and its start leaves a record that names it:
         // nobody else knows that it never ran.
-        if self.cell.handshake == Handshake::Owned && self.destination.view() != View::Ended {
+        let claimed_and_ended = |stage: &mut Self| {
+            let destination = stage.destination.ferry.pid();
+            stage.destination.view() == View::Ended && ownership::names(&stage.record(), destination)
+        };
+        if self.cell.handshake == Handshake::Owned && !claimed_and_ended(self) {
             return Err(format!("the source is uncertain, and the record can be reached: {}", self.source.error()));
         }
         let owner = match self.destination.view() {

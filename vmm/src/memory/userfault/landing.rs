@@ -44,7 +44,7 @@ impl Landing {
     /// were never expected.
     ///
     /// # Errors
-    /// When the watch has ended, or a page cannot be placed; it can arrive again then.
+    /// When the pages have been released or given up, or a page cannot be placed; it can arrive again then.
     ///
     /// # Panics
     /// When `first_page` is no multiple of 64.
@@ -76,7 +76,9 @@ impl Faults {
     /// Claims pages, puts them in place run by run, and marks them as received.
     fn land(&self, first_page: u64, pages: u64, contents: Contents<'_>) -> Result<u64, UserfaultError> {
         assert_eq!(first_page % 64, 0, "page {first_page} is not on a word");
-        let _watched = self.watched().ok_or(UserfaultError::Ended)?;
+        let Some(_watched) = self.watched() else {
+            return if self.is_disarmed() { Ok(0) } else { Err(UserfaultError::Ended) };
+        };
         let at = (first_page / 64) as usize;
         let claimed = self.arrivals.claim(at, pages);
         let mut placed = 0;

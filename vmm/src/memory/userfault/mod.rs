@@ -365,6 +365,11 @@ impl Faults {
         let phase = self.phase.read().unwrap_or_else(PoisonError::into_inner);
         matches!(*phase, Phase::Armed | Phase::Running).then_some(phase)
     }
+
+    /// Whether the watch has ended because every page is here.
+    fn is_disarmed(&self) -> bool {
+        *self.phase.read().unwrap_or_else(PoisonError::into_inner) == Phase::Disarmed
+    }
 }
 
 fn check_pages(memory: &Memory, pages: &PageBitmap) -> Result<(), UserfaultError> {
