@@ -10,8 +10,6 @@ use crate::file_lock::{RECORD, set_lock};
 const SLOTS: [usize; 2] = [0, 4096];
 const SLOT_LEN: usize = 512;
 const WRITE_NUMBER: usize = 16;
-const LABEL_LEN: usize = 12;
-const LABEL: usize = 136;
 
 /// Leaves the record as a crash in the middle of the next write would: the slot that is not the
 /// newest has the first half of a newer one, and what it had before in the second.
@@ -20,35 +18,17 @@ const LABEL: usize = 136;
 /// When there is no record.
 pub fn tear_next_write(record: &Path) {
     let bytes = std::fs::read(record).expect("there is a record");
-    let [newest, older] = newest_first(&bytes);
+    let number = |slot: usize| {
+        let at = slot + WRITE_NUMBER;
+        u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+    };
+    let [first, second] = SLOTS;
+    let (newest, older) = if number(first) < number(second) { (second, first) } else { (first, second) };
     let mut half = bytes[newest..newest + SLOT_LEN / 2].to_vec();
-    half[WRITE_NUMBER..WRITE_NUMBER + 8].copy_from_slice(&(number(&bytes, newest) + 1).to_le_bytes());
+    half[WRITE_NUMBER..WRITE_NUMBER + 8].copy_from_slice(&(number(newest) + 1).to_le_bytes());
     let mut file = File::options().write(true).open(record).expect("the record can be written");
     file.seek(SeekFrom::Start(older as u64)).expect("a file can be sought in");
     file.write_all(&half).expect("the record can be written");
-}
-
-/// Whether the record names this process, by the label of its owner (`host:pid`). A slot that
-/// [`tear_next_write`] has torn names the owner that the newest one names.
-///
-/// # Panics
-/// When there is no record.
-#[must_use]
-pub fn names(record: &Path, pid: u32) -> bool {
-    let bytes = std::fs::read(record).expect("there is a record");
-    let [newest, _] = newest_first(&bytes);
-    let label = &bytes[newest + LABEL..][..usize::from(bytes[newest + LABEL_LEN])];
-    label.ends_with(format!(":{pid}").as_bytes())
-}
-
-fn newest_first(bytes: &[u8]) -> [usize; 2] {
-    let [first, second] = SLOTS;
-    if number(bytes, first) < number(bytes, second) { [second, first] } else { [first, second] }
-}
-
-fn number(bytes: &[u8], slot: usize) -> u64 {
-    let at = slot + WRITE_NUMBER;
-    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
 /// Holds a record's lock until dropped.

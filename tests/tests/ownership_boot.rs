@@ -62,7 +62,7 @@ fn a_guest_in_the_middle_of_a_hand_over_is_not_booted_again() {
 }
 
 #[test]
-fn a_folder_that_takes_no_record_is_no_reason_not_to_run() {
+fn a_folder_in_the_place_of_the_record_is_refused_and_left_alone() {
     let Some(lab) = Lab::new() else { return };
     let image = disk::image(&lab, "disk.img", 4 << 20);
     // Root may write anywhere but where nobody may: a folder in the record's place is an error all

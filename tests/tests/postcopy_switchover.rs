@@ -37,6 +37,11 @@ fn behind(destination: &Ferry, at: Spot, fault: Fault) -> Relay {
     Relay::new(&destination.wait_listening(), Some(Plan { at, fault }))
 }
 
+/// The source waits for the destination's word longer than the destination waits for its disk.
+fn wait_for_the_word(scene: &mut Scene) {
+    scene.source.set_parameters(json!({ "x-ferry-load-timeout-ms": 60_000 }));
+}
+
 /// A third party takes the disk before the permit passes; the destination's word of that is
 /// stalled.
 fn takes_disk_at_permit(scene: &Scene, relay: &Relay) -> disk::Lock {
@@ -330,6 +335,7 @@ fn a_destination_whose_disk_is_taken_after_the_permit_gives_the_guest_back() {
         scene.by_postcopy(false);
         scene.source.set_parameters(json!({ "x-ferry-handshake": handshake }));
         let mut destination = scene.destination();
+        wait_for_the_word(&mut scene);
         let relay = behind(&destination, PERMIT, Fault::Hold);
         scene.begin_slow_postcopy(&relay.uri());
         let thief = takes_disk_at_permit(&scene, &relay);
@@ -413,6 +419,7 @@ fn a_destination_whose_disk_was_taken_takes_the_guest_at_the_next_try() {
     let mut destination = scene.lab.start(&scene.spec.clone().incoming("defer"));
     let listen = json!({ "uri": "tcp:127.0.0.1:0", "exit-on-error": false });
     destination.qmp("migrate-incoming", listen);
+    wait_for_the_word(&mut scene);
     let relay = behind(&destination, PERMIT, Fault::Hold);
     scene.begin_slow_postcopy(&relay.uri());
     let thief = takes_disk_at_permit(&scene, &relay);

@@ -12,7 +12,7 @@ use super::actor::View;
 use super::cell::{Place, Side, What};
 use super::evidence::Reason;
 use super::stage::{DEADLINE, Stage};
-use crate::ownership;
+use super::watch;
 use crate::wait::poll;
 
 /// How long nothing may change until it counts as how things stand: longer than any deadline of
@@ -190,11 +190,10 @@ impl Stage {
     fn resolve(&mut self) -> Result<(), String> {
         // A destination that dies between its claim and its start leaves a record that names it:
         // nobody else knows that it never ran.
-        let claimed_and_ended = |stage: &mut Self| {
-            let destination = stage.destination.ferry.pid();
-            stage.destination.view() == View::Ended && ownership::names(&stage.record(), destination)
-        };
-        if self.cell.handshake == Handshake::Owned && !claimed_and_ended(self) {
+        let named = watch::record::named(&self.record()).and_then(|named| named.pid);
+        let has_claimed = named == Some(self.destination.ferry.pid());
+        let only_he_knows = has_claimed && self.destination.view() == View::Ended;
+        if self.cell.handshake == Handshake::Owned && !only_he_knows {
             return Err(format!("the source is uncertain, and the record can be reached: {}", self.source.error()));
         }
         let owner = match self.destination.view() {

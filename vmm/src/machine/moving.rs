@@ -77,8 +77,9 @@ impl Machine {
     ///
     /// # Errors
     /// When the guest belongs elsewhere, or a device cannot begin to run (its disk is locked by
-    /// another process). The hold then stays, and what running needs is given up, also what was
-    /// held before: the sign of a hand-over is shown at the disk.
+    /// another process). The hold then stays. Where the guest fails to start after its disk was
+    /// taken, the disk is given up, also if it was held before: the sign of a hand-over is shown at
+    /// it.
     pub fn release_hold_if(&self, allowed: impl FnOnce() -> Result<(), String>) -> Result<(), MachineError> {
         let control = &self.parts.control;
         let _turn = control.turn.take("starting the guest")?;

@@ -140,9 +140,8 @@ fn standstill(sides: &[&Process]) -> Result<(Ending, String), String> {
     Ok((Ending::Lost, "nobody runs the guest, and nobody has it".into()))
 }
 
-/// Whether the last that a guest said here is that it ends.
-/// It says so on its serial port, which may have been the source's a moment before, and its process
-/// does.
+/// Whether a guest has ended by itself here. Its last line says so; if that line went to the
+/// source's serial port, the event `SHUTDOWN` of this process does.
 fn has_ended_guest(process: &Process) -> bool {
     let last = process.serial.lines().last().and_then(|line| parse_line(line).ok().flatten());
     let told = process.events.iter().any(|event| event.name == "SHUTDOWN" && event.data["guest"] == true);

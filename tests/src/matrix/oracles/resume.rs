@@ -1,10 +1,11 @@
 //! **resume**: a guest that a break has stopped runs again soon, and how soon.
 //!
-//! The time is taken from the break (or from the guest's stop, if that came later or the moment of
-//! the break is not known; or from the operator's word, where the guest waited for that) to `RESUME` on either side; where neither said so, to the sample by
-//! which a vCPU had used [`RUN`](super::activity::RUN) of CPU time. The bound is the cell's: the
-//! time in which the break is noticed, and the 100 ms that a source may take from there. The
-//! number is reported even where there is no bound.
+//! The time begins with the break. It begins with the guest's stop if that came later, or if the
+//! moment of the break is not known; and with the operator's word where the guest waited for that.
+//! It ends with `RESUME` on either side; where neither said so, with the sample by which a vCPU had
+//! used [`RUN`](super::activity::RUN) of CPU time. The bound is the cell's: the time in which the
+//! break is noticed, and the 100 ms that a source may take from there. The number is reported even
+//! where there is no bound.
 //!
 //! A guest that nobody stopped, and one that never runs again, are not on trial here: `ending` has
 //! the latter.

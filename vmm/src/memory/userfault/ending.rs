@@ -1,4 +1,5 @@
-//! The end of the watch: when every page is here or is given up, and when the last owner drops it.
+//! The end of the watch: when every page is here, when a failed attempt releases its pages, and
+//! when the last owner drops it.
 
 use std::sync::PoisonError;
 

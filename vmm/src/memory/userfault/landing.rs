@@ -44,7 +44,7 @@ impl Landing {
     /// were never expected.
     ///
     /// # Errors
-    /// When the pages have been released or given up, or a page cannot be placed; it can arrive again then.
+    /// When the pages have been released or given up ([`Faults::give_up`]), or a page cannot be placed; it can arrive again then.
     ///
     /// # Panics
     /// When `first_page` is no multiple of 64.

@@ -205,7 +205,7 @@ impl Faults {
         Ok(())
     }
 
-    /// Gives the pages up after a failed attempt: accesses that wait go on and find zeros, or what
+    /// Releases the pages after a failed attempt: accesses that wait go on and find zeros, or what
     /// precopy left in a memfd. Nothing can be placed any more, and the memory can be discarded
     /// and used again. Dropping does the same.
     ///
@@ -360,7 +360,7 @@ impl Faults {
         })
     }
 
-    /// Keeps the watch up while pages are placed; `None` when it has ended.
+    /// Keeps the watch up while pages are placed; `None` where none is to be placed any more.
     fn watched(&self) -> Option<RwLockReadGuard<'_, Phase>> {
         let phase = self.phase.read().unwrap_or_else(PoisonError::into_inner);
         matches!(*phase, Phase::Armed | Phase::Running).then_some(phase)

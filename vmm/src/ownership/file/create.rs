@@ -23,7 +23,7 @@ impl FileRecord {
         match fs::hard_link(&draft.path, &self.path) {
             Ok(()) => {
                 // Open from here on: a file that takes its place before its first use is noticed.
-                *self.held() = self.open()?;
+                *self.held() = self.open().map_err(OwnershipError::after_change)?;
                 self.sync_folder().map(|()| true)
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),

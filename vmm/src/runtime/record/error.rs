@@ -94,9 +94,9 @@ pub enum RecordError {
         /// Where the record is.
         place: String,
     },
-    /// Too many hand-overs have ended without the record's being told.
+    /// Too many hand-overs have ended of which the record may still tell.
     #[error(
-        "the ownership record {place} still has to be told how many earlier hand-overs ended: see in the log or with \
+        "the ownership record {place} has not been told yet that earlier hand-overs have ended: see in the log or with \
          x-ferry-query-ownership what keeps its storage, then try again"
     )]
     Behind {

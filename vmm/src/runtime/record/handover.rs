@@ -99,11 +99,7 @@ impl HandoverRecord {
         let change = self.handover.take_back();
         match self.swap(&change) {
             Ok(Swap::Won) => {
-                // The answer may come when the driver has stopped waiting for it, and has got the
-                // guest back by another way.
-                if self.is_over.load(SeqCst) {
-                    self.own.settle(&self.handover);
-                }
+                self.settle_late();
                 self.took_back(&change.record)
             }
             Ok(Swap::Lost(record)) => match self.handover.standing(&self.own.me, Some(&record)) {
@@ -115,8 +111,18 @@ impl HandoverRecord {
             },
             Err(error) => {
                 tracing::warn!(%error, "the ownership record was not reached");
+                if error.maybe_applied() {
+                    self.settle_late();
+                }
                 TakeBack::Unreachable
             }
+        }
+    }
+
+    /// Source: the guest may have come back by another way while the record was asked for it.
+    fn settle_late(&self) {
+        if self.is_over.load(SeqCst) {
+            self.own.settle(&self.handover);
         }
     }
 

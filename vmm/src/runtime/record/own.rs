@@ -267,7 +267,8 @@ impl OwnRecord {
 
     /// Waits until the changes that go on in the background are written, for so long at most: a
     /// process that ends before would leave a record that speaks of a hand-over.
-    pub fn wait_written(&self, within: Duration) {
+    pub fn wait_written(self: &Arc<Self>, within: Duration) {
+        self.tell_ended();
         self.background.wait_none(within);
     }
 

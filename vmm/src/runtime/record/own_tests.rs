@@ -204,8 +204,12 @@ fn hand_overs_that_end_while_storage_hangs_are_told_by_one_thread() {
     for migration in 9..200 {
         own.outgoing(migration).unwrap().settle();
     }
-    assert_eq!((faulty.struck(), own.background.count()), (1, 1), "one thread for all");
     assert!(!own.is_behind());
+    for migration in 200..300 {
+        own.settle(own.outgoing(migration).unwrap().handover());
+    }
+    assert_eq!((faulty.struck(), own.background.count()), (1, 1), "one thread for all");
+    assert!(own.is_behind());
     faulty.set(None);
     own.wait_written(LONG);
     assert!(there(&own).settled);
@@ -236,6 +240,49 @@ fn a_late_answer_that_names_the_source_is_settled_only_where_the_guest_is_back()
         own.wait_written(LONG);
         assert_eq!((there(&own).settled, there(&own).generation), (is_back, 2));
     }
+}
+
+#[test]
+fn a_take_back_whose_answer_is_lost_keeps_no_later_migration_away() {
+    for is_back_first in [false, true] {
+        let place = Place::new();
+        let (own, faulty) = booted_on_faulty(&place);
+        let outgoing = own.outgoing(8).unwrap();
+        outgoing.announce().unwrap();
+        let lose_answer = || {
+            faulty.set(Some(Plan { strikes: Strikes::Writes, fault: Fault::ReplyLost, times: Some(1) }));
+            assert_eq!(outgoing.take_back(), TakeBack::Unreachable);
+        };
+        if is_back_first {
+            outgoing.settle();
+            own.wait_written(LONG);
+            lose_answer();
+        } else {
+            lose_answer();
+            outgoing.settle();
+        }
+        own.wait_written(LONG);
+        assert_eq!((there(&own).settled, there(&own).generation, own.generation()), (true, 2, 2));
+        own.outgoing(9).unwrap().announce().expect("the guest can migrate");
+    }
+}
+
+#[test]
+fn a_record_that_its_operator_has_put_back_is_told_of_the_end_at_last() {
+    let place = Place::new();
+    let own = place.booted(true);
+    let outgoing = own.outgoing(8).unwrap();
+    outgoing.announce().unwrap();
+    let aside = place.0.path().join("aside");
+    std::fs::rename(place.path(), &aside).unwrap();
+    std::fs::copy(&aside, place.path()).unwrap();
+    outgoing.settle();
+    own.wait_written(LONG);
+    std::fs::rename(&aside, place.path()).unwrap();
+    assert!(!there(&own).settled);
+    // As at the end of the process.
+    own.wait_written(LONG);
+    assert!(there(&own).settled);
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Says that hand-overs have ended: on one thread for all of them, however long storage hangs.
 
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use ferry_migration::ownership::{Handover, Swap};
+use ferry_migration::ownership::{Handover, Record, Swap};
 
 use super::{OwnRecord, RecordError};
 
@@ -29,13 +30,23 @@ struct Work {
 impl OwnRecord {
     /// Makes the record say that `handover` is under way no more, if it tells of it. Goes on in the
     /// background until the record has it, or belongs to another process or to another hand-over.
+    /// A record that its operator has to mend first is told at the next end of a hand-over, or of
+    /// the process.
     pub(super) fn settle(self: &Arc<Self>, handover: &Handover) {
         self.ended().list.push(handover.clone());
         self.tell_ended();
     }
 
+    /// A swap whose answer was lost may have made the record name this process in a generation
+    /// that it does not know of.
+    fn learn_generation(&self, record: &Record) {
+        if record.owner == self.me {
+            self.generation.fetch_max(record.generation, SeqCst);
+        }
+    }
+
     /// Starts the thread, unless it is at work or there is nothing to tell.
-    fn tell_ended(self: &Arc<Self>) {
+    pub(super) fn tell_ended(self: &Arc<Self>) {
         let work = {
             let mut ended = self.ended();
             if ended.worker != 0 || ended.list.is_empty() {
@@ -45,13 +56,12 @@ impl OwnRecord {
             ended.worker = ended.serial;
             Work { own: self.clone(), serial: ended.serial }
         };
-        // Where there is no thread, the list waits for the next hand-over.
+        // Where there is no thread, the list waits for the next hand-over or the process's end.
         let _first_try = self.insist("say that the hand-over has ended", move |own| {
             let result = own.settle_ended(&work);
             if result.as_ref().is_err_and(|error| !error.may_pass()) {
-                let mut ended = own.ended();
-                ended.list.clear();
-                ended.leave(work.serial);
+                // Its operator may mend the record: it is told when it is next needed.
+                own.ended().leave(work.serial);
             }
             result
         });
@@ -60,14 +70,14 @@ impl OwnRecord {
     fn settle_ended(&self, work: &Work) -> Result<(), RecordError> {
         loop {
             let ended = self.ended().list.clone();
-            match self.backend.read()? {
-                Some(record) if ended.iter().any(|handover| self.is_unsettled(&record, handover)) => {
+            if let Some(record) = self.backend.read()? {
+                self.learn_generation(&record);
+                if ended.iter().any(|handover| self.is_unsettled(&record, handover)) {
                     let change = record.settle();
                     if matches!(self.backend.swap(&change.expected, &change.record)?, Swap::Lost(_)) {
                         continue;
                     }
                 }
-                _ => {}
             }
             let mut left = self.ended();
             left.list.retain(|handover| !ended.contains(handover));
@@ -78,7 +88,7 @@ impl OwnRecord {
         }
     }
 
-    /// Whether the record is still to be told how too many hand-overs have ended.
+    /// Whether the ends of [`MOST`] hand-overs are still to be told.
     pub(super) fn is_behind(self: &Arc<Self>) -> bool {
         let is_behind = self.ended().list.len() >= MOST;
         if is_behind {

@@ -54,19 +54,9 @@ impl Driver {
             tracing::warn!("the source has an ownership record, and this process none: {ADVICE}");
             return self.input(Input::Checked(Ok(false)));
         };
-        let (events, told, faults, asked) =
-            (self.events.clone(), self.events.clone(), self.machine.faults().clone(), own.clone());
         self.announced = Some(announced.handover);
-        self.record_call.ask(Question::Show(announced.nonce), |serial| {
-            let ask = move || {
-                // A driver that has ended does not mind.
-                let _ = events.send(Event::Record(serial, shows(&own, announced.nonce)));
-            };
-            asked.ask_apart(&faults, "ferry-dst-record", ask).inspect_err(|_| {
-                // The driver holds its own channel open.
-                let _ = told.send(Event::Record(serial, Input::Checked(Ok(false))));
-            })
-        });
+        let asked = own.clone();
+        self.ask_record(Question::Show(announced.nonce), &asked, move || shows(&own, announced.nonce));
     }
 
     /// The source shows that it has the guest until the migration has completed: this side does so
@@ -98,23 +88,28 @@ impl Driver {
         }
     }
 
+    /// Asks the record for the guest. Without a record the handshake is never `owned`, and the
+    /// state machine asks for nothing.
+    pub(super) fn claim(&mut self) {
+        let Some(record) = self.record.clone() else { return };
+        let own = record.own().clone();
+        self.ask_record(Question::Claim, &own, move || Input::Claimed(record.claim()));
+    }
+
+    /// Gives the guest back in the record.
+    pub(super) fn give_back(&mut self) {
+        let Some(record) = self.record.clone() else { return };
+        let own = record.own().clone();
+        self.ask_record(Question::GiveBack, &own, move || Input::GaveBack(record.give_back()));
+    }
+
     /// Asks on a thread of its own: storage may take its time, or hang.
-    pub(super) fn ask_record(&mut self, question: Question) {
-        let Some(record) = self.record.clone() else {
-            // Without a record the handshake is never `owned`, and the state machine asks nothing.
-            return;
-        };
-        let (events, told, faults, own) =
-            (self.events.clone(), self.events.clone(), self.machine.faults().clone(), record.own().clone());
+    fn ask_record(&mut self, question: Question, own: &OwnRecord, answer: impl FnOnce() -> Input + Send + 'static) {
+        let (events, told, faults) = (self.events.clone(), self.events.clone(), self.machine.faults().clone());
         self.record_call.ask(question, |serial| {
             let ask = move || {
-                let input = match question {
-                    Question::Show(nonce) => shows(record.own(), nonce),
-                    Question::Claim => Input::Claimed(record.claim()),
-                    Question::GiveBack => Input::GaveBack(record.give_back()),
-                };
                 // A driver that has ended knows the answer by other ways.
-                let _ = events.send(Event::Record(serial, input));
+                let _ = events.send(Event::Record(serial, answer()));
             };
             own.ask_apart(&faults, "ferry-dst-record", ask).inspect_err(|_| {
                 let input = match question {
