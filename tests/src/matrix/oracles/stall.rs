@@ -17,8 +17,13 @@ const LOST: [&str; 3] = ["failed", "postcopy-paused", "uncertain"];
 
 /// A control link without heartbeats cannot be told from a peer without life. And once the guest
 /// is stopped, one deadline is for all that the destination does to take it, also for the last
-/// pages.
-const STAND_FOR: [(&str, &str); 2] = [("control", "no sign of life"), ("bulk", "did not take the guest in time")];
+/// pages, and for those that it asks for while it loads: here that deadline is as long as a link may
+/// be silent.
+const STAND_FOR: [(&str, &str); 3] = [
+    ("control", "no sign of life"),
+    ("bulk", "did not take the guest in time"),
+    ("urgent", "did not take the guest in time"),
+];
 
 /// Judges it.
 #[must_use]
@@ -120,6 +125,15 @@ mod tests {
             owed: true,
         });
         assert!(matches!(judge(&late), Verdict::Pass(_)), "it owed nothing before: {:?}", judge(&late));
+    }
+
+    #[test]
+    fn a_load_that_waits_for_a_page_may_end_before_the_link_is_missed() {
+        let mut evidence = failed_migration();
+        let reason = "the destination did not take the guest in time (while the destination loaded the device state)";
+        evidence.processes[0].final_info.as_mut().expect("the source has a last word").error_desc = Some(reason.into());
+        evidence.reasons.clear();
+        assert!(matches!(stalls(evidence, "urgent", true), Verdict::Pass(_)));
     }
 
     #[test]
