@@ -45,6 +45,19 @@ fn the_protocols_version() {
 }
 
 #[test]
+fn the_files_of_the_tests() {
+    let here = env!("CARGO_MANIFEST_DIR");
+    let page = fs::read_to_string(format!("{here}/README.md")).expect("the tests have a page");
+    let named: BTreeSet<_> = quoted(&page).into_iter().filter(|name| name.starts_with("tests/")).collect();
+    let files = fs::read_dir(format!("{here}/tests")).expect("the tests have a folder").map(|file| {
+        let file = file.expect("a folder can be read");
+        format!("tests/{}", file.file_name().to_string_lossy())
+    });
+    let missing: Vec<_> = files.filter(|file| file.ends_with(".rs") && !named.contains(file)).collect();
+    assert!(missing.is_empty(), "tests/README.md has no row for {missing:?}: add one");
+}
+
+#[test]
 fn the_threads_of_a_migration() {
     let page = page("architecture.md");
     let named = quoted(page.split("\n## Threads").nth(1).expect("docs/architecture.md has a heading Threads"));
