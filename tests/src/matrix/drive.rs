@@ -18,6 +18,8 @@ use crate::wait::poll;
 /// How long nothing may change until it counts as how things stand: longer than any deadline of
 /// the protocol.
 const SETTLED: Duration = DEADLINE.saturating_mul(2);
+/// Longest until a silent link that owes something is missed, on a machine with much work.
+const MISSED_BY: Duration = DEADLINE.saturating_mul(4);
 /// Longest that it takes until nothing changes.
 const WITHIN: Duration = Duration::from_secs(60);
 /// How often an operator may try: a busy machine may break a recovery by itself.
@@ -157,9 +159,12 @@ impl Stage {
         let mut before = [View::Silent; 2];
         let mut since = Instant::now();
         let at_rest = poll(WITHIN, || {
-            // Before a silent link is missed there must be something that it owes.
-            let hurries = !matches!(self.cell.what, What::Stall(..)) || self.mended;
-            self.tend(hurries);
+            // Before a silent link is missed there must be something that it owes. One that is not
+            // missed by now owed nothing, and the rounds may end.
+            let since_break = self.notes.broken.and_then(|at| at.elapsed().ok());
+            let may_be_missed =
+                matches!(self.cell.what, What::Stall(..)) && since_break.is_none_or(|since| since < MISSED_BY);
+            self.tend(!may_be_missed || self.mended);
             let now = [self.source.view(), self.destination.view()];
             if now != before {
                 (before, since) = (now, Instant::now());
