@@ -165,6 +165,8 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+    use rustix::time::{ClockId, clock_gettime};
+
     use super::*;
     use crate::wait::{SOON, wait_for};
 
@@ -188,11 +190,16 @@ mod tests {
         let sleeper = std::thread::Builder::new().name("vcpu-3".into()).spawn(move || {
             wait_for("the end", SOON * 2, || told.load(Relaxed));
         });
+        // By its own time: on a busy machine a thread hardly runs in any given time.
         let samples = own_account("vcpu-12", || {
-            let until = SystemTime::now() + Duration::from_millis(200);
-            while SystemTime::now() < until {
-                std::hint::spin_loop();
-            }
+            let used = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).expect("a clock that counts up");
+            wait_for("the thread to have worked", SOON, || {
+                let until = used() + Duration::from_millis(1);
+                while used() < until {
+                    std::hint::spin_loop();
+                }
+                used() > Duration::from_millis(60)
+            });
         });
         stop.store(true, Relaxed);
         sleeper.unwrap().join().unwrap();
