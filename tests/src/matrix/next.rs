@@ -42,7 +42,7 @@ fn attempt(stage: &mut Stage, stand: Stand) -> Result<Actor, String> {
     }
     let next = stage.lab.start_destination(&stage.spec);
     let to = next.wait_listening();
-    let next = Actor::new(next, Role::Next);
+    let mut next = Actor::new(next, Role::Next);
     stage.sampler.watch(2, next.ferry.pid());
     stage.notes.say("the next migration begins");
     let holder = if stand == Stand::AtSource { &mut stage.source } else { &mut stage.destination };
@@ -76,5 +76,14 @@ fn attempt(stage: &mut Stage, stand: Stand) -> Result<Actor, String> {
         (0..cpus).all(|cpu| said.matches(&format!("ferry r c={cpu} ")).count() >= REPORTS).then_some(())
     });
     works.ok_or("the guest says nothing any more")?;
-    Ok(next)
+    // The guest runs, and the source knows it, before the destination has put its threads away.
+    let arrived = poll(WITHIN, || match next.view() {
+        View::Answers(Some(status), _) if status.is_active() => None,
+        view => Some(view),
+    });
+    match arrived {
+        Some(View::Answers(Some(Status::Completed), _)) => Ok(next),
+        Some(view) => Err(format!("the destination of the next migration: {view:?}: {}", next.error())),
+        None => Err("the destination of the next migration comes to no end".to_owned()),
+    }
 }
