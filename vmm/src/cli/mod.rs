@@ -24,8 +24,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::endpoint::Endpoint;
 use crate::qmp::client::ClientError;
-use crate::runtime::causes;
 use crate::{panics, signals, stderr};
+use ferry_observe::causes;
 
 /// How long a QMP server may take to answer: it answers at all times, so this is generous.
 const QMP_TIMEOUT: Duration = Duration::from_secs(10);

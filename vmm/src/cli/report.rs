@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{CliError, print};
-use crate::output_file::{self, Purpose};
 use crate::report;
+use ferry_observe::output_file::{self, Purpose};
 
 /// The options of `ferry report`.
 #[derive(Args, Debug)]

@@ -36,11 +36,11 @@ use super::reset::PowerOn;
 use super::status::{Hold, ResetCause, Status};
 use super::{Parts, description};
 use crate::boot::BootSource;
-use crate::events::Events;
 use crate::kvm::vcpu::io_error;
 use crate::kvm::{DirtyLog, Vm, create_all};
 use crate::memory::Memory;
-use crate::output_file::{self, Purpose};
+use ferry_observe::events::Events;
+use ferry_observe::output_file::{self, Purpose};
 
 const SERIAL_PORT: u64 = 0x3f8;
 const SERIAL_IRQ: u32 = 4;

@@ -15,7 +15,7 @@ use super::gate::{DEADLINE, Gate};
 use super::status::{ResetCause, Status};
 use super::throttle::Throttle;
 use super::turn::Turn;
-use crate::events::{Event, Events};
+use ferry_observe::events::{Event, Events};
 
 /// So many triple faults within [`TRIPLE_FAULT_WINDOW`] are a loop.
 const TRIPLE_FAULTS: usize = 3;

@@ -11,7 +11,7 @@ use super::faults::FaultRuleError;
 use crate::boot::BootError;
 use crate::kvm::{KvmError, StateError};
 use crate::memory::MemoryError;
-use crate::output_file::OutputFileError;
+use ferry_observe::output_file::OutputFileError;
 
 /// The machine could not be built, or could not do something.
 #[derive(Debug, thiserror::Error)]

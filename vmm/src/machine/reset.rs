@@ -13,8 +13,8 @@ use std::sync::atomic::Ordering;
 use super::Parts;
 use super::error::{ExitReason, GuestFailure, MachineError};
 use super::status::ResetCause;
-use crate::events::Event;
 use crate::kvm::{StateError, Vcpu, Vm, chips};
+use ferry_observe::events::Event;
 
 /// The state of everything in KVM before the first instruction.
 #[derive(Debug)]

@@ -11,10 +11,10 @@ use super::memory_hash::MemoryHash;
 use super::target::{Done, Target};
 use super::wire::CommandError;
 use crate::endpoint::Endpoint;
-use crate::events::{Event, Events};
 use crate::machine::RunState;
 use crate::runtime::record::OwnershipInfo;
 use crate::runtime::settings::{Given, OwnSettings};
+use ferry_observe::events::{Event, Events};
 
 /// Remembers what it was told.
 pub struct Mock {

@@ -26,8 +26,8 @@ use super::outbox::{Outbox, notify};
 use super::session::{Order, Session, Shared};
 use super::target::Target;
 use super::wire::{self, CommandError};
-use crate::events::{Event, Events, Subscription};
 use crate::unix_socket::{self, ListenError, Listening};
+use ferry_observe::events::{Event, Events, Subscription};
 
 /// Clients at a time; a further one is told so and closed.
 pub const MAX_CLIENTS: usize = 16;

@@ -15,7 +15,7 @@ use super::commands;
 use super::framing::FramingError;
 use super::target::Target;
 use super::wire::{self, CommandError, Request};
-use crate::events::Events;
+use ferry_observe::events::Events;
 
 /// What all clients of a server share, as QEMU's monitors do.
 #[derive(Debug, Default)]

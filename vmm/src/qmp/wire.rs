@@ -9,8 +9,8 @@ use std::time::UNIX_EPOCH;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::events::{Event, Stamped};
-use crate::runtime::causes;
+use ferry_observe::causes;
+use ferry_observe::events::{Event, Stamped};
 
 /// QEMU's error classes that Ferry has a use for (`qapi/error.json`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

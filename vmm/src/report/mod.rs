@@ -3,7 +3,7 @@
 //!
 //! `ferry report` calls [`read`] and then [`Report::html`] or [`Report::junit`]. [`matrix`] is the
 //! data of the fault matrix, which its runner fills; [`story`] is made of the traces that `ferry
-//! run --trace` wrote ([`crate::trace`]). [`page`] puts either into the page of `page/`, whose
+//! run --trace` wrote ([`ferry_observe::trace`]). [`page`] puts either into the page of `page/`, whose
 //! scripts draw it in the reader's browser: a matrix has a thousand cells, and a reader opens a
 //! few.
 
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use self::matrix::Matrix;
 use self::story::Story;
-use crate::trace;
+use ferry_observe::trace;
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]

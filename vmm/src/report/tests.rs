@@ -37,7 +37,7 @@ fn read_all(texts: &[String]) -> (tempfile::TempDir, Result<Report, ReportError>
 
 fn error(texts: &[&str]) -> String {
     let texts: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
-    crate::runtime::causes(&read_all(&texts).1.unwrap_err())
+    ferry_observe::causes(&read_all(&texts).1.unwrap_err())
 }
 
 /// The data that a page carries, as its script reads it.

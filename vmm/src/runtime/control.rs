@@ -124,7 +124,7 @@ impl Sender {
         self.sequence = self.sequence.wrapping_add(1);
         // Noted before: the peer may have it before this thread goes on, and what may have been
         // sent counts as sent.
-        crate::trace::sent(message, head.len() + attachment.len());
+        ferry_observe::trace::sent(message, head.len() + attachment.len());
         Ok(head)
     }
 
@@ -235,7 +235,7 @@ impl Receiver {
         let mut attachment = vec![0; header.attachment_len];
         self.stream.read_within(&mut attachment, &mut allowance).map_err(LinkError::io("control"))?;
         let message: M = control::decode_body(&header, &body, &attachment).map_err(LinkError::wire("control"))?;
-        crate::trace::received(&message, HEADER_LEN + body.len() + attachment.len());
+        ferry_observe::trace::received(&message, HEADER_LEN + body.len() + attachment.len());
         Ok((message, attachment))
     }
 }

@@ -1,4 +1,4 @@
-//! Why a command about a migration was refused, and how an error is told with its causes.
+//! Why a command about a migration was refused.
 
 use ferry_migration::parameters::ParameterError;
 
@@ -7,7 +7,6 @@ use crate::runtime::listener::BindError;
 use crate::runtime::local::LocalError;
 use crate::runtime::record::RecordError;
 use crate::runtime::request::Unanswered;
-use ferry_devices::advice;
 
 /// Why a command about a migration was refused, or what an incoming migration came to.
 #[derive(Debug, thiserror::Error)]
@@ -102,20 +101,4 @@ pub enum MigrationError {
     /// The incoming migration failed.
     #[error("incoming migration failed: {0}")]
     Incoming(String),
-}
-
-/// An error with its causes on one line.
-#[must_use]
-pub fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        // An error that shows its source in its own text needs it no second time.
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    advice::with_limit(text)
 }

@@ -13,10 +13,9 @@ use ferry_migration::source::Resolution;
 use ferry_migration::{MigrationInfo, Parameters, Status};
 
 use crate::endpoint::Endpoint;
-use crate::events::Events;
 use crate::machine::Machine;
 use crate::runtime::destination::Incoming;
-pub use crate::runtime::error::{MigrationError, causes};
+pub use crate::runtime::error::MigrationError;
 use crate::runtime::listener::{BindError, Listener};
 pub use crate::runtime::local::LocalError;
 use crate::runtime::progress::{Direction, Progress};
@@ -26,6 +25,7 @@ use crate::runtime::settings::{Given, OwnSettings, Settings};
 use crate::runtime::source::{Command, Outgoing};
 pub use crate::runtime::threads::WORKERS;
 use crate::runtime::threads::{INTERRUPT_AGAIN, join_finished, join_interrupting, spawn, spawn_watched};
+use ferry_observe::events::Events;
 
 mod compression;
 mod connect;

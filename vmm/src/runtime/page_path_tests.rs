@@ -17,10 +17,10 @@ use super::source::pages::{Arrived, Controls, PageSender};
 use super::source::patience::Patience;
 use super::stream::Stream;
 use crate::allocations::during;
-use crate::events::Events;
 use crate::kvm::testing::has_kvm;
 use crate::machine::{Hold, Machine, MachineConfig, SerialSink};
 use crate::memory::{Backing, MemoryConfig};
+use ferry_observe::events::Events;
 
 const SESSION: u32 = 7;
 const MIB: u64 = 1 << 20;

@@ -3,66 +3,18 @@
 //! Page threads count into atomics, once a chunk; the driver writes the rest when its state
 //! changes; QMP reads at any time and never waits for a migration.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use ferry_migration::info::{Downtime, PageWaits, PostcopyStats, RamStats};
 use ferry_migration::pages::PAGE_SIZE;
 use ferry_migration::{Handshake, MigrationInfo, Status};
+use ferry_observe::PageCounters;
+use ferry_observe::events::{Event, Events};
 
-use crate::events::{Event, Events};
 use crate::memory::userfault::{Blocktime, Faults};
 use crate::runtime::MigrationError;
-
-/// Page counters of one migration, on either side.
-#[derive(Debug, Default)]
-pub struct PageCounters {
-    /// Bytes on the bulk links, headers included.
-    pub bytes: AtomicU64,
-    /// What compression has kept off them. Counted at the source.
-    pub saved_bytes: AtomicU64,
-    /// Pages as data.
-    pub data_pages: AtomicU64,
-    /// Pages as zero bits.
-    pub zero_pages: AtomicU64,
-    /// Source: pages left in this round. Destination: pages of which no version has arrived yet.
-    pub remaining_pages: AtomicU64,
-    /// Rounds begun.
-    pub rounds: AtomicU64,
-    /// Pages a second dirtied in the last round.
-    pub dirty_rate: AtomicU64,
-    /// Bytes a second sent in the last round.
-    pub byte_rate: AtomicU64,
-    /// The same before compression.
-    pub unpacked_rate: AtomicU64,
-    /// What the last pages would take now, in microseconds.
-    pub expected_us: AtomicU64,
-    /// Bytes sent before the vCPUs stopped.
-    pub precopy_bytes: AtomicU64,
-    /// Percentage of their time that vCPUs are kept from running now; 0 is not at all.
-    pub cpu_throttle: AtomicU64,
-    /// The highest that it was.
-    pub cpu_throttle_highest: AtomicU64,
-    /// Postcopy has begun.
-    pub is_postcopy: AtomicBool,
-    /// Pages that were missing when it did.
-    pub missing_at_first: AtomicU64,
-    /// Pages that the destination asked for.
-    pub requests: AtomicU64,
-    /// Of `bytes`, answers to page requests.
-    pub urgent_bytes: AtomicU64,
-    /// Of `bytes`, postcopy's background stream.
-    pub background_bytes: AtomicU64,
-}
-
-impl PageCounters {
-    /// Pages as data, pages as zero bits, and bytes so far: what a round is measured by.
-    #[must_use]
-    pub fn sent(&self) -> [u64; 3] {
-        [&self.data_pages, &self.zero_pages, &self.bytes].map(|counter| counter.load(Relaxed))
-    }
-}
 
 /// Which way a migration goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +94,12 @@ impl Progress {
         Arc::new(Progress { pages, ram_bytes, facts: Mutex::new(facts), events })
     }
 
+    /// What the trace asks how far the migration is; nothing more once this is gone.
+    pub fn watched(self: &Arc<Self>) -> impl Fn() -> Option<MigrationInfo> + Send + 'static {
+        let watched = Arc::downgrade(self);
+        move || watched.upgrade().map(|progress| progress.info())
+    }
+
     /// The migration's status; an end fixes the total time.
     pub fn set_status(&self, status: Status) {
         let mut facts = self.facts();
@@ -161,7 +119,7 @@ impl Progress {
             _ => {}
         }
         drop(facts);
-        crate::trace::status(status, || self.info());
+        ferry_observe::trace::status(status, || self.info());
         self.events.publish(Event::Migration(status));
     }
 
@@ -173,7 +131,7 @@ impl Progress {
 
     /// Why it failed, or what is uncertain. Set before the status that it explains.
     pub fn set_error(&self, reason: String) {
-        crate::trace::note(|| crate::trace::What::Error { text: reason.clone() });
+        ferry_observe::trace::note(|| ferry_observe::trace::What::Error { text: reason.clone() });
         self.facts().error = Some(reason);
     }
 

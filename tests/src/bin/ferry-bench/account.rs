@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use ferry_vmm::runtime::causes;
+use ferry_observe::causes;
 use serde::Serialize;
 use serde_json::Value;
 

@@ -83,7 +83,7 @@ fn main() -> ExitCode {
         }
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ferry-bench: {}", ferry_vmm::runtime::causes(&error));
+            eprintln!("ferry-bench: {}", ferry_observe::causes(&error));
             ExitCode::FAILURE
         }
     }

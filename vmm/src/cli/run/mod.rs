@@ -14,13 +14,14 @@ pub use self::options::Options;
 use self::options::Incoming;
 use super::CliError;
 use crate::console::Console;
-use crate::events::Events;
 use crate::machine::{ExitReason, Machine, SerialSink};
 use crate::qmp::{Process, Server};
 use crate::runtime::record::Custodian;
 use crate::runtime::{Migrations, Needed};
 use crate::signals::{self, Signal, Signals};
-use crate::{stderr, trace};
+use crate::stderr;
+use ferry_observe::trace;
+use ferry_observe::events::Events;
 
 /// Runs `ferry run`.
 pub fn run(options: &Options) -> Result<(), CliError> {

@@ -12,7 +12,7 @@ use crate::cli::qmp_path;
 use crate::endpoint::Endpoint;
 use crate::machine::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink, call_of};
 use crate::memory::MemoryConfig;
-use crate::trace::{self, TraceError};
+use ferry_observe::trace::{self, TraceError};
 
 /// The options of `ferry run`.
 #[derive(Args, Debug)]

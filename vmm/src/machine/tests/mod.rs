@@ -12,9 +12,9 @@ use std::time::Instant;
 use ferry_guest::lines::Line;
 
 use super::*;
-use crate::events::{Event, Subscription};
 use crate::kvm::testing::has_kvm;
 use crate::memory::{Backing, MemoryConfig};
+use ferry_observe::events::{Event, Subscription};
 
 /// Longer than any healthy step takes on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);

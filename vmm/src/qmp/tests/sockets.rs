@@ -13,12 +13,12 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::events::Event;
 use crate::qmp::client::{Client, ClientError};
 use crate::qmp::connection::MAX_REQUEST;
 use crate::qmp::mock::Mock;
 use crate::qmp::outbox::{HIGH_WATER, LIMIT};
 use crate::qmp::server::{MAX_CLIENTS, Server, ServerError};
+use ferry_observe::events::Event;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 

@@ -15,7 +15,7 @@ use serde::Serialize;
 use self::read::{Part, Trace, parts};
 use self::timeline::Message;
 use super::matrix;
-use crate::trace::{Round, Sample, Side, Start, What};
+use ferry_observe::trace::{Round, Sample, Side, Start, What};
 
 /// All migrations of some traces.
 #[derive(Debug, Serialize)]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::report::{ReportError, file_name};
-use crate::trace::{Entry, Side, Start, What};
+use ferry_observe::trace::{Entry, Side, Start, What};
 
 /// A trace as it was read.
 #[derive(Debug)]

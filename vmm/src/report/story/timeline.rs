@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::read::Part;
 use crate::report::matrix::{Entry, Kind, Lane};
-use crate::trace::{Entry as Noted, Round, Side, What};
+use ferry_observe::trace::{Entry as Noted, Round, Side, What};
 
 /// A message that takes longer says so, in microseconds.
 const LATE_US: i64 = 20_000;

@@ -267,7 +267,7 @@ impl Missing {
                 Ok(Next::Page(page)) => return self.died(format!("told to fail in {HEAR}, of page {page}")),
                 Ok(Next::TimedOut) => {}
                 Ok(Next::Cancelled) => return,
-                Err(error) => return self.died(crate::runtime::causes(&error)),
+                Err(error) => return self.died(ferry_observe::causes(&error)),
             }
         }
     }

@@ -257,9 +257,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::events::Events;
     use crate::runtime::Unanswered;
     use crate::runtime::progress::Direction;
+    use ferry_observe::events::Events;
 
     /// A paused postcopy that listens on loopback, and what its driver would look into.
     fn paused() -> (Incoming, Listener, Receiver<Event>) {

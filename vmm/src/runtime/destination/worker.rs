@@ -200,7 +200,7 @@ fn load(
 }
 
 fn memory_failure(error: UserfaultError) -> Failure {
-    Failure { device: "memory".to_owned(), reason: crate::runtime::causes(&error) }
+    Failure { device: "memory".to_owned(), reason: ferry_observe::causes(&error) }
 }
 
 /// A bulk link among those that share the pages of rounds.
@@ -225,7 +225,7 @@ pub fn page_worker(
     let told = events.clone();
     let run = move || {
         let lost = |error: &dyn std::error::Error| {
-            Event::OfLink(connection, LinkEvent::PagesLost(crate::runtime::causes(error)))
+            Event::OfLink(connection, LinkEvent::PagesLost(ferry_observe::causes(error)))
         };
         let mut lane = lane;
         let quota = Quota::default();
@@ -262,10 +262,10 @@ pub fn page_worker(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::Events;
     use crate::kvm::testing::has_kvm;
     use crate::machine::{MachineConfig, SerialSink};
     use crate::runtime::progress::Direction;
+    use ferry_observe::events::Events;
 
     #[test]
     fn nothing_is_loaded_over_memory_that_the_host_does_not_leave_alone() {

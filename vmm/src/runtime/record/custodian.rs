@@ -46,7 +46,7 @@ impl Custody for Custodian {
             }
             NoAnswer::Thread(error) => Err(RecordError::Thread(error)),
         });
-        let claimed = claimed.map_err(|error| crate::runtime::causes(&error))?;
+        let claimed = claimed.map_err(|error| ferry_observe::causes(&error))?;
         let own = self.own.clone();
         Ok(Box::new(move || own.settle_claim(claimed)))
     }

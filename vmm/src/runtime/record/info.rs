@@ -46,7 +46,7 @@ impl OwnershipInfo {
         let error = match &read {
             Ok(Some(_)) => None,
             Ok(None) => Some("there is no record yet".to_owned()),
-            Err(error) => Some(crate::runtime::causes(error)),
+            Err(error) => Some(ferry_observe::causes(error)),
         };
         let record = read.ok().flatten();
         let of = record.as_ref();

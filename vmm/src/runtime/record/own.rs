@@ -235,10 +235,10 @@ impl OwnRecord {
             loop {
                 let result = own.while_nobody_changes_it(|| change(&own));
                 own.note_twice(&result);
-                crate::trace::record(what, &result);
+                ferry_observe::trace::record(what, &result);
                 // The caller may have dropped its end.
                 let _ = tried.send(match &result {
-                    Err(error @ RecordError::Taken { .. }) => Err(crate::runtime::causes(error)),
+                    Err(error @ RecordError::Taken { .. }) => Err(ferry_observe::causes(error)),
                     _ => Ok(()),
                 });
                 let Err(error) = result else {
@@ -377,7 +377,7 @@ impl OwnRecord {
 /// Says why the record does not `what`: loudly if the guest may run twice.
 fn tell(what: &'static str, error: &RecordError) {
     let again = if error.may_pass() { " yet; this is tried again" } else { "" };
-    let text = crate::runtime::causes(error);
+    let text = ferry_observe::causes(error);
     match error {
         RecordError::Twice { .. } | RecordError::Ownership(OwnershipError::Rule { .. }) => {
             tracing::error!(error = text, "the ownership record does not {what}{again}");

@@ -143,5 +143,5 @@ pub fn failure(error: DeviceFailure) -> Failure {
 
 /// A failure of the machine as a whole, as it travels.
 pub fn machine_failure(error: &dyn std::error::Error) -> Failure {
-    Failure { device: "machine".to_owned(), reason: crate::runtime::causes(error) }
+    Failure { device: "machine".to_owned(), reason: ferry_observe::causes(error) }
 }

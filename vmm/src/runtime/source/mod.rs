@@ -24,7 +24,7 @@ use crate::runtime::request::{Request, Unanswered, ask};
 use crate::runtime::settings::{Given, Settings};
 use crate::runtime::source::driver::Driver;
 use crate::runtime::stream::Stream;
-use crate::trace::{self, Side};
+use ferry_observe::trace::{self, Side};
 
 pub mod chunks;
 mod driver;
@@ -145,7 +145,7 @@ impl Outgoing {
             }
         };
         let thread = crate::runtime::spawn(&faults, "ferry-source", run).map_err(MigrationError::Host)?;
-        trace::migration(Side::Source, migration_id, Some(peer), &progress);
+        trace::migration(Side::Source, migration_id, Some(peer), progress.watched());
         progress.set_status(Status::Setup);
         // The thread waits for it.
         let _ = start.send(());

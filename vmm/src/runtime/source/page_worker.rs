@@ -127,7 +127,7 @@ impl PageWorker {
                 Ok(input) => LinkEvent::PagesDone(input),
                 // The driver, which interrupted the job, knows why.
                 Err(PagesError::Interrupted) => continue,
-                Err(error) => LinkEvent::PagesLost(crate::runtime::causes(&error)),
+                Err(error) => LinkEvent::PagesLost(ferry_observe::causes(&error)),
             };
             let all_sent = matches!(event, LinkEvent::PagesDone(Input::AllSent));
             if self.events.send(Event::OfLink(self.epoch, event)).is_err() {
@@ -227,7 +227,7 @@ impl PageWorker {
         let serve = move || {
             let error = urgent::serve(&stream, session, count, &shared, chunks);
             // A driver that has ended needs no event.
-            let _ = events.send(Event::OfLink(epoch, LinkEvent::PagesLost(crate::runtime::causes(&error))));
+            let _ = events.send(Event::OfLink(epoch, LinkEvent::PagesLost(ferry_observe::causes(&error))));
         };
         let (told, epoch) = (self.events.clone(), self.epoch);
         let thread = crate::runtime::spawn_watched(self.machine.faults(), "ferry-src-urgent", serve, move |reason| {
@@ -246,7 +246,7 @@ impl PageWorker {
     /// way.
     fn await_end(&self) {
         if let Some(sender) = &self.sender {
-            let error = LinkEvent::PagesLost(crate::runtime::causes(&sender.wait_closed()));
+            let error = LinkEvent::PagesLost(ferry_observe::causes(&sender.wait_closed()));
             // A driver that has ended needs no event.
             let _ = self.events.send(Event::OfLink(self.epoch, error));
         }

@@ -21,7 +21,7 @@ use crate::runtime::source::patience::Patience;
 use crate::runtime::source::remaining::Remaining;
 use crate::runtime::source::shares::{self, Round};
 use crate::runtime::stream::Unconfirmed;
-use crate::trace;
+use ferry_observe::trace;
 
 /// How often a sender that waits looks whether its link is still there.
 const LOOK: Duration = Duration::from_millis(20);

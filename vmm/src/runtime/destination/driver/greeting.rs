@@ -33,7 +33,7 @@ impl Driver {
         self.timers.durations.heartbeat = Duration::from_millis(greeting.heartbeat_timeout_ms.clamp(100, 600_000));
         if self.core.may_go_postcopy() {
             userfault::support(self.machine.memory().backing(), self.machine.faults())
-                .map_err(|error| format!("postcopy is not possible here: {}", crate::runtime::causes(&error)))?;
+                .map_err(|error| format!("postcopy is not possible here: {}", ferry_observe::causes(&error)))?;
         }
         let preparation = self.preparation(announced)?;
         self.preparing =

@@ -109,11 +109,11 @@ mod tests {
     use ferry_migration::Parameters;
 
     use super::*;
-    use crate::events::Events;
     use crate::machine::with_hanging_disk;
     use crate::runtime::listener::Listener;
     use crate::runtime::progress::{Direction, Progress};
     use crate::runtime::threads::of_this_process;
+    use ferry_observe::events::Events;
 
     #[test]
     fn while_a_look_at_the_disk_hangs_a_later_migration_is_refused_and_starts_no_thread() {

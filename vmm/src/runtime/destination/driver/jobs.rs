@@ -25,7 +25,7 @@ impl Driver {
         if let Some(missing) = &self.missing
             && let Err(error) = missing.faults.guest_started()
         {
-            let failure = Failure { device: "memory".to_owned(), reason: crate::runtime::causes(&error) };
+            let failure = Failure { device: "memory".to_owned(), reason: ferry_observe::causes(&error) };
             return self.input(Input::Started(Err(failure)));
         }
         self.machine.set_memory_arrives(self.missing.is_some());

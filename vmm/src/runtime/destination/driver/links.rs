@@ -20,7 +20,7 @@ use crate::runtime::destination::worker::{Lane, page_worker};
 use crate::runtime::destination::{Event, LinkEvent};
 use crate::runtime::inbox::{HeldLoss, Quota};
 use crate::runtime::stream::Stream;
-use crate::trace::{self, Side};
+use ferry_observe::trace::{self, Side};
 
 impl Driver {
     pub(super) fn arrived(&mut self, arrival: Arrival) {
@@ -29,7 +29,7 @@ impl Driver {
             (Link::Control, None) => {
                 self.migration_id = Some(preamble.migration_id);
                 self.source_connection = preamble.connection;
-                trace::migration(Side::Destination, preamble.migration_id, None, &self.progress);
+                trace::migration(Side::Destination, preamble.migration_id, None, self.progress.watched());
                 self.progress.set_status(Status::Setup);
                 self.begin(preamble.migration_id, stream);
                 let first = self.core.start();
@@ -113,7 +113,7 @@ impl Driver {
         let read = move || read_control(receiver, connection, &events);
         let started = crate::runtime::spawn(self.machine.faults(), "ferry-dst-recv", read);
         let failed = move |error: LinkError| {
-            let reason = format!("sending: {}", crate::runtime::causes(&error));
+            let reason = format!("sending: {}", ferry_observe::causes(&error));
             // A driver that has ended needs no event.
             let _ = told.send(Event::OfLink(connection, LinkEvent::SendFailed(reason)));
         };
@@ -176,7 +176,7 @@ impl Driver {
         let Some(control) = &mut self.control else { return };
         self.machine.faults().reach(Direction::Incoming, Moment::Send, message.name());
         if let Err(error) = control.send(message, &attachment) {
-            let reason = format!("sending {}: {}", message.name(), crate::runtime::causes(&error));
+            let reason = format!("sending {}: {}", message.name(), ferry_observe::causes(&error));
             return self.failed(reason);
         }
         self.machine.faults().reach(Direction::Incoming, Moment::Sent, message.name());
@@ -262,7 +262,7 @@ fn read_control(mut receiver: control::Receiver, connection: u32, events: &Sende
     loop {
         let (event, more) = match next {
             Ok(event) => (event, true),
-            Err(error) => (LinkEvent::Lost(crate::runtime::causes(&error)), false),
+            Err(error) => (LinkEvent::Lost(ferry_observe::causes(&error)), false),
         };
         if events.send(Event::OfLink(connection, event)).is_err() || !more {
             return;

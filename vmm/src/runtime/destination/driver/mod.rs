@@ -271,7 +271,7 @@ impl Driver {
 
     fn input(&mut self, input: Input) {
         tracing::debug!(?input, "destination");
-        crate::trace::input(&input);
+        ferry_observe::trace::input(&input);
         if matches!(input, Input::MarkerReached(_)) {
             self.gathered = Instant::now();
             // The first round is over, and what it has not touched may stay untouched.
@@ -317,7 +317,7 @@ impl Driver {
     fn perform(&mut self, outputs: Vec<Output>) {
         for output in outputs {
             tracing::debug!(?output, "destination");
-            crate::trace::step(output.name(), &output);
+            ferry_observe::trace::step(output.name(), &output);
             self.machine.faults().reach(Direction::Incoming, Moment::Step, output.name());
             match output {
                 Output::CheckGreeting => {

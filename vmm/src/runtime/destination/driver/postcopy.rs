@@ -51,7 +51,7 @@ impl Driver {
                 }
                 self.keep_machine();
             }
-            Err(error) => tracing::warn!(error = crate::runtime::causes(&error), "missing pages are still watched"),
+            Err(error) => tracing::warn!(error = ferry_observe::causes(&error), "missing pages are still watched"),
         }
     }
 

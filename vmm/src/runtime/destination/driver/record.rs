@@ -39,7 +39,7 @@ fn shows(own: &OwnRecord, nonce: u64) -> Input {
 }
 
 fn not_read(error: &dyn std::error::Error) {
-    let error = crate::runtime::causes(error);
+    let error = ferry_observe::causes(error);
     tracing::warn!(
         error,
         "whether this side's ownership record is the source's is not known: this migration goes without it, or fails if \

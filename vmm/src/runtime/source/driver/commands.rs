@@ -41,7 +41,7 @@ impl Driver {
                 Input::Recover
             }
         };
-        crate::trace::input(&input);
+        ferry_observe::trace::input(&input);
         let (asked, trouble) = (input.clone(), explain::trouble(&input, self.core.lost_after_permit()));
         let outputs = self.core.step(input);
         let refused = outputs.iter().find_map(|o| if let Output::Refuse(why) = o { Some(*why) } else { None });

@@ -82,7 +82,7 @@ impl Driver {
 
     pub(super) fn control_is_open(&mut self, stream: Stream, filled: Vec<u8>) {
         let session = session(self.migration_id);
-        crate::trace::connection(self.epoch);
+        ferry_observe::trace::connection(self.epoch);
         self.reached = stream.reached(&self.to);
         self.filled = filled;
         self.links.push(stream.clone());
@@ -90,7 +90,7 @@ impl Driver {
         let mut receiver = control::Receiver::new(stream.clone(), session);
         (self.unread, self.heard) = (Some(receiver.unread()), 0);
         let failed = move |error: LinkError| {
-            let reason = format!("sending: {}", crate::runtime::causes(&error));
+            let reason = format!("sending: {}", ferry_observe::causes(&error));
             // A driver that has ended needs no answer.
             let _ = told.send(Event::OfLink(epoch, LinkEvent::Lost(reason)));
         };
@@ -100,7 +100,7 @@ impl Driver {
             loop {
                 let (event, more) = match receiver.receive::<ToSource>() {
                     Ok((message, attachment)) => (LinkEvent::Message(message, attachment, quota.take()), true),
-                    Err(error) => (LinkEvent::Lost(crate::runtime::causes(&error)), false),
+                    Err(error) => (LinkEvent::Lost(ferry_observe::causes(&error)), false),
                 };
                 if events.send(Event::OfLink(epoch, event)).is_err() || !more {
                     return;
@@ -127,7 +127,7 @@ impl Driver {
         let Some(control) = &mut self.control else { return };
         self.machine.faults().reach(Direction::Outgoing, Moment::Send, message.name());
         if let Err(error) = control.send_with(message, &attachment, descriptor) {
-            let reason = format!("sending {}: {}", message.name(), crate::runtime::causes(&error));
+            let reason = format!("sending {}: {}", message.name(), ferry_observe::causes(&error));
             return self.lost(reason);
         }
         self.machine.faults().reach(Direction::Outgoing, Moment::Sent, message.name());

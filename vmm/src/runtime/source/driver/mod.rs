@@ -277,7 +277,7 @@ impl Driver {
 
     fn input(&mut self, input: Input) {
         tracing::debug!(?input, "source");
-        crate::trace::input(&input);
+        ferry_observe::trace::input(&input);
         self.stopwatch.note_input(&input);
         let trouble = explain::trouble(&input, self.core.lost_after_permit());
         let outputs = self.core.step(input);
@@ -317,7 +317,7 @@ impl Driver {
     fn perform(&mut self, outputs: Vec<Output>) {
         for output in outputs {
             tracing::debug!(?output, "source");
-            crate::trace::step(output.name(), &output);
+            ferry_observe::trace::step(output.name(), &output);
             self.machine.faults().reach(Direction::Outgoing, Moment::Step, output.name());
             self.stopwatch.note_output(&output);
             match output {

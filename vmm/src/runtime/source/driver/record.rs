@@ -34,9 +34,7 @@ impl Driver {
         self.record_call.ask(question, |serial| {
             let ask = move || {
                 let input = match question {
-                    Question::Announce => {
-                        Input::NonceWritten(record.announce().map_err(|e| crate::runtime::causes(&e)))
-                    }
+                    Question::Announce => Input::NonceWritten(record.announce().map_err(|e| ferry_observe::causes(&e))),
                     Question::TakeBack => Input::TookBack(record.take_back()),
                 };
                 // A driver that has ended knows the answer by other ways.

@@ -41,6 +41,20 @@ pub enum Event {
     MigrationPass(u64),
 }
 
+impl Event {
+    /// As a trace names it. Statuses and rounds are noted there with their numbers, where these are
+    /// known.
+    fn traced(&self) -> Option<String> {
+        match self {
+            Event::Stop => Some("STOP".to_owned()),
+            Event::Resume => Some("RESUME".to_owned()),
+            Event::Shutdown { reason, .. } => Some(format!("SHUTDOWN ({reason})")),
+            Event::Reset { reason, .. } => Some(format!("RESET ({reason})")),
+            Event::Migration(_) | Event::MigrationPass(_) => None,
+        }
+    }
+}
+
 /// An event and when it happened.
 #[derive(Clone, Debug)]
 pub struct Stamped {
@@ -61,7 +75,9 @@ impl Events {
     /// Tells every subscriber.
     pub fn publish(&self, event: Event) {
         tracing::debug!(?event, "event");
-        crate::trace::event(&event);
+        if let Some(name) = event.traced() {
+            crate::trace::event(name);
+        }
         let stamped = Stamped { event, at: SystemTime::now() };
         let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
         // The other reference is the subscriber's.

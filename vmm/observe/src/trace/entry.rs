@@ -7,8 +7,6 @@ use serde::{Deserialize, Serialize};
 
 /// What the first line says the file is.
 pub const FORMAT: &str = "ferry-trace/1";
-/// What the first line of a trace holds, in every version.
-pub const FAMILY: &str = r#""format":"ferry-trace/"#;
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

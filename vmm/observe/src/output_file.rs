@@ -17,6 +17,8 @@ use ferry_devices::virtio::block::format as image_format;
 
 /// Bytes at the start of a file that tell what it is.
 const START_BYTES: u64 = 1024;
+/// What the first line of a trace holds, in every version.
+const TRACE: &str = r#""format":"ferry-trace/"#;
 /// Bytes in a sector of a disk.
 const SECTOR: usize = 512;
 
@@ -132,8 +134,7 @@ fn check(file: &File, path: &Path, purpose: Purpose) -> Result<(), OutputFileErr
 
 /// What a file with this start holds, if it is not what is wanted.
 fn objection(start: &[u8], purpose: Purpose) -> Option<&'static str> {
-    let is_trace =
-        String::from_utf8_lossy(start).lines().next().is_some_and(|line| line.contains(crate::trace::FAMILY));
+    let is_trace = String::from_utf8_lossy(start).lines().next().is_some_and(|line| line.contains(TRACE));
     let is_right = match purpose {
         Purpose::Trace => is_trace,
         Purpose::Page => start.starts_with(b"<!doctype html>"),

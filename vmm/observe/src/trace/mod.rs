@@ -4,7 +4,7 @@
 //! its kind passes: the drivers' inputs and outputs, the control link, the progress, the events.
 //! Without `--trace` a note costs the look at one variable. With it an entry goes into a queue; a
 //! thread of its own turns it into text and hands that to the kernel at once, so no other thread
-//! waits for a file, and what a killed process had noted is there. [`crate::report`] draws it.
+//! waits for a file, and what a killed process had noted is there. `ferry report` draws it.
 
 mod entry;
 #[cfg(test)]
@@ -12,17 +12,16 @@ mod tests;
 mod writer;
 
 use std::fmt::Debug;
+use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ferry_migration::{MigrationInfo, Status, wire};
 
-pub use self::entry::{Entry, FAMILY, FORMAT, Message, Round, Sample, Side, Start, What};
+pub use self::entry::{Entry, FORMAT, Message, Round, Sample, Side, Start, What};
 pub use self::writer::{TraceError, Writer};
 
-use crate::events::Event;
-use crate::runtime::progress::{PageCounters, Progress};
+use crate::PageCounters;
 
 static WRITER: OnceLock<Writer> = OnceLock::new();
 
@@ -52,13 +51,17 @@ pub fn note(what: impl FnOnce() -> What) {
     }
 }
 
-/// A migration begins; `progress` is asked for samples until it has ended.
-pub fn migration(side: Side, id: u128, peer: Option<String>, progress: &Arc<Progress>) {
+/// A migration begins; `info` is asked how far it is until it has ended, or there is none any more.
+pub fn migration(
+    side: Side,
+    id: u128,
+    peer: Option<String>,
+    info: impl Fn() -> Option<MigrationInfo> + Send + 'static,
+) {
     let Some(writer) = WRITER.get() else { return };
     writer.put(What::Migration { side, id: format!("{id:032x}"), peer });
-    let watched = Arc::downgrade(progress);
     let goes_on = |info: &MigrationInfo| info.status.is_none_or(Status::is_active);
-    writer.watch(Box::new(move || watched.upgrade().map(|progress| progress.info()).filter(goes_on)));
+    writer.watch(Box::new(move || info().filter(goes_on)));
 }
 
 /// A control link is open, the `number`th as the source counts.
@@ -78,16 +81,9 @@ pub fn status(status: Status, info: impl Fn() -> MigrationInfo) {
     });
 }
 
-/// Clients hear of this. Statuses and rounds are noted with their numbers where these are known.
-pub fn event(event: &Event) {
-    let name = match event {
-        Event::Stop => "STOP",
-        Event::Resume => "RESUME",
-        Event::Shutdown { reason, .. } => return note(|| What::Event { name: format!("SHUTDOWN ({reason})") }),
-        Event::Reset { reason, .. } => return note(|| What::Event { name: format!("RESET ({reason})") }),
-        Event::Migration(_) | Event::MigrationPass(_) => return,
-    };
-    note(|| What::Event { name: name.to_owned() });
+/// An event of this name was published.
+pub fn event(name: String) {
+    note(|| What::Event { name });
 }
 
 /// A message left.
@@ -120,7 +116,7 @@ pub fn input(input: &impl Debug) {
 
 /// The ownership record was to `call`, and this came of it.
 pub fn record<E: std::error::Error>(call: &str, result: &Result<(), E>) {
-    let answer = || result.as_ref().map_or_else(|error| crate::runtime::causes(error), |()| "done".to_owned());
+    let answer = || result.as_ref().map_or_else(|error| crate::causes(error), |()| "done".to_owned());
     note(|| What::Record { call: call.to_owned(), answer: answer() });
 }
 

@@ -1,0 +1,13 @@
+//! What a Ferry process shows of itself: events for clients, the trace of its migrations, counters
+//! of pages, errors with their causes, and the files that all this is written to.
+//!
+//! Nothing here knows KVM, a socket or a migration's driver: they publish, note and count.
+
+mod causes;
+mod counters;
+pub mod events;
+pub mod output_file;
+pub mod trace;
+
+pub use self::causes::causes;
+pub use self::counters::PageCounters;
