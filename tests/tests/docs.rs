@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 
+use ferry_devices::fault::WORKERS;
 use ferry_devices::fault::{Moment, Place};
 use ferry_migration::Parameters;
 use ferry_migration::message::{PROTOCOL_VERSION, ToDestination, ToSource};
 use ferry_migration::parameters::Capability;
 use ferry_migration::{destination, source};
 use ferry_vmm::qmp::command_names;
-use ferry_vmm::runtime::WORKERS;
 use ferry_vmm::runtime::settings::Given;
 use serde_json::{Map, Value, json};
 

@@ -4,13 +4,13 @@
 //! docs/faults.md has the table of points. Each test here notices when its point is not where the
 //! table says.
 
+use ferry_devices::fault::WORKERS;
 use ferry_migration::info::Status;
 use ferry_tests::bad_input::run_to_end;
 use ferry_tests::migration::{move_guest, statuses};
 use ferry_tests::scene::{assert_never_ran, gave_up};
 use ferry_tests::wait::wait_for;
 use ferry_tests::{Ferry, SOON, Scene, disk, procfs};
-use ferry_vmm::runtime::WORKERS;
 use rustix::process::Signal;
 use serde_json::json;
 

@@ -11,6 +11,7 @@ mod action;
 mod control;
 mod point;
 mod spec;
+mod workers;
 
 use std::io;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ pub use self::action::{Errno, FaultAction, MAX_DELAY_MS, MAX_SKEW_MS};
 pub use self::control::{FaultControl, Injected, MAX_RULES, TooManyRules};
 pub use self::point::{FaultPoint, FaultStep, Moment, Place};
 pub use self::spec::{Direction, FaultSpec, FaultSpecError};
+pub use self::workers::WORKERS;
 use crate::device::{Device, DeviceId, LoadError, SaveError};
 use crate::saved::{self, check};
 

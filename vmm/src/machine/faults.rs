@@ -7,7 +7,9 @@
 //! the disk's image and the ownership record ask [`Machine::faults`] themselves.
 
 use ferry_devices::Device;
-use ferry_devices::fault::{Direction, FaultPoint, FaultSpec, FaultStep, Injected, Moment, Place, TooManyRules};
+use ferry_devices::fault::{
+    Direction, FaultPoint, FaultSpec, FaultStep, Injected, Moment, Place, TooManyRules, WORKERS,
+};
 use ferry_migration::message::{ToDestination, ToSource};
 use ferry_migration::{destination, source};
 
@@ -16,7 +18,6 @@ use super::parts::Parts;
 use super::{Machine, sections};
 use crate::kvm::StateCall;
 use crate::memory::userfault::HEAR;
-use crate::runtime::WORKERS;
 
 /// A rule that this machine does not take.
 #[derive(Debug, thiserror::Error)]

@@ -23,7 +23,6 @@ use crate::runtime::record::{OwnRecord, OwnershipInfo, RecordError};
 pub use crate::runtime::request::Unanswered;
 use crate::runtime::settings::{Given, OwnSettings, Settings};
 use crate::runtime::source::{Command, Outgoing};
-pub use crate::runtime::threads::WORKERS;
 use crate::runtime::threads::{INTERRUPT_AGAIN, join_finished, join_interrupting, spawn, spawn_watched};
 use ferry_observe::events::Events;
 

@@ -3,31 +3,10 @@
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use ferry_devices::fault::FaultControl;
+use ferry_devices::fault::{FaultControl, WORKERS};
 
 use crate::machine::Machine;
 
-/// The threads of a migration, which rules of the fault device can name.
-pub const WORKERS: [&str; 18] = [
-    "ferry-source",
-    "ferry-src-connect",
-    "ferry-src-guest",
-    "ferry-src-link",
-    "ferry-src-pages",
-    "ferry-src-proof",
-    "ferry-src-record",
-    "ferry-src-recv",
-    "ferry-src-urgent",
-    "ferry-dest",
-    "ferry-dst-accept",
-    "ferry-dst-disk",
-    "ferry-dst-faults",
-    "ferry-dst-load",
-    "ferry-dst-memory",
-    "ferry-dst-pages",
-    "ferry-dst-record",
-    "ferry-dst-recv",
-];
 /// How often a device that may begin to hang is interrupted again.
 pub(super) const INTERRUPT_AGAIN: Duration = Duration::from_millis(5);
 

@@ -20,8 +20,8 @@ use crate::runtime::record::Custodian;
 use crate::runtime::{Migrations, Needed};
 use crate::signals::{self, Signal, Signals};
 use crate::stderr;
-use ferry_observe::trace;
 use ferry_observe::events::Events;
+use ferry_observe::trace;
 
 /// Runs `ferry run`.
 pub fn run(options: &Options) -> Result<(), CliError> {
