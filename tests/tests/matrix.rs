@@ -7,10 +7,10 @@
 
 use std::process::ExitCode;
 
+use ferry_report::matrix::Verdict;
 use ferry_tests::matrix::results::Results;
 use ferry_tests::matrix::run;
 use ferry_tests::matrix::selection::{Selected, Selection};
-use ferry_vmm::report::matrix::Verdict;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Threads for each core: cells wait most of the time.

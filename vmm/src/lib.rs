@@ -22,7 +22,6 @@ pub mod one_call;
 pub mod ownership;
 pub mod panics;
 pub mod qmp;
-pub mod report;
 pub mod runtime;
 pub mod signals;
 pub mod stderr;

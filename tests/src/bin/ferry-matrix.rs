@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use ferry_report::matrix::{Matrix, Verdict};
 use ferry_tests::matrix::catalogue;
 use ferry_tests::matrix::cell::Cell;
 use ferry_tests::matrix::results::Results;
-use ferry_vmm::report::matrix::{Matrix, Verdict};
 
 /// A run of which one cell in so many was not let happen by the machine has shown too little.
 const ENOUGH: usize = 20;

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ferry_vmm::report::matrix::{Cell, FORMAT, Matrix};
+use ferry_report::matrix::{Cell, FORMAT, Matrix};
 
 use super::catalogue;
 

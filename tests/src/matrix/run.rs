@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferry_migration::Handshake;
-use ferry_vmm::report::matrix::{self as report, Finding};
+use ferry_report::matrix::{self as report, Finding};
 use serde_json::json;
 
 use super::cell::{Cell, Mode, Place, What, When};

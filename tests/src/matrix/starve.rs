@@ -10,7 +10,7 @@
 use super::run::Ran;
 use super::stage::DEADLINE;
 use super::watch::strain::Denied;
-use ferry_vmm::report::matrix::{Finding, Oracle, Verdict};
+use ferry_report::matrix::{Finding, Oracle, Verdict};
 
 /// Oracles whose promises hold for any length of time.
 const TIMELESS: [&str; 7] = ["one-runner", "guest", "serial", "disk-log", "disk-stamps", "image", "plain-run"];

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use ferry_vmm::report::matrix::{self as report, Kind, Lane};
+use ferry_report::matrix::{self as report, Kind, Lane};
 
 use super::actor::Actor;
 use super::cell::{Cell, Mode, Place, What};

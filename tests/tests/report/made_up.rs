@@ -1,7 +1,7 @@
 //! A fault matrix that nobody ran: large, with a little red, and with text that a page must not
 //! take for its own.
 
-use ferry_vmm::report::matrix::{Cell, Entry, FORMAT, Finding, Kind, Lane, Log, Matrix, Mode, Oracle, Place, Verdict};
+use ferry_report::matrix::{Cell, Entry, FORMAT, Finding, Kind, Lane, Log, Matrix, Mode, Oracle, Place, Verdict};
 
 /// Text that would end the page's script, were it not kept from it.
 const HOSTILE: &str = "</script><img src=x onerror=\"document.body.dataset.error='ran'\">\u{1b}[31m & 'quoted'";

@@ -3,6 +3,9 @@
 //!
 //! Nothing here knows KVM, a socket or a migration's driver: they publish, note and count.
 
+// Printing is the command line's: a message must not end the thread that it comes from.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 mod causes;
 mod counters;
 pub mod events;

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{CliError, print};
-use crate::report;
 use ferry_observe::output_file::{self, Purpose};
 
 /// The options of `ferry report`.
@@ -25,7 +24,7 @@ pub struct Options {
 
 /// Runs `ferry report`.
 pub fn run(options: &Options) -> Result<(), CliError> {
-    let report = report::read(&options.files).map_err(CliError::because)?;
+    let report = ferry_report::read(&options.files).map_err(CliError::because)?;
     let out = options.out.clone().unwrap_or_else(|| options.files[0].with_extension("html"));
     if options.files.contains(&out) {
         return Err(CliError::Usage(format!(

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::read::Part;
-use crate::report::matrix::{Entry, Kind, Lane};
+use crate::matrix::{Entry, Kind, Lane};
 use ferry_observe::trace::{Entry as Noted, Round, Side, What};
 
 /// A message that takes longer says so, in microseconds.

@@ -7,6 +7,9 @@
 //! scripts draw it in the reader's browser: a matrix has a thousand cells, and a reader opens a
 //! few.
 
+// Printing is the command line's: a message must not end the thread that it comes from.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 mod junit;
 pub mod matrix;
 mod page;

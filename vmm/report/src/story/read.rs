@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::report::{ReportError, file_name};
+use crate::{ReportError, file_name};
 use ferry_observe::trace::{Entry, Side, Start, What};
 
 /// A trace as it was read.
