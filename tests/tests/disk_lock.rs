@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use ferry_devices::fault::{Direction, FaultControl};
 use ferry_migration::info::Status;
+use ferry_record::file::FileRecord;
+use ferry_record::{Expected, Ownership, Record, Swap};
 use ferry_tests::relay::{Fault, Plan, Spot};
 use ferry_tests::scene::gave_up;
 use ferry_tests::wait::wait_for;
 use ferry_tests::{Relay, SOON, Scene, Spec, disk};
-use ferry_vmm::ownership::file::FileRecord;
-use ferry_vmm::ownership::{self, Expected, Ownership, Record, Swap};
 use serde_json::json;
 
 /// A failed migration has left the guest stopped at the source, because the lock of its disk was
@@ -80,7 +80,7 @@ fn a_guest_that_another_process_has_run_since_is_not_run_again() {
     let faults = Arc::new(FaultControl::new(Direction::Incoming));
     let record = FileRecord::new(scene.lab.path("disk.img.owner"), SOON, faults);
     let there = record.read().unwrap().expect("there is a record");
-    let owner = ownership::new_owner().unwrap();
+    let owner = ferry_record::new_owner().unwrap();
     let elsewhere = Record { generation: there.generation + 1, owner, settled: true, ..there.clone() };
     assert_eq!(record.swap(&Expected::as_read(&there), &elsewhere).unwrap(), Swap::Won);
     let refused = scene.source.refused("cont", json!({}));

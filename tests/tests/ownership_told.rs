@@ -5,12 +5,12 @@ use std::sync::Arc;
 use ferry_devices::fault::{Direction, FaultControl};
 use ferry_migration::Handshake;
 use ferry_migration::ownership::Name;
+use ferry_record::file::FileRecord;
+use ferry_record::{Ownership, Record, Swap};
 use ferry_tests::migration::{move_guest, statuses};
 use ferry_tests::scene::gave_up;
 use ferry_tests::wait::wait_for;
 use ferry_tests::{Ferry, SOON, Scene, Spec, disk, procfs};
-use ferry_vmm::ownership::file::FileRecord;
-use ferry_vmm::ownership::{self, Ownership, Record, Swap};
 use serde_json::json;
 
 /// A guest with a disk, and so with a record.
@@ -55,7 +55,7 @@ fn a_record_that_does_not_name_the_guests_process_yet_is_why_the_handshake_is_se
     // It tells of a hand-over of another process, and is left to that.
     let faults = Arc::new(FaultControl::new(Direction::Incoming));
     let record = FileRecord::new(scene.lab.path("disk.img.owner"), SOON, faults);
-    let (vm, owner) = (Name::try_from("guest").unwrap(), ownership::new_owner().unwrap());
+    let (vm, owner) = (Name::try_from("guest").unwrap(), ferry_record::new_owner().unwrap());
     let other = Record { vm, generation: 7, owner, migration_id: 9, settled: false, nonce: 0 };
     assert_eq!(record.create(&other).unwrap(), Swap::Won);
     let mut destination = scene.destination();

@@ -19,7 +19,6 @@ pub mod kvm;
 pub mod machine;
 pub mod memory;
 pub mod one_call;
-pub mod ownership;
 pub mod panics;
 pub mod qmp;
 pub mod runtime;

@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use super::style::Style;
 use super::{CliError, QMP_TIMEOUT, print, qmp_path, summary, units};
-use crate::ownership::file::{FileRecord, LOCK_TIMEOUT};
 use crate::qmp::client::Client;
 use crate::runtime::record::OwnershipInfo;
+use ferry_record::file::{FileRecord, LOCK_TIMEOUT};
 
 /// The options of `ferry status`.
 #[derive(Args, Debug)]

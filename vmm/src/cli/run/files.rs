@@ -96,7 +96,7 @@ fn named(options: &Options) -> Vec<Named> {
 
 /// How the record's file is called where the user has not named it.
 fn record_option(disk: Option<&DiskConfig>, record: Option<&Path>) -> &'static str {
-    let beside = disk.and_then(|disk| crate::ownership::file::FileRecord::beside(&disk.path).ok());
+    let beside = disk.and_then(|disk| ferry_record::file::FileRecord::beside(&disk.path).ok());
     if beside.as_deref() == record { "the ownership record" } else { "--ownership file:" }
 }
 

@@ -8,8 +8,8 @@ use ferry_devices::fault::FaultControl;
 
 use crate::cli::CliError;
 use crate::machine::{DiskConfig, Machine};
-use crate::ownership::file::{FileRecord, LOCK_TIMEOUT};
 use crate::runtime::record::{OwnRecord, RecordError};
+use ferry_record::file::{FileRecord, LOCK_TIMEOUT};
 
 /// The value of `--ownership`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -68,7 +68,7 @@ mod tests {
     use ferry_devices::fault::Direction;
 
     use super::*;
-    use crate::ownership::file::FileRecord;
+    use ferry_record::file::FileRecord;
 
     #[test]
     fn while_storage_hangs_only_so_many_threads_wait_for_it() {

@@ -13,7 +13,7 @@ use ferry_migration::ownership::{Record, Swap};
 use super::{ANSWER_DEADLINE, OwnRecord, RecordError};
 use crate::machine::{Custody, Settle};
 use crate::one_call::NoAnswer;
-use crate::ownership::OwnershipError;
+use ferry_record::OwnershipError;
 
 /// The record's word on whether this process may run its guest again.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl OwnRecord {
     /// Makes the record name this process in a new generation, unsettled; not any more once
     /// `given_up` says that its caller has stopped waiting.
     pub(super) fn claim_again(&self, again: Again, given_up: &AtomicBool) -> Result<Record, RecordError> {
-        let migration_id = crate::ownership::random().map_err(RecordError::Random)?;
+        let migration_id = ferry_record::random().map_err(RecordError::Random)?;
         self.while_nobody_changes_it(|| {
             if !custody::may_claim(self.announced().is_some(), again, Guards::all()) {
                 return Err(RecordError::Announced);

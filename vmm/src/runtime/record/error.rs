@@ -3,7 +3,7 @@
 use ferry_migration::ownership::{NameError, RuleError};
 
 use super::ANSWER_DEADLINE;
-use crate::ownership::OwnershipError;
+use ferry_record::OwnershipError;
 
 /// Why a record could not be used.
 #[derive(Debug, thiserror::Error)]

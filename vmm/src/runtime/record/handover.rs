@@ -11,7 +11,7 @@ use ferry_migration::ownership::{Change, Handover, Record, Standing, Swap, custo
 use ferry_migration::source::TakeBack;
 
 use super::{OwnRecord, RecordError};
-use crate::ownership::{OwnershipError, Stay};
+use ferry_record::{OwnershipError, Stay};
 
 /// Longest that the resume of a guest waits for a look at the record: before the permit no other
 /// process can own the guest, unless an operator has said so.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ANSWER_DEADLINE;
 use crate::one_call::NoAnswer;
-use crate::ownership::Ownership;
+use ferry_record::Ownership;
 
 const SEE_STORAGE: &str = "its storage hangs: see what keeps it, then ask again";
 

@@ -16,7 +16,7 @@ use super::settling::Ended;
 use super::twice::MayRunTwice;
 use super::{ANSWER_DEADLINE, HandoverRecord, OwnershipInfo, RecordError};
 use crate::one_call::OneCall;
-use crate::ownership::{Ownership, OwnershipError, Stay};
+use ferry_record::{Ownership, OwnershipError, Stay};
 
 /// How often a record that did not answer is asked again by a change that must be made.
 const INSIST_AGAIN: Duration = Duration::from_millis(500);
@@ -62,7 +62,7 @@ impl OwnRecord {
     /// # Errors
     /// When the name does not fit, or the kernel gives no random number.
     pub fn new(backend: Arc<dyn Ownership>, vm: &str) -> Result<Self, RecordError> {
-        let me = crate::ownership::new_owner().map_err(RecordError::Random)?;
+        let me = ferry_record::new_owner().map_err(RecordError::Random)?;
         Ok(OwnRecord {
             backend,
             me,

@@ -10,9 +10,9 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::machine::Custody;
-use crate::ownership::faulty::{Fault, Faulty, Plan, Strikes};
-use crate::ownership::file::FileRecord;
 use crate::runtime::record::Custodian;
+use ferry_record::faulty::{Fault, Faulty, Plan, Strikes};
+use ferry_record::file::FileRecord;
 
 /// Longer than any of this takes.
 const LONG: Duration = Duration::from_secs(20);

@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 
 use super::{OwnRecord, OwnershipInfo, RecordError};
-use crate::ownership::Stay;
+use ferry_record::Stay;
 
 /// Why the guest may run twice.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use ferry_migration::ownership::{Record, Swap};
 
 use super::OwnRecord;
-use crate::ownership::OwnershipError;
+use ferry_record::OwnershipError;
 
 impl OwnRecord {
     /// The same record; where it is not there, and this process may not make it, a guest does

@@ -129,7 +129,7 @@ impl Outgoing {
     ) -> Result<Self, MigrationError> {
         let (events, inbox) = channel();
         let faults = machine.faults().clone();
-        let migration_id = crate::ownership::random().map_err(MigrationError::Host)?;
+        let migration_id = ferry_record::random().map_err(MigrationError::Host)?;
         let own_record = record.cloned();
         // A guest that arrived and found the record to be another process's has none.
         let record = record.filter(|own| own.generation() > 0);

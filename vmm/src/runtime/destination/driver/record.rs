@@ -8,9 +8,9 @@ use ferry_migration::greeting::Announced;
 use ferry_migration::{Handshake, Timer};
 
 use super::Driver;
-use crate::ownership::OwnershipError;
 use crate::runtime::destination::Event;
 use crate::runtime::record::{self, OwnRecord, RecordError};
+use ferry_record::OwnershipError;
 
 /// What the record can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use ferry_migration::ownership::{Handover, Name, OwnerId};
 
 use super::*;
-use crate::ownership::{Sign, Stays};
+use crate::{Sign, Stays};
 
 /// A backend in memory: it counts what reaches it.
 #[derive(Debug)]

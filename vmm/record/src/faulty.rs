@@ -7,7 +7,7 @@ use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::ownership::{Expected, Ownership, OwnershipError, Record, Sign, Stay, Swap};
+use crate::{Expected, Ownership, OwnershipError, Record, Sign, Stay, Swap};
 
 /// Which calls a fault strikes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

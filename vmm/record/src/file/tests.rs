@@ -9,7 +9,7 @@ use ferry_migration::ownership::file::FILE_LEN;
 use ferry_migration::ownership::{Handover, Name, OwnerId};
 
 use super::*;
-use crate::ownership::Change;
+use crate::Change;
 
 /// Storage that does what it can.
 fn no_faults() -> Arc<FaultControl> {

@@ -18,9 +18,9 @@ use ferry_migration::ownership::file::{self as format, Newest};
 use ferry_migration::ownership::judge;
 use ferry_migration::ownership::swap::{Verdict, judge_create};
 
-use crate::ownership::faulty::Tear;
-use crate::ownership::file::lock::Kind;
-use crate::ownership::{Expected, Ownership, OwnershipError, Record, Sign, Stay, Stays, Swap};
+use crate::faulty::Tear;
+use crate::file::lock::Kind;
+use crate::{Expected, Ownership, OwnershipError, Record, Sign, Stay, Stays, Swap};
 
 mod create;
 mod lock;

@@ -7,7 +7,7 @@ use std::sync::{Barrier, Mutex};
 
 use super::tests::{Folder, ask, handover, owner};
 use super::*;
-use crate::ownership::faulty::{Fault, Faulty, Plan, Strikes};
+use crate::faulty::{Fault, Faulty, Plan, Strikes};
 
 const OPENERS: u128 = 6;
 const LAST_GENERATION: u64 = 40;

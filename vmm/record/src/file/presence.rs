@@ -10,7 +10,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::FileRecord;
 use super::lock::{self, Kind};
-use crate::ownership::{Ownership, OwnershipError, Sign, Stay};
+use crate::{Ownership, OwnershipError, Sign, Stay};
 
 impl FileRecord {
     /// Only the look at what is shown, and the change of it, are made under its lock: an end must
@@ -55,8 +55,8 @@ impl FileRecord {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{Folder, created};
-    use crate::ownership::file::FileRecord;
-    use crate::ownership::{Ownership, OwnershipError};
+    use crate::file::FileRecord;
+    use crate::{Ownership, OwnershipError};
 
     fn show(file: &FileRecord, alone: bool) -> Result<(), OwnershipError> {
         file.show_presence(alone, file.stay())

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use ferry_devices::fault::{FaultControl, Place};
 use ferry_migration::ownership::file as format;
 
-use crate::ownership::file::FileRecord;
-use crate::ownership::{OwnershipError, Record, random};
+use crate::file::FileRecord;
+use crate::{OwnershipError, Record, random};
 
 impl FileRecord {
     /// Makes the file; false if the name is taken by now.

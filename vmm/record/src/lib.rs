@@ -5,6 +5,9 @@
 //! backend adds the storage, its lock and its failures. [`file::FileRecord`] keeps the record in a
 //! file; [`faulty::Faulty`] breaks any backend on purpose.
 
+// Printing is the command line's: a message must not end the thread that it comes from.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 use std::fmt::Debug;
 use std::fs::File;
 use std::sync::Arc;
