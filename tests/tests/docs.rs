@@ -7,7 +7,7 @@ use std::fs;
 use ferry_devices::fault::WORKERS;
 use ferry_devices::fault::{Moment, Place};
 use ferry_migration::Parameters;
-use ferry_migration::message::{PROTOCOL_VERSION, ToDestination, ToSource};
+use ferry_migration::message::{OLDEST_VERSION, PROTOCOL_VERSION, ToDestination, ToSource};
 use ferry_migration::parameters::Capability;
 use ferry_migration::{destination, source};
 use ferry_vmm::qmp::command_names;
@@ -55,6 +55,17 @@ fn the_files_of_the_tests() {
     });
     let missing: Vec<_> = files.filter(|file| file.ends_with(".rs") && !named.contains(file)).collect();
     assert!(missing.is_empty(), "tests/README.md has no row for {missing:?}: add one");
+}
+
+#[test]
+fn the_versions_that_talk() {
+    let path = format!("{}/../CHANGELOG.md", env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let table = page.split("\n## ").find(|section| section.starts_with("The migration protocol"));
+    let rows = table.expect("CHANGELOG.md has the table").lines().filter(|line| line.starts_with("| "));
+    let last: Vec<_> = rows.last().expect("it has rows").trim_matches('|').split('|').map(str::trim).collect();
+    let taken = format!("{OLDEST_VERSION} and {PROTOCOL_VERSION}");
+    assert_eq!((last[0], last[2]), (&*PROTOCOL_VERSION.to_string(), &*taken), "CHANGELOG.md is to have a row: add it");
 }
 
 #[test]
