@@ -65,8 +65,8 @@ fn a_guest_in_the_middle_of_a_hand_over_is_not_booted_again() {
 fn a_folder_in_the_place_of_the_record_is_refused_and_left_alone() {
     let Some(lab) = Lab::new() else { return };
     let image = disk::image(&lab, "disk.img", 4 << 20);
-    // Root may write anywhere but where nobody may: a folder in the record's place is an error all
-    // the same.
+    // Root may write in any folder, so a missing permission cannot be tried; a folder in the
+    // record's place is an error for root as well.
     std::fs::create_dir(record(&lab)).unwrap();
     let spec = Spec::new().disk(&image).paused();
     let error = lab.refuses(&spec);

@@ -75,9 +75,7 @@ impl Events {
     /// Tells every subscriber.
     pub fn publish(&self, event: Event) {
         tracing::debug!(?event, "event");
-        if let Some(name) = event.traced() {
-            crate::trace::event(name);
-        }
+        crate::trace::event(|| event.traced());
         let stamped = Stamped { event, at: SystemTime::now() };
         let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
         // The other reference is the subscriber's.

@@ -81,9 +81,13 @@ pub fn status(status: Status, info: impl Fn() -> MigrationInfo) {
     });
 }
 
-/// An event of this name was published.
-pub fn event(name: String) {
-    note(|| What::Event { name });
+/// An event was published; without a `name` it is noted elsewhere.
+pub fn event(name: impl FnOnce() -> Option<String>) {
+    if let Some(writer) = WRITER.get()
+        && let Some(name) = name()
+    {
+        writer.put(What::Event { name });
+    }
 }
 
 /// A message left.
