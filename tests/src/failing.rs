@@ -4,11 +4,13 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ferry_guest::workload::{Order, Rate};
+use ferry_migration::Handshake;
 use ferry_migration::info::{MigrationInfo, Status};
 use serde_json::{Value, json};
 
+use crate::relay::{Fault, Plan, Spot};
 use crate::scene::gave_up;
-use crate::{Ferry, Lab, Scene, Spec, disk};
+use crate::{Ferry, Lab, Relay, Scene, Spec, disk};
 
 /// The statuses of a postcopy that fails while the guest is stopped.
 pub const STOPPED: [&str; 4] = ["setup", "active", "postcopy-setup", "failed"];
@@ -45,6 +47,24 @@ fn with_load(spec: Spec) -> Spec {
 pub fn moment(event: &Value) -> SystemTime {
     let part = |name: &str| event["timestamp"][name].as_u64().expect("an event bears the time");
     UNIX_EPOCH + Duration::from_secs(part("seconds")) + Duration::from_micros(part("microseconds"))
+}
+
+/// Runs a test with each handshake, with `owned` on a disk; the next migration goes by postcopy,
+/// without rehearsal.
+pub fn with_both(test: impl Fn(Scene, Handshake)) {
+    type Describe = fn(&Lab, Spec) -> Spec;
+    let both: [(Describe, Handshake); 2] = [(diskless, Handshake::Setup), (working, Handshake::Owned)];
+    for (describe, handshake) in both {
+        let Some(mut scene) = Scene::with(describe) else { return };
+        scene.by_postcopy(false);
+        test(scene, handshake);
+    }
+}
+
+/// A relay in front of `destination`, in which `fault` happens at the first frame of this kind.
+#[must_use]
+pub fn behind(destination: &Ferry, at: Spot, fault: Fault) -> Relay {
+    Relay::new(&destination.wait_listening(), Some(Plan { at, fault }))
 }
 
 impl Scene {

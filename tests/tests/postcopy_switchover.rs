@@ -2,40 +2,22 @@
 //! before and after its word, with pages still to send and without. What QEMU 10.2.2 gets wrong
 //! here is right here: nobody waits for ever, and nobody runs twice.
 //!
-//! Each test takes both handshakes: `setup`, which may have to ask an operator, and with a disk
+//! Most tests take both handshakes: `setup`, which may have to ask an operator, and with a disk
 //! `owned`, which asks the record.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use ferry_migration::{Handshake, Status};
-use ferry_tests::failing::{STOPPED, Times, diskless, working};
-use ferry_tests::relay::{Fault, Plan, Spot};
+use ferry_tests::failing::{STOPPED, Times, behind, with_both, working};
+use ferry_tests::relay::{Fault, Spot};
 use ferry_tests::scene::{assert_never_ran, gave_up};
 use ferry_tests::wait::wait_for;
-use ferry_tests::{Ferry, Lab, Relay, SOON, Scene, Spec, disk, wait_until};
+use ferry_tests::{Ferry, Relay, SOON, Scene, disk, wait_until};
 use serde_json::json;
-
-/// Short, and yet longer than a busy host takes to stop a guest and to load its state.
-const LOAD_TIMEOUT: Duration = Duration::from_millis(1500);
 
 const READY: Spot = Spot::Message("Ready");
 const PERMIT: Spot = Spot::Message("Permit");
 const STARTED: Spot = Spot::Message("Started");
-
-/// Runs a test with each handshake; the next migration goes by postcopy, without rehearsal.
-fn with_both(test: impl Fn(Scene, Handshake)) {
-    type Describe = fn(&Lab, Spec) -> Spec;
-    let both: [(Describe, Handshake); 2] = [(diskless, Handshake::Setup), (working, Handshake::Owned)];
-    for (describe, handshake) in both {
-        let Some(mut scene) = Scene::with(describe) else { return };
-        scene.by_postcopy(false);
-        test(scene, handshake);
-    }
-}
-
-fn behind(destination: &Ferry, at: Spot, fault: Fault) -> Relay {
-    Relay::new(&destination.wait_listening(), Some(Plan { at, fault }))
-}
 
 /// The source waits for the destination's word longer than the destination waits for its disk.
 fn wait_for_the_word(scene: &mut Scene) {
@@ -349,66 +331,6 @@ fn a_destination_whose_disk_is_taken_after_the_permit_gives_the_guest_back() {
         }
         scene.be_patient();
         scene.ends_well_by_postcopy();
-    }
-}
-
-#[test]
-fn a_destination_that_dies_or_freezes_before_it_loads_leaves_the_guest_at_the_source() {
-    with_both(|mut scene, _| {
-        for frozen in [false, true] {
-            scene.be_impatient();
-            let mut destination = scene.destination();
-            let relay = behind(&destination, Spot::Message("Package"), Fault::Stall);
-            scene.begin_slow_postcopy(&relay.uri());
-            relay.wait_fired();
-            assert_eq!(scene.source.migration().status, Some(Status::PostcopySetup));
-            match frozen {
-                true => destination.freeze(),
-                false => destination.kill(),
-            }
-            relay.heal();
-            scene.failed_as("", &STOPPED);
-            if frozen {
-                destination.thaw();
-                let _ = gave_up(&mut destination);
-            }
-            assert_never_ran(&destination);
-        }
-        scene.ends_well_by_postcopy();
-    });
-}
-
-#[test]
-fn a_load_that_hangs_is_given_up_after_the_load_timeout() {
-    with_both(|mut scene, _| {
-        scene.source.set_parameters(json!({ "x-ferry-load-timeout-ms": LOAD_TIMEOUT.as_millis() as u64 }));
-        let mut times = Times::default();
-        for at in ["load,of=serial/0", "post_load", "KVM_SET_MSRS,of=vcpu/1", "KVM_SET_IRQCHIP"] {
-            let mut destination = scene.destination_with(&format!("fault,at={at},do=hang,in=incoming"));
-            scene.begin_postcopy(&destination.wait_listening());
-            let resumed = scene.both_failed_as(&mut destination, "in time", &STOPPED).expect("the guest was stopped");
-            let events = scene.source.events();
-            let stopped = events.iter().find(|event| event["event"] == "STOP").map(ferry_tests::failing::moment);
-            times.note(stopped.expect("the guest was stopped"), resumed);
-        }
-        let median = times.show("from STOP to RESUME with a load timeout of 1500 ms");
-        assert!(median >= LOAD_TIMEOUT, "{median:?}");
-        wait_for("the guest to go on", SOON, || scene.source.run_state() == "running");
-        scene.ends_well_by_postcopy();
-    });
-}
-
-#[test]
-fn a_source_that_dies_before_the_permit_ends_its_destination_even_in_a_load_that_hangs() {
-    for at in ["load", "post_load", "KVM_SET_LAPIC,of=vcpu/1"] {
-        with_both(|mut scene, _| {
-            let mut destination = scene.destination_with(&format!("fault,at={at},do=hang,in=incoming"));
-            scene.begin_slow_postcopy(&destination.wait_listening());
-            destination.wait_migration(Status::PostcopySetup);
-            scene.source.kill();
-            let error = gave_up(&mut destination);
-            assert!(error.contains("link"), "{at}: {error}");
-        });
     }
 }
 

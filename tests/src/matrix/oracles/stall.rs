@@ -10,20 +10,18 @@
 use std::time::{Duration, SystemTime};
 
 use super::Verdict;
-use crate::matrix::evidence::{Evidence, Reason, Role, Stalled};
+use crate::matrix::evidence::{Evidence, Process, Reason, Role, Stalled};
 
 /// What a migration comes to when a link of it is lost.
 const LOST: [&str; 3] = ["failed", "postcopy-paused", "uncertain"];
 
-/// A control link without heartbeats cannot be told from a peer without life. And once the guest
-/// is stopped, one deadline is for all that the destination does to take it, also for the last
-/// pages, and for those that it asks for while it loads: here that deadline is as long as a link may
-/// be silent.
-const STAND_FOR: [(&str, &str); 3] = [
-    ("control", "no sign of life"),
-    ("bulk", "did not take the guest in time"),
-    ("urgent", "did not take the guest in time"),
-];
+/// A control link without heartbeats cannot be told from a peer without life.
+const SILENT_PEER: &str = "no sign of life";
+
+/// Once the guest is stopped, one deadline is for all that the destination does to take it, also
+/// for the last pages, and for those that it asks for while it loads. Here that deadline is as long
+/// as a page link may be silent, so it may end the migration first.
+const LOAD_TIMEOUT: &str = "did not take the guest in time";
 
 /// Judges it.
 #[must_use]
@@ -88,10 +86,27 @@ fn told(evidence: &Evidence) -> impl Iterator<Item = &str> {
 /// `the control link`, `bulk link 2`, `the bulk links`, `urgent: no page for …`; and what stands
 /// for a link where it cannot be told.
 fn is_named(evidence: &Evidence, stalled: &Stalled) -> bool {
+    let stands_for = match &*stalled.link {
+        "control" => Some(SILENT_PEER),
+        _ => load_timed_out(evidence, stalled).then_some(LOAD_TIMEOUT),
+    };
     let names = [format!("{} link", stalled.link), format!("{}: ", stalled.link)];
-    let stands_for = STAND_FOR.iter().filter(|(link, _)| *link == stalled.link).map(|(_, words)| *words);
     let words: Vec<_> = names.iter().map(String::as_str).chain(stands_for).collect();
     told(evidence).any(|text| words.iter().any(|word| text.contains(word)))
+}
+
+/// Whether the guest was stopped at the source for as long as the destination had to take it.
+fn load_timed_out(evidence: &Evidence, stalled: &Stalled) -> bool {
+    let events = evidence.of(Role::Source).into_iter().flat_map(Process::migration_events);
+    let mut stopped = None;
+    for (at, status) in events {
+        match status {
+            "device" => stopped = Some(at),
+            "failed" => return stopped.is_some_and(|stopped| at >= stopped + stalled.silent),
+            _ => {}
+        }
+    }
+    false
 }
 
 #[cfg(test)]
@@ -133,7 +148,12 @@ mod tests {
         let reason = "the destination did not take the guest in time (while the destination loaded the device state)";
         evidence.processes[0].final_info.as_mut().expect("the source has a last word").error_desc = Some(reason.into());
         evidence.reasons.clear();
-        assert!(matches!(stalls(evidence, "urgent", true), Verdict::Pass(_)));
+        assert!(matches!(stalls(evidence.clone(), "urgent", true), Verdict::Pass(_)));
+        assert!(matches!(stalls(evidence.clone(), "bulk", true), Verdict::Pass(_)));
+        assert!(matches!(stalls(evidence.clone(), "control", true), Verdict::Fail(says) if says.contains("names it")));
+        // The scripted guest was stopped at 496 ms: a deadline of 20 ms was not over at 515 ms.
+        evidence.processes[0].events[5].at = at(515);
+        assert!(matches!(stalls(evidence, "urgent", true), Verdict::Fail(says) if says.contains("names it")));
     }
 
     #[test]
