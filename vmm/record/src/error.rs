@@ -125,14 +125,6 @@ impl OwnershipError {
         matches!(self, OwnershipError::Unreachable { maybe_applied: true, .. })
     }
 
-    /// The same error of a call that had made its change before it failed.
-    pub(super) fn after_change(mut self) -> Self {
-        if let OwnershipError::Unreachable { maybe_applied, .. } = &mut self {
-            *maybe_applied = true;
-        }
-        self
-    }
-
     pub(super) fn format(at: &str, source: FormatError) -> Self {
         let at = at.to_owned();
         match source {

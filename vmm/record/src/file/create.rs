@@ -20,10 +20,10 @@ impl FileRecord {
     pub(super) fn create_file(&self, record: &Record) -> Result<bool, OwnershipError> {
         let failed = |error| self.unreachable("creating it", false, error);
         let draft = Draft::write(self.draft_path().map_err(failed)?, record, &self.faults).map_err(failed)?;
-        match fs::hard_link(&draft.path, &self.path) {
+        match fs::hard_link(&draft.path.0, &self.path) {
             Ok(()) => {
                 // Open from here on: a file that takes its place before its first use is noticed.
-                *self.held() = self.open().map_err(OwnershipError::after_change)?;
+                *self.held() = Some(draft.into_file());
                 self.sync_folder().map(|()| true)
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
@@ -62,28 +62,37 @@ fn is_refusal(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::EROFS | libc::EXDEV | libc::EMLINK))
 }
 
-/// A file that is on its way; the name goes when this does.
+/// A file that is on its way; its first name goes when this does.
 struct Draft {
-    path: PathBuf,
+    path: DraftName,
+    file: File,
 }
+
+/// Removes the name when it is dropped.
+struct DraftName(PathBuf);
 
 impl Draft {
     fn write(path: PathBuf, record: &Record, faults: &FaultControl) -> io::Result<Self> {
         let mut options = OpenOptions::new();
-        options.write(true).create_new(true).mode(0o600).custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW);
+        options.read(true).write(true).create_new(true).mode(0o600).custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW);
         let mut file = options.open(&path)?;
-        let draft = Draft { path };
+        let path = DraftName(path);
         faults.before(Place::RecordWrite).and_then(|()| file.write_all(&format::create(record)))?;
         faults.before(Place::RecordSync).and_then(|()| file.sync_all())?;
-        Ok(draft)
+        Ok(Draft { path, file })
+    }
+
+    /// The file, without its first name.
+    fn into_file(self) -> File {
+        self.file
     }
 }
 
-impl Drop for Draft {
+impl Drop for DraftName {
     fn drop(&mut self) {
         // A name that stays is a file of 8 KiB that no process reads.
-        if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!("{} could not be removed: {error}; remove it by hand", self.path.display());
+        if let Err(error) = fs::remove_file(&self.0) {
+            tracing::warn!("{} could not be removed: {error}; remove it by hand", self.0.display());
         }
     }
 }
