@@ -17,7 +17,6 @@ pub mod console;
 pub mod endpoint;
 pub mod kvm;
 pub mod machine;
-pub mod memory;
 pub mod one_call;
 pub mod panics;
 pub mod qmp;

@@ -29,7 +29,7 @@ pub use error::{BootError, Input, Problem};
 use image::Image;
 use layout::{COMMAND_LINE, COMMAND_LINE_MAX};
 
-use crate::memory::Memory;
+use ferry_memory::Memory;
 
 /// The highest address of an initrd when the kernel does not say (boot protocol,
 /// `initrd_addr_max`).

@@ -2,10 +2,10 @@
 
 use std::io::Write;
 
+use ferry_memory::MemoryConfig;
 use proptest::prelude::*;
 
 use super::*;
-use crate::memory::MemoryConfig;
 
 const NOTE: &[u8] = b"\x04\0\0\0\x04\0\0\0\x12\0\0\0Xen\0\x00\x00\x10\x00";
 

@@ -20,12 +20,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use ferry_observe::causes;
 use tracing_subscriber::EnvFilter;
 
 use crate::endpoint::Endpoint;
 use crate::qmp::client::ClientError;
 use crate::{panics, signals, stderr};
-use ferry_observe::causes;
 
 /// How long a QMP server may take to answer: it answers at all times, so this is generous.
 const QMP_TIMEOUT: Duration = Duration::from_secs(10);

@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use ferry_observe::output_file::{self, Purpose};
 
 use super::{CliError, print};
-use ferry_observe::output_file::{self, Purpose};
 
 /// The options of `ferry report`.
 #[derive(Args, Debug)]

@@ -7,12 +7,12 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ferry_memory::Memory;
 use ferry_migration::pages::{CHUNK_PAGES, CHUNK_WORDS, PageBitmap};
 use vm_memory::bitmap::AtomicBitmap;
 
 use super::ioctls::{clear_dirty_log, get_dirty_log};
 use super::vm::{Protection, Slot, Vm};
-use crate::memory::Memory;
 
 /// The dirty log of a machine's RAM.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use ferry_memory::{Backing, Memory, MemoryConfig};
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -10,7 +11,6 @@ use super::*;
 use crate::kvm::testing::{has_kvm, machine, no_faults};
 use crate::kvm::vcpu::part;
 use crate::kvm::{Vm, chips, clock, create_all};
-use crate::memory::{Backing, Memory, MemoryConfig};
 
 /// What must be equal between two saves with a load between: everything but time.
 fn without_time(payload: &[u8]) -> String {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use ferry_devices::fault::{Direction, FaultControl};
+use ferry_memory::{Memory, MemoryConfig};
 
 use super::{Vcpu, Vm, create_all};
-use crate::memory::{Memory, MemoryConfig};
 
 /// Whether tests may use KVM. Without it they fail, unless `FERRY_NO_KVM=1` says that this is
 /// known.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ferry_devices::DeviceId;
 use ferry_devices::fault::FaultControl;
+use ferry_memory::Memory;
 use kvm_bindings::{
     KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_INITIALLY_SET, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
     KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY, kvm_enable_cap, kvm_pit_config, kvm_userspace_memory_region,
@@ -13,7 +14,6 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 
 use super::calls::Calls;
 use super::error::{KvmError, call};
-use crate::memory::Memory;
 
 /// Three pages that KVM wants on Intel hosts, in the hole below 4 GiB and away from every device.
 const TSS_ADDRESS: usize = 0xfffb_d000;

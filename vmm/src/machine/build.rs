@@ -24,6 +24,9 @@ use ferry_devices::fault::{Direction, FaultControl, FaultDevice};
 use ferry_devices::serial::{SERIAL_PORTS, Serial};
 use ferry_devices::virtio::{Block, MMIO_LEN, QUEUE_NOTIFY, VirtioDevice, VirtioMmio};
 use ferry_devices::{Bus, Device, InterruptLine};
+use ferry_memory::Memory;
+use ferry_observe::events::Events;
+use ferry_observe::output_file::{self, Purpose};
 use kvm_ioctls::IoEventAddress;
 
 use super::config::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink};
@@ -38,9 +41,6 @@ use super::{Parts, description};
 use crate::boot::BootSource;
 use crate::kvm::vcpu::io_error;
 use crate::kvm::{DirtyLog, Vm, create_all};
-use crate::memory::Memory;
-use ferry_observe::events::Events;
-use ferry_observe::output_file::{self, Purpose};
 
 const SERIAL_PORT: u64 = 0x3f8;
 const SERIAL_IRQ: u32 = 4;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use ferry_devices::fault::FaultSpec;
 
-use crate::memory::MemoryConfig;
+use ferry_memory::MemoryConfig;
 
 /// The most vCPUs that a machine may have.
 pub const CPUS_MAX: u32 = 16;

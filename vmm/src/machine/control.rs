@@ -10,12 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ferry_observe::events::{Event, Events};
+
 use super::error::{ExitReason, GuestFailure, MachineError};
 use super::gate::{DEADLINE, Gate};
 use super::status::{ResetCause, Status};
 use super::throttle::Throttle;
 use super::turn::Turn;
-use ferry_observe::events::{Event, Events};
 
 /// So many triple faults within [`TRIPLE_FAULT_WINDOW`] are a loop.
 const TRIPLE_FAULTS: usize = 3;

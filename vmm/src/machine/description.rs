@@ -2,6 +2,7 @@
 
 use ferry_devices::virtio::VirtioDevice;
 use ferry_devices::{Device, DeviceId};
+use ferry_memory::Memory;
 use ferry_migration::MachineDescription;
 use ferry_migration::description::{CpuidLeaf, DeviceDescription};
 use ferry_migration::pages::PAGE_SIZE;
@@ -9,7 +10,6 @@ use ferry_migration::pages::PAGE_SIZE;
 use super::build::Disk;
 use super::sections;
 use crate::kvm::{Vcpu, cpuid};
-use crate::memory::Memory;
 
 /// Describes a machine of these parts.
 pub(super) fn describe(

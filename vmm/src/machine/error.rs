@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use ferry_devices::BusError;
 use ferry_devices::virtio::BlockError;
+use ferry_memory::MemoryError;
+use ferry_observe::output_file::OutputFileError;
 
 use super::config::CPUS_MAX;
 use super::faults::FaultRuleError;
 use crate::boot::BootError;
 use crate::kvm::{KvmError, StateError};
-use crate::memory::MemoryError;
-use ferry_observe::output_file::OutputFileError;
 
 /// The machine could not be built, or could not do something.
 #[derive(Debug, thiserror::Error)]

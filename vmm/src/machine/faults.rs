@@ -10,6 +10,7 @@ use ferry_devices::Device;
 use ferry_devices::fault::{
     Direction, FaultPoint, FaultSpec, FaultStep, Injected, Moment, Place, TooManyRules, WORKERS,
 };
+use ferry_memory::userfault::HEAR;
 use ferry_migration::message::{ToDestination, ToSource};
 use ferry_migration::{destination, source};
 
@@ -17,7 +18,6 @@ use super::error::DeviceFailure;
 use super::parts::Parts;
 use super::{Machine, sections};
 use crate::kvm::StateCall;
-use crate::memory::userfault::HEAR;
 
 /// A rule that this machine does not take.
 #[derive(Debug, thiserror::Error)]

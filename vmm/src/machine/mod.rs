@@ -39,11 +39,11 @@ use std::time::Duration;
 
 use ferry_devices::fault::FaultControl;
 use ferry_devices::serial::Serial;
+use ferry_memory::Memory;
 use ferry_migration::MachineDescription;
+use ferry_observe::events::Events;
 
 use crate::kvm::DirtyLog;
-use crate::memory::Memory;
-use ferry_observe::events::Events;
 
 pub use config::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink};
 pub use custody::{Custody, Settle};

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use ferry_devices::fault::FaultControl;
 use ferry_devices::serial::Serial;
 use ferry_devices::{Bus, Device};
+use ferry_memory::Memory;
 use ferry_migration::MachineDescription;
 use ferry_migration::guards::Guards;
 use ferry_migration::ownership::Handover;
@@ -21,7 +22,6 @@ use super::{description, reset};
 use crate::boot::BootSource;
 use crate::kvm::vcpu::part;
 use crate::kvm::{DirtyLog, Vcpu, Vm};
-use crate::memory::Memory;
 
 /// How long output that the guest wrote before a triple fault may take to be noticed.
 const OUTPUT_DEADLINE: Duration = Duration::from_millis(100);

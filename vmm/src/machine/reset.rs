@@ -10,11 +10,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use ferry_observe::events::Event;
+
 use super::Parts;
 use super::error::{ExitReason, GuestFailure, MachineError};
 use super::status::ResetCause;
 use crate::kvm::{StateError, Vcpu, Vm, chips};
-use ferry_observe::events::Event;
 
 /// The state of everything in KVM before the first instruction.
 #[derive(Debug)]

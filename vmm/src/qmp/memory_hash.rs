@@ -13,7 +13,7 @@ use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE, PageBitmap, runs};
 use vm_memory::{Bytes, GuestAddress};
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-use crate::memory::Memory;
+use ferry_memory::Memory;
 
 /// Threads at most: reading memory is soon limited by the memory.
 const MAX_THREADS: usize = 8;
@@ -84,7 +84,7 @@ fn hash_chunks(memory: &Memory, populated: &PageBitmap, next_chunk: &AtomicU64) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::{Backing, MemoryConfig};
+    use ferry_memory::{Backing, MemoryConfig};
 
     fn hash_after(backing: Backing, writes: &[(u64, u8)]) -> MemoryHash {
         let memory = Memory::new(&MemoryConfig { size: 16 << 20, backing, prealloc: false }).unwrap();

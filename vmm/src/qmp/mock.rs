@@ -6,6 +6,7 @@ use ferry_devices::fault::FaultSpec;
 use ferry_migration::parameters::Capability;
 use ferry_migration::source::Resolution;
 use ferry_migration::{MigrationInfo, Parameters, Status};
+use ferry_observe::events::{Event, Events};
 
 use super::memory_hash::MemoryHash;
 use super::target::{Done, Target};
@@ -14,7 +15,6 @@ use crate::endpoint::Endpoint;
 use crate::machine::RunState;
 use crate::runtime::record::OwnershipInfo;
 use crate::runtime::settings::{Given, OwnSettings};
-use ferry_observe::events::{Event, Events};
 
 /// Remembers what it was told.
 pub struct Mock {

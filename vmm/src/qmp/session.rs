@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use ferry_observe::events::Events;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -15,7 +16,6 @@ use super::commands;
 use super::framing::FramingError;
 use super::target::Target;
 use super::wire::{self, CommandError, Request};
-use ferry_observe::events::Events;
 
 /// What all clients of a server share, as QEMU's monitors do.
 #[derive(Debug, Default)]

@@ -4,10 +4,10 @@
 //! Asked by `migrate` before anything begins. What only the destination knows it says in its
 //! answer to `Hello`.
 
+use ferry_memory::{Backing, Memory};
 use ferry_migration::{Handshake, Parameters};
 
 use crate::endpoint::Endpoint;
-use crate::memory::{Backing, Memory};
 
 /// Why the memory cannot be handed over as a whole.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +60,7 @@ pub fn is_safe(handshake: Handshake) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::MemoryConfig;
+    use ferry_memory::MemoryConfig;
 
     #[test]
     fn what_is_in_the_way_is_named() {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use ferry_migration::parameters::Capability;
 use ferry_migration::source::Resolution;
 use ferry_migration::{MigrationInfo, Parameters, Status};
+use ferry_observe::events::Events;
 
 use crate::endpoint::Endpoint;
 use crate::machine::Machine;
@@ -24,7 +25,6 @@ pub use crate::runtime::request::Unanswered;
 use crate::runtime::settings::{Given, OwnSettings, Settings};
 use crate::runtime::source::{Command, Outgoing};
 use crate::runtime::threads::{INTERRUPT_AGAIN, join_finished, join_interrupting, spawn, spawn_watched};
-use ferry_observe::events::Events;
 
 mod compression;
 mod connect;

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use ferry_memory::{Backing, MemoryConfig};
 use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE, PageBitmap};
+use ferry_observe::events::Events;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::destination::pages::{Mark, PageReceiver};
@@ -19,8 +21,6 @@ use super::stream::Stream;
 use crate::allocations::during;
 use crate::kvm::testing::has_kvm;
 use crate::machine::{Hold, Machine, MachineConfig, SerialSink};
-use crate::memory::{Backing, MemoryConfig};
-use ferry_observe::events::Events;
 
 const SESSION: u32 = 7;
 const MIB: u64 = 1 << 20;

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use ferry_memory::userfault::{Blocktime, Faults};
 use ferry_migration::info::{Downtime, PageWaits, PostcopyStats, RamStats};
 use ferry_migration::pages::PAGE_SIZE;
 use ferry_migration::{Handshake, MigrationInfo, Status};
 use ferry_observe::PageCounters;
 use ferry_observe::events::{Event, Events};
 
-use crate::memory::userfault::{Blocktime, Faults};
 use crate::runtime::MigrationError;
 
 /// Which way a migration goes.

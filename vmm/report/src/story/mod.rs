@@ -10,12 +10,12 @@ mod tests;
 mod timeline;
 
 use ferry_migration::MigrationInfo;
+use ferry_observe::trace::{Round, Sample, Side, Start, What};
 use serde::Serialize;
 
 use self::read::{Part, Trace, parts};
 use self::timeline::Message;
 use super::matrix;
-use ferry_observe::trace::{Round, Sample, Side, Start, What};
 
 /// All migrations of some traces.
 #[derive(Debug, Serialize)]

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use crate::{ReportError, file_name};
 use ferry_observe::trace::{Entry, Side, Start, What};
+
+use crate::{ReportError, file_name};
 
 /// A trace as it was read.
 #[derive(Debug)]

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
+use ferry_observe::trace::{Entry as Noted, Round, Side, What};
+
 use super::read::Part;
 use crate::matrix::{Entry, Kind, Lane};
-use ferry_observe::trace::{Entry as Noted, Round, Side, What};
 
 /// A message that takes longer says so, in microseconds.
 const LATE_US: i64 = 20_000;

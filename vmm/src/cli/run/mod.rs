@@ -10,6 +10,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 
 pub use self::options::Options;
+use ferry_observe::events::Events;
+use ferry_observe::trace;
 
 use self::options::Incoming;
 use super::CliError;
@@ -20,8 +22,6 @@ use crate::runtime::record::Custodian;
 use crate::runtime::{Migrations, Needed};
 use crate::signals::{self, Signal, Signals};
 use crate::stderr;
-use ferry_observe::events::Events;
-use ferry_observe::trace;
 
 /// Runs `ferry run`.
 pub fn run(options: &Options) -> Result<(), CliError> {

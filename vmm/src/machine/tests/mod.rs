@@ -10,11 +10,11 @@ use std::io::{Read, Write};
 use std::time::Instant;
 
 use ferry_guest::lines::Line;
+use ferry_memory::{Backing, MemoryConfig};
+use ferry_observe::events::{Event, Subscription};
 
 use super::*;
 use crate::kvm::testing::has_kvm;
-use crate::memory::{Backing, MemoryConfig};
-use ferry_observe::events::{Event, Subscription};
 
 /// Longer than any healthy step takes on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -3,14 +3,15 @@
 
 use std::sync::atomic::Ordering;
 
+use ferry_migration::Parameters;
+use ferry_migration::parameters::Capability;
+
 use super::{Arguments, Outcome, value};
 use crate::qmp::arguments::{Nothing, read};
 use crate::qmp::session::Session;
 use crate::qmp::target::Done;
 use crate::qmp::wire::CommandError;
 use crate::runtime::settings::Given;
-use ferry_migration::Parameters;
-use ferry_migration::parameters::Capability;
 use serde::{Deserialize, Serialize};
 
 /// Sets the parameters that are given and leaves the others as they are.

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ferry_migration::Status;
+use ferry_observe::events::Event;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -18,7 +19,6 @@ use crate::qmp::connection::MAX_REQUEST;
 use crate::qmp::mock::Mock;
 use crate::qmp::outbox::{HIGH_WATER, LIMIT};
 use crate::qmp::server::{MAX_CLIENTS, Server, ServerError};
-use ferry_observe::events::Event;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 

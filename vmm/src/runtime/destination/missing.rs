@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use ferry_devices::DeviceId;
 use ferry_devices::fault::{FaultControl, Place};
+use ferry_memory::userfault::{self, Faults, HEAR, Landing, Next, UserfaultError};
 use ferry_migration::destination::Input;
 use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE, PageBitmap};
 use ferry_migration::wire::bulk::Chunk;
@@ -20,7 +21,6 @@ use ferry_migration::wire::request;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::machine::Machine;
-use crate::memory::userfault::{self, Faults, HEAR, Landing, Next, UserfaultError};
 use crate::runtime::control::LinkError;
 use crate::runtime::destination::silence::{Owed, Silence};
 use crate::runtime::destination::{Event, LinkEvent};

@@ -13,10 +13,10 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use ferry_memory::{Memory, populate};
 use ferry_migration::pages::PageBitmap;
 
 use crate::machine::Machine;
-use crate::memory::{Memory, populate};
 
 /// Whether it pays beside `bulk_links` threads that receive pages: only when a core is left for
 /// it.
@@ -114,7 +114,7 @@ impl Drop for Ended<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::{Backing, MemoryConfig};
+    use ferry_memory::{Backing, MemoryConfig};
     use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE};
     use vm_memory::{Bytes, GuestAddress};
 

@@ -10,13 +10,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ferry_devices::fault::{FaultControl, Place};
+use ferry_memory::userfault::{UserfaultError, discard_outdated};
 use ferry_migration::destination::{Input, LoadTimes};
 use ferry_migration::message::Failure;
 use ferry_migration::package;
 use ferry_migration::pages::PageBitmap;
 
 use crate::machine::Machine;
-use crate::memory::userfault::{UserfaultError, discard_outdated};
 use crate::runtime::destination::marks::Marks;
 use crate::runtime::destination::missing::Missing;
 use crate::runtime::destination::pages::{Armed, Mark, PageReceiver};

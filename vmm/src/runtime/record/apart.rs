@@ -66,9 +66,9 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use ferry_devices::fault::Direction;
+    use ferry_record::file::FileRecord;
 
     use super::*;
-    use ferry_record::file::FileRecord;
 
     #[test]
     fn while_storage_hangs_only_so_many_threads_wait_for_it() {

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use ferry_migration::guards::Guards;
 use ferry_migration::ownership::custody::{self, Again};
 use ferry_migration::ownership::{Record, Swap};
+use ferry_record::OwnershipError;
 
 use super::{ANSWER_DEADLINE, OwnRecord, RecordError};
 use crate::machine::{Custody, Settle};
 use crate::one_call::NoAnswer;
-use ferry_record::OwnershipError;
 
 /// The record's word on whether this process may run its guest again.
 #[derive(Debug)]

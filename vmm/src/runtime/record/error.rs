@@ -1,9 +1,9 @@
 //! Why an ownership record could not be used, and what the operator can do about it.
 
 use ferry_migration::ownership::{NameError, RuleError};
+use ferry_record::OwnershipError;
 
 use super::ANSWER_DEADLINE;
-use ferry_record::OwnershipError;
 
 /// Why a record could not be used.
 #[derive(Debug, thiserror::Error)]

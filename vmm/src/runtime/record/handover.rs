@@ -9,9 +9,9 @@ use std::time::Duration;
 use ferry_migration::destination::{Claim, GiveBack};
 use ferry_migration::ownership::{Change, Handover, Record, Standing, Swap, custody};
 use ferry_migration::source::TakeBack;
+use ferry_record::{OwnershipError, Stay};
 
 use super::{OwnRecord, RecordError};
-use ferry_record::{OwnershipError, Stay};
 
 /// Longest that the resume of a guest waits for a look at the record: before the permit no other
 /// process can own the guest, unless an operator has said so.

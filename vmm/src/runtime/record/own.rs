@@ -9,6 +9,7 @@ use std::time::Duration;
 use ferry_migration::guards::Guards;
 use ferry_migration::ownership::custody::{self, Arrival, Boot, Refusal};
 use ferry_migration::ownership::{Change, Handover, Name, OwnerId, Record, Swap};
+use ferry_record::{Ownership, OwnershipError, Stay};
 
 use super::background::Background;
 use super::error::Twice;
@@ -16,7 +17,6 @@ use super::settling::Ended;
 use super::twice::MayRunTwice;
 use super::{ANSWER_DEADLINE, HandoverRecord, OwnershipInfo, RecordError};
 use crate::one_call::OneCall;
-use ferry_record::{Ownership, OwnershipError, Stay};
 
 /// How often a record that did not answer is asked again by a change that must be made.
 const INSIST_AGAIN: Duration = Duration::from_millis(500);

@@ -6,13 +6,13 @@ use std::time::Instant;
 use ferry_devices::fault::{Direction, FaultControl};
 use ferry_migration::ownership::custody::Again;
 use ferry_migration::source::TakeBack;
+use ferry_record::faulty::{Fault, Faulty, Plan, Strikes};
+use ferry_record::file::FileRecord;
 use tempfile::TempDir;
 
 use super::*;
 use crate::machine::Custody;
 use crate::runtime::record::Custodian;
-use ferry_record::faulty::{Fault, Faulty, Plan, Strikes};
-use ferry_record::file::FileRecord;
 
 /// Longer than any of this takes.
 const LONG: Duration = Duration::from_secs(20);

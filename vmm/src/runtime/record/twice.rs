@@ -2,8 +2,9 @@
 
 use std::sync::PoisonError;
 
-use super::{OwnRecord, OwnershipInfo, RecordError};
 use ferry_record::Stay;
+
+use super::{OwnRecord, OwnershipInfo, RecordError};
 
 /// Why the guest may run twice.
 #[derive(Debug)]

@@ -1,9 +1,9 @@
 //! A guest that does without a record: it has none yet, and this process may not make one.
 
 use ferry_migration::ownership::{Record, Swap};
+use ferry_record::OwnershipError;
 
 use super::OwnRecord;
-use ferry_record::OwnershipError;
 
 impl OwnRecord {
     /// The same record; where it is not there, and this process may not make it, a guest does

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use ferry_memory::zero::is_zero_page;
 use ferry_migration::pages::{CHUNK_PAGES, CHUNK_WORDS, PAGE_SIZE, runs};
 use ferry_migration::wire::bulk::{self, Chunk, Frame};
 
 use crate::machine::Machine;
-use crate::memory::zero::is_zero_page;
 use crate::runtime::compression::Packer;
 use crate::runtime::control::LinkError;
 use crate::runtime::progress::Progress;

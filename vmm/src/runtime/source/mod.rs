@@ -13,6 +13,7 @@ use ferry_migration::Status;
 use ferry_migration::message::ToSource;
 use ferry_migration::pages::PageBitmap;
 use ferry_migration::source::{Input, Resolution};
+use ferry_observe::trace::{self, Side};
 
 use crate::endpoint::Endpoint;
 use crate::machine::Machine;
@@ -24,7 +25,6 @@ use crate::runtime::request::{Request, Unanswered, ask};
 use crate::runtime::settings::{Given, Settings};
 use crate::runtime::source::driver::Driver;
 use crate::runtime::stream::Stream;
-use ferry_observe::trace::{self, Side};
 
 pub mod chunks;
 mod driver;

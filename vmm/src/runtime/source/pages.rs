@@ -11,6 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE, PageBitmap};
+use ferry_observe::trace;
 
 use crate::machine::Machine;
 use crate::runtime::control::LinkError;
@@ -21,7 +22,6 @@ use crate::runtime::source::patience::Patience;
 use crate::runtime::source::remaining::Remaining;
 use crate::runtime::source::shares::{self, Round};
 use crate::runtime::stream::Unconfirmed;
-use ferry_observe::trace;
 
 /// How often a sender that waits looks whether its link is still there.
 const LOOK: Duration = Duration::from_millis(20);

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ferry_memory::userfault;
 use ferry_migration::description;
 use ferry_migration::destination::Input;
 use ferry_migration::greeting::BULK_LINKS_MAX;
@@ -12,7 +13,6 @@ use ferry_migration::{Greeting, Identity};
 
 use super::Driver;
 use super::identity::Shared;
-use crate::memory::userfault;
 use crate::runtime::destination::marks::Marks;
 use crate::runtime::destination::populate;
 use crate::runtime::destination::worker::{MachineJob, Preparation};

@@ -107,13 +107,13 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use ferry_migration::Parameters;
+    use ferry_observe::events::Events;
 
     use super::*;
     use crate::machine::with_hanging_disk;
     use crate::runtime::listener::Listener;
     use crate::runtime::progress::{Direction, Progress};
     use crate::runtime::threads::of_this_process;
-    use ferry_observe::events::Events;
 
     #[test]
     fn while_a_look_at_the_disk_hangs_a_later_migration_is_refused_and_starts_no_thread() {

@@ -10,6 +10,7 @@ use ferry_migration::greeting::BULK_LINKS_MAX;
 use ferry_migration::message::{ToDestination, ToSource};
 use ferry_migration::wire::preamble::{Link, Preamble, session};
 use ferry_migration::{Status, Timer};
+use ferry_observe::trace::{self, Side};
 
 use super::{Driver, FAREWELL, MOST_REFUSED, MOST_THREADS};
 use crate::runtime::control::{self, LinkError};
@@ -20,7 +21,6 @@ use crate::runtime::destination::worker::{Lane, page_worker};
 use crate::runtime::destination::{Event, LinkEvent};
 use crate::runtime::inbox::{HeldLoss, Quota};
 use crate::runtime::stream::Stream;
-use ferry_observe::trace::{self, Side};
 
 impl Driver {
     pub(super) fn arrived(&mut self, arrival: Arrival) {

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 
+use ferry_memory::userfault::UserfaultError;
 use ferry_migration::destination::{Input, Outcome};
 use ferry_migration::{Status, Timer};
 
 use super::{Driver, NOT_PAUSED};
-use crate::memory::userfault::UserfaultError;
 use crate::runtime::INTERRUPT_AGAIN;
 use crate::runtime::destination::arrivals::{self, Listening};
 use crate::runtime::destination::missing::Missing;

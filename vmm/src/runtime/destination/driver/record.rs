@@ -6,11 +6,11 @@ use std::time::Instant;
 use ferry_migration::destination::{Claim, GiveBack, Input};
 use ferry_migration::greeting::Announced;
 use ferry_migration::{Handshake, Timer};
+use ferry_record::OwnershipError;
 
 use super::Driver;
 use crate::runtime::destination::Event;
 use crate::runtime::record::{self, OwnRecord, RecordError};
-use ferry_record::OwnershipError;
 
 /// What the record can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::harness::*;
 use super::{Faults, Handler, Next, UserfaultError, discard_outdated, kernel};
-use crate::memory::{Backing, Memory};
+use crate::{Backing, Memory};
 
 const SIZE: u64 = 16 << 20;
 const PAGES: u64 = SIZE / PAGE_SIZE;

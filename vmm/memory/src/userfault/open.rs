@@ -13,7 +13,7 @@ use vmm_sys_util::ioctl::ioctl_with_mut_ref;
 use vmm_sys_util::ioctl_iowr_nr;
 
 use super::error::UserfaultError;
-use crate::memory::Backing;
+use crate::Backing;
 
 // UFFD_API and UFFD_FEATURE_* of linux/userfaultfd.h.
 const API: u64 = 0xaa;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE, PageBitmap};
 use rustix::mm::{Advice, madvise};
 
-use crate::memory::mapping::Mapping;
-use crate::memory::{Backing, Memory};
+use crate::mapping::Mapping;
+use crate::{Backing, Memory};
 
 /// Most ranges: each costs the kernel a mapping of its own, and some microseconds while the guest
 /// is stopped.
@@ -111,7 +111,7 @@ fn join(numbers: impl Iterator<Item = u64> + Clone, most: usize) -> Vec<(u64, u6
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::MemoryConfig;
+    use crate::MemoryConfig;
 
     #[test]
     fn small_gaps_close_first() {

@@ -15,7 +15,7 @@ use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use super::error::UserfaultError;
 use super::range::{Range, cover};
-use crate::memory::{Memory, populated};
+use crate::{Memory, populated};
 
 /// When at most one page in so many is outdated, to look for it in the page table takes longer
 /// than to discard it.

@@ -9,21 +9,21 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ferry_migration::pages::PAGE_SIZE;
-use kvm_bindings::kvm_segment;
-use kvm_ioctls::VcpuExit;
+use kvm_bindings::{kvm_segment, kvm_userspace_memory_region};
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::Faults;
 use super::figures::report;
 use super::harness::*;
-use crate::kvm::testing::{has_kvm, no_faults};
-use crate::kvm::{Vcpu, Vm, create_all};
-use crate::memory::Backing;
+use crate::{Backing, Memory};
 
 const SIZE: u64 = 64 << 20;
 const CODE: u64 = 0x10000;
 const FIRST: u64 = 512;
 const MMIO: u64 = 0xd000_0000;
+/// Where Intel hosts keep three pages of their own: in the hole for devices.
+const TSS: usize = 0xfffb_d000;
 #[rustfmt::skip]
 const LOOP: [u8; 15] = [
     0x8b, 0x06,                         // mov eax, [esi]
@@ -32,7 +32,36 @@ const LOOP: [u8; 15] = [
     0xeb, 0xf1,                         // jmp to the start
 ];
 
-fn enter(vcpu: &mut Vcpu, privilege: u8) {
+/// Whether tests may use KVM. Without it they fail, unless `FERRY_NO_KVM=1` says that this is
+/// known.
+fn has_kvm() -> bool {
+    if std::env::var_os("FERRY_NO_KVM").is_some_and(|value| value == "1") {
+        eprintln!("skipped: FERRY_NO_KVM=1");
+        return false;
+    }
+    if let Err(error) = Kvm::new() {
+        panic!("/dev/kvm does not open: {error}; set FERRY_NO_KVM=1 to skip these tests");
+    }
+    true
+}
+
+/// A machine that has this memory and one vCPU, and no more.
+fn machine(memory: &Memory) -> (VmFd, VcpuFd) {
+    let vm = Kvm::new().and_then(|kvm| kvm.create_vm()).unwrap();
+    vm.set_tss_address(TSS).unwrap();
+    let region = kvm_userspace_memory_region {
+        guest_phys_addr: 0,
+        memory_size: SIZE,
+        userspace_addr: memory.host_pages(0).0 as u64,
+        ..Default::default()
+    };
+    // SAFETY: the range is mapped, and the caller drops its memory last.
+    unsafe { vm.set_user_memory_region(region) }.unwrap();
+    let vcpu = vm.create_vcpu(0).unwrap();
+    (vm, vcpu)
+}
+
+fn enter(vcpu: &VcpuFd, privilege: u8) {
     let segment = |type_, selector: u16| kvm_segment {
         limit: u32::MAX,
         selector: selector | u16::from(privilege),
@@ -44,20 +73,20 @@ fn enter(vcpu: &mut Vcpu, privilege: u8) {
         g: 1,
         ..Default::default()
     };
-    let mut sregs = vcpu.fd().get_sregs().unwrap();
+    let mut sregs = vcpu.get_sregs().unwrap();
     sregs.cs = segment(11, 8);
     (sregs.ds, sregs.es, sregs.ss) = (segment(3, 16), segment(3, 16), segment(3, 16));
     sregs.cr0 |= 1;
-    vcpu.fd().set_sregs(&sregs).unwrap();
-    let mut regs = vcpu.fd().get_regs().unwrap();
+    vcpu.set_sregs(&sregs).unwrap();
+    let mut regs = vcpu.get_regs().unwrap();
     (regs.rip, regs.rflags, regs.rsi) = (CODE, 2, FIRST * PAGE_SIZE);
-    vcpu.fd().set_regs(&regs).unwrap();
+    vcpu.set_regs(&regs).unwrap();
 }
 
 /// Runs until the guest has told a word, and returns that.
-fn run(vcpu: &mut Vcpu) -> u32 {
+fn run(vcpu: &mut VcpuFd) -> u32 {
     loop {
-        match vcpu.fd().run() {
+        match vcpu.run() {
             Ok(VcpuExit::MmioWrite(MMIO, bytes)) => return u32::from_le_bytes(bytes.try_into().unwrap()),
             Ok(other) => panic!("{other:?}"),
             Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => {}
@@ -71,8 +100,7 @@ fn run(vcpu: &mut Vcpu) -> u32 {
 fn touched(backing: Backing, privilege: u8, count: u64, here: bool) -> Vec<(u32, Duration)> {
     let memory = memory(SIZE, backing);
     memory.guest().write_slice(&LOOP, GuestAddress(CODE)).unwrap();
-    let vm = Vm::create(&memory, &no_faults()).unwrap();
-    let mut vcpu = create_all(&vm, 1).unwrap().remove(0);
+    let (vm, mut vcpu) = machine(&memory);
     let missing = pages(memory.pages(), |page| page >= FIRST);
     let faults = Faults::arm(&memory, &missing).unwrap();
     let source = Source::serve(&faults);
@@ -81,7 +109,7 @@ fn touched(backing: Backing, privilege: u8, count: u64, here: bool) -> Vec<(u32,
     }
     let (words, told) = channel();
     let thread = thread::spawn(move || {
-        enter(&mut vcpu, privilege);
+        enter(&vcpu, privilege);
         for _ in 0..count {
             let start = Instant::now();
             let word = run(&mut vcpu);

@@ -53,7 +53,7 @@ use ferry_migration::pages::{PAGE_SIZE, PageBitmap};
 use rustix::fs::{FallocateFlags, fallocate};
 use userfaultfd::{RegisterMode, Uffd};
 
-use crate::memory::{Backing, Memory};
+use crate::{Backing, Memory};
 use arrivals::Arrivals;
 use blocktime::Counters;
 use kernel::Stopped;

@@ -2,7 +2,10 @@
 //!
 //! The machine builds one [`Memory`]; KVM, devices and boot see it as `vm-memory`, the migration
 //! as densely numbered pages. RAM begins at address 0, leaves a hole from 3 GiB to 4 GiB for
-//! devices, and goes on above it.
+//! devices, and goes on above it. [`userfault`] lets the guest run before all of it is there.
+
+// Printing is the command line's: a message must not end the thread that it comes from.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod config;
 mod mapping;
@@ -317,7 +320,7 @@ impl Memory {
     }
 
     /// For the dirty log: bitmap, first page and number of pages of each range.
-    pub(crate) fn bitmaps(&self) -> impl Iterator<Item = (&AtomicBitmap, u64, u64)> {
+    pub fn bitmaps(&self) -> impl Iterator<Item = (&AtomicBitmap, u64, u64)> {
         self.regions.iter().filter_map(|region| Some((region.view.as_ref()?.bitmap(), region.first_page, region.pages)))
     }
 

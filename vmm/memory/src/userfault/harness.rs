@@ -11,7 +11,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{Faults, Next};
-use crate::memory::{Backing, Memory, MemoryConfig};
+use crate::{Backing, Memory, MemoryConfig};
 
 pub(super) const BACKINGS: [Backing; 2] = [Backing::Anon, Backing::Memfd];
 /// Longest that a test waits for anything.

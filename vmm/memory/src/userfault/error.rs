@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::memory::Backing;
+use crate::Backing;
 
 /// What postcopy cannot do with guest memory on this host.
 #[derive(Debug, thiserror::Error)]

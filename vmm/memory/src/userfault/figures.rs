@@ -10,7 +10,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::harness::*;
 use super::{Faults, discard_outdated};
-use crate::memory::{Backing, Memory};
+use crate::{Backing, Memory};
 
 const SIZE: u64 = 512 << 20;
 const PAGES: u64 = SIZE / PAGE_SIZE;
