@@ -120,6 +120,18 @@ impl PageBitmap {
         self.trim();
     }
 
+    /// Takes the pages of `words` out, which begin at page `first` (a multiple of 64).
+    ///
+    /// # Panics
+    /// When `first` is no multiple of 64.
+    pub fn clear_words(&mut self, first: u64, words: &[u64]) {
+        assert_eq!(first % 64, 0, "first page {first} is not on a word");
+        let at = (first / 64) as usize;
+        for (own, other) in self.words.iter_mut().skip(at).zip(words) {
+            *own &= !other;
+        }
+    }
+
     /// The words of one chunk; words past the end are zero.
     #[must_use]
     pub fn chunk(&self, chunk: u64) -> [u64; CHUNK_WORDS] {

@@ -97,7 +97,8 @@ fn throttled_it_converges_and_otherwise_never() {
     scene.source.set_parameters(json!({ "cpu-throttle-initial": 50, "cpu-throttle-increment": 20 }));
     scene.source.begin_migration(&destination.wait_listening());
     let info = wait_throttled(&mut scene.source, 50);
-    assert!(info.ram.is_some_and(|ram| ram.dirty_sync_count > 2), "two rounds come before it");
+    // The driver may throttle before the page thread has begun the next round.
+    assert!(info.ram.is_some_and(|ram| ram.dirty_sync_count >= 2), "two rounds come before it");
     let info = scene.source.wait_migration_end();
     assert_eq!((info.status, info.cpu_throttle_percentage), (Some(Status::Completed), None), "{info:?}");
     assert!(info.x_ferry_cpu_throttle_highest.is_some_and(|highest| (50..=99).contains(&highest)), "{info:?}");

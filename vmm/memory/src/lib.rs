@@ -12,7 +12,9 @@ mod mapping;
 mod passed;
 pub mod populate;
 mod populated;
+pub mod sink;
 pub mod userfault;
+pub mod vectors;
 pub mod zero;
 
 use std::fs::File;

@@ -185,7 +185,7 @@ impl Machine {
 
     /// Guest RAM.
     #[must_use]
-    pub fn memory(&self) -> &Memory {
+    pub fn memory(&self) -> &Arc<Memory> {
         &self.parts.memory
     }
 

@@ -4,6 +4,7 @@
 //! are copied before they are compressed: the guest may write to them meanwhile, and a compressor
 //! that reads a byte twice must find it the same.
 
+use ferry_memory::Memory;
 use ferry_migration::pages::{CHUNK_PAGES, CHUNK_WORDS, PAGE_SIZE, runs};
 use ferry_migration::wire::WireError;
 use ferry_migration::wire::bulk::Chunk;
@@ -29,17 +30,19 @@ impl Packer {
         Packer { pages: vec![0; CHUNK], packed, len: 0, table: CompressTable::large() }
     }
 
-    /// Compresses the pages of `data` in the chunk at `base`. Returns the length of the block, or
-    /// nothing when it is no shorter than the pages.
+    /// Compresses the pages of `data` in chunk `index`. Returns the length of the block, or nothing
+    /// when it is no shorter than the pages.
     ///
-    /// # Safety
-    /// These pages are mapped at `base` for the time of the call.
-    pub unsafe fn pack(&mut self, data: &[u64; CHUNK_WORDS], base: *mut u8) -> Option<u32> {
+    /// # Panics
+    /// When the machine has no such pages.
+    pub fn pack(&mut self, memory: &Memory, index: u64, data: &[u64; CHUNK_WORDS]) -> Option<u32> {
+        let (base, contiguous) = memory.host_pages(index * CHUNK_PAGES);
+        assert!(contiguous >= CHUNK_PAGES, "chunk {index} is not whole");
         let mut end = 0;
         for (first, len) in runs(data) {
             let bytes = len as usize * PAGE;
-            // SAFETY: the caller has these pages mapped; a volatile slice is read while others
-            // write.
+            // SAFETY: the chunk is mapped for as long as `memory` is borrowed; a volatile slice is
+            // read while others write.
             let pages = unsafe { VolatileSlice::new(base.add(first as usize * PAGE), bytes) };
             pages.copy_to(&mut self.pages[end..end + bytes]);
             end += bytes;
@@ -95,6 +98,9 @@ impl Unpacker {
 
 #[cfg(test)]
 mod tests {
+    use ferry_memory::MemoryConfig;
+    use vm_memory::{Bytes, GuestAddress};
+
     use super::*;
     use crate::runtime::page_path_tests::noise;
 
@@ -103,9 +109,10 @@ mod tests {
         Chunk { index: 3, data: [0x9249_2492_4924_9249; CHUNK_WORDS], zero: [0; CHUNK_WORDS] }
     }
 
-    fn packed(packer: &mut Packer, memory: &mut [u8]) -> Option<u32> {
-        // SAFETY: the vector holds a whole chunk.
-        unsafe { packer.pack(&chunk().data, memory.as_mut_ptr()) }
+    fn packed(packer: &mut Packer, bytes: &[u8]) -> Option<u32> {
+        let memory = Memory::new(&MemoryConfig { size: 16 << 20, ..MemoryConfig::default() }).unwrap();
+        memory.guest().write_slice(bytes, GuestAddress(CHUNK as u64)).unwrap();
+        packer.pack(&memory, 1, &chunk().data)
     }
 
     #[test]
@@ -113,8 +120,8 @@ mod tests {
         let (mut packer, mut unpacker) = (Packer::new(), Unpacker::new());
         for seed in 1..5 {
             let mut byte = noise(seed);
-            let mut memory: Vec<u8> = (0..CHUNK).map(|at| if at % 4096 < 1024 { byte() } else { 7 }).collect();
-            let len = packed(&mut packer, &mut memory).expect("it is mostly one byte");
+            let memory: Vec<u8> = (0..CHUNK).map(|at| if at % 4096 < 1024 { byte() } else { 7 }).collect();
+            let len = packed(&mut packer, &memory).expect("it is mostly one byte");
             assert!(u64::from(len) < chunk().data_bytes() / 3, "{len}");
             unpacker.block(len).copy_from_slice(packer.block());
             let restored = unpacker.unpack(&chunk(), len).unwrap();
@@ -128,14 +135,14 @@ mod tests {
     #[test]
     fn noise_is_left_as_it_is() {
         let mut byte = noise(9);
-        let mut memory: Vec<u8> = (0..CHUNK).map(|_| byte()).collect();
-        assert_eq!(packed(&mut Packer::new(), &mut memory), None);
+        let memory: Vec<u8> = (0..CHUNK).map(|_| byte()).collect();
+        assert_eq!(packed(&mut Packer::new(), &memory), None);
     }
 
     #[test]
     fn a_block_that_is_damaged_or_of_other_pages_is_refused() {
         let (mut packer, mut unpacker) = (Packer::new(), Unpacker::new());
-        let len = packed(&mut packer, &mut vec![7; CHUNK]).unwrap();
+        let len = packed(&mut packer, &vec![7; CHUNK]).unwrap();
         unpacker.block(len).copy_from_slice(packer.block());
         for (data, what) in [(u64::MAX, "bytes"), (1, "small")] {
             let other = Chunk { data: [data; CHUNK_WORDS], ..chunk() };

@@ -111,9 +111,11 @@ fn two_rounds(backing: Backing, mib: u64, form: Form) -> (u64, [u64; 2], [u64; 2
     let received = progress(&destination, Direction::Incoming);
     let receives = destination.clone();
     let receiving = std::thread::spawn(move || {
-        let mut receiver = PageReceiver::new(receives, far, "bulk", SESSION, (received, Arc::default()));
+        let mut receiver =
+            PageReceiver::new(receives.memory().clone(), far, "bulk", SESSION, (received, Arc::default()));
+        let mut direct = receiver.direct();
         [0, 1].map(|_| {
-            let (mark, count) = during(|| receiver.until_mark().unwrap());
+            let (mark, count) = during(|| receiver.until_mark(&mut direct).unwrap());
             let Mark::Reached(number) = mark else { panic!("{mark:?} in precopy") };
             arrived.tell(number);
             count

@@ -126,9 +126,13 @@ mod tests {
     use ferry_devices::fault::FaultControl;
     use vmm_sys_util::eventfd::EventFd;
 
+    use ferry_memory::vectors::{Incoming, Outgoing};
+    use ferry_memory::{Memory, MemoryConfig};
+    use vm_memory::{Bytes, GuestAddress};
+
     use super::*;
     use crate::runtime::listener::Listener;
-    use std::io::{IoSlice, IoSliceMut};
+    use std::io::IoSlice;
 
     fn no_faults() -> FaultControl {
         FaultControl::new(ferry_devices::fault::Direction::Incoming)
@@ -148,9 +152,30 @@ mod tests {
         let (near, far, _) = pair();
         let mut slices = [IoSlice::new(b"live"), IoSlice::new(b""), IoSlice::new(b"ly")];
         assert_eq!(near.write_within(&mut slices, &mut Allowance::of_message(6)).unwrap(), 6);
-        let (mut a, mut b) = ([0; 3], [0; 3]);
-        far.read_exact_vectored(&mut [IoSliceMut::new(&mut a), IoSliceMut::new(&mut b)]).unwrap();
-        assert_eq!((&a, &b), (b"liv", b"ely"));
+        let mut bytes = [0; 6];
+        far.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"lively");
+    }
+
+    #[test]
+    fn pages_go_from_guest_memory_to_guest_memory() {
+        let (near, far, _) = pair();
+        let [from, to] =
+            [0; 2].map(|_| Memory::new(&MemoryConfig { size: 16 << 20, ..MemoryConfig::default() }).unwrap());
+        let pages = [0x9249_2492_4924_9249; 8];
+        for page in (512..1024).filter(|page| pages[0] >> (page % 64) & 1 == 1) {
+            from.guest().write_obj(page, GuestAddress(page * 4096 + 4088)).unwrap();
+        }
+        let receiver = std::thread::spawn(move || {
+            far.read_exact(&mut [0; 4]).unwrap();
+            far.read_into(&mut Incoming::default().pages(&to, 1, &pages)).unwrap();
+            to
+        });
+        near.write_all_while_open(&mut Outgoing::new(b"head").pages(&from, 1, &pages), |_| Ok(())).unwrap();
+        let to = receiver.join().unwrap();
+        let word =
+            |memory: &Memory, page: u64| memory.guest().read_obj::<u64>(GuestAddress(page * 4096 + 4088)).unwrap();
+        assert!((0..1024).all(|page| word(&from, page) == word(&to, page)));
     }
 
     #[test]
@@ -186,7 +211,7 @@ mod tests {
         let writer = std::thread::spawn(move || {
             let bytes = vec![0; 1 << 20];
             loop {
-                if let Err(error) = near.write_all_while_open(&mut [IoSlice::new(&bytes)], |_| Ok(())) {
+                if let Err(error) = near.write_all_while_open(&mut Outgoing::new(&bytes), |_| Ok(())) {
                     return error.kind();
                 }
             }

@@ -1,7 +1,6 @@
 //! Hears of accesses to pages that are not here.
 //!
-//! One thread of the destination's driver waits here and asks the source for what it is told.
-//! Accesses that do not need the source (the page is here but not mapped, or was never written)
+//! The thread that serves missing pages waits here. Accesses that do not need the source (the page is here but not mapped, or was never written)
 //! are let through at once.
 
 use std::collections::VecDeque;
@@ -23,7 +22,7 @@ const BATCH: usize = 64;
 
 /// What a wait ended with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub(super) enum Next {
     /// A page that a thread waits for, and that has not been asked for before.
     Page(u64),
     /// No thread has touched a missing page in the time given.
@@ -33,7 +32,7 @@ pub enum Next {
 }
 
 /// Reads faults.
-pub struct Handler {
+pub(super) struct Handler {
     faults: Arc<Faults>,
     events: EventBuffer,
     wanted: VecDeque<u64>,
@@ -50,7 +49,7 @@ impl Handler {
     /// # Errors
     /// When faults cannot be read, or one that does not need the source cannot be let through. A
     /// thread may wait for ever then unless the caller acts.
-    pub fn next(&mut self, timeout: Duration, cancel: &EventFd) -> Result<Next, UserfaultError> {
+    pub(super) fn next(&mut self, timeout: Duration, cancel: &EventFd) -> Result<Next, UserfaultError> {
         let deadline = Instant::now() + timeout;
         loop {
             if let Some(page) = self.wanted.pop_front() {
@@ -64,12 +63,6 @@ impl Handler {
                 return Ok(end);
             }
         }
-    }
-
-    /// Pages that were read along with the last one and can be asked for in the same message;
-    /// takes no time.
-    pub fn more(&mut self) -> Option<u64> {
-        self.wanted.pop_front()
     }
 
     fn read(&mut self) -> Result<(), UserfaultError> {

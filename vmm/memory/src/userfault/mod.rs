@@ -4,7 +4,7 @@
 //! The destination's driver arms guest memory with the set of missing pages before the guest runs,
 //! and disarms it when all have arrived. From then on three kinds of threads meet here: a thread
 //! that touches a missing page (for a vCPU, KVM, a device or one of our own system calls) sleeps
-//! in the kernel (`userfaultfd(2)`); a [`Handler`] hears of it and asks the source; a [`Landing`]
+//! in the kernel (`userfaultfd(2)`); [`Faults::serve`] learns of it and asks a [`PageSource`]; a [`Landing`]
 //! for each link puts pages in place as they arrive.
 //!
 //! ```text
@@ -33,6 +33,7 @@ mod kernel;
 mod landing;
 mod open;
 mod range;
+mod serve;
 mod waiting;
 
 #[cfg(test)]
@@ -63,9 +64,10 @@ use waiting::Waiting;
 pub use blocktime::{BUCKETS, Blocktime};
 pub use discard::discard_outdated;
 pub use error::UserfaultError;
-pub use handler::{Handler, Next};
+use handler::{Handler, Next};
 pub use landing::{LANDING_PAGES, Landing};
 pub use open::{before_open, support};
+pub use serve::{PageSource, ServeError};
 
 /// Received neighbours that are mapped along with a page that a thread waits for.
 const MAP_AROUND: u64 = 8;
@@ -280,7 +282,7 @@ impl Faults {
     /// What hears of faults. One thread uses it; a second handler would take faults from the
     /// first.
     #[must_use]
-    pub fn handler(self: &Arc<Self>) -> Handler {
+    fn handler(self: &Arc<Self>) -> Handler {
         Handler::new(self.clone())
     }
 

@@ -4,18 +4,23 @@
 //! tells it by an MMIO write, and goes to the next page. At privilege level 3 hosts that emulate
 //! level 0 run it natively.
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ferry_migration::pages::PAGE_SIZE;
+use ferry_migration::pages::{PAGE_SIZE, PageBitmap};
 use kvm_bindings::{kvm_segment, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::eventfd::EventFd;
 
-use super::Faults;
 use super::figures::report;
 use super::harness::*;
+use super::{Faults, Landing, PageSource};
 use crate::{Backing, Memory};
 
 const SIZE: u64 = 64 << 20;
@@ -98,15 +103,28 @@ fn run(vcpu: &mut VcpuFd) -> u32 {
 /// Lets a vCPU read `count` pages of which none is here, and returns what it read and how long
 /// each took.
 fn touched(backing: Backing, privilege: u8, count: u64, here: bool) -> Vec<(u32, Duration)> {
+    touched_from(backing, privilege, count, |faults, missing| {
+        let source = Source::serve(faults);
+        if here {
+            send_all(faults, missing, 0, &false.into());
+        }
+        move || assert_eq!(source.end().len() as u64, if here { 0 } else { count }, "{backing}")
+    })
+}
+
+/// The same, of pages that `serve` provides, whose result is called at the end.
+fn touched_from<End: FnOnce()>(
+    backing: Backing,
+    privilege: u8,
+    count: u64,
+    serve: impl FnOnce(&Arc<Faults>, &PageBitmap) -> End,
+) -> Vec<(u32, Duration)> {
     let memory = memory(SIZE, backing);
     memory.guest().write_slice(&LOOP, GuestAddress(CODE)).unwrap();
     let (vm, mut vcpu) = machine(&memory);
     let missing = pages(memory.pages(), |page| page >= FIRST);
     let faults = Faults::arm(&memory, &missing).unwrap();
-    let source = Source::serve(&faults);
-    if here {
-        send_all(&faults, &missing, 0, &false.into());
-    }
+    let end = serve(&faults, &missing);
     let (words, told) = channel();
     let thread = thread::spawn(move || {
         enter(&vcpu, privilege);
@@ -120,7 +138,7 @@ fn touched(backing: Backing, privilege: u8, count: u64, here: bool) -> Vec<(u32,
     });
     let read = (0..count).map(|_| told.recv_timeout(PATIENCE).unwrap()).collect();
     thread.join().unwrap();
-    assert_eq!(source.end().len() as u64, if here { 0 } else { count }, "{backing}");
+    end();
     read
 }
 
@@ -137,6 +155,69 @@ fn a_vcpu_finds_what_the_source_sent() {
             }
         }
     }
+}
+
+/// A file that holds guest memory, page after page.
+struct FileSource {
+    file: File,
+    landing: Landing,
+}
+
+impl PageSource for FileSource {
+    fn get(&mut self, page: u64) -> io::Result<()> {
+        self.file.read_exact_at(self.landing.buffer(1), page * PAGE_SIZE)?;
+        self.landing.place(page & !63, 1 << (page % 64)).map(drop).map_err(io::Error::other)
+    }
+}
+
+/// The whole of a lazy restore but for the machine: no socket, and no second process.
+#[test]
+fn a_vcpu_finds_what_a_file_holds() {
+    let _limit = limit();
+    if !has_kvm() {
+        return;
+    }
+    const COUNT: u64 = 500;
+    let file = tempfile::tempfile().unwrap();
+    let mut bytes = [0; PAGE_SIZE as usize];
+    for page in FIRST..FIRST + COUNT {
+        fill(&mut bytes, stamp(page, 3));
+        file.write_all_at(&bytes, page * PAGE_SIZE).unwrap();
+    }
+    for backing in BACKINGS {
+        let serve = |faults: &Arc<Faults>, _: &PageBitmap| {
+            let mut source = FileSource { file: file.try_clone().unwrap(), landing: faults.landing() };
+            let (faults, stop) = (faults.clone(), EventFd::new(libc::EFD_CLOEXEC).unwrap());
+            let stopped = stop.try_clone().unwrap();
+            let thread = thread::spawn(move || faults.serve(&mut source, &stopped));
+            move || {
+                stop.write(1).unwrap();
+                thread.join().unwrap().unwrap();
+            }
+        };
+        for (at, (word, _)) in touched_from(backing, 0, COUNT, serve).into_iter().enumerate() {
+            assert_eq!(word, stamp(FIRST + at as u64, 3) as u32, "{backing}, page {at}");
+        }
+    }
+}
+
+#[test]
+fn a_source_that_lacks_a_page_ends_the_service_and_names_it() {
+    let _limit = limit();
+    let memory = memory(SIZE, Backing::Anon);
+    let missing = pages(memory.pages(), |page| page == FIRST);
+    let faults = Faults::arm(&memory, &missing).unwrap();
+    let mut source = FileSource { file: tempfile::tempfile().unwrap(), landing: faults.landing() };
+    let stop = EventFd::new(libc::EFD_CLOEXEC).unwrap();
+    let error = thread::scope(|scope| {
+        let waits = scope.spawn(|| read_page(&memory, FIRST));
+        let error = faults.serve(&mut source, &stop).unwrap_err().to_string();
+        // What waits goes on, with zeros.
+        faults.release().unwrap();
+        waits.join().unwrap();
+        error
+    });
+    assert!(error.starts_with("page 512 cannot be had: "), "{error}");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use crate::machine::Machine;
 use crate::runtime::MigrationError;
 use crate::runtime::destination::arrivals::Arrival;
 use crate::runtime::destination::driver::{Driver, NOT_PAUSED};
-use crate::runtime::destination::missing::Missing;
+use crate::runtime::destination::postcopy::Postcopy;
 use crate::runtime::inbox::Ticket;
 use crate::runtime::listener::{BindError, Bound, Listener, Wanted};
 use crate::runtime::progress::Progress;
@@ -30,9 +30,10 @@ use crate::runtime::request::{Request, ask};
 mod arrivals;
 mod driver;
 mod marks;
-pub mod missing;
 pub mod pages;
 mod populate;
+mod postcopy;
+mod requests;
 mod silence;
 mod worker;
 
@@ -56,7 +57,7 @@ pub enum Event {
     /// From the connection of this number.
     OfLink(u32, LinkEvent),
     /// Postcopy: the remaining pages are armed, and this thread hears who waits for one.
-    Armed(Arc<Missing>, JoinHandle<()>),
+    Armed(Arc<Postcopy>, JoinHandle<()>),
     /// A link of some migration is here.
     Arrived(Arrival),
     /// Nothing more can arrive.

@@ -1,65 +1,24 @@
-//! Receives pages on one link: in precopy straight into guest memory, in postcopy by placing them.
+//! Receives the pages of one link: one loop, whose chunks go to a page sink.
 
-use std::io::IoSliceMut;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use ferry_migration::pages::{CHUNK_PAGES, CHUNK_WORDS, PAGE_SIZE, PageBitmap, runs};
+use ferry_memory::Memory;
+use ferry_memory::sink::{Contents, Direct, PageSink, SinkError};
+use ferry_memory::userfault::UserfaultError;
+use ferry_memory::vectors::Incoming;
+use ferry_migration::pages::PAGE_SIZE;
 use ferry_migration::wire::bulk::{self, Chunk, Frame, HEADER_LEN};
 
-use crate::machine::Machine;
 use crate::runtime::compression::Unpacker;
 use crate::runtime::control::LinkError;
-use crate::runtime::destination::missing::{LandError, Missing, Payload};
 use crate::runtime::destination::populate::Populating;
+use crate::runtime::destination::postcopy::{Armed, Postcopy};
 use crate::runtime::progress::Progress;
 use crate::runtime::stream::Stream;
 
 /// The name of the link on which page requests are answered.
 pub const URGENT: &str = "urgent";
-
-/// Where the threads that receive pages learn that the memory is armed, or that it never will be.
-#[derive(Debug, Default)]
-pub struct Armed {
-    state: Mutex<ArmedState>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-enum ArmedState {
-    #[default]
-    NotYet,
-    Armed(Arc<Missing>),
-    Never,
-}
-
-impl Armed {
-    /// The memory is armed.
-    pub fn set(&self, missing: Arc<Missing>) {
-        self.change(ArmedState::Armed(missing));
-    }
-
-    /// The attempt has ended: the threads that receive pages need not wait.
-    pub fn give_up(&self) {
-        self.change(ArmedState::Never);
-    }
-
-    fn change(&self, to: ArmedState) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = to;
-        self.changed.notify_all();
-    }
-
-    fn wait(&self) -> Option<Arc<Missing>> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            match &*state {
-                ArmedState::Armed(missing) => return Some(missing.clone()),
-                ArmedState::Never => return None,
-                ArmedState::NotYet => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-            }
-        }
-    }
-}
 
 /// What a frame that is not pages said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,15 +29,37 @@ pub enum Mark {
     Switch(u32),
 }
 
-/// The receiving end of a bulk link.
+/// Why no more pages come on a link.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// The link failed.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The host refused.
+    #[error("a received page could not be placed: {0}")]
+    Place(#[from] UserfaultError),
+}
+
+/// The contents of a chunk that are still on the link.
+struct OnLink<'a>(&'a Stream);
+
+impl Contents for OnLink<'_> {
+    fn fill(&mut self, pages: &mut Incoming<'_>) -> std::io::Result<()> {
+        self.0.read_into(pages)
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<()> {
+        self.0.read_exact(buffer)
+    }
+}
+
+/// The receiving end of a link that carries pages.
 pub struct PageReceiver {
-    machine: Arc<Machine>,
+    memory: Arc<Memory>,
     stream: Stream,
     link: &'static str,
     session: u32,
     sequence: u32,
-    /// Pages that hold data: a zero bit must wipe these, all others are zero already.
-    written: PageBitmap,
     progress: Arc<Progress>,
     populating: Arc<Populating>,
     /// Made with the first chunk that needs it.
@@ -86,32 +67,31 @@ pub struct PageReceiver {
 }
 
 impl PageReceiver {
-    /// For a machine whose memory is all zero and whose vCPUs do not run.
+    /// For a machine of this memory.
     #[must_use]
     pub fn new(
-        machine: Arc<Machine>,
+        memory: Arc<Memory>,
         stream: Stream,
         link: &'static str,
         session: u32,
         (progress, populating): (Arc<Progress>, Arc<Populating>),
     ) -> Self {
-        let written = PageBitmap::new(machine.memory().pages());
-        PageReceiver { machine, stream, link, session, sequence: 0, written, progress, populating, unpacker: None }
+        PageReceiver { memory, stream, link, session, sequence: 0, progress, populating, unpacker: None }
     }
 
-    /// Takes frames straight into memory until the next marker.
+    /// The sink of rounds: memory that is all zero, and whose vCPUs do not run.
+    #[must_use]
+    pub fn direct(&self) -> Direct {
+        Direct::new(self.memory.clone())
+    }
+
+    /// Precopy: takes frames into memory until the next marker.
     ///
     /// # Errors
     /// The link ended or failed, or carried what is no frame of this migration.
-    pub fn until_mark(&mut self) -> Result<Mark, LinkError> {
-        loop {
-            match self.next_frame()? {
-                Frame::Marker(number) => return Ok(Mark::Reached(number)),
-                Frame::Switch(number) => return Ok(Mark::Switch(number)),
-                Frame::Chunk(chunk) => self.take(&chunk)?,
-                Frame::Packed(chunk, len) => self.take_packed(&chunk, len)?,
-            }
-        }
+    pub fn until_mark(&mut self, sink: &mut Direct) -> Result<Mark, ReceiveError> {
+        let progress = self.progress.clone();
+        self.receive(sink, |_, chunk, _| progress.arrived(chunk.pages()))
     }
 
     /// Postcopy: places pages until the link ends, as soon as the memory is armed.
@@ -119,26 +99,46 @@ impl PageReceiver {
     /// # Errors
     /// How the link ended, or why pages could not be placed. There is no other way out, but for an
     /// attempt that has ended.
-    pub fn land_all(&mut self, armed: &Armed) -> Result<(), LandError> {
-        let Some(missing) = armed.wait() else { return Ok(()) };
-        let mut landing = missing.faults.landing();
-        missing.comes_on(self.link, &self.stream);
+    pub fn land_all(&mut self, armed: &Armed) -> Result<(), ReceiveError> {
+        let Some(postcopy) = armed.wait() else { return Ok(()) };
+        let mut sink = postcopy.sink();
+        postcopy.requests.comes_on(self.link, &self.stream);
         loop {
-            match self.next_frame()? {
+            self.receive(&mut sink, |receiver, _, payload| {
+                postcopy.look_if_all_here();
+                receiver.landed(payload, &postcopy);
+            })?;
+            postcopy.requests.has_ended(&self.stream);
+            tracing::debug!(missing = postcopy.faults.remaining(), "the source has sent everything");
+        }
+    }
+
+    /// Takes frames into `sink` until the next marker. `taken` learns of each chunk, and of the
+    /// bytes that its pages took on the link.
+    fn receive(&mut self, sink: &mut dyn PageSink, taken: impl Fn(&Self, &Chunk, u64)) -> Result<Mark, ReceiveError> {
+        let link = self.link;
+        let failed = |error| match error {
+            SinkError::Contents(error) => LinkError::io(link)(error).into(),
+            SinkError::Place(error) => ReceiveError::Place(error),
+        };
+        loop {
+            let (chunk, payload) = match self.next_frame()? {
+                Frame::Marker(number) => return Ok(Mark::Reached(number)),
+                Frame::Switch(number) => return Ok(Mark::Switch(number)),
                 Frame::Chunk(chunk) => {
-                    missing.land(&chunk, Payload::OnLink(&self.stream, self.link), &mut landing)?;
-                    self.landed(&chunk, chunk.data_bytes(), &missing);
+                    self.populating.reached(chunk.index.into());
+                    sink.take(&chunk, &mut OnLink(&self.stream)).map_err(failed)?;
+                    (chunk, chunk.data_bytes())
                 }
                 Frame::Packed(chunk, len) => {
-                    let pages = unpack(&mut self.unpacker, &self.stream, self.link, (&chunk, len))?;
-                    missing.land(&chunk, Payload::Here(pages), &mut landing)?;
-                    self.landed(&chunk, len.into(), &missing);
+                    self.populating.reached(chunk.index.into());
+                    let mut pages = unpack(&mut self.unpacker, &self.stream, link, (&chunk, len))?;
+                    sink.take(&chunk, &mut pages).map_err(failed)?;
+                    (chunk, len.into())
                 }
-                Frame::Marker(_) | Frame::Switch(_) => {
-                    missing.has_ended(&self.stream);
-                    tracing::debug!(missing = missing.faults.remaining(), "the source has sent everything");
-                }
-            }
+            };
+            self.count(&chunk, payload);
+            taken(self, &chunk, payload);
         }
     }
 
@@ -146,83 +146,19 @@ impl PageReceiver {
         let mut head = [0; HEADER_LEN];
         // Nothing need come. What has begun must go on.
         self.stream.read_next(&mut head, || Ok(())).map_err(LinkError::io(self.link))?;
-        let pages = self.machine.memory().pages();
+        let pages = self.memory.pages();
         let frame = bulk::decode(&head, self.session, self.sequence, pages).map_err(LinkError::wire(self.link))?;
         self.sequence = self.sequence.wrapping_add(1);
         self.progress.pages.bytes.fetch_add(HEADER_LEN as u64, Relaxed);
         Ok(frame)
     }
 
-    /// Where a chunk's pages go; those that are zero are.
-    fn prepare(&mut self, chunk: &Chunk) -> *mut u8 {
-        let first_page = u64::from(chunk.index) * CHUNK_PAGES;
-        let (base, _) = self.machine.memory().host_pages(first_page);
-        self.populating.reached(chunk.index.into());
-        self.wipe(first_page, &chunk.zero, base);
-        self.written.or_words(first_page, &chunk.data);
-        base
-    }
-
-    fn take_packed(&mut self, chunk: &Chunk, len: u32) -> Result<(), LinkError> {
-        let base = self.prepare(chunk);
-        let mut pages = unpack(&mut self.unpacker, &self.stream, self.link, (chunk, len))?;
-        for (first, count) in runs(&chunk.data) {
-            let (run, rest) = pages.split_at(count as usize * PAGE_SIZE as usize);
-            // SAFETY: the decoder has checked that the run lies inside guest memory, which is
-            // mapped at `base` for as long as the machine lives; no vCPU or device runs before the
-            // migration has ended. The unpacker's buffer is no guest memory.
-            unsafe { base.add(first as usize * PAGE_SIZE as usize).copy_from_nonoverlapping(run.as_ptr(), run.len()) };
-            pages = rest;
-        }
-        self.count(chunk, len.into());
-        self.progress.arrived(chunk.pages());
-        Ok(())
-    }
-
-    fn take(&mut self, chunk: &Chunk) -> Result<(), LinkError> {
-        let base = self.prepare(chunk);
-        let mut slices: [IoSliceMut<'_>; CHUNK_PAGES as usize / 2] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
-        let mut used = 0;
-        for (first, len) in runs(&chunk.data) {
-            // SAFETY: the decoder has checked that the run lies inside guest memory, which is
-            // mapped at `base` for as long as the machine lives; runs do not overlap, and no vCPU
-            // or device runs before the migration has ended.
-            let bytes = unsafe {
-                std::slice::from_raw_parts_mut(
-                    base.add(first as usize * PAGE_SIZE as usize),
-                    len as usize * PAGE_SIZE as usize,
-                )
-            };
-            slices[used] = IoSliceMut::new(bytes);
-            used += 1;
-        }
-        self.stream.read_exact_vectored(&mut slices[..used]).map_err(LinkError::io(self.link))?;
-        self.count(chunk, chunk.data_bytes());
-        self.progress.arrived(chunk.pages());
-        Ok(())
-    }
-
-    fn wipe(&mut self, first_page: u64, zero: &[u64; CHUNK_WORDS], base: *mut u8) {
-        let written = self.written.chunk(first_page / CHUNK_PAGES);
-        let stale: [u64; CHUNK_WORDS] = std::array::from_fn(|at| written[at] & zero[at]);
-        for (first, len) in runs(&stale) {
-            // SAFETY: as in `take`: inside guest memory, and no other thread uses it yet.
-            unsafe {
-                base.add(first as usize * PAGE_SIZE as usize).write_bytes(0, len as usize * PAGE_SIZE as usize);
-            }
-            for page in first..first + len {
-                self.written.clear(first_page + u64::from(page));
-            }
-        }
-    }
-
     /// Counts a chunk of postcopy's that has taken `payload` bytes on the link.
-    fn landed(&self, chunk: &Chunk, payload: u64, missing: &Missing) {
-        self.count(chunk, payload);
+    fn landed(&self, payload: u64, postcopy: &Postcopy) {
         let pages = &self.progress.pages;
         let class = if self.link == URGENT { &pages.urgent_bytes } else { &pages.background_bytes };
         class.fetch_add(HEADER_LEN as u64 + payload, Relaxed);
-        pages.remaining_pages.store(missing.faults.remaining(), Relaxed);
+        pages.remaining_pages.store(postcopy.faults.remaining(), Relaxed);
     }
 
     fn count(&self, chunk: &Chunk, payload: u64) {

@@ -18,9 +18,9 @@ use ferry_migration::pages::PageBitmap;
 
 use crate::machine::Machine;
 use crate::runtime::destination::marks::Marks;
-use crate::runtime::destination::missing::Missing;
-use crate::runtime::destination::pages::{Armed, Mark, PageReceiver};
+use crate::runtime::destination::pages::{Mark, PageReceiver};
 use crate::runtime::destination::populate::{PATIENCE, Populating};
+use crate::runtime::destination::postcopy::{Armed, Postcopy};
 use crate::runtime::destination::{Event, LinkEvent};
 use crate::runtime::inbox::Quota;
 use crate::runtime::progress::Progress;
@@ -176,11 +176,11 @@ fn load(
         if early.received != received(progress) {
             *early = Early::nothing(machine);
         }
-        let (missing, thread) =
-            Missing::arm(machine, &remaining, &early.pages, (job.session, job.patience), events.clone())
+        let (postcopy, thread) =
+            Postcopy::arm(machine, &remaining, &early.pages, (job.session, job.patience), events.clone())
                 .map_err(memory_failure)?;
         // The driver lives as long as its workers.
-        let _ = events.send(Event::Armed(missing, thread));
+        let _ = events.send(Event::Armed(postcopy, thread));
         tracing::debug!(us = job.arrived.elapsed().as_micros() as u64, missing = remaining.count(), "armed");
     }
     machine.load(&sections).map_err(failure)?;
@@ -228,9 +228,10 @@ pub fn page_worker(
             Event::OfLink(connection, LinkEvent::PagesLost(ferry_observe::causes(error)))
         };
         let mut lane = lane;
+        let mut direct = receiver.direct();
         let quota = Quota::default();
         while let Some(Lane { number, marks }) = &lane {
-            let (marker, switch) = match receiver.until_mark() {
+            let (marker, switch) = match receiver.until_mark(&mut direct) {
                 Ok(Mark::Reached(marker)) => (marker, false),
                 Ok(Mark::Switch(marker)) => (marker, true),
                 Err(error) => {

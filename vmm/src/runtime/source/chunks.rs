@@ -5,13 +5,15 @@
 //! link, answers to page requests on the urgent link. Page data goes from guest memory to the
 //! socket with vectored writes and is only copied to be compressed.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use ferry_memory::zero::is_zero_page;
-use ferry_migration::pages::{CHUNK_PAGES, CHUNK_WORDS, PAGE_SIZE, runs};
+use ferry_memory::Memory;
+use ferry_memory::vectors::Outgoing;
+use ferry_memory::zero::zero_pages;
+use ferry_migration::pages::{CHUNK_WORDS, PAGE_SIZE};
 use ferry_migration::wire::bulk::{self, Chunk, Frame};
 
 use crate::machine::Machine;
@@ -101,37 +103,17 @@ impl ChunkSender {
     }
 
     fn write(&mut self, index: u64, wanted: &Words, populated: &Words) -> Result<u64, LinkError> {
-        let first_page = index * CHUNK_PAGES;
-        let (base, contiguous) = self.machine.memory().host_pages(first_page);
-        debug_assert!(contiguous >= CHUNK_PAGES.min(self.machine.memory().pages() - first_page));
-        let chunk = classify(index as u32, wanted, populated, base);
-        // SAFETY: the chunk is mapped at `base` for as long as the machine lives.
-        let packed = self.packer.as_mut().and_then(|packer| unsafe { packer.pack(&chunk.data, base) });
+        let machine = self.machine.clone();
+        let memory = machine.memory();
+        let chunk = classify(memory, index, wanted, populated);
+        let packed = self.packer.as_mut().and_then(|packer| packer.pack(memory, index, &chunk.data));
         let head = self.head(&packed.map_or(Frame::Chunk(chunk), |len| Frame::Packed(chunk, len)));
         if let (Some(len), Some(packer)) = (packed, &self.packer) {
-            let mut slices = [IoSlice::new(&head), IoSlice::new(packer.block())];
-            self.write_slices(&mut slices)?;
+            self.write_out(Outgoing::new(&head).bytes(packer.block()))?;
             return Ok(self.count(&chunk, len.into()));
         }
-
-        // A chunk of 512 pages has at most 256 separate runs, and writev takes 1024 slices.
-        let mut slices = [IoSlice::new(&[]); 1 + CHUNK_PAGES as usize / 2];
-        slices[0] = IoSlice::new(&head);
-        let mut used = 1;
-        for (first, len) in runs(&chunk.data) {
-            // SAFETY: the run lies inside the chunk, which is mapped at `base` for as long as the
-            // machine lives. The guest may write these bytes meanwhile; only the kernel reads
-            // them, and a page that changes is in the dirty log again.
-            let bytes = unsafe {
-                std::slice::from_raw_parts(
-                    base.add(first as usize * PAGE_SIZE as usize),
-                    len as usize * PAGE_SIZE as usize,
-                )
-            };
-            slices[used] = IoSlice::new(bytes);
-            used += 1;
-        }
-        self.write_slices(&mut slices[..used])?;
+        // The guest may write these pages meanwhile; one that changes is in the dirty log again.
+        self.write_out(Outgoing::new(&head).pages(memory, index, &chunk.data))?;
         Ok(self.count(&chunk, chunk.data_bytes()))
     }
 
@@ -151,9 +133,9 @@ impl ChunkSender {
         self.send_head(&Frame::Switch(number))
     }
 
-    fn write_slices(&self, slices: &mut [IoSlice<'_>]) -> Result<(), LinkError> {
+    fn write_out(&self, mut frame: Outgoing<'_>) -> Result<(), LinkError> {
         let judge = |quiet| self.patience.judge(quiet);
-        self.stream.write_all_while_open(slices, judge).map_err(LinkError::io(self.link))
+        self.stream.write_all_while_open(&mut frame, judge).map_err(LinkError::io(self.link))
     }
 
     /// Looks whether what was sent before arrives, after `waited` without a byte more. `sent`
@@ -217,7 +199,7 @@ impl ChunkSender {
 
     fn send_head(&mut self, frame: &Frame) -> Result<(), LinkError> {
         let head = self.head(frame);
-        self.write_slices(&mut [IoSlice::new(&head)])?;
+        self.write_out(Outgoing::new(&head))?;
         self.count_bytes(head.len() as u64);
         Ok(())
     }
@@ -253,23 +235,12 @@ impl ChunkSender {
 }
 
 /// Splits the wanted pages into data and zeros.
-fn classify(index: u32, wanted: &Words, populated: &Words, base: *const u8) -> Chunk {
-    let mut chunk = Chunk { index, data: [0; CHUNK_WORDS], zero: [0; CHUNK_WORDS] };
-    for word in 0..CHUNK_WORDS {
-        chunk.zero[word] = wanted[word] & !populated[word];
-        let mut left = wanted[word] & populated[word];
-        while left != 0 {
-            let bit = left.trailing_zeros() as usize;
-            left &= left - 1;
-            // SAFETY: the page lies inside the chunk, which is mapped at `base` for as long as the
-            // machine lives.
-            let zero = unsafe { is_zero_page(base.add((word * 64 + bit) * PAGE_SIZE as usize)) };
-            if zero {
-                chunk.zero[word] |= 1 << bit;
-            } else {
-                chunk.data[word] |= 1 << bit;
-            }
-        }
+fn classify(memory: &Memory, index: u64, wanted: &Words, populated: &Words) -> Chunk {
+    let candidates: Words = std::array::from_fn(|word| wanted[word] & populated[word]);
+    let zero = zero_pages(memory, index, &candidates);
+    Chunk {
+        index: index as u32,
+        data: std::array::from_fn(|word| candidates[word] & !zero[word]),
+        zero: std::array::from_fn(|word| wanted[word] & !populated[word] | zero[word]),
     }
-    chunk
 }

@@ -9,12 +9,13 @@
 //! Waiting is counted in looks, and a look counts for [`LOOK`] at most: time in which this process
 //! itself stood still (SIGSTOP, a debugger, a host without a free core) is not the peer's.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use ferry_memory::vectors::{Incoming, Outgoing, Vectors};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, sendmsg, sockopt};
@@ -224,25 +225,21 @@ impl Stream {
         Ok(())
     }
 
-    /// Fills all slices, in as few calls as the socket gives them.
+    /// Fills guest memory, in as few calls as the socket gives it.
     ///
     /// # Errors
     /// As [`Stream::read_exact`].
-    pub fn read_exact_vectored(&self, mut slices: &mut [IoSliceMut<'_>]) -> io::Result<()> {
+    pub fn read_into(&self, memory: &mut Incoming<'_>) -> io::Result<()> {
         let mut quiet = Duration::ZERO;
-        while !slices.is_empty() {
-            match rustix::io::readv(&self.0, slices) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(taken) => {
-                    self.note(taken);
-                    quiet = Duration::ZERO;
-                    IoSliceMut::advance_slices(&mut slices, taken);
-                }
-                Err(Errno::AGAIN) => self.stalled(&mut quiet)?,
-                Err(error) => retry(error)?,
+        self.transfer(libc::readv, memory, |moved| match moved {
+            Moved::Bytes { bytes: 0, .. } => Err(io::ErrorKind::UnexpectedEof.into()),
+            Moved::Bytes { bytes, .. } => {
+                self.note(bytes);
+                quiet = Duration::ZERO;
+                Ok(())
             }
-        }
-        Ok(())
+            Moved::Nothing => self.stalled(&mut quiet),
+        })
     }
 
     /// Fills `buffer` within what is left of `allowance`.
@@ -320,7 +317,7 @@ impl Stream {
         Ok(all)
     }
 
-    /// Sends all slices on a link on which the peer sends nothing, or only requests: the peer's
+    /// Sends bytes and guest memory on a link on which the peer sends nothing, or only requests: the peer's
     /// end of the connection is noticed also while a write waits. A peer that has closed with a
     /// full window need not say so to a writer. `judge` is told at every look for how long nothing
     /// has moved.
@@ -329,29 +326,58 @@ impl Stream {
     /// As the socket says; `UnexpectedEof` when the peer has closed; what `judge` returns.
     pub fn write_all_while_open(
         &self,
-        mut slices: &mut [IoSlice<'_>],
+        memory: &mut Outgoing<'_>,
         judge: impl Fn(Duration) -> io::Result<()>,
     ) -> io::Result<()> {
         let mut quiet = Duration::ZERO;
-        while !slices.is_empty() {
-            match rustix::io::writev(&self.0, slices) {
-                Ok(sent) => {
-                    quiet = Duration::ZERO;
-                    IoSlice::advance_slices(&mut slices, sent);
-                    if !slices.is_empty() {
-                        judge(quiet)?;
-                    }
+        self.transfer(libc::writev, memory, |moved| {
+            match moved {
+                Moved::Bytes { last: true, .. } => return Ok(()),
+                Moved::Bytes { .. } => quiet = Duration::ZERO,
+                Moved::Nothing if self.is_closed_by_peer()? => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Moved::Nothing => quiet += self.look(),
+            }
+            judge(quiet)
+        })
+    }
+
+    /// Moves all of it, in one direction or the other; `look` is told what each call has moved.
+    fn transfer<const FILL: bool>(
+        &self,
+        call: unsafe extern "C" fn(libc::c_int, *const libc::iovec, libc::c_int) -> isize,
+        memory: &mut Vectors<'_, FILL>,
+        mut look: impl FnMut(Moved) -> io::Result<()>,
+    ) -> io::Result<()> {
+        while let pieces @ [_, ..] = memory.pieces() {
+            // SAFETY: the descriptor is open for as long as `self` is borrowed, and the pieces are
+            // mapped, and writable where the kernel fills them, for as long as `memory` lives.
+            let moved = unsafe { call(self.as_fd().as_raw_fd(), pieces.as_ptr(), pieces.len() as libc::c_int) };
+            match usize::try_from(moved) {
+                Ok(bytes) => {
+                    memory.advance(bytes);
+                    look(Moved::Bytes { bytes, last: memory.pieces().is_empty() })?;
                 }
-                Err(Errno::AGAIN) if self.is_closed_by_peer()? => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Err(Errno::AGAIN) => {
-                    quiet += self.look();
-                    judge(quiet)?;
-                }
-                Err(error) => retry(error)?,
+                Err(_) => match io::Error::last_os_error() {
+                    error if error.kind() == io::ErrorKind::Interrupted => {}
+                    error if error.kind() == io::ErrorKind::WouldBlock => look(Moved::Nothing)?,
+                    error => return Err(error),
+                },
             }
         }
         Ok(())
     }
+}
+
+/// What a call has moved.
+#[derive(Clone, Copy, Debug)]
+enum Moved {
+    Bytes {
+        bytes: usize,
+        /// Nothing is left to move.
+        last: bool,
+    },
+    /// It waited for [`Stream::look`] in vain.
+    Nothing,
 }
 
 /// What becomes of a call that has failed: it is made again, or its error is told.

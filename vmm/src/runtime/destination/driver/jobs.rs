@@ -22,18 +22,18 @@ impl Driver {
     }
 
     pub(super) fn start_guest(&mut self) {
-        if let Some(missing) = &self.missing
-            && let Err(error) = missing.faults.guest_started()
+        if let Some(postcopy) = &self.postcopy
+            && let Err(error) = postcopy.faults.guest_started()
         {
             let failure = Failure { device: "memory".to_owned(), reason: ferry_observe::causes(&error) };
             return self.input(Input::Started(Err(failure)));
         }
-        self.machine.set_memory_arrives(self.missing.is_some());
+        self.machine.set_memory_arrives(self.postcopy.is_some());
         self.job(MachineJob::Start(self.permitted, self.record.clone()));
     }
 
     pub(super) fn started(&self) {
-        if self.missing.is_some() {
+        if self.postcopy.is_some() {
             self.progress.set_status(Status::PostcopyActive);
         }
         self.guest_started();

@@ -139,7 +139,7 @@ impl Driver {
             self.bulk_links.clear();
             return self.failed("the source has handed its memory over, and opens a bulk link all the same".to_owned());
         }
-        let precopy = self.missing.is_none();
+        let precopy = self.postcopy.is_none();
         for (number, stream) in std::mem::take(&mut self.bulk_links) {
             if self.marks.arrives(number) {
                 self.links.push(stream.clone());
@@ -159,7 +159,7 @@ impl Driver {
         let progress = self.progress.clone();
         let populating = self.populating.clone();
         let session = session(migration_id);
-        let receiver = PageReceiver::new(self.machine.clone(), stream, link, session, (progress, populating));
+        let receiver = PageReceiver::new(self.machine.memory().clone(), stream, link, session, (progress, populating));
         let (armed, events) = (self.armed.clone(), self.events.clone());
         match page_worker(receiver, armed, lane, self.connection, events, self.machine.faults()) {
             Ok(thread) => self.threads.push(thread),
@@ -168,9 +168,9 @@ impl Driver {
     }
 
     pub(super) fn send(&mut self, message: &ToSource) {
-        let attachment = match (message, &self.missing) {
+        let attachment = match (message, &self.postcopy) {
             (ToSource::HelloAck { .. }, _) if self.local => self.taken_memory(),
-            (ToSource::RecoverAck, Some(missing)) => missing.faults.received().encode(),
+            (ToSource::RecoverAck, Some(postcopy)) => postcopy.faults.received().encode(),
             _ => Vec::new(),
         };
         let Some(control) = &mut self.control else { return };
@@ -211,8 +211,8 @@ impl Driver {
         for link in self.links.drain(..) {
             link.shutdown();
         }
-        if let Some(missing) = &self.missing {
-            missing.disconnect();
+        if let Some(postcopy) = &self.postcopy {
+            postcopy.requests.disconnect();
         }
     }
 
@@ -235,7 +235,7 @@ impl Driver {
         let until = Instant::now() + FAREWELL;
         while self.reading {
             match inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(Event::Armed(missing, thread)) => self.armed(missing, thread),
+                Ok(Event::Armed(postcopy, thread)) => self.armed(postcopy, thread),
                 Ok(Event::OfLink(connection, LinkEvent::Lost(_))) if connection == self.connection => {
                     self.reading = false;
                 }

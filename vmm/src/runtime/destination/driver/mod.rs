@@ -40,9 +40,9 @@ use self::identity::Shared;
 use self::record::Question;
 use super::arrivals::Listening;
 use super::marks::Marks;
-use super::missing::Missing;
-use super::pages::Armed;
 use super::populate::Populating;
+use super::postcopy::Armed;
+use super::postcopy::Postcopy;
 use super::worker::{MachineJob, machine_worker};
 use super::{Event, LinkEvent, arrivals};
 use crate::machine::Machine;
@@ -114,7 +114,7 @@ pub(super) struct Driver {
     source_connection: u32,
     paused: bool,
     armed: Arc<Armed>,
-    missing: Option<Arc<Missing>>,
+    postcopy: Option<Arc<Postcopy>>,
     /// The present connection has an urgent link; a further one is closed.
     has_urgent: bool,
     /// The urgent link, while the memory is not armed yet.
@@ -187,7 +187,7 @@ impl Driver {
             source_connection: 0,
             paused: false,
             armed: Arc::default(),
-            missing: None,
+            postcopy: None,
             has_urgent: false,
             urgent: None,
             passed: Vec::new(),
@@ -236,7 +236,7 @@ impl Driver {
                 }
             }
             Event::DiskSeen(result) => self.disk_seen(result),
-            Event::Armed(missing, thread) => self.armed(missing, thread),
+            Event::Armed(postcopy, thread) => self.armed(postcopy, thread),
             Event::Arrived(arrival) => self.arrived(arrival),
             Event::ListenFailed(error) => self.listening_failed(&error),
             Event::Command(request) => {
@@ -278,8 +278,8 @@ impl Driver {
             self.populating.stop();
         }
         let trouble = explain::trouble(&input);
-        if let (Input::Started(Err(_)), Some(missing)) = (&input, &self.missing) {
-            missing.faults.guest_not_started();
+        if let (Input::Started(Err(_)), Some(postcopy)) = (&input, &self.postcopy) {
+            postcopy.faults.guest_not_started();
         }
         let outputs = self.core.step(input);
         self.explain(&outputs, &trouble);
@@ -301,8 +301,8 @@ impl Driver {
                 self.attachment = (attachment, Instant::now());
             }
             ToDestination::Drained => {
-                if let Some(missing) = &self.missing {
-                    missing.all_sent();
+                if let Some(postcopy) = &self.postcopy {
+                    postcopy.requests.all_sent();
                 }
             }
             // It has found a link lost, and says which.

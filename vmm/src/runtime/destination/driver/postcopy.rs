@@ -11,32 +11,32 @@ use ferry_migration::{Status, Timer};
 use super::{Driver, NOT_PAUSED};
 use crate::runtime::INTERRUPT_AGAIN;
 use crate::runtime::destination::arrivals::{self, Listening};
-use crate::runtime::destination::missing::Missing;
 use crate::runtime::destination::pages::URGENT;
+use crate::runtime::destination::postcopy::Postcopy;
 use crate::runtime::destination::{Event, Refusal, lock};
 use crate::runtime::listener::{BindError, Listener, Wanted};
 use crate::runtime::stream::Stream;
 
 impl Driver {
-    pub(super) fn armed(&mut self, missing: Arc<Missing>, thread: JoinHandle<()>) {
+    pub(super) fn armed(&mut self, postcopy: Arc<Postcopy>, thread: JoinHandle<()>) {
         self.threads.push(thread);
-        missing.expect(self.connection);
+        postcopy.requests.expect(self.connection);
         if let Some(stream) = self.urgent.take() {
-            missing.connect(stream);
+            postcopy.requests.connect(stream);
         }
-        self.armed.set(missing.clone());
-        self.progress.watch_faults(missing.faults.clone(), missing.at_first);
-        self.missing = Some(missing);
+        self.armed.set(postcopy.clone());
+        self.progress.watch_faults(postcopy.faults.clone(), postcopy.at_first);
+        self.postcopy = Some(postcopy);
     }
 
     /// The driver awaits no page any more: every page is here, or the guest does not run here, or
     /// runs no more.
     pub(super) fn let_go(&self) {
-        let Some(missing) = &self.missing else { return };
-        missing.stop();
+        let Some(postcopy) = &self.postcopy else { return };
+        postcopy.stop();
         let ended = match &self.outcome {
-            Some(Outcome::Completed) => missing.faults.disarm(),
-            _ => missing.faults.release(),
+            Some(Outcome::Completed) => postcopy.faults.disarm(),
+            _ => postcopy.faults.release(),
         };
         self.machine.set_memory_arrives(false);
         self.progress.keep_faults();
@@ -47,7 +47,7 @@ impl Driver {
             Err(UserfaultError::GuestRuns { remaining } | UserfaultError::Incomplete { remaining }) => {
                 tracing::debug!(remaining, "the guest's pages stay missing");
                 if self.machine.has_ended() || self.outcome != Some(Outcome::Completed) {
-                    missing.faults.give_up();
+                    postcopy.faults.give_up();
                 }
                 self.keep_machine();
             }
@@ -65,8 +65,8 @@ impl Driver {
             crate::runtime::join_interrupting(&self.machine, ended);
             // After the look at the threads: what an ended thread has said is heard.
             for event in inbox.try_iter() {
-                if let Event::Armed(missing, thread) = event {
-                    self.armed(missing, thread);
+                if let Event::Armed(postcopy, thread) = event {
+                    self.armed(postcopy, thread);
                     self.let_go();
                 }
             }
@@ -81,8 +81,8 @@ impl Driver {
     /// Requests go out on it, and the pages asked for come back.
     pub(super) fn urgent_arrived(&mut self, migration_id: u128, stream: Stream) {
         self.links.push(stream.clone());
-        match &self.missing {
-            Some(missing) => missing.connect(stream.clone()),
+        match &self.postcopy {
+            Some(postcopy) => postcopy.requests.connect(stream.clone()),
             None => self.urgent = Some(stream.clone()),
         }
         self.receive_from(migration_id, stream, URGENT, None);
@@ -100,8 +100,8 @@ impl Driver {
     pub(super) fn resumed(&mut self) {
         self.paused = false;
         self.timers.stop(Timer::Recover);
-        if let Some(missing) = &self.missing {
-            missing.expect(self.connection);
+        if let Some(postcopy) = &self.postcopy {
+            postcopy.requests.expect(self.connection);
         }
         self.progress.clear_error();
         self.progress.set_status(Status::PostcopyActive);

@@ -26,7 +26,7 @@ fn limit(patience: Duration) -> impl Fn(Duration) -> io::Result<()> {
 fn flood(stream: &Stream) -> io::Error {
     let bytes = vec![0; 1 << 20];
     loop {
-        if let Err(error) = stream.write_all_while_open(&mut [IoSlice::new(&bytes)], limit(PATIENCE)) {
+        if let Err(error) = stream.write_all_while_open(&mut Outgoing::new(&bytes), limit(PATIENCE)) {
             return error;
         }
     }

@@ -1,27 +1,17 @@
-//! Postcopy on the destination: who waits for a page asks the source for it, and what arrives is
-//! placed.
+//! Page requests: a missing page's source is the other process, which is asked on the urgent link.
 //!
-//! [`Missing`] is one postcopy's: the armed memory, the urgent link (which may be lost and come
-//! back), and the thread that turns faults into page requests. The threads that receive pages
-//! place them through [`Missing::land`].
+//! The link may be lost and come back. A request that could not be sent is made again, and so is
+//! one whose page does not come. What answers it is placed by the threads that receive pages.
 
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ferry_devices::DeviceId;
-use ferry_devices::fault::{FaultControl, Place};
-use ferry_memory::userfault::{self, Faults, HEAR, Landing, Next, UserfaultError};
-use ferry_migration::destination::Input;
-use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE, PageBitmap};
-use ferry_migration::wire::bulk::Chunk;
+use ferry_devices::fault::FaultControl;
+use ferry_memory::userfault::{Faults, HEAR, PageSource};
 use ferry_migration::wire::request;
-use vmm_sys_util::eventfd::EventFd;
 
-use crate::machine::Machine;
-use crate::runtime::control::LinkError;
 use crate::runtime::destination::silence::{Owed, Silence};
 use crate::runtime::destination::{Event, LinkEvent};
 use crate::runtime::stream::Stream;
@@ -31,54 +21,14 @@ use crate::runtime::stream::Stream;
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 const MEMORY: DeviceId = DeviceId { name: "memory", instance: 0 };
 
-/// Why received pages could not be placed.
-#[derive(Debug, thiserror::Error)]
-pub enum LandError {
-    /// The link failed.
-    #[error(transparent)]
-    Link(#[from] LinkError),
-    /// The host refused.
-    #[error("a received page could not be placed: {0}")]
-    Place(#[from] UserfaultError),
-}
-
-/// Where the pages of a frame are.
-#[derive(Clone, Copy, Debug)]
-pub enum Payload<'a> {
-    /// Still on the link, which errors call this.
-    OnLink(&'a Stream, &'static str),
-    /// These bytes, one page after the other.
-    Here(&'a [u8]),
-}
-
-impl Payload<'_> {
-    /// The next pages, as many as fill `buffer`.
-    fn next(&mut self, buffer: &mut [u8]) -> Result<(), LinkError> {
-        match self {
-            Payload::OnLink(stream, link) => stream.read_exact(buffer).map_err(LinkError::io(link))?,
-            Payload::Here(bytes) => {
-                let (next, rest) = bytes.split_at(buffer.len());
-                buffer.copy_from_slice(next);
-                *bytes = rest;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A postcopy on its destination.
+/// The way to the source of missing pages, and the links on which they come.
 #[derive(Debug)]
-pub struct Missing {
-    /// The armed memory.
-    pub faults: Arc<Faults>,
-    /// How many pages lacked when it was armed.
-    pub at_first: u64,
+pub struct Requests {
+    faults: Arc<Faults>,
     session: u32,
     /// How long a link that owes pages may be silent.
     patience: Duration,
     links: Mutex<Links>,
-    all_told: AtomicBool,
-    stop: EventFd,
     events: Sender<Event>,
     /// What is to go wrong here.
     injected: Arc<FaultControl>,
@@ -132,43 +82,23 @@ impl Links {
     }
 }
 
-impl Missing {
-    /// Arms `pages`, of which some have been `discarded` before, and starts to listen for faults.
-    /// Requests wait for the urgent link. A link that owes pages may be silent for `patience`.
-    ///
-    /// # Errors
-    /// When the host does not offer what is needed.
-    pub fn arm(
-        machine: &Machine,
-        pages: &PageBitmap,
-        discarded: &PageBitmap,
+impl Requests {
+    /// For the missing pages of `faults`. No link is here yet; one that owes pages may be silent
+    /// for `patience`.
+    #[must_use]
+    pub fn new(
+        faults: Arc<Faults>,
         (session, patience): (u32, Duration),
         events: Sender<Event>,
-    ) -> Result<(Arc<Self>, JoinHandle<()>), UserfaultError> {
-        userfault::before_open(machine.memory().backing(), machine.faults())?;
-        let faults = Faults::arm_after(machine.memory(), pages, discarded)?;
-        let stop = EventFd::new(libc::EFD_CLOEXEC).map_err(UserfaultError::Open)?;
-        let missing = Arc::new(Missing {
-            faults,
-            at_first: pages.count(),
-            session,
-            patience,
-            links: Mutex::new(Links::none(patience)),
-            all_told: AtomicBool::new(false),
-            stop,
-            events,
-            injected: machine.faults().clone(),
-        });
-        let (handler, dead) = (missing.clone(), missing.clone());
-        let thread = crate::runtime::spawn_watched(
-            machine.faults(),
-            "ferry-dst-faults",
-            move || handler.hear_faults(),
-            move |reason| dead.died(reason),
-        );
-        let thread = thread.map_err(UserfaultError::Open)?;
-        missing.look_if_all_here();
-        Ok((missing, thread))
+        injected: Arc<FaultControl>,
+    ) -> Self {
+        Requests { faults, session, patience, links: Mutex::new(Links::none(patience)), events, injected }
+    }
+
+    /// What [`Faults::serve`] asks.
+    #[must_use]
+    pub fn source(&self) -> UrgentSource<'_> {
+        UrgentSource { requests: self, asked: Instant::now() }
     }
 
     /// The links of this connection are expected from now on.
@@ -210,68 +140,6 @@ impl Missing {
         self.links().all_sent = true;
     }
 
-    /// Ends the thread that hears faults.
-    pub fn stop(&self) {
-        // An eventfd takes 2^64 signals before a write could fail.
-        let _ = self.stop.write(1);
-    }
-
-    /// Takes the pages of a frame and places them. Returns how many were new.
-    ///
-    /// # Errors
-    /// The link failed, or the host refused to place them.
-    pub fn land(&self, chunk: &Chunk, mut payload: Payload<'_>, landing: &mut Landing) -> Result<u64, LandError> {
-        let mut placed = 0;
-        for (at, (data, zero)) in chunk.data.iter().zip(&chunk.zero).enumerate() {
-            let first_page = u64::from(chunk.index) * CHUNK_PAGES + at as u64 * 64;
-            if *zero != 0 || *data != 0 {
-                let allowed = self.injected.before(Place::HostMemory);
-                allowed.map_err(|source| UserfaultError::Place { page: first_page, source })?;
-            }
-            if *zero != 0 {
-                placed += u64::from(landing.place_zero(first_page, *zero)?.count_ones());
-            }
-            if *data != 0 {
-                let buffer = landing.buffer(data.count_ones());
-                debug_assert_eq!(buffer.len() as u64, u64::from(data.count_ones()) * PAGE_SIZE);
-                payload.next(buffer)?;
-                placed += u64::from(landing.place(first_page, *data)?.count_ones());
-            }
-        }
-        self.look_if_all_here();
-        Ok(placed)
-    }
-
-    fn look_if_all_here(&self) {
-        if self.faults.remaining() == 0 && !self.all_told.swap(true, SeqCst) {
-            // A driver that has ended needs no event.
-            let _ = self.events.send(Event::Input(Input::AllReceived));
-        }
-    }
-
-    fn hear_faults(&self) {
-        let mut handler = self.faults.handler();
-        let every = self.links().silence.every();
-        let (mut looked, mut asked) = (Instant::now(), Instant::now());
-        loop {
-            if looked.elapsed() >= every {
-                self.look(looked.elapsed());
-                looked = Instant::now();
-            }
-            if asked.elapsed() >= ASK_AGAIN {
-                asked = Instant::now();
-                self.ask_again();
-            }
-            match handler.next(every, &self.stop) {
-                Ok(Next::Page(page)) if self.injected.before_call(HEAR, &MEMORY).is_ok() => self.request(page),
-                Ok(Next::Page(page)) => return self.died(format!("told to fail in {HEAR}, of page {page}")),
-                Ok(Next::TimedOut) => {}
-                Ok(Next::Cancelled) => return,
-                Err(error) => return self.died(ferry_observe::causes(&error)),
-            }
-        }
-    }
-
     /// Looks whether what is owed comes, and asks for what could not be asked for before.
     fn look(&self, waited: Duration) {
         let awaited = self.faults.awaited();
@@ -301,12 +169,6 @@ impl Missing {
         }
     }
 
-    /// No thread reads faults any more: an access to a missing page would wait for ever.
-    fn died(&self, reason: String) {
-        // A driver that has ended needs no event.
-        let _ = self.events.send(Event::Input(Input::FaultsDied(reason)));
-    }
-
     /// Never waits: a source that does not read its requests is noticed by the pages that do not
     /// come.
     fn request(&self, page: u64) {
@@ -320,6 +182,35 @@ impl Missing {
 
     fn links(&self) -> MutexGuard<'_, Links> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The other process as a source of pages.
+#[derive(Debug)]
+pub struct UrgentSource<'a> {
+    requests: &'a Requests,
+    /// When what has not come was last asked for again.
+    asked: Instant,
+}
+
+impl PageSource for UrgentSource<'_> {
+    fn get(&mut self, page: u64) -> std::io::Result<()> {
+        let allowed = self.requests.injected.before_call(HEAR, &MEMORY);
+        allowed.map_err(|_| std::io::Error::other(format!("told to fail in {HEAR}")))?;
+        self.requests.request(page);
+        Ok(())
+    }
+
+    fn every(&self) -> Duration {
+        self.requests.links().silence.every()
+    }
+
+    fn look(&mut self, waited: Duration) {
+        self.requests.look(waited);
+        if self.asked.elapsed() >= ASK_AGAIN {
+            self.asked = Instant::now();
+            self.requests.ask_again();
+        }
     }
 }
 
