@@ -18,15 +18,16 @@ pub struct Selected {
 }
 
 /// Which cells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 enum Part {
     Smoke,
     Full,
     Random(usize),
+    One(Cell),
 }
 
 /// What was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Selection {
     part: Part,
     seed: u64,
@@ -36,8 +37,11 @@ pub struct Selection {
 #[derive(Debug, thiserror::Error)]
 pub enum SelectionError {
     /// No such part.
-    #[error("FERRY_MATRIX={0}: write smoke, full or random:COUNT")]
+    #[error("FERRY_MATRIX={0}: write smoke, full, random:COUNT or cell:NAME")]
     Part(String),
+    /// No such cell.
+    #[error("FERRY_MATRIX=cell:{0}: there is no such cell; ci/matrix --list says which there are")]
+    Cell(String),
     /// No such seed.
     #[error("FERRY_MATRIX_SEED={0}: write a number")]
     Seed(String),
@@ -67,6 +71,7 @@ impl Selection {
             Part::Smoke => fixed(catalogue::smoke()),
             Part::Full => fixed(catalogue::all()),
             Part::Random(count) => self.at_random(count),
+            Part::One(cell) => fixed(vec![cell]),
         }
     }
 
@@ -88,9 +93,16 @@ fn part(text: &str) -> Result<Part, SelectionError> {
     match text.split_once(':') {
         None if text.is_empty() || text == "smoke" => Ok(Part::Smoke),
         None if text == "full" => Ok(Part::Full),
+        Some(("cell", name)) => one(name).map(Part::One).ok_or_else(|| SelectionError::Cell(name.to_owned())),
         Some(("random", count)) => count.parse().map(Part::Random).map_err(|_| SelectionError::Part(text.to_owned())),
         _ => Err(SelectionError::Part(text.to_owned())),
     }
+}
+
+/// The cell of this name, with either number of vCPUs, as random ones have.
+fn one(name: &str) -> Option<Cell> {
+    let of = |cpus| catalogue::all().into_iter().map(move |cell| Cell { cpus, ..cell });
+    of(1).chain(of(2)).find(|cell| cell.name() == name)
 }
 
 #[cfg(test)]
@@ -109,10 +121,20 @@ mod tests {
     }
 
     #[test]
+    fn every_random_cell_can_be_run_again_by_its_name() {
+        for selected in (Selection { part: Part::Random(200), seed: 3 }).cells() {
+            let again = Selection { part: part(&format!("cell:{}", selected.cell.name())).unwrap(), seed: selected.seed };
+            let again = again.cells();
+            assert_eq!((again.len(), again[0].seed), (1, selected.seed), "{}", selected.name);
+            assert_eq!(again[0].cell, selected.cell, "{}", selected.name);
+        }
+    }
+
+    #[test]
     fn what_there_is_not_is_refused() {
         assert_eq!(part("").unwrap(), Part::Smoke);
         assert_eq!(part("random:12").unwrap(), Part::Random(12));
-        for text in ["fast", "random", "random:", "full:2"] {
+        for text in ["fast", "random", "random:", "full:2", "cell:", "cell:precopy"] {
             assert!(part(text).is_err(), "{text}");
         }
     }
