@@ -123,7 +123,8 @@ mod tests {
     #[test]
     fn every_random_cell_can_be_run_again_by_its_name() {
         for selected in (Selection { part: Part::Random(200), seed: 3 }).cells() {
-            let again = Selection { part: part(&format!("cell:{}", selected.cell.name())).unwrap(), seed: selected.seed };
+            let again =
+                Selection { part: part(&format!("cell:{}", selected.cell.name())).unwrap(), seed: selected.seed };
             let again = again.cells();
             assert_eq!((again.len(), again[0].seed), (1, selected.seed), "{}", selected.name);
             assert_eq!(again[0].cell, selected.cell, "{}", selected.name);

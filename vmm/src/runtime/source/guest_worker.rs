@@ -10,12 +10,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use ferry_migration::message::Failure;
-use ferry_migration::section;
 use ferry_migration::source::Input;
+use ferry_migration::{Section, section};
 
 use crate::machine::{DeviceFailure, Hold, Machine, MachineError};
 use crate::runtime::record::{ANSWER_DEADLINE, HandoverRecord};
-use crate::runtime::source::Event;
+use crate::runtime::source::{Event, GuestDone};
 
 /// What the guest worker can be asked for.
 #[derive(Clone, Copy, Debug)]
@@ -57,14 +57,13 @@ pub fn guest_worker(
             if let Some(Err(reason)) = answered {
                 machine.leave_stopped();
                 let failure = Failure { device: "ownership record".to_owned(), reason };
-                if events.send(Event::Guest(answer(job, Err(failure)))).is_err() {
+                if events.send(Event::Guest(done(job, Err(failure)))).is_err() {
                     return;
                 }
                 continue;
             }
-            let done = catch_unwind(AssertUnwindSafe(|| do_guest_job(&machine, record.as_deref(), job, &events)));
-            let input = done.unwrap_or_else(|_| answer(job, Err(panicked())));
-            if events.send(Event::Guest(input)).is_err() {
+            let result = catch_unwind(AssertUnwindSafe(|| do_guest_job(&machine, record.as_deref(), job)));
+            if events.send(Event::Guest(done(job, result.unwrap_or_else(|_| Err(panicked()))))).is_err() {
                 return;
             }
         }
@@ -73,38 +72,38 @@ pub fn guest_worker(
     Ok((jobs, thread))
 }
 
+/// Does a job; the state that it has saved, if any.
 fn do_guest_job(
     machine: &Machine,
     record: Option<&HandoverRecord>,
     job: GuestJob,
-    events: &Sender<Event>,
-) -> Option<Input> {
-    let keep = |state: Vec<ferry_migration::Section>| {
-        // The driver lives as long as its workers.
-        let _ = events.send(Event::State(section::encode(&state)));
-    };
-    let result = match job {
+) -> Result<Option<Vec<Section>>, Failure> {
+    match job {
         GuestJob::PartWithMemory => {
             part_with_memory(machine);
-            Ok(())
+            Ok(None)
         }
-        GuestJob::Snapshot => machine.snapshot().map(keep).map_err(failure),
-        GuestJob::Stop => stop(machine),
-        GuestJob::Save => machine.save().map(keep).map_err(failure),
-        GuestJob::Resume => resume(machine, record),
-    };
-    answer(job, result)
+        GuestJob::Snapshot => machine.snapshot().map(Some).map_err(failure),
+        GuestJob::Stop => stop(machine).map(|()| None),
+        GuestJob::Save => machine.save().map(Some).map_err(failure),
+        GuestJob::Resume => resume(machine, record).map(|()| None),
+    }
 }
 
-/// What the state machine is told of a job, if it has asked for it.
-fn answer(job: GuestJob, result: Result<(), Failure>) -> Option<Input> {
-    match job {
+/// What the driver is told of a job.
+fn done(job: GuestJob, result: Result<Option<Vec<Section>>, Failure>) -> GuestDone {
+    let (result, state) = match result {
+        Ok(sections) => (Ok(()), sections.map(|sections| section::encode(&sections))),
+        Err(failure) => (Err(failure), None),
+    };
+    let input = match job {
         GuestJob::Snapshot => Some(Input::Snapshotted(result)),
         GuestJob::Stop => Some(Input::Stopped(result)),
         GuestJob::Save => Some(Input::Saved(result)),
         GuestJob::Resume => Some(Input::Resumed(result)),
         GuestJob::PartWithMemory => None,
-    }
+    };
+    GuestDone { input, state }
 }
 
 fn part_with_memory(machine: &Machine) {

@@ -42,22 +42,41 @@ mod urgent;
 pub enum Event {
     /// For the state machine.
     Input(Input),
-    /// The guest's worker has done a job, with an answer for the state machine if there is one.
-    Guest(Option<Input>),
+    /// The guest's worker has done a job.
+    Guest(GuestDone),
     /// The ownership record has answered the call of this number.
     Record(u32, Input),
     /// From the connection of this number.
     OfLink(u32, LinkEvent),
-    /// Postcopy, or a round before it: the pages that remain, ahead of the input that announces
-    /// them.
-    Remaining(PageBitmap),
-    /// What the rounds so far say: vCPUs are to be kept from running for this percentage of their
-    /// time, 0 being not at all.
-    Throttle(u8),
-    /// State for the next `Rehearse` or `Package`, ahead of the input that announces it.
-    State(Vec<u8>),
     /// The operator commands; the answer says whether it is accepted.
     Command(Request<Command, Answer>),
+}
+
+/// What the guest's worker has done.
+#[derive(Debug, Default)]
+pub struct GuestDone {
+    /// The answer for the state machine, if it has asked for the job.
+    pub input: Option<Input>,
+    /// The framed sections that the answer announces, for the next `Rehearse` or `Package`.
+    pub state: Option<Vec<u8>>,
+}
+
+/// What the page worker has done.
+#[derive(Debug)]
+pub struct PagesDone {
+    /// The answer for the state machine.
+    pub input: Input,
+    /// Postcopy, or a round before it: the pages that remain, which the answer announces.
+    pub remaining: Option<PageBitmap>,
+    /// What the rounds so far say: vCPUs are to be kept from running for this percentage of their
+    /// time, 0 being not at all.
+    pub throttle: Option<u8>,
+}
+
+impl From<Input> for PagesDone {
+    fn from(input: Input) -> Self {
+        PagesDone { input, remaining: None, throttle: None }
+    }
 }
 
 /// What comes of a connection; a connection that has been replaced is not heard any more.
@@ -71,7 +90,7 @@ pub enum LinkEvent {
     /// The destination said something, with this attachment.
     Message(ToSource, Vec<u8>, Ticket),
     /// The page worker has done a job.
-    PagesDone(Input),
+    PagesDone(PagesDone),
     /// The control link was lost, or could not be opened; the text says how.
     Lost(String),
     /// A page link was lost; the text says which and how.

@@ -28,7 +28,7 @@ use crate::runtime::source::pages::{Controls, PageSender, PagesError, RoundNumbe
 use crate::runtime::source::patience::Limit;
 use crate::runtime::source::remaining::Remaining;
 use crate::runtime::source::urgent;
-use crate::runtime::source::{Event, LinkEvent};
+use crate::runtime::source::{Event, LinkEvent, PagesDone};
 use crate::runtime::stream::Stream;
 
 /// What the page worker can be asked for.
@@ -124,12 +124,12 @@ impl PageWorker {
     fn run(&mut self, inbox: &Receiver<PageJob>) {
         for job in inbox {
             let event = match self.job(job) {
-                Ok(input) => LinkEvent::PagesDone(input),
+                Ok(done) => LinkEvent::PagesDone(done),
                 // The driver, which interrupted the job, knows why.
                 Err(PagesError::Interrupted) => continue,
                 Err(error) => LinkEvent::PagesLost(ferry_observe::causes(&error)),
             };
-            let all_sent = matches!(event, LinkEvent::PagesDone(Input::AllSent));
+            let all_sent = matches!(event, LinkEvent::PagesDone(PagesDone { input: Input::AllSent, .. }));
             if self.events.send(Event::OfLink(self.epoch, event)).is_err() {
                 break;
             }
@@ -140,20 +140,18 @@ impl PageWorker {
         self.join_urgent();
     }
 
-    fn job(&mut self, job: PageJob) -> Result<Input, PagesError> {
+    fn job(&mut self, job: PageJob) -> Result<PagesDone, PagesError> {
         match job {
             PageJob::Round => self.round(),
             PageJob::LastPages => {
                 self.controls.patience.set_limit(None);
                 let marker = self.sender()?.last_pages()?;
-                Ok(Input::LastPagesSent { marker })
+                Ok(Input::LastPagesSent { marker }.into())
             }
             PageJob::LeavePages => {
                 self.controls.patience.set_limit(None);
                 let (marker, remaining) = self.sender()?.leave_pages()?;
-                // Ahead of the input that makes the driver send it.
-                let _ = self.events.send(Event::Remaining(remaining));
-                Ok(Input::LastPagesSent { marker })
+                Ok(PagesDone { remaining: Some(remaining), ..Input::LastPagesSent { marker }.into() })
             }
             PageJob::Serve(remaining) => self.serve(&remaining),
             PageJob::ServeAgain(missing, connection) => {
@@ -169,15 +167,14 @@ impl PageWorker {
         }
     }
 
-    fn round(&mut self) -> Result<Input, PagesError> {
+    fn round(&mut self) -> Result<PagesDone, PagesError> {
         // Beside the round, so that little is left for the flush of the stopped guest's disk.
         self.machine.flush_ahead();
         let numbers = self.round_within_limit()?;
-        if self.settings.postcopy() {
-            let outdated = self.sender()?.pending().clone();
-            // A driver that has ended needs no event.
-            let _ = self.events.send(Event::Remaining(outdated));
-        }
+        let remaining = match self.settings.postcopy() {
+            true => Some(self.sender()?.pending().clone()),
+            false => None,
+        };
         let report = RoundReport {
             round: self.controls.progress.pages.rounds.load(Relaxed),
             remaining_pages: numbers.remaining_pages,
@@ -191,9 +188,8 @@ impl PageWorker {
             parameters.postcopy_when = PostcopyWhen::Manual;
         }
         let decision = self.rounds.judge(report, &parameters);
-        // Ahead of the input that makes the driver send the next round.
-        let _ = self.events.send(Event::Throttle(self.rounds.throttle()));
-        Ok(Input::RoundDone(decision))
+        let throttle = Some(self.rounds.throttle());
+        Ok(PagesDone { input: Input::RoundDone(decision), remaining, throttle })
     }
 
     /// A round, which the operator's limit ends also in its middle: in order where the guest then
@@ -214,7 +210,7 @@ impl PageWorker {
         })
     }
 
-    fn serve(&mut self, pages: &PageBitmap) -> Result<Input, PagesError> {
+    fn serve(&mut self, pages: &PageBitmap) -> Result<PagesDone, PagesError> {
         let remaining = Arc::new(Remaining::new(pages));
         let counters = &self.controls.progress.pages;
         counters.remaining_pages.store(pages.count(), Relaxed);
@@ -239,7 +235,7 @@ impl PageWorker {
         sender.begin_background();
         sender.stream(&remaining)?;
         sender.mark_end()?;
-        Ok(Input::AllSent)
+        Ok(Input::AllSent.into())
     }
 
     /// Nothing is written any more: only a read tells that the link was lost with pages on their

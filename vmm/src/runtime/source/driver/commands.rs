@@ -36,7 +36,7 @@ impl Driver {
             }
             Command::Resolve { resolution, .. } => Input::Resolve(resolution),
             Command::Recover(to, parameters) => {
-                self.recover_to = Some(to);
+                self.links.recover_to = Some(to);
                 given = Some(parameters);
                 Input::Recover
             }
@@ -48,13 +48,13 @@ impl Driver {
         let waits = matches!(asked, Input::Resolve(_)) && refused.is_none() && self.core.is_resolving();
         if let (Input::Resolve(resolution), None) = (&asked, refused) {
             if waits {
-                self.resolving = Some((resolution.owner, answer.clone()));
+                self.record.resolving = Some((resolution.owner, answer.clone()));
             } else {
-                self.resolved = Some(resolution.owner);
+                self.record.resolved = Some(resolution.owner);
             }
         }
         if refused.is_some() {
-            self.recover_to = None;
+            self.links.recover_to = None;
         } else if let Some(Ok(parameters)) = given.map(|given| self.settings.with(&given)) {
             self.settings.replace(parameters);
         }
@@ -78,9 +78,9 @@ impl Driver {
 
     /// The record has answered the operator whose word had to wait for it.
     pub(super) fn answer_resolve(&mut self, result: Result<(), &'static str>) {
-        let Some((owner, answer)) = self.resolving.take() else { return };
+        let Some((owner, answer)) = self.record.resolving.take() else { return };
         if result.is_ok() {
-            self.resolved = Some(owner);
+            self.record.resolved = Some(owner);
         }
         // The client may have gone.
         let _ = answer.send(result);

@@ -31,10 +31,10 @@ impl Driver {
         self.interrupt();
         self.close_links();
         self.guest_jobs = None;
-        self.page_jobs = None;
+        self.pages.jobs = None;
         self.join(inbox);
         self.proof.end(self.machine.faults());
-        if let Some(record) = &self.record {
+        if let Some(record) = &self.record.handover {
             record.end();
         }
         let status = match self.outcome.take() {

@@ -18,32 +18,34 @@ impl Driver {
     }
 
     pub(super) fn page_job(&mut self, job: PageJob) {
-        if self.page_jobs.is_none()
+        if self.pages.jobs.is_none()
             && let Err(error) = self.start_page_worker()
         {
             self.lost(format!("the page thread could not be started: {error}"));
         }
-        if let Some(jobs) = &self.page_jobs {
+        if let Some(jobs) = &self.pages.jobs {
             // A worker that has failed has said so.
             let _ = jobs.send(job);
         }
     }
 
     pub(super) fn serve_pages(&mut self) {
-        let remaining = self.remaining.clone().unwrap_or_else(|| PageBitmap::new(self.machine.memory().pages()));
+        let remaining =
+            self.package.remaining.clone().unwrap_or_else(|| PageBitmap::new(self.machine.memory().pages()));
         self.page_job(PageJob::Serve(remaining));
     }
 
     /// After a break: what remained at the switchover, less what the destination says it has.
     pub(super) fn serve_missing_pages(&mut self) {
-        let mut missing = self.remaining.clone().unwrap_or_else(|| PageBitmap::new(self.machine.memory().pages()));
-        if let Some(received) = &self.received {
+        let mut missing =
+            self.package.remaining.clone().unwrap_or_else(|| PageBitmap::new(self.machine.memory().pages()));
+        if let Some(received) = &self.package.received {
             missing.subtract(received);
         }
-        match self.cancel.try_clone() {
+        match self.links.cancel.try_clone() {
             Ok(cancel) => {
-                let stop = self.controls.stop.clone();
-                let connection = Reconnected { to: self.reached.clone(), cancel, stop, epoch: self.epoch };
+                let stop = self.pages.controls.stop.clone();
+                let connection = Reconnected { to: self.links.reached.clone(), cancel, stop, epoch: self.links.epoch };
                 self.page_job(PageJob::ServeAgain(missing, connection));
             }
             Err(error) => self.lost(format!("no eventfd can be had: {error}")),
@@ -52,20 +54,20 @@ impl Driver {
 
     fn start_page_worker(&mut self) -> std::io::Result<()> {
         let route = Route {
-            to: self.reached.clone(),
+            to: self.links.reached.clone(),
             migration_id: self.migration_id,
-            bulk_links: self.bulk_links,
-            cancel: self.cancel.try_clone()?,
+            bulk_links: self.links.bulk_links,
+            cancel: self.links.cancel.try_clone()?,
             setup: self.timers.durations.setup,
         };
         let (jobs, thread) = page_worker::start(
             self.machine.clone(),
             route,
-            self.controls.clone(),
+            self.pages.controls.clone(),
             self.settings.clone(),
             self.events.clone(),
         )?;
-        self.page_jobs = Some(jobs);
+        self.pages.jobs = Some(jobs);
         self.threads.push(thread);
         Ok(())
     }

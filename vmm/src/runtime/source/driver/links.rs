@@ -13,6 +13,7 @@ use ferry_migration::{Greeting, Status, package};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Driver;
+use crate::endpoint::Endpoint;
 use crate::machine::Machine;
 use crate::runtime::control::{self, LinkError};
 use crate::runtime::inbox::{HeldLoss, Quota};
@@ -33,28 +34,75 @@ fn filled_chunks(machine: &Machine) -> Vec<u8> {
     machine.memory().filled_chunks().map_or_else(|_| Vec::new(), |filled| filled.encode())
 }
 
+/// The connections of a migration, one after the other.
+pub(super) struct Links {
+    /// Where the destination is asked for.
+    pub(super) to: Endpoint,
+    /// Where the control link has come to, which page links follow: a name may stand for several
+    /// addresses.
+    pub(super) reached: Endpoint,
+    /// Ends what is being opened.
+    pub(super) cancel: EventFd,
+    pub(super) control: Option<control::Sender>,
+    /// What its reader has not delivered yet.
+    pub(super) unread: Option<control::Unread>,
+    /// Bytes that had come on it when the destination was last heard.
+    pub(super) heard: u64,
+    /// All of the present connection, to end them from outside.
+    pub(super) open: Vec<Stream>,
+    /// Bulk links of this migration.
+    pub(super) bulk_links: u8,
+    pub(super) loss: HeldLoss,
+    /// Counts connections: what a link of an earlier one says late is not heard.
+    pub(super) epoch: u32,
+    /// Postcopy, while recovering: where the destination listens now.
+    pub(super) recover_to: Option<Endpoint>,
+}
+
+impl Links {
+    /// None is open yet.
+    ///
+    /// # Errors
+    /// When no eventfd can be had.
+    pub(super) fn new(to: Endpoint, bulk_links: u8) -> std::io::Result<Self> {
+        Ok(Links {
+            reached: to.clone(),
+            to,
+            cancel: EventFd::new(libc::EFD_CLOEXEC)?,
+            control: None,
+            unread: None,
+            heard: 0,
+            open: Vec::new(),
+            bulk_links,
+            loss: HeldLoss::default(),
+            epoch: 0,
+            recover_to: None,
+        })
+    }
+}
+
 impl Driver {
     pub(super) fn connect(&mut self) {
-        let disk = self.machine.writable_disk().filter(|_| self.recover_to.is_none());
-        if let Some(to) = self.recover_to.take() {
-            self.to = to;
+        let disk = self.machine.writable_disk().filter(|_| self.links.recover_to.is_none());
+        if let Some(to) = self.links.recover_to.take() {
+            self.links.to = to;
             crate::runtime::join_finished(&mut self.threads);
             // The flag of the connection before stays set: its thread may not have seen it yet.
-            self.controls.stop = Arc::default();
+            self.pages.controls.stop = Arc::default();
             // The break has signalled the one before.
             match EventFd::new(libc::EFD_CLOEXEC) {
-                Ok(cancel) => self.cancel = cancel,
+                Ok(cancel) => self.links.cancel = cancel,
                 Err(error) => return self.lost(format!("no eventfd can be had: {error}")),
             }
         }
-        let (to, events, epoch) = (self.to.clone(), self.events.clone(), self.epoch);
+        let (to, events, epoch) = (self.links.to.clone(), self.events.clone(), self.links.epoch);
         // Ahead of the setup timer, whose reason cannot name the addresses and what they answered.
         let setup = self.timers.durations.setup;
         let deadline = Instant::now() + setup - (setup / 10).min(AHEAD);
-        let preamble = Preamble { migration_id: self.migration_id, connection: self.epoch, link: Link::Control };
-        let (cancel, faults) = (self.cancel.try_clone(), self.machine.faults().clone());
+        let preamble = Preamble { migration_id: self.migration_id, connection: self.links.epoch, link: Link::Control };
+        let (cancel, faults) = (self.links.cancel.try_clone(), self.machine.faults().clone());
         // Looked up here and not by the driver: the page map of much memory takes its time.
-        let filled = (self.epoch == 0 && !self.local).then(|| self.machine.clone());
+        let filled = (self.links.epoch == 0 && !self.pages.local).then(|| self.machine.clone());
         let (proof, migration_id) = (self.proof.clone(), self.migration_id);
         let connect = move || {
             let allowed = faults.before(Place::HostConnect).and(cancel);
@@ -82,19 +130,19 @@ impl Driver {
 
     pub(super) fn control_is_open(&mut self, stream: Stream, filled: Vec<u8>) {
         let session = session(self.migration_id);
-        ferry_observe::trace::connection(self.epoch);
-        self.reached = stream.reached(&self.to);
-        self.filled = filled;
-        self.links.push(stream.clone());
-        let (events, told, epoch) = (self.events.clone(), self.events.clone(), self.epoch);
+        ferry_observe::trace::connection(self.links.epoch);
+        self.links.reached = stream.reached(&self.links.to);
+        self.package.filled = filled;
+        self.links.open.push(stream.clone());
+        let (events, told, epoch) = (self.events.clone(), self.events.clone(), self.links.epoch);
         let mut receiver = control::Receiver::new(stream.clone(), session);
-        (self.unread, self.heard) = (Some(receiver.unread()), 0);
+        (self.links.unread, self.links.heard) = (Some(receiver.unread()), 0);
         let failed = move |error: LinkError| {
             let reason = format!("sending: {}", ferry_observe::causes(&error));
             // A driver that has ended needs no answer.
             let _ = told.send(Event::OfLink(epoch, LinkEvent::Lost(reason)));
         };
-        self.control = Some(control::Sender::reporting(stream, session, failed));
+        self.links.control = Some(control::Sender::reporting(stream, session, failed));
         self.spawn("ferry-src-recv", move || {
             let quota = Quota::default();
             loop {
@@ -116,15 +164,15 @@ impl Driver {
             // In a rehearsal, what the guest has written since it was sent: the destination
             // discards that before the guest stops.
             ToDestination::Rehearse | ToDestination::Package { .. } => {
-                let remaining = self.remaining.as_ref().filter(|_| self.core.goes_postcopy());
-                package::encode(&std::mem::take(&mut self.state), remaining)
+                let remaining = self.package.remaining.as_ref().filter(|_| self.core.goes_postcopy());
+                package::encode(&std::mem::take(&mut self.package.state), remaining)
             }
             ToDestination::Permit { .. } => self.machine.last_wishes(),
             _ => Vec::new(),
         };
         let descriptor = self.descriptor_for(message);
         let descriptor = descriptor.as_ref().map(AsFd::as_fd);
-        let Some(control) = &mut self.control else { return };
+        let Some(control) = &mut self.links.control else { return };
         self.machine.faults().reach(Direction::Outgoing, Moment::Send, message.name());
         if let Err(error) = control.send_with(message, &attachment, descriptor) {
             let reason = format!("sending {}: {}", message.name(), ferry_observe::causes(&error));
@@ -137,10 +185,11 @@ impl Driver {
         let greeting = Greeting {
             vm: self.machine.name().to_owned(),
             machine: Arc::unwrap_or_clone(self.machine.description()),
-            bulk_links: self.bulk_links,
-            filled_chunks: std::mem::take(&mut self.filled),
+            bulk_links: self.links.bulk_links,
+            filled_chunks: std::mem::take(&mut self.package.filled),
             record: self
                 .record
+                .handover
                 .as_ref()
                 .map(|record| Announced { handover: record.handover().clone(), nonce: record.nonce() }),
             heartbeat_timeout_ms: self.timers.durations.heartbeat.as_millis() as u64,
@@ -150,14 +199,14 @@ impl Driver {
 
     pub(super) fn close_links(&mut self) {
         // An eventfd takes 2^64 signals before a write could fail.
-        let _ = self.cancel.write(1);
-        for link in self.links.drain(..) {
+        let _ = self.links.cancel.write(1);
+        for link in self.links.open.drain(..) {
             link.shutdown();
         }
-        (self.control, self.unread) = (None, None);
-        self.loss = HeldLoss::default();
+        (self.links.control, self.links.unread) = (None, None);
+        self.links.loss = HeldLoss::default();
         // A link that was being opened meanwhile is closed when it comes.
-        self.epoch += 1;
+        self.links.epoch += 1;
     }
 
     /// Says to a destination that may be there why its postcopy is paused: only this side knows
@@ -165,25 +214,25 @@ impl Driver {
     pub(super) fn take_leave(&mut self, outputs: &[Output], trouble: String) {
         let active = self.progress.status() == Some(Status::PostcopyActive);
         let pauses = outputs.iter().any(|output| matches!(output, Output::Status(Status::PostcopyPaused)));
-        if let Some(control) = self.control.as_mut().filter(|_| active && pauses) {
+        if let Some(control) = self.links.control.as_mut().filter(|_| active && pauses) {
             control.send_last(&ToDestination::Cancel { reason: trouble });
         }
     }
 
     /// Bytes that have come on the control link.
     pub(super) fn bytes_heard(&self) -> u64 {
-        self.control.as_ref().map_or(0, |control| control.stream().received())
+        self.links.control.as_ref().map_or(0, |control| control.stream().received())
     }
 
     /// Whether the destination says something that takes its time to arrive.
     pub(super) fn is_being_told(&mut self) -> bool {
         let now = self.bytes_heard();
-        std::mem::replace(&mut self.heard, now) != now
+        std::mem::replace(&mut self.links.heard, now) != now
     }
 
     /// The state machine hears of it as of any loss, after what it is doing now.
     pub(super) fn lost(&self, reason: String) {
         // The driver holds its own channel open.
-        let _ = self.events.send(Event::OfLink(self.epoch, LinkEvent::Lost(reason)));
+        let _ = self.events.send(Event::OfLink(self.links.epoch, LinkEvent::Lost(reason)));
     }
 }

@@ -19,23 +19,23 @@ use crate::runtime::source::{Event, LinkEvent};
 impl Driver {
     /// What the greeting announces.
     pub(super) fn passed_memory(&self) -> Option<PassedMemory> {
-        self.local.then(|| PassedMemory { bytes: self.machine.memory().pages() * PAGE_SIZE })
+        self.pages.local.then(|| PassedMemory { bytes: self.machine.memory().pages() * PAGE_SIZE })
     }
 
     /// What goes with a message beside its bytes.
     pub(super) fn descriptor_for(&mut self, message: &ToDestination) -> Option<Arc<File>> {
-        if !self.local || !matches!(message, ToDestination::Hello { .. }) {
+        if !self.pages.local || !matches!(message, ToDestination::Hello { .. }) {
             return None;
         }
         // A host that does not tell leaves it in doubt for good.
-        self.passed_mark = self.machine.memory().mark().ok();
+        self.pages.passed_mark = self.machine.memory().mark().ok();
         self.machine.memory().memfd()
     }
 
     /// Whether the destination has got as far as taking the memory. In doubt it has.
     pub(super) fn memory_was_taken(&self) -> bool {
         let now = self.machine.memory().mark().ok();
-        self.local && (now.is_none() || now != self.passed_mark)
+        self.pages.local && (now.is_none() || now != self.pages.passed_mark)
     }
 
     /// Why the migration cannot go on after this `HelloAck`, if so: the destination waits for
@@ -61,6 +61,6 @@ impl Driver {
             _ => Input::RoundDone(Decision::Switch),
         };
         // The driver holds its own channel open.
-        let _ = self.events.send(Event::OfLink(self.epoch, LinkEvent::PagesDone(answer)));
+        let _ = self.events.send(Event::OfLink(self.links.epoch, LinkEvent::PagesDone(answer.into())));
     }
 }

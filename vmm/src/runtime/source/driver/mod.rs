@@ -28,64 +28,59 @@ use std::time::Instant;
 use ferry_devices::fault::{Direction, Moment};
 use ferry_migration::message::ToSource;
 use ferry_migration::pages::PageBitmap;
-use ferry_migration::source::{Input, Outcome, Output, Owner, Source, TakeBack};
+use ferry_migration::source::{Input, Outcome, Output, Source, TakeBack};
 use ferry_migration::{Status, Timer};
-use vmm_sys_util::eventfd::EventFd;
 
 use self::identity::Proof;
+use self::links::Links;
 use self::plan::plan;
-use self::record::Question;
+use self::record::{Question, Record};
 use self::throttle::Throttle;
 use super::guest_worker::{GuestJob, Order, guest_worker};
 use super::page_worker::PageJob;
 use super::pages::Controls;
 use super::patience::Patience;
 use super::stopwatch::Stopwatch;
-use super::{Answer, Event, LinkEvent};
+use super::{Event, GuestDone, LinkEvent, PagesDone};
 use crate::endpoint::Endpoint;
 use crate::machine::{Hold, Machine};
 use crate::runtime::MigrationError;
-use crate::runtime::control;
-use crate::runtime::inbox::{self, HeldLoss, Next};
+use crate::runtime::inbox::{self, Next};
 use crate::runtime::progress::Progress;
-use crate::runtime::record::{Call, HandoverRecord, OwnRecord};
+use crate::runtime::record::{HandoverRecord, OwnRecord};
 use crate::runtime::settings::Settings;
-use crate::runtime::stream::Stream;
 use crate::runtime::timers::{Durations, Timers};
 
 /// One migration on the source: its state machine, and everything that it has in hand.
 pub(super) struct Driver {
     core: Source,
     machine: Arc<Machine>,
-    to: Endpoint,
-    /// Where the control link has come to, which page links follow: a name may stand for several
-    /// addresses.
-    reached: Endpoint,
     migration_id: u128,
     progress: Arc<Progress>,
     settings: Arc<Settings>,
     timers: Timers,
     stopwatch: Stopwatch,
     events: Sender<Event>,
-    cancel: EventFd,
-    controls: Controls,
-    throttle: Throttle,
-    guest_jobs: Option<Sender<Order>>,
-    page_jobs: Option<Sender<PageJob>>,
-    threads: Vec<JoinHandle<()>>,
     /// In which order it takes what comes.
     order: inbox::Order,
-    control: Option<control::Sender>,
-    /// What its reader has not delivered yet.
-    unread: Option<control::Unread>,
-    /// Bytes that had come on it when the destination was last heard.
-    heard: u64,
-    links: Vec<Stream>,
-    /// Bulk links of this migration.
-    bulk_links: u8,
-    loss: HeldLoss,
-    /// Counts connections: what a link of an earlier one says late is not heard.
-    epoch: u32,
+    links: Links,
+    package: Package,
+    record: Record,
+    pages: Pages,
+    /// While the destination looks for it.
+    proof: Proof,
+    guest_jobs: Option<Sender<Order>>,
+    /// What the guest's worker has not answered yet.
+    guest_jobs_open: u32,
+    threads: Vec<JoinHandle<()>>,
+    /// When a device that hangs is interrupted again.
+    interrupt_at: Option<Instant>,
+    outcome: Option<Outcome>,
+}
+
+/// What the next messages carry beside themselves.
+#[derive(Default)]
+struct Package {
     /// Which chunks of memory hold something, for the greeting.
     filled: Vec<u8>,
     /// Framed sections for the next message that carries them.
@@ -94,29 +89,17 @@ pub(super) struct Driver {
     remaining: Option<PageBitmap>,
     /// Postcopy, while recovering: the pages that the destination has.
     received: Option<PageBitmap>,
-    /// Postcopy, while recovering: where the destination listens now.
-    recover_to: Option<Endpoint>,
+}
+
+/// The way of the pages.
+struct Pages {
+    controls: Controls,
+    throttle: Throttle,
+    jobs: Option<Sender<PageJob>>,
     /// The memory goes as a whole.
     local: bool,
     /// Its mark when it was passed.
     passed_mark: Option<bool>,
-    /// While the destination looks for it.
-    proof: Proof,
-    /// The process's, also if this migration goes without.
-    own_record: Option<Arc<OwnRecord>>,
-    record: Option<Arc<HandoverRecord>>,
-    /// The handshake is the record's, where the process has one and both sides see it.
-    expects_owned: bool,
-    record_call: Call<Question>,
-    /// Whom the operator has named as the owner.
-    resolved: Option<Owner>,
-    /// Whom the operator would name, and the client that waits for the record's answer to that.
-    resolving: Option<(Owner, Sender<Answer>)>,
-    /// What the guest's worker has not answered yet.
-    guest_jobs_open: u32,
-    /// When a device that hangs is interrupted again.
-    interrupt_at: Option<Instant>,
-    outcome: Option<Outcome>,
 }
 
 impl Driver {
@@ -154,43 +137,21 @@ impl Driver {
         Ok(Driver {
             core: Source::new(plan),
             machine,
-            reached: to.clone(),
-            to,
             migration_id,
             progress,
             settings,
             timers: Timers::new(durations),
             stopwatch: Stopwatch::default(),
             events,
-            cancel: EventFd::new(libc::EFD_CLOEXEC).map_err(MigrationError::Host)?,
-            controls,
-            throttle,
-            guest_jobs: Some(guest_jobs),
-            page_jobs: None,
-            threads: vec![guest_thread],
             order: inbox::Order::default(),
-            control: None,
-            unread: None,
-            heard: 0,
-            links: Vec::new(),
-            bulk_links,
-            loss: HeldLoss::default(),
-            epoch: 0,
-            filled: Vec::new(),
-            state: Vec::new(),
-            remaining: None,
-            received: None,
-            recover_to: None,
-            local: parameters.local,
-            passed_mark: None,
+            links: Links::new(to, bulk_links).map_err(MigrationError::Host)?,
+            package: Package::default(),
+            record: Record::new(own_record, record, parameters.handshake.is_none()),
+            pages: Pages { controls, throttle, jobs: None, local: parameters.local, passed_mark: None },
             proof: Proof::new(parameters.disk),
-            expects_owned: parameters.handshake.is_none(),
-            own_record,
-            record,
-            record_call: Call::default(),
-            resolved: None,
-            resolving: None,
+            guest_jobs: Some(guest_jobs),
             guest_jobs_open: 0,
+            threads: vec![guest_thread],
             interrupt_at: None,
             outcome: None,
         })
@@ -201,8 +162,8 @@ impl Driver {
         let first = self.core.start();
         self.perform(first);
         while self.outcome.is_none() {
-            let wake_at = [self.record_call.deadline(), self.interrupt_again_at()].into_iter().flatten().min();
-            match self.order.next(inbox, &mut self.timers, &mut self.loss, wake_at, self.unread.as_ref()) {
+            let wake_at = [self.record.call.deadline(), self.interrupt_again_at()].into_iter().flatten().min();
+            match self.order.next(inbox, &mut self.timers, &mut self.links.loss, wake_at, self.links.unread.as_ref()) {
                 Next::Nothing => self.wake(),
                 Next::Timer(Timer::PeerSilent) if self.is_being_told() => self.timers.start(Timer::PeerSilent),
                 Next::Timer(timer) => self.input(Input::Timer(timer)),
@@ -216,17 +177,20 @@ impl Driver {
     fn event(&mut self, event: Event) {
         match event {
             Event::Input(input) => self.input(input),
-            Event::Guest(input) => {
+            Event::Guest(GuestDone { input, state }) => {
                 self.guest_jobs_open -= 1;
+                if let Some(state) = state {
+                    self.package.state = state;
+                }
                 if matches!(input, Some(Input::Stopped(_))) {
-                    self.throttle.end();
+                    self.pages.throttle.end();
                 }
                 if let Some(input) = input {
                     self.input(input);
                 }
             }
             Event::Record(serial, input) => {
-                if self.record_call.answered(serial) {
+                if self.record.call.answered(serial) {
                     self.input(input);
                 }
             }
@@ -236,10 +200,7 @@ impl Driver {
                     self.command(command, &answer);
                 }
             }
-            Event::State(state) => self.state = state,
-            Event::Throttle(percentage) => self.throttle(percentage),
-            Event::Remaining(pages) => self.remaining = Some(pages),
-            Event::OfLink(epoch, event) if epoch == self.epoch => self.link_event(event),
+            Event::OfLink(epoch, event) if epoch == self.links.epoch => self.link_event(event),
             Event::OfLink(_, LinkEvent::Control(stream, _) | LinkEvent::Pages(stream)) => stream.shutdown(),
             // What a replaced connection says late is not heard.
             Event::OfLink(..) => {}
@@ -249,17 +210,25 @@ impl Driver {
     fn link_event(&mut self, event: LinkEvent) {
         match event {
             LinkEvent::Control(stream, filled) => self.control_is_open(stream, filled),
-            LinkEvent::Pages(stream) => self.links.push(stream),
+            LinkEvent::Pages(stream) => self.links.open.push(stream),
             LinkEvent::Message(message, attachment, _ticket) => self.message(message, &attachment),
-            LinkEvent::PagesDone(input) => self.input(input),
+            LinkEvent::PagesDone(PagesDone { input, remaining, throttle }) => {
+                if remaining.is_some() {
+                    self.package.remaining = remaining;
+                }
+                if let Some(percentage) = throttle {
+                    self.throttle(percentage);
+                }
+                self.input(input);
+            }
             LinkEvent::Lost(reason) => self.input(Input::LinkLost(reason)),
-            LinkEvent::PagesLost(reason) => self.loss.hold(reason),
+            LinkEvent::PagesLost(reason) => self.links.loss.hold(reason),
         }
     }
 
     /// A device that was interrupted a moment before it began to hang must not be missed.
     fn interrupt_again_at(&mut self) -> Option<Instant> {
-        let hangs = self.guest_jobs_open > 0 && self.controls.stop.load(Relaxed);
+        let hangs = self.guest_jobs_open > 0 && self.pages.controls.stop.load(Relaxed);
         // Kept until it has come: other events are no reason to put it off.
         self.interrupt_at =
             hangs.then(|| self.interrupt_at.unwrap_or_else(|| Instant::now() + crate::runtime::INTERRUPT_AGAIN));
@@ -268,7 +237,7 @@ impl Driver {
 
     fn wake(&mut self) {
         self.interrupt_at = None;
-        match self.record_call.overdue() {
+        match self.record.call.overdue() {
             Some(Question::Announce) => self.input(Input::NonceWritten(Err("it did not answer in time".to_owned()))),
             Some(Question::TakeBack) => self.input(Input::TookBack(TakeBack::Unreachable)),
             None => self.machine.interrupt_faults(),
@@ -287,7 +256,7 @@ impl Driver {
     }
 
     fn message(&mut self, message: ToSource, attachment: &[u8]) {
-        self.heard = self.bytes_heard();
+        self.links.heard = self.bytes_heard();
         self.machine.faults().reach(Direction::Outgoing, Moment::Received, message.name());
         // With any answer, the destination has looked.
         self.proof.end(self.machine.faults());
@@ -297,16 +266,16 @@ impl Driver {
                     return self.input(input);
                 }
             }
-            ToSource::MarkerReached { marker } => self.controls.arrived.tell(*marker),
+            ToSource::MarkerReached { marker } => self.pages.controls.arrived.tell(*marker),
             // Its memory is armed, and it takes pages.
-            ToSource::Ready { .. } | ToSource::Started { .. } => self.controls.patience.set_loading(false),
+            ToSource::Ready { .. } | ToSource::Started { .. } => self.pages.controls.patience.set_loading(false),
             // It has found a link lost, and says which.
             ToSource::Refused { reason } if self.progress.status() == Some(Status::PostcopyActive) => {
                 return self.input(Input::LinkLost(format!("the destination has broken the connection: {reason}")));
             }
             // What the destination has need not be sent.
             ToSource::RecoverAck => match PageBitmap::decode(attachment, self.machine.memory().pages()) {
-                Ok(received) => self.received = Some(received),
+                Ok(received) => self.package.received = Some(received),
                 Err(error) => return self.input(Input::LinkLost(format!("the received bitmap: {error}"))),
             },
             _ => {}
@@ -326,16 +295,16 @@ impl Driver {
                 Output::Send(message) => self.send(&message),
                 Output::StartTimer(timer) => self.timers.start(timer),
                 Output::StopTimer(timer) => self.timers.stop(timer),
-                Output::SendRound | Output::SendLastPages { .. } if self.local => self.no_pages(&output),
+                Output::SendRound | Output::SendLastPages { .. } if self.pages.local => self.no_pages(&output),
                 Output::SendRound => self.page_job(PageJob::Round),
                 Output::EndRound => {
-                    self.controls.end_round.store(true, Relaxed);
-                    self.controls.arrived.wake();
+                    self.pages.controls.end_round.store(true, Relaxed);
+                    self.pages.controls.arrived.wake();
                 }
                 Output::SendLastPages { postcopy: false } => self.page_job(PageJob::LastPages),
                 Output::SendLastPages { postcopy: true } => self.page_job(PageJob::LeavePages),
                 Output::ServePages => {
-                    self.controls.patience.set_loading(true);
+                    self.pages.controls.patience.set_loading(true);
                     self.serve_pages();
                 }
                 Output::ServeMissingPages => self.serve_missing_pages(),
@@ -369,9 +338,9 @@ impl Driver {
     }
 
     fn interrupt(&self) {
-        self.throttle.end();
-        self.controls.stop.store(true, Relaxed);
-        self.controls.arrived.wake();
+        self.pages.throttle.end();
+        self.pages.controls.stop.store(true, Relaxed);
+        self.pages.controls.arrived.wake();
         self.machine.interrupt_faults();
     }
 
@@ -379,7 +348,7 @@ impl Driver {
         if let Err(error) = self.machine.hold(Hold::HandedOver) {
             tracing::error!(%error, "the machine could not be marked as handed over; its vCPUs are stopped all the same");
         }
-        if self.local {
+        if self.pages.local {
             // It ends before this migration is shown as ended, which waits for the worker.
             self.guest_job(GuestJob::PartWithMemory, None);
         }

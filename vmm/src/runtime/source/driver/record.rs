@@ -1,13 +1,14 @@
 //! What the source asks of the ownership record, and what it tells it.
 
-use std::sync::mpsc::Receiver;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
 
 use ferry_migration::Handshake;
 use ferry_migration::source::{Input, Owner, TakeBack};
 
 use super::Driver;
-use crate::runtime::record;
-use crate::runtime::source::Event;
+use crate::runtime::record::{self, Call, HandoverRecord, OwnRecord};
+use crate::runtime::source::{Answer, Event};
 
 /// Why there is a record, and the handshake does without.
 const NOT_SHARED: &str = "the destination does not see, or cannot read, the ownership record of this guest: the destination's log says which; \
@@ -22,16 +23,38 @@ pub(super) enum Question {
     TakeBack,
 }
 
+/// The ownership record, and whom it or the operator names.
+pub(super) struct Record {
+    /// The process's, also if this migration goes without.
+    pub(super) own: Option<Arc<OwnRecord>>,
+    /// This migration's.
+    pub(super) handover: Option<Arc<HandoverRecord>>,
+    /// The handshake is the record's, where the process has one and both sides see it.
+    pub(super) expects_owned: bool,
+    pub(super) call: Call<Question>,
+    /// Whom the operator has named as the owner.
+    pub(super) resolved: Option<Owner>,
+    /// Whom the operator would name, and the client that waits for the record's answer to that.
+    pub(super) resolving: Option<(Owner, Sender<Answer>)>,
+}
+
+impl Record {
+    /// Nothing has been asked.
+    pub(super) fn new(own: Option<Arc<OwnRecord>>, handover: Option<Arc<HandoverRecord>>, expects_owned: bool) -> Self {
+        Record { own, handover, expects_owned, call: Call::default(), resolved: None, resolving: None }
+    }
+}
+
 impl Driver {
     /// Asks on a thread of its own: storage may take its time, or hang.
     pub(super) fn ask_record(&mut self, question: Question) {
-        let Some(record) = self.record.clone() else {
+        let Some(record) = self.record.handover.clone() else {
             // Without a record the handshake is never `owned`, and the state machine asks nothing.
             return;
         };
         let (events, told, faults) = (self.events.clone(), self.events.clone(), self.machine.faults().clone());
         let own = record.own().clone();
-        self.record_call.ask(question, |serial| {
+        self.record.call.ask(question, |serial| {
             let ask = move || {
                 let input = match question {
                     Question::Announce => Input::NonceWritten(record.announce().map_err(|e| ferry_observe::causes(&e))),
@@ -56,10 +79,11 @@ impl Driver {
     /// on to say that a migration is under way.
     pub(super) fn handshake(&self, handshake: Handshake) {
         self.progress.set_handshake(handshake);
-        let Some(own) = self.own_record.as_ref().filter(|_| self.expects_owned && handshake != Handshake::Owned) else {
+        let Some(own) = self.record.own.as_ref().filter(|_| self.record.expects_owned && handshake != Handshake::Owned)
+        else {
             return;
         };
-        self.progress.set_handshake_why(match &self.record {
+        self.progress.set_handshake_why(match &self.record.handover {
             Some(_) => NOT_SHARED.to_owned(),
             None => format!(
                 "the ownership record {} does not name this process: it has the guest without it; \
@@ -73,7 +97,7 @@ impl Driver {
     /// guest runs if its storage answers. What is returned is signalled after the first try; an
     /// error means that another process has the guest.
     pub(super) fn name_the_source(&self) -> Option<Receiver<Result<(), String>>> {
-        let record = self.record.as_ref().filter(|_| self.resolved == Some(Owner::Source))?;
+        let record = self.record.handover.as_ref().filter(|_| self.record.resolved == Some(Owner::Source))?;
         Some(record.seize())
     }
 
@@ -82,13 +106,13 @@ impl Driver {
     pub(super) fn settle_record(&self) {
         // A migration of a guest that an earlier one has left without its disk may end before it
         // comes to the disk.
-        if let Some(record) = self.record.as_ref().filter(|_| self.machine.may_settle()) {
+        if let Some(record) = self.record.handover.as_ref().filter(|_| self.machine.may_settle()) {
             record.settle();
         }
     }
 
     /// The guest is another process's for good.
     pub(super) fn guest_has_gone(&self) {
-        record::let_guest_go(&self.machine, self.own_record.as_deref(), "ferry-src-proof");
+        record::let_guest_go(&self.machine, self.record.own.as_deref(), "ferry-src-proof");
     }
 }

@@ -54,9 +54,9 @@ impl Drop for Throttle {
 impl Driver {
     /// What the last round says, unless there is no other to follow.
     pub(super) fn throttle(&self, percentage: u8) {
-        let given_up = self.controls.stop.load(Relaxed);
+        let given_up = self.pages.controls.stop.load(Relaxed);
         if !given_up && !self.core.goes_postcopy() {
-            self.throttle.set(percentage);
+            self.pages.throttle.set(percentage);
         }
     }
 }
