@@ -19,7 +19,7 @@ impl Driver {
                 Ok(())
             }
             Command::Recover(listener) => self.listen_again(listener),
-            Command::Listens if self.listening.is_live() => Ok(()),
+            Command::Listens if self.links.listening.is_live() => Ok(()),
             Command::Listens => Err(Refusal::Unfit(NOT_LISTENING)),
             Command::RecoverInPlace(wanted) => self.listen_in_place(&wanted),
         };

@@ -12,21 +12,21 @@ impl Driver {
     pub(super) fn wind_up(mut self, inbox: &Receiver<Event>) -> Outcome {
         self.close_links();
         self.await_farewell(inbox);
-        for link in self.links.drain(..) {
+        for link in self.links.open.drain(..) {
             link.shutdown();
         }
         self.jobs = None;
-        self.populating.stop();
-        self.armed.give_up();
+        self.pages.populating.stop();
+        self.pages.armed.give_up();
         self.let_go();
-        self.listening.end();
+        self.links.listening.end();
         self.join(inbox);
         self.join_populator();
         if self.outcome != Some(Outcome::Completed) {
             self.let_go_of_memory();
             self.end_presence();
         }
-        crate::runtime::join_interrupting(&self.machine, self.accepting);
+        crate::runtime::join_interrupting(&self.machine, self.links.accepting);
         let outcome = self.outcome.take().expect("the driver runs until there is one");
         if let Outcome::Failed(reason) = &outcome {
             self.progress.set_error(reason.clone());
@@ -40,8 +40,8 @@ impl Driver {
     /// A host that does not come back with a page must not keep a failed migration from being
     /// told.
     fn join_populator(&mut self) {
-        let Some(thread) = self.populator.take() else { return };
-        if !self.populating.end(populate::PATIENCE) {
+        let Some(thread) = self.pages.populator.take() else { return };
+        if !self.pages.populating.end(populate::PATIENCE) {
             return tracing::error!("the thread that populates memory is still in the host's hands and is left behind");
         }
         if thread.join().is_err() {

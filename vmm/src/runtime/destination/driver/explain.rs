@@ -24,7 +24,7 @@ impl Driver {
     /// link is silent. It has this word or not, and the links end.
     pub(super) fn take_leave(&mut self, outputs: &[Output], trouble: String) {
         let pauses = outputs.iter().any(|output| matches!(output, Output::Paused));
-        if let Some(control) = self.control.as_mut().filter(|_| pauses) {
+        if let Some(control) = self.links.control.as_mut().filter(|_| pauses) {
             control.send_last(&ToSource::Refused { reason: trouble });
         }
     }
@@ -32,7 +32,7 @@ impl Driver {
     /// Says to a source that may be there that the guest needs it no more. It has this word or
     /// not, and the links end.
     pub(super) fn say_lost(&mut self, reason: &str) {
-        if let Some(control) = &mut self.control {
+        if let Some(control) = &mut self.links.control {
             control.send_last(&ToSource::Refused { reason: format!("the guest is lost: {reason}") });
         }
     }

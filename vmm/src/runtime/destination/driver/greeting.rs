@@ -21,7 +21,7 @@ impl Driver {
     /// Whether this side can take the guest, as far as a look says; then the worker makes its
     /// memory ready.
     pub(super) fn check_greeting(&mut self) -> Result<(), String> {
-        let bytes = std::mem::take(&mut self.attachment.0);
+        let bytes = std::mem::take(&mut self.package.attachment.0);
         let (greeting, announced, identity) =
             Greeting::decode(&bytes).map_err(|error| format!("its greeting does not decode: {error}"))?;
         ferry_migration::identity::check_name(&greeting.vm, self.machine.name()).map_err(|error| error.to_string())?;
@@ -36,7 +36,7 @@ impl Driver {
                 .map_err(|error| format!("postcopy is not possible here: {}", ferry_observe::causes(&error)))?;
         }
         let preparation = self.preparation(announced)?;
-        self.preparing =
+        self.package.preparing =
             Some((Shared { nonce, record: greeting.record }, matches!(preparation, Preparation::View(..))));
         self.job(MachineJob::Prepare(preparation));
         tracing::info!(vm = greeting.vm, "incoming migration");
@@ -45,7 +45,7 @@ impl Driver {
 
     /// The memory is ready: what is left to look at is the disk and the record.
     pub(super) fn prepared(&mut self, result: Result<(), String>) {
-        let Some((shared, views)) = self.preparing.take() else { return };
+        let Some((shared, views)) = self.package.preparing.take() else { return };
         if views && result.is_ok() {
             self.memory_is_viewed();
         }
@@ -59,22 +59,22 @@ impl Driver {
         if !(1..=BULK_LINKS_MAX).contains(&greeting.bulk_links) {
             return Err(format!("{} bulk links: from 1 to {BULK_LINKS_MAX} are taken here", greeting.bulk_links));
         }
-        self.announced_links = greeting.bulk_links;
-        self.marks = Arc::new(Marks::new(greeting.bulk_links));
+        self.links.announced_links = greeting.bulk_links;
+        self.links.marks = Arc::new(Marks::new(greeting.bulk_links));
         if !greeting.filled_chunks.is_empty() {
             let chunks = self.machine.memory().pages().div_ceil(CHUNK_PAGES);
             let filled = PageBitmap::decode(&greeting.filled_chunks, chunks);
-            self.filled = Some(filled.map_err(|error| format!("its map of filled memory: {error}"))?);
+            self.package.filled = Some(filled.map_err(|error| format!("its map of filled memory: {error}"))?);
         }
         Ok(())
     }
 
     pub(super) fn populate(&mut self) {
         let cores = std::thread::available_parallelism().map_or(1, Into::into);
-        let pays = populate::pays(self.announced_links, cores) && !self.machine.memory().is_preallocated();
-        let Some(filled) = self.filled.take().filter(|_| pays) else { return };
-        match self.populating.begin(self.machine.clone(), filled) {
-            Ok(thread) => self.populator = Some(thread),
+        let pays = populate::pays(self.links.announced_links, cores) && !self.machine.memory().is_preallocated();
+        let Some(filled) = self.package.filled.take().filter(|_| pays) else { return };
+        match self.pages.populating.begin(self.machine.clone(), filled) {
+            Ok(thread) => self.pages.populator = Some(thread),
             Err(error) => {
                 tracing::info!(%error, "no thread to populate memory ahead: pages are populated as they come")
             }

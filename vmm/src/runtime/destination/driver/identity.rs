@@ -33,7 +33,7 @@ impl Driver {
             identity.boot.check(&self.machine.boot_identity())?;
         }
         let nonce = match self.machine.writable_disk() {
-            Some(disk) => Identity::proof_of(identity.as_ref(), (disk.instance(), &disk.path()), self.disk)?,
+            Some(disk) => Identity::proof_of(identity.as_ref(), (disk.instance(), &disk.path()), self.record.disk)?,
             None => None,
         };
         self.machine.set_command_line(identity.map(|identity| identity.boot.command_line));
@@ -48,7 +48,7 @@ impl Driver {
             return self.disk_seen(Ok(shared.record));
         };
         let Some(open) = disk.looking().begin(EARLIER_LOOK) else { return self.disk_is_late() };
-        self.disk_look = Some(Instant::now() + self.timers.durations.setup * 3 / 4);
+        self.record.disk_look = Some(Instant::now() + self.timers.durations.setup * 3 / 4);
         let events = self.events.clone();
         // Here, not on the thread: that may come to it when the guest is known not to come.
         disk.expect_handover();
@@ -81,7 +81,7 @@ impl Driver {
 
     /// What came of it.
     pub(super) fn disk_seen(&mut self, result: Result<Option<Announced>, String>) {
-        self.disk_look = None;
+        self.record.disk_look = None;
         if result.is_ok() {
             self.show_presence();
         }
@@ -126,7 +126,7 @@ mod tests {
             let driver = Driver::new(machine.clone(), listener, &parameters, progress, events, None);
             let mut driver = driver.unwrap();
             driver.look_at_disk(Shared { nonce: Some(5), record: None });
-            assert_eq!(driver.disk_look.is_some(), waits);
+            assert_eq!(driver.record.disk_look.is_some(), waits);
             assert!(of_this_process("ferry-dst-disk") <= 1);
         }
         machine.faults().clear();

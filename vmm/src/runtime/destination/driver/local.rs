@@ -47,8 +47,8 @@ impl Driver {
         if !is_safe(self.core.handshake()) {
             return Err(NotTaken::Handshake);
         }
-        let came = self.passed.len();
-        match (self.passed.pop(), came) {
+        let came = self.package.passed.len();
+        match (self.package.passed.pop(), came) {
             (Some(memfd), 1) => Ok(memfd),
             _ => Err(NotTaken::Descriptors(came)),
         }
@@ -56,9 +56,9 @@ impl Driver {
 
     /// The memory is viewed here.
     pub(super) fn memory_is_viewed(&mut self) {
-        self.local = true;
+        self.pages.local = true;
         // It is there already, and cannot be written to.
-        self.filled = None;
+        self.package.filled = None;
         self.progress.set_local();
     }
 

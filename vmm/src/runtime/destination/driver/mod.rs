@@ -20,7 +20,6 @@ mod local;
 mod postcopy;
 mod record;
 
-use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex};
@@ -31,27 +30,21 @@ use ferry_devices::fault::{Direction, Moment};
 use ferry_migration::destination::{Destination, Input, Outcome, Output};
 use ferry_migration::greeting::BULK_LINKS_MAX;
 use ferry_migration::message::{ToDestination, ToSource};
-use ferry_migration::ownership::Handover;
 use ferry_migration::pages::PageBitmap;
-use ferry_migration::parameters::DiskSharing;
 use ferry_migration::{Parameters, Status, Timer};
 
 use self::identity::Shared;
-use self::record::Question;
-use super::arrivals::Listening;
-use super::marks::Marks;
+use self::links::Links;
+use self::record::Record;
 use super::populate::Populating;
-use super::postcopy::Armed;
-use super::postcopy::Postcopy;
+use super::postcopy::{Armed, Postcopy};
 use super::worker::{MachineJob, machine_worker};
-use super::{Event, LinkEvent, arrivals};
+use super::{Event, LinkEvent};
 use crate::machine::Machine;
-use crate::runtime::control;
-use crate::runtime::inbox::{HeldLoss, Next, Order};
+use crate::runtime::inbox::{Next, Order};
 use crate::runtime::listener::{Bound, Listener};
 use crate::runtime::progress::Progress;
-use crate::runtime::record::{Call, HandoverRecord, OwnRecord};
-use crate::runtime::stream::Stream;
+use crate::runtime::record::OwnRecord;
 use crate::runtime::timers::{Durations, Timers};
 
 /// Longest that the source may take to read this side's last word.
@@ -71,70 +64,44 @@ pub(super) struct Driver {
     progress: Arc<Progress>,
     timers: Timers,
     events: Sender<Event>,
-    listening: Listening,
-    /// Where, or where it did last.
-    bound: Arc<Mutex<Bound>>,
-    /// The thread that takes connections; none where no address could be had.
-    accepting: Option<JoinHandle<()>>,
-    jobs: Option<Sender<MachineJob>>,
-    threads: Vec<JoinHandle<()>>,
     /// In which order it takes what comes.
     order: Order,
-    /// The control link's reader has not said that it has ended.
-    reading: bool,
-    control: Option<control::Sender>,
-    /// What its reader has not delivered yet.
-    unread: Option<control::Unread>,
-    /// Bytes that had come on it when the source was last heard.
-    heard: u64,
-    links: Vec<Stream>,
-    loss: HeldLoss,
-    /// Sources that came second: their links stay open until this migration ends, so that they can
-    /// read why.
-    refused: VecDeque<control::Sender>,
-    receiving: bool,
-    bulk_links: Vec<(u8, Stream)>,
-    /// How many bulk links the source has announced.
-    announced_links: u8,
-    /// What the bulk links of the present connection have brought.
-    marks: Arc<Marks>,
+    links: Links,
+    package: Package,
+    record: Record,
+    pages: Pages,
+    jobs: Option<Sender<MachineJob>>,
+    threads: Vec<JoinHandle<()>>,
+    paused: bool,
+    outcome: Option<Outcome>,
+}
+
+/// What came with the messages so far, and when.
+struct Package {
     /// Chunks that the source has filled.
     filled: Option<PageBitmap>,
-    populating: Arc<Populating>,
-    populator: Option<JoinHandle<()>>,
     /// The newest attachment and when it arrived.
     attachment: (Vec<u8>, Instant),
     gathered: Instant,
     /// When `Ready` was sent, and when the permit was here.
     ready: Option<Instant>,
     permitted: Instant,
-    /// Counts connections, and their ends: what a link of an earlier one says late is not heard.
-    connection: u32,
-    /// The present connection, as the source counts.
-    source_connection: u32,
-    paused: bool,
-    armed: Arc<Armed>,
-    postcopy: Option<Arc<Postcopy>>,
-    /// The present connection has an urgent link; a further one is closed.
-    has_urgent: bool,
-    /// The urgent link, while the memory is not armed yet.
-    urgent: Option<Stream>,
     /// What came with the source's first word, while that is looked at.
     passed: Vec<OwnedFd>,
     /// What the storage must show, and whether memory is viewed, while that is being made ready.
     preparing: Option<(Shared, bool)>,
+}
+
+/// The way of the pages into memory.
+#[derive(Default)]
+struct Pages {
+    receiving: bool,
+    populating: Arc<Populating>,
+    populator: Option<JoinHandle<()>>,
+    armed: Arc<Armed>,
+    postcopy: Option<Arc<Postcopy>>,
     /// The memory came as a whole: there are no pages to take.
     local: bool,
-    /// What this side's operator has said of the disk.
-    disk: DiskSharing,
-    own_record: Option<Arc<OwnRecord>>,
-    record: Option<Arc<HandoverRecord>>,
-    /// Until when the disk's storage may take to say whether the disk is the source's.
-    disk_look: Option<Instant>,
-    /// What the source has announced, while this side looks whether its record shows it.
-    announced: Option<Handover>,
-    record_call: Call<Question>,
-    outcome: Option<Outcome>,
 }
 
 impl Driver {
@@ -148,9 +115,7 @@ impl Driver {
         own_record: Option<Arc<OwnRecord>>,
     ) -> std::io::Result<Self> {
         let (jobs, worker) = machine_worker(machine.clone(), progress.clone(), events.clone())?;
-        let (listening, stop) = Listening::new()?;
-        let bound = Arc::new(Mutex::new(listener.bound().clone()));
-        let accepting = arrivals::listen(listener, stop, events.clone(), machine.faults().clone())?;
+        let links = Links::new(listener, events.clone(), machine.faults().clone())?;
         let now = Instant::now();
         Ok(Driver {
             core: Destination::new(),
@@ -159,60 +124,36 @@ impl Driver {
             progress,
             timers: Timers::new(Durations::new(parameters)),
             events,
-            listening,
-            bound,
-            accepting: Some(accepting),
+            order: Order::default(),
+            links,
+            package: Package {
+                filled: None,
+                attachment: (Vec::new(), now),
+                gathered: now,
+                ready: None,
+                permitted: now,
+                passed: Vec::new(),
+                preparing: None,
+            },
+            record: Record::new(own_record, parameters.disk),
+            pages: Pages::default(),
             jobs: Some(jobs),
             threads: vec![worker],
-            order: Order::default(),
-            reading: false,
-            control: None,
-            unread: None,
-            heard: 0,
-            links: Vec::new(),
-            loss: HeldLoss::default(),
-            refused: VecDeque::new(),
-            receiving: false,
-            bulk_links: Vec::new(),
-            announced_links: 1,
-            marks: Arc::new(Marks::new(1)),
-            filled: None,
-            populating: Arc::default(),
-            populator: None,
-            attachment: (Vec::new(), now),
-            gathered: now,
-            ready: None,
-            permitted: now,
-            connection: 0,
-            source_connection: 0,
             paused: false,
-            armed: Arc::default(),
-            postcopy: None,
-            has_urgent: false,
-            urgent: None,
-            passed: Vec::new(),
-            preparing: None,
-            local: false,
-            disk: parameters.disk,
-            own_record,
-            record: None,
-            disk_look: None,
-            announced: None,
-            record_call: Call::default(),
             outcome: None,
         })
     }
 
     /// Where it listens, now and later.
     pub(super) fn bound(&self) -> Arc<Mutex<Bound>> {
-        self.bound.clone()
+        self.links.bound.clone()
     }
 
     /// Waits for a source and carries its migration to the end; releases all that it has in hand.
     pub(super) fn run(mut self, inbox: &Receiver<Event>) -> Outcome {
         while self.outcome.is_none() {
-            let wake_at = [self.record_call.deadline(), self.disk_look].into_iter().flatten().min();
-            match self.order.next(inbox, &mut self.timers, &mut self.loss, wake_at, self.unread.as_ref()) {
+            let wake_at = [self.record.call.deadline(), self.record.disk_look].into_iter().flatten().min();
+            match self.order.next(inbox, &mut self.timers, &mut self.links.loss, wake_at, self.links.unread.as_ref()) {
                 Next::Nothing => self.storage_is_late(),
                 Next::Timer(Timer::Setup) => self.setup_is_over(),
                 Next::Timer(Timer::PeerSilent) if self.is_being_told() => self.timers.start(Timer::PeerSilent),
@@ -230,7 +171,7 @@ impl Driver {
             Event::Marker(marker, _ticket) => self.input(Input::MarkerReached(marker)),
             Event::Prepared(result) => self.prepared(result),
             Event::Record(serial, input) => {
-                if self.record_call.answered(serial) {
+                if self.record.call.answered(serial) {
                     self.found(&input);
                     self.input(input);
                 }
@@ -245,7 +186,7 @@ impl Driver {
                     self.command(command, &answer);
                 }
             }
-            Event::OfLink(connection, event) if connection == self.connection => self.link_event(event),
+            Event::OfLink(connection, event) if connection == self.links.connection => self.link_event(event),
             // What a replaced connection says late is not heard.
             Event::OfLink(..) => {}
         }
@@ -254,15 +195,15 @@ impl Driver {
     fn link_event(&mut self, event: LinkEvent) {
         match event {
             LinkEvent::FirstMessage(message, attachment, passed, _ticket) => {
-                self.passed = passed;
+                self.package.passed = passed;
                 self.message(message, attachment);
                 // Descriptors that the message did not take are closed.
-                self.passed.clear();
+                self.package.passed.clear();
             }
             LinkEvent::Message(message, attachment, _ticket) => self.message(message, attachment),
-            LinkEvent::PagesLost(reason) => self.loss.hold(reason),
+            LinkEvent::PagesLost(reason) => self.links.loss.hold(reason),
             LinkEvent::Lost(reason) => {
-                self.reading = false;
+                self.links.reading = false;
                 self.input(Input::LinkLost(reason));
             }
             LinkEvent::SendFailed(reason) => self.input(Input::LinkLost(reason)),
@@ -273,12 +214,12 @@ impl Driver {
         tracing::debug!(?input, "destination");
         ferry_observe::trace::input(&input);
         if matches!(input, Input::MarkerReached(_)) {
-            self.gathered = Instant::now();
+            self.package.gathered = Instant::now();
             // The first round is over, and what it has not touched may stay untouched.
-            self.populating.stop();
+            self.pages.populating.stop();
         }
         let trouble = explain::trouble(&input);
-        if let (Input::Started(Err(_)), Some(postcopy)) = (&input, &self.postcopy) {
+        if let (Input::Started(Err(_)), Some(postcopy)) = (&input, &self.pages.postcopy) {
             postcopy.faults.guest_not_started();
         }
         let outputs = self.core.step(input);
@@ -288,20 +229,20 @@ impl Driver {
     }
 
     fn message(&mut self, message: ToDestination, attachment: Vec<u8>) {
-        self.heard = self.bytes_heard();
+        self.links.heard = self.bytes_heard();
         self.machine.faults().reach(Direction::Incoming, Moment::Received, message.name());
         match message {
             ToDestination::Permit { .. } => {
-                self.permitted = Instant::now();
+                self.package.permitted = Instant::now();
                 if let Err(error) = self.machine.take_wishes(&attachment) {
                     return self.input(Input::LinkLost(format!("the attachment of Permit does not decode: {error}")));
                 }
             }
             ToDestination::Hello { .. } | ToDestination::Rehearse | ToDestination::Package { .. } => {
-                self.attachment = (attachment, Instant::now());
+                self.package.attachment = (attachment, Instant::now());
             }
             ToDestination::Drained => {
-                if let Some(postcopy) = &self.postcopy {
+                if let Some(postcopy) = &self.pages.postcopy {
                     postcopy.requests.all_sent();
                 }
             }
@@ -328,15 +269,16 @@ impl Driver {
                 Output::ReceivePages => {
                     self.progress.set_handshake(self.core.handshake());
                     self.progress.set_status(Status::Active);
-                    self.receiving = true;
+                    self.pages.receiving = true;
                     self.populate();
                     self.receive_pages();
                 }
                 Output::Send(mut message) => {
                     match &mut message {
-                        ToSource::Ready { .. } => self.ready = Some(Instant::now()),
+                        ToSource::Ready { .. } => self.package.ready = Some(Instant::now()),
                         ToSource::Started { permit_us, .. } => {
-                            let waited = self.ready.map(|ready| self.permitted.saturating_duration_since(ready));
+                            let waited =
+                                self.package.ready.map(|ready| self.package.permitted.saturating_duration_since(ready));
                             *permit_us = waited.unwrap_or_default().as_micros() as u64;
                             self.started();
                         }
@@ -346,7 +288,7 @@ impl Driver {
                 }
                 Output::StartTimer(timer) => self.timers.start(timer),
                 Output::StopTimer(timer) => self.timers.stop(timer),
-                Output::Load { rehearsal: true, .. } if self.local => self.refuse_rehearsal(),
+                Output::Load { rehearsal: true, .. } if self.pages.local => self.refuse_rehearsal(),
                 Output::Load { rehearsal, postcopy } => self.load(rehearsal, postcopy),
                 Output::Claim => self.claim(),
                 Output::GiveBack => self.give_back(),

@@ -20,19 +20,19 @@ use crate::runtime::stream::Stream;
 impl Driver {
     pub(super) fn armed(&mut self, postcopy: Arc<Postcopy>, thread: JoinHandle<()>) {
         self.threads.push(thread);
-        postcopy.requests.expect(self.connection);
-        if let Some(stream) = self.urgent.take() {
+        postcopy.requests.expect(self.links.connection);
+        if let Some(stream) = self.links.urgent.take() {
             postcopy.requests.connect(stream);
         }
-        self.armed.set(postcopy.clone());
+        self.pages.armed.set(postcopy.clone());
         self.progress.watch_faults(postcopy.faults.clone(), postcopy.at_first);
-        self.postcopy = Some(postcopy);
+        self.pages.postcopy = Some(postcopy);
     }
 
     /// The driver awaits no page any more: every page is here, or the guest does not run here, or
     /// runs no more.
     pub(super) fn let_go(&self) {
-        let Some(postcopy) = &self.postcopy else { return };
+        let Some(postcopy) = &self.pages.postcopy else { return };
         postcopy.stop();
         let ended = match &self.outcome {
             Some(Outcome::Completed) => postcopy.faults.disarm(),
@@ -80,10 +80,10 @@ impl Driver {
 
     /// Requests go out on it, and the pages asked for come back.
     pub(super) fn urgent_arrived(&mut self, migration_id: u128, stream: Stream) {
-        self.links.push(stream.clone());
-        match &self.postcopy {
+        self.links.open.push(stream.clone());
+        match &self.pages.postcopy {
             Some(postcopy) => postcopy.requests.connect(stream.clone()),
-            None => self.urgent = Some(stream.clone()),
+            None => self.links.urgent = Some(stream.clone()),
         }
         self.receive_from(migration_id, stream, URGENT, None);
     }
@@ -100,8 +100,8 @@ impl Driver {
     pub(super) fn resumed(&mut self) {
         self.paused = false;
         self.timers.stop(Timer::Recover);
-        if let Some(postcopy) = &self.postcopy {
-            postcopy.requests.expect(self.connection);
+        if let Some(postcopy) = &self.pages.postcopy {
+            postcopy.requests.expect(self.links.connection);
         }
         self.progress.clear_error();
         self.progress.set_status(Status::PostcopyActive);
@@ -110,7 +110,7 @@ impl Driver {
     /// No source can connect any more. A guest that runs here goes on without; the operator gives
     /// another address.
     pub(super) fn listening_failed(&mut self, error: &std::io::Error) {
-        if self.listening.is_live() {
+        if self.links.listening.is_live() {
             // The address that failed has been replaced meanwhile.
             return;
         }
@@ -136,10 +136,10 @@ impl Driver {
             Ok((listening, thread))
         });
         let (listening, thread) = accepting.map_err(BindError::Host)?;
-        self.listening = listening;
-        *lock(&self.bound) = bound;
+        self.links.listening = listening;
+        *lock(&self.links.bound) = bound;
         // The operator is answered when no source can connect at the old address any more.
-        let before = self.accepting.replace(thread);
+        let before = self.links.accepting.replace(thread);
         crate::runtime::join_interrupting(&self.machine, before);
         Ok(())
     }
@@ -151,10 +151,10 @@ impl Driver {
         if !self.paused {
             return Err(Refusal::Unfit(NOT_PAUSED));
         }
-        self.listening.end();
-        crate::runtime::join_interrupting(&self.machine, self.accepting.take());
+        self.links.listening.end();
+        crate::runtime::join_interrupting(&self.machine, self.links.accepting.take());
         self.listen_at(wanted).map_err(|error| {
-            let before = lock(&self.bound).again();
+            let before = lock(&self.links.bound).again();
             let Err(why) = self.listen_at(&before) else { return Refusal::Bind(error) };
             self.progress
                 .set_error(format!("the source is awaited nowhere: {why}; give an address with migrate-recover"));
