@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
+use ferry_link::endpoint::Endpoint;
 use ferry_migration::greeting::BULK_LINKS_MAX;
 use ferry_migration::parameters::Capability;
 use ferry_migration::{Handshake, MigrationInfo, Status};
@@ -17,7 +18,6 @@ use serde_json::{Map, Value, json};
 use super::progress::Progress;
 use super::style::Style;
 use super::{CliError, QMP_TIMEOUT, qmp_path, say, summary, units};
-use crate::endpoint::Endpoint;
 use crate::qmp::client::{Client, ClientError};
 use crate::signals::{Signal, Signals};
 

@@ -20,10 +20,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use ferry_link::endpoint::Endpoint;
 use ferry_observe::causes;
 use tracing_subscriber::EnvFilter;
 
-use crate::endpoint::Endpoint;
 use crate::qmp::client::ClientError;
 use crate::{panics, signals, stderr};
 

@@ -3,12 +3,12 @@
 
 use std::fmt::Write;
 
+use ferry_link::endpoint::Endpoint;
 use ferry_migration::info::{Downtime, PostcopyStats, RamStats};
 use ferry_migration::{MigrationInfo, Status};
 
 use super::style::{Style, bar};
 use super::units;
-use crate::endpoint::Endpoint;
 
 /// Cells of the longest bar.
 const BAR_WIDTH: u64 = 24;

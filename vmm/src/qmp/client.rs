@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ferry_link::unix_socket;
 use ferry_migration::MigrationInfo;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::framing::Framer;
-use crate::unix_socket;
 
 /// Bytes in one value from a server at most.
 const MAX_VALUE: usize = 4 << 20;

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use ferry_devices::fault::FaultSpec;
+use ferry_link::endpoint::Endpoint;
 use ferry_migration::parameters::Capability;
 use ferry_migration::source::Resolution;
 use ferry_migration::{MigrationInfo, Parameters, Status};
@@ -11,7 +12,6 @@ use ferry_observe::events::{Event, Events};
 use super::memory_hash::MemoryHash;
 use super::target::{Done, Target};
 use super::wire::CommandError;
-use crate::endpoint::Endpoint;
 use crate::machine::RunState;
 use crate::runtime::record::OwnershipInfo;
 use crate::runtime::settings::{Given, OwnSettings};

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread;
 
 use ferry_devices::fault::FaultSpec;
+use ferry_link::endpoint::Endpoint;
 use ferry_migration::parameters::Capability;
 use ferry_migration::source::Resolution;
 use ferry_migration::{MigrationInfo, Parameters};
@@ -14,7 +15,6 @@ use ferry_migration::{MigrationInfo, Parameters};
 use super::memory_hash::{self, MemoryHash};
 use super::target::{Done, Target};
 use super::wire::CommandError;
-use crate::endpoint::Endpoint;
 use crate::machine::{Machine, RunState};
 use crate::runtime::record::OwnershipInfo;
 use crate::runtime::settings::{Given, OwnSettings};

@@ -19,6 +19,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use ferry_link::unix_socket::{self, ListenError, Listening};
 use ferry_observe::events::{Event, Events, Subscription};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
@@ -27,7 +28,6 @@ use super::outbox::{Outbox, notify};
 use super::session::{Order, Session, Shared};
 use super::target::Target;
 use super::wire::{self, CommandError};
-use crate::unix_socket::{self, ListenError, Listening};
 
 /// Clients at a time; a further one is told so and closed.
 pub const MAX_CLIENTS: usize = 16;

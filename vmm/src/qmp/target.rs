@@ -5,13 +5,13 @@
 //! all times.
 
 use ferry_devices::fault::FaultSpec;
+use ferry_link::endpoint::Endpoint;
 use ferry_migration::parameters::Capability;
 use ferry_migration::source::Resolution;
 use ferry_migration::{MigrationInfo, Parameters};
 
 use super::memory_hash::MemoryHash;
 use super::wire::CommandError;
-use crate::endpoint::Endpoint;
 use crate::machine::RunState;
 use crate::runtime::record::OwnershipInfo;
 use crate::runtime::settings::{Given, OwnSettings};

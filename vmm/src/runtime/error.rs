@@ -1,9 +1,9 @@
 //! Why a command about a migration was refused.
 
+use ferry_link::endpoint::Endpoint;
+use ferry_link::listener::BindError;
 use ferry_migration::parameters::ParameterError;
 
-use crate::endpoint::Endpoint;
-use crate::runtime::listener::BindError;
 use crate::runtime::local::LocalError;
 use crate::runtime::record::RecordError;
 use crate::runtime::request::Unanswered;

@@ -16,9 +16,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use ferry_link::control::Unread;
 use ferry_migration::Timer;
 
-use crate::runtime::control::Unread;
 use crate::runtime::timers::Timers;
 
 /// How long a driver waits when no timer runs: it looks at nothing else, so only to wait again.
@@ -175,9 +175,9 @@ impl Order {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::control::{Receiver as Control, Sender as ControlSender};
-    use crate::runtime::stream::Stream;
     use crate::runtime::timers::Durations;
+    use ferry_link::control::{Receiver as Control, Sender as ControlSender};
+    use ferry_link::stream::Stream;
     use ferry_migration::ToDestination;
     use std::os::unix::net::UnixStream;
     use std::sync::mpsc::{Sender, channel};

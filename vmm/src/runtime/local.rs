@@ -7,7 +7,7 @@
 use ferry_memory::{Backing, Memory};
 use ferry_migration::{Handshake, Parameters};
 
-use crate::endpoint::Endpoint;
+use ferry_link::endpoint::Endpoint;
 
 /// Why the memory cannot be handed over as a whole.
 #[derive(Debug, thiserror::Error)]

@@ -8,16 +8,16 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ferry_link::endpoint::Endpoint;
+use ferry_link::listener::{BindError, Listener};
 use ferry_migration::parameters::Capability;
 use ferry_migration::source::Resolution;
 use ferry_migration::{MigrationInfo, Parameters, Status};
 use ferry_observe::events::Events;
 
-use crate::endpoint::Endpoint;
 use crate::machine::Machine;
 use crate::runtime::destination::Incoming;
 pub use crate::runtime::error::MigrationError;
-use crate::runtime::listener::{BindError, Listener};
 pub use crate::runtime::local::LocalError;
 use crate::runtime::progress::{Direction, Progress};
 use crate::runtime::record::{OwnRecord, OwnershipInfo, RecordError};
@@ -27,29 +27,20 @@ use crate::runtime::source::{Command, Outgoing};
 use crate::runtime::threads::{INTERRUPT_AGAIN, join_finished, join_interrupting, spawn, spawn_watched};
 
 mod compression;
-mod connect;
-pub mod control;
 pub mod destination;
 mod end;
 mod error;
 mod inbox;
-pub mod listener;
 mod local;
-mod lookup;
-mod outbox;
 #[cfg(test)]
 mod page_path_tests;
-mod passing;
 pub mod progress;
-mod rate;
 pub mod record;
 mod request;
 pub mod settings;
 pub mod source;
-pub mod stream;
 mod threads;
 mod timers;
-mod until;
 
 /// Longest that a process which is about to end waits for its migration to tell the destination.
 const FAREWELL: Duration = Duration::from_secs(1);

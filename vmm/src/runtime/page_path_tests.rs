@@ -17,10 +17,10 @@ use super::progress::{Direction, Progress};
 use super::source::chunks::ChunkSender;
 use super::source::pages::{Arrived, Controls, PageSender};
 use super::source::patience::Patience;
-use super::stream::Stream;
 use crate::allocations::during;
 use crate::kvm::testing::has_kvm;
 use crate::machine::{Hold, Machine, MachineConfig, SerialSink};
+use ferry_link::stream::Stream;
 
 const SESSION: u32 = 7;
 const MIB: u64 = 1 << 20;

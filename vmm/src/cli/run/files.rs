@@ -12,10 +12,11 @@ use std::os::fd::FromRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use ferry_link::endpoint::Endpoint;
+
 use super::Options;
 use super::options::Incoming;
 use crate::cli::CliError;
-use crate::endpoint::Endpoint;
 use crate::machine::{DiskConfig, SerialSink};
 
 /// Links that are followed to a file that is not there.

@@ -5,13 +5,13 @@ use std::str::FromStr;
 
 use clap::Args;
 use ferry_devices::fault::{FaultSpec, FaultSpecError};
+use ferry_link::endpoint::Endpoint;
 use ferry_memory::MemoryConfig;
 use ferry_migration::ownership::Name;
 use ferry_observe::trace::{self, TraceError};
 
 use super::ownership::OwnershipOption;
 use crate::cli::qmp_path;
-use crate::endpoint::Endpoint;
 use crate::machine::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink, call_of};
 
 /// The options of `ferry run`.

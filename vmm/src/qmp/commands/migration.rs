@@ -1,5 +1,6 @@
 //! Commands about a migration (QEMU `qapi/migration.json`): begin, listen, cancel, ask.
 
+use ferry_link::endpoint::Endpoint;
 use ferry_migration::Parameters;
 use ferry_migration::parameters::Capability;
 use serde::Deserialize;
@@ -7,7 +8,6 @@ use serde_json::{Map, Value, json};
 
 use super::parameters::{CapabilityState, some};
 use super::{Arguments, Outcome, value};
-use crate::endpoint::Endpoint;
 use crate::qmp::arguments::{Nothing, read};
 use crate::qmp::session::Session;
 use crate::qmp::target::Done;

@@ -22,6 +22,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ferry_devices::fault::FaultControl;
+use ferry_link::listener::Listener;
+use ferry_link::stream::Stream;
 use ferry_migration::wire::WireError;
 use ferry_migration::wire::preamble::{Link, PREAMBLE_LEN, Preamble};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -29,8 +31,6 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::runtime::destination::Event;
-use crate::runtime::listener::Listener;
-use crate::runtime::stream::Stream;
 
 /// Longest that a connection may take to introduce itself, from when it was taken: all of it, not
 /// one read.

@@ -10,19 +10,19 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 
+use ferry_link::endpoint::Endpoint;
+use ferry_link::listener::{BindError, Bound, Listener, Wanted};
 use ferry_migration::destination::{Input, Outcome};
 use ferry_migration::greeting::Announced;
 use ferry_migration::message::ToDestination;
 use ferry_migration::{Parameters, Status};
 
-use crate::endpoint::Endpoint;
 use crate::machine::Machine;
 use crate::runtime::MigrationError;
 use crate::runtime::destination::arrivals::Arrival;
 use crate::runtime::destination::driver::{Driver, NOT_PAUSED};
 use crate::runtime::destination::postcopy::Postcopy;
 use crate::runtime::inbox::Ticket;
-use crate::runtime::listener::{BindError, Bound, Listener, Wanted};
 use crate::runtime::progress::Progress;
 use crate::runtime::record::OwnRecord;
 use crate::runtime::request::{Request, ask};

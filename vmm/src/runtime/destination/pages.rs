@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use ferry_link::control::LinkError;
+use ferry_link::stream::Stream;
 use ferry_memory::Memory;
 use ferry_memory::sink::{Contents, Direct, PageSink, SinkError};
 use ferry_memory::userfault::UserfaultError;
@@ -11,11 +13,9 @@ use ferry_migration::pages::PAGE_SIZE;
 use ferry_migration::wire::bulk::{self, Chunk, Frame, HEADER_LEN};
 
 use crate::runtime::compression::Unpacker;
-use crate::runtime::control::LinkError;
 use crate::runtime::destination::populate::Populating;
 use crate::runtime::destination::postcopy::{Armed, Postcopy};
 use crate::runtime::progress::Progress;
-use crate::runtime::stream::Stream;
 
 /// The name of the link on which page requests are answered.
 pub const URGENT: &str = "urgent";

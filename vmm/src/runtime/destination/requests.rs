@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use ferry_devices::DeviceId;
 use ferry_devices::fault::FaultControl;
+use ferry_link::stream::Stream;
 use ferry_memory::userfault::{Faults, HEAR, PageSource};
 use ferry_migration::wire::request;
 
 use crate::runtime::destination::silence::{Owed, Silence};
 use crate::runtime::destination::{Event, LinkEvent};
-use crate::runtime::stream::Stream;
 
 /// A page that has not come for so long is asked for again: its answer may have been lost, and
 /// nothing else would ever tell.

@@ -7,8 +7,9 @@
 
 use std::time::Duration;
 
+use ferry_link::stream::{LOOK, Stream};
+
 use crate::runtime::destination::pages::URGENT;
-use crate::runtime::stream::{LOOK, Stream};
 
 /// So many looks make a silence that is short.
 const LOOKS: u32 = 8;

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use ferry_link::control::LinkError;
+use ferry_link::stream::{LOOK, Stream, Unconfirmed};
 use ferry_memory::Memory;
 use ferry_memory::vectors::Outgoing;
 use ferry_memory::zero::zero_pages;
@@ -18,11 +20,9 @@ use ferry_migration::wire::bulk::{self, Chunk, Frame};
 
 use crate::machine::Machine;
 use crate::runtime::compression::Packer;
-use crate::runtime::control::LinkError;
 use crate::runtime::progress::Progress;
 use crate::runtime::source::pages::Controls;
 use crate::runtime::source::patience::Patience;
-use crate::runtime::stream::{LOOK, Stream, Unconfirmed};
 
 /// The pages of one chunk.
 pub type Words = [u64; CHUNK_WORDS];

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
+use ferry_link::endpoint::Endpoint;
+use ferry_link::stream::Stream;
 use ferry_migration::Status;
 use ferry_migration::message::ToSource;
 use ferry_migration::pages::PageBitmap;
 use ferry_migration::source::{Input, Resolution};
 use ferry_observe::trace::{self, Side};
 
-use crate::endpoint::Endpoint;
 use crate::machine::Machine;
 use crate::runtime::MigrationError;
 use crate::runtime::inbox::Ticket;
@@ -24,7 +25,6 @@ use crate::runtime::record::OwnRecord;
 use crate::runtime::request::{Request, Unanswered, ask};
 use crate::runtime::settings::{Given, Settings};
 use crate::runtime::source::driver::Driver;
-use crate::runtime::stream::Stream;
 
 pub mod chunks;
 mod driver;

@@ -12,6 +12,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ferry_devices::fault::Place;
+use ferry_link::control::LinkError;
+use ferry_link::endpoint::Endpoint;
+use ferry_link::stream::Stream;
 use ferry_migration::convergence::{Convergence, RoundReport};
 use ferry_migration::pages::PageBitmap;
 use ferry_migration::parameters::{Compression, OnLimit, PostcopyWhen};
@@ -19,9 +22,7 @@ use ferry_migration::source::Input;
 use ferry_migration::wire::preamble::{Link, Preamble, session};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::endpoint::Endpoint;
 use crate::machine::Machine;
-use crate::runtime::control::LinkError;
 use crate::runtime::settings::Settings;
 use crate::runtime::source::chunks::{ChunkSender, Purpose};
 use crate::runtime::source::pages::{Controls, PageSender, PagesError, RoundNumbers};
@@ -29,7 +30,6 @@ use crate::runtime::source::patience::Limit;
 use crate::runtime::source::remaining::Remaining;
 use crate::runtime::source::urgent;
 use crate::runtime::source::{Event, LinkEvent, PagesDone};
-use crate::runtime::stream::Stream;
 
 /// What the page worker can be asked for.
 #[derive(Debug)]

@@ -10,18 +10,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use ferry_link::control::LinkError;
+use ferry_link::rate::{Limiter, Measured};
+use ferry_link::stream::Unconfirmed;
 use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE, PageBitmap};
 use ferry_observe::trace;
 
 use crate::machine::Machine;
-use crate::runtime::control::LinkError;
 use crate::runtime::progress::Progress;
-use crate::runtime::rate::{Limiter, Measured};
 use crate::runtime::source::chunks::{ChunkSender, Purpose};
 use crate::runtime::source::patience::Patience;
 use crate::runtime::source::remaining::Remaining;
 use crate::runtime::source::shares::{self, Round};
-use crate::runtime::stream::Unconfirmed;
 
 /// How often a sender that waits looks whether its link is still there.
 const LOOK: Duration = Duration::from_millis(20);
@@ -155,7 +155,7 @@ impl PageSender {
             pending,
             marker: 0,
             first_round: true,
-            limiter: Limiter::new(),
+            limiter: Limiter::default(),
             measured: Measured::default(),
         })
     }

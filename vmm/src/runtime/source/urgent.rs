@@ -5,13 +5,13 @@
 
 use std::sync::Arc;
 
+use ferry_link::control::LinkError;
+use ferry_link::stream::{Stream, Unconfirmed};
 use ferry_migration::pages::{CHUNK_PAGES, CHUNK_WORDS};
 use ferry_migration::wire::request::{self, REQUEST_LEN};
 
-use crate::runtime::control::LinkError;
 use crate::runtime::source::chunks::ChunkSender;
 use crate::runtime::source::remaining::Remaining;
-use crate::runtime::stream::{Stream, Unconfirmed};
 
 const LINK: &str = "urgent";
 

@@ -5,9 +5,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 
 use ferry_devices::fault::Direction;
+use ferry_link::listener::Bound;
 
 use super::*;
-use crate::runtime::listener::Bound;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

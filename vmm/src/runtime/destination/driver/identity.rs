@@ -106,12 +106,12 @@ mod tests {
     use std::sync::Arc;
     use std::sync::mpsc::channel;
 
+    use ferry_link::listener::Listener;
     use ferry_migration::Parameters;
     use ferry_observe::events::Events;
 
     use super::*;
     use crate::machine::with_hanging_disk;
-    use crate::runtime::listener::Listener;
     use crate::runtime::progress::{Direction, Progress};
     use crate::runtime::threads::of_this_process;
 

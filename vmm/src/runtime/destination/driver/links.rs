@@ -7,6 +7,9 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use ferry_devices::fault::{Direction, FaultControl, Moment};
+use ferry_link::control::{self, LinkError};
+use ferry_link::listener::{Bound, Listener};
+use ferry_link::stream::Stream;
 use ferry_migration::destination::Input;
 use ferry_migration::greeting::BULK_LINKS_MAX;
 use ferry_migration::message::{ToDestination, ToSource};
@@ -15,15 +18,12 @@ use ferry_migration::{Status, Timer};
 use ferry_observe::trace::{self, Side};
 
 use super::{Driver, FAREWELL, MOST_REFUSED, MOST_THREADS};
-use crate::runtime::control::{self, LinkError};
 use crate::runtime::destination::arrivals::{self, Arrival, Listening};
 use crate::runtime::destination::marks::Marks;
 use crate::runtime::destination::pages::PageReceiver;
 use crate::runtime::destination::worker::{Lane, page_worker};
 use crate::runtime::destination::{Event, LinkEvent};
 use crate::runtime::inbox::{HeldLoss, Quota};
-use crate::runtime::listener::{Bound, Listener};
-use crate::runtime::stream::Stream;
 
 /// Where links are taken, and those of the present connection.
 pub(super) struct Links {

@@ -27,6 +27,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ferry_devices::fault::{Direction, Moment};
+use ferry_link::listener::{Bound, Listener};
 use ferry_migration::destination::{Destination, Input, Outcome, Output};
 use ferry_migration::greeting::BULK_LINKS_MAX;
 use ferry_migration::message::{ToDestination, ToSource};
@@ -42,7 +43,6 @@ use super::worker::{MachineJob, machine_worker};
 use super::{Event, LinkEvent};
 use crate::machine::Machine;
 use crate::runtime::inbox::{Next, Order};
-use crate::runtime::listener::{Bound, Listener};
 use crate::runtime::progress::Progress;
 use crate::runtime::record::OwnRecord;
 use crate::runtime::timers::{Durations, Timers};

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 
+use ferry_link::listener::{BindError, Listener, Wanted};
+use ferry_link::stream::Stream;
 use ferry_memory::userfault::UserfaultError;
 use ferry_migration::destination::{Input, Outcome};
 use ferry_migration::{Status, Timer};
@@ -14,8 +16,6 @@ use crate::runtime::destination::arrivals::{self, Listening};
 use crate::runtime::destination::pages::URGENT;
 use crate::runtime::destination::postcopy::Postcopy;
 use crate::runtime::destination::{Event, Refusal, lock};
-use crate::runtime::listener::{BindError, Listener, Wanted};
-use crate::runtime::stream::Stream;
 
 impl Driver {
     pub(super) fn armed(&mut self, postcopy: Arc<Postcopy>, thread: JoinHandle<()>) {

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferry_devices::fault::{Direction, Moment, Place};
+use ferry_link::control::{self, LinkError};
+use ferry_link::endpoint::Endpoint;
+use ferry_link::stream::Stream;
 use ferry_migration::greeting::Announced;
 use ferry_migration::message::{ToDestination, ToSource};
 use ferry_migration::source::{Input, Output};
@@ -13,12 +16,9 @@ use ferry_migration::{Greeting, Status, package};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Driver;
-use crate::endpoint::Endpoint;
 use crate::machine::Machine;
-use crate::runtime::control::{self, LinkError};
 use crate::runtime::inbox::{HeldLoss, Quota};
 use crate::runtime::source::{Event, LinkEvent};
-use crate::runtime::stream::Stream;
 
 /// How much earlier than the setup timer connecting ends.
 const AHEAD: Duration = Duration::from_millis(500);

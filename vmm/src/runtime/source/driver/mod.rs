@@ -26,6 +26,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use ferry_devices::fault::{Direction, Moment};
+use ferry_link::endpoint::Endpoint;
 use ferry_migration::message::ToSource;
 use ferry_migration::pages::PageBitmap;
 use ferry_migration::source::{Input, Outcome, Output, Source, TakeBack};
@@ -42,7 +43,6 @@ use super::pages::Controls;
 use super::patience::Patience;
 use super::stopwatch::Stopwatch;
 use super::{Event, GuestDone, LinkEvent, PagesDone};
-use crate::endpoint::Endpoint;
 use crate::machine::{Hold, Machine};
 use crate::runtime::MigrationError;
 use crate::runtime::inbox::{self, Next};

@@ -19,10 +19,10 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::endpoint::Endpoint;
-use crate::runtime::lookup::{self, Resolver, look_up};
-use crate::runtime::stream::Stream;
-use crate::runtime::until::Until;
+use crate::lookup::{self, Resolver, look_up};
+use crate::stream::Stream;
 use crate::unix_socket::Address;
+use crate::until::Until;
 
 /// Time that one address has to itself, before the next is tried beside it.
 const STAGGER: Duration = Duration::from_millis(250);

@@ -11,8 +11,8 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::runtime::passing;
-use crate::runtime::stream::{Allowance, Stream};
+use crate::passing;
+use crate::stream::{Allowance, Stream};
 
 /// Longest that a driver waits for a socket that is full.
 const MOMENT: Duration = Duration::from_millis(250);

@@ -19,13 +19,14 @@ pub struct Limiter {
     bucket: Mutex<Bucket>,
 }
 
-impl Limiter {
+impl Default for Limiter {
     /// Nothing sent yet.
-    #[must_use]
-    pub fn new() -> Self {
+    fn default() -> Self {
         Limiter { bucket: Mutex::new(Bucket::new(Instant::now())) }
     }
+}
 
+impl Limiter {
     /// Accounts for `bytes` and waits until they fit under `cap` bytes a second (0: no cap), or
     /// until `stop`.
     pub fn pace(&self, bytes: u64, cap: &AtomicU64, stop: impl Fn() -> bool) {
@@ -160,7 +161,7 @@ mod tests {
     #[test]
     fn a_cap_is_kept() {
         let cap = AtomicU64::new(100 << 20);
-        let limiter = Limiter::new();
+        let limiter = Limiter::default();
         let began = Instant::now();
         for _ in 0..5 {
             limiter.pace(1 << 20, &cap, || false);
@@ -170,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_stop_ends_the_wait() {
-        Limiter::new().pace(1 << 30, &AtomicU64::new(1), || true);
+        Limiter::default().pace(1 << 30, &AtomicU64::new(1), || true);
     }
 
     #[test]

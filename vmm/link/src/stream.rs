@@ -131,7 +131,7 @@ mod tests {
     use vm_memory::{Bytes, GuestAddress};
 
     use super::*;
-    use crate::runtime::listener::Listener;
+    use crate::listener::Listener;
     use std::io::IoSlice;
 
     fn no_faults() -> FaultControl {

@@ -16,7 +16,7 @@ use rustix::net::{
     recvmsg, sendmsg,
 };
 
-use crate::runtime::stream::{Allowance, Stream, retry};
+use crate::stream::{Allowance, Stream, retry};
 
 /// Descriptors that are kept of what comes: one is expected, a second tells that something is
 /// wrong, and all others are closed.

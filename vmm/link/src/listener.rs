@@ -10,12 +10,12 @@ use ferry_devices::fault::{FaultControl, Place};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
+use crate::connect::Tried;
 use crate::endpoint::Endpoint;
-use crate::runtime::connect::Tried;
-use crate::runtime::lookup::{self, Resolver, look_up};
-use crate::runtime::stream::Stream;
-use crate::runtime::until::Until;
+use crate::lookup::{self, Resolver, look_up};
+use crate::stream::Stream;
 use crate::unix_socket::{self, FileId, ListenError, file_id};
+use crate::until::Until;
 
 /// Longest that a name to listen on may take to be looked up.
 const LOOKUP: Duration = Duration::from_secs(5);

@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
 use ferry_migration::wire::control::{self, HEADER_LEN};
 use ferry_migration::wire::{Message, WireError};
 
-use crate::runtime::outbox::Outbox;
-use crate::runtime::passing;
-use crate::runtime::stream::{Allowance, Stream};
+use crate::outbox::Outbox;
+use crate::passing;
+use crate::stream::{Allowance, Stream};
 
 /// Why nothing more comes from, or goes to, the peer.
 #[derive(Debug, thiserror::Error)]

@@ -14,7 +14,7 @@ use std::sync::mpsc::channel;
 use rustix::event::PollFlags;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::runtime::until::{Until, eventfd};
+use crate::until::{Until, eventfd};
 
 /// Look-ups that may hang at a time.
 const MOST_LOOKUPS: usize = 8;

@@ -175,7 +175,7 @@ impl Stream {
     }
 
     /// So many bytes have come.
-    pub(in crate::runtime) fn note(&self, bytes: usize) {
+    pub(crate) fn note(&self, bytes: usize) {
         self.0.received.fetch_add(bytes as u64, Relaxed);
     }
 
@@ -381,7 +381,7 @@ enum Moved {
 }
 
 /// What becomes of a call that has failed: it is made again, or its error is told.
-pub(in crate::runtime) fn retry(error: Errno) -> io::Result<()> {
+pub(crate) fn retry(error: Errno) -> io::Result<()> {
     match error {
         Errno::INTR => Ok(()),
         Errno::AGAIN => Err(io::ErrorKind::TimedOut.into()),
