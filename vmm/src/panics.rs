@@ -2,7 +2,7 @@
 //!
 //! The standard library's own hook writes to the file at once: with a full pipe that no process
 //! reads, the thread that panicked would stay in there, and what waits for its end would wait for
-//! ever. Here the text takes the way of every other message (see [`stderr`](crate::stderr)), and
+//! ever. Here the text takes the way of every other message (see [`crate::stderr`]), and
 //! what becomes of the thread is as before.
 
 use std::backtrace::Backtrace;

@@ -52,7 +52,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Notes a frame and returns its entry, for [`Log::set_fate`].
+    /// Notes a frame and returns its entry, for [`Log::add_fate`].
     pub fn frame(&mut self, spot: Spot, bytes: &[u8], place: Place, fate: Option<String>) -> usize {
         let (kind, number) = spot.kind();
         if number.is_none_or(|number| number < RECORDED) && spot != Spot::Foreign {

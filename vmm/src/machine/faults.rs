@@ -2,7 +2,7 @@
 //! is refused.
 //!
 //! The command line and QMP set rules through [`Machine::set_fault`];
-//! [`sections`](super::sections) asks before each step of a device, and
+//! [`super::sections`] asks before each step of a device, and
 //! [`Calls`](crate::kvm::calls::Calls) before each call to the kernel. The drivers of a migration,
 //! the disk's image and the ownership record ask [`Machine::faults`] themselves.
 

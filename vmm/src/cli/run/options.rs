@@ -61,8 +61,8 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
     /// Add a rule to the fault device:
-    /// fault,at=POINT,do=fail|errno:NAME|hang|delay:MS|kill|freeze|skew:MS[,of=PART][,times=N]
-    /// [,in=incoming|outgoing]. A point is save, load or post_load of a device, KVM_…,
+    /// fault,at=POINT,do=fail|errno:NAME|hang|delay:MS|kill|freeze|skew:MS
+    /// and, if wanted, ,of=PART ,times=N ,in=incoming|outgoing. A point is save, load or post_load of a device, KVM_…,
     /// step:OUTPUT, send:, sent: or received:MESSAGE, or a place such as record:sync, disk:flush
     /// or host:connect; docs/faults.md has them all
     #[arg(long = "device", value_name = "fault,at=…,do=…", value_parser = fault)]

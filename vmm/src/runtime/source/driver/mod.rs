@@ -6,7 +6,7 @@
 //! [`record`] asks the ownership record, [`throttle`] slows a guest down that writes too fast,
 //! [`commands`] answers clients, and [`explain`] says what they must know, [`identity`] what both
 //! sides must mean alike, [`local`] stands in for the page worker where the memory goes as a
-//! whole, [`plan`] puts together what it is to do, [`end`] winds up.
+//! whole, [`plan()`] puts together what it is to do, [`end`] winds up.
 
 mod commands;
 mod end;
