@@ -108,6 +108,12 @@ impl Server {
         self.clients.lock().len()
     }
 
+    /// Goes on serving until no client is connected, and no longer than `within`.
+    pub fn linger(&self, within: Duration) {
+        let outboxes = self.clients.lock();
+        drop(self.clients.one_left.wait_timeout_while(outboxes, within, |left| !left.is_empty()));
+    }
+
     /// Sends every client what is left for it, closes all connections and removes the socket file.
     /// Takes two seconds at most; ends the subscriptions of all of `events`.
     pub fn finish(self) {

@@ -41,6 +41,9 @@ pub enum MigrationError {
     /// Only a process started for it can take a guest.
     #[error("this process was not started with --incoming: it has a guest of its own")]
     NotIncoming,
+    /// The process ends.
+    #[error("this process is about to end: start another one for the guest to come to")]
+    Ending,
     /// An incoming migration has been given an address already.
     #[error("this process listens for a migration already, at {0}")]
     Listening(Endpoint),

@@ -169,6 +169,9 @@ impl Migrations {
     /// When this process has a guest, listens already, or cannot listen there.
     pub fn incoming(&self, at: &Endpoint) -> Result<Endpoint, MigrationError> {
         let current = self.current();
+        if self.machine.has_ended() {
+            return Err(MigrationError::Ending);
+        }
         if !self.machine.awaits_guest() {
             return Err(MigrationError::NotIncoming);
         }

@@ -8,6 +8,7 @@ pub mod ownership;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
+use std::time::Duration;
 
 pub use self::options::Options;
 use ferry_observe::events::Events;
@@ -22,6 +23,10 @@ use crate::runtime::record::Custodian;
 use crate::runtime::{Migrations, Needed};
 use crate::signals::{self, Signal, Signals};
 use crate::stderr;
+
+/// How long a destination that has failed answers the clients that are connected: they learn of the
+/// end from the source, or by asking now and then, and want to know why.
+const LAST_QUESTION: Duration = Duration::from_millis(200);
 
 /// Runs `ferry run`.
 pub fn run(options: &Options) -> Result<(), CliError> {
@@ -79,6 +84,9 @@ fn run_machine(options: &Options, signals: &Signals) -> Result<(), CliError> {
     drop(console);
     // A migration that ends because the process does is no failure of the process.
     let failure = incoming_failure.get();
+    if let (Some(_), Some(server)) = (failure, &server) {
+        server.linger(LAST_QUESTION);
+    }
     migrations.guest_gone(&format!("the guest has ended ({reason}); start it again to migrate it"));
     drop(server);
     if let Some(signal) = signal.get() {

@@ -287,6 +287,25 @@ fn finishing_delivers_what_was_published_and_removes_the_file() {
 }
 
 #[test]
+fn a_process_that_ends_answers_the_clients_that_are_connected_until_they_have_gone() {
+    let fixture = fixture();
+    let began = Instant::now();
+    fixture.server.linger(TIMEOUT);
+    assert!(began.elapsed() < TIMEOUT, "there is no client");
+    let mut client = fixture.client();
+    fixture.server.linger(Duration::from_millis(1));
+    let lingering = thread::scope(|scope| {
+        let lingering = scope.spawn(|| fixture.server.linger(TIMEOUT));
+        client.execute("query-status", json!({})).unwrap();
+        assert!(!lingering.is_finished(), "the client is connected");
+        drop(client);
+        lingering.join()
+    });
+    lingering.unwrap();
+    assert!(began.elapsed() < TIMEOUT, "it ends with the last client");
+}
+
+#[test]
 fn only_a_socket_that_nobody_listens_on_is_replaced() {
     let fixture = fixture();
     let events = &fixture.mock.events;
