@@ -101,7 +101,7 @@ fn load_timed_out(evidence: &Evidence, stalled: &Stalled) -> bool {
     let mut stopped = None;
     for (at, status) in events {
         match status {
-            "device" => stopped = Some(at),
+            "device" | "postcopy-setup" => stopped = Some(at),
             "failed" => return stopped.is_some_and(|stopped| at >= stopped + stalled.silent),
             _ => {}
         }
@@ -112,7 +112,7 @@ fn load_timed_out(evidence: &Evidence, stalled: &Stalled) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::matrix::oracles::scripted::{at, failed_migration, moved};
+    use crate::matrix::oracles::scripted::{at, failed_migration, moved, status};
 
     fn stalls(mut evidence: Evidence, link: &str, owed: bool) -> Verdict {
         let (link, within, silent) = (link.to_owned(), Duration::from_secs(5), Duration::from_millis(20));
@@ -148,6 +148,9 @@ mod tests {
         let reason = "the destination did not take the guest in time (while the destination loaded the device state)";
         evidence.processes[0].final_info.as_mut().expect("the source has a last word").error_desc = Some(reason.into());
         evidence.reasons.clear();
+        assert!(matches!(stalls(evidence.clone(), "bulk", true), Verdict::Pass(_)));
+        // Only postcopy has an urgent link, and this status for the stop.
+        evidence.processes[0].events[3] = status(496, "postcopy-setup");
         assert!(matches!(stalls(evidence.clone(), "urgent", true), Verdict::Pass(_)));
         assert!(matches!(stalls(evidence.clone(), "bulk", true), Verdict::Pass(_)));
         assert!(matches!(stalls(evidence.clone(), "control", true), Verdict::Fail(says) if says.contains("names it")));
