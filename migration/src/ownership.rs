@@ -2,8 +2,8 @@
 //!
 //! A record names one process as the owner of one guest. It has no lease and no clock: only a
 //! compare-and-swap changes it. Everything here is pure. The state machines and the explorer
-//! reason with [`Handover`] and [`judge`]; the backends in `ferry-record` keep the bytes of [`mod@file`]
-//! on storage that both sides see. `docs/ownership-record.md` has the tables.
+//! reason with [`Handover`] and [`judge`]; the backends in `ferry-record` keep the bytes of
+//! [`mod@file`] on storage that both sides see. `docs/ownership-record.md` has the tables.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};

@@ -2,8 +2,8 @@
 //! and `cargo nextest` list, choose and share them out like any others.
 //!
 //! By itself it runs the short part. `FERRY_MATRIX=full` is all cells, `FERRY_MATRIX=random:COUNT`
-//! so many at random, `FERRY_MATRIX=cell:NAME` one; `FERRY_MATRIX_SEED` chooses what a cell leaves open, `FERRY_MATRIX_OUT`
-//! where the results are put. `ci/matrix` sets them.
+//! so many at random, `FERRY_MATRIX=cell:NAME` one; `FERRY_MATRIX_SEED` chooses what a cell leaves
+//! open, `FERRY_MATRIX_OUT` where the results are put. `ci/matrix` sets them.
 
 use std::process::ExitCode;
 

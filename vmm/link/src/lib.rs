@@ -8,14 +8,14 @@
 // Printing is the command line's: a message must not end the thread that it comes from.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
-pub mod connect;
+mod connect;
 pub mod control;
 pub mod endpoint;
 pub mod listener;
-pub mod lookup;
+mod lookup;
 mod outbox;
-pub mod passing;
+mod passing;
 pub mod rate;
 pub mod stream;
 pub mod unix_socket;
-pub mod until;
+mod until;

@@ -66,12 +66,11 @@ pub enum SinkError {
 
 /// Where the pages of a received chunk go.
 pub trait PageSink {
-    /// Takes a chunk of this machine's memory, whose contents are next in `contents`. Returns how
-    /// many of its pages are new here.
+    /// Takes a chunk of this machine's memory, whose contents are next in `contents`.
     ///
     /// # Errors
     /// When the contents do not come, or the host refuses; some pages may have been taken.
-    fn take(&mut self, chunk: &Chunk, contents: &mut dyn Contents) -> Result<u64, SinkError>;
+    fn take(&mut self, chunk: &Chunk, contents: &mut dyn Contents) -> Result<(), SinkError>;
 }
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
 //! Guest memory for the kernel to read or to fill in one call, without a reference to it.
 //!
-//! The guest may write its memory while a page is sent, and `&[u8]` promises that nobody does. So
-//! page data is named by `iovec`s (`readv(2)`, `writev(2)`), which only the kernel follows.
+//! A `&[u8]` promises that its bytes do not change, and the guest may write its memory while a page
+//! is sent. Page data is therefore named by `iovec`s (`readv(2)`, `writev(2)`), which the kernel
+//! follows. What this process copies itself, it copies by volatile access.
 
 use std::marker::PhantomData;
 
 use ferry_migration::pages::{CHUNK_PAGES, CHUNK_WORDS, PAGE_SIZE, runs};
 use libc::iovec;
+use vm_memory::VolatileSlice;
 
 use crate::Memory;
 
@@ -15,7 +17,9 @@ const MOST: usize = 1 + CHUNK_PAGES as usize / 2;
 
 /// What the kernel reads: bytes, and guest memory behind them.
 pub type Outgoing<'a> = Vectors<'a, false>;
-/// Guest memory that the kernel fills.
+/// Guest memory that the kernel fills. Prerequisite: this process may write its memory, which it
+/// may not where it only [views](crate::Memory::view_passed) another's; `readv(2)` says so then, a
+/// copy ends the process.
 pub type Incoming<'a> = Vectors<'a, true>;
 
 /// Pieces of memory, one after the other. `FILL`: the kernel writes to them.
@@ -105,9 +109,12 @@ impl<'a> Outgoing<'a> {
 impl Incoming<'_> {
     /// Fills all of it with zeros.
     pub fn clear(&mut self) {
+        const ZEROS: [u8; PAGE_SIZE as usize] = [0; PAGE_SIZE as usize];
         for piece in self.pieces() {
-            // SAFETY: a piece lies in guest memory, which stays mapped for `'a`.
-            unsafe { piece.iov_base.cast::<u8>().write_bytes(0, piece.iov_len) };
+            (0..piece.iov_len).step_by(ZEROS.len()).for_each(|at| {
+                let len = ZEROS.len().min(piece.iov_len - at);
+                volatile(piece).offset(at).expect("inside the piece").copy_from(&ZEROS[..len]);
+            });
         }
         self.first = self.end;
     }
@@ -119,14 +126,19 @@ impl Incoming<'_> {
     pub fn copy_from(&mut self, mut bytes: &[u8]) {
         for piece in self.pieces() {
             let (now, later) = bytes.split_at(piece.iov_len);
-            // SAFETY: a piece lies in guest memory, which stays mapped for `'a`; `bytes` is a
-            // reference to memory that only this process writes, so they do not overlap.
-            unsafe { piece.iov_base.cast::<u8>().copy_from_nonoverlapping(now.as_ptr(), now.len()) };
+            volatile(piece).copy_from(now);
             bytes = later;
         }
         assert!(bytes.is_empty(), "{} bytes too many", bytes.len());
         self.first = self.end;
     }
+}
+
+/// A piece of guest memory, for volatile access.
+fn volatile(piece: &iovec) -> VolatileSlice<'_> {
+    // SAFETY: a piece of `Incoming` lies in guest memory, which stays mapped for as long as the
+    // vectors live; the guest and other threads may access it meanwhile, as volatile access allows.
+    unsafe { VolatileSlice::new(piece.iov_base.cast(), piece.iov_len) }
 }
 
 #[cfg(test)]

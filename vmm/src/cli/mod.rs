@@ -35,7 +35,7 @@ const QMP_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Parser, Debug)]
 #[command(name = "ferry", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
-    /// What to log on standard error, for example `info` or `ferry_vmm=debug`; default is
+    /// What to log on standard error, for example `info` or `ferry=debug`; default is
     /// $FERRY_LOG, or `warn`
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,

@@ -55,10 +55,11 @@ impl Process {
         stderr::say(format_args!("listening on {at}"));
         let migrations = self.migrations.clone();
         let on_failure = exit_on_error.then(|| self.on_incoming_failed.clone());
-        let follow = move || match (migrations.wait_incoming(), on_failure) {
-            (Err(error), Some(on_failure)) => on_failure(error),
-            (Err(error), None) => tracing::warn!("{error}"),
-            (Ok(()), _) => {}
+        let follow = move || {
+            migrations.follow_incoming(|error| match on_failure {
+                Some(on_failure) => on_failure(error),
+                None => tracing::warn!("{error}"),
+            });
         };
         thread::Builder::new().name("incoming".into()).spawn(follow).map_err(MigrationError::Host)?;
         Ok(())

@@ -12,22 +12,19 @@ use super::{Current, FAREWELL, INTERRUPT_AGAIN, MigrationError, Migrations, reco
 const GIVE_BACK: Duration = Duration::from_secs(5);
 
 impl Migrations {
-    /// Blocks until an incoming migration has ended; without one, until there is one.
-    ///
-    /// # Errors
-    /// Why it failed, naming the device if one did.
-    pub fn wait_incoming(&self) -> Result<(), MigrationError> {
+    /// Blocks until an incoming migration has ended; without one, until there is one. `failed`
+    /// learns why it failed, naming the device if one did, before another one can begin.
+    pub fn follow_incoming(&self, failed: impl FnOnce(MigrationError)) {
         let waiting = |current: &mut Current| current.incoming.is_none();
         let current = self.changed.wait_while(self.current(), waiting).unwrap_or_else(PoisonError::into_inner);
         let incoming = current.incoming.clone();
         drop(current);
         let outcome = incoming.and_then(|incoming| incoming.join());
+        if let Some(Outcome::Failed(reason)) = outcome {
+            failed(MigrationError::Incoming(reason));
+        }
         self.current().incoming = None;
         self.changed.notify_all();
-        match outcome {
-            Some(Outcome::Failed(reason)) => Err(MigrationError::Incoming(reason)),
-            _ => Ok(()),
-        }
     }
 
     /// The guest has shut down or the process is about to end: an outgoing migration is given up,

@@ -29,6 +29,8 @@ use crate::runtime::threads::{INTERRUPT_AGAIN, join_finished, join_interrupting,
 mod compression;
 pub mod destination;
 mod end;
+#[cfg(test)]
+mod ending_tests;
 mod error;
 mod inbox;
 mod local;
@@ -169,9 +171,6 @@ impl Migrations {
     /// When this process has a guest, listens already, or cannot listen there.
     pub fn incoming(&self, at: &Endpoint) -> Result<Endpoint, MigrationError> {
         let current = self.current();
-        if self.machine.has_ended() {
-            return Err(MigrationError::Ending);
-        }
         if !self.machine.awaits_guest() {
             return Err(MigrationError::NotIncoming);
         }
@@ -181,6 +180,7 @@ impl Migrations {
         let (current, _) =
             self.changed.wait_timeout_while(current, FAREWELL, ending).unwrap_or_else(PoisonError::into_inner);
         let is_free = |current: &Current| match &current.incoming {
+            _ if self.machine.has_ended() => Err(MigrationError::Ending),
             Some(previous) => Err(MigrationError::Listening(previous.endpoint())),
             None => Ok(()),
         };

@@ -1,14 +1,17 @@
 //! The path of a page, from one guest's memory to the other's: what it must not cost, and what it
 //! leaves behind.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use ferry_memory::sink::{Contents, PageSink, SinkError};
 use ferry_memory::{Backing, MemoryConfig};
-use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE, PageBitmap};
+use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE, PageBitmap, runs};
+use ferry_migration::wire::bulk::Chunk;
 use ferry_observe::events::Events;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -153,6 +156,53 @@ fn nothing_is_allocated_for_a_page() {
             }
             assert_eq!(received, [at_first, 0], "{backing}, {form:?}: allocations to receive rounds of {pages} pages");
         }
+    }
+}
+
+/// Keeps what comes beside the memory: a further kind of sink needs no more than this.
+#[derive(Default)]
+struct Kept(BTreeMap<u64, u8>);
+
+impl PageSink for Kept {
+    fn take(&mut self, chunk: &Chunk, contents: &mut dyn Contents) -> Result<(), SinkError> {
+        let mut page = [0; PAGE_SIZE as usize];
+        for (first, count) in runs(&chunk.data) {
+            for number in first..first + count {
+                contents.read(&mut page).map_err(SinkError::Contents)?;
+                self.0.insert(u64::from(chunk.index) * CHUNK_PAGES + u64::from(number), page[0]);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_receiver_gives_chunks_to_any_sink() {
+    if !has_kvm() {
+        return;
+    }
+    for form in [Form::Plain, Form::Packed] {
+        let source = machine(Backing::Anon, 32);
+        fill(&source, form, 0x5a);
+        let [near, far] = ends();
+        let arrived: Arc<Arrived> = Arc::default();
+        let sent = progress(&source, Direction::Outgoing);
+        let received = progress(&source, Direction::Incoming);
+        let (memory, told) = (source.memory().clone(), arrived.clone());
+        let receiving = std::thread::spawn(move || {
+            let mut receiver = PageReceiver::new(memory, far, "bulk", SESSION, (received, Arc::default()));
+            let mut sink = Kept::default();
+            let Mark::Reached(number) = receiver.receive(&mut sink, |_, _, _| {}).unwrap() else { panic!() };
+            told.tell(number);
+            sink
+        });
+        let controls = controls(&sent, &arrived);
+        let link = ChunkSender::new(source.clone(), &controls, near, "bulk", SESSION);
+        let link = if form == Form::Plain { link } else { link.compressing() };
+        PageSender::new(source.clone(), vec![link], controls).unwrap().round().unwrap();
+        let Kept(kept) = receiving.join().unwrap();
+        let mut filled = (0..source.memory().pages()).step_by(2);
+        assert!(filled.all(|page| kept.get(&page) == Some(&0x5a)), "{form:?}: every other page");
     }
 }
 

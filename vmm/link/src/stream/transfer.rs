@@ -231,7 +231,7 @@ impl Stream {
     /// As [`Stream::read_exact`].
     pub fn read_into(&self, memory: &mut Incoming<'_>) -> io::Result<()> {
         let mut quiet = Duration::ZERO;
-        self.transfer(libc::readv, memory, |moved| match moved {
+        self.transfer(memory, |moved| match moved {
             Moved::Bytes { bytes: 0, .. } => Err(io::ErrorKind::UnexpectedEof.into()),
             Moved::Bytes { bytes, .. } => {
                 self.note(bytes);
@@ -317,10 +317,10 @@ impl Stream {
         Ok(all)
     }
 
-    /// Sends bytes and guest memory on a link on which the peer sends nothing, or only requests: the peer's
-    /// end of the connection is noticed also while a write waits. A peer that has closed with a
-    /// full window need not say so to a writer. `judge` is told at every look for how long nothing
-    /// has moved.
+    /// Sends bytes and guest memory on a link on which the peer sends nothing, or only requests:
+    /// the peer's end of the connection is noticed also while a write waits. A peer that has closed
+    /// with a full window need not say so to a writer. `judge` is told at every look for how long
+    /// nothing has moved.
     ///
     /// # Errors
     /// As the socket says; `UnexpectedEof` when the peer has closed; what `judge` returns.
@@ -330,7 +330,7 @@ impl Stream {
         judge: impl Fn(Duration) -> io::Result<()>,
     ) -> io::Result<()> {
         let mut quiet = Duration::ZERO;
-        self.transfer(libc::writev, memory, |moved| {
+        self.transfer(memory, |moved| {
             match moved {
                 Moved::Bytes { last: true, .. } => return Ok(()),
                 Moved::Bytes { .. } => quiet = Duration::ZERO,
@@ -344,13 +344,14 @@ impl Stream {
     /// Moves all of it, in one direction or the other; `look` is told what each call has moved.
     fn transfer<const FILL: bool>(
         &self,
-        call: unsafe extern "C" fn(libc::c_int, *const libc::iovec, libc::c_int) -> isize,
         memory: &mut Vectors<'_, FILL>,
         mut look: impl FnMut(Moved) -> io::Result<()>,
     ) -> io::Result<()> {
+        let call = if FILL { libc::readv } else { libc::writev };
         while let pieces @ [_, ..] = memory.pieces() {
             // SAFETY: the descriptor is open for as long as `self` is borrowed, and the pieces are
-            // mapped, and writable where the kernel fills them, for as long as `memory` lives.
+            // mapped for as long as `memory` lives. The kernel fills guest memory only, to which no
+            // reference exists, and fails where it may not be written.
             let moved = unsafe { call(self.as_fd().as_raw_fd(), pieces.as_ptr(), pieces.len() as libc::c_int) };
             match usize::try_from(moved) {
                 Ok(bytes) => {

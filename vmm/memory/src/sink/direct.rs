@@ -36,12 +36,11 @@ impl Direct {
 }
 
 impl PageSink for Direct {
-    fn take(&mut self, chunk: &Chunk, contents: &mut dyn Contents) -> Result<u64, SinkError> {
+    fn take(&mut self, chunk: &Chunk, contents: &mut dyn Contents) -> Result<(), SinkError> {
         let index = u64::from(chunk.index);
         self.wipe(chunk);
         self.written.or_words(index * CHUNK_PAGES, &chunk.data);
         let mut pages = Incoming::default().pages(&self.memory, index, &chunk.data);
-        contents.fill(&mut pages).map_err(SinkError::Contents)?;
-        Ok(chunk.pages())
+        contents.fill(&mut pages).map_err(SinkError::Contents)
     }
 }

@@ -26,8 +26,7 @@ impl Placed {
 }
 
 impl PageSink for Placed {
-    fn take(&mut self, chunk: &Chunk, contents: &mut dyn Contents) -> Result<u64, SinkError> {
-        let mut placed = 0;
+    fn take(&mut self, chunk: &Chunk, contents: &mut dyn Contents) -> Result<(), SinkError> {
         for (at, (data, zero)) in chunk.data.iter().zip(&chunk.zero).enumerate() {
             let first_page = u64::from(chunk.index) * CHUNK_PAGES + at as u64 * 64;
             if *zero != 0 || *data != 0 {
@@ -35,13 +34,13 @@ impl PageSink for Placed {
                 allowed.map_err(|source| UserfaultError::Place { page: first_page, source })?;
             }
             if *zero != 0 {
-                placed += u64::from(self.landing.place_zero(first_page, *zero)?.count_ones());
+                self.landing.place_zero(first_page, *zero)?;
             }
             if *data != 0 {
                 contents.read(self.landing.buffer(data.count_ones())).map_err(SinkError::Contents)?;
-                placed += u64::from(self.landing.place(first_page, *data)?.count_ones());
+                self.landing.place(first_page, *data)?;
             }
         }
-        Ok(placed)
+        Ok(())
     }
 }

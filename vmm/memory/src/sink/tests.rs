@@ -1,4 +1,4 @@
-//! Sinks by themselves, and one that only counts: a further kind of sink needs no more than this.
+//! Sinks by themselves.
 
 use std::sync::Arc;
 
@@ -27,23 +27,6 @@ fn byte(memory: &Memory, page: u64) -> u8 {
     memory.guest().read_obj(GuestAddress((CHUNK_PAGES + page) * PAGE_SIZE + 4095)).unwrap()
 }
 
-/// Counts what comes, and keeps none of it.
-#[derive(Default)]
-struct Counted {
-    pages: u64,
-    bytes: u64,
-}
-
-impl PageSink for Counted {
-    fn take(&mut self, chunk: &Chunk, contents: &mut dyn Contents) -> Result<u64, SinkError> {
-        let mut buffer = vec![0; chunk.data_bytes() as usize];
-        contents.read(&mut buffer).map_err(SinkError::Contents)?;
-        self.pages += chunk.pages();
-        self.bytes += buffer.iter().map(|byte| u64::from(*byte)).sum::<u64>();
-        Ok(chunk.pages())
-    }
-}
-
 /// A link that has closed.
 struct Closed;
 
@@ -61,22 +44,31 @@ impl Contents for Closed {
 fn a_page_that_becomes_zero_is_wiped() {
     let memory = memory(Backing::Memfd);
     let mut sink = Direct::new(memory.clone());
-    assert_eq!(sink.take(&chunk(0b1011, 0b100), &mut &pages(&[1, 2, 3])[..]).unwrap(), 4);
+    sink.take(&chunk(0b1011, 0b100), &mut &pages(&[1, 2, 3])[..]).unwrap();
     assert_eq!([0, 1, 2, 3].map(|page| byte(&memory, page)), [1, 2, 0, 3]);
-    assert_eq!(sink.take(&chunk(0b100, 0b1010), &mut &pages(&[4])[..]).unwrap(), 3);
+    sink.take(&chunk(0b100, 0b1010), &mut &pages(&[4])[..]).unwrap();
     assert_eq!([0, 1, 2, 3].map(|page| byte(&memory, page)), [1, 0, 4, 0]);
+}
+
+/// Memory whose first three pages of chunk 1 are missing, and a sink into it.
+fn armed(backing: Backing) -> (Arc<Memory>, Arc<Faults>, Arc<FaultControl>, Placed) {
+    let memory = memory(backing);
+    let mut missing = PageBitmap::new(memory.pages());
+    missing.set_range(CHUNK_PAGES, 3);
+    let faults = Faults::arm(&memory, &missing).unwrap();
+    let injected = Arc::new(FaultControl::new(Direction::Incoming));
+    let sink = Placed::new(&faults, injected.clone());
+    (memory, faults, injected, sink)
 }
 
 #[test]
 fn armed_memory_takes_a_page_once() {
     for backing in [Backing::Anon, Backing::Memfd] {
-        let memory = memory(backing);
-        let mut missing = PageBitmap::new(memory.pages());
-        missing.set_range(CHUNK_PAGES, 3);
-        let faults = Faults::arm(&memory, &missing).unwrap();
-        let mut sink = Placed::new(&faults, Arc::new(FaultControl::new(Direction::Incoming)));
-        assert_eq!(sink.take(&chunk(0b1001, 0b10), &mut &pages(&[1, 9])[..]).unwrap(), 2, "page 3 was not missing");
-        assert_eq!(sink.take(&chunk(0b111, 0), &mut &pages(&[7, 7, 5])[..]).unwrap(), 1);
+        let (memory, faults, _, mut sink) = armed(backing);
+        // Page 3 was not missing.
+        sink.take(&chunk(0b1001, 0b10), &mut &pages(&[1, 9])[..]).unwrap();
+        assert_eq!(faults.remaining(), 1, "{backing}");
+        sink.take(&chunk(0b111, 0), &mut &pages(&[7, 7, 5])[..]).unwrap();
         // A page of zeros in a memfd would wait for the thread that serves faults.
         faults.disarm().unwrap();
         assert_eq!([0, 1, 2, 3].map(|page| byte(&memory, page)), [1, 0, 5, 0], "{backing}");
@@ -85,17 +77,13 @@ fn armed_memory_takes_a_page_once() {
 
 #[test]
 fn contents_that_do_not_come_are_told_apart_from_a_refusal() {
-    let memory = memory(Backing::Anon);
-    let sinks: [&mut dyn PageSink; 2] = [&mut Direct::new(memory), &mut Counted::default()];
+    let (_memory, _faults, injected, mut placed) = armed(Backing::Anon);
+    let sinks: [&mut dyn PageSink; 2] = [&mut Direct::new(memory(Backing::Anon)), &mut placed];
     for sink in sinks {
         let error = sink.take(&chunk(1, 0), &mut Closed).unwrap_err();
         assert!(matches!(&error, SinkError::Contents(why) if why.kind() == io::ErrorKind::UnexpectedEof), "{error}");
     }
-}
-
-#[test]
-fn a_third_kind_of_sink_is_one_type() {
-    let mut sink = Counted::default();
-    sink.take(&chunk(0b11, 0b100), &mut &pages(&[1, 2])[..]).unwrap();
-    assert_eq!((sink.pages, sink.bytes), (3, 3 * PAGE_SIZE));
+    injected.set("at=host:memory,do=fail".parse().unwrap()).unwrap();
+    let error = placed.take(&chunk(1, 0), &mut &pages(&[1])[..]).unwrap_err();
+    assert!(matches!(&error, SinkError::Place(UserfaultError::Place { page: CHUNK_PAGES, .. })), "{error}");
 }

@@ -1,7 +1,7 @@
 //! Hears of accesses to pages that are not here.
 //!
-//! The thread that serves missing pages waits here. Accesses that do not need the source (the page is here but not mapped, or was never written)
-//! are let through at once.
+//! The thread that serves missing pages waits here. Accesses that do not need the source (the page
+//! is here but not mapped, or was never written) are let through at once.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};

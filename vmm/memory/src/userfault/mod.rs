@@ -4,8 +4,8 @@
 //! The destination's driver arms guest memory with the set of missing pages before the guest runs,
 //! and disarms it when all have arrived. From then on three kinds of threads meet here: a thread
 //! that touches a missing page (for a vCPU, KVM, a device or one of our own system calls) sleeps
-//! in the kernel (`userfaultfd(2)`); [`Faults::serve`] learns of it and asks a [`PageSource`]; a [`Landing`]
-//! for each link puts pages in place as they arrive.
+//! in the kernel (`userfaultfd(2)`); [`Faults::serve`] learns of it and asks a [`PageSource`]; a
+//! [`Landing`] for each link puts pages in place as they arrive.
 //!
 //! ```text
 //!   arm ──▶ armed ──guest_started──▶ running ──disarm──▶ disarmed      every page is here

@@ -26,10 +26,8 @@ pub trait PageSource {
         Duration::from_secs(1)
     }
 
-    /// `waited` has passed since the last look.
-    fn look(&mut self, waited: Duration) {
-        let _ = waited;
-    }
+    /// So much time has passed since the last look.
+    fn look(&mut self, _waited: Duration) {}
 }
 
 /// Why missing pages are served no more.

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use ferry_devices::fault::{FaultControl, Place};
@@ -23,7 +23,7 @@ impl FileRecord {
         match fs::hard_link(&draft.path.0, &self.path) {
             Ok(()) => {
                 // Open from here on: a file that takes its place before its first use is noticed.
-                *self.held() = Some(draft.into_file());
+                *self.held() = Some(self.linked(draft));
                 self.sync_folder().map(|()| true)
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
@@ -31,6 +31,16 @@ impl FileRecord {
             Err(error) if is_refusal(&error) => Err(failed(error)),
             // A file system on another host may have carried it out and lost the answer.
             Err(error) => Err(self.unreachable("creating it", true, error)),
+        }
+    }
+
+    /// The file of `draft`, which has the record's name now: opened by that name, so that the holder
+    /// of its lock is found by it, and so that no draft's name of an open file is removed (NFS
+    /// would keep one beside the record). It is the draft's own where the name does not lead to it.
+    fn linked(&self, draft: Draft) -> File {
+        match self.open() {
+            Ok(Some(file)) if is_same(&file, &draft.file) => file,
+            _ => draft.file,
         }
     }
 
@@ -62,10 +72,15 @@ fn is_refusal(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::EROFS | libc::EXDEV | libc::EMLINK))
 }
 
-/// A file that is on its way; its first name goes when this does.
+fn is_same(one: &File, other: &File) -> bool {
+    let id = |file: &File| file.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
+    matches!((id(one), id(other)), (Ok(one), Ok(other)) if one == other)
+}
+
+/// A file that is on its way; its first name goes when this does, after the file was closed.
 struct Draft {
-    path: DraftName,
     file: File,
+    path: DraftName,
 }
 
 /// Removes the name when it is dropped.
@@ -79,12 +94,7 @@ impl Draft {
         let path = DraftName(path);
         faults.before(Place::RecordWrite).and_then(|()| file.write_all(&format::create(record)))?;
         faults.before(Place::RecordSync).and_then(|()| file.sync_all())?;
-        Ok(Draft { path, file })
-    }
-
-    /// The file, without its first name.
-    fn into_file(self) -> File {
-        self.file
+        Ok(Draft { file, path })
     }
 }
 

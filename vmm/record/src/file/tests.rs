@@ -1,6 +1,7 @@
 //! A record in a real file: what is kept, what is refused, and what every failure leaves behind.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -61,6 +62,18 @@ pub(super) fn created(folder: &Folder) -> FileRecord {
 
 pub(super) fn ask(backend: &dyn Ownership, change: &Change) -> Result<Swap, OwnershipError> {
     backend.swap(&change.expected, &change.record)
+}
+
+#[test]
+fn a_new_record_is_held_by_its_own_name_and_no_other_is_left() {
+    let folder = Folder::new();
+    let file = created(&folder);
+    let held = file.held().as_ref().unwrap().as_raw_fd();
+    // What names the holders of a lock reads it there.
+    assert_eq!(fs::read_link(format!("/proc/self/fd/{held}")).unwrap(), folder.path());
+    let names: Vec<_> =
+        fs::read_dir(folder.path().parent().unwrap()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(names, [folder.path()]);
 }
 
 #[test]

@@ -14,6 +14,12 @@ use super::ownership::OwnershipOption;
 use crate::cli::qmp_path;
 use crate::machine::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink, call_of};
 
+/// Of `--device`. A doc comment would make links of its brackets.
+const DEVICE_HELP: &str = "Add a rule to the fault device: \
+     fault,at=POINT,do=fail|errno:NAME|hang|delay:MS|kill|freeze|skew:MS[,of=PART][,times=N]\
+     [,in=incoming|outgoing]. A point is save, load or post_load of a device, KVM_…, step:OUTPUT, send:, sent: or \
+     received:MESSAGE, or a place such as record:sync, disk:flush or host:connect; docs/faults.md has them all";
+
 /// The options of `ferry run`.
 #[derive(Args, Debug)]
 pub struct Options {
@@ -60,12 +66,8 @@ pub struct Options {
     /// Append what happens in migrations to this file, for ferry report
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
-    /// Add a rule to the fault device:
-    /// fault,at=POINT,do=fail|errno:NAME|hang|delay:MS|kill|freeze|skew:MS
-    /// and, if wanted, ,of=PART ,times=N ,in=incoming|outgoing. A point is save, load or post_load of a device, KVM_…,
-    /// step:OUTPUT, send:, sent: or received:MESSAGE, or a place such as record:sync, disk:flush
-    /// or host:connect; docs/faults.md has them all
-    #[arg(long = "device", value_name = "fault,at=…,do=…", value_parser = fault)]
+    /// Rules of the fault device.
+    #[arg(long = "device", value_name = "fault,at=…,do=…", value_parser = fault, help = DEVICE_HELP)]
     pub faults: Vec<FaultSpec>,
 }
 

@@ -115,7 +115,14 @@ impl PageReceiver {
 
     /// Takes frames into `sink` until the next marker. `taken` learns of each chunk, and of the
     /// bytes that its pages took on the link.
-    fn receive(&mut self, sink: &mut dyn PageSink, taken: impl Fn(&Self, &Chunk, u64)) -> Result<Mark, ReceiveError> {
+    ///
+    /// # Errors
+    /// As for [`PageReceiver::until_mark`], or the sink has not taken a chunk.
+    pub(in crate::runtime) fn receive(
+        &mut self,
+        sink: &mut dyn PageSink,
+        taken: impl Fn(&Self, &Chunk, u64),
+    ) -> Result<Mark, ReceiveError> {
         let link = self.link;
         let failed = |error| match error {
             SinkError::Contents(error) => LinkError::io(link)(error).into(),

@@ -228,10 +228,10 @@ pub fn page_worker(
             Event::OfLink(connection, LinkEvent::PagesLost(ferry_observe::causes(error)))
         };
         let mut lane = lane;
-        let mut direct = receiver.direct();
+        let mut direct = lane.is_some().then(|| receiver.direct());
         let quota = Quota::default();
-        while let Some(Lane { number, marks }) = &lane {
-            let (marker, switch) = match receiver.until_mark(&mut direct) {
+        while let (Some(Lane { number, marks }), Some(direct)) = (&lane, &mut direct) {
+            let (marker, switch) = match receiver.until_mark(direct) {
                 Ok(Mark::Reached(marker)) => (marker, false),
                 Ok(Mark::Switch(marker)) => (marker, true),
                 Err(error) => {

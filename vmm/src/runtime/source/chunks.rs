@@ -103,8 +103,7 @@ impl ChunkSender {
     }
 
     fn write(&mut self, index: u64, wanted: &Words, populated: &Words) -> Result<u64, LinkError> {
-        let machine = self.machine.clone();
-        let memory = machine.memory();
+        let memory = self.machine.memory();
         let chunk = classify(memory, index, wanted, populated);
         let packed = self.packer.as_mut().and_then(|packer| packer.pack(memory, index, &chunk.data));
         let head = self.head(&packed.map_or(Frame::Chunk(chunk), |len| Frame::Packed(chunk, len)));
@@ -113,7 +112,7 @@ impl ChunkSender {
             return Ok(self.count(&chunk, len.into()));
         }
         // The guest may write these pages meanwhile; one that changes is in the dirty log again.
-        self.write_out(Outgoing::new(&head).pages(memory, index, &chunk.data))?;
+        self.write_out(Outgoing::new(&head).pages(self.machine.memory(), index, &chunk.data))?;
         Ok(self.count(&chunk, chunk.data_bytes()))
     }
 

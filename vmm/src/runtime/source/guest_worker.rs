@@ -72,28 +72,25 @@ pub fn guest_worker(
     Ok((jobs, thread))
 }
 
-/// Does a job; the state that it has saved, if any.
-fn do_guest_job(
-    machine: &Machine,
-    record: Option<&HandoverRecord>,
-    job: GuestJob,
-) -> Result<Option<Vec<Section>>, Failure> {
+/// Does a job; the framed sections that it has saved, if any.
+fn do_guest_job(machine: &Machine, record: Option<&HandoverRecord>, job: GuestJob) -> Result<Option<Vec<u8>>, Failure> {
+    let framed = |sections: Vec<Section>| Some(section::encode(&sections));
     match job {
         GuestJob::PartWithMemory => {
             part_with_memory(machine);
             Ok(None)
         }
-        GuestJob::Snapshot => machine.snapshot().map(Some).map_err(failure),
+        GuestJob::Snapshot => machine.snapshot().map(framed).map_err(failure),
         GuestJob::Stop => stop(machine).map(|()| None),
-        GuestJob::Save => machine.save().map(Some).map_err(failure),
+        GuestJob::Save => machine.save().map(framed).map_err(failure),
         GuestJob::Resume => resume(machine, record).map(|()| None),
     }
 }
 
 /// What the driver is told of a job.
-fn done(job: GuestJob, result: Result<Option<Vec<Section>>, Failure>) -> GuestDone {
+fn done(job: GuestJob, result: Result<Option<Vec<u8>>, Failure>) -> GuestDone {
     let (result, state) = match result {
-        Ok(sections) => (Ok(()), sections.map(|sections| section::encode(&sections))),
+        Ok(state) => (Ok(()), state),
         Err(failure) => (Err(failure), None),
     };
     let input = match job {
