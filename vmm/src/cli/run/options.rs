@@ -16,7 +16,7 @@ use crate::machine::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink, call_of};
 
 /// Of `--device`. A doc comment would make links of its brackets.
 const DEVICE_HELP: &str = "Add a rule to the fault device: \
-     fault,at=POINT,do=fail|errno:NAME|hang|delay:MS|kill|freeze|skew:MS[,of=PART][,times=N]\
+     fault,at=POINT,do=fail|errno:NAME|hang|delay:MS|kill|freeze|skew:MS[,of=PART][,times=N] \
      [,in=incoming|outgoing]. A point is save, load or post_load of a device, KVM_…, step:OUTPUT, send:, sent: or \
      received:MESSAGE, or a place such as record:sync, disk:flush or host:connect; docs/faults.md has them all";
 
