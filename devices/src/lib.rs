@@ -13,6 +13,7 @@ pub mod device;
 pub mod exit;
 pub mod fault;
 mod interrupt;
+pub mod one_call;
 mod saved;
 pub mod serial;
 mod throttle;

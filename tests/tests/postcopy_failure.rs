@@ -6,13 +6,13 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use ferry_machine::StateCall;
 use ferry_migration::Status;
 use ferry_tests::failing::{REHEARSED, STOPPED, Times, working};
 use ferry_tests::migration::statuses;
 use ferry_tests::relay::{Fault, Plan, Spot};
 use ferry_tests::scene::assert_never_ran;
 use ferry_tests::{Ferry, Relay, Scene};
-use ferry_vmm::kvm::StateCall;
 use serde_json::json;
 
 /// Calls that a load makes only for a guest from another kind of processor; the machine's own

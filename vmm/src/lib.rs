@@ -11,12 +11,8 @@
 
 #[cfg(test)]
 mod allocations;
-pub mod boot;
 pub mod cli;
 pub mod console;
-pub mod kvm;
-pub mod machine;
-pub mod one_call;
 pub mod panics;
 pub mod qmp;
 pub mod runtime;

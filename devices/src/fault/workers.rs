@@ -1,5 +1,10 @@
 //! The threads of a migration that a rule can keep from starting (`at=host:thread,of=NAME/0`).
 
+use std::io;
+use std::thread::{Builder, JoinHandle};
+
+use super::FaultControl;
+
 /// Their names, as the runtime starts them.
 pub const WORKERS: [&str; 18] = [
     "ferry-source",
@@ -21,3 +26,20 @@ pub const WORKERS: [&str; 18] = [
     "ferry-dst-record",
     "ferry-dst-recv",
 ];
+
+impl FaultControl {
+    /// Starts a worker of a migration, unless a rule keeps it from starting. `name` is one of
+    /// [`WORKERS`].
+    ///
+    /// # Errors
+    /// The rule's, or the host's that gives no thread.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        name: &str,
+        run: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<JoinHandle<T>> {
+        debug_assert!(WORKERS.contains(&name), "{name}");
+        self.before_thread(name)?;
+        Builder::new().name(name.to_owned()).spawn(run)
+    }
+}

@@ -10,7 +10,9 @@ mod causes;
 mod counters;
 pub mod events;
 pub mod output_file;
+mod run_state;
 pub mod trace;
 
 pub use self::causes::causes;
 pub use self::counters::PageCounters;
+pub use self::run_state::RunState;

@@ -1,9 +1,9 @@
-//! Where ownership records are kept: one trait, and the backends behind it.
+//! Ownership records: where they are kept, and what a process and a migration do with one.
 //!
-//! The runtime carries out the compare-and-swaps that the state machines of `ferry-migration` ask
-//! for, through [`Ownership`]. The rules and the bytes are in `ferry_migration::ownership`; a
-//! backend adds the storage, its lock and its failures. [`file::FileRecord`] keeps the record in a
-//! file; [`faulty::Faulty`] breaks any backend on purpose.
+//! The rules and the bytes are in `ferry_migration::ownership`; a backend of [`Ownership`] adds the
+//! storage, its lock and its failures. [`file::FileRecord`] keeps the record in a file;
+//! [`faulty::Faulty`] breaks any backend on purpose. [`OwnRecord`] and [`HandoverRecord`] carry out
+//! the compare-and-swaps that the state machines of `ferry-migration` ask for.
 
 // Printing is the command line's: a message must not end the thread that it comes from.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
@@ -19,8 +19,10 @@ use ferry_migration::ownership::{Name, OwnerId};
 pub mod error;
 pub mod faulty;
 pub mod file;
+mod own;
 
 pub use error::OwnershipError;
+pub use own::{ANSWER_DEADLINE, Call, HandoverRecord, OwnRecord, OwnershipInfo, RecordError, Settle, Twice};
 
 /// A place that keeps the ownership record of one guest.
 ///

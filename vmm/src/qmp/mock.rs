@@ -4,16 +4,16 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use ferry_devices::fault::FaultSpec;
 use ferry_link::endpoint::Endpoint;
+use ferry_machine::RunState;
 use ferry_migration::parameters::Capability;
 use ferry_migration::source::Resolution;
 use ferry_migration::{MigrationInfo, Parameters, Status};
 use ferry_observe::events::{Event, Events};
+use ferry_record::OwnershipInfo;
 
 use super::memory_hash::MemoryHash;
 use super::target::{Done, Target};
 use super::wire::CommandError;
-use crate::machine::RunState;
-use crate::runtime::record::OwnershipInfo;
 use crate::runtime::settings::{Given, OwnSettings};
 
 /// Remembers what it was told.

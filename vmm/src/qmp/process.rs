@@ -8,15 +8,15 @@ use std::thread;
 
 use ferry_devices::fault::FaultSpec;
 use ferry_link::endpoint::Endpoint;
+use ferry_machine::{Machine, RunState};
 use ferry_migration::parameters::Capability;
 use ferry_migration::source::Resolution;
 use ferry_migration::{MigrationInfo, Parameters};
+use ferry_record::OwnershipInfo;
 
 use super::memory_hash::{self, MemoryHash};
 use super::target::{Done, Target};
 use super::wire::CommandError;
-use crate::machine::{Machine, RunState};
-use crate::runtime::record::OwnershipInfo;
 use crate::runtime::settings::{Given, OwnSettings};
 use crate::runtime::{MigrationError, Migrations, Needed};
 use crate::stderr;

@@ -6,14 +6,14 @@
 
 use ferry_devices::fault::FaultSpec;
 use ferry_link::endpoint::Endpoint;
+use ferry_machine::RunState;
 use ferry_migration::parameters::Capability;
 use ferry_migration::source::Resolution;
 use ferry_migration::{MigrationInfo, Parameters};
+use ferry_record::OwnershipInfo;
 
 use super::memory_hash::MemoryHash;
 use super::wire::CommandError;
-use crate::machine::RunState;
-use crate::runtime::record::OwnershipInfo;
 use crate::runtime::settings::{Given, OwnSettings};
 
 /// The outcome of a command that has nothing to return.

@@ -4,8 +4,9 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use ferry_migration::destination::Outcome;
+use ferry_record::ANSWER_DEADLINE;
 
-use super::{Current, FAREWELL, INTERRUPT_AGAIN, MigrationError, Migrations, record};
+use super::{Current, FAREWELL, INTERRUPT_AGAIN, MigrationError, Migrations};
 
 /// Longest that a process which is about to end waits for an incoming migration to end: a guest
 /// that was claimed and has not run is given back, for which the record is asked.
@@ -47,7 +48,7 @@ impl Migrations {
             std::thread::park_timeout(INTERRUPT_AGAIN);
         }
         if let Some(record) = &self.record {
-            record.wait_written(record::ANSWER_DEADLINE);
+            record.wait_written(ANSWER_DEADLINE);
         }
     }
 }

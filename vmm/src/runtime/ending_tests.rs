@@ -5,12 +5,12 @@ use std::net::TcpStream;
 use std::sync::Arc;
 
 use ferry_link::endpoint::Endpoint;
+use ferry_machine::testing::has_kvm;
+use ferry_machine::{Machine, MachineConfig, SerialSink};
 use ferry_migration::wire::preamble::{Link, Preamble};
 use ferry_observe::events::Events;
 
 use super::{MigrationError, Migrations};
-use crate::kvm::testing::has_kvm;
-use crate::machine::{Machine, MachineConfig, SerialSink};
 
 /// A machine that waits for a guest.
 fn destination() -> (Arc<Machine>, Arc<Migrations>) {

@@ -3,9 +3,9 @@
 use ferry_link::endpoint::Endpoint;
 use ferry_link::listener::BindError;
 use ferry_migration::parameters::ParameterError;
+use ferry_record::RecordError;
 
 use crate::runtime::local::LocalError;
-use crate::runtime::record::RecordError;
 use crate::runtime::request::Unanswered;
 
 /// Why a command about a migration was refused, or what an incoming migration came to.

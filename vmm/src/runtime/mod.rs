@@ -10,23 +10,25 @@ use std::time::Duration;
 
 use ferry_link::endpoint::Endpoint;
 use ferry_link::listener::{BindError, Listener};
+use ferry_machine::Machine;
 use ferry_migration::parameters::Capability;
 use ferry_migration::source::Resolution;
 use ferry_migration::{MigrationInfo, Parameters, Status};
 use ferry_observe::events::Events;
+use ferry_record::{ANSWER_DEADLINE, OwnRecord, OwnershipInfo, RecordError};
 
-use crate::machine::Machine;
+pub use crate::runtime::custody::Custodian;
 use crate::runtime::destination::Incoming;
 pub use crate::runtime::error::MigrationError;
 pub use crate::runtime::local::LocalError;
 use crate::runtime::progress::{Direction, Progress};
-use crate::runtime::record::{OwnRecord, OwnershipInfo, RecordError};
 pub use crate::runtime::request::Unanswered;
 use crate::runtime::settings::{Given, OwnSettings, Settings};
 use crate::runtime::source::{Command, Outgoing};
-use crate::runtime::threads::{INTERRUPT_AGAIN, join_finished, join_interrupting, spawn, spawn_watched};
+use crate::runtime::threads::{INTERRUPT_AGAIN, join_finished, join_interrupting, spawn_watched};
 
 mod compression;
+mod custody;
 pub mod destination;
 mod end;
 #[cfg(test)]
@@ -37,7 +39,6 @@ mod local;
 #[cfg(test)]
 mod page_path_tests;
 pub mod progress;
-pub mod record;
 mod request;
 pub mod settings;
 pub mod source;
@@ -114,7 +115,7 @@ impl Migrations {
         if let Some(record) = self.record.as_ref().filter(|record| !record.is_named_or_without(Duration::ZERO)) {
             // Clients may ask meanwhile.
             drop(current);
-            if !record.is_named_or_without(record::ANSWER_DEADLINE) {
+            if !record.is_named_or_without(ANSWER_DEADLINE) {
                 return Err(RecordError::NotYet { place: record.place() }.into());
             }
             current = self.may_migrate()?;

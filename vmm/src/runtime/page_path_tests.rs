@@ -8,6 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use ferry_link::stream::Stream;
+use ferry_machine::testing::has_kvm;
+use ferry_machine::{Hold, Machine, MachineConfig, SerialSink};
 use ferry_memory::sink::{Contents, PageSink, SinkError};
 use ferry_memory::{Backing, MemoryConfig};
 use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE, PageBitmap, runs};
@@ -21,9 +24,6 @@ use super::source::chunks::ChunkSender;
 use super::source::pages::{Arrived, Controls, PageSender};
 use super::source::patience::Patience;
 use crate::allocations::during;
-use crate::kvm::testing::has_kvm;
-use crate::machine::{Hold, Machine, MachineConfig, SerialSink};
-use ferry_link::stream::Stream;
 
 const SESSION: u32 = 7;
 const MIB: u64 = 1 << 20;

@@ -3,9 +3,8 @@
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use ferry_devices::fault::{FaultControl, WORKERS};
-
-use crate::machine::Machine;
+use ferry_devices::fault::FaultControl;
+use ferry_machine::Machine;
 
 /// How often a device that may begin to hang is interrupted again.
 pub(super) const INTERRUPT_AGAIN: Duration = Duration::from_millis(5);
@@ -24,17 +23,6 @@ pub(super) fn join_interrupting(machine: &Machine, threads: impl IntoIterator<It
     }
 }
 
-/// Starts a worker of a migration.
-pub(super) fn spawn<T: Send + 'static>(
-    faults: &FaultControl,
-    name: &str,
-    run: impl FnOnce() -> T + Send + 'static,
-) -> std::io::Result<JoinHandle<T>> {
-    debug_assert!(WORKERS.contains(&name), "{name}");
-    faults.before_thread(name)?;
-    std::thread::Builder::new().name(name.to_owned()).spawn(run)
-}
-
 /// Starts a worker whose death would leave another thread waiting for ever: a panic is told
 /// through `died`.
 pub(super) fn spawn_watched(
@@ -44,7 +32,7 @@ pub(super) fn spawn_watched(
     died: impl FnOnce(String) + Send + 'static,
 ) -> std::io::Result<JoinHandle<()>> {
     let reason = format!("the thread {name} ended unexpectedly; see the log");
-    spawn(faults, name, move || {
+    faults.spawn(name, move || {
         // What the closure holds is not used any more after a panic.
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err() {
             died(reason);

@@ -1,7 +1,7 @@
 //! What fails inside a process by itself: devices, calls to the kernel, the record's file, the
 //! disk image, the host's limits, its clock.
 
-use ferry_vmm::kvm::StateCall;
+use ferry_machine::StateCall;
 
 use super::super::cell::{Mode, Outcome, Place, Rule, Side, What, When};
 use super::Moment;

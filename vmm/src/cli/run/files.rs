@@ -13,11 +13,11 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use ferry_link::endpoint::Endpoint;
+use ferry_machine::{DiskConfig, SerialSink};
 
 use super::Options;
 use super::options::Incoming;
 use crate::cli::CliError;
-use crate::machine::{DiskConfig, SerialSink};
 
 /// Links that are followed to a file that is not there.
 const LINKS_MAX: usize = 40;

@@ -11,15 +11,15 @@ use std::thread;
 use std::time::Duration;
 
 pub use self::options::Options;
+use ferry_machine::{ExitReason, Machine, SerialSink};
 use ferry_observe::events::Events;
 use ferry_observe::trace;
 
 use self::options::Incoming;
 use super::CliError;
 use crate::console::Console;
-use crate::machine::{ExitReason, Machine, SerialSink};
 use crate::qmp::{Process, Server};
-use crate::runtime::record::Custodian;
+use crate::runtime::Custodian;
 use crate::runtime::{Migrations, Needed};
 use crate::signals::{self, Signal, Signals};
 use crate::stderr;

@@ -6,13 +6,13 @@ use std::str::FromStr;
 use clap::Args;
 use ferry_devices::fault::{FaultSpec, FaultSpecError};
 use ferry_link::endpoint::Endpoint;
+use ferry_machine::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink, call_of};
 use ferry_memory::MemoryConfig;
 use ferry_migration::ownership::Name;
 use ferry_observe::trace::{self, TraceError};
 
 use super::ownership::OwnershipOption;
 use crate::cli::qmp_path;
-use crate::machine::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink, call_of};
 
 /// Of `--device`. A doc comment would make links of its brackets.
 const DEVICE_HELP: &str = "Add a rule to the fault device: \

@@ -5,11 +5,11 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use ferry_devices::fault::FaultControl;
+use ferry_machine::{DiskConfig, Machine};
 use ferry_record::file::{FileRecord, LOCK_TIMEOUT};
+use ferry_record::{OwnRecord, RecordError};
 
 use crate::cli::CliError;
-use crate::machine::{DiskConfig, Machine};
-use crate::runtime::record::{OwnRecord, RecordError};
 
 /// The value of `--ownership`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,12 +2,12 @@
 //! memory.
 
 use ferry_devices::fault::FaultSpec;
+use ferry_machine::RunState;
 use ferry_migration::source::{Owner, Resolution};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{Arguments, Outcome, value};
-use crate::machine::RunState;
 use crate::qmp::arguments::{Nothing, read};
 use crate::qmp::session::Session;
 use crate::qmp::target::Done;

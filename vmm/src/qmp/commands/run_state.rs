@@ -1,9 +1,9 @@
 //! Commands about the machine's run state (QEMU `qapi/run-state.json`, `qapi/misc.json`,
 //! `qapi/machine.json`).
 
+use ferry_machine::RunState;
 use serde_json::{Value, json};
 
-use crate::machine::RunState;
 use crate::qmp::arguments::Nothing;
 use crate::qmp::session::Session;
 use crate::qmp::target::Done;

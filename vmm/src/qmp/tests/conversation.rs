@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
+use ferry_machine::RunState;
 use ferry_migration::parameters::Capability;
 use ferry_migration::source::{Owner, Resolution};
 use ferry_migration::{Parameters, Status};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::machine::RunState;
 use crate::qmp::mock::Mock;
 use crate::qmp::session::{Session, Shared};
 

@@ -151,7 +151,7 @@ impl Door {
 
     fn start(mut self) -> io::Result<JoinHandle<()>> {
         let own = self.faults.clone();
-        crate::runtime::spawn(&own, "ferry-dst-accept", move || {
+        own.spawn("ferry-dst-accept", move || {
             let ended = loop {
                 match self.turn() {
                     Ok(true) => {}

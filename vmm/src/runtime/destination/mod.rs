@@ -12,19 +12,19 @@ use std::thread::JoinHandle;
 
 use ferry_link::endpoint::Endpoint;
 use ferry_link::listener::{BindError, Bound, Listener, Wanted};
+use ferry_machine::Machine;
 use ferry_migration::destination::{Input, Outcome};
 use ferry_migration::greeting::Announced;
 use ferry_migration::message::ToDestination;
 use ferry_migration::{Parameters, Status};
+use ferry_record::OwnRecord;
 
-use crate::machine::Machine;
 use crate::runtime::MigrationError;
 use crate::runtime::destination::arrivals::Arrival;
 use crate::runtime::destination::driver::{Driver, NOT_PAUSED};
 use crate::runtime::destination::postcopy::Postcopy;
 use crate::runtime::inbox::Ticket;
 use crate::runtime::progress::Progress;
-use crate::runtime::record::OwnRecord;
 use crate::runtime::request::{Request, ask};
 
 mod arrivals;
@@ -159,7 +159,7 @@ impl Incoming {
         let faults = machine.faults().clone();
         let driver = Driver::new(machine, listener, parameters, progress.clone(), events.clone(), record)?;
         let bound = driver.bound();
-        let thread = crate::runtime::spawn(&faults, "ferry-dest", move || driver.run(&inbox))?;
+        let thread = faults.spawn("ferry-dest", move || driver.run(&inbox))?;
         Ok(Incoming { events, thread: Mutex::new(Some(thread)), bound, recovering: Mutex::default(), progress })
     }
 

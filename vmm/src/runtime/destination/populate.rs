@@ -16,7 +16,7 @@ use std::time::Duration;
 use ferry_memory::{Memory, populate};
 use ferry_migration::pages::PageBitmap;
 
-use crate::machine::Machine;
+use ferry_machine::Machine;
 
 /// Whether it pays beside `bulk_links` threads that receive pages: only when a core is left for
 /// it.
@@ -59,7 +59,7 @@ impl Populating {
             let _ended = Ended(&own);
             own.populate(machine.memory(), &filled);
         };
-        crate::runtime::spawn(&faults, "ferry-dst-memory", run).inspect_err(|_| drop(Ended(self)))
+        faults.spawn("ferry-dst-memory", run).inspect_err(|_| drop(Ended(self)))
     }
 
     /// The pages of `chunk` are here: the thread skips it and every chunk before it.

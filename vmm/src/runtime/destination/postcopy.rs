@@ -10,13 +10,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ferry_devices::fault::FaultControl;
+use ferry_machine::Machine;
 use ferry_memory::sink::Placed;
 use ferry_memory::userfault::{self, Faults, UserfaultError};
 use ferry_migration::destination::Input;
 use ferry_migration::pages::PageBitmap;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::machine::Machine;
 use crate::runtime::destination::Event;
 use crate::runtime::destination::requests::Requests;
 

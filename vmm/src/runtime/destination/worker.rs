@@ -10,13 +10,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ferry_devices::fault::{FaultControl, Place};
+use ferry_machine::Machine;
 use ferry_memory::userfault::{UserfaultError, discard_outdated};
 use ferry_migration::destination::{Input, LoadTimes};
 use ferry_migration::message::Failure;
 use ferry_migration::package;
 use ferry_migration::pages::PageBitmap;
+use ferry_record::HandoverRecord;
 
-use crate::machine::Machine;
 use crate::runtime::destination::marks::Marks;
 use crate::runtime::destination::pages::{Mark, PageReceiver};
 use crate::runtime::destination::populate::{PATIENCE, Populating};
@@ -24,7 +25,6 @@ use crate::runtime::destination::postcopy::{Armed, Postcopy};
 use crate::runtime::destination::{Event, LinkEvent};
 use crate::runtime::inbox::Quota;
 use crate::runtime::progress::Progress;
-use crate::runtime::record::HandoverRecord;
 use crate::runtime::source::guest_worker::{failure, machine_failure, panicked};
 
 /// What the machine's worker can be asked for.
@@ -92,7 +92,7 @@ pub fn machine_worker(
             }
         }
     };
-    let thread = crate::runtime::spawn(&faults, "ferry-dst-load", run)?;
+    let thread = faults.spawn("ferry-dst-load", run)?;
     Ok((jobs, thread))
 }
 
@@ -263,9 +263,9 @@ pub fn page_worker(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kvm::testing::has_kvm;
-    use crate::machine::{MachineConfig, SerialSink};
     use crate::runtime::progress::Direction;
+    use ferry_machine::testing::has_kvm;
+    use ferry_machine::{MachineConfig, SerialSink};
     use ferry_observe::events::Events;
 
     #[test]

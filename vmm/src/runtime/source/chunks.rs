@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use ferry_link::control::LinkError;
 use ferry_link::stream::{LOOK, Stream, Unconfirmed};
+use ferry_machine::Machine;
 use ferry_memory::Memory;
 use ferry_memory::vectors::Outgoing;
 use ferry_memory::zero::zero_pages;
 use ferry_migration::pages::{CHUNK_WORDS, PAGE_SIZE};
 use ferry_migration::wire::bulk::{self, Chunk, Frame};
 
-use crate::machine::Machine;
 use crate::runtime::compression::Packer;
 use crate::runtime::progress::Progress;
 use crate::runtime::source::pages::Controls;

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
+use ferry_machine::{DeviceFailure, Hold, Machine, MachineError};
 use ferry_migration::message::Failure;
 use ferry_migration::source::Input;
 use ferry_migration::{Section, section};
+use ferry_record::{ANSWER_DEADLINE, HandoverRecord};
 
-use crate::machine::{DeviceFailure, Hold, Machine, MachineError};
-use crate::runtime::record::{ANSWER_DEADLINE, HandoverRecord};
 use crate::runtime::source::{Event, GuestDone};
 
 /// What the guest worker can be asked for.
@@ -68,7 +68,7 @@ pub fn guest_worker(
             }
         }
     };
-    let thread = crate::runtime::spawn(&faults, "ferry-src-guest", run)?;
+    let thread = faults.spawn("ferry-src-guest", run)?;
     Ok((jobs, thread))
 }
 

@@ -11,17 +11,17 @@ use std::thread::JoinHandle;
 
 use ferry_link::endpoint::Endpoint;
 use ferry_link::stream::Stream;
+use ferry_machine::Machine;
 use ferry_migration::Status;
 use ferry_migration::message::ToSource;
 use ferry_migration::pages::PageBitmap;
 use ferry_migration::source::{Input, Resolution};
 use ferry_observe::trace::{self, Side};
+use ferry_record::OwnRecord;
 
-use crate::machine::Machine;
 use crate::runtime::MigrationError;
 use crate::runtime::inbox::Ticket;
 use crate::runtime::progress::Progress;
-use crate::runtime::record::OwnRecord;
 use crate::runtime::request::{Request, Unanswered, ask};
 use crate::runtime::settings::{Given, Settings};
 use crate::runtime::source::driver::Driver;
@@ -163,7 +163,7 @@ impl Outgoing {
                 driver.run(&inbox)
             }
         };
-        let thread = crate::runtime::spawn(&faults, "ferry-source", run).map_err(MigrationError::Host)?;
+        let thread = faults.spawn("ferry-source", run).map_err(MigrationError::Host)?;
         trace::migration(Side::Source, migration_id, Some(peer), progress.watched());
         progress.set_status(Status::Setup);
         // The thread waits for it.

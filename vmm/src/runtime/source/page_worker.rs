@@ -15,6 +15,7 @@ use ferry_devices::fault::Place;
 use ferry_link::control::LinkError;
 use ferry_link::endpoint::Endpoint;
 use ferry_link::stream::Stream;
+use ferry_machine::Machine;
 use ferry_migration::convergence::{Convergence, RoundReport};
 use ferry_migration::pages::PageBitmap;
 use ferry_migration::parameters::{Compression, OnLimit, PostcopyWhen};
@@ -22,7 +23,6 @@ use ferry_migration::source::Input;
 use ferry_migration::wire::preamble::{Link, Preamble, session};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::machine::Machine;
 use crate::runtime::settings::Settings;
 use crate::runtime::source::chunks::{ChunkSender, Purpose};
 use crate::runtime::source::pages::{Controls, PageSender, PagesError, RoundNumbers};

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use ferry_link::control::LinkError;
 use ferry_link::rate::{Limiter, Measured};
 use ferry_link::stream::Unconfirmed;
+use ferry_machine::Machine;
 use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE, PageBitmap};
 use ferry_observe::trace;
 
-use crate::machine::Machine;
 use crate::runtime::progress::Progress;
 use crate::runtime::source::chunks::{ChunkSender, Purpose};
 use crate::runtime::source::patience::Patience;

@@ -9,9 +9,9 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use ferry_link::rate::Limiter;
+use ferry_machine::Machine;
 use ferry_migration::pages::{CHUNK_PAGES, CHUNK_WORDS, PageBitmap};
 
-use crate::machine::Machine;
 use crate::runtime::source::chunks::{ChunkSender, Words};
 use crate::runtime::source::pages::{Controls, PagesError};
 use crate::runtime::source::remaining::Remaining;

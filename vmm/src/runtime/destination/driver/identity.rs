@@ -8,8 +8,8 @@ use ferry_migration::greeting::Announced;
 use ferry_migration::identity::IdentityError;
 
 use super::Driver;
-use crate::machine::DiskFile;
 use crate::runtime::destination::Event;
+use ferry_machine::DiskFile;
 
 /// What the source has announced of the storage that both sides see.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Driver {
             // A driver that has given up needs no answer.
             let _ = events.send(Event::DiskSeen(seen.map(|()| shared.record)));
         };
-        if let Err(error) = crate::runtime::spawn(self.machine.faults(), "ferry-dst-disk", look) {
+        if let Err(error) = self.machine.faults().spawn("ferry-dst-disk", look) {
             self.disk_seen(Err(format!("no thread to look at the disk can be started: {error}")));
         }
     }
@@ -107,11 +107,11 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use ferry_link::listener::Listener;
+    use ferry_machine::testing::with_hanging_disk;
     use ferry_migration::Parameters;
     use ferry_observe::events::Events;
 
     use super::*;
-    use crate::machine::with_hanging_disk;
     use crate::runtime::progress::{Direction, Progress};
     use crate::runtime::threads::of_this_process;
 

@@ -180,7 +180,7 @@ impl Driver {
         self.links.unread = Some(receiver.unread());
         let (events, told) = (self.events.clone(), self.events.clone());
         let read = move || read_control(receiver, connection, &events);
-        let started = crate::runtime::spawn(self.machine.faults(), "ferry-dst-recv", read);
+        let started = self.machine.faults().spawn("ferry-dst-recv", read);
         let failed = move |error: LinkError| {
             let reason = format!("sending: {}", ferry_observe::causes(&error));
             // A driver that has ended needs no event.

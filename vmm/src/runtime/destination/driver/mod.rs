@@ -28,11 +28,13 @@ use std::time::{Duration, Instant};
 
 use ferry_devices::fault::{Direction, Moment};
 use ferry_link::listener::{Bound, Listener};
+use ferry_machine::Machine;
 use ferry_migration::destination::{Destination, Input, Outcome, Output};
 use ferry_migration::greeting::BULK_LINKS_MAX;
 use ferry_migration::message::{ToDestination, ToSource};
 use ferry_migration::pages::PageBitmap;
 use ferry_migration::{Parameters, Status, Timer};
+use ferry_record::OwnRecord;
 
 use self::identity::Shared;
 use self::links::Links;
@@ -41,10 +43,8 @@ use super::populate::Populating;
 use super::postcopy::{Armed, Postcopy};
 use super::worker::{MachineJob, machine_worker};
 use super::{Event, LinkEvent};
-use crate::machine::Machine;
 use crate::runtime::inbox::{Next, Order};
 use crate::runtime::progress::Progress;
-use crate::runtime::record::OwnRecord;
 use crate::runtime::timers::{Durations, Timers};
 
 /// Longest that the source may take to read this side's last word.

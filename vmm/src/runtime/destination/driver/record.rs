@@ -8,11 +8,11 @@ use ferry_migration::greeting::Announced;
 use ferry_migration::ownership::Handover;
 use ferry_migration::parameters::DiskSharing;
 use ferry_migration::{Handshake, Timer};
-use ferry_record::OwnershipError;
+use ferry_record::{Call, HandoverRecord, OwnRecord, OwnershipError, RecordError};
 
 use super::Driver;
+use crate::runtime::custody::let_guest_go;
 use crate::runtime::destination::Event;
-use crate::runtime::record::{self, Call, HandoverRecord, OwnRecord, RecordError};
 
 /// What the record can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +101,7 @@ impl Driver {
 
     /// The guest has not come.
     pub(super) fn end_presence(&self) {
-        record::let_guest_go(&self.machine, self.record.own.as_deref(), "ferry-dst-disk");
+        let_guest_go(&self.machine, self.record.own.as_deref(), "ferry-dst-disk");
     }
 
     /// The record is the source's: it decides about this hand-over.

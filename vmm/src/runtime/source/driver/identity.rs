@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ferry_devices::fault::FaultControl;
+use ferry_devices::one_call::Open;
+use ferry_machine::{self as machine, DiskProof};
 use ferry_migration::Identity;
 use ferry_migration::identity::{Disk, DiskFile, nonce_of};
 use ferry_migration::parameters::DiskSharing;
 
 use super::Driver;
-use crate::machine::{self, DiskProof};
-use crate::one_call::Open;
 
 /// The thread that asks the image's storage for the lock.
 const THREAD: &str = "ferry-src-proof";
@@ -67,7 +67,7 @@ impl Proof {
             // The caller has stopped waiting when it took too long.
             let _ = done.send(());
         };
-        match crate::runtime::spawn(faults, THREAD, prove) {
+        match faults.spawn(THREAD, prove) {
             Ok(_) if was_done.recv_timeout(until.saturating_duration_since(Instant::now())).is_ok() => {}
             Ok(_) => tracing::warn!(
                 image = path,
@@ -83,7 +83,7 @@ impl Proof {
         if let Shown::Here(proof, open) = before {
             open.restart();
             // Without a thread it is given back here.
-            let _ = crate::runtime::spawn(faults, THREAD, move || drop((proof, open)));
+            let _ = faults.spawn(THREAD, move || drop((proof, open)));
         }
     }
 
@@ -124,8 +124,8 @@ impl Driver {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::with_hanging_disk;
     use crate::runtime::threads::of_this_process;
+    use ferry_machine::testing::with_hanging_disk;
 
     #[test]
     fn while_a_proof_hangs_a_later_migration_goes_without_and_starts_no_thread() {

@@ -73,7 +73,7 @@ impl Driver {
     }
 
     pub(super) fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) {
-        match crate::runtime::spawn(self.machine.faults(), name, run) {
+        match self.machine.faults().spawn(name, run) {
             Ok(thread) => self.threads.push(thread),
             Err(error) => self.lost(format!("no thread can be started: {error}")),
         }

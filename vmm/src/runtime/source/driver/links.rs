@@ -8,6 +8,7 @@ use ferry_devices::fault::{Direction, Moment, Place};
 use ferry_link::control::{self, LinkError};
 use ferry_link::endpoint::Endpoint;
 use ferry_link::stream::Stream;
+use ferry_machine::Machine;
 use ferry_migration::greeting::Announced;
 use ferry_migration::message::{ToDestination, ToSource};
 use ferry_migration::source::{Input, Output};
@@ -16,7 +17,6 @@ use ferry_migration::{Greeting, Status, package};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Driver;
-use crate::machine::Machine;
 use crate::runtime::inbox::{HeldLoss, Quota};
 use crate::runtime::source::{Event, LinkEvent};
 

@@ -27,10 +27,12 @@ use std::time::Instant;
 
 use ferry_devices::fault::{Direction, Moment};
 use ferry_link::endpoint::Endpoint;
+use ferry_machine::{Hold, Machine};
 use ferry_migration::message::ToSource;
 use ferry_migration::pages::PageBitmap;
 use ferry_migration::source::{Input, Outcome, Output, Source, TakeBack};
 use ferry_migration::{Status, Timer};
+use ferry_record::{HandoverRecord, OwnRecord};
 
 use self::identity::Proof;
 use self::links::Links;
@@ -43,11 +45,9 @@ use super::pages::Controls;
 use super::patience::Patience;
 use super::stopwatch::Stopwatch;
 use super::{Event, GuestDone, LinkEvent, PagesDone};
-use crate::machine::{Hold, Machine};
 use crate::runtime::MigrationError;
 use crate::runtime::inbox::{self, Next};
 use crate::runtime::progress::Progress;
-use crate::runtime::record::{HandoverRecord, OwnRecord};
 use crate::runtime::settings::Settings;
 use crate::runtime::timers::{Durations, Timers};
 

@@ -2,9 +2,9 @@
 
 use ferry_migration::source::Plan;
 use ferry_migration::{Handshake, Parameters};
+use ferry_record::{HandoverRecord, OwnRecord};
 
 use crate::runtime::MigrationError;
-use crate::runtime::record::{HandoverRecord, OwnRecord};
 
 /// The generation of a guest that no ownership record counts.
 const FIRST_GENERATION: u64 = 1;

@@ -5,9 +5,10 @@ use std::sync::mpsc::{Receiver, Sender};
 
 use ferry_migration::Handshake;
 use ferry_migration::source::{Input, Owner, TakeBack};
+use ferry_record::{Call, HandoverRecord, OwnRecord};
 
 use super::Driver;
-use crate::runtime::record::{self, Call, HandoverRecord, OwnRecord};
+use crate::runtime::custody::let_guest_go;
 use crate::runtime::source::{Answer, Event};
 
 /// Why there is a record, and the handshake does without.
@@ -113,6 +114,6 @@ impl Driver {
 
     /// The guest is another process's for good.
     pub(super) fn guest_has_gone(&self) {
-        record::let_guest_go(&self.machine, self.record.own.as_deref(), "ferry-src-proof");
+        let_guest_go(&self.machine, self.record.own.as_deref(), "ferry-src-proof");
     }
 }

@@ -7,8 +7,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use ferry_machine::Machine;
+
 use super::Driver;
-use crate::machine::Machine;
 use crate::runtime::progress::Progress;
 
 /// The driver's hand on its guest's vCPUs.

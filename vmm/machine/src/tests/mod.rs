@@ -14,7 +14,7 @@ use ferry_memory::{Backing, MemoryConfig};
 use ferry_observe::events::{Event, Subscription};
 
 use super::*;
-use crate::kvm::testing::has_kvm;
+use crate::testing::has_kvm;
 
 /// Longer than any healthy step takes on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);

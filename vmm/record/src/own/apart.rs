@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use ferry_devices::fault::FaultControl;
 
-use super::OwnRecord;
-use crate::machine::{DiskFile, Machine};
+use super::{OwnRecord, THREAD};
 
 /// Most threads that ask the record for migrations at a time. One migration has three at most; the
 /// others belong to earlier ones, which storage that hangs has outlived.
@@ -17,7 +16,7 @@ impl OwnRecord {
     ///
     /// # Errors
     /// When the host gives no thread, or [`MOST`] threads still wait for the record.
-    pub(in crate::runtime) fn ask_apart(
+    pub fn ask_apart(
         &self,
         faults: &FaultControl,
         thread: &str,
@@ -35,28 +34,15 @@ impl OwnRecord {
             ask();
             drop(asking);
         };
-        crate::runtime::spawn(faults, thread, ask).map(drop)
+        faults.spawn(thread, ask).map(drop)
     }
 
-    /// The guest is another process's for good, or has not come: its stay has ended.
-    fn let_guest_go(&self) {
+    /// The guest is another process's for good, or has not come: its stay has ended. Does not wait
+    /// for storage.
+    pub fn let_guest_go(&self) {
         let sign = self.backend.end_presence();
         // Without a thread it goes here.
-        let _ = std::thread::Builder::new().name("ferry-record".into()).spawn(move || drop(sign));
-    }
-}
-
-/// The guest is another process's for good, or has not come: this process keeps no boot of it away
-/// any more, by the sign at its image and by its presence at the record. `thread` is the name of
-/// the thread for the image.
-pub fn let_guest_go(machine: &Machine, own: Option<&OwnRecord>, thread: &str) {
-    if let Some(disk) = machine.writable_disk().filter(DiskFile::leave_handover)
-        && let Err(error) = crate::runtime::spawn(machine.faults(), thread, move || disk.follow_handover())
-    {
-        tracing::warn!(%error, "no thread to let go of the disk: no boot gets it before this process ends");
-    }
-    if let Some(own) = own {
-        own.let_guest_go();
+        let _ = std::thread::Builder::new().name(THREAD.into()).spawn(move || drop(sign));
     }
 }
 
@@ -65,8 +51,8 @@ mod tests {
     use std::sync::mpsc::channel;
     use std::time::{Duration, Instant};
 
+    use crate::file::FileRecord;
     use ferry_devices::fault::Direction;
-    use ferry_record::file::FileRecord;
 
     use super::*;
 

@@ -1,27 +1,8 @@
 //! What state the machine is in: who wants it to run, who holds it, how it ended.
 
-use super::error::ExitReason;
+use ferry_observe::RunState;
 
-/// QEMU's RunState (qapi/run-state.json), as `query-status` shows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RunState {
-    /// Built, and told to wait before the first instruction.
-    Prelaunch,
-    /// The vCPUs run.
-    Running,
-    /// Stopped by the operator.
-    Paused,
-    /// Waiting for the guest to arrive by migration.
-    InMigrate,
-    /// Stopped for a switchover that has not ended.
-    FinishMigrate,
-    /// The guest belongs to the destination.
-    PostMigrate,
-    /// The guest shut down.
-    Shutdown,
-    /// The guest cannot go on.
-    InternalError,
-}
+use super::error::ExitReason;
 
 /// Who holds the machine stopped although the operator may want it to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

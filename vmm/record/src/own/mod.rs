@@ -2,26 +2,27 @@
 //!
 //! [`OwnRecord`] is the process's: which record, who this process is, and which generation it
 //! holds. [`HandoverRecord`] is one migration's, on either side: it asks for the changes of the
-//! switchover and answers in the state machines' words. [`Custodian`] is asked by the machine
-//! before a guest runs again whose disk it has let go of. Every call may take as long as the
-//! storage does, so each is made on a thread that may wait.
+//! switchover and answers in the state machines' words. Every call may take as long as the storage
+//! does, so each is made on a thread that may wait.
 
+mod again;
 mod apart;
 mod background;
 mod call;
-mod custodian;
 mod error;
 mod handover;
 mod info;
-mod own;
+mod process;
 mod settling;
 mod twice;
 mod without;
 
-pub(super) use self::apart::let_guest_go;
+pub use self::again::Settle;
 pub use self::call::{ANSWER_DEADLINE, Call};
-pub use self::custodian::Custodian;
-pub use self::error::RecordError;
+pub use self::error::{RecordError, Twice};
 pub use self::handover::HandoverRecord;
 pub use self::info::OwnershipInfo;
-pub use self::own::OwnRecord;
+pub use self::process::OwnRecord;
+
+/// The name of threads that ask the record for the process, and not for a migration.
+const THREAD: &str = "ferry-record";

@@ -6,17 +6,17 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::{Ownership, OwnershipError, Stay};
+use ferry_devices::one_call::OneCall;
 use ferry_migration::guards::Guards;
 use ferry_migration::ownership::custody::{self, Arrival, Boot, Refusal};
 use ferry_migration::ownership::{Change, Handover, Name, OwnerId, Record, Swap};
-use ferry_record::{Ownership, OwnershipError, Stay};
 
 use super::background::Background;
 use super::error::Twice;
 use super::settling::Ended;
 use super::twice::MayRunTwice;
-use super::{ANSWER_DEADLINE, HandoverRecord, OwnershipInfo, RecordError};
-use crate::one_call::OneCall;
+use super::{ANSWER_DEADLINE, HandoverRecord, OwnershipInfo, RecordError, THREAD};
 
 /// How often a record that did not answer is asked again by a change that must be made.
 const INSIST_AGAIN: Duration = Duration::from_millis(500);
@@ -62,7 +62,7 @@ impl OwnRecord {
     /// # Errors
     /// When the name does not fit, or the kernel gives no random number.
     pub fn new(backend: Arc<dyn Ownership>, vm: &str) -> Result<Self, RecordError> {
-        let me = ferry_record::new_owner().map_err(RecordError::Random)?;
+        let me = crate::new_owner().map_err(RecordError::Random)?;
         Ok(OwnRecord {
             backend,
             me,
@@ -133,7 +133,7 @@ impl OwnRecord {
     }
 
     /// Shows at the record that this process has the guest, if `stay` has not ended.
-    pub(in crate::runtime) fn show_presence(&self, alone: bool, stay: Stay) -> Result<(), OwnershipError> {
+    pub fn show_presence(&self, alone: bool, stay: Stay) -> Result<(), OwnershipError> {
         self.backend.show_presence(alone, stay)
     }
 
@@ -259,7 +259,7 @@ impl OwnRecord {
         };
         // It ends with the record's answer or with the process: storage that hangs must not keep a
         // migration from ending.
-        if let Err(error) = std::thread::Builder::new().name("ferry-record".into()).spawn(run) {
+        if let Err(error) = std::thread::Builder::new().name(THREAD.into()).spawn(run) {
             tracing::warn!(%error, "no thread to make the ownership record {what}");
         }
         first_try
@@ -289,7 +289,8 @@ impl OwnRecord {
     #[must_use]
     pub fn info(self: &Arc<Self>) -> OwnershipInfo {
         let own = self.clone();
-        let read = self.calls.info.ask(ANSWER_DEADLINE, move || OwnershipInfo::read(&*own.backend, Some(&own.me)));
+        let read =
+            self.calls.info.ask(THREAD, ANSWER_DEADLINE, move || OwnershipInfo::read(&*own.backend, Some(&own.me)));
         let mut info = read.unwrap_or_else(|why| OwnershipInfo::unanswered(self.place(), &why));
         info.may_run_twice = self.may_run_twice(&info);
         info
@@ -387,5 +388,5 @@ fn tell(what: &'static str, error: &RecordError) {
 }
 
 #[cfg(test)]
-#[path = "own_tests.rs"]
+#[path = "process_tests.rs"]
 mod tests;

@@ -6,13 +6,12 @@ use std::time::Instant;
 use ferry_devices::fault::{Direction, FaultControl};
 use ferry_migration::ownership::custody::Again;
 use ferry_migration::source::TakeBack;
-use ferry_record::faulty::{Fault, Faulty, Plan, Strikes};
-use ferry_record::file::FileRecord;
+
+use crate::faulty::{Fault, Faulty, Plan, Strikes};
+use crate::file::FileRecord;
 use tempfile::TempDir;
 
 use super::*;
-use crate::machine::Custody;
-use crate::runtime::record::Custodian;
 
 /// Longer than any of this takes.
 const LONG: Duration = Duration::from_secs(20);
@@ -317,11 +316,11 @@ fn hanging(place: &Place) -> (Arc<OwnRecord>, Arc<Faulty<FileRecord>>) {
 fn while_a_call_hangs_over_the_record_the_same_question_starts_no_other() {
     let place = Place::new();
     let (own, faulty) = hanging(&place);
-    let (outgoing, custodian) = (own.outgoing(8).unwrap(), Custodian::new(own.clone()));
+    let outgoing = own.outgoing(8).unwrap();
     for _ in 0..3 {
         assert!(own.info().error.is_some_and(|error| error.contains("see what keeps it")));
         outgoing.allows().expect("as when it does not answer at once");
-        let refused = custodian.claim(Again::Resume).map(drop).unwrap_err();
+        let refused = own.claim(Again::Resume).map(drop).unwrap_err().to_string();
         assert!(refused.contains("did not answer within 2 s"), "{refused}");
     }
     assert_eq!(faulty.struck(), 3, "one of each");

@@ -14,6 +14,10 @@
 //! QMP is the operator; the migration runtime holds, saves, loads and releases. Both use a
 //! [`Machine`] from any thread.
 
+// Printing is the command line's: a message must not end the thread that it comes from.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
+mod boot;
 mod build;
 mod config;
 mod control;
@@ -23,12 +27,15 @@ mod error;
 mod faults;
 mod gate;
 mod identity;
+mod kvm;
 mod moving;
 mod operator;
 mod parts;
 mod reset;
 mod sections;
 mod status;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod throttle;
 mod turn;
 mod vcpu;
@@ -43,17 +50,15 @@ use ferry_memory::Memory;
 use ferry_migration::MachineDescription;
 use ferry_observe::events::Events;
 
-use crate::kvm::DirtyLog;
-
 pub use config::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink};
 pub use custody::{Custody, Settle};
 pub use error::{DeviceFailure, ExitReason, GuestFailure, MachineError};
 pub use faults::{FaultRuleError, call_of};
-#[cfg(test)]
-pub(crate) use identity::with_hanging_disk;
+pub use ferry_observe::RunState;
 pub use identity::{DiskFile, DiskProof};
+pub use kvm::{DirtyLog, KvmError, Protection, StateCall, StateError, Tsc};
 use parts::Parts;
-pub use status::{Hold, RunState};
+pub use status::Hold;
 
 /// How long a machine that is dropped waits for its threads.
 const JOIN_DEADLINE: Duration = Duration::from_secs(3);

@@ -9,9 +9,10 @@ use std::time::Duration;
 use ferry_migration::destination::{Claim, GiveBack};
 use ferry_migration::ownership::{Change, Handover, Record, Standing, Swap, custody};
 use ferry_migration::source::TakeBack;
-use ferry_record::{OwnershipError, Stay};
 
-use super::{OwnRecord, RecordError};
+use crate::{OwnershipError, Stay};
+
+use super::{OwnRecord, RecordError, THREAD};
 
 /// Longest that the resume of a guest waits for a look at the record: before the permit no other
 /// process can own the guest, unless an operator has said so.
@@ -134,7 +135,7 @@ impl HandoverRecord {
     /// The record names a process that has no part in this migration.
     pub fn allows(&self) -> Result<(), String> {
         let own = self.own.clone();
-        let Ok(Ok(there)) = self.own.calls.allows.ask(LOOK, move || own.backend.read()) else { return Ok(()) };
+        let Ok(Ok(there)) = self.own.calls.allows.ask(THREAD, LOOK, move || own.backend.read()) else { return Ok(()) };
         match (self.handover.standing(&self.own.me, there.as_ref()), there) {
             // Written over as soon as the record takes it.
             (Standing::Theirs, Some(there)) if self.never_ran.load(SeqCst) && self.handover.is_claimed(&there) => {

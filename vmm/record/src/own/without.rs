@@ -1,7 +1,8 @@
 //! A guest that does without a record: it has none yet, and this process may not make one.
 
 use ferry_migration::ownership::{Record, Swap};
-use ferry_record::OwnershipError;
+
+use crate::OwnershipError;
 
 use super::OwnRecord;
 

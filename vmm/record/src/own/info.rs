@@ -1,11 +1,11 @@
 //! What an ownership record says, for an operator.
 
+use crate::Ownership;
+use ferry_devices::one_call::NoAnswer;
 use ferry_migration::ownership::OwnerId;
-use ferry_record::Ownership;
 use serde::{Deserialize, Serialize};
 
 use super::ANSWER_DEADLINE;
-use crate::one_call::NoAnswer;
 
 const SEE_STORAGE: &str = "its storage hangs: see what keeps it, then ask again";
 

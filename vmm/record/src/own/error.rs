@@ -1,7 +1,8 @@
 //! Why an ownership record could not be used, and what the operator can do about it.
 
 use ferry_migration::ownership::{NameError, RuleError};
-use ferry_record::OwnershipError;
+
+use crate::OwnershipError;
 
 use super::ANSWER_DEADLINE;
 

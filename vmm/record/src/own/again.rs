@@ -6,57 +6,48 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
+use crate::OwnershipError;
+use ferry_devices::one_call::NoAnswer;
 use ferry_migration::guards::Guards;
 use ferry_migration::ownership::custody::{self, Again};
 use ferry_migration::ownership::{Record, Swap};
-use ferry_record::OwnershipError;
 
-use super::{ANSWER_DEADLINE, OwnRecord, RecordError};
-use crate::machine::{Custody, Settle};
-use crate::one_call::NoAnswer;
+use super::{ANSWER_DEADLINE, OwnRecord, RecordError, THREAD};
 
-/// The record's word on whether this process may run its guest again.
-#[derive(Debug)]
-pub struct Custodian {
-    own: Arc<OwnRecord>,
-}
+/// Makes the record say that the guest is here; called when it is.
+pub type Settle = Box<dyn FnOnce() + Send>;
 
-impl Custodian {
-    /// By this record.
-    #[must_use]
-    pub fn new(own: Arc<OwnRecord>) -> Self {
-        Custodian { own }
-    }
-}
-
-impl Custody for Custodian {
-    fn claim(&self, again: Again) -> Result<Settle, String> {
+impl OwnRecord {
+    /// Makes the record name this process, of whose guest the caller holds the disk. When the guest
+    /// is here, what is returned is called: until then the record goes on to say that a migration
+    /// is under way.
+    ///
+    /// # Errors
+    /// Why the guest may not run here.
+    pub fn claim(self: &Arc<Self>, again: Again) -> Result<Settle, RecordError> {
         // A guest that never had a record: it arrived without one, and booted where none could be
         // made.
-        if self.own.generation() == 0 {
+        if self.generation() == 0 {
             return Ok(Box::new(|| ()));
         }
-        let (own, is_late) = (self.own.clone(), Arc::new(AtomicBool::new(false)));
+        let (own, is_late) = (self.clone(), Arc::new(AtomicBool::new(false)));
         let given_up = is_late.clone();
-        let asked = self.own.calls.claim.ask(ANSWER_DEADLINE, move || own.claim_again(again, &given_up));
+        let asked = self.calls.claim.ask(THREAD, ANSWER_DEADLINE, move || own.claim_again(again, &given_up));
         let claimed = asked.unwrap_or_else(|why| match why {
             NoAnswer::Late | NoAnswer::StillHangs => {
                 is_late.store(true, SeqCst);
-                Err(RecordError::Late { place: self.own.place() })
+                Err(RecordError::Late { place: self.place() })
             }
             NoAnswer::Thread(error) => Err(RecordError::Thread(error)),
-        });
-        let claimed = claimed.map_err(|error| ferry_observe::causes(&error))?;
-        let own = self.own.clone();
+        })?;
+        let own = self.clone();
         Ok(Box::new(move || own.settle_claim(claimed)))
     }
-}
 
-impl OwnRecord {
     /// Makes the record name this process in a new generation, unsettled; not any more once
     /// `given_up` says that its caller has stopped waiting.
     pub(super) fn claim_again(&self, again: Again, given_up: &AtomicBool) -> Result<Record, RecordError> {
-        let migration_id = ferry_record::random().map_err(RecordError::Random)?;
+        let migration_id = crate::random().map_err(RecordError::Random)?;
         self.while_nobody_changes_it(|| {
             if !custody::may_claim(self.announced().is_some(), again, Guards::all()) {
                 return Err(RecordError::Announced);

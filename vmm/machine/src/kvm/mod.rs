@@ -22,5 +22,5 @@ pub use calls::StateCall;
 pub use clock::Tsc;
 pub use dirty_log::DirtyLog;
 pub use error::{KvmError, StateError};
-pub use vcpu::{Host, RunArea, Vcpu, create_all};
+pub use vcpu::{RunArea, Vcpu, create_all};
 pub use vm::{Protection, Vm};

@@ -5,8 +5,9 @@ use kvm_ioctls::VcpuExit;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
-use crate::kvm::testing::{has_kvm, machine};
+use crate::kvm::testing::machine;
 use crate::kvm::{Vcpu, Vm};
+use crate::testing::has_kvm;
 
 const CODE: u64 = 0x1000;
 

@@ -9,9 +9,6 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The threads' name.
-const THREAD: &str = "ferry-record";
-
 /// A question to storage, of which one call at a time is under way.
 #[derive(Clone, Debug, Default)]
 pub struct OneCall(Arc<State>);
@@ -54,12 +51,14 @@ impl OneCall {
         Some(Open(self.0.clone()))
     }
 
-    /// Asks `question` on a thread of its own, and waits as long as `within` for the answer.
+    /// Asks `question` on a thread of its own, named `thread`, and waits as long as `within` for
+    /// the answer.
     ///
     /// # Errors
     /// When there is no answer in time, or an earlier call still hangs.
     pub fn ask<T: Send + 'static>(
         &self,
+        thread: &str,
         within: Duration,
         question: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, NoAnswer> {
@@ -71,7 +70,7 @@ impl OneCall {
             // The caller may have stopped waiting.
             let _ = answer.send(found);
         };
-        std::thread::Builder::new().name(THREAD.into()).spawn(ask).map_err(NoAnswer::Thread)?;
+        std::thread::Builder::new().name(thread.to_owned()).spawn(ask).map_err(NoAnswer::Thread)?;
         answered.recv_timeout(within).map_err(|_| NoAnswer::Late)
     }
 }
@@ -101,15 +100,15 @@ mod tests {
     fn while_a_call_hangs_the_next_is_refused_at_once_and_no_thread_is_started() {
         let call = OneCall::default();
         let (go_on, hangs) = channel::<()>();
-        let late = call.ask(Duration::from_millis(10), move || hangs.recv());
+        let late = call.ask("hangs", Duration::from_millis(10), move || hangs.recv());
         assert!(matches!(late, Err(NoAnswer::Late)), "{late:?}");
         let began = Instant::now();
-        let refused = call.ask(Duration::from_millis(10), || panic!("it is not asked"));
+        let refused = call.ask("no", Duration::from_millis(10), || panic!("it is not asked"));
         assert!(matches!(refused, Err(NoAnswer::StillHangs)), "{refused:?}");
         assert!(began.elapsed() < LONG);
         drop(go_on);
         // Its thread ends in its own time.
-        assert_eq!(call.ask(LONG, || 7).ok(), Some(7));
+        assert_eq!(call.ask("answers", LONG, || 7).ok(), Some(7));
     }
 
     #[test]

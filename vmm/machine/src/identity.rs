@@ -4,13 +4,13 @@
 use std::io;
 use std::sync::PoisonError;
 
+use ferry_devices::one_call::OneCall;
 use ferry_devices::virtio::VirtioDevice;
 use ferry_migration::identity::Boot;
 use ferry_migration::ownership::Handover;
 
 use super::Machine;
 use super::build::Disk;
-use crate::one_call::OneCall;
 
 /// A machine's writable disk, as far as its file goes. It outlives the machine where storage
 /// hangs.
@@ -151,21 +151,4 @@ impl std::fmt::Debug for DiskProof {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("DiskProof").field("disk", &self.disk).finish()
     }
-}
-
-/// A machine with a disk whose storage hangs when it is asked for a proof, and its image. `None`
-/// where tests that need KVM are skipped.
-#[cfg(test)]
-pub(crate) fn with_hanging_disk() -> Option<(std::sync::Arc<Machine>, tempfile::NamedTempFile)> {
-    use super::{DiskConfig, MachineConfig, SerialSink};
-    if !crate::kvm::testing::has_kvm() {
-        return None;
-    }
-    let image = tempfile::NamedTempFile::new().unwrap();
-    image.as_file().set_len(1 << 20).unwrap();
-    let disk = Some(DiskConfig { path: image.path().to_owned(), read_only: false, raw: true });
-    let config = MachineConfig { paused: true, serial: SerialSink::Null, disk, ..MachineConfig::default() };
-    let machine = std::sync::Arc::new(Machine::build(&config, std::sync::Arc::default()).unwrap());
-    machine.set_fault("at=disk:prove,do=hang".parse().unwrap()).unwrap();
-    Some((machine, image))
 }

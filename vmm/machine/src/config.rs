@@ -12,7 +12,7 @@ pub const CPUS_MAX: u32 = 16;
 /// Where the guest's serial port goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum SerialSink {
-    /// Standard output; input comes from [`Console`](crate::console::Console).
+    /// Standard output; input comes from the console of the process.
     #[default]
     Stdio,
     /// A file, which is appended to.

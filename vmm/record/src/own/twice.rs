@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use ferry_record::Stay;
+use crate::Stay;
 
 use super::{OwnRecord, OwnershipInfo, RecordError};
 

@@ -8,9 +8,10 @@ use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
-use crate::kvm::testing::{has_kvm, machine, no_faults};
+use crate::kvm::testing::{machine, no_faults};
 use crate::kvm::vcpu::part;
 use crate::kvm::{Vm, chips, clock, create_all};
+use crate::testing::has_kvm;
 
 /// What must be equal between two saves with a load between: everything but time.
 fn without_time(payload: &[u8]) -> String {

@@ -1,0 +1,22 @@
+//! What a guest is doing, in QEMU's words.
+
+/// QEMU's RunState (qapi/run-state.json), as `query-status` shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RunState {
+    /// Built, and told to wait before the first instruction.
+    Prelaunch,
+    /// The vCPUs run.
+    Running,
+    /// Stopped by the operator.
+    Paused,
+    /// Waiting for the guest to arrive by migration.
+    InMigrate,
+    /// Stopped for a switchover that has not ended.
+    FinishMigrate,
+    /// The guest belongs to the destination.
+    PostMigrate,
+    /// The guest shut down.
+    Shutdown,
+    /// The guest cannot go on.
+    InternalError,
+}
