@@ -5,10 +5,14 @@
 //! `query-migrate-parameters`); the runtime takes a copy when a migration starts and watches
 //! `max-bandwidth` and `downtime-limit` for changes while it runs.
 
-use crate::greeting::BULK_LINKS_MAX;
 use serde::{Deserialize, Serialize};
 
+use crate::greeting::BULK_LINKS_MAX;
 use crate::message::Handshake;
+
+mod given;
+
+pub use self::given::{Given, OwnSettings};
 
 /// Most that vCPUs may be throttled, in percent of their time: the guest has to go on.
 pub const CPU_THROTTLE_MAX: u64 = 99;

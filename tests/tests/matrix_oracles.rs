@@ -16,7 +16,7 @@ use ferry_tests::procfs::Inventory;
 use ferry_tests::relay::{Fault, Spot};
 use ferry_tests::wait::{SOON, wait_for};
 use ferry_tests::{Ferry, Lab, Relay, Scene, Spec, disk};
-use ferry_vmm::qmp::client::{Client, ClientError};
+use ferry_qmp::client::{Client, ClientError};
 use serde_json::json;
 
 /// A migration that a test plays by hand and has judged.

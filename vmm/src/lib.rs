@@ -14,7 +14,7 @@ mod allocations;
 pub mod cli;
 pub mod console;
 pub mod panics;
-pub mod qmp;
+pub mod process;
 pub mod runtime;
 pub mod signals;
 pub mod stderr;

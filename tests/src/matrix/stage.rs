@@ -8,7 +8,7 @@ use std::time::Duration;
 use ferry_guest::workload::{Order, Rate};
 use ferry_migration::Handshake;
 use ferry_migration::info::Status;
-use ferry_vmm::qmp::client::Client;
+use ferry_qmp::client::Client;
 use serde_json::{Value, json};
 
 use super::actor::{Actor, View};

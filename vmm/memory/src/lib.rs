@@ -8,6 +8,7 @@
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod config;
+mod hash;
 mod mapping;
 mod passed;
 pub mod populate;
@@ -33,6 +34,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 pub use config::{Backing, MemoryConfig, MemoryConfigError, SIZE_MAX, SIZE_MIN, SIZE_UNIT};
 use mapping::Mapping;
 use passed::Held;
+pub use hash::{MemoryHash, hash};
 pub use passed::PassedError;
 
 /// Where the hole for devices begins.

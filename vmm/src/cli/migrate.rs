@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use super::progress::Progress;
 use super::style::Style;
 use super::{CliError, QMP_TIMEOUT, qmp_path, say, summary, units};
-use crate::qmp::client::{Client, ClientError};
+use ferry_qmp::client::{Client, ClientError};
 use crate::signals::{Signal, Signals};
 
 /// Between two looks at the migration.

@@ -24,7 +24,7 @@ use ferry_link::endpoint::Endpoint;
 use ferry_observe::causes;
 use tracing_subscriber::EnvFilter;
 
-use crate::qmp::client::ClientError;
+use ferry_qmp::client::ClientError;
 use crate::{panics, signals, stderr};
 
 /// How long a QMP server may take to answer: it answers at all times, so this is generous.

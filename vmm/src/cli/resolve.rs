@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::{CliError, QMP_TIMEOUT, qmp_path, say};
-use crate::qmp::client::Client;
+use ferry_qmp::client::Client;
 
 /// The options of `ferry resolve`.
 #[derive(Args, Debug)]

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::style::Style;
 use super::{CliError, QMP_TIMEOUT, print, qmp_path, summary, units};
-use crate::qmp::client::Client;
+use ferry_qmp::client::Client;
 
 /// The options of `ferry status`.
 #[derive(Args, Debug)]

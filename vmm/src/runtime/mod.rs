@@ -23,7 +23,8 @@ pub use crate::runtime::error::MigrationError;
 pub use crate::runtime::local::LocalError;
 use crate::runtime::progress::{Direction, Progress};
 pub use crate::runtime::request::Unanswered;
-use crate::runtime::settings::{Given, OwnSettings, Settings};
+use crate::runtime::settings::Settings;
+use ferry_migration::parameters::{Given, OwnSettings};
 use crate::runtime::source::{Command, Outgoing};
 use crate::runtime::threads::{INTERRUPT_AGAIN, join_finished, join_interrupting, spawn_watched};
 

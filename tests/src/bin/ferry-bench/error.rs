@@ -3,7 +3,7 @@
 
 use std::io;
 
-use ferry_vmm::qmp::client::ClientError;
+use ferry_qmp::client::ClientError;
 
 /// Commands whose refusal means that a VMM lacks something, rather than that something broke.
 const SETTERS: [&str; 2] = ["migrate-set-capabilities", "migrate-set-parameters"];

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ferry_vmm::qmp::client::{Client, ClientError};
+use ferry_qmp::client::{Client, ClientError};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::stage::Stage;
 use crate::cli::{CliError, QMP_TIMEOUT};
-use crate::qmp::client::Client;
+use ferry_qmp::client::Client;
 use crate::signals;
 
 /// A running `ferry run`.

@@ -10,8 +10,8 @@ use ferry_migration::parameters::{Compression, DiskSharing};
 use tempfile::TempDir;
 
 use super::*;
-use crate::qmp::Server;
-use crate::qmp::mock::Mock;
+use ferry_qmp::Server;
+use ferry_qmp::mock::Mock;
 
 const SOON: Duration = Duration::from_secs(20);
 

@@ -23,7 +23,8 @@ use crate::runtime::MigrationError;
 use crate::runtime::inbox::Ticket;
 use crate::runtime::progress::Progress;
 use crate::runtime::request::{Request, Unanswered, ask};
-use crate::runtime::settings::{Given, Settings};
+use crate::runtime::settings::Settings;
+use ferry_migration::parameters::Given;
 use crate::runtime::source::driver::Driver;
 
 pub mod chunks;

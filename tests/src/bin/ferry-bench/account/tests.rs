@@ -2,7 +2,7 @@
 
 use std::io;
 
-use ferry_vmm::qmp::client::ClientError;
+use ferry_qmp::client::ClientError;
 use serde::Serialize;
 
 use super::*;

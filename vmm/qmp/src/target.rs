@@ -6,15 +6,15 @@
 
 use ferry_devices::fault::FaultSpec;
 use ferry_link::endpoint::Endpoint;
-use ferry_machine::RunState;
+use ferry_observe::RunState;
 use ferry_migration::parameters::Capability;
 use ferry_migration::source::Resolution;
 use ferry_migration::{MigrationInfo, Parameters};
 use ferry_record::OwnershipInfo;
 
-use super::memory_hash::MemoryHash;
+use ferry_memory::MemoryHash;
 use super::wire::CommandError;
-use crate::runtime::settings::{Given, OwnSettings};
+use ferry_migration::parameters::{Given, OwnSettings};
 
 /// The outcome of a command that has nothing to return.
 pub type Done = Result<(), CommandError>;

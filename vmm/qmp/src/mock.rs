@@ -4,28 +4,34 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use ferry_devices::fault::FaultSpec;
 use ferry_link::endpoint::Endpoint;
-use ferry_machine::RunState;
+use ferry_observe::RunState;
 use ferry_migration::parameters::Capability;
 use ferry_migration::source::Resolution;
 use ferry_migration::{MigrationInfo, Parameters, Status};
 use ferry_observe::events::{Event, Events};
 use ferry_record::OwnershipInfo;
 
-use super::memory_hash::MemoryHash;
+use ferry_memory::MemoryHash;
 use super::target::{Done, Target};
 use super::wire::CommandError;
-use crate::runtime::settings::{Given, OwnSettings};
+use ferry_migration::parameters::{Given, OwnSettings};
 
 /// Remembers what it was told.
 pub struct Mock {
+    /// Where its events go.
     pub events: Arc<Events>,
     state: Mutex<State>,
 }
 
+/// What it was told, and what it answers.
 pub struct State {
+    /// The answer to `query-status`.
     pub run_state: RunState,
+    /// How often it was told to end.
     pub quits: usize,
+    /// The answer to `query-migrate`.
     pub info: MigrationInfo,
+    /// Where migrations were to go.
     pub migrations: Vec<Endpoint>,
     /// What each of them was given for itself.
     pub own: Vec<OwnSettings>,
@@ -33,20 +39,30 @@ pub struct State {
     pub in_force: Option<(Parameters, Vec<Capability>)>,
     /// Why a migration is refused; it is accepted when there is no reason.
     pub no_migration: Option<&'static str>,
+    /// Where it listens, and whether it ends when that fails.
     pub listening: Option<(Endpoint, bool)>,
+    /// The process's parameters.
     pub parameters: Parameters,
+    /// Rules of the fault device.
     pub faults: Vec<String>,
+    /// Capabilities that are on.
     pub capabilities: Vec<Capability>,
+    /// How often it was told to start postcopy.
     pub start_postcopy: usize,
+    /// How often it was told to break a postcopy's links.
     pub pauses: usize,
+    /// Paused postcopies that were resumed.
     pub resumed: Vec<(Endpoint, Given)>,
+    /// Where sources of paused postcopies were to be awaited.
     pub recovered: Vec<Endpoint>,
+    /// What was said about the owner.
     pub resolved: Vec<(Resolution, bool)>,
     /// Why a cancel is refused; it is accepted when there is no reason.
     pub no_cancel: Option<&'static str>,
 }
 
 impl Mock {
+    /// One that waits to be told something.
     pub fn new() -> Arc<Self> {
         let state = State {
             run_state: RunState::Paused,
@@ -70,6 +86,7 @@ impl Mock {
         Arc::new(Mock { events: Arc::default(), state: Mutex::new(state) })
     }
 
+    /// What it was told so far; may be changed.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }

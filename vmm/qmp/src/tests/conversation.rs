@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use ferry_machine::RunState;
+use ferry_observe::RunState;
 use ferry_migration::parameters::Capability;
 use ferry_migration::source::{Owner, Resolution};
 use ferry_migration::{Parameters, Status};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::qmp::mock::Mock;
-use crate::qmp::session::{Session, Shared};
+use crate::mock::Mock;
+use crate::session::{Session, Shared};
 
 struct Talk {
     mock: Arc<Mock>,

@@ -6,17 +6,18 @@
 //! holds the socket and its clients; nothing in it waits for a migration, so the socket answers at
 //! all times. `client` is the other end, for the `ferry` command and for tests.
 
+// Printing is the command line's: a message must not end the thread that it comes from.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 mod arguments;
 pub mod client;
 mod commands;
 mod connection;
 mod framing;
 mod json;
-mod memory_hash;
-#[cfg(test)]
-pub(crate) mod mock;
+#[cfg(any(test, feature = "testing"))]
+pub mod mock;
 mod outbox;
-mod process;
 mod server;
 mod session;
 mod target;
@@ -25,8 +26,6 @@ mod tests;
 mod wire;
 
 pub use commands::command_names;
-pub use memory_hash::MemoryHash;
-pub use process::Process;
 pub use server::{Server, ServerError};
 pub use target::{Done, Target};
 pub use wire::{CommandError, ErrorClass};

@@ -2,16 +2,16 @@
 //! memory.
 
 use ferry_devices::fault::FaultSpec;
-use ferry_machine::RunState;
+use ferry_observe::RunState;
 use ferry_migration::source::{Owner, Resolution};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{Arguments, Outcome, value};
-use crate::qmp::arguments::{Nothing, read};
-use crate::qmp::session::Session;
-use crate::qmp::target::Done;
-use crate::qmp::wire::CommandError;
+use crate::arguments::{Nothing, read};
+use crate::session::Session;
+use crate::target::Done;
+use crate::wire::CommandError;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

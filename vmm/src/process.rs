@@ -14,10 +14,9 @@ use ferry_migration::source::Resolution;
 use ferry_migration::{MigrationInfo, Parameters};
 use ferry_record::OwnershipInfo;
 
-use super::memory_hash::{self, MemoryHash};
-use super::target::{Done, Target};
-use super::wire::CommandError;
-use crate::runtime::settings::{Given, OwnSettings};
+use ferry_memory::MemoryHash;
+use ferry_qmp::{CommandError, Done, Target};
+use ferry_migration::parameters::{Given, OwnSettings};
 use crate::runtime::{MigrationError, Migrations, Needed};
 use crate::stderr;
 
@@ -174,7 +173,7 @@ impl Target for Process {
 
     fn memory_hash(&self) -> Result<MemoryHash, CommandError> {
         self.migrations.memory_is_whole().map_err(refused)?;
-        let hash = memory_hash::hash(self.machine.memory()).map_err(refused)?;
+        let hash = ferry_memory::hash(self.machine.memory()).map_err(refused)?;
         // A migration of another client may have begun in between.
         self.migrations.memory_is_whole().map_err(refused)?;
         Ok(hash)

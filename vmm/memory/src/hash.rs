@@ -1,7 +1,7 @@
 //! A hash over all guest memory, so that a test can say "both sides hold the same" in one line.
 //!
 //! Pages that the host never allocated are zero and stay unread: looking at them would take memory
-//! for them. Called by [`super::Process`] for `x-ferry-memory-hash`, on a stopped guest.
+//! for them. QMP's `x-ferry-memory-hash` asks for it, on a stopped guest.
 
 use std::num::NonZero;
 use std::panic::resume_unwind;
@@ -13,7 +13,7 @@ use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE, PageBitmap, runs};
 use vm_memory::{Bytes, GuestAddress};
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-use ferry_memory::Memory;
+use crate::Memory;
 
 /// Threads at most: reading memory is soon limited by the memory.
 const MAX_THREADS: usize = 8;
@@ -84,7 +84,7 @@ fn hash_chunks(memory: &Memory, populated: &PageBitmap, next_chunk: &AtomicU64) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferry_memory::{Backing, MemoryConfig};
+    use crate::{Backing, MemoryConfig};
 
     fn hash_after(backing: Backing, writes: &[(u64, u8)]) -> MemoryHash {
         let memory = Memory::new(&MemoryConfig { size: 16 << 20, backing, prealloc: false }).unwrap();

@@ -14,11 +14,11 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::qmp::client::{Client, ClientError};
-use crate::qmp::connection::MAX_REQUEST;
-use crate::qmp::mock::Mock;
-use crate::qmp::outbox::{HIGH_WATER, LIMIT};
-use crate::qmp::server::{MAX_CLIENTS, Server, ServerError};
+use crate::client::{Client, ClientError};
+use crate::connection::MAX_REQUEST;
+use crate::mock::Mock;
+use crate::outbox::{HIGH_WATER, LIMIT};
+use crate::server::{MAX_CLIENTS, Server, ServerError};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 

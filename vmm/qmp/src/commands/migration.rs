@@ -8,11 +8,11 @@ use serde_json::{Map, Value, json};
 
 use super::parameters::{CapabilityState, some};
 use super::{Arguments, Outcome, value};
-use crate::qmp::arguments::{Nothing, read};
-use crate::qmp::session::Session;
-use crate::qmp::target::Done;
-use crate::qmp::wire::CommandError;
-use crate::runtime::settings::OwnSettings;
+use crate::arguments::{Nothing, read};
+use crate::session::Session;
+use crate::target::Done;
+use crate::wire::CommandError;
+use ferry_migration::parameters::OwnSettings;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

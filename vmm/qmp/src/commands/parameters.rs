@@ -7,11 +7,11 @@ use ferry_migration::Parameters;
 use ferry_migration::parameters::Capability;
 
 use super::{Arguments, Outcome, value};
-use crate::qmp::arguments::{Nothing, read};
-use crate::qmp::session::Session;
-use crate::qmp::target::Done;
-use crate::qmp::wire::CommandError;
-use crate::runtime::settings::Given;
+use crate::arguments::{Nothing, read};
+use crate::session::Session;
+use crate::target::Done;
+use crate::wire::CommandError;
+use ferry_migration::parameters::Given;
 use serde::{Deserialize, Serialize};
 
 /// Sets the parameters that are given and leaves the others as they are.

@@ -1,12 +1,12 @@
 //! Commands about the machine's run state (QEMU `qapi/run-state.json`, `qapi/misc.json`,
 //! `qapi/machine.json`).
 
-use ferry_machine::RunState;
+use ferry_observe::RunState;
 use serde_json::{Value, json};
 
-use crate::qmp::arguments::Nothing;
-use crate::qmp::session::Session;
-use crate::qmp::target::Done;
+use crate::arguments::Nothing;
+use crate::session::Session;
+use crate::target::Done;
 
 pub fn query_name(session: &Session, _: Nothing) -> Value {
     json!({ "name": session.target.name() })
