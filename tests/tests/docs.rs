@@ -9,9 +9,9 @@ use ferry_devices::fault::{Moment, Place};
 use ferry_migration::Parameters;
 use ferry_migration::message::{OLDEST_VERSION, PROTOCOL_VERSION, ToDestination, ToSource};
 use ferry_migration::parameters::Capability;
+use ferry_migration::parameters::Given;
 use ferry_migration::{destination, source};
 use ferry_qmp::command_names;
-use ferry_migration::parameters::Given;
 use serde_json::{Map, Value, json};
 
 fn page(name: &str) -> String {

@@ -11,10 +11,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use ferry_guest::Line;
 use ferry_migration::Status;
+use ferry_qmp::client::Client;
 use ferry_tests::lab::binary;
 use ferry_tests::wait::{wait_for, wait_until};
 use ferry_tests::{Ferry, GuestLog, LONG, Lab, SOON, Spec, disk};
-use ferry_qmp::client::Client;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::json;
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use ferry_migration::{Handshake, Status};
+use ferry_qmp::client::{Client, ClientError};
 use ferry_tests::failing::{diskless, working};
 use ferry_tests::matrix::evidence::{CellFacts, Ending, Evidence, Role};
 use ferry_tests::matrix::oracles::{ORACLES, Verdict};
@@ -16,7 +17,6 @@ use ferry_tests::procfs::Inventory;
 use ferry_tests::relay::{Fault, Spot};
 use ferry_tests::wait::{SOON, wait_for};
 use ferry_tests::{Ferry, Lab, Relay, Scene, Spec, disk};
-use ferry_qmp::client::{Client, ClientError};
 use serde_json::json;
 
 /// A migration that a test plays by hand and has judged.

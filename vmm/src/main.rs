@@ -1,9 +1,21 @@
-//! The `ferry` command: everything is in the library, so that tests can reach it.
+//! The `ferry` command: it puts a machine, its migrations and their management together.
+//!
+//! What each of them does is in a crate of its own, below this one; here are the command line, the
+//! terminal, signals and standard error.
 
-#![deny(clippy::print_stdout, clippy::print_stderr)]
+// A message must not end the thread that it comes from: see `stderr`, and `cli::print` for
+// results.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
+mod cli;
+mod console;
+mod panics;
+mod process;
+mod signals;
+mod stderr;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    ferry_vmm::cli::main()
+    cli::main()
 }

@@ -9,15 +9,15 @@ use std::thread;
 use ferry_devices::fault::FaultSpec;
 use ferry_link::endpoint::Endpoint;
 use ferry_machine::{Machine, RunState};
+use ferry_memory::MemoryHash;
 use ferry_migration::parameters::Capability;
+use ferry_migration::parameters::{Given, OwnSettings};
 use ferry_migration::source::Resolution;
 use ferry_migration::{MigrationInfo, Parameters};
-use ferry_record::OwnershipInfo;
-
-use ferry_memory::MemoryHash;
 use ferry_qmp::{CommandError, Done, Target};
-use ferry_migration::parameters::{Given, OwnSettings};
-use crate::runtime::{MigrationError, Migrations, Needed};
+use ferry_record::OwnershipInfo;
+use ferry_transfer::{MigrationError, Migrations, Needed};
+
 use crate::stderr;
 
 /// Hears why an incoming migration failed.

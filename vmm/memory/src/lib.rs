@@ -32,9 +32,9 @@ use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 
 pub use config::{Backing, MemoryConfig, MemoryConfigError, SIZE_MAX, SIZE_MIN, SIZE_UNIT};
+pub use hash::{MemoryHash, hash};
 use mapping::Mapping;
 use passed::Held;
-pub use hash::{MemoryHash, hash};
 pub use passed::PassedError;
 
 /// Where the hole for devices begins.

@@ -4,17 +4,17 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use ferry_devices::fault::FaultSpec;
 use ferry_link::endpoint::Endpoint;
-use ferry_observe::RunState;
+use ferry_memory::MemoryHash;
 use ferry_migration::parameters::Capability;
+use ferry_migration::parameters::{Given, OwnSettings};
 use ferry_migration::source::Resolution;
 use ferry_migration::{MigrationInfo, Parameters, Status};
+use ferry_observe::RunState;
 use ferry_observe::events::{Event, Events};
 use ferry_record::OwnershipInfo;
 
-use ferry_memory::MemoryHash;
 use super::target::{Done, Target};
 use super::wire::CommandError;
-use ferry_migration::parameters::{Given, OwnSettings};
 
 /// Remembers what it was told.
 pub struct Mock {

@@ -6,15 +6,15 @@
 
 use ferry_devices::fault::FaultSpec;
 use ferry_link::endpoint::Endpoint;
-use ferry_observe::RunState;
+use ferry_memory::MemoryHash;
 use ferry_migration::parameters::Capability;
+use ferry_migration::parameters::{Given, OwnSettings};
 use ferry_migration::source::Resolution;
 use ferry_migration::{MigrationInfo, Parameters};
+use ferry_observe::RunState;
 use ferry_record::OwnershipInfo;
 
-use ferry_memory::MemoryHash;
 use super::wire::CommandError;
-use ferry_migration::parameters::{Given, OwnSettings};
 
 /// The outcome of a command that has nothing to return.
 pub type Done = Result<(), CommandError>;

@@ -13,12 +13,12 @@ use ferry_link::endpoint::Endpoint;
 use ferry_migration::greeting::BULK_LINKS_MAX;
 use ferry_migration::parameters::Capability;
 use ferry_migration::{Handshake, MigrationInfo, Status};
+use ferry_qmp::client::{Client, ClientError};
 use serde_json::{Map, Value, json};
 
 use super::progress::Progress;
 use super::style::Style;
 use super::{CliError, QMP_TIMEOUT, qmp_path, say, summary, units};
-use ferry_qmp::client::{Client, ClientError};
 use crate::signals::{Signal, Signals};
 
 /// Between two looks at the migration.

@@ -22,9 +22,9 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use ferry_link::endpoint::Endpoint;
 use ferry_observe::causes;
+use ferry_qmp::client::ClientError;
 use tracing_subscriber::EnvFilter;
 
-use ferry_qmp::client::ClientError;
 use crate::{panics, signals, stderr};
 
 /// How long a QMP server may take to answer: it answers at all times, so this is generous.

@@ -4,10 +4,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use ferry_qmp::client::Client;
 use serde_json::json;
 
 use super::{CliError, QMP_TIMEOUT, qmp_path, say};
-use ferry_qmp::client::Client;
 
 /// The options of `ferry resolve`.
 #[derive(Args, Debug)]

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use clap::Args;
 use ferry_devices::fault::{Direction, FaultControl};
 use ferry_migration::{MigrationInfo, Status};
+use ferry_qmp::client::Client;
 use ferry_record::OwnershipInfo;
 use ferry_record::file::{FileRecord, LOCK_TIMEOUT};
 use serde_json::{Value, json};
 
 use super::style::Style;
 use super::{CliError, QMP_TIMEOUT, print, qmp_path, summary, units};
-use ferry_qmp::client::Client;
 
 /// The options of `ferry status`.
 #[derive(Args, Debug)]

@@ -2,8 +2,8 @@
 //! memory.
 
 use ferry_devices::fault::FaultSpec;
-use ferry_observe::RunState;
 use ferry_migration::source::{Owner, Resolution};
+use ferry_observe::RunState;
 use serde::Deserialize;
 use serde_json::json;
 

@@ -3,6 +3,7 @@
 use ferry_link::endpoint::Endpoint;
 use ferry_migration::Parameters;
 use ferry_migration::parameters::Capability;
+use ferry_migration::parameters::OwnSettings;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -12,7 +13,6 @@ use crate::arguments::{Nothing, read};
 use crate::session::Session;
 use crate::target::Done;
 use crate::wire::CommandError;
-use ferry_migration::parameters::OwnSettings;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

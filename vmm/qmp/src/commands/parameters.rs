@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering;
 
 use ferry_migration::Parameters;
 use ferry_migration::parameters::Capability;
+use ferry_migration::parameters::Given;
 
 use super::{Arguments, Outcome, value};
 use crate::arguments::{Nothing, read};
 use crate::session::Session;
 use crate::target::Done;
 use crate::wire::CommandError;
-use ferry_migration::parameters::Given;
 use serde::{Deserialize, Serialize};
 
 /// Sets the parameters that are given and leaves the others as they are.

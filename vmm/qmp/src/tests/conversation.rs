@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use ferry_observe::RunState;
 use ferry_migration::parameters::Capability;
 use ferry_migration::source::{Owner, Resolution};
 use ferry_migration::{Parameters, Status};
+use ferry_observe::RunState;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -6,11 +6,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-use crate::OwnershipError;
 use ferry_devices::one_call::NoAnswer;
 use ferry_migration::guards::Guards;
 use ferry_migration::ownership::custody::{self, Again};
 use ferry_migration::ownership::{Record, Swap};
+
+use crate::OwnershipError;
 
 use super::{ANSWER_DEADLINE, OwnRecord, RecordError, THREAD};
 

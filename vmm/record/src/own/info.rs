@@ -1,8 +1,9 @@
 //! What an ownership record says, for an operator.
 
-use crate::Ownership;
 use ferry_devices::one_call::NoAnswer;
 use ferry_migration::ownership::OwnerId;
+
+use crate::Ownership;
 use serde::{Deserialize, Serialize};
 
 use super::ANSWER_DEADLINE;

@@ -6,11 +6,12 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::{Ownership, OwnershipError, Stay};
 use ferry_devices::one_call::OneCall;
 use ferry_migration::guards::Guards;
 use ferry_migration::ownership::custody::{self, Arrival, Boot, Refusal};
 use ferry_migration::ownership::{Change, Handover, Name, OwnerId, Record, Swap};
+
+use crate::{Ownership, OwnershipError, Stay};
 
 use super::background::Background;
 use super::error::Twice;

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use ferry_migration::{MigrationInfo, Status};
+use ferry_qmp::client::Client;
 use ferry_record::OwnershipInfo;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde_json::{Value, json};
 
 use super::stage::Stage;
 use crate::cli::{CliError, QMP_TIMEOUT};
-use ferry_qmp::client::Client;
 use crate::signals;
 
 /// A running `ferry run`.

@@ -7,11 +7,11 @@ use std::thread;
 use clap::Parser;
 use ferry_migration::Parameters;
 use ferry_migration::parameters::{Compression, DiskSharing};
+use ferry_qmp::Server;
+use ferry_qmp::mock::Mock;
 use tempfile::TempDir;
 
 use super::*;
-use ferry_qmp::Server;
-use ferry_qmp::mock::Mock;
 
 const SOON: Duration = Duration::from_secs(20);
 

@@ -14,14 +14,14 @@ pub use self::options::Options;
 use ferry_machine::{ExitReason, Machine, SerialSink};
 use ferry_observe::events::Events;
 use ferry_observe::trace;
+use ferry_qmp::Server;
+use ferry_transfer::Custodian;
+use ferry_transfer::{Migrations, Needed};
 
 use self::options::Incoming;
 use super::CliError;
 use crate::console::Console;
 use crate::process::Process;
-use ferry_qmp::Server;
-use crate::runtime::Custodian;
-use crate::runtime::{Migrations, Needed};
 use crate::signals::{self, Signal, Signals};
 use crate::stderr;
 

@@ -1,0 +1,337 @@
+//! Takes connections at the address of an incoming migration and finds out what each is.
+//!
+//! One thread waits for all of them. A connection must introduce itself with a preamble in time;
+//! one that does not is closed, after a word of why where that helps, and the driver sees only
+//! links that are Ferry's.
+//!
+//! ```text
+//!   listen queue ──► stranger ──► arrival ──► driver
+//!                    └──── at most ROOM ────┘
+//! ```
+//!
+//! While there is no room, further connections wait in the kernel's queue, and none is closed for
+//! them: each may be the source. A stranger leaves within [`INTRODUCTION`] with all that it sends,
+//! so no connection waits for much longer than that.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ferry_devices::fault::FaultControl;
+use ferry_link::listener::Listener;
+use ferry_link::stream::Stream;
+use ferry_migration::wire::WireError;
+use ferry_migration::wire::preamble::{Link, PREAMBLE_LEN, Preamble};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+
+use crate::destination::Event;
+
+/// Longest that a connection may take to introduce itself, from when it was taken: all of it, not
+/// one read.
+const INTRODUCTION: Duration = Duration::from_secs(2);
+/// Pause before the next try when the host had nothing to take a connection with.
+const SCARCITY: Duration = Duration::from_millis(100);
+/// How often the driver is looked at that has not taken what has arrived.
+const LOOK: Duration = Duration::from_millis(20);
+/// Connections that may be introducing themselves, or wait for the driver, at a time: several
+/// times what a migration and its reconnection open, which is a control, an urgent and 32 bulk
+/// links each.
+const ROOM: usize = 256;
+
+/// Ends the thread that listens, when it is dropped: the address is free again however its owner
+/// ends.
+pub struct Listening {
+    stop: Arc<OwnedFd>,
+    live: Arc<AtomicBool>,
+}
+
+/// What the thread that listens has of its [`Listening`].
+pub struct Stop {
+    stop: Arc<OwnedFd>,
+    live: Arc<AtomicBool>,
+}
+
+impl Listening {
+    /// With the other end, for [`listen`].
+    ///
+    /// # Errors
+    /// When the host gives no descriptor.
+    pub fn new() -> io::Result<(Self, Stop)> {
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let live = Arc::new(AtomicBool::new(true));
+        Ok((Listening { stop: stop.clone(), live: live.clone() }, Stop { stop, live }))
+    }
+
+    /// Ends it now.
+    pub fn end(&self) {
+        // An eventfd takes 2^64 signals before a write could fail.
+        let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
+    }
+
+    /// Whether it listens: it has neither failed nor ended.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.live.load(SeqCst)
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A link that has introduced itself. It keeps its place in the room until the driver has it.
+#[derive(Debug)]
+pub struct Arrival {
+    /// What it says of itself.
+    pub preamble: Preamble,
+    /// The connection.
+    pub stream: Stream,
+    _place: Place,
+}
+
+/// A place among the arrivals that the driver has not taken.
+#[derive(Debug)]
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(waiting: &Arc<AtomicUsize>) -> Self {
+        waiting.fetch_add(1, SeqCst);
+        Place(waiting.clone())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+/// Starts the thread that listens until `stop` is signalled.
+///
+/// # Errors
+/// When the host gives no thread.
+pub fn listen(
+    listener: Listener,
+    stop: Stop,
+    events: Sender<Event>,
+    faults: Arc<FaultControl>,
+) -> io::Result<JoinHandle<()>> {
+    Door::new(listener, stop, events, faults, ROOM).start()
+}
+
+/// What the thread that listens has in hand.
+struct Door {
+    listener: Listener,
+    stop: Stop,
+    events: Sender<Event>,
+    faults: Arc<FaultControl>,
+    /// Strangers and arrivals that there may be.
+    most: usize,
+    strangers: Vec<Stranger>,
+    /// Arrivals that the driver has not taken.
+    waiting: Arc<AtomicUsize>,
+    /// The host was short of something: no connection is taken before.
+    rest: Option<Instant>,
+    full: bool,
+}
+
+impl Door {
+    fn new(listener: Listener, stop: Stop, events: Sender<Event>, faults: Arc<FaultControl>, most: usize) -> Self {
+        let (strangers, waiting) = (Vec::new(), Arc::default());
+        Door { listener, stop, events, faults, most, strangers, waiting, rest: None, full: false }
+    }
+
+    fn start(mut self) -> io::Result<JoinHandle<()>> {
+        let own = self.faults.clone();
+        own.spawn("ferry-dst-accept", move || {
+            let ended = loop {
+                match self.turn() {
+                    Ok(true) => {}
+                    Ok(false) => break None,
+                    Err(error) => break Some(error),
+                }
+            };
+            let Door { listener, stop, events, .. } = self;
+            // The address is free before the failure is told: it may be listened on again.
+            drop(listener);
+            stop.live.store(false, SeqCst);
+            if let Some(error) = ended {
+                // The driver ends only after this thread.
+                let _ = events.send(Event::ListenFailed(error));
+            }
+        })
+    }
+
+    fn room(&self) -> usize {
+        self.most.saturating_sub(self.strangers.len() + self.waiting.load(SeqCst))
+    }
+
+    /// Waits for what is next, and does it; false when told to stop.
+    fn turn(&mut self) -> io::Result<bool> {
+        self.rest = self.rest.filter(|until| *until > Instant::now());
+        let takes = self.rest.is_none() && self.room() > 0;
+        let wake = self.wake(takes).and_then(|wake| {
+            let left = wake.saturating_duration_since(Instant::now());
+            Timespec::try_from(left).ok()
+        });
+        let strangers = self.strangers.iter().map(|stranger| stranger.stream.as_fd());
+        let mut fds: Vec<_> = std::iter::once(self.stop.stop.as_fd())
+            .chain(strangers)
+            .chain(takes.then(|| self.listener.as_fd()))
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
+        match poll(&mut fds, wake.as_ref()) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(true),
+            // The kernel is short of memory, which passes.
+            Err(_) => std::thread::park_timeout(SCARCITY),
+        }
+        let ready: Vec<_> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        if ready[0] {
+            return Ok(false);
+        }
+        self.full &= self.strangers.len() > self.most / 2;
+        let comes = takes && ready[ready.len() - 1];
+        self.hear(&ready[1..]);
+        if comes {
+            self.take()?;
+        }
+        Ok(true)
+    }
+
+    /// When something is to be done though nothing comes.
+    fn wake(&self, takes: bool) -> Option<Instant> {
+        let look = (!takes && self.rest.is_none()).then(|| Instant::now() + LOOK);
+        self.strangers.iter().map(|stranger| stranger.until).chain(self.rest).chain(look).min()
+    }
+
+    /// Reads what strangers have sent, and closes those whose time is up. What was here in time is
+    /// read first: this thread may be the one that is late.
+    fn hear(&mut self, ready: &[bool]) {
+        for (mut stranger, ready) in std::mem::take(&mut self.strangers).into_iter().zip(ready) {
+            let left = if *ready { stranger.hear() } else { Heard::Less };
+            self.follow(stranger, left);
+        }
+    }
+
+    fn follow(&mut self, stranger: Stranger, heard: Heard) {
+        match heard {
+            Heard::Less if Instant::now() < stranger.until => self.strangers.push(stranger),
+            Heard::Less => tracing::info!("a connection did not introduce itself in time and was closed"),
+            Heard::Nothing => {}
+            Heard::Preamble(preamble) => {
+                let arrival = Arrival { preamble, stream: stranger.stream, _place: Place::take(&self.waiting) };
+                // The driver ends only after this thread.
+                let _ = self.events.send(Event::Arrived(arrival));
+            }
+        }
+    }
+
+    /// Takes a connection that waits.
+    fn take(&mut self) -> io::Result<()> {
+        match self.listener.take(&self.faults) {
+            Ok(Some(stream)) => {
+                let mut stranger = Stranger::new(stream);
+                // A source introduces itself at once.
+                let heard = stranger.hear();
+                self.follow(stranger, heard);
+            }
+            Ok(None) => {}
+            Err(error) if is_scarcity(&error) => {
+                tracing::warn!(%error, "a connection could not be taken; the next try is in a moment");
+                self.rest = Some(Instant::now() + SCARCITY);
+            }
+            Err(error) => return Err(error),
+        }
+        let full = self.room() == 0;
+        if full && !std::mem::replace(&mut self.full, true) {
+            tracing::warn!(self.most, "there is no room for further connections, which wait until some have left");
+        }
+        Ok(())
+    }
+}
+
+/// Whether the host is short of something, which passes (accept(2)).
+fn is_scarcity(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+/// A connection that is introducing itself.
+struct Stranger {
+    stream: Stream,
+    until: Instant,
+    bytes: [u8; PREAMBLE_LEN],
+    filled: usize,
+    /// It was told which version is spoken here, and its end is awaited so that it can read that.
+    answered: bool,
+}
+
+/// What has come of a look at a stranger.
+enum Heard {
+    /// More is to come.
+    Less,
+    /// It is no link, or has left.
+    Nothing,
+    /// It is a link.
+    Preamble(Preamble),
+}
+
+impl Stranger {
+    fn new(stream: Stream) -> Self {
+        let until = Instant::now() + INTRODUCTION;
+        Stranger { stream, until, bytes: [0; PREAMBLE_LEN], filled: 0, answered: false }
+    }
+
+    /// Reads what is here, and no byte beyond the preamble.
+    fn hear(&mut self) -> Heard {
+        let mut forgotten = [0; 4096];
+        let room = if self.answered { &mut forgotten[..] } else { &mut self.bytes[self.filled..] };
+        match rustix::net::recv(&self.stream, room, RecvFlags::DONTWAIT) {
+            Ok((1.., _)) if self.answered => Heard::Less,
+            Ok((taken @ 1.., _)) => {
+                self.filled += taken;
+                if self.filled == PREAMBLE_LEN { self.introduced() } else { Heard::Less }
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Heard::Less,
+            Ok(_) | Err(_) => {
+                tracing::debug!("a connection left without an introduction");
+                Heard::Nothing
+            }
+        }
+    }
+
+    fn introduced(&mut self) -> Heard {
+        match Preamble::decode(&self.bytes) {
+            Ok(preamble) => Heard::Preamble(preamble),
+            Err(error) => {
+                tracing::warn!(%error, "a connection was refused");
+                if matches!(error, WireError::Version { .. }) { self.tell_version() } else { Heard::Nothing }
+            }
+        }
+    }
+
+    /// Our own preamble tells the other Ferry which version is spoken here. It is read by its end
+    /// of the connection only if this side reads on until that closes.
+    fn tell_version(&mut self) -> Heard {
+        let ours = Preamble { migration_id: 0, connection: 0, link: Link::Control };
+        // A socket that has sent nothing yet has room for it.
+        let sent = rustix::net::send(&self.stream, &ours.encode(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+        if sent != Ok(PREAMBLE_LEN) {
+            return Heard::Nothing;
+        }
+        self.stream.finish_sending();
+        self.answered = true;
+        Heard::Less
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,315 @@
+//! Drives a [`Destination`](ferry_migration::destination::Destination) with real links, the real
+//! machine and real time.
+//!
+//! [`Incoming::listen`] spawns the driver's thread. It waits for a source as long as it takes,
+//! carries out one migration, and ends with the guest here or with the reason why not; by then its
+//! listener, workers and links are gone.
+
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread::JoinHandle;
+
+use ferry_link::endpoint::Endpoint;
+use ferry_link::listener::{BindError, Bound, Listener, Wanted};
+use ferry_machine::Machine;
+use ferry_migration::destination::{Input, Outcome};
+use ferry_migration::greeting::Announced;
+use ferry_migration::message::ToDestination;
+use ferry_migration::{Parameters, Status};
+use ferry_record::OwnRecord;
+
+use crate::MigrationError;
+use crate::destination::arrivals::Arrival;
+use crate::destination::driver::{Driver, NOT_PAUSED};
+use crate::destination::postcopy::Postcopy;
+use crate::inbox::Ticket;
+use crate::progress::Progress;
+use crate::request::{Request, ask};
+
+mod arrivals;
+mod driver;
+mod marks;
+pub mod pages;
+mod populate;
+mod postcopy;
+mod requests;
+mod silence;
+mod worker;
+
+/// Another client's command may take seconds: a name to look up, a driver that is busy.
+const RECOVERING: &str = "another migrate-recover is under way: see query-migrate, and try again once it has ended";
+
+/// What reaches the driver.
+#[derive(Debug)]
+pub enum Event {
+    /// For the state machine.
+    Input(Input),
+    /// Every bulk link has delivered the marker of this number.
+    Marker(u32, Ticket),
+    /// The memory is ready for the guest, or why it cannot be.
+    Prepared(Result<(), String>),
+    /// The ownership record has answered the call of this number.
+    Record(u32, Input),
+    /// The disk has been looked at: it is the source's, which has announced this of its record; or
+    /// why the guest is not taken.
+    DiskSeen(Result<Option<Announced>, String>),
+    /// From the connection of this number.
+    OfLink(u32, LinkEvent),
+    /// Postcopy: the remaining pages are armed, and this thread hears who waits for one.
+    Armed(Arc<Postcopy>, JoinHandle<()>),
+    /// A link of some migration is here.
+    Arrived(Arrival),
+    /// Nothing more can arrive.
+    ListenFailed(std::io::Error),
+    /// The operator commands; the answer says whether it is accepted.
+    Command(Request<Command, Answer>),
+}
+
+/// What comes of a connection; a connection that has been replaced is not heard any more.
+#[derive(Debug)]
+pub enum LinkEvent {
+    /// The source said its first word on this connection, with this attachment, and with these
+    /// descriptors.
+    FirstMessage(ToDestination, Vec<u8>, Vec<OwnedFd>, Ticket),
+    /// The source said something, with this attachment.
+    Message(ToDestination, Vec<u8>, Ticket),
+    /// A page link was lost; the text says which and how.
+    PagesLost(String),
+    /// The control link has ended; nothing more comes from its reader.
+    Lost(String),
+    /// The control link took no message, or a link could not be served.
+    SendFailed(String),
+}
+
+/// What an operator may want of an incoming migration.
+#[derive(Debug)]
+pub enum Command {
+    /// Break the link of a postcopy.
+    Pause,
+    /// Wait for the source of a paused postcopy here.
+    Recover(Listener),
+    /// Say whether the source of a paused postcopy is awaited.
+    Listens,
+    /// Wait for the source of a paused postcopy at an address that cannot be had beside the
+    /// present one. The driver does all of it: if the caller gives up half-way, the present
+    /// address is not lost for nothing.
+    RecoverInPlace(Wanted),
+}
+
+/// Whether a command is accepted, or why not.
+pub type Answer = Result<(), Refusal>;
+
+/// Why a command is not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// It does not fit.
+    #[error("{0}")]
+    Unfit(&'static str),
+    /// The address cannot be listened at.
+    #[error(transparent)]
+    Bind(BindError),
+    /// Nor can the one before, which had to be given up for it.
+    #[error("{wanted}; nor can the source be awaited where it was: {before}")]
+    Nowhere {
+        /// What is wrong with the address.
+        wanted: BindError,
+        /// What is wrong with the one before.
+        before: BindError,
+    },
+}
+
+impl Refusal {
+    /// Of a command that names this address, if any.
+    fn about(self, at: &Endpoint) -> MigrationError {
+        match self {
+            Refusal::Unfit(why) => MigrationError::TooLate(why),
+            Refusal::Bind(source) => MigrationError::Listen { at: at.clone(), source },
+            Refusal::Nowhere { wanted, before } => MigrationError::Nowhere { at: at.clone(), source: wanted, before },
+        }
+    }
+}
+
+/// An incoming migration that is awaited, goes on, or has ended.
+#[derive(Debug)]
+pub struct Incoming {
+    events: Sender<Event>,
+    thread: Mutex<Option<JoinHandle<Outcome>>>,
+    /// Kept by the driver: it changes with the listener, and not before.
+    bound: Arc<Mutex<Bound>>,
+    /// One at a time: each compares what it is given with what there is.
+    recovering: Mutex<()>,
+    /// What is known about it.
+    pub progress: Arc<Progress>,
+}
+
+impl Incoming {
+    /// Waits for a source at `listener`.
+    ///
+    /// # Errors
+    /// When a thread or a descriptor cannot be had.
+    pub fn listen(
+        machine: Arc<Machine>,
+        listener: Listener,
+        parameters: &Parameters,
+        progress: Arc<Progress>,
+        record: Option<Arc<OwnRecord>>,
+    ) -> std::io::Result<Self> {
+        let (events, inbox) = channel();
+        let faults = machine.faults().clone();
+        let driver = Driver::new(machine, listener, parameters, progress.clone(), events.clone(), record)?;
+        let bound = driver.bound();
+        let thread = faults.spawn("ferry-dest", move || driver.run(&inbox))?;
+        Ok(Incoming { events, thread: Mutex::new(Some(thread)), bound, recovering: Mutex::default(), progress })
+    }
+
+    /// Where it listens, with the port that was chosen.
+    #[must_use]
+    pub fn endpoint(&self) -> Endpoint {
+        lock(&self.bound).endpoint()
+    }
+
+    /// Whether it is awaited or goes on.
+    #[must_use]
+    pub fn goes_on(&self) -> bool {
+        self.progress.status().is_none_or(Status::is_active)
+    }
+
+    /// Whether a guest runs here while pages are missing, or is about to.
+    #[must_use]
+    pub fn lacks_pages(&self) -> bool {
+        use Status::{PostcopyActive, PostcopyPaused, PostcopyRecover, PostcopySetup};
+        let status = self.progress.status();
+        status.is_some_and(|s| matches!(s, PostcopySetup | PostcopyActive | PostcopyPaused | PostcopyRecover))
+    }
+
+    /// The guest has ended here, or the process is about to end.
+    pub fn ends(&self, reason: &str) {
+        // A migration that has ended needs no word.
+        let _ = self.events.send(Event::Input(Input::Ends(reason.to_owned())));
+    }
+
+    /// Whether the driver has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        lock(&self.thread).as_ref().is_none_or(JoinHandle::is_finished) && !self.goes_on()
+    }
+
+    /// Breaks the link of a postcopy.
+    ///
+    /// # Errors
+    /// When no postcopy is active, or the driver does not answer.
+    pub fn pause(&self) -> Result<(), MigrationError> {
+        let at = self.endpoint();
+        ask(&self.events, Command::Pause, Event::Command)?.map_err(|refusal| refusal.about(&at))
+    }
+
+    /// Waits at `at` for the source of a paused postcopy; where it was awaited before it is no
+    /// more. Returns the address with the port that was chosen. Where it is awaited at `at`
+    /// already, nothing changes.
+    ///
+    /// # Errors
+    /// When no postcopy is paused, another call is under way, the address cannot be listened at,
+    /// or the driver does not answer. The source is then awaited where it was, unless the error
+    /// says that it is awaited nowhere.
+    pub fn recover(&self, at: &Endpoint) -> Result<Endpoint, MigrationError> {
+        let _alone = match self.recovering.try_lock() {
+            Err(TryLockError::WouldBlock) => return Err(MigrationError::TooLate(RECOVERING)),
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Ok(alone) => alone,
+        };
+        if self.progress.status() != Some(Status::PostcopyPaused) {
+            return Err(MigrationError::TooLate(NOT_PAUSED));
+        }
+        let failed = |error| Refusal::Bind(error).about(at);
+        let wanted = Wanted::find(at).map_err(failed)?;
+        let bound = lock(&self.bound).clone();
+        if bound.is_at(&wanted) && ask(&self.events, Command::Listens, Event::Command)?.is_ok() {
+            return Ok(bound.endpoint());
+        }
+        let command = match Listener::at(&wanted) {
+            Ok(listener) => Command::Recover(listener),
+            Err(error) if error.is_in_use() && bound.is_in_the_way_of(&wanted) => Command::RecoverInPlace(wanted),
+            Err(error) => return Err(failed(error)),
+        };
+        ask(&self.events, command, Event::Command)?.map_err(|refusal| refusal.about(at))?;
+        Ok(self.endpoint())
+    }
+
+    /// Waits for the end; `None` when an earlier call has done so.
+    pub fn join(&self) -> Option<Outcome> {
+        let thread = lock(&self.thread).take()?;
+        Some(thread.join().unwrap_or_else(|_| {
+            let reason = "the migration thread ended unexpectedly; see the log".to_owned();
+            self.progress.set_error(reason.clone());
+            self.progress.set_status(Status::Failed);
+            Outcome::Failed(reason)
+        }))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::Receiver;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::Unanswered;
+    use crate::progress::Direction;
+    use ferry_observe::events::Events;
+
+    /// A paused postcopy that listens on loopback, and what its driver would look into.
+    fn paused() -> (Incoming, Listener, Receiver<Event>) {
+        let listener = Listener::bind(&"tcp:127.0.0.1:0".parse().unwrap()).unwrap();
+        let (events, inbox) = channel();
+        let progress = Progress::new(Direction::Incoming, 1 << 20, Arc::new(Events::default()));
+        progress.set_status(Status::PostcopyPaused);
+        let bound = Arc::new(Mutex::new(listener.bound().clone()));
+        let thread = Mutex::default();
+        (Incoming { events, thread, bound, recovering: Mutex::default(), progress }, listener, inbox)
+    }
+
+    /// Whether the driver finds something to do when it goes on.
+    fn finds_a_wish(inbox: &Receiver<Event>) -> bool {
+        inbox.try_iter().any(|event| match event {
+            Event::Command(request) => request.take().is_some(),
+            event => panic!("{event:?}"),
+        })
+    }
+
+    #[test]
+    fn a_second_recover_does_not_wait_for_the_first() {
+        let (incoming, listener, inbox) = paused();
+        let first = incoming.recovering.lock().unwrap();
+        let refused = std::thread::scope(|scope| {
+            let (answer, answered) = channel();
+            let (incoming, at) = (&incoming, listener.bound().endpoint());
+            scope.spawn(move || answer.send(incoming.recover(&at)));
+            let refused = answered.recv_timeout(Duration::from_secs(10));
+            drop(first);
+            refused
+        });
+        let error = refused.expect("the first does not hold it up").unwrap_err().to_string();
+        assert!(error.contains("another migrate-recover is under way"), "{error}");
+        assert!(!finds_a_wish(&inbox));
+    }
+
+    #[test]
+    fn what_a_held_up_driver_was_asked_for_is_not_done_later() {
+        let (incoming, listener, inbox) = paused();
+        let Bound::Tcp(here) = *listener.bound() else { panic!("{listener:?}") };
+        // Beside the present address, and in its place.
+        for at in ["tcp:127.0.0.1:0".to_owned(), format!("tcp:0.0.0.0:{}", here.port())] {
+            let error = incoming.recover(&at.parse().unwrap()).unwrap_err();
+            assert!(matches!(error, MigrationError::Unanswered(Unanswered::HeldUp)), "{at}: {error}");
+            assert!(!finds_a_wish(&inbox), "{at}");
+            assert_eq!(incoming.endpoint(), listener.bound().endpoint(), "{at}: it is awaited where it was");
+        }
+        assert!(matches!(incoming.pause(), Err(MigrationError::Unanswered(Unanswered::HeldUp))));
+        assert!(!finds_a_wish(&inbox));
+    }
+}

@@ -1,0 +1,63 @@
+//! The source's guest is slowed down while rounds do not converge, and never for longer.
+//!
+//! Only the driver's thread throttles, so that what the page thread says late changes nothing:
+//! [`Driver`] ends it before each step that ends the rounds. Should the driver itself die, the
+//! guest is let go with it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use ferry_machine::Machine;
+
+use super::Driver;
+use crate::progress::Progress;
+
+/// The driver's hand on its guest's vCPUs.
+pub(super) struct Throttle {
+    machine: Arc<Machine>,
+    progress: Arc<Progress>,
+}
+
+impl Throttle {
+    /// Nothing is throttled yet.
+    pub(super) fn new(machine: Arc<Machine>, progress: Arc<Progress>) -> Self {
+        Throttle { machine, progress }
+    }
+
+    fn set(&self, percentage: u8) {
+        let before = self.progress.pages.cpu_throttle.load(Relaxed);
+        if before == u64::from(percentage) {
+            return;
+        }
+        match self.machine.throttle(percentage) {
+            Ok(()) if before == 0 => {
+                tracing::info!(percentage, "the guest writes faster than the link carries: its vCPUs are throttled");
+            }
+            Ok(()) => tracing::debug!(percentage, "throttled"),
+            Err(error) => return tracing::warn!(%error, "the guest cannot be throttled; the rounds go on"),
+        }
+        self.progress.set_cpu_throttle(percentage);
+    }
+
+    /// The vCPUs run all the time again.
+    pub(super) fn end(&self) {
+        self.machine.end_throttle();
+        self.progress.set_cpu_throttle(0);
+    }
+}
+
+impl Drop for Throttle {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Driver {
+    /// What the last round says, unless there is no other to follow.
+    pub(super) fn throttle(&self, percentage: u8) {
+        let given_up = self.pages.controls.stop.load(Relaxed);
+        if !given_up && !self.core.goes_postcopy() {
+            self.pages.throttle.set(percentage);
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The thread that stops, saves and resumes the guest for a source's driver, so that the driver
+//! itself always listens.
+//!
+//! It does one job after another, answers each with an input for the state machine, and ends when
+//! its job channel closes.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use ferry_machine::{DeviceFailure, Hold, Machine, MachineError};
+use ferry_migration::message::Failure;
+use ferry_migration::source::Input;
+use ferry_migration::{Section, section};
+use ferry_record::{ANSWER_DEADLINE, HandoverRecord};
+
+use crate::source::{Event, GuestDone};
+
+/// What the guest worker can be asked for.
+#[derive(Clone, Copy, Debug)]
+pub enum GuestJob {
+    /// Save between two guest instructions.
+    Snapshot,
+    /// Stop the vCPUs, drain the devices, release the disk.
+    Stop,
+    /// Save the stopped machine.
+    Save,
+    /// Take the disk back and run.
+    Resume,
+    /// Show memory that was handed over here no longer, so that nothing here can reach it.
+    PartWithMemory,
+}
+
+/// A job, and what comes first.
+#[derive(Debug)]
+pub struct Order {
+    /// What to do.
+    pub job: GuestJob,
+    /// The job waits until this is signalled or closed, but no longer than the ownership record
+    /// may take. An error means that another process has the guest, and the job is not done.
+    pub after: Option<Receiver<Result<(), String>>>,
+}
+
+/// Starts the guest worker.
+pub fn guest_worker(
+    machine: Arc<Machine>,
+    record: Option<Arc<HandoverRecord>>,
+    events: Sender<Event>,
+) -> std::io::Result<(Sender<Order>, JoinHandle<()>)> {
+    let (jobs, inbox) = channel::<Order>();
+    let faults = machine.faults().clone();
+    let run = move || {
+        for Order { job, after } in inbox {
+            // A record that does not answer must not block the resume: the operator has decided.
+            let answered = after.and_then(|after| after.recv_timeout(ANSWER_DEADLINE).ok());
+            if let Some(Err(reason)) = answered {
+                machine.leave_stopped();
+                let failure = Failure { device: "ownership record".to_owned(), reason };
+                if events.send(Event::Guest(done(job, Err(failure)))).is_err() {
+                    return;
+                }
+                continue;
+            }
+            let result = catch_unwind(AssertUnwindSafe(|| do_guest_job(&machine, record.as_deref(), job)));
+            if events.send(Event::Guest(done(job, result.unwrap_or_else(|_| Err(panicked()))))).is_err() {
+                return;
+            }
+        }
+    };
+    let thread = faults.spawn("ferry-src-guest", run)?;
+    Ok((jobs, thread))
+}
+
+/// Does a job; the framed sections that it has saved, if any.
+fn do_guest_job(machine: &Machine, record: Option<&HandoverRecord>, job: GuestJob) -> Result<Option<Vec<u8>>, Failure> {
+    let framed = |sections: Vec<Section>| Some(section::encode(&sections));
+    match job {
+        GuestJob::PartWithMemory => {
+            part_with_memory(machine);
+            Ok(None)
+        }
+        GuestJob::Snapshot => machine.snapshot().map(framed).map_err(failure),
+        GuestJob::Stop => stop(machine).map(|()| None),
+        GuestJob::Save => machine.save().map(framed).map_err(failure),
+        GuestJob::Resume => resume(machine, record).map(|()| None),
+    }
+}
+
+/// What the driver is told of a job.
+fn done(job: GuestJob, result: Result<Option<Vec<u8>>, Failure>) -> GuestDone {
+    let (result, state) = match result {
+        Ok(state) => (Ok(()), state),
+        Err(failure) => (Err(failure), None),
+    };
+    let input = match job {
+        GuestJob::Snapshot => Some(Input::Snapshotted(result)),
+        GuestJob::Stop => Some(Input::Stopped(result)),
+        GuestJob::Save => Some(Input::Saved(result)),
+        GuestJob::Resume => Some(Input::Resumed(result)),
+        GuestJob::PartWithMemory => None,
+    };
+    GuestDone { input, state }
+}
+
+fn part_with_memory(machine: &Machine) {
+    if let Err(error) = machine.memory().part_with() {
+        tracing::warn!(%error, "the memory that was handed over is still mapped here; no thread uses it");
+    }
+}
+
+/// What is told of a job that has panicked: every job is answered, or the driver would wait for
+/// ever.
+pub fn panicked() -> Failure {
+    Failure { device: "machine".to_owned(), reason: "ended unexpectedly; see the log".to_owned() }
+}
+
+fn stop(machine: &Machine) -> Result<(), Failure> {
+    machine.hold(Hold::Switchover).map_err(|error| machine_failure(&error))?;
+    machine.quiesce().map_err(failure)?;
+    machine.release_resources().map_err(failure)
+}
+
+fn resume(machine: &Machine, record: Option<&HandoverRecord>) -> Result<(), Failure> {
+    machine.release_hold_if(|| record.map_or(Ok(()), HandoverRecord::allows)).map_err(|error| {
+        machine.leave_stopped();
+        let mut failure = machine_failure(&error);
+        if !matches!(error, MachineError::NotOurs(_)) {
+            failure.reason.push_str("; when that is mended, go on with cont");
+        }
+        failure
+    })
+}
+
+/// A device's failure, as it travels.
+pub fn failure(error: DeviceFailure) -> Failure {
+    Failure { device: error.device, reason: error.reason }
+}
+
+/// A failure of the machine as a whole, as it travels.
+pub fn machine_failure(error: &dyn std::error::Error) -> Failure {
+    Failure { device: "machine".to_owned(), reason: ferry_observe::causes(error) }
+}

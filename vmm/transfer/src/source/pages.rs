@@ -1,0 +1,351 @@
+//! Sends pages: rounds over what is dirty, then the last pages, or in postcopy the remaining ones
+//! while the destination runs.
+//!
+//! One thread owns the bulk links and the set of pending pages. For each stripe of memory the
+//! dirty log is cleared, and only then is the memory read: a page that is written after the clear
+//! is in the log again, so no write is lost and none is waited for. How the links share the work
+//! is in [`shares`].
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ferry_link::control::LinkError;
+use ferry_link::rate::{Limiter, Measured};
+use ferry_link::stream::Unconfirmed;
+use ferry_machine::Machine;
+use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE, PageBitmap};
+use ferry_observe::trace;
+
+use crate::progress::Progress;
+use crate::source::chunks::{ChunkSender, Purpose};
+use crate::source::patience::Patience;
+use crate::source::remaining::Remaining;
+use crate::source::shares::{self, Round};
+
+/// How often a sender that waits looks whether its link is still there.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Why pages could not be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum PagesError {
+    /// The link failed.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// KVM's dirty log could not be read.
+    #[error("the dirty log could not be {0}: {1}")]
+    DirtyLog(&'static str, std::io::Error),
+    /// The host did not say which pages it has allocated.
+    #[error("the host's page map could not be read: {0}")]
+    PageMap(std::io::Error),
+    /// The destination did not confirm a round.
+    #[error(
+        "the bulk links have brought nothing of a round's end to the destination for {} ms (x-ferry-heartbeat-timeout-ms)",
+        .0.as_millis()
+    )]
+    NotArrived(Duration),
+    /// The operator's limit was reached in the middle of a round.
+    #[error(
+        "precopy has not ended within its limit (x-ferry-max-precopy-ms), {0} pages of a round were still to be sent; raise the \
+         limit, slow the guest, or set x-ferry-on-limit to switch"
+    )]
+    Limit(u64),
+    /// The host gave no thread.
+    #[error("no thread can be started: {0}")]
+    Thread(std::io::Error),
+    /// The attempt was given up.
+    #[error("sending pages was interrupted")]
+    Interrupted,
+}
+
+/// What a round measured.
+#[derive(Clone, Copy, Debug)]
+pub struct RoundNumbers {
+    /// Pages dirtied since they were sent.
+    pub remaining_pages: u64,
+    /// Time that sending them would take.
+    pub expected_us: u64,
+    /// Bytes that the round sent, before compression.
+    pub sent_bytes: u64,
+}
+
+/// What the sender shares with the driver and with QMP.
+#[derive(Clone, Debug)]
+pub struct Controls {
+    /// Set to end everything at once.
+    pub stop: Arc<AtomicBool>,
+    /// Set to end a round early and in order: what it has not sent stays pending.
+    pub end_round: Arc<AtomicBool>,
+    /// Cap in bytes a second; 0 is none.
+    pub max_bandwidth: Arc<AtomicU64>,
+    /// Where pages are counted.
+    pub progress: Arc<Progress>,
+    /// The newest marker that the destination has reached.
+    pub arrived: Arc<Arrived>,
+    /// How long links may be silent, and when precopy must end.
+    pub patience: Arc<Patience>,
+}
+
+impl Controls {
+    /// Whether the present round is to end early and in order: by a command, or by the operator's
+    /// limit.
+    #[must_use]
+    pub fn round_ends(&self) -> bool {
+        self.end_round.load(Relaxed) || self.patience.over().is_some()
+    }
+}
+
+/// The newest marker that the destination has reached, told by the driver and awaited by the page
+/// thread.
+#[derive(Debug, Default)]
+pub struct Arrived {
+    marker: Mutex<u32>,
+    changed: Condvar,
+}
+
+impl Arrived {
+    /// The destination has reached `marker`.
+    pub fn tell(&self, marker: u32) {
+        let mut newest = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
+        *newest = marker.max(*newest);
+        self.changed.notify_all();
+    }
+
+    /// Wakes the page thread if it waits, to look at its stop flag.
+    pub fn wake(&self) {
+        let _held = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
+        self.changed.notify_all();
+    }
+
+    /// Waits until the destination has reached `marker`, or `give_up`, or for as long as [`LOOK`]
+    /// at most. Tells whether the wait is over.
+    fn wait(&self, marker: u32, give_up: impl Fn() -> bool) -> bool {
+        let newest = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = |newest: &mut u32| *newest < marker && !give_up();
+        let (newest, _) =
+            self.changed.wait_timeout_while(newest, LOOK, waiting).unwrap_or_else(PoisonError::into_inner);
+        *newest >= marker || give_up()
+    }
+}
+
+/// The page thread's state.
+pub struct PageSender {
+    machine: Arc<Machine>,
+    links: Vec<ChunkSender>,
+    controls: Controls,
+    pending: PageBitmap,
+    marker: u32,
+    first_round: bool,
+    limiter: Limiter,
+    measured: Measured,
+}
+
+impl PageSender {
+    /// Starts the dirty log; every page is pending. There is at least one link.
+    ///
+    /// # Errors
+    /// When KVM refuses the log.
+    pub fn new(machine: Arc<Machine>, links: Vec<ChunkSender>, controls: Controls) -> Result<Self, PagesError> {
+        machine.dirty_log().start().map_err(|error| PagesError::DirtyLog("started", error))?;
+        let pending = PageBitmap::full(machine.memory().pages());
+        Ok(PageSender {
+            machine,
+            links,
+            controls,
+            pending,
+            marker: 0,
+            first_round: true,
+            limiter: Limiter::default(),
+            measured: Measured::default(),
+        })
+    }
+
+    /// Sends what is pending, then looks at what was dirtied meanwhile.
+    ///
+    /// # Errors
+    /// The link or the log failed, or the driver interrupted.
+    pub fn round(&mut self) -> Result<RoundNumbers, PagesError> {
+        let progress = self.controls.progress.clone();
+        progress.begin_round();
+        self.harvest()?;
+        let (began, before) = (Instant::now(), progress.pages.sent());
+        let (bytes_before, saved_before) = (before[2], progress.pages.saved_bytes.load(Relaxed));
+        self.send_pending(true)?;
+        self.first_round = false;
+        self.await_arrival()?;
+        let took = began.elapsed();
+        let bytes = progress.pages.bytes.load(Relaxed) - bytes_before;
+        let saved = progress.pages.saved_bytes.load(Relaxed) - saved_before;
+        let even = !self.links.iter().any(ChunkSender::compresses);
+        self.measured.sample(bytes + saved, took, even);
+        self.harvest()?;
+        let numbers = self.numbers(bytes + saved);
+        progress.pages.expected_us.store(numbers.expected_us, Relaxed);
+        let ended_early = self.controls.round_ends();
+        if !ended_early {
+            // Of a round that was ended early, most of what remains was never sent: it says
+            // nothing about the guest.
+            progress.pages.dirty_rate.store(per_second(numbers.remaining_pages, took), Relaxed);
+        }
+        progress.pages.byte_rate.store(per_second(bytes, took), Relaxed);
+        progress.pages.unpacked_rate.store(per_second(bytes + saved, took), Relaxed);
+        progress.pages.precopy_bytes.store(bytes_before + bytes, Relaxed);
+        let dirty = (!ended_early).then_some(numbers.remaining_pages);
+        trace::round(Some(progress.pages.rounds.load(Relaxed)), before, &progress.pages, took, dirty);
+        Ok(numbers)
+    }
+
+    /// Sends everything that is dirty and a marker behind it, and returns the marker's number. The
+    /// vCPUs are stopped and the devices drained.
+    ///
+    /// # Errors
+    /// The link or the log failed, or the driver interrupted.
+    pub fn last_pages(&mut self) -> Result<u32, PagesError> {
+        self.harvest()?;
+        let (began, before) = (Instant::now(), self.controls.progress.pages.sent());
+        self.send_pending(false)?;
+        self.send_markers()?;
+        trace::round(None, before, &self.controls.progress.pages, began.elapsed(), None);
+        Ok(self.marker)
+    }
+
+    /// The pages that were dirty when the log was last read.
+    #[must_use]
+    pub fn pending(&self) -> &PageBitmap {
+        &self.pending
+    }
+
+    /// Postcopy: finds out which pages remain, and sends only a marker behind what was sent
+    /// before.
+    ///
+    /// # Errors
+    /// The link or the log failed.
+    pub fn leave_pages(&mut self) -> Result<(u32, PageBitmap), PagesError> {
+        self.harvest()?;
+        self.marker += 1;
+        for link in &mut self.links {
+            link.send_switch(self.marker)?;
+        }
+        Ok((self.marker, self.pending.clone()))
+    }
+
+    /// Postcopy: what the bulk links carry from now on is the background stream.
+    pub fn begin_background(&mut self) {
+        for link in &mut self.links {
+            link.purpose = Purpose::Background;
+        }
+    }
+
+    /// Postcopy: sends what remains, until nothing does. Pages that the host never allocated
+    /// travel as bits.
+    ///
+    /// # Errors
+    /// A link failed, or the driver interrupted.
+    pub fn stream(&mut self, remaining: &Remaining) -> Result<(), PagesError> {
+        // Asked once: the vCPUs are stopped for good, and to ask a memfd takes as long for one
+        // page as for all of a large extent.
+        let memory = self.machine.memory();
+        let mut populated = vec![0; memory.pages().div_ceil(64) as usize];
+        memory.populated_words(0, &mut populated).map_err(PagesError::PageMap)?;
+        shares::stream(&self.machine, &self.controls, &self.limiter, (remaining, &populated), &mut self.links)
+    }
+
+    /// Postcopy: sends a marker behind everything, so that the destination can tell that nothing
+    /// was forgotten.
+    ///
+    /// # Errors
+    /// The link failed.
+    pub fn mark_end(&mut self) -> Result<(), PagesError> {
+        self.send_markers()
+    }
+
+    /// Waits until a link has ended, and tells how.
+    #[must_use]
+    pub fn wait_closed(&self) -> LinkError {
+        ChunkSender::wait_any_closed(&self.links)
+    }
+
+    /// Goes on over other links.
+    pub fn reconnect(&mut self, links: Vec<ChunkSender>, stop: Arc<AtomicBool>) {
+        (self.links, self.controls.stop) = (links, stop);
+    }
+
+    fn send_markers(&mut self) -> Result<(), PagesError> {
+        self.marker += 1;
+        for link in &mut self.links {
+            link.send_marker(self.marker)?;
+        }
+        Ok(())
+    }
+
+    fn harvest(&mut self) -> Result<(), PagesError> {
+        self.machine.dirty_log().harvest(&mut self.pending).map_err(|e| PagesError::DirtyLog("read", e))?;
+        self.controls.progress.pages.remaining_pages.store(self.pending.count(), Relaxed);
+        Ok(())
+    }
+
+    /// A round has ended when its pages are in the destination's memory, not when they are in the
+    /// sockets' buffers: what is on its way at the stop is downtime, and the rate would be that of
+    /// a copy into a buffer. A link that moves may take its time.
+    fn await_arrival(&mut self) -> Result<(), PagesError> {
+        self.send_markers()?;
+        let Controls { stop, arrived, patience, .. } = &self.controls;
+        let ends = || stop.load(Relaxed) || self.controls.round_ends();
+        let mut quiet = Duration::ZERO;
+        let mut sent = vec![Unconfirmed::default(); self.links.len()];
+        while !arrived.wait(self.marker, ends) {
+            quiet += LOOK;
+            for (link, sent) in self.links.iter().zip(&mut sent) {
+                link.check_open()?;
+                if link.takes(sent) {
+                    quiet = Duration::ZERO;
+                }
+            }
+            if quiet >= patience.silence() {
+                return Err(PagesError::NotArrived(patience.silence()));
+            }
+        }
+        if stop.load(Relaxed) { Err(PagesError::Interrupted) } else { Ok(()) }
+    }
+
+    fn numbers(&self, sent_bytes: u64) -> RoundNumbers {
+        let remaining_pages = self.pending.count();
+        let expected_us = self.measured.expected_us(remaining_pages * PAGE_SIZE);
+        RoundNumbers { remaining_pages, expected_us, sent_bytes }
+    }
+
+    fn send_pending(&mut self, paced: bool) -> Result<(), PagesError> {
+        let wanted = std::mem::replace(&mut self.pending, PageBitmap::new(self.machine.memory().pages()));
+        let round = Round {
+            machine: &self.machine,
+            controls: &self.controls,
+            limiter: &self.limiter,
+            wanted: &wanted,
+            paced,
+            first: self.first_round,
+        };
+        for chunk in round.send(&mut self.links)? {
+            self.pending.or_words(chunk * CHUNK_PAGES, &wanted.chunk(chunk));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for PageSender {
+    fn drop(&mut self) {
+        // This process writes nothing to a guest that was handed over, and KVM waits for a kernel
+        // worker to end the log: on a busy host for many seconds, in which the migration would not
+        // be over.
+        if self.machine.is_handed_over() {
+            return;
+        }
+        if let Err(error) = self.machine.dirty_log().stop() {
+            tracing::warn!(%error, "the dirty log could not be stopped; the guest runs on, with writes slowed down");
+        }
+    }
+}
+
+fn per_second(count: u64, took: Duration) -> u64 {
+    let seconds = took.as_secs_f64();
+    if seconds > 0.0 { (count as f64 / seconds) as u64 } else { 0 }
+}
