@@ -1,7 +1,7 @@
 //! Emulated devices and the buses that route a guest's accesses to them.
 //!
 //! Nothing here knows KVM, sockets or migration: a device sees guest memory, eventfds, its
-//! interrupt line and plain saved-state values. The machine (`ferry-vmm`) builds devices, puts
+//! interrupt line and plain saved-state values. The machine (`ferry-machine`) builds devices, puts
 //! them on buses, and saves and loads them through [`Device`].
 
 // A message must not end the thread that it comes from.

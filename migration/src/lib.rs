@@ -1,7 +1,7 @@
 //! The migration protocol of Ferry: what the two sides say, the state machine of each, and which
 //! pages remain.
 //!
-//! Sans-IO: no KVM, sockets, threads, clock or page data. The runtime in `ferry-vmm` drives these
+//! Sans-IO: no KVM, sockets, threads, clock or page data. The runtime, `ferry-transfer`, drives these
 //! types with the real things; tests drive the same types with made-up ones.
 
 pub mod convergence;

@@ -194,7 +194,7 @@ mod asked_handshake {
         Owned,
     }
 
-    pub fn serialize<S: Serializer>(handshake: &Option<Handshake>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(handshake: &Option<Handshake>, serializer: S) -> Result<S::Ok, S::Error> {
         match handshake {
             None => Asked::Auto,
             Some(Handshake::None) => Asked::None,
@@ -205,7 +205,7 @@ mod asked_handshake {
         .serialize(serializer)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Handshake>, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Handshake>, D::Error> {
         Ok(match Asked::deserialize(deserializer)? {
             Asked::Auto => None,
             Asked::None => Some(Handshake::None),

@@ -34,7 +34,7 @@ struct Watched {
 static WATCHED: Mutex<Vec<Watched>> = Mutex::new(Vec::new());
 
 /// Watches the test of this thread until its directory is gone.
-pub fn watch(directory: &Arc<TempDir>) {
+pub(crate) fn watch(directory: &Arc<TempDir>) {
     static STARTED: Once = Once::new();
     // cargo puts tests, and only tests, there.
     if !std::env::current_exe().is_ok_and(|exe| exe.ancestors().nth(1).is_some_and(|parent| parent.ends_with("deps"))) {

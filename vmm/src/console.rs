@@ -36,7 +36,7 @@ const HELP: &str =
 
 /// Passes standard input to a serial port until dropped; then the terminal is as it was.
 #[derive(Debug)]
-pub struct Console {
+pub(crate) struct Console {
     stop: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
 }
@@ -47,7 +47,7 @@ impl Console {
     ///
     /// # Errors
     /// When the host gives no eventfd or thread.
-    pub fn start(serial: Arc<Serial>, leave: impl Fn() + Send + 'static) -> io::Result<Self> {
+    pub(crate) fn start(serial: Arc<Serial>, leave: impl Fn() + Send + 'static) -> io::Result<Self> {
         let is_terminal = io::stdin().is_terminal();
         let stop = Arc::new(EventFd::new(EFD_NONBLOCK)?);
         let mut pump = Pump {

@@ -18,7 +18,7 @@ use crate::stderr;
 const LAST_WORD: Duration = Duration::from_millis(100);
 
 /// From now on, panics are told this way. To be called before the first of them.
-pub fn tell() {
+pub(crate) fn tell() {
     let style = Style::of(std::env::var_os("RUST_BACKTRACE").as_deref());
     std::panic::set_hook(Box::new(move |info| {
         stderr::say(Told { info, style });

@@ -24,7 +24,7 @@ use crate::stderr;
 type OnFailure = Arc<dyn Fn(MigrationError) + Send + Sync>;
 
 /// A machine and its migrations, as management clients see them.
-pub struct Process {
+pub(crate) struct Process {
     machine: Arc<Machine>,
     migrations: Arc<Migrations>,
     on_incoming_failed: OnFailure,
@@ -34,7 +34,7 @@ impl Process {
     /// A process with this machine. `on_incoming_failed` is called, from another thread, when an
     /// incoming migration failed that should end the process.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         machine: Arc<Machine>,
         migrations: Arc<Migrations>,
         on_incoming_failed: impl Fn(MigrationError) + Send + Sync + 'static,
@@ -48,7 +48,7 @@ impl Process {
     ///
     /// # Errors
     /// When the process takes no guest, listens already, or cannot listen there.
-    pub fn listen(&self, at: &Endpoint, exit_on_error: bool) -> Result<(), MigrationError> {
+    pub(crate) fn listen(&self, at: &Endpoint, exit_on_error: bool) -> Result<(), MigrationError> {
         let at = self.migrations.incoming(at)?;
         // Scripts that gave port 0 read this line.
         stderr::say(format_args!("listening on {at}"));

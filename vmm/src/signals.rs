@@ -13,12 +13,12 @@ use std::thread;
 
 /// A signal that asks the process to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Signal(pub i32);
+pub(crate) struct Signal(pub i32);
 
 impl Signal {
     /// Its name, as `kill` knows it.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self.0 {
             libc::SIGINT => "SIGINT",
             libc::SIGTERM => "SIGTERM",
@@ -33,7 +33,7 @@ impl Signal {
 /// Until [`Signals::messages`] is called, the first of them ends the process at once, as if it had
 /// never been taken: also one that waits for storage that does not answer.
 #[derive(Debug)]
-pub struct Signals {
+pub(crate) struct Signals {
     taker: Arc<Mutex<Option<Sender<Signal>>>>,
 }
 
@@ -44,7 +44,7 @@ impl Signals {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn take() -> io::Result<Self> {
+    pub(crate) fn take() -> io::Result<Self> {
         let taker = Arc::new(Mutex::new(None::<Sender<Signal>>));
         let theirs = taker.clone();
         let mut signals = vec![libc::SIGINT, libc::SIGTERM];
@@ -73,7 +73,7 @@ impl Signals {
 
     /// From now on they are messages.
     #[must_use]
-    pub fn messages(&self) -> Receiver<Signal> {
+    pub(crate) fn messages(&self) -> Receiver<Signal> {
         let (sender, receiver) = channel();
         *self.taker.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
         receiver
@@ -83,14 +83,14 @@ impl Signals {
 /// Lets a write to a file that may not grow fail with `EFBIG`, as a write to a pipe without a
 /// reader fails with `EPIPE` (the standard library sees to that one): a log or an image that
 /// reaches a limit is no reason to end a guest.
-pub fn ignore_file_size() {
+pub(crate) fn ignore_file_size() {
     // SAFETY: sets a disposition that has no handler.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 /// Lets the process run on in the background of a terminal: it may write, and its read or change
 /// of settings fails in place of stopping every thread, those of the guest too.
-pub fn ignore_terminal_stops() {
+pub(crate) fn ignore_terminal_stops() {
     for signal in [libc::SIGTTIN, libc::SIGTTOU] {
         // SAFETY: sets a disposition that has no handler.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
@@ -102,7 +102,7 @@ pub fn ignore_terminal_stops() {
 ///
 /// # Errors
 /// When the mask cannot be set.
-pub fn reset_in_child() -> io::Result<()> {
+pub(crate) fn reset_in_child() -> io::Result<()> {
     for signal in [libc::SIGXFSZ, libc::SIGTTIN, libc::SIGTTOU] {
         // SAFETY: sets a default disposition; async-signal-safe (signal-safety(7)).
         unsafe { libc::signal(signal, libc::SIG_DFL) };
@@ -114,7 +114,7 @@ pub fn reset_in_child() -> io::Result<()> {
 ///
 /// # Errors
 /// When the mask cannot be set.
-pub fn without<T>(start: impl FnOnce() -> T) -> io::Result<T> {
+pub(crate) fn without<T>(start: impl FnOnce() -> T) -> io::Result<T> {
     let mut all = MaybeUninit::<libc::sigset_t>::uninit();
     let mut before = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigfillset initialises the set that it is given; pthread_sigmask reads that and
@@ -133,7 +133,7 @@ pub fn without<T>(start: impl FnOnce() -> T) -> io::Result<T> {
 }
 
 /// Ends the process by the signal after all, as if it had never been taken.
-pub fn die_of(Signal(signal): Signal) {
+pub(crate) fn die_of(Signal(signal): Signal) {
     // A mask that cannot be changed leaves the process to its orderly end.
     if mask(libc::SIG_UNBLOCK, &set_of(&[signal])).is_ok() {
         // SAFETY: `raise` has no precondition.

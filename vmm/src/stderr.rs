@@ -24,12 +24,12 @@ const FAREWELL: Duration = Duration::from_secs(1);
 static STDERR: OnceLock<Option<Queue>> = OnceLock::new();
 
 /// Writes a line. Does not wait, and cannot fail.
-pub fn say(line: impl Display) {
+pub(crate) fn say(line: impl Display) {
     write(format!("{line}\n").into_bytes());
 }
 
 /// Writes these bytes. Does not wait, and cannot fail.
-pub fn write(bytes: Vec<u8>) {
+pub(crate) fn write(bytes: Vec<u8>) {
     match STDERR.get_or_init(start) {
         Some(queue) => queue.push(bytes),
         // A host without a thread to spare: the message is worth the wait.
@@ -38,7 +38,7 @@ pub fn write(bytes: Vec<u8>) {
 }
 
 /// Waits until all is written, for so long at most.
-pub fn flush_within(within: Duration) {
+pub(crate) fn flush_within(within: Duration) {
     if let Some(Some(queue)) = STDERR.get() {
         queue.flush(within);
     }
@@ -47,7 +47,7 @@ pub fn flush_within(within: Duration) {
 /// Dropped at the end of the process, also when that is a panic: waits until all is written, for a
 /// second at most.
 #[derive(Debug)]
-pub struct Farewell;
+pub(crate) struct Farewell;
 
 impl Drop for Farewell {
     fn drop(&mut self) {
@@ -57,7 +57,7 @@ impl Drop for Farewell {
 
 /// A writer for log lines, each given as a whole.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Log;
+pub(crate) struct Log;
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -14,7 +14,7 @@ use ferry_guest::{Line, ParseError, Workload, parse_line};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running guest. Dropping it ends QEMU and removes its files.
-pub struct Guest {
+pub(crate) struct Guest {
     qemu: Child,
     stdin: ChildStdin,
     lines: Receiver<Result<Line, ParseError>>,
@@ -24,7 +24,7 @@ pub struct Guest {
 
 /// What a guest is started with.
 #[derive(Default)]
-pub struct Setup {
+pub(crate) struct Setup {
     pub name: &'static str,
     pub memory_mib: u32,
     pub workload: Workload,
@@ -35,13 +35,13 @@ pub struct Setup {
 
 /// A disk of zeros.
 #[derive(Clone, Copy)]
-pub struct Disk {
+pub(crate) struct Disk {
     pub read_only: bool,
 }
 
 impl Guest {
     /// Starts a guest. `None`, and a line that says why, where QEMU or KVM is missing.
-    pub fn start(setup: &Setup) -> Option<Guest> {
+    pub(crate) fn start(setup: &Setup) -> Option<Guest> {
         if let Err(error) = Command::new("qemu-system-x86_64").arg("--version").stdout(Stdio::null()).status() {
             eprintln!("skipped: qemu-system-x86_64 does not start: {error}");
             return None;
@@ -69,7 +69,7 @@ impl Guest {
     }
 
     /// Waits for a line that `wanted` makes something of.
-    pub fn wait_for<T>(&mut self, what: &str, wanted: impl Fn(&Line) -> Option<T>) -> T {
+    pub(crate) fn wait_for<T>(&mut self, what: &str, wanted: impl Fn(&Line) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -83,13 +83,13 @@ impl Guest {
     }
 
     /// Types a command into the guest's serial port.
-    pub fn type_in(&mut self, command: &str) {
+    pub(crate) fn type_in(&mut self, command: &str) {
         self.stdin.write_all(command.as_bytes()).unwrap();
         self.stdin.flush().unwrap();
     }
 
     /// Waits until QEMU ends. Returns its exit status and all lines.
-    pub fn end(mut self) -> (i32, Vec<Line>) {
+    pub(crate) fn end(mut self) -> (i32, Vec<Line>) {
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
             if let Some(status) = self.qemu.try_wait().unwrap() {
@@ -105,12 +105,12 @@ impl Guest {
     }
 
     /// Where the disk's content is.
-    pub fn disk_path(&self) -> PathBuf {
+    pub(crate) fn disk_path(&self) -> PathBuf {
         self.directory.join("disk")
     }
 
     /// Overwrites guest memory behind the guest's back, through QEMU's debug port.
-    pub fn overwrite(&self, address: u64, bytes: &[u8]) {
+    pub(crate) fn overwrite(&self, address: u64, bytes: &[u8]) {
         let mut port = UnixStream::connect(self.directory.join("gdb")).unwrap();
         port.set_read_timeout(Some(PATIENCE)).unwrap();
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -12,7 +12,7 @@
 //!                          Winding ─► Resuming ─► Done(Failed | Cancelled)
 //! ```
 //!
-//! Who drives it (the runtime in `ferry-vmm`, a simulator, an explorer) feeds one [`Input`] at a
+//! Who drives it (the drivers in `ferry-transfer`, a simulator, an explorer) feeds one [`Input`] at a
 //! time and carries out the [`Output`]s in order. The promise that everything here serves: after
 //! `Send(Permit)` the source resumes only when the ownership record is its own again, or, without
 //! a record, when the destination has said that it has not run and never will.

@@ -15,7 +15,7 @@ use super::world::World;
 use super::{Party, Side};
 
 /// What can happen, in the order in which it is tried.
-pub type Events = Vec<(Class, Event)>;
+pub(super) type Events = Vec<(Class, Event)>;
 
 const SIDES: [Side; 2] = [Side::Source, Side::Destination];
 

@@ -19,11 +19,11 @@ use super::world::World;
 use super::{Party, Side};
 
 /// The number of the only marker.
-pub const MARKER: u32 = 1;
+pub(super) const MARKER: u32 = 1;
 
 /// What a failing job says.
 #[must_use]
-pub fn failure() -> Failure {
+pub(super) fn failure() -> Failure {
     Failure { device: "fault/0".to_owned(), reason: "told to fail".to_owned() }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// One descriptor.
 #[derive(Debug)]
-pub struct Descriptor {
+pub(super) struct Descriptor {
     /// What it is open on, without numbers that tell one run from the next: a path, `tcp
     /// established`, `memfd:NAME`, `[eventfd]`, …
     pub target: String,
@@ -19,7 +19,7 @@ pub struct Descriptor {
 ///
 /// # Errors
 /// When there is no such process, or it may not be looked at.
-pub fn of(pid: u32) -> io::Result<Vec<Descriptor>> {
+pub(super) fn of(pid: u32) -> io::Result<Vec<Descriptor>> {
     let sockets = sockets(pid)?;
     let mut found = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {

@@ -16,7 +16,7 @@ use super::state::{Connection, Ending, Shared, Stalled, Word, gone};
 use super::unit::Unit;
 
 /// Forwards what one side sends on one connection.
-pub struct Direction {
+pub(super) struct Direction {
     shared: Arc<Shared>,
     to: Arc<TcpStream>,
     /// How many frames have been read and not been forwarded yet.
@@ -27,7 +27,7 @@ pub struct Direction {
 }
 
 impl Direction {
-    pub fn new(shared: Arc<Shared>, to: Arc<TcpStream>, in_hand: Arc<AtomicUsize>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, to: Arc<TcpStream>, in_hand: Arc<AtomicUsize>) -> Self {
         Direction { shared, to, in_hand, trickle: 0, late: None }
     }
 
@@ -35,7 +35,7 @@ impl Direction {
     ///
     /// # Errors
     /// The connection has ended.
-    pub fn take(&mut self, unit: Unit, place: Place) -> io::Result<()> {
+    pub(super) fn take(&mut self, unit: Unit, place: Place) -> io::Result<()> {
         self.in_hand.fetch_add(1, SeqCst);
         let taken = match self.shared.arrive(&unit, place) {
             None => self.forward(unit.bytes, place),
@@ -46,7 +46,7 @@ impl Direction {
     }
 
     /// An end is forwarded as an end, once everything before it was.
-    pub fn finish(self, place: Place) {
+    pub(super) fn finish(self, place: Place) {
         if self.shared.pass(place).is_err() {
             return;
         }

@@ -35,7 +35,7 @@ pub struct Frame {
 
 /// Where frames come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub(super) struct Place {
     pub connection: u64,
     pub side: Side,
     pub link: Link,
@@ -43,7 +43,7 @@ pub struct Place {
 
 /// The log and the recorded bytes.
 #[derive(Debug, Default)]
-pub struct Log {
+pub(super) struct Log {
     frames: Vec<Frame>,
     /// What the next frame of a direction may join: the kind, the number of the first, and the
     /// entry.
@@ -53,7 +53,7 @@ pub struct Log {
 
 impl Log {
     /// Notes a frame and returns its entry, for [`Log::add_fate`].
-    pub fn frame(&mut self, spot: Spot, bytes: &[u8], place: Place, fate: Option<String>) -> usize {
+    pub(super) fn frame(&mut self, spot: Spot, bytes: &[u8], place: Place, fate: Option<String>) -> usize {
         let (kind, number) = spot.kind();
         if number.is_none_or(|number| number < RECORDED) && spot != Spot::Foreign {
             self.recorded.insert(spot, bytes.to_vec());
@@ -83,7 +83,7 @@ impl Log {
     }
 
     /// Notes what is no frame, or a frame that none may join, and returns its entry.
-    pub fn event(&mut self, name: &str, bytes: usize, place: Place, fate: Option<String>) -> usize {
+    pub(super) fn event(&mut self, name: &str, bytes: usize, place: Place, fate: Option<String>) -> usize {
         let Place { connection, side, link } = place;
         self.open.remove(&(connection, side));
         let (at, name, bytes) = (SystemTime::now(), name.to_owned(), bytes as u64);
@@ -92,7 +92,7 @@ impl Log {
     }
 
     /// Adds to what became of a frame.
-    pub fn add_fate(&mut self, entry: usize, then: &str) {
+    pub(super) fn add_fate(&mut self, entry: usize, then: &str) {
         let fate = self.frames[entry].fate.get_or_insert_default();
         if !fate.is_empty() {
             fate.push_str(", then ");
@@ -100,11 +100,11 @@ impl Log {
         fate.push_str(then);
     }
 
-    pub fn frames(&self) -> Vec<Frame> {
+    pub(super) fn frames(&self) -> Vec<Frame> {
         self.frames.clone()
     }
 
-    pub fn recorded(&self, spot: Spot) -> Option<Vec<u8>> {
+    pub(super) fn recorded(&self, spot: Spot) -> Option<Vec<u8>> {
         self.recorded.get(&spot).cloned()
     }
 }

@@ -15,7 +15,7 @@ pub struct Spoiled {
 }
 
 /// Fills the payload of section `at` with ones, in a whole frame of a package.
-pub fn spoil(frame: &mut Vec<u8>, at: usize) -> Option<Spoiled> {
+pub(super) fn spoil(frame: &mut Vec<u8>, at: usize) -> Option<Spoiled> {
     let word = |from: usize| u32::from_le_bytes(frame[from..from + 4].try_into().expect("four bytes"));
     let (session, sequence, body_len) = (word(4), word(8), word(12) as usize);
     let header = frame[..HEADER_LEN].try_into().expect("a header is so long");

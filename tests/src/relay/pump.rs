@@ -19,7 +19,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(1);
 
 /// Accepts until the relay ends, then waits for the pumps.
-pub fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
+pub(super) fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
     let mut pumps: Vec<JoinHandle<()>> = Vec::new();
     while let Ok((near, _)) = listener.accept() {
         let (ending, refusing) = {

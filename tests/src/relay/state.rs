@@ -13,14 +13,14 @@ use super::plan::{Fault, Plan};
 use super::unit::{Lane, Link, Side, Spot, Unit};
 
 #[derive(Debug)]
-pub struct Shared {
+pub(super) struct Shared {
     pub target: SocketAddr,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-pub struct State {
+pub(super) struct State {
     pub plan: Option<Plan>,
     /// The plan's frame has come.
     taken: bool,
@@ -46,14 +46,14 @@ pub struct State {
 
 /// What is not forwarded: what this side sends on this link, or on this bulk link of several.
 #[derive(Clone, Debug, Default)]
-pub struct Stalled {
+pub(super) struct Stalled {
     links: HashSet<(Side, Link)>,
     bulk: HashSet<(Side, u8)>,
 }
 
 /// What becomes of what was held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Word {
+pub(super) enum Word {
     #[default]
     Release,
     Drop,
@@ -61,13 +61,13 @@ pub enum Word {
 
 /// How the relay ends a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub(super) enum Ending {
     Cut,
     Reset,
 }
 
 #[derive(Debug)]
-pub struct Connection {
+pub(super) struct Connection {
     pub number: u64,
     pub link: Arc<OnceLock<Link>>,
     /// The source's end and the destination's.
@@ -94,28 +94,28 @@ impl Connection {
 }
 
 /// The error of what cannot go on because its connection has ended.
-pub fn gone() -> io::Error {
+pub(super) fn gone() -> io::Error {
     ErrorKind::ConnectionAborted.into()
 }
 
 impl Shared {
-    pub fn new(target: SocketAddr, plan: Option<Plan>) -> Self {
+    pub(super) fn new(target: SocketAddr, plan: Option<Plan>) -> Self {
         Shared { target, state: Mutex::new(State { plan, ..State::default() }), changed: Condvar::new() }
     }
 
-    pub fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes something that a thread may be waiting for.
-    pub fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let result = change(&mut self.lock());
         self.changed.notify_all();
         result
     }
 
     /// Notes a frame that has come; returns what it is to suffer, and its entry in the log.
-    pub fn arrive(&self, unit: &Unit, place: Place) -> Option<(Fault, usize)> {
+    pub(super) fn arrive(&self, unit: &Unit, place: Place) -> Option<(Fault, usize)> {
         let state = &mut *self.lock();
         let fault = state.take(unit, place);
         if let (Spot::BulkPreamble, Some(number)) = (unit.spot, unit.bulk_link()) {
@@ -128,7 +128,7 @@ impl Shared {
     }
 
     /// Waits while what comes from this place is stalled; an error when its connection has ended.
-    pub fn pass(&self, place: Place) -> io::Result<()> {
+    pub(super) fn pass(&self, place: Place) -> io::Result<()> {
         let mut state = self.lock();
         while state.is_stalled(place) && state.carries(place.connection) {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -138,7 +138,7 @@ impl Shared {
 
     /// Holds a frame, which carries the plan out, until the test says what becomes of it; an error
     /// when its connection has ended.
-    pub fn hold(&self, place: Place, entry: usize) -> io::Result<Word> {
+    pub(super) fn hold(&self, place: Place, entry: usize) -> io::Result<Word> {
         let mut state = self.lock();
         let (words, held) = (state.words, (place.connection, place.side));
         state.held.push(held);
@@ -159,7 +159,7 @@ impl Shared {
     }
 
     /// Waits until a moment; an error when the connection ends before.
-    pub fn wait_due(&self, due: Instant, connection: u64) -> io::Result<()> {
+    pub(super) fn wait_due(&self, due: Instant, connection: u64) -> io::Result<()> {
         let mut state = self.lock();
         while state.carries(connection) {
             let left = due.saturating_duration_since(Instant::now());
@@ -172,17 +172,17 @@ impl Shared {
     }
 
     /// Ends the connections that are wanted, and tells how many.
-    pub fn end(&self, how: Ending, wanted: impl Fn(&Connection) -> bool) -> usize {
+    pub(super) fn end(&self, how: Ending, wanted: impl Fn(&Connection) -> bool) -> usize {
         self.change(|state| state.end(how, wanted))
     }
 
     /// Ends all connections.
-    pub fn end_all(&self, how: Ending) {
+    pub(super) fn end_all(&self, how: Ending) {
         self.end(how, |_| true);
     }
 
     /// Stalls what this side sends (`None`: both) on this link (`None`: all).
-    pub fn stall(&self, side: Option<Side>, link: Option<Link>) {
+    pub(super) fn stall(&self, side: Option<Side>, link: Option<Link>) {
         let sides = side.map_or(vec![Side::Source, Side::Destination], |side| vec![side]);
         let links = link.map_or(Link::ALL.to_vec(), |link| vec![link]);
         let places = sides.iter().flat_map(|side| links.iter().map(|link| (*side, *link)));
@@ -190,7 +190,7 @@ impl Shared {
     }
 
     /// Stalls what this side sends on one link.
-    pub fn stall_lane(&self, side: Side, lane: Lane) {
+    pub(super) fn stall_lane(&self, side: Side, lane: Lane) {
         let mut state = self.lock();
         match lane {
             Lane::Control => drop(state.stalled.links.insert((side, Link::Control))),
@@ -201,16 +201,16 @@ impl Shared {
 }
 
 impl State {
-    pub fn begin(&mut self, plan: Plan, from: u64) {
+    pub(super) fn begin(&mut self, plan: Plan, from: u64) {
         (self.plan, self.taken, self.fired, self.from) = (Some(plan), false, None, from);
     }
 
     /// The plan has been carried out.
-    pub fn fire(&mut self) {
+    pub(super) fn fire(&mut self) {
         self.fired = Some(SystemTime::now());
     }
 
-    pub fn heal(&mut self) {
+    pub(super) fn heal(&mut self) {
         self.stalled = Stalled::default();
     }
 
@@ -221,7 +221,7 @@ impl State {
             || bulk_link.is_some_and(|number| self.stalled.bulk.contains(&(side, *number)))
     }
 
-    pub fn say(&mut self, word: Word) {
+    pub(super) fn say(&mut self, word: Word) {
         (self.word, self.words) = (word, self.words + 1);
     }
 
@@ -234,7 +234,7 @@ impl State {
     }
 
     /// Whether a connection that is this link is open.
-    pub fn is_open(&self, link: Link) -> bool {
+    pub(super) fn is_open(&self, link: Link) -> bool {
         self.connections.iter().any(|connection| connection.link.get() == Some(&link))
     }
 
@@ -243,13 +243,13 @@ impl State {
     }
 
     /// Whether a direction waits for a word of the test's.
-    pub fn holds_back(&self, place: Place) -> bool {
+    pub(super) fn holds_back(&self, place: Place) -> bool {
         let waits = self.is_stalled(place) || self.held.contains(&(place.connection, place.side));
         waits && self.carries(place.connection)
     }
 
     /// Takes a connection in and returns its number, unless the relay is ending.
-    pub fn open(&mut self, link: Arc<OnceLock<Link>>, ends: [Arc<TcpStream>; 2]) -> Option<u64> {
+    pub(super) fn open(&mut self, link: Arc<OnceLock<Link>>, ends: [Arc<TcpStream>; 2]) -> Option<u64> {
         if self.ending {
             return None;
         }
@@ -262,14 +262,14 @@ impl State {
     }
 
     /// A side has ended its direction of a connection; nothing when the relay has done so.
-    pub fn ended(&mut self, name: &str, place: Place) {
+    pub(super) fn ended(&mut self, name: &str, place: Place) {
         if self.carries(place.connection) {
             self.log.event(name, 0, place, None);
         }
     }
 
     /// Nothing comes in a direction of a connection any more.
-    pub fn leave(&mut self, connection: u64) {
+    pub(super) fn leave(&mut self, connection: u64) {
         let Some(at) = self.connections.iter().position(|other| other.number == connection) else { return };
         self.connections[at].directions -= 1;
         if self.connections[at].directions == 0 {
@@ -277,7 +277,7 @@ impl State {
         }
     }
 
-    pub fn end(&mut self, how: Ending, wanted: impl Fn(&Connection) -> bool) -> usize {
+    pub(super) fn end(&mut self, how: Ending, wanted: impl Fn(&Connection) -> bool) -> usize {
         let ended: Vec<_> = self.connections.extract_if(.., |connection| wanted(connection)).collect();
         for connection in &ended {
             connection.end(how);

@@ -49,14 +49,14 @@ impl Spot {
 
 /// Bytes that belong together.
 #[derive(Debug)]
-pub struct Unit {
+pub(super) struct Unit {
     pub spot: Spot,
     pub bytes: Vec<u8>,
 }
 
 impl Unit {
     /// Of a bulk link's preamble: the link's number.
-    pub fn bulk_link(&self) -> Option<u8> {
+    pub(super) fn bulk_link(&self) -> Option<u8> {
         let head = self.bytes[..].try_into().ok()?;
         match preamble::Preamble::decode(head).ok()?.link {
             preamble::Link::Bulk(number) => Some(number),
@@ -115,7 +115,7 @@ impl Link {
 
 /// Reads units from one direction of a connection. Both directions learn from the source's
 /// preamble what link it is.
-pub struct Reader {
+pub(super) struct Reader {
     stream: Arc<TcpStream>,
     side: Side,
     link: Arc<OnceLock<Link>>,
@@ -123,27 +123,27 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub fn new(stream: Arc<TcpStream>, side: Side, link: Arc<OnceLock<Link>>) -> Self {
+    pub(super) fn new(stream: Arc<TcpStream>, side: Side, link: Arc<OnceLock<Link>>) -> Self {
         Reader { stream, side, link, frames: 0 }
     }
 
-    pub fn side(&self) -> Side {
+    pub(super) fn side(&self) -> Side {
         self.side
     }
 
     /// What the connection is; `None` before the source's preamble.
-    pub fn link(&self) -> Option<Link> {
+    pub(super) fn link(&self) -> Option<Link> {
         self.link.get().copied()
     }
 
     /// Ends the connection that is read.
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         // A peer that has gone already is what is wanted.
         let _ = self.stream.shutdown(Shutdown::Both);
     }
 
     /// The next unit; `None` at the end of the stream.
-    pub fn next(&mut self) -> io::Result<Option<Unit>> {
+    pub(super) fn next(&mut self) -> io::Result<Option<Unit>> {
         let unit = match (self.side, self.link.get()) {
             (Side::Source, None) => self.preamble(),
             (Side::Source, Some(Link::Control)) => self.message::<ToDestination>(),

@@ -13,7 +13,7 @@ use crate::explorer::job::SourceJob;
 use crate::explorer::record::{Kind, Operation, Reply};
 
 /// What a failing job says.
-pub fn failure() -> Failure {
+pub(super) fn failure() -> Failure {
     Failure { device: "fault/0".to_owned(), reason: "told to fail".to_owned() }
 }
 

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// A browser without a screen.
-pub struct Browser(&'static str);
+pub(crate) struct Browser(&'static str);
 
 impl Browser {
     /// `None`, with a line that says so, where there is none.
-    pub fn find() -> Option<Browser> {
+    pub(crate) fn find() -> Option<Browser> {
         let runs = |name: &&str| {
             Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
         };
@@ -43,7 +43,7 @@ impl Browser {
     }
 
     /// The page's document once its script has run, without an error.
-    pub fn dom(&self, url: &str) -> String {
+    pub(crate) fn dom(&self, url: &str) -> String {
         let dom = self.run(url, &["--dump-dom".to_owned()]);
         let body = &dom[dom.find("<body").unwrap_or(0)..];
         let body = &body[..body.find('>').unwrap_or(0)];
@@ -52,7 +52,7 @@ impl Browser {
     }
 
     /// Pictures at the widths of a phone and of a desk, in the dark, and on paper.
-    pub fn pictures(&self, url: &str, name: &str) {
+    pub(crate) fn pictures(&self, url: &str, name: &str) {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("report");
         std::fs::create_dir_all(&folder).expect("a folder for pictures can be made");
         // A window is never as narrow as a phone; a frame in it is.
@@ -79,6 +79,6 @@ impl Browser {
 }
 
 /// The address of a page, with a fragment.
-pub fn address(page: &Path, fragment: &str) -> String {
+pub(crate) fn address(page: &Path, fragment: &str) -> String {
     format!("file://{}{fragment}", page.display())
 }

@@ -7,7 +7,7 @@ use ferry_report::matrix::{Cell, Entry, FORMAT, Finding, Kind, Lane, Log, Matrix
 const HOSTILE: &str = "</script><img src=x onerror=\"document.body.dataset.error='ran'\">\u{1b}[31m & 'quoted'";
 
 /// One of two shards of about 800 cells, some of them red or skipped.
-pub fn made_up(shard: usize) -> Matrix {
+pub(crate) fn made_up(shard: usize) -> Matrix {
     const ORDER: [&str; 17] = [
         "Hello",
         "HelloAck",

@@ -21,7 +21,7 @@ const MOST_LOOKUPS: usize = 8;
 
 /// A resolver, and how many look-ups it has not answered.
 #[derive(Debug)]
-pub struct Resolver {
+pub(crate) struct Resolver {
     call: fn(&str, u16) -> io::Result<Vec<SocketAddr>>,
     hanging: AtomicUsize,
 }
@@ -29,17 +29,17 @@ pub struct Resolver {
 impl Resolver {
     /// One that gives the addresses of a host, each with the port.
     #[must_use]
-    pub const fn new(call: fn(&str, u16) -> io::Result<Vec<SocketAddr>>) -> Self {
+    pub(crate) const fn new(call: fn(&str, u16) -> io::Result<Vec<SocketAddr>>) -> Self {
         Resolver { call, hanging: AtomicUsize::new(0) }
     }
 }
 
 /// The system's resolver.
-pub static SYSTEM: Resolver = Resolver::new(|host, port| Ok((host, port).to_socket_addrs()?.collect()));
+pub(crate) static SYSTEM: Resolver = Resolver::new(|host, port| Ok((host, port).to_socket_addrs()?.collect()));
 
 /// The address that a host written in numbers is, with the scope of an IPv6 address if it has one.
 #[must_use]
-pub fn literal(host: &str, port: u16) -> Option<SocketAddr> {
+pub(crate) fn literal(host: &str, port: u16) -> Option<SocketAddr> {
     format!("{host}:{port}").parse().or_else(|_| format!("[{host}]:{port}").parse()).ok()
 }
 
@@ -47,7 +47,12 @@ pub fn literal(host: &str, port: u16) -> Option<SocketAddr> {
 ///
 /// # Errors
 /// What the resolver answered; `TimedOut` when it did not; `Interrupted` when cancelled.
-pub fn look_up(resolver: &'static Resolver, host: &str, port: u16, until: Until<'_>) -> io::Result<Vec<SocketAddr>> {
+pub(crate) fn look_up(
+    resolver: &'static Resolver,
+    host: &str,
+    port: u16,
+    until: Until<'_>,
+) -> io::Result<Vec<SocketAddr>> {
     if let Some(address) = literal(host, port) {
         return Ok(vec![address]);
     }

@@ -24,7 +24,7 @@ const MOST_FRAMES: usize = 1024;
 type Failed = Box<dyn Fn(io::Error) + Send + Sync>;
 
 /// The sending end of a control link.
-pub struct Outbox {
+pub(crate) struct Outbox {
     stream: Stream,
     waiting: Mutex<Waiting>,
     failed: Failed,
@@ -50,12 +50,12 @@ impl std::fmt::Debug for Outbox {
 
 impl Outbox {
     /// Nothing waits. What fails later than its `send` is told to `failed`.
-    pub fn new(stream: Stream, failed: impl Fn(io::Error) + Send + Sync + 'static) -> Arc<Self> {
+    pub(crate) fn new(stream: Stream, failed: impl Fn(io::Error) + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Outbox { stream, waiting: Mutex::default(), failed: Box::new(failed) })
     }
 
     /// The link under it.
-    pub fn stream(&self) -> &Stream {
+    pub(crate) fn stream(&self) -> &Stream {
         &self.stream
     }
 
@@ -63,7 +63,7 @@ impl Outbox {
     ///
     /// # Errors
     /// The link has failed, or more waits for it than it can ever be owed.
-    pub fn send(self: &Arc<Self>, frame: &[&[u8]; 2], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    pub(crate) fn send(self: &Arc<Self>, frame: &[&[u8]; 2], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let len = frame[0].len() + frame[1].len();
         let mut waiting = self.waiting();
         if waiting.broken {
@@ -98,7 +98,7 @@ impl Outbox {
     ///
     /// # Errors
     /// It does not, or the link has failed.
-    pub fn send_at_once(&self, frame: &mut [IoSlice<'_>]) -> io::Result<()> {
+    pub(crate) fn send_at_once(&self, frame: &mut [IoSlice<'_>]) -> io::Result<()> {
         let mut waiting = self.waiting();
         let len: usize = frame.iter().map(|slice| slice.len()).sum();
         let free = !waiting.broken && !waiting.writing;
@@ -110,7 +110,7 @@ impl Outbox {
     }
 
     /// Ends what is sent, behind all that was.
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         let mut waiting = self.waiting();
         waiting.ends = true;
         if !waiting.writing {

@@ -27,7 +27,7 @@ const KEPT: usize = 2;
 ///
 /// # Errors
 /// As the socket says; `TimedOut` when not even the first byte went.
-pub fn write_within_with(
+pub(crate) fn write_within_with(
     stream: &Stream,
     descriptor: BorrowedFd<'_>,
     mut slices: &mut [IoSlice<'_>],
@@ -53,7 +53,11 @@ pub fn write_within_with(
 ///
 /// # Errors
 /// `UnexpectedEof` when the peer closed before; `TimedOut` past the allowance.
-pub fn read_within_with(stream: &Stream, mut buffer: &mut [u8], allowance: &mut Allowance) -> io::Result<Vec<OwnedFd>> {
+pub(crate) fn read_within_with(
+    stream: &Stream,
+    mut buffer: &mut [u8],
+    allowance: &mut Allowance,
+) -> io::Result<Vec<OwnedFd>> {
     let mut kept = Vec::new();
     while !buffer.is_empty() {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(KEPT))];

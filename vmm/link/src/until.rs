@@ -10,7 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 /// The end of a wait.
 #[derive(Clone, Copy, Debug)]
-pub struct Until<'a> {
+pub(crate) struct Until<'a> {
     /// Of all of it.
     pub deadline: Instant,
     /// Signalled when it is given up.
@@ -19,7 +19,7 @@ pub struct Until<'a> {
 
 /// An eventfd, to wait for.
 #[must_use]
-pub fn eventfd(fd: &EventFd) -> BorrowedFd<'_> {
+pub(crate) fn eventfd(fd: &EventFd) -> BorrowedFd<'_> {
     // SAFETY: the eventfd is open for as long as it is borrowed.
     unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) }
 }
@@ -27,13 +27,13 @@ pub fn eventfd(fd: &EventFd) -> BorrowedFd<'_> {
 impl Until<'_> {
     /// Without a way to give it up.
     #[must_use]
-    pub fn at(deadline: Instant) -> Self {
+    pub(crate) fn at(deadline: Instant) -> Self {
         Until { deadline, cancel: None }
     }
 
     /// Whether the deadline has passed.
     #[must_use]
-    pub fn has_passed(&self) -> bool {
+    pub(crate) fn has_passed(&self) -> bool {
         Instant::now() >= self.deadline
     }
 
@@ -42,7 +42,7 @@ impl Until<'_> {
     ///
     /// # Errors
     /// `Interrupted` when it was given up; what the kernel answers.
-    pub fn wait(&self, fds: &[BorrowedFd<'_>], flags: PollFlags, wake: Instant) -> io::Result<Option<usize>> {
+    pub(crate) fn wait(&self, fds: &[BorrowedFd<'_>], flags: PollFlags, wake: Instant) -> io::Result<Option<usize>> {
         let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, flags)).collect();
         polled.extend(self.cancel.map(|cancel| PollFd::from_borrowed_fd(eventfd(cancel), PollFlags::IN)));
         loop {
@@ -67,7 +67,7 @@ impl Until<'_> {
     ///
     /// # Errors
     /// As [`Until::wait`].
-    pub fn pause(&self, pause: Duration) -> io::Result<bool> {
+    pub(crate) fn pause(&self, pause: Duration) -> io::Result<bool> {
         self.wait(&[], PollFlags::IN, Instant::now() + pause)?;
         Ok(!self.has_passed())
     }

@@ -50,13 +50,14 @@ use ferry_memory::Memory;
 use ferry_migration::MachineDescription;
 use ferry_observe::events::Events;
 
+pub use boot::{BootError, Input, Problem};
 pub use config::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink};
 pub use custody::{Custody, Settle};
 pub use error::{DeviceFailure, ExitReason, GuestFailure, MachineError};
 pub use faults::{FaultRuleError, call_of};
 pub use ferry_observe::RunState;
 pub use identity::{DiskFile, DiskProof};
-pub use kvm::{DirtyLog, KvmError, Protection, StateCall, StateError, Tsc};
+pub use kvm::{DirtyLog, KvmError, StateCall, StateError};
 use parts::Parts;
 pub use status::Hold;
 

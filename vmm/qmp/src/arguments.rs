@@ -14,14 +14,14 @@ use serde_json::{Map, Value};
 use super::wire::CommandError;
 
 /// Reads `arguments` as a `T`; refuses unknown members if `T` does (`deny_unknown_fields`).
-pub fn read<T: DeserializeOwned>(arguments: Map<String, Value>) -> Result<T, CommandError> {
+pub(crate) fn read<T: DeserializeOwned>(arguments: Map<String, Value>) -> Result<T, CommandError> {
     T::deserialize(Node(Value::Object(arguments))).map_err(|error| CommandError::generic(error.to_string()))
 }
 
 /// The parameters without any member: `deserialize` from an empty or absent object.
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Nothing {}
+pub(crate) struct Nothing {}
 
 /// What is wrong with one parameter.
 #[derive(Debug, PartialEq, Eq)]

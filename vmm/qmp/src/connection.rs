@@ -16,13 +16,13 @@ use super::session::Session;
 use super::wire;
 
 /// Bytes in a request at most; the largest sensible one has a few hundred.
-pub const MAX_REQUEST: usize = 64 << 10;
+pub(crate) const MAX_REQUEST: usize = 64 << 10;
 /// How long a client that has closed its side, or is being closed, may go without reading any of
 /// the rest.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Serves one client until it leaves, breaks the limits, or the server ends.
-pub fn serve(stream: &UnixStream, mut session: Session, outbox: &Outbox) -> io::Result<()> {
+pub(crate) fn serve(stream: &UnixStream, mut session: Session, outbox: &Outbox) -> io::Result<()> {
     stream.set_nonblocking(true)?;
     let mut framer = Framer::new(MAX_REQUEST);
     let mut ended = false;

@@ -14,11 +14,11 @@
 use std::collections::VecDeque;
 
 /// Brackets that may be open at once; the commands need less than ten.
-pub const MAX_DEPTH: usize = 64;
+pub(crate) const MAX_DEPTH: usize = 64;
 
 /// Why the stream cannot be cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FramingError {
+pub(crate) enum FramingError {
     /// A value does not end within the limit.
     #[error("JSON value is larger than {limit} bytes; send a smaller one")]
     TooLarge {
@@ -64,7 +64,7 @@ enum Scan {
 
 /// Takes bytes in any pieces and gives whole JSON texts.
 #[derive(Debug)]
-pub struct Framer {
+pub(crate) struct Framer {
     limit: usize,
     scan: Scan,
     open: Vec<u8>,
@@ -75,13 +75,13 @@ pub struct Framer {
 impl Framer {
     /// A framer for values of at most `limit` bytes.
     #[must_use]
-    pub fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Framer { limit, scan: Scan::Outside, open: Vec::new(), value: Vec::new(), ready: VecDeque::new() }
     }
 
     /// Takes what was read. Memory held afterwards is at most the limit plus `bytes`, until
     /// [`Framer::next_value`] is called.
-    pub fn push(&mut self, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         for byte in bytes {
             if let Err(error) = self.take(*byte) {
                 let begins_anew = *byte == b'\n' || matches!(error, FramingError::Stray(_));
@@ -91,7 +91,7 @@ impl Framer {
     }
 
     /// The stream has ended: a value that has begun, and not ended, is an error.
-    pub fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         if !self.value.is_empty() {
             self.give_up(FramingError::Unfinished, Scan::Outside);
         }
@@ -106,7 +106,7 @@ impl Framer {
 
     /// The next whole value, in order of arrival. It may still be bad JSON: only its extent is
     /// known.
-    pub fn next_value(&mut self) -> Option<Result<Vec<u8>, FramingError>> {
+    pub(crate) fn next_value(&mut self) -> Option<Result<Vec<u8>, FramingError>> {
         self.ready.pop_front()
     }
 

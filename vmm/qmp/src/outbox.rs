@@ -12,13 +12,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::event::{EventfdFlags, eventfd};
 
 /// Unsent bytes above which no further request of this client is answered until it reads.
-pub const HIGH_WATER: usize = 64 << 10;
+pub(crate) const HIGH_WATER: usize = 64 << 10;
 /// Unsent bytes above which a client that hears events is dropped.
-pub const LIMIT: usize = 1 << 20;
+pub(crate) const LIMIT: usize = 1 << 20;
 
 /// Unsent bytes of one client, and a descriptor that wakes its thread.
 #[derive(Debug)]
-pub struct Outbox {
+pub(crate) struct Outbox {
     queue: Mutex<Queue>,
     wake: OwnedFd,
 }
@@ -33,7 +33,7 @@ struct Queue {
 
 /// What a connection must know before it waits.
 #[derive(Clone, Copy, Debug)]
-pub struct State {
+pub(crate) struct State {
     /// Bytes unsent.
     pub unsent: usize,
     /// The client did not read its events in time.
@@ -44,18 +44,18 @@ pub struct State {
 
 impl Outbox {
     /// An empty one, for a client that does not hear events yet.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Outbox { queue: Mutex::default(), wake })
     }
 
     /// Adds a reply. Only the client's own thread does, and it stops answering at [`HIGH_WATER`].
-    pub fn reply(&self, line: &[u8]) {
+    pub(crate) fn reply(&self, line: &[u8]) {
         self.lock().bytes.extend(line);
     }
 
     /// Adds an event, if the client hears events.
-    pub fn event(&self, line: &[u8]) {
+    pub(crate) fn event(&self, line: &[u8]) {
         let mut queue = self.lock();
         if !queue.hears_events || queue.overflow {
             return;
@@ -70,24 +70,24 @@ impl Outbox {
     }
 
     /// From now on the client hears events.
-    pub fn hear_events(&self) {
+    pub(crate) fn hear_events(&self) {
         self.lock().hears_events = true;
     }
 
     /// Ends the connection as soon as everything is sent.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.lock().closing = true;
         self.wake();
     }
 
     /// What is to be done.
-    pub fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         let queue = self.lock();
         State { unsent: queue.bytes.len(), overflow: queue.overflow, closing: queue.closing }
     }
 
     /// Writes what `to` takes without waiting; returns whether it took anything.
-    pub fn write_to(&self, mut to: impl Write) -> io::Result<bool> {
+    pub(crate) fn write_to(&self, mut to: impl Write) -> io::Result<bool> {
         let mut queue = self.lock();
         let before = queue.bytes.len();
         while !queue.bytes.is_empty() {
@@ -103,12 +103,12 @@ impl Outbox {
     }
 
     /// Readable when there is something new.
-    pub fn wake_fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn wake_fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }
 
     /// Forgets what made [`Outbox::wake_fd`] readable.
-    pub fn woken(&self) {
+    pub(crate) fn woken(&self) {
         drain(&self.wake);
     }
 
@@ -122,7 +122,7 @@ impl Outbox {
 }
 
 /// Makes an eventfd readable. A full counter is readable already, so no error matters.
-pub fn notify(eventfd: &OwnedFd) {
+pub(crate) fn notify(eventfd: &OwnedFd) {
     let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
 }
 

@@ -30,7 +30,7 @@ use super::target::Target;
 use super::wire::{self, CommandError};
 
 /// Clients at a time; a further one is told so and closed.
-pub const MAX_CLIENTS: usize = 16;
+pub(crate) const MAX_CLIENTS: usize = 16;
 /// How long [`Server::finish`] waits for clients to take what is left.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long accepting rests after an error such as "too many open files".

@@ -19,7 +19,7 @@ use super::wire::{self, CommandError, Request};
 
 /// What all clients of a server share, as QEMU's monitors do.
 #[derive(Debug, Default)]
-pub struct Shared {
+pub(crate) struct Shared {
     /// The migration capability `events`: whether clients hear `MIGRATION` and `MIGRATION_PASS`.
     pub migration_events: AtomicBool,
     /// What has been published, and how much of it has reached the clients' outboxes.
@@ -28,7 +28,7 @@ pub struct Shared {
 
 /// Keeps replies behind the events that happened before them, as QEMU does.
 #[derive(Debug, Default)]
-pub struct Order {
+pub(crate) struct Order {
     events: Option<Arc<Events>>,
     spread: Mutex<u64>,
     moved: Condvar,
@@ -40,18 +40,18 @@ impl Order {
 
     /// For the events published after the first `count`.
     #[must_use]
-    pub fn new(events: Arc<Events>, count: u64) -> Self {
+    pub(crate) fn new(events: Arc<Events>, count: u64) -> Self {
         Order { events: Some(events), spread: Mutex::new(count), moved: Condvar::new() }
     }
 
     /// As many events are in the outboxes, or lost, of those that were published since the start.
-    pub fn spread(&self, count: u64) {
+    pub(crate) fn spread(&self, count: u64) {
         *self.spread.lock().unwrap_or_else(PoisonError::into_inner) = count;
         self.moved.notify_all();
     }
 
     /// Waits until everything published so far is in the outboxes.
-    pub fn await_spread(&self) {
+    pub(crate) fn await_spread(&self) {
         let Some(events) = &self.events else { return };
         let published = events.published();
         let spread = self.spread.lock().unwrap_or_else(PoisonError::into_inner);
@@ -62,7 +62,7 @@ impl Order {
 }
 
 /// One client.
-pub struct Session {
+pub(crate) struct Session {
     /// What its commands act on.
     pub target: Arc<dyn Target>,
     /// What it shares with other clients.
@@ -79,18 +79,18 @@ struct Negotiation {
 impl Session {
     /// A client that has just connected.
     #[must_use]
-    pub fn new(target: Arc<dyn Target>, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(target: Arc<dyn Target>, shared: Arc<Shared>) -> Self {
         Session { target, shared, negotiated: false }
     }
 
     /// Whether the client sent `qmp_capabilities`: only then it hears events.
     #[must_use]
-    pub fn negotiated(&self) -> bool {
+    pub(crate) fn negotiated(&self) -> bool {
         self.negotiated
     }
 
     /// The reply to one value from the client.
-    pub fn answer(&mut self, value: Result<Vec<u8>, FramingError>) -> Vec<u8> {
+    pub(crate) fn answer(&mut self, value: Result<Vec<u8>, FramingError>) -> Vec<u8> {
         let request = match value {
             Ok(text) => Request::parse(&text),
             Err(error) => return wire::reply(None, Err(CommandError::from_chain(&error))),

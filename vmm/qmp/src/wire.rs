@@ -50,7 +50,7 @@ impl CommandError {
 
 /// What a client asks.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Request {
+pub(crate) struct Request {
     /// The command's name.
     pub execute: String,
     /// Its arguments; empty when the client gave none.
@@ -61,7 +61,7 @@ pub struct Request {
 
 /// A request that cannot be read; the `id` is echoed if it could be.
 #[derive(Clone, Debug, PartialEq)]
-pub struct BadRequest {
+pub(crate) struct BadRequest {
     /// The request's `id`.
     pub id: Option<Value>,
     /// What is wrong with it.
@@ -71,7 +71,7 @@ pub struct BadRequest {
 impl Request {
     /// Reads one JSON text, with QEMU's words for what is wrong (`qobject/json-parser.c`,
     /// `qapi/qmp-dispatch.c`).
-    pub fn parse(text: &[u8]) -> Result<Self, BadRequest> {
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, BadRequest> {
         let bad = |id: Option<Value>, desc: String| BadRequest { id, error: CommandError::generic(desc) };
         let value = super::json::read(text).map_err(|e| bad(None, format!("JSON parse error, {e}")))?;
         let Value::Object(mut members) = value else {
@@ -97,7 +97,7 @@ impl Request {
 
 /// `query-version`, and part of the greeting: QEMU's shape, Ferry's numbers.
 #[must_use]
-pub fn version() -> Value {
+pub(crate) fn version() -> Value {
     let number = |text: &str| text.parse::<u32>().unwrap_or(0);
     json!({
         "qemu": {
@@ -111,13 +111,13 @@ pub fn version() -> Value {
 
 /// The first line of every connection.
 #[must_use]
-pub fn greeting() -> Vec<u8> {
+pub(crate) fn greeting() -> Vec<u8> {
     line(&json!({ "QMP": { "version": version(), "capabilities": [] } }))
 }
 
 /// The answer to a request.
 #[must_use]
-pub fn reply(id: Option<Value>, result: Result<Value, CommandError>) -> Vec<u8> {
+pub(crate) fn reply(id: Option<Value>, result: Result<Value, CommandError>) -> Vec<u8> {
     let mut members = Map::new();
     match result {
         Ok(value) => members.insert("return".into(), value),
@@ -129,7 +129,7 @@ pub fn reply(id: Option<Value>, result: Result<Value, CommandError>) -> Vec<u8> 
 
 /// An event, with QEMU's data (`qapi/run-state.json`, `qapi/migration.json`).
 #[must_use]
-pub fn event(stamped: &Stamped) -> Vec<u8> {
+pub(crate) fn event(stamped: &Stamped) -> Vec<u8> {
     let (name, data) = match &stamped.event {
         Event::Stop => ("STOP", None),
         Event::Resume => ("RESUME", None),

@@ -28,7 +28,7 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The options of `ferry migrate`.
 #[derive(Args, Debug)]
-pub struct Options {
+pub(super) struct Options {
     /// QMP socket of the process that runs the guest
     #[arg(long, value_name = "unix:PATH", value_parser = qmp_path)]
     qmp: PathBuf,
@@ -112,7 +112,7 @@ enum When {
 }
 
 /// Runs `ferry migrate`.
-pub fn run(options: &Options) -> Result<(), CliError> {
+pub(super) fn run(options: &Options) -> Result<(), CliError> {
     let signals = Signals::take().map_err(|error| CliError::failed("cannot watch for signals", error))?;
     migrate(options, || signals.messages())
 }

@@ -60,7 +60,7 @@ enum Command {
 }
 
 /// Entry of the `ferry` command.
-pub fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let _farewell = stderr::Farewell;
     panics::tell();
     signals::ignore_file_size();

@@ -16,7 +16,7 @@ use super::units;
 const QUIET: Duration = Duration::from_secs(1);
 
 /// Shows one migration on standard error.
-pub struct Progress {
+pub(super) struct Progress {
     bar: Option<ProgressBar>,
     last: Option<(Status, u64, Instant)>,
 }
@@ -24,12 +24,12 @@ pub struct Progress {
 impl Progress {
     /// For standard error as it is: live on a terminal, else line by line.
     #[must_use]
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Progress { bar: stderr().is_terminal().then(live_bar), last: None }
     }
 
     /// Shows where the migration stands.
-    pub fn show(&mut self, info: &MigrationInfo) {
+    pub(super) fn show(&mut self, info: &MigrationInfo) {
         let status = info.status.unwrap_or_default();
         let ram = info.ram.clone().unwrap_or_default();
         if let Some(bar) = &self.bar {
@@ -51,7 +51,7 @@ impl Progress {
     }
 
     /// Says something without disturbing the live line.
-    pub fn note(&self, text: &str) {
+    pub(super) fn note(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
             None => crate::stderr::say(text),

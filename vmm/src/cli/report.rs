@@ -10,7 +10,7 @@ use super::{CliError, print};
 
 /// The options of `ferry report`.
 #[derive(Args, Debug)]
-pub struct Options {
+pub(super) struct Options {
     /// A fault matrix, or its shards; or the traces of one migration, from one side or both
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -23,7 +23,7 @@ pub struct Options {
 }
 
 /// Runs `ferry report`.
-pub fn run(options: &Options) -> Result<(), CliError> {
+pub(super) fn run(options: &Options) -> Result<(), CliError> {
     let report = ferry_report::read(&options.files).map_err(CliError::because)?;
     let out = options.out.clone().unwrap_or_else(|| options.files[0].with_extension("html"));
     if options.files.contains(&out) {

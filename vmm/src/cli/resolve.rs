@@ -11,7 +11,7 @@ use super::{CliError, QMP_TIMEOUT, qmp_path, say};
 
 /// The options of `ferry resolve`.
 #[derive(Args, Debug)]
-pub struct Options {
+pub(super) struct Options {
     /// QMP socket of the process whose migration is uncertain, or whose postcopy is paused
     #[arg(long, value_name = "unix:PATH", value_parser = qmp_path)]
     qmp: PathBuf,
@@ -39,7 +39,7 @@ enum Owner {
 }
 
 /// Runs `ferry resolve`.
-pub fn run(options: &Options) -> Result<(), CliError> {
+pub(super) fn run(options: &Options) -> Result<(), CliError> {
     if !options.peer_fenced {
         return Err(CliError::Usage(
             "nothing was resolved: end the other side's process, or cut its host off for good, then say so with --peer-fenced; \

@@ -17,7 +17,7 @@ use super::{CliError, QMP_TIMEOUT, print, qmp_path, summary, units};
 
 /// The options of `ferry status`.
 #[derive(Args, Debug)]
-pub struct Options {
+pub(super) struct Options {
     /// QMP socket of the process
     #[arg(long, value_name = "unix:PATH", value_parser = qmp_path, required_unless_present = "ownership")]
     qmp: Option<PathBuf>,
@@ -30,7 +30,7 @@ pub struct Options {
 }
 
 /// Runs `ferry status`.
-pub fn run(options: &Options) -> Result<(), CliError> {
+pub(super) fn run(options: &Options) -> Result<(), CliError> {
     let Some(qmp) = &options.qmp else { return show_record(options) };
     let mut client = Client::connect(qmp, QMP_TIMEOUT)?;
     let name = client.execute("query-name", json!({}))?["name"].take();

@@ -5,62 +5,62 @@ use std::io::{IsTerminal, stderr, stdout};
 
 /// Paints text, or leaves it as it is.
 #[derive(Clone, Copy, Debug)]
-pub struct Style {
+pub(super) struct Style {
     colour: bool,
 }
 
 impl Style {
     /// For text that goes to standard output.
     #[must_use]
-    pub fn stdout() -> Self {
+    pub(super) fn stdout() -> Self {
         Style { colour: stdout().is_terminal() && wanted() }
     }
 
     /// For text that goes to standard error.
     #[must_use]
-    pub fn stderr() -> Self {
+    pub(super) fn stderr() -> Self {
         Style { colour: stderr().is_terminal() && wanted() }
     }
 
     /// Never paints.
     #[cfg(test)]
-    pub fn plain() -> Self {
+    pub(super) fn plain() -> Self {
         Style { colour: false }
     }
 
     /// Whether it paints.
     #[must_use]
-    pub fn is_coloured(self) -> bool {
+    pub(super) fn is_coloured(self) -> bool {
         self.colour
     }
 
     /// For what matters most.
     #[must_use]
-    pub fn bold(self, text: &str) -> String {
+    pub(super) fn bold(self, text: &str) -> String {
         self.paint("1", text)
     }
 
     /// For what matters least.
     #[must_use]
-    pub fn dim(self, text: &str) -> String {
+    pub(super) fn dim(self, text: &str) -> String {
         self.paint("2", text)
     }
 
     /// For what went well.
     #[must_use]
-    pub fn good(self, text: &str) -> String {
+    pub(super) fn good(self, text: &str) -> String {
         self.paint("32", text)
     }
 
     /// For what failed.
     #[must_use]
-    pub fn bad(self, text: &str) -> String {
+    pub(super) fn bad(self, text: &str) -> String {
         self.paint("31", text)
     }
 
     /// For bars and headings.
     #[must_use]
-    pub fn accent(self, text: &str) -> String {
+    pub(super) fn accent(self, text: &str) -> String {
         self.paint("36", text)
     }
 
@@ -77,7 +77,7 @@ fn wanted() -> bool {
 /// A bar of at most `width` cells for `part` of `whole`, in eighths of a cell; something small
 /// still shows.
 #[must_use]
-pub fn bar(part: u64, whole: u64, width: u64) -> String {
+pub(super) fn bar(part: u64, whole: u64, width: u64) -> String {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     if whole == 0 || part == 0 {
         return String::new();

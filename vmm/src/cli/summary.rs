@@ -15,7 +15,7 @@ const BAR_WIDTH: u64 = 24;
 
 /// The account of a completed migration, several lines.
 #[must_use]
-pub fn completed(info: &MigrationInfo, to: &Endpoint, style: Style) -> String {
+pub(super) fn completed(info: &MigrationInfo, to: &Endpoint, style: Style) -> String {
     let mut text = String::new();
     let took = info.total_time.map(|ms| format!(" in {}", units::millis(ms))).unwrap_or_default();
     let _ = writeln!(text, "{} to {to}{took}", style.good("Moved"));
@@ -25,7 +25,7 @@ pub fn completed(info: &MigrationInfo, to: &Endpoint, style: Style) -> String {
 
 /// The numbers alone: downtime with its parts, memory, handshake. For a summary with a headline of
 /// its own.
-pub fn numbers(text: &mut String, info: &MigrationInfo, style: Style) {
+pub(super) fn numbers(text: &mut String, info: &MigrationInfo, style: Style) {
     downtime(text, info, style);
     let ram = info.ram.as_ref();
     let is_handed_over = info.x_ferry_local && info.status == Some(Status::Completed);

@@ -4,7 +4,7 @@ use ferry_migration::parameters::MAX_BANDWIDTH_LEAST;
 
 /// `1536` as `1.5 KiB`, `1073741824` as `1.0 GiB`.
 #[must_use]
-pub fn bytes(count: u64) -> String {
+pub(super) fn bytes(count: u64) -> String {
     let mut value = count as f64;
     for unit in ["B", "KiB", "MiB", "GiB"] {
         if value < 1024.0 || unit == "GiB" {
@@ -18,7 +18,7 @@ pub fn bytes(count: u64) -> String {
 
 /// Microseconds as `950 µs`, `12.3 ms` or `4.56 s`.
 #[must_use]
-pub fn micros(us: u64) -> String {
+pub(super) fn micros(us: u64) -> String {
     match us {
         0..1_000 => format!("{us} µs"),
         1_000..100_000 => format!("{:.1} ms", us as f64 / 1e3),
@@ -29,13 +29,13 @@ pub fn micros(us: u64) -> String {
 
 /// Milliseconds, as [`micros`].
 #[must_use]
-pub fn millis(ms: u64) -> String {
+pub(super) fn millis(ms: u64) -> String {
     if ms < 1_000 { format!("{ms} ms") } else { micros(ms.saturating_mul(1_000)) }
 }
 
 /// `1234567` as `1,234,567`.
 #[must_use]
-pub fn count(count: u64) -> String {
+pub(super) fn count(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -51,7 +51,7 @@ pub fn count(count: u64) -> String {
 ///
 /// # Errors
 /// What would be right, when the text is none of these.
-pub fn parse_bytes(text: &str) -> Result<u64, String> {
+pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
     let wrong = || format!("'{text}' is not a number of bytes; write for example 500K, 100M or 1G");
     let (digits, shift) = match text.as_bytes().last() {
         Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
@@ -67,7 +67,7 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
 ///
 /// # Errors
 /// As [`parse_bytes`], and when a figure in another unit was meant.
-pub fn parse_bandwidth(text: &str) -> Result<u64, String> {
+pub(super) fn parse_bandwidth(text: &str) -> Result<u64, String> {
     match parse_bytes(text)? {
         limit @ 1..MAX_BANDWIDTH_LEAST => Err(format!(
             "'{text}' is {limit} bytes a second, and the least limit is {}/s; write for example 100M, or 0 for no limit",

@@ -34,7 +34,7 @@ pub enum LocalError {
 ///
 /// # Errors
 /// The first thing that is in the way.
-pub fn check(to: &Endpoint, memory: &Memory, parameters: &Parameters, postcopy: bool) -> Result<(), LocalError> {
+pub(crate) fn check(to: &Endpoint, memory: &Memory, parameters: &Parameters, postcopy: bool) -> Result<(), LocalError> {
     if matches!(to, Endpoint::Tcp { .. }) {
         return Err(LocalError::NotUnix(to.clone()));
     }
@@ -53,7 +53,7 @@ pub fn check(to: &Endpoint, memory: &Memory, parameters: &Parameters, postcopy: 
 /// Whether a handshake keeps two processes from running one guest: here they would do so in one
 /// memory.
 #[must_use]
-pub fn is_safe(handshake: Handshake) -> bool {
+pub(crate) fn is_safe(handshake: Handshake) -> bool {
     matches!(handshake, Handshake::Setup | Handshake::Owned)
 }
 

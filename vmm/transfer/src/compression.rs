@@ -15,7 +15,7 @@ const PAGE: usize = PAGE_SIZE as usize;
 const CHUNK: usize = CHUNK_PAGES as usize * PAGE;
 
 /// The sending end's buffers.
-pub struct Packer {
+pub(crate) struct Packer {
     pages: Vec<u8>,
     packed: Vec<u8>,
     len: usize,
@@ -25,7 +25,7 @@ pub struct Packer {
 impl Packer {
     /// Empty.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let packed = vec![0; get_maximum_output_size(CHUNK)];
         Packer { pages: vec![0; CHUNK], packed, len: 0, table: CompressTable::large() }
     }
@@ -35,7 +35,7 @@ impl Packer {
     ///
     /// # Panics
     /// When the machine has no such pages.
-    pub fn pack(&mut self, memory: &Memory, index: u64, data: &[u64; CHUNK_WORDS]) -> Option<u32> {
+    pub(crate) fn pack(&mut self, memory: &Memory, index: u64, data: &[u64; CHUNK_WORDS]) -> Option<u32> {
         let (base, contiguous) = memory.host_pages(index * CHUNK_PAGES);
         assert!(contiguous >= CHUNK_PAGES, "chunk {index} is not whole");
         let mut end = 0;
@@ -54,13 +54,13 @@ impl Packer {
 
     /// The block that was made last.
     #[must_use]
-    pub fn block(&self) -> &[u8] {
+    pub(crate) fn block(&self) -> &[u8] {
         &self.packed[..self.len]
     }
 }
 
 /// The receiving end's buffers.
-pub struct Unpacker {
+pub(crate) struct Unpacker {
     block: Vec<u8>,
     pages: Vec<u8>,
 }
@@ -68,7 +68,7 @@ pub struct Unpacker {
 impl Unpacker {
     /// Empty.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Unpacker { block: vec![0; CHUNK], pages: vec![0; CHUNK] }
     }
 
@@ -76,7 +76,7 @@ impl Unpacker {
     ///
     /// # Panics
     /// When it is longer.
-    pub fn block(&mut self, len: u32) -> &mut [u8] {
+    pub(crate) fn block(&mut self, len: u32) -> &mut [u8] {
         &mut self.block[..len as usize]
     }
 
@@ -85,7 +85,7 @@ impl Unpacker {
     ///
     /// # Errors
     /// When they are no block of LZ4, or of another number of pages.
-    pub fn unpack(&mut self, chunk: &Chunk, len: u32) -> Result<&[u8], WireError> {
+    pub(crate) fn unpack(&mut self, chunk: &Chunk, len: u32) -> Result<&[u8], WireError> {
         let pages = &mut self.pages[..chunk.data_bytes() as usize];
         let wrong = |why| WireError::Packed { chunk: chunk.index, why };
         match decompress_into(&self.block[..len as usize], pages) {

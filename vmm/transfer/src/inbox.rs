@@ -42,12 +42,12 @@ const QUOTA: usize = 4;
 
 /// How many events a link's thread may have under way; clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Quota(Arc<(Mutex<usize>, Condvar)>);
+pub(crate) struct Quota(Arc<(Mutex<usize>, Condvar)>);
 
 impl Quota {
     /// For one more event, as soon as that is within the quota. The ticket goes with the event.
     #[must_use]
-    pub fn take(&self) -> Ticket {
+    pub(crate) fn take(&self) -> Ticket {
         let (taken, freed) = &*self.0;
         let taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
         let mut taken = freed.wait_while(taken, |taken| *taken >= QUOTA).unwrap_or_else(PoisonError::into_inner);
@@ -60,7 +60,7 @@ impl Quota {
 /// An event's part of a quota: free again when the event has been looked at, or has gone with its
 /// driver.
 #[derive(Debug)]
-pub struct Ticket(Quota);
+pub(crate) struct Ticket(Quota);
 
 impl Drop for Ticket {
     fn drop(&mut self) {
@@ -72,7 +72,7 @@ impl Drop for Ticket {
 
 /// What came.
 #[derive(Debug)]
-pub enum Next<E> {
+pub(crate) enum Next<E> {
     /// An event.
     Event(E),
     /// A timer ran out.
@@ -85,11 +85,11 @@ pub enum Next<E> {
 
 /// The loss of a page link, held back for a moment.
 #[derive(Debug, Default)]
-pub struct HeldLoss(Option<(Instant, String)>);
+pub(crate) struct HeldLoss(Option<(Instant, String)>);
 
 impl HeldLoss {
     /// Holds it back, unless one is already.
-    pub fn hold(&mut self, reason: String) {
+    pub(crate) fn hold(&mut self, reason: String) {
         self.0.get_or_insert_with(|| (Instant::now() + GRACE, reason));
     }
 
@@ -111,14 +111,14 @@ struct Late {
 
 /// The order in which a driver takes what comes.
 #[derive(Debug, Default)]
-pub struct Order {
+pub(crate) struct Order {
     late: Option<Late>,
 }
 
 impl Order {
     /// Waits for the next, until `wake_at` at the latest if that is given. `unread` looks at the
     /// control link.
-    pub fn next<E>(
+    pub(crate) fn next<E>(
         &mut self,
         events: &Receiver<E>,
         timers: &mut Timers,

@@ -18,7 +18,7 @@ use crate::MigrationError;
 
 /// Which way a migration goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
+pub(crate) enum Direction {
     /// The guest leaves.
     Outgoing,
     /// The guest arrives.
@@ -64,7 +64,7 @@ impl Waits {
 
 /// One migration's progress.
 #[derive(Debug)]
-pub struct Progress {
+pub(crate) struct Progress {
     /// Counted by the page threads.
     pub pages: PageCounters,
     ram_bytes: u64,
@@ -75,7 +75,7 @@ pub struct Progress {
 impl Progress {
     /// Nothing has happened yet.
     #[must_use]
-    pub fn new(direction: Direction, ram_bytes: u64, events: Arc<Events>) -> Arc<Self> {
+    pub(crate) fn new(direction: Direction, ram_bytes: u64, events: Arc<Events>) -> Arc<Self> {
         let facts = Facts {
             status: None,
             direction,
@@ -95,13 +95,13 @@ impl Progress {
     }
 
     /// What the trace asks how far the migration is; nothing more once this is gone.
-    pub fn watched(self: &Arc<Self>) -> impl Fn() -> Option<MigrationInfo> + Send + 'static {
+    pub(crate) fn watched(self: &Arc<Self>) -> impl Fn() -> Option<MigrationInfo> + Send + 'static {
         let watched = Arc::downgrade(self);
         move || watched.upgrade().map(|progress| progress.info())
     }
 
     /// The migration's status; an end fixes the total time.
-    pub fn set_status(&self, status: Status) {
+    pub(crate) fn set_status(&self, status: Status) {
         let mut facts = self.facts();
         if facts.status == Some(status) {
             return;
@@ -125,33 +125,33 @@ impl Progress {
 
     /// The status, if there is one yet.
     #[must_use]
-    pub fn status(&self) -> Option<Status> {
+    pub(crate) fn status(&self) -> Option<Status> {
         self.facts().status
     }
 
     /// Why it failed, or what is uncertain. Set before the status that it explains.
-    pub fn set_error(&self, reason: String) {
+    pub(crate) fn set_error(&self, reason: String) {
         ferry_observe::trace::note(|| ferry_observe::trace::What::Error { text: reason.clone() });
         self.facts().error = Some(reason);
     }
 
     /// What was wrong is so no more.
-    pub fn clear_error(&self) {
+    pub(crate) fn clear_error(&self) {
         self.facts().error = None;
     }
 
     /// The handshake in force.
-    pub fn set_handshake(&self, handshake: Handshake) {
+    pub(crate) fn set_handshake(&self, handshake: Handshake) {
         self.facts().handshake = handshake;
     }
 
     /// Why the handshake is not the one that was to be expected.
-    pub fn set_handshake_why(&self, why: String) {
+    pub(crate) fn set_handshake_why(&self, why: String) {
         self.facts().handshake_why = Some(why);
     }
 
     /// The memory is handed over as a whole: there are no pages to send.
-    pub fn set_local(&self) {
+    pub(crate) fn set_local(&self) {
         self.pages.remaining_pages.store(0, Relaxed);
         self.facts().local = true;
     }
@@ -159,7 +159,7 @@ impl Progress {
     /// Destination: postcopy has begun, and `faults` knows how it goes.
     ///
     /// `missing` pages lacked when it was armed: some may have come since.
-    pub fn watch_faults(&self, faults: Arc<Faults>, missing: u64) {
+    pub(crate) fn watch_faults(&self, faults: Arc<Faults>, missing: u64) {
         self.pages.is_postcopy.store(true, Relaxed);
         self.pages.missing_at_first.store(missing, Relaxed);
         self.pages.remaining_pages.store(faults.remaining(), Relaxed);
@@ -167,7 +167,7 @@ impl Progress {
     }
 
     /// Destination: postcopy has ended; its figures stay.
-    pub fn keep_faults(&self) {
+    pub(crate) fn keep_faults(&self) {
         let mut facts = self.facts();
         if let Some((mode, blocktime, _)) = facts.waits.read() {
             facts.waits = Waits::Past(mode, Box::new(blocktime));
@@ -179,7 +179,7 @@ impl Progress {
     ///
     /// # Errors
     /// Why not.
-    pub fn memory_is_whole(&self, is_handed_over: bool) -> Result<(), MigrationError> {
+    pub(crate) fn memory_is_whole(&self, is_handed_over: bool) -> Result<(), MigrationError> {
         let facts = self.facts();
         match (facts.direction, facts.status) {
             (Direction::Incoming, Some(status)) if self.pages.is_postcopy.load(Relaxed) => match status {
@@ -197,32 +197,32 @@ impl Progress {
     }
 
     /// The measured downtime.
-    pub fn set_downtime(&self, downtime: Downtime) {
+    pub(crate) fn set_downtime(&self, downtime: Downtime) {
         self.facts().downtime = Some(downtime);
     }
 
     /// vCPUs are kept from running for this percentage of their time from now on.
-    pub fn set_cpu_throttle(&self, percentage: u8) {
+    pub(crate) fn set_cpu_throttle(&self, percentage: u8) {
         self.pages.cpu_throttle.store(percentage.into(), Relaxed);
         self.pages.cpu_throttle_highest.fetch_max(percentage.into(), Relaxed);
     }
 
     /// Destination: so many pages have arrived; a page that comes again is counted again.
-    pub fn arrived(&self, pages: u64) {
+    pub(crate) fn arrived(&self, pages: u64) {
         let left = |remaining: u64| Some(remaining.saturating_sub(pages));
         // The closure always gives a value.
         let _ = self.pages.remaining_pages.fetch_update(Relaxed, Relaxed, left);
     }
 
     /// Tells clients that a round begins.
-    pub fn begin_round(&self) {
+    pub(crate) fn begin_round(&self) {
         let round = self.pages.rounds.fetch_add(1, Relaxed) + 1;
         self.events.publish(Event::MigrationPass(round));
     }
 
     /// As `query-migrate` shows it.
     #[must_use]
-    pub fn info(&self) -> MigrationInfo {
+    pub(crate) fn info(&self) -> MigrationInfo {
         let mut ram = self.ram();
         let facts = self.facts();
         let Some(status) = facts.status else {

@@ -34,7 +34,7 @@ pub enum Unanswered {
 
 /// A command of which the driver has not begun.
 #[derive(Debug)]
-pub struct Request<C, A> {
+pub(crate) struct Request<C, A> {
     command: Arc<Mutex<Option<C>>>,
     answer: Sender<A>,
 }
@@ -42,7 +42,7 @@ pub struct Request<C, A> {
 impl<C, A> Request<C, A> {
     /// Takes the command, with where the answer goes; `None` if its caller has taken it back.
     #[must_use]
-    pub fn take(self) -> Option<(C, Sender<A>)> {
+    pub(crate) fn take(self) -> Option<(C, Sender<A>)> {
         let command = take(&self.command)?;
         Some((command, self.answer))
     }
@@ -58,7 +58,11 @@ fn take<C>(command: &Mutex<Option<C>>) -> Option<C> {
 /// # Errors
 /// When there is no answer in time, or never will be. Unless the driver has taken the command, it
 /// is gone by then, with all that it held.
-pub fn ask<C, A, E>(events: &Sender<E>, command: C, event: impl FnOnce(Request<C, A>) -> E) -> Result<A, Unanswered> {
+pub(crate) fn ask<C, A, E>(
+    events: &Sender<E>,
+    command: C,
+    event: impl FnOnce(Request<C, A>) -> E,
+) -> Result<A, Unanswered> {
     let (answer, answered) = channel();
     let command = Arc::new(Mutex::new(Some(command)));
     events.send(event(Request { command: command.clone(), answer })).map_err(|_| Unanswered::Ended)?;

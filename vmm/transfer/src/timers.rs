@@ -13,7 +13,7 @@ const RETRY_RECORD: Duration = Duration::from_millis(500);
 
 /// How long each timer runs.
 #[derive(Clone, Copy, Debug)]
-pub struct Durations {
+pub(crate) struct Durations {
     /// Connecting and greeting.
     pub setup: Duration,
     /// Rehearsing, stopping, loading and starting, each.
@@ -25,7 +25,7 @@ pub struct Durations {
 impl Durations {
     /// As the operator set them.
     #[must_use]
-    pub fn new(parameters: &Parameters) -> Self {
+    pub(crate) fn new(parameters: &Parameters) -> Self {
         Durations {
             setup: Duration::from_millis(parameters.setup_timeout_ms),
             load: Duration::from_millis(parameters.load_timeout_ms),
@@ -47,7 +47,7 @@ impl Durations {
 
 /// Which timers run, and until when.
 #[derive(Debug)]
-pub struct Timers {
+pub(crate) struct Timers {
     /// How long each runs from its next start.
     pub durations: Durations,
     running: BTreeMap<Timer, Instant>,
@@ -56,28 +56,28 @@ pub struct Timers {
 impl Timers {
     /// None runs.
     #[must_use]
-    pub fn new(durations: Durations) -> Self {
+    pub(crate) fn new(durations: Durations) -> Self {
         Timers { durations, running: BTreeMap::new() }
     }
 
     /// Starts a timer, anew if it runs.
-    pub fn start(&mut self, timer: Timer) {
+    pub(crate) fn start(&mut self, timer: Timer) {
         self.running.insert(timer, Instant::now() + self.durations.of(timer));
     }
 
     /// Stops a timer, if it runs.
-    pub fn stop(&mut self, timer: Timer) {
+    pub(crate) fn stop(&mut self, timer: Timer) {
         self.running.remove(&timer);
     }
 
     /// When the next one runs out.
     #[must_use]
-    pub fn next(&self) -> Option<Instant> {
+    pub(crate) fn next(&self) -> Option<Instant> {
         self.running.values().min().copied()
     }
 
     /// Takes one that has run out.
-    pub fn expired(&mut self) -> Option<Timer> {
+    pub(crate) fn expired(&mut self) -> Option<Timer> {
         let now = Instant::now();
         let timer = *self.running.iter().find(|(_, at)| **at <= now)?.0;
         self.running.remove(&timer);

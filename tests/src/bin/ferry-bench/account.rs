@@ -21,7 +21,7 @@ const GIVE_UP_AFTER: u32 = 2;
 
 /// All samples of one run of the bench.
 #[derive(Debug, Serialize)]
-pub struct Account {
+pub(crate) struct Account {
     /// What it ran on.
     pub host: String,
     /// The VMMs, with their versions.
@@ -34,7 +34,7 @@ pub struct Account {
 
 /// One row.
 #[derive(Debug, Serialize)]
-pub struct Section {
+pub(crate) struct Section {
     /// Its name on the command line.
     pub row: &'static str,
     /// What it is about.
@@ -45,7 +45,7 @@ pub struct Section {
 
 /// What was measured in turns, all contenders doing the same.
 #[derive(Debug, Serialize)]
-pub struct Case {
+pub(crate) struct Case {
     /// The guest and what is done to it.
     pub title: String,
     row: &'static str,
@@ -65,7 +65,7 @@ pub struct Case {
 
 /// One sample with all its parts.
 #[derive(Debug, Serialize)]
-pub struct Raw {
+pub(crate) struct Raw {
     /// Of whom.
     pub contender: Contender,
     /// Counts from 1.
@@ -76,7 +76,7 @@ pub struct Raw {
 
 /// One line of the table.
 #[derive(Debug, Serialize)]
-pub struct Figure {
+pub(crate) struct Figure {
     /// What it is.
     pub name: &'static str,
     /// Of its values.
@@ -89,7 +89,7 @@ pub struct Figure {
 
 /// One value of one run.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Reading {
+pub(crate) struct Reading {
     /// Names the figure.
     pub name: &'static str,
     /// Of the value.
@@ -99,30 +99,30 @@ pub struct Reading {
 }
 
 /// A sample that has values for the table.
-pub trait Measured: Serialize {
+pub(crate) trait Measured: Serialize {
     /// Its values, in the order of the table.
     fn readings(&self) -> Vec<Reading>;
 }
 
 impl Account {
     /// Nothing measured yet.
-    pub fn new(peers: &[Peer], runs: u32) -> Self {
+    pub(crate) fn new(peers: &[Peer], runs: u32) -> Self {
         let versions = peers.iter().map(|peer| (peer.contender(), peer.version.clone())).collect();
         Account { host: host(), versions, runs, sections: vec![] }
     }
 
     /// The section of a row.
-    pub fn section(&self, row: &str) -> Option<&Section> {
+    pub(crate) fn section(&self, row: &str) -> Option<&Section> {
         self.sections.iter().find(|section| section.row == row)
     }
 
     /// Whether Ferry failed anywhere.
-    pub fn ferry_failed(&self) -> bool {
+    pub(crate) fn ferry_failed(&self) -> bool {
         self.sections.iter().flat_map(|section| &section.cases).any(|case| case.ferry_failed)
     }
 
     /// Writes everything as JSON.
-    pub fn write_json(&self, path: &Path) -> Result<(), BenchError> {
+    pub(crate) fn write_json(&self, path: &Path) -> Result<(), BenchError> {
         let text = serde_json::to_string_pretty(self).map_err(std::io::Error::from);
         text.and_then(|text| std::fs::write(path, text + "\n"))
             .map_err(BenchError::system(format!("write {}", path.display())))
@@ -131,12 +131,12 @@ impl Account {
 
 impl Section {
     /// An empty one.
-    pub fn new(row: &'static str, title: &'static str) -> Self {
+    pub(crate) fn new(row: &'static str, title: &'static str) -> Self {
         Section { row, title, cases: vec![] }
     }
 
     /// Begins a case; samples go there from now on.
-    pub fn case(&mut self, title: impl Into<String>) -> &mut Case {
+    pub(crate) fn case(&mut self, title: impl Into<String>) -> &mut Case {
         self.cases.push(Case {
             title: title.into(),
             row: self.row,
@@ -153,14 +153,14 @@ impl Section {
 
 impl Case {
     /// Keeps only these figures, in this order; the samples keep all.
-    pub fn showing(&mut self, figures: &'static [&'static str]) -> &mut Self {
+    pub(crate) fn showing(&mut self, figures: &'static [&'static str]) -> &mut Self {
         self.shown = Some(figures);
         self
     }
 
     /// Measures once and takes the sample, or notes why there is none. A contender that refuses to
     /// do this at all, or fails again and again, is not asked any more.
-    pub fn attempt<S: Measured>(
+    pub(crate) fn attempt<S: Measured>(
         &mut self,
         contender: Contender,
         run: u32,
@@ -184,12 +184,12 @@ impl Case {
     }
 
     /// Says something below the figures.
-    pub fn note(&mut self, text: impl Into<String>) {
+    pub(crate) fn note(&mut self, text: impl Into<String>) {
         self.notes.push(text.into());
     }
 
     /// Whose samples there are.
-    pub fn has(&self, contender: Contender) -> bool {
+    pub(crate) fn has(&self, contender: Contender) -> bool {
         self.samples.iter().any(|raw| raw.contender == contender)
     }
 
@@ -234,19 +234,19 @@ impl Case {
 
 impl Figure {
     /// The median of a contender's values.
-    pub fn median(&self, contender: Contender) -> Option<f64> {
+    pub(crate) fn median(&self, contender: Contender) -> Option<f64> {
         median(self.values.get(&contender)?.iter().copied())
     }
 }
 
 impl Reading {
     /// A value that is always there.
-    pub fn new(name: &'static str, unit: &'static str, value: f64) -> Self {
+    pub(crate) fn new(name: &'static str, unit: &'static str, value: f64) -> Self {
         Reading { name, unit, value: Some(value) }
     }
 
     /// A value that may be missing.
-    pub fn perhaps(name: &'static str, unit: &'static str, value: Option<f64>) -> Self {
+    pub(crate) fn perhaps(name: &'static str, unit: &'static str, value: Option<f64>) -> Self {
         Reading { name, unit, value }
     }
 }

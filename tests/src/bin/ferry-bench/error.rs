@@ -10,7 +10,7 @@ const SETTERS: [&str; 2] = ["migrate-set-capabilities", "migrate-set-parameters"
 
 /// Why a measurement could not be made.
 #[derive(Debug, thiserror::Error)]
-pub enum BenchError {
+pub(crate) enum BenchError {
     /// The system refused something.
     #[error("cannot {what}")]
     System {
@@ -77,7 +77,7 @@ pub enum BenchError {
 
 impl BenchError {
     /// The refusal, when a VMM knows nothing of what it was asked to do.
-    pub fn refusal(&self) -> Option<String> {
+    pub(crate) fn refusal(&self) -> Option<String> {
         match self {
             BenchError::Qmp { source: refused @ ClientError::Refused { command, .. }, .. }
                 if SETTERS.contains(&command.as_str()) =>
@@ -89,7 +89,7 @@ impl BenchError {
     }
 
     /// Names what was being done in an I/O error.
-    pub fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> BenchError {
+    pub(crate) fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> BenchError {
         let what = what.into();
         move |source| BenchError::System { what, source }
     }

@@ -18,7 +18,7 @@ const DEFAULT_BACKING: &str = "anon";
 
 /// A guest and what it does.
 #[derive(Clone, Debug)]
-pub struct Guest {
+pub(crate) struct Guest {
     /// RAM in bytes.
     pub memory: u64,
     /// vCPUs.
@@ -37,7 +37,7 @@ pub struct Guest {
 impl Guest {
     /// One that fills half of its memory, and then touches it at random with `rate` bytes of pages
     /// a second; next to nothing at 0.
-    pub fn touching(memory: u64, cpus: u32, rate: u64) -> Self {
+    pub(crate) fn touching(memory: u64, cpus: u32, rate: u64) -> Self {
         let (load, rate) = match rate {
             0 => ("half of the memory filled, then idle".to_owned(), IDLE_RATE),
             rate => (format!("half of the memory touched at random at {} MiB/s", rate >> 20), rate),
@@ -46,12 +46,12 @@ impl Guest {
     }
 
     /// One that touches half of its memory at random as fast as it can.
-    pub fn flat_out(memory: u64, cpus: u32) -> Self {
+    pub(crate) fn flat_out(memory: u64, cpus: u32) -> Self {
         Self::new(memory, cpus, "half of the memory touched at random, flat out".to_owned(), memory / 2, Rate::Max)
     }
 
     /// One that fills all of its memory, so that no page is zero, and then does next to nothing.
-    pub fn full(memory: u64, cpus: u32) -> Self {
+    pub(crate) fn full(memory: u64, cpus: u32) -> Self {
         let rate = Rate::BytesPerSecond(QUIET_RATE);
         // The guest caps its working set to what is free.
         let mut guest =
@@ -61,7 +61,7 @@ impl Guest {
     }
 
     /// One that boots and does little.
-    pub fn small_load(memory: u64, cpus: u32) -> Self {
+    pub(crate) fn small_load(memory: u64, cpus: u32) -> Self {
         let small = Workload::default();
         Self::new(memory, cpus, "4 MiB touched".to_owned(), small.working_set, small.rate)
     }
@@ -83,33 +83,33 @@ impl Guest {
     }
 
     /// The guest in words.
-    pub fn title(&self) -> String {
+    pub(crate) fn title(&self) -> String {
         let vcpus = if self.cpus == 1 { "vCPU" } else { "vCPUs" };
         format!("{} MiB, {} {vcpus}, {}", self.memory >> 20, self.cpus, self.load)
     }
 
     /// Bytes of its working set, as far as it fits.
-    pub fn working_set(&self) -> u64 {
+    pub(crate) fn working_set(&self) -> u64 {
         self.workload.working_set
     }
 
     /// The same one with an ownership record under Ferry, or with `none`.
-    pub fn owned_by(self, ownership: &str) -> Self {
+    pub(crate) fn owned_by(self, ownership: &str) -> Self {
         Guest { ownership: Some(ownership.to_owned()), ..self }
     }
 
     /// The same one with other memory under Ferry.
-    pub fn backed_by(self, backing: &str) -> Self {
+    pub(crate) fn backed_by(self, backing: &str) -> Self {
         Guest { backing: backing.to_owned(), ..self }
     }
 
     /// The same one with memory that is allocated at once.
-    pub fn preallocated(self) -> Self {
+    pub(crate) fn preallocated(self) -> Self {
         Guest { prealloc: true, ..self }
     }
 
     /// The kernel command line.
-    pub fn cmdline(&self) -> String {
+    pub(crate) fn cmdline(&self) -> String {
         self.workload.to_cmdline()
     }
 }

@@ -15,24 +15,24 @@ use crate::process::Process;
 use crate::serial::SerialLog;
 
 /// Filling all of 8 GiB, on a slow machine.
-pub const FILL: Duration = Duration::from_secs(240);
+pub(crate) const FILL: Duration = Duration::from_secs(240);
 /// The longest migration that is worth waiting for.
-pub const MIGRATE: Duration = Duration::from_secs(180);
+pub(crate) const MIGRATE: Duration = Duration::from_secs(180);
 /// A report is due ten times a second.
-pub const REPORTS: Duration = Duration::from_secs(30);
+pub(crate) const REPORTS: Duration = Duration::from_secs(30);
 /// Reports of the loaded guest before it is migrated: about a second at its pace.
-pub const WARM_UP: usize = 10;
+pub(crate) const WARM_UP: usize = 10;
 /// Reports on the destination, of which the first or, when the stop fell into the printing of one,
 /// the second spans the switchover.
-pub const SPANNING: usize = 2;
+pub(crate) const SPANNING: usize = 2;
 /// QEMU's own default, said to both.
 const DOWNTIME_LIMIT_MS: u64 = 300;
 /// No limit that a loopback link could reach; QEMU's default of 128 MiB/s is one.
-pub const MAX_BANDWIDTH: u64 = 1 << 40;
+pub(crate) const MAX_BANDWIDTH: u64 = 1 << 40;
 
 /// How a guest is migrated.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     capabilities: Vec<&'static str>,
     both: Map<String, Value>,
     source: Map<String, Value>,
@@ -42,44 +42,44 @@ pub struct Plan {
 
 impl Plan {
     /// By precopy, with QEMU's `downtime-limit` and no limit of the bandwidth.
-    pub fn precopy() -> Self {
+    pub(crate) fn precopy() -> Self {
         let limit = |name: &str, value: u64| (name.to_owned(), value.into());
         let source = [limit("downtime-limit", DOWNTIME_LIMIT_MS), limit("max-bandwidth", MAX_BANDWIDTH)];
         Plan { capabilities: vec![], both: Map::new(), source: Map::from_iter(source), ferry: Map::new(), local: false }
     }
 
     /// With a capability on both sides.
-    pub fn with(mut self, capability: &'static str) -> Self {
+    pub(crate) fn with(mut self, capability: &'static str) -> Self {
         self.capabilities.push(capability);
         self
     }
 
     /// With a parameter on both sides.
-    pub fn on_both(mut self, name: &str, value: impl Into<Value>) -> Self {
+    pub(crate) fn on_both(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.both.insert(name.to_owned(), value.into());
         self
     }
 
     /// With a parameter on the source.
-    pub fn on_source(mut self, name: &str, value: impl Into<Value>) -> Self {
+    pub(crate) fn on_source(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.source.insert(name.to_owned(), value.into());
         self
     }
 
     /// With a parameter that only Ferry has, on the source.
-    pub fn on_ferry(mut self, name: &str, value: impl Into<Value>) -> Self {
+    pub(crate) fn on_ferry(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.ferry.insert(name.to_owned(), value.into());
         self
     }
 
     /// Over a Unix socket, with the memory as a whole: only Ferry knows this.
-    pub fn local(mut self) -> Self {
+    pub(crate) fn local(mut self) -> Self {
         self.local = true;
         self.on_ferry("x-ferry-local", true)
     }
 
     /// Tells both processes. To be called before the destination listens.
-    pub fn apply(&self, peer: &Peer, source: &mut Process, destination: &mut Process) -> Result<(), BenchError> {
+    pub(crate) fn apply(&self, peer: &Peer, source: &mut Process, destination: &mut Process) -> Result<(), BenchError> {
         if !self.capabilities.is_empty() {
             source.switch_on(&self.capabilities)?;
             destination.switch_on(&self.capabilities)?;
@@ -99,7 +99,7 @@ impl Plan {
 
 /// What one migration took.
 #[derive(Clone, Debug, Serialize)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// `total-time`, in milliseconds.
     pub total_ms: f64,
     /// From the command to the event of its end, by the bench's own clock, in milliseconds.
@@ -138,16 +138,16 @@ impl Measured for Sample {
 }
 
 /// Names of figures that have limits or are plotted.
-pub const TOTAL: &str = "total time";
+pub(crate) const TOTAL: &str = "total time";
 /// As `query-migrate` gives it.
-pub const DOWNTIME: &str = "downtime";
+pub(crate) const DOWNTIME: &str = "downtime";
 /// The guest's own word.
-pub const GAP: &str = "guest's longest gap";
+pub(crate) const GAP: &str = "guest's longest gap";
 /// Bytes moved by total time.
-pub const RATE: &str = "moved a second";
+pub(crate) const RATE: &str = "moved a second";
 
 /// Boots, loads, migrates, measures, and ends both processes.
-pub fn measure(peer: &Peer, guest: &Guest, plan: &Plan, directory: &Path) -> Result<Sample, BenchError> {
+pub(crate) fn measure(peer: &Peer, guest: &Guest, plan: &Plan, directory: &Path) -> Result<Sample, BenchError> {
     let mut source = Process::start(peer, guest, Role::Source, directory)?;
     let mut log = SerialLog::new(&source)?;
     let mut destination = Process::start(peer, guest, Role::Destination, directory)?;
@@ -188,7 +188,7 @@ fn socket(directory: &Path) -> String {
 }
 
 /// The downtime as the source tells it, as finely as it does.
-pub fn downtime_ms(peer: &Peer, source: &Process, info: &Value) -> Result<f64, BenchError> {
+pub(crate) fn downtime_ms(peer: &Peer, source: &Process, info: &Value) -> Result<f64, BenchError> {
     match peer.kind {
         Kind::Ferry => Ok(source.number(info, &["x-ferry-downtime-us"])? as f64 / 1e3),
         Kind::Qemu => Ok(source.number(info, &["downtime"])? as f64),
@@ -196,7 +196,7 @@ pub fn downtime_ms(peer: &Peer, source: &Process, info: &Value) -> Result<f64, B
 }
 
 /// What saving and loading the device state took, where the source tells it.
-pub fn state_ms(info: &Value) -> Option<f64> {
+pub(crate) fn state_ms(info: &Value) -> Option<f64> {
     let part = |name: &str| info["x-ferry-downtime"][name].as_f64();
     Some((part("device-save-us")? + part("load-us")?) / 1e3)
 }

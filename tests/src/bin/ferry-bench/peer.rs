@@ -14,7 +14,7 @@ const QEMU: &str = "qemu-system-x86_64";
 
 /// A VMM that can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// This project's.
     Ferry,
     /// The one that everybody knows.
@@ -23,7 +23,7 @@ pub enum Kind {
 
 /// Who has values in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Contender {
+pub(crate) enum Contender {
     /// This project.
     Ferry,
     /// QEMU.
@@ -36,7 +36,7 @@ pub enum Contender {
 
 impl Contender {
     /// Its name in tables.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Contender::Ferry => "ferry",
             Contender::Qemu => "QEMU",
@@ -54,7 +54,7 @@ impl Serialize for Contender {
 
 /// A VMM on this machine.
 #[derive(Clone, Debug)]
-pub struct Peer {
+pub(crate) struct Peer {
     /// Which one.
     pub kind: Kind,
     /// What it says of its version.
@@ -64,7 +64,7 @@ pub struct Peer {
 
 /// What a process is started for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     /// Boots the guest.
     Source,
     /// Waits for it, and listens when it is told to.
@@ -73,7 +73,7 @@ pub enum Role {
 
 /// Where a process's guest writes.
 #[derive(Clone, Copy, Debug)]
-pub enum Console<'a> {
+pub(crate) enum Console<'a> {
     /// To a file.
     File(&'a Path),
     /// To the process's standard output.
@@ -82,7 +82,7 @@ pub enum Console<'a> {
 
 impl Peer {
     /// Ferry, which must have been built, and QEMU if it is installed and wanted.
-    pub fn available(no_qemu: bool) -> Vec<Peer> {
+    pub(crate) fn available(no_qemu: bool) -> Vec<Peer> {
         let program = ferry_tests::lab::binary();
         let mut peers = vec![Peer { kind: Kind::Ferry, version: version(&program).unwrap_or_default(), program }];
         if let Some(version) = version(Path::new(QEMU)).filter(|_| !no_qemu) {
@@ -92,12 +92,12 @@ impl Peer {
     }
 
     /// Its name in tables.
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         self.contender().name()
     }
 
     /// Whose values its are.
-    pub fn contender(&self) -> Contender {
+    pub(crate) fn contender(&self) -> Contender {
         match self.kind {
             Kind::Ferry => Contender::Ferry,
             Kind::Qemu => Contender::Qemu,
@@ -106,7 +106,14 @@ impl Peer {
 
     /// The command that starts it. Guest kernels for QEMU come from `kernel`; Ferry has the same
     /// one built in.
-    pub fn command(&self, guest: &Guest, role: Role, console: Console<'_>, qmp: &Path, kernel: &Path) -> Command {
+    pub(crate) fn command(
+        &self,
+        guest: &Guest,
+        role: Role,
+        console: Console<'_>,
+        qmp: &Path,
+        kernel: &Path,
+    ) -> Command {
         let mut command = Command::new(&self.program);
         match self.kind {
             Kind::Ferry => ferry(&mut command, guest, role, console, qmp),

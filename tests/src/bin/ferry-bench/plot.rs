@@ -14,7 +14,7 @@ use crate::rows::{AT_ONCE, RATES_MIB};
 use crate::svg::{Axis, Chart, Line, Panel, Scale};
 
 /// Writes all charts that there are values for into a directory, and returns their names.
-pub fn write_all(account: &Account, directory: &Path) -> Result<Vec<&'static str>, BenchError> {
+pub(crate) fn write_all(account: &Account, directory: &Path) -> Result<Vec<&'static str>, BenchError> {
     let charts = [("dirty-rate.svg", dirty_rate(account)), ("fault-latency.svg", fault_latency(account))];
     let mut names = vec![];
     std::fs::create_dir_all(directory).map_err(BenchError::system(format!("make {}", directory.display())))?;

@@ -28,7 +28,7 @@ const DOWNTIME_LIMIT_MS: u64 = 1;
 
 /// A VMM and its way to do postcopy.
 #[derive(Clone, Copy, Debug)]
-pub struct Way<'a> {
+pub(crate) struct Way<'a> {
     peer: &'a Peer,
     preempt: bool,
     when: When,
@@ -37,7 +37,7 @@ pub struct Way<'a> {
 
 /// When the guest changes sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum When {
+pub(crate) enum When {
     /// After the first round: what was dirtied meanwhile is missing.
     FirstRound,
     /// At once: nearly everything is missing.
@@ -49,7 +49,7 @@ pub enum When {
 
 /// What one migration by postcopy took.
 #[derive(Clone, Debug, Serialize)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// `total-time`, in milliseconds.
     pub total_ms: f64,
     /// From the command to the event of its end, by the bench's own clock, in milliseconds.
@@ -78,7 +78,7 @@ pub struct Sample {
 
 /// Stalls that the guest saw.
 #[derive(Clone, Debug, Serialize)]
-pub struct Stalled {
+pub(crate) struct Stalled {
     /// How many.
     pub count: u64,
     /// All added up, in milliseconds.
@@ -94,7 +94,7 @@ pub struct Stalled {
 
 /// Waits that the destination saw; what it does not tell is missing.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct Waits {
+pub(crate) struct Waits {
     /// All added up, in milliseconds. QEMU's vCPUs, each counted by itself.
     pub total_ms: Option<f64>,
     /// The mean, in microseconds.
@@ -128,15 +128,15 @@ impl Measured for Sample {
 }
 
 /// Names of figures that have limits or are plotted.
-pub const ONE_P50: &str = "guest: one, p50";
+pub(crate) const ONE_P50: &str = "guest: one, p50";
 /// As above.
-pub const ONE_P99: &str = "guest: one, p99";
+pub(crate) const ONE_P99: &str = "guest: one, p99";
 /// The stalls of all missing pages.
-pub const ALL: &str = "guest: all";
+pub(crate) const ALL: &str = "guest: all";
 
 impl<'a> Way<'a> {
     /// All ways that these VMMs have.
-    pub fn all(peers: &'a [Peer], when: When) -> Vec<Self> {
+    pub(crate) fn all(peers: &'a [Peer], when: When) -> Vec<Self> {
         let ways = |peer: &'a Peer| {
             let ways: &[bool] = if peer.kind == Kind::Qemu { &[false, true] } else { &[false] };
             ways.iter().map(move |preempt| Way { peer, preempt: *preempt, when, bandwidth: MAX_BANDWIDTH })
@@ -145,12 +145,12 @@ impl<'a> Way<'a> {
     }
 
     /// The same with a slower link, in bytes a second.
-    pub fn limited_to(self, bandwidth: u64) -> Self {
+    pub(crate) fn limited_to(self, bandwidth: u64) -> Self {
         Way { bandwidth, ..self }
     }
 
     /// Whose values these are.
-    pub fn contender(&self) -> Contender {
+    pub(crate) fn contender(&self) -> Contender {
         if self.preempt { Contender::Preempt } else { self.peer.contender() }
     }
 
@@ -176,7 +176,7 @@ impl<'a> Way<'a> {
 }
 
 /// Boots, loads, migrates, switches to postcopy, measures, and ends both processes.
-pub fn measure(way: &Way<'_>, guest: &Guest, directory: &Path) -> Result<Sample, BenchError> {
+pub(crate) fn measure(way: &Way<'_>, guest: &Guest, directory: &Path) -> Result<Sample, BenchError> {
     let mut source = Process::start(way.peer, guest, Role::Source, directory)?;
     let mut log = SerialLog::new(&source)?;
     let mut destination = Process::start(way.peer, guest, Role::Destination, directory)?;

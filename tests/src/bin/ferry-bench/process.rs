@@ -26,7 +26,7 @@ const SHOWN_BYTES: usize = 400;
 
 /// A child that does not outlive its handle, nor the thread that started it.
 #[derive(Debug)]
-pub struct Reaped(pub Child);
+pub(crate) struct Reaped(pub Child);
 
 impl Drop for Reaped {
     fn drop(&mut self) {
@@ -37,7 +37,7 @@ impl Drop for Reaped {
 }
 
 /// Starts a command whose process dies with this thread.
-pub fn spawn(mut command: Command) -> Result<Reaped, BenchError> {
+pub(crate) fn spawn(mut command: Command) -> Result<Reaped, BenchError> {
     // SAFETY: between fork and exec only this one system call is made, which touches no memory of
     // this process.
     unsafe {
@@ -49,7 +49,7 @@ pub fn spawn(mut command: Command) -> Result<Reaped, BenchError> {
 
 /// A process that answers on its QMP socket.
 #[derive(Debug)]
-pub struct Process {
+pub(crate) struct Process {
     child: Reaped,
     label: String,
     serial: PathBuf,
@@ -59,7 +59,7 @@ pub struct Process {
 
 impl Process {
     /// Starts one, with its files in `directory`, and waits until it answers.
-    pub fn start(peer: &Peer, guest: &Guest, role: Role, directory: &Path) -> Result<Self, BenchError> {
+    pub(crate) fn start(peer: &Peer, guest: &Guest, role: Role, directory: &Path) -> Result<Self, BenchError> {
         let label = match role {
             Role::Source => format!("{} (source)", peer.name()),
             Role::Destination => format!("{} (destination)", peer.name()),
@@ -81,20 +81,20 @@ impl Process {
     }
 
     /// Switches migration capabilities on.
-    pub fn switch_on(&mut self, capabilities: &[&str]) -> Result<(), BenchError> {
+    pub(crate) fn switch_on(&mut self, capabilities: &[&str]) -> Result<(), BenchError> {
         let on = |name: &&str| json!({ "capability": name, "state": true });
         let on: Vec<_> = capabilities.iter().map(on).collect();
         self.execute("migrate-set-capabilities", json!({ "capabilities": on })).map(drop)
     }
 
     /// Executes a QMP command.
-    pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, BenchError> {
+    pub(crate) fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, BenchError> {
         self.client.execute(command, arguments).map_err(|source| self.spoken(source))
     }
 
     /// Lets a destination listen on a free port of loopback. Capabilities must be set before.
     /// Returns a URI for `migrate`.
-    pub fn listen(&mut self) -> Result<String, BenchError> {
+    pub(crate) fn listen(&mut self) -> Result<String, BenchError> {
         self.execute("migrate-incoming", json!({ "uri": "tcp:127.0.0.1:0" }))?;
         let deadline = Instant::now() + ANSWER;
         loop {
@@ -110,13 +110,13 @@ impl Process {
     }
 
     /// Lets a destination listen at this URI, and returns it.
-    pub fn listen_at(&mut self, uri: &str) -> Result<String, BenchError> {
+    pub(crate) fn listen_at(&mut self, uri: &str) -> Result<String, BenchError> {
         self.execute("migrate-incoming", json!({ "uri": uri }))?;
         Ok(uri.to_owned())
     }
 
     /// Waits until this round begins.
-    pub fn wait_round(&mut self, round: u64, within: Duration) -> Result<(), BenchError> {
+    pub(crate) fn wait_round(&mut self, round: u64, within: Duration) -> Result<(), BenchError> {
         let deadline = Instant::now() + within;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -128,7 +128,7 @@ impl Process {
     }
 
     /// Waits for the end of the migration that goes on here, and returns `query-migrate`.
-    pub fn wait_completed(&mut self, within: Duration) -> Result<Value, BenchError> {
+    pub(crate) fn wait_completed(&mut self, within: Duration) -> Result<Value, BenchError> {
         let deadline = Instant::now() + within;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -155,7 +155,7 @@ impl Process {
     }
 
     /// A number of a reply, by its path of names.
-    pub fn number(&self, reply: &Value, path: &[&str]) -> Result<u64, BenchError> {
+    pub(crate) fn number(&self, reply: &Value, path: &[&str]) -> Result<u64, BenchError> {
         let found = path.iter().try_fold(reply, |value, name| value.get(name)).and_then(Value::as_u64);
         found.ok_or_else(|| self.lacks(&path.join("."), reply))
     }
@@ -179,17 +179,17 @@ impl Process {
     }
 
     /// How it is called in errors.
-    pub fn label(&self) -> &str {
+    pub(crate) fn label(&self) -> &str {
         &self.label
     }
 
     /// The file with its guest's serial output.
-    pub fn serial(&self) -> &Path {
+    pub(crate) fn serial(&self) -> &Path {
         &self.serial
     }
 
     /// That something did not happen in time, or that the process has ended meanwhile.
-    pub fn late(&mut self, what: &str, within: Duration) -> BenchError {
+    pub(crate) fn late(&mut self, what: &str, within: Duration) -> BenchError {
         match self.child.0.try_wait() {
             Ok(None) => BenchError::Late { what: format!("{what} under {}", self.label), seconds: within.as_secs() },
             _ => silent(&mut self.child, &self.label, &self.stderr),

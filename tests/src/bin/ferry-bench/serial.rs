@@ -19,7 +19,7 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// What a guest has reported so far.
 #[derive(Debug)]
-pub struct SerialLog {
+pub(crate) struct SerialLog {
     file: File,
     partial: Vec<u8>,
     ready: u32,
@@ -28,24 +28,24 @@ pub struct SerialLog {
 
 impl SerialLog {
     /// Follows the guest that boots in `process`.
-    pub fn new(process: &Process) -> Result<Self, BenchError> {
+    pub(crate) fn new(process: &Process) -> Result<Self, BenchError> {
         Ok(SerialLog { file: open(process)?, partial: vec![], ready: 0, reports: BTreeMap::new() })
     }
 
     /// The guest has left its process, which writes no more, and is in `process` now.
-    pub fn moved_to(&mut self, process: &Process) -> Result<(), BenchError> {
+    pub(crate) fn moved_to(&mut self, process: &Process) -> Result<(), BenchError> {
         self.read(process)?;
         self.file = open(process)?;
         Ok(())
     }
 
     /// Waits until every vCPU has filled its part of the working set.
-    pub fn wait_ready(&mut self, process: &mut Process, cpus: u32, within: Duration) -> Result<(), BenchError> {
+    pub(crate) fn wait_ready(&mut self, process: &mut Process, cpus: u32, within: Duration) -> Result<(), BenchError> {
         self.wait(process, "the filling of the guest's memory", within, |log| log.ready >= cpus)
     }
 
     /// Waits for `more` further reports of every vCPU.
-    pub fn wait_reports(
+    pub(crate) fn wait_reports(
         &mut self,
         process: &mut Process,
         cpus: u32,
@@ -59,13 +59,13 @@ impl SerialLog {
     }
 
     /// How many reports of each vCPU have been read.
-    pub fn position(&self) -> BTreeMap<u32, usize> {
+    pub(crate) fn position(&self) -> BTreeMap<u32, usize> {
         self.reports.iter().map(|(cpu, reports)| (*cpu, reports.len())).collect()
     }
 
     /// The longest gap, in µs, that any vCPU named in the reports after `from`, at most `most` of
     /// each.
-    pub fn longest_gap_us(&self, from: &BTreeMap<u32, usize>, most: usize) -> u64 {
+    pub(crate) fn longest_gap_us(&self, from: &BTreeMap<u32, usize>, most: usize) -> u64 {
         let after = |(cpu, reports): (&u32, &Vec<Report>)| {
             let from = from.get(cpu).copied().unwrap_or(0);
             reports.iter().skip(from).take(most).map(|report| report.gap_us).max()
@@ -75,7 +75,7 @@ impl SerialLog {
 
     /// Pages that all vCPUs together touched a second, from the first to the last report of each
     /// after `from`. `None` when a vCPU has not reported twice.
-    pub fn pages_per_second(&self, from: &BTreeMap<u32, usize>) -> Option<f64> {
+    pub(crate) fn pages_per_second(&self, from: &BTreeMap<u32, usize>) -> Option<f64> {
         let of = |(cpu, reports): (&u32, &Vec<Report>)| {
             let reports = reports.get(from.get(cpu).copied().unwrap_or(0)..)?;
             let (first, last) = (reports.first()?, reports.last()?);
@@ -86,7 +86,7 @@ impl SerialLog {
     }
 
     /// The stalls of all vCPUs in the reports after `from`.
-    pub fn stalls(&self, from: &BTreeMap<u32, usize>) -> Stalls {
+    pub(crate) fn stalls(&self, from: &BTreeMap<u32, usize>) -> Stalls {
         let mut all = Stalls::default();
         for (cpu, reports) in &self.reports {
             let from = from.get(cpu).copied().unwrap_or(0);
@@ -96,7 +96,7 @@ impl SerialLog {
     }
 
     /// Reads what is new.
-    pub fn read(&mut self, process: &Process) -> Result<(), BenchError> {
+    pub(crate) fn read(&mut self, process: &Process) -> Result<(), BenchError> {
         self.file.read_to_end(&mut self.partial).map_err(BenchError::system("read the serial output"))?;
         while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
             let bytes: Vec<_> = self.partial.drain(..=end).collect();

@@ -25,7 +25,7 @@ const RUNNING_BYTES: usize = 1000;
 
 /// What one start took.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// Milliseconds from just before the process was made to the guest's first serial byte.
     pub first_byte_ms: f64,
     /// KiB that are resident outside of guest memory, while the guest runs.
@@ -42,7 +42,7 @@ impl Measured for Sample {
 }
 
 /// Starts one process, reads its guest's first output, looks at its memory, and ends it.
-pub fn measure(peer: &Peer, cpus: u32, directory: &Path) -> Result<Sample, BenchError> {
+pub(crate) fn measure(peer: &Peer, cpus: u32, directory: &Path) -> Result<Sample, BenchError> {
     let guest = Guest::small_load(MEMORY, cpus);
     let (qmp, kernel) = (directory.join("start.qmp"), directory.join("kernel"));
     // What an earlier process has left would make this one fail.

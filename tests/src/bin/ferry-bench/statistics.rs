@@ -2,7 +2,7 @@
 //! shown.
 
 /// The middle value, or the mean of the two middle ones; nothing of nothing.
-pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let values = sorted(values);
     let middle = values.len() / 2;
     match values.len() {
@@ -14,14 +14,14 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
 
 /// The smallest value that is no less than `percent` of 100 values (nearest rank); nothing of
 /// nothing.
-pub fn percentile(values: impl IntoIterator<Item = f64>, percent: usize) -> Option<f64> {
+pub(crate) fn percentile(values: impl IntoIterator<Item = f64>, percent: usize) -> Option<f64> {
     let values = sorted(values);
     let rank = (values.len() * percent).div_ceil(100).max(1);
     values.get(rank - 1).copied()
 }
 
 /// The least and the greatest value; nothing of nothing.
-pub fn span(values: impl IntoIterator<Item = f64>) -> Option<(f64, f64)> {
+pub(crate) fn span(values: impl IntoIterator<Item = f64>) -> Option<(f64, f64)> {
     let values = sorted(values);
     Some((*values.first()?, *values.last()?))
 }

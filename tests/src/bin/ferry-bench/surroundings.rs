@@ -14,7 +14,7 @@ const SIGNALS: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 
 /// The directories, which go with this value.
 #[derive(Debug)]
-pub struct Surroundings {
+pub(crate) struct Surroundings {
     /// With a short name: the path of a Unix socket may have 107 bytes.
     pub sockets: TempDir,
     /// On the storage where the results go: the usual temporary directory may be memory, where
@@ -24,7 +24,7 @@ pub struct Surroundings {
 
 /// Makes the directories, and watches for signals from now on. To be called before any other
 /// thread is started.
-pub fn prepare(output: &Path) -> Result<Surroundings, BenchError> {
+pub(crate) fn prepare(output: &Path) -> Result<Surroundings, BenchError> {
     let sockets =
         tempfile::Builder::new().prefix("ferry-b").tempdir().map_err(BenchError::system("make a directory"))?;
     let storage = tempfile::Builder::new().prefix("storage").tempdir_in(output);

@@ -30,7 +30,7 @@ text{fill:var(--ink)}.soft{fill:var(--soft);font-size:12px}.title{font-size:17px
 
 /// A chart: panels one below the other that share the legend.
 #[derive(Debug)]
-pub struct Chart {
+pub(crate) struct Chart {
     /// What it shows.
     pub title: String,
     /// Of what, in a smaller line.
@@ -41,7 +41,7 @@ pub struct Chart {
 
 /// A plot with axes.
 #[derive(Debug)]
-pub struct Panel {
+pub(crate) struct Panel {
     /// Above it.
     pub caption: String,
     /// To the right.
@@ -54,7 +54,7 @@ pub struct Panel {
 
 /// An axis with its unit.
 #[derive(Debug)]
-pub struct Axis {
+pub(crate) struct Axis {
     /// Beside it, with the unit.
     pub label: String,
     /// How values become positions.
@@ -63,7 +63,7 @@ pub struct Axis {
 
 /// How values become positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scale {
+pub(crate) enum Scale {
     /// From 0.
     Linear,
     /// By powers of ten; values must be above 0.
@@ -72,7 +72,7 @@ pub enum Scale {
 
 /// The values of one contender.
 #[derive(Debug)]
-pub struct Line {
+pub(crate) struct Line {
     /// In the legend. Lines of the same name in different panels must have the same place in them.
     pub name: String,
     /// By rising x.
@@ -83,7 +83,7 @@ pub struct Line {
 
 impl Chart {
     /// The file's text.
-    pub fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let height = TOP + PANEL * self.panels.len() as f64;
         let title = escape(&self.title);
         let mut svg = format!(

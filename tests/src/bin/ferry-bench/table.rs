@@ -11,13 +11,13 @@ use crate::target::Target;
 const NAME_WIDTH: usize = 26;
 
 /// What stands above all tables.
-pub fn head(account: &Account) -> String {
+pub(crate) fn head(account: &Account) -> String {
     let versions: Vec<_> = account.versions.values().map(String::as_str).collect();
     format!("{}\n{}\nmedians of {} runs, taken in turns\n", account.host, versions.join("; "), account.runs)
 }
 
 /// The tables of one row.
-pub fn render(section: &Section) -> String {
+pub(crate) fn render(section: &Section) -> String {
     let mut text = format!("\n{}: {}\n", section.row, section.title);
     section.cases.iter().for_each(|case| text += &render_case(case));
     text

@@ -12,7 +12,7 @@ use crate::rows::SYNC;
 /// What a figure is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Target {
+pub(crate) enum Target {
     /// No more than this, in the figure's unit.
     Most(f64),
     /// No more than so many times the contender's median.
@@ -55,14 +55,14 @@ const TARGETS: [(&str, &str, &str, Target); 22] = [
 ];
 
 /// The targets of a figure of a row's case.
-pub fn of(row: &str, case: &str, figure: &str) -> Vec<Target> {
+pub(crate) fn of(row: &str, case: &str, figure: &str) -> Vec<Target> {
     let fits = |of_row, part, name| of_row == row && case.contains(part) && name == figure;
     TARGETS.iter().filter(|(of_row, part, name, _)| fits(*of_row, *part, *name)).map(|entry| entry.3).collect()
 }
 
 /// Whether a figure is as it should be.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// It is.
     Met,
     /// It is not, by this share of what it should be.
@@ -73,7 +73,7 @@ pub enum Verdict {
 
 impl Target {
     /// Judges the medians of one of a case's `figures`.
-    pub fn judge(self, figure: &Figure, figures: &[Figure]) -> Verdict {
+    pub(crate) fn judge(self, figure: &Figure, figures: &[Figure]) -> Verdict {
         let (least, bound) = match self {
             Target::Most(value) => (false, Some(value)),
             Target::MostTimes(times, other) => (false, figure.median(other).map(|median| median * times)),
@@ -96,7 +96,7 @@ impl Target {
     }
 
     /// In words.
-    pub fn text(self, unit: &str) -> String {
+    pub(crate) fn text(self, unit: &str) -> String {
         match self {
             Target::Most(value) => format!("≤ {value} {unit}"),
             Target::MostTimes(times, other) => format!("≤ {times} {}", other.name()),
@@ -113,7 +113,7 @@ fn median_of(figures: &[Figure], name: &str, contender: Contender) -> Option<f64
 
 impl Verdict {
     /// In words.
-    pub fn text(self) -> String {
+    pub(crate) fn text(self) -> String {
         match self {
             Verdict::Met => "met".to_owned(),
             Verdict::Missed(by) if by >= 1.0 => format!("missed: {:.1} times", 1.0 + by),

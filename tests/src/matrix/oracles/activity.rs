@@ -14,7 +14,7 @@ use crate::matrix::evidence::{Evidence, Sample};
 /// to look whether they may run. Measured: 0.05 ms each from their beginning to their first run,
 /// and nothing once the guest has left. A guest that runs uses 0.2 to 0.8 ms in each millisecond,
 /// so it is known for one within 5 to 15 ms.
-pub const RUN: Duration = Duration::from_millis(2);
+pub(super) const RUN: Duration = Duration::from_millis(2);
 
 /// A stretch in which a vCPU's account grew.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +27,7 @@ struct Stretch {
 
 /// When which process used CPU time for its vCPUs.
 #[derive(Debug)]
-pub struct Activity {
+pub(super) struct Activity {
     /// In the order of their ends.
     stretches: Vec<Stretch>,
 }
@@ -35,7 +35,7 @@ pub struct Activity {
 impl Activity {
     /// From the samples.
     #[must_use]
-    pub fn of(evidence: &Evidence) -> Self {
+    pub(super) fn of(evidence: &Evidence) -> Self {
         let mut newest: BTreeMap<(usize, u32), &Sample> = BTreeMap::new();
         let mut stretches = Vec::new();
         for sample in &evidence.samples {
@@ -51,13 +51,13 @@ impl Activity {
 
     /// The moment by which a process had run the guest for sure; `None`: it never did.
     #[must_use]
-    pub fn had_run_by(&self, process: usize) -> Option<SystemTime> {
+    pub(super) fn had_run_by(&self, process: usize) -> Option<SystemTime> {
         self.had_run_since(process, SystemTime::UNIX_EPOCH)
     }
 
     /// The same, counting only what it used after `since`.
     #[must_use]
-    pub fn had_run_since(&self, process: usize, since: SystemTime) -> Option<SystemTime> {
+    pub(super) fn had_run_since(&self, process: usize, since: SystemTime) -> Option<SystemTime> {
         let mut used = Duration::ZERO;
         let own = self.stretches.iter().filter(|stretch| stretch.process == process && stretch.from >= since);
         own.into_iter().find_map(|stretch| {
@@ -68,7 +68,7 @@ impl Activity {
 
     /// CPU time that a process used in stretches within this time.
     #[must_use]
-    pub fn used(&self, process: usize, from: SystemTime, to: SystemTime) -> Duration {
+    pub(super) fn used(&self, process: usize, from: SystemTime, to: SystemTime) -> Duration {
         let within = |stretch: &&Stretch| stretch.process == process && stretch.from >= from && stretch.to <= to;
         self.stretches.iter().filter(within).map(|stretch| stretch.used).sum()
     }

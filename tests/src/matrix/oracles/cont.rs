@@ -10,7 +10,7 @@ use crate::matrix::evidence::{ContTried, Evidence};
 
 /// Judges it.
 #[must_use]
-pub fn judge(evidence: &Evidence) -> Verdict {
+pub(super) fn judge(evidence: &Evidence) -> Verdict {
     if evidence.conts.is_empty() {
         return Verdict::None("nobody said cont at the end".into());
     }

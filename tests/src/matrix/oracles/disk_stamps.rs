@@ -11,7 +11,7 @@ use crate::matrix::evidence::Evidence;
 
 /// Judges it.
 #[must_use]
-pub fn judge(evidence: &Evidence) -> Verdict {
+pub(super) fn judge(evidence: &Evidence) -> Verdict {
     match &evidence.disk_stamps {
         None => Verdict::None("the guest has no disk".into()),
         Some(Err(why)) => Verdict::Fail(why.clone()),

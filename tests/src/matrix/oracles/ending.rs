@@ -18,7 +18,7 @@ use crate::matrix::evidence::{Ending, Evidence, Process, Role};
 
 /// Judges it.
 #[must_use]
-pub fn judge(evidence: &Evidence) -> Verdict {
+pub(super) fn judge(evidence: &Evidence) -> Verdict {
     if evidence.samples.is_empty() {
         return Verdict::None("nobody looked at the vCPUs' threads".into());
     }

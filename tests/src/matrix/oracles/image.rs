@@ -5,7 +5,7 @@ use crate::matrix::evidence::Evidence;
 
 /// Judges it.
 #[must_use]
-pub fn judge(evidence: &Evidence) -> Verdict {
+pub(super) fn judge(evidence: &Evidence) -> Verdict {
     match &evidence.image {
         None => Verdict::None("nobody said that the guest runs".into()),
         Some(Ok(())) => Verdict::Pass("the guest's process has the image open that the guest began with".into()),

@@ -8,7 +8,7 @@ use crate::matrix::evidence::Evidence;
 
 /// Judges it.
 #[must_use]
-pub fn judge(evidence: &Evidence) -> Verdict {
+pub(super) fn judge(evidence: &Evidence) -> Verdict {
     match &evidence.next {
         Some(Ok(())) => Verdict::Pass("the next migration succeeded".into()),
         Some(Err(why)) => Verdict::Fail(format!("the next migration did not succeed: {why}")),

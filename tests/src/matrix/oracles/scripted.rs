@@ -12,19 +12,19 @@ use crate::matrix::evidence::{CellFacts, Ending, Event, Evidence, Named, Process
 use crate::procfs::Inventory;
 
 /// The pids of the source, the destination and the next process.
-pub const PIDS: [u32; 3] = [100, 200, 300];
+pub(super) const PIDS: [u32; 3] = [100, 200, 300];
 /// When all has settled, in milliseconds.
 const SETTLED: u64 = 2000;
 
 /// A moment, in milliseconds since the beginning.
-pub fn at(ms: u64) -> SystemTime {
+pub(super) fn at(ms: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_000_000_000) + Duration::from_millis(ms)
 }
 
 /// Who uses CPU time when, in milliseconds: the accounts of one vCPU for each of two processes,
 /// read every 5 ms.
 #[derive(Default)]
-pub struct Script {
+pub(super) struct Script {
     runs: Vec<(usize, u64, u64)>,
     wakes: Vec<(usize, u64)>,
     blind: Option<(u64, u64)>,
@@ -32,25 +32,25 @@ pub struct Script {
 
 impl Script {
     /// The process runs the guest at half of a CPU.
-    pub fn runs(mut self, process: usize, from: u64, to: u64) -> Self {
+    pub(super) fn runs(mut self, process: usize, from: u64, to: u64) -> Self {
         self.runs.push((process, from, to));
         self
     }
 
     /// The process's vCPU looks whether it may run: 0.2 ms.
-    pub fn wakes(mut self, process: usize, when: u64) -> Self {
+    pub(super) fn wakes(mut self, process: usize, when: u64) -> Self {
         self.wakes.push((process, when));
         self
     }
 
     /// The sampler does not get to run.
-    pub fn blind(mut self, from: u64, to: u64) -> Self {
+    pub(super) fn blind(mut self, from: u64, to: u64) -> Self {
         self.blind = Some((from, to));
         self
     }
 
     /// The samples.
-    pub fn samples(&self) -> Vec<Sample> {
+    pub(super) fn samples(&self) -> Vec<Sample> {
         let sees = |ms: &u64| self.blind.is_none_or(|(from, to)| *ms < from || *ms > to);
         let looks = (0..=SETTLED + 1000).step_by(5).filter(sees);
         looks.flat_map(|ms| [0, 1].map(|process| self.sample(process, ms))).collect()
@@ -65,29 +65,29 @@ impl Script {
 }
 
 /// A report line of vCPU 0.
-pub fn report(sequence: u64) -> String {
+pub(super) fn report(sequence: u64) -> String {
     let report = Report { sequence, pages: sequence * 10, ticks: sequence, ..Report::default() };
     let line: Line = Line::Report(report);
     format!("{line}\r\n")
 }
 
 /// Report lines of vCPU 0.
-pub fn reports(sequences: std::ops::RangeInclusive<u64>) -> String {
+pub(super) fn reports(sequences: std::ops::RangeInclusive<u64>) -> String {
     sequences.map(report).collect()
 }
 
 /// An event.
-pub fn event(ms: u64, name: &str) -> Event {
+pub(super) fn event(ms: u64, name: &str) -> Event {
     Event { at: at(ms), name: name.into(), data: json!(null) }
 }
 
 /// A `MIGRATION` event.
-pub fn status(ms: u64, status: &str) -> Event {
+pub(super) fn status(ms: u64, status: &str) -> Event {
     Event { at: at(ms), name: "MIGRATION".into(), data: json!({ "status": status }) }
 }
 
 /// What a process holds that runs a guest, with the image's lock or without.
-pub fn holds(locked: bool) -> Inventory {
+pub(super) fn holds(locked: bool) -> Inventory {
     let counts = |names: &[(&str, usize)]| names.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
     Inventory {
         threads: counts(&[("ferry", 1), ("vcpu-0", 1)]),
@@ -160,13 +160,13 @@ fn record(generation: u64, pid: u32) -> RecordView {
 }
 
 /// A write, by a process, while the record named this generation and process.
-pub fn write(ms: u64, pid: u32, generation: u64, owner: u32) -> Write {
+pub(super) fn write(ms: u64, pid: u32, generation: u64, owner: u32) -> Write {
     Write { at: at(ms), pid, named: vec![Named { generation, pid: Some(owner) }] }
 }
 
 /// Cut off while the state was on its way: the source resumed within 50 ms, the destination ended
 /// with its reason.
-pub fn failed_migration() -> Evidence {
+pub(super) fn failed_migration() -> Evidence {
     const REASON: &str = "waiting for the destination to load: the peer closed the control link; look at the destination's \
                           standard error";
     let mut source = process(Role::Source, "running", Some(Status::Failed));
@@ -202,7 +202,7 @@ pub fn failed_migration() -> Evidence {
 }
 
 /// Nothing broke: the guest went to the destination, and from there to the next.
-pub fn moved() -> Evidence {
+pub(super) fn moved() -> Evidence {
     let mut source = process(Role::Source, "postmigrate", Some(Status::Completed));
     source.events = vec![
         status(100, "setup"),

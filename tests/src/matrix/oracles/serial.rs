@@ -16,7 +16,7 @@ use crate::matrix::evidence::Evidence;
 
 /// Judges it.
 #[must_use]
-pub fn judge(evidence: &Evidence) -> Verdict {
+pub(super) fn judge(evidence: &Evidence) -> Verdict {
     let said = words::of(evidence);
     if said.reports == 0 {
         return Verdict::None("the guest reported nothing".into());

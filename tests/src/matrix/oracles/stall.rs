@@ -25,7 +25,7 @@ const LOAD_TIMEOUT: &str = "did not take the guest in time";
 
 /// Judges it.
 #[must_use]
-pub fn judge(evidence: &Evidence) -> Verdict {
+pub(super) fn judge(evidence: &Evidence) -> Verdict {
     let (Some(stalled), Some(since)) = (&evidence.cell.stalled, evidence.broken) else {
         return Verdict::None("no link was made to stall".into());
     };

@@ -50,7 +50,7 @@ const WAYS_ON: [&str; 3] = ["x-ferry-resolve", "migrate", "record"];
 
 /// Judges it.
 #[must_use]
-pub fn judge(evidence: &Evidence) -> Verdict {
+pub(super) fn judge(evidence: &Evidence) -> Verdict {
     let of_each = evidence.processes.iter().flat_map(|process| {
         let wrong = [order(process), turns(process), end(process), rest(process, evidence.cell.record)];
         wrong.into_iter().flatten().map(|why| format!("{}: {why}", process.label)).collect::<Vec<_>>()

@@ -9,7 +9,7 @@ use crate::matrix::evidence::Evidence;
 
 /// What was found in it.
 #[derive(Debug, Default)]
-pub struct Words {
+pub(super) struct Words {
     /// Reports of all vCPUs.
     pub reports: usize,
     /// How often the guest has booted.
@@ -22,7 +22,7 @@ pub struct Words {
 
 /// Reads the guest's output.
 #[must_use]
-pub fn of(evidence: &Evidence) -> Words {
+pub(super) fn of(evidence: &Evidence) -> Words {
     let (mut stream, mut account, mut words) = (Stream::default(), Account::default(), Words::default());
     for process in &evidence.processes {
         stream.add(process.serial.as_bytes());

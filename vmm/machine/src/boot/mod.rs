@@ -13,7 +13,7 @@ mod layout;
 mod linux;
 mod mptable;
 mod pvh;
-pub mod registers;
+pub(crate) mod registers;
 #[cfg(test)]
 mod tests;
 
@@ -37,7 +37,7 @@ const INITRD_MAX: u64 = 0x37ff_ffff;
 
 /// Where and how a kernel is entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entry {
+pub(crate) enum Entry {
     /// In 32-bit protected mode without paging, by PVH.
     Pvh(u32),
     /// In 64-bit mode, by the Linux boot protocol.
@@ -55,7 +55,7 @@ impl Entry {
 
 /// What boots: the open images and the command line.
 #[derive(Debug)]
-pub struct BootSource {
+pub(crate) struct BootSource {
     kernel: Image,
     initrd: Option<Image>,
     /// What the images hold, and the command line that was given here.
@@ -83,7 +83,7 @@ impl BootSource {
     ///
     /// # Errors
     /// When a file does not open or is empty, naming it.
-    pub fn open(
+    pub(crate) fn open(
         kernel: Option<&Path>,
         initrd: Option<&Path>,
         command_line: &str,
@@ -107,14 +107,14 @@ impl BootSource {
 
     /// What boots here at the next reset.
     #[must_use]
-    pub fn identity(&self) -> Boot {
+    pub(crate) fn identity(&self) -> Boot {
         let arrived = self.arrived().clone();
         Boot { command_line: arrived.unwrap_or_else(|| self.own.command_line.clone()), ..self.own.clone() }
     }
 
     /// The guest comes from elsewhere with this command line; without one, the one that was given
     /// here counts.
-    pub fn set_command_line(&self, arrived: Option<String>) {
+    pub(crate) fn set_command_line(&self, arrived: Option<String>) {
         *self.arrived() = arrived;
     }
 
@@ -126,7 +126,7 @@ impl BootSource {
     ///
     /// # Errors
     /// When an image is damaged or does not fit; guest memory may then be partly written.
-    pub fn load(&self, memory: &Memory) -> Result<Entry, BootError> {
+    pub(crate) fn load(&self, memory: &Memory) -> Result<Entry, BootError> {
         let kernel = self.parse(memory).map_err(|problem| problem.of(&self.kernel.input))?;
         self.write_command_line(memory.guest(), &kernel).map_err(|problem| problem.of(&self.kernel.input))?;
         let initrd = match &self.initrd {

@@ -35,7 +35,7 @@ pub(super) fn write_descriptors(memory: &GuestMemory, entry: Entry) -> Result<()
 
 /// General registers at the entry.
 #[must_use]
-pub fn general(entry: Entry) -> kvm_regs {
+pub(crate) fn general(entry: Entry) -> kvm_regs {
     match entry {
         Entry::Pvh(entry) => kvm_regs { rip: entry.into(), rbx: START_INFO, rflags: RFLAGS, ..Default::default() },
         Entry::Linux64(entry) => kvm_regs { rip: entry, rsi: ZERO_PAGE, rflags: RFLAGS, ..Default::default() },
@@ -43,7 +43,7 @@ pub fn general(entry: Entry) -> kvm_regs {
 }
 
 /// Changes the power-on `sregs` to flat protected mode (PVH) or 64-bit mode (Linux).
-pub fn special(entry: Entry, sregs: &mut kvm_sregs) {
+pub(crate) fn special(entry: Entry, sregs: &mut kvm_sregs) {
     sregs.cs = code(entry);
     (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data(), data(), data(), data(), data());
     sregs.tr = task();

@@ -11,13 +11,13 @@ use super::exact::{Exact, decode, encode};
 use super::vm::Vm;
 
 /// The interrupt controllers.
-pub const IRQCHIP: DeviceId = DeviceId { name: "irqchip", instance: 0 };
+pub(crate) const IRQCHIP: DeviceId = DeviceId { name: "irqchip", instance: 0 };
 /// The timer.
-pub const PIT: DeviceId = DeviceId { name: "pit", instance: 0 };
+pub(crate) const PIT: DeviceId = DeviceId { name: "pit", instance: 0 };
 /// Version of the `irqchip` state.
-pub const IRQCHIP_VERSION: u32 = 1;
+pub(crate) const IRQCHIP_VERSION: u32 = 1;
 /// Version of the `pit` state.
-pub const PIT_VERSION: u32 = 1;
+pub(crate) const PIT_VERSION: u32 = 1;
 
 const CHIPS: [u32; 3] = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC];
 

@@ -17,9 +17,9 @@ use super::exact::{decode, encode};
 use super::vm::Vm;
 
 /// The guest's kvmclock.
-pub const KVMCLOCK: DeviceId = DeviceId { name: "kvmclock", instance: 0 };
+pub(crate) const KVMCLOCK: DeviceId = DeviceId { name: "kvmclock", instance: 0 };
 /// Version of the `kvmclock` state.
-pub const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 /// The longest time that a clock is moved forward. More than that is a host whose clock is wrong.
 const ELAPSED_MAX_NS: u64 = 10 * 60 * 1_000_000_000;
@@ -88,7 +88,7 @@ pub(crate) fn load(vm: &Vm, version: u32, payload: &[u8]) -> Result<(), StateErr
 
 /// How a vCPU's TSC behaves on this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tsc {
+pub(crate) enum Tsc {
     /// Each guest has its own, which can be set.
     Own,
     /// The guest reads the host's; setting it does nothing.

@@ -19,8 +19,7 @@ pub(crate) mod vcpu;
 mod vm;
 
 pub use calls::StateCall;
-pub use clock::Tsc;
 pub use dirty_log::DirtyLog;
 pub use error::{KvmError, StateError};
-pub use vcpu::{RunArea, Vcpu, create_all};
-pub use vm::{Protection, Vm};
+pub(crate) use vcpu::{RunArea, Vcpu, create_all};
+pub(crate) use vm::Vm;

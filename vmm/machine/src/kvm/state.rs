@@ -20,7 +20,7 @@ use super::msrs;
 use super::vcpu::{Vcpu, XSAVE_MIN, set_cpuid};
 
 /// Version of the `vcpu` state.
-pub const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 /// Bounds of the lists in a saved state.
 const CPUID_MAX: usize = 256;
@@ -32,7 +32,7 @@ const TSC_TOLERANCE_PPM: u64 = 250;
 
 /// A vCPU's state.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct VcpuState {
+pub(crate) struct VcpuState {
     mp_state: Exact<kvm_mp_state>,
     regs: Exact<kvm_regs>,
     sregs: Exact<kvm_sregs>,
@@ -54,7 +54,7 @@ impl VcpuState {
     ///
     /// # Errors
     /// When the version, a length or a value is not possible.
-    pub fn decode(version: u32, payload: &[u8]) -> Result<Self, StateError> {
+    pub(crate) fn decode(version: u32, payload: &[u8]) -> Result<Self, StateError> {
         let state: VcpuState = decode(version, VERSION, payload)?;
         let bounds: [(&'static str, u64, bool, &'static str); 5] = [
             ("cpuid entries", state.cpuid.len() as u64, state.cpuid.len() <= CPUID_MAX, "at most 256"),
@@ -148,7 +148,7 @@ impl Vcpu {
     ///
     /// # Errors
     /// When KVM refuses a part, naming it.
-    pub fn save(&self) -> Result<Vec<u8>, StateError> {
+    pub(crate) fn save(&self) -> Result<Vec<u8>, StateError> {
         let (fd, host, calls) = (&self.fd, &self.host, &self.calls);
         // First, because asking makes KVM take pending INIT and SIPI, which changes registers.
         let mp_state = calls.make(StateCall::GetMpState, || fd.get_mp_state())?;
@@ -189,7 +189,7 @@ impl Vcpu {
     /// # Errors
     /// When the state is no such state, or this host cannot provide it, naming what. The vCPU can
     /// then be loaded again, but not run.
-    pub fn load(&mut self, version: u32, payload: &[u8]) -> Result<(), StateError> {
+    pub(crate) fn load(&mut self, version: u32, payload: &[u8]) -> Result<(), StateError> {
         VcpuState::decode(version, payload)?.apply(self)
     }
 
@@ -198,7 +198,7 @@ impl Vcpu {
     ///
     /// # Errors
     /// When KVM refuses.
-    pub fn settle(&mut self) -> Result<(), StateError> {
+    pub(crate) fn settle(&mut self) -> Result<(), StateError> {
         msrs::set(&self.calls, &self.fd, &self.unsettled)?;
         self.unsettled.clear();
         Ok(())
@@ -209,7 +209,7 @@ impl Vcpu {
     ///
     /// # Errors
     /// When KVM refuses a part, naming it.
-    pub fn reset(&mut self, power_on: &[u8]) -> Result<(), StateError> {
+    pub(crate) fn reset(&mut self, power_on: &[u8]) -> Result<(), StateError> {
         let mut state = VcpuState::decode(VERSION, power_on)?;
         state.cpuid = self.cpuid.iter().copied().map(Exact).collect();
         state.taken_ns = real_ns(&self.calls);

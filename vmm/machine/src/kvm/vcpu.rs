@@ -20,7 +20,7 @@ use crate::boot::{Entry, registers};
 
 /// What all vCPUs of a machine have in common on this host.
 #[derive(Clone, Debug)]
-pub struct Host {
+pub(crate) struct Host {
     /// MSRs that are saved.
     pub msrs: Vec<u32>,
     /// How the TSC behaves.
@@ -35,7 +35,7 @@ pub struct Host {
 
 /// A vCPU.
 #[derive(Debug)]
-pub struct Vcpu {
+pub(crate) struct Vcpu {
     id: u32,
     pub(super) fd: VcpuFd,
     pub(super) cpuid: Vec<kvm_cpuid_entry2>,
@@ -49,7 +49,7 @@ pub struct Vcpu {
 ///
 /// # Errors
 /// When there are too many for this host or KVM refuses.
-pub fn create_all(vm: &Vm, count: u32) -> Result<Vec<Vcpu>, KvmError> {
+pub(crate) fn create_all(vm: &Vm, count: u32) -> Result<Vec<Vcpu>, KvmError> {
     let most = u32::try_from(vm.kvm().get_max_vcpus()).unwrap_or(u32::MAX);
     if count == 0 || count > most {
         return Err(KvmError::Cpus { wanted: count, most });
@@ -111,24 +111,24 @@ pub(super) fn set_cpuid(fd: &VcpuFd, entries: &[kvm_cpuid_entry2]) -> Result<(),
 impl Vcpu {
     /// Counts from 0; also the APIC id.
     #[must_use]
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.id
     }
 
     /// The handle, to run it.
-    pub fn fd(&mut self) -> &mut VcpuFd {
+    pub(crate) fn fd(&mut self) -> &mut VcpuFd {
         &mut self.fd
     }
 
     /// CPUID as the guest sees it.
     #[must_use]
-    pub fn cpuid(&self) -> &[kvm_cpuid_entry2] {
+    pub(crate) fn cpuid(&self) -> &[kvm_cpuid_entry2] {
         &self.cpuid
     }
 
     /// What this host gives to all vCPUs.
     #[must_use]
-    pub fn host(&self) -> &Arc<Host> {
+    pub(crate) fn host(&self) -> &Arc<Host> {
         &self.host
     }
 
@@ -136,7 +136,7 @@ impl Vcpu {
     ///
     /// # Errors
     /// When KVM refuses.
-    pub fn enter_at(&self, entry: Entry) -> Result<(), StateError> {
+    pub(crate) fn enter_at(&self, entry: Entry) -> Result<(), StateError> {
         let mut sregs = self.calls.make(StateCall::GetSregs, || self.fd.get_sregs())?;
         registers::special(entry, &mut sregs);
         self.calls.make(StateCall::SetSregs, || self.fd.set_sregs(&sregs))?;
@@ -145,14 +145,14 @@ impl Vcpu {
 
     /// Tells the guest's kvmclock that it was stopped, so that its watchdogs forgive (KVM API,
     /// `KVM_KVMCLOCK_CTRL`). A guest without kvmclock needs no telling.
-    pub fn note_pause(&self) {
+    pub(crate) fn note_pause(&self) {
         if let Err(error) = self.fd.kvmclock_ctrl() {
             tracing::trace!(vcpu = self.id, %error, "the guest does not use kvmclock");
         }
     }
 
     /// The run area, to interrupt the vCPU from other threads.
-    pub fn run_area(&mut self) -> RunArea {
+    pub(crate) fn run_area(&mut self) -> RunArea {
         RunArea(self.fd.get_kvm_run())
     }
 }
@@ -161,7 +161,7 @@ impl Vcpu {
 ///
 /// Valid as long as the [`Vcpu`] that it came from.
 #[derive(Clone, Copy, Debug)]
-pub struct RunArea(*mut kvm_run);
+pub(crate) struct RunArea(*mut kvm_run);
 
 // SAFETY: the methods access single fields, atomically or while the vCPU's thread does not run it.
 unsafe impl Send for RunArea {}
@@ -174,7 +174,7 @@ impl RunArea {
     ///
     /// # Safety
     /// The vCPU still exists.
-    pub unsafe fn set_immediate_exit(self, on: bool) {
+    pub(crate) unsafe fn set_immediate_exit(self, on: bool) {
         // SAFETY: the area is mapped as long as the vCPU exists; the kernel reads this byte at any
         // time.
         let flag = unsafe { AtomicU8::from_ptr(&raw mut (*self.0).immediate_exit) };
@@ -186,7 +186,7 @@ impl RunArea {
     /// # Safety
     /// The vCPU still exists, and the caller runs it.
     #[must_use]
-    pub unsafe fn port_access_len(self) -> usize {
+    pub(crate) unsafe fn port_access_len(self) -> usize {
         // SAFETY: the area is mapped, and the kernel does not write to it between two runs.
         unsafe { (*self.0).__bindgen_anon_1.io.size.into() }
     }
@@ -196,7 +196,7 @@ impl RunArea {
     /// # Safety
     /// The vCPU still exists, and the caller runs it.
     #[must_use]
-    pub unsafe fn internal_error(self) -> (u32, [u64; 16], usize) {
+    pub(crate) unsafe fn internal_error(self) -> (u32, [u64; 16], usize) {
         // SAFETY: the area is mapped, and the kernel does not write to it between two runs.
         let error = unsafe { (*self.0).__bindgen_anon_1.internal };
         (error.suberror, error.data, (error.ndata as usize).min(error.data.len()))

@@ -1,4 +1,4 @@
-//! What postcopy costs on this host, without a guest: `cargo test -p ferry-vmm --lib figures --
+//! What postcopy costs on this host, without a guest: `cargo test -p ferry-memory --lib figures --
 //! --ignored --nocapture --test-threads 1`.
 
 use std::sync::atomic::AtomicBool;

@@ -32,7 +32,7 @@ struct Rule {
 }
 
 /// `x-ferry-fault-set`: adds a rule, or with `"clear": true` removes all.
-pub fn fault_set(session: &Session, arguments: Arguments) -> Done {
+pub(super) fn fault_set(session: &Session, arguments: Arguments) -> Done {
     if arguments.contains_key("clear") {
         return match read(arguments)? {
             Clear { clear: true } => session.target.clear_faults(),
@@ -49,7 +49,7 @@ pub fn fault_set(session: &Session, arguments: Arguments) -> Done {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Resolve {
+pub(super) struct Resolve {
     owner: Side,
     peer_fenced: bool,
     #[serde(default)]
@@ -67,7 +67,7 @@ enum Side {
 
 /// `x-ferry-resolve`: the operator says who owns the guest. Only one who has made sure that the
 /// other side does not run it, and never will, can say so.
-pub fn resolve(session: &Session, arguments: Resolve) -> Done {
+pub(super) fn resolve(session: &Session, arguments: Resolve) -> Done {
     if !arguments.peer_fenced {
         return Err(CommandError::generic(
             "Nothing was resolved: end the other side's process first, or cut its host off for good, then say so with \
@@ -82,13 +82,13 @@ pub fn resolve(session: &Session, arguments: Resolve) -> Done {
 }
 
 /// `x-ferry-query-ownership`: what the ownership record says; an empty object without a record.
-pub fn query_ownership(session: &Session, _: Nothing) -> Outcome {
+pub(super) fn query_ownership(session: &Session, _: Nothing) -> Outcome {
     session.target.ownership().map_or(Ok(json!({})), value)
 }
 
 /// `x-ferry-memory-hash`: equal on two sides exactly when their guest memory is. The target
 /// refuses it while memory is not whole.
-pub fn memory_hash(session: &Session, _: Nothing) -> Outcome {
+pub(super) fn memory_hash(session: &Session, _: Nothing) -> Outcome {
     let stopped = || match session.target.run_state() {
         RunState::Running => {
             Err(CommandError::generic("The guest is running and its memory changes; send 'stop' before this"))

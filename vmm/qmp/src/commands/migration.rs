@@ -32,13 +32,13 @@ struct Migrate {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct MigrateRecover {
+pub(super) struct MigrateRecover {
     uri: String,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct MigrateIncoming {
+pub(super) struct MigrateIncoming {
     uri: Option<String>,
     channels: Option<Vec<Channel>>,
     exit_on_error: Option<bool>,
@@ -85,7 +85,7 @@ enum SocketType {
 
 /// `migrate`. Parameters and capabilities that come with it are in force for this migration alone,
 /// and only if it begins.
-pub fn migrate(session: &Session, arguments: Arguments) -> Done {
+pub(super) fn migrate(session: &Session, arguments: Arguments) -> Done {
     let given = arguments.get("x-ferry-parameters").and_then(Value::as_object).cloned().unwrap_or_default();
     let arguments = read::<Migrate>(arguments)?;
     let to = endpoint(arguments.uri, arguments.channels)?;
@@ -107,28 +107,28 @@ pub fn migrate(session: &Session, arguments: Arguments) -> Done {
     session.target.migrate(to, &OwnSettings { parameters, capabilities })
 }
 
-pub fn migrate_start_postcopy(session: &Session, _: Nothing) -> Done {
+pub(super) fn migrate_start_postcopy(session: &Session, _: Nothing) -> Done {
     session.target.start_postcopy()
 }
 
-pub fn migrate_pause(session: &Session, _: Nothing) -> Done {
+pub(super) fn migrate_pause(session: &Session, _: Nothing) -> Done {
     session.target.pause_migration()
 }
 
-pub fn migrate_recover(session: &Session, arguments: MigrateRecover) -> Done {
+pub(super) fn migrate_recover(session: &Session, arguments: MigrateRecover) -> Done {
     session.target.recover(&endpoint(Some(arguments.uri), None)?)
 }
 
-pub fn migrate_incoming(session: &Session, arguments: MigrateIncoming) -> Done {
+pub(super) fn migrate_incoming(session: &Session, arguments: MigrateIncoming) -> Done {
     let at = endpoint(arguments.uri, arguments.channels)?;
     session.target.incoming(&at, arguments.exit_on_error.unwrap_or(true))
 }
 
-pub fn migrate_cancel(session: &Session, _: Nothing) -> Done {
+pub(super) fn migrate_cancel(session: &Session, _: Nothing) -> Done {
     session.target.cancel()
 }
 
-pub fn query_migrate(session: &Session, _: Nothing) -> Outcome {
+pub(super) fn query_migrate(session: &Session, _: Nothing) -> Outcome {
     let mut info = value(session.target.migration())?;
     if let (Value::Object(members), Some(at)) = (&mut info, session.target.listening()) {
         members.insert("socket-address".into(), json!([socket_address(&at)]));

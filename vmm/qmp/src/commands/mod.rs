@@ -23,7 +23,7 @@ struct Command {
 }
 
 /// Runs one request of a client that has negotiated.
-pub fn dispatch(session: &Session, request: Request) -> Outcome {
+pub(crate) fn dispatch(session: &Session, request: Request) -> Outcome {
     match COMMANDS.iter().find(|command| command.name == request.execute) {
         Some(command) => (command.run)(session, request.arguments),
         None => Err(CommandError::not_found(format!("The command {} has not been found", request.execute))),

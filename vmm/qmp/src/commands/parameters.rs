@@ -15,7 +15,7 @@ use crate::wire::CommandError;
 use serde::{Deserialize, Serialize};
 
 /// Sets the parameters that are given and leaves the others as they are.
-pub fn set_parameters(session: &Session, given: Arguments) -> Done {
+pub(super) fn set_parameters(session: &Session, given: Arguments) -> Done {
     // For an error that names the member.
     read::<Parameters>(given.clone())?;
     session.target.set_parameters(&some(given)?)
@@ -26,25 +26,25 @@ pub(super) fn some(given: Arguments) -> Result<Given, CommandError> {
     Given::new(given).map_err(|error| CommandError::from_chain(&error))
 }
 
-pub fn query_parameters(session: &Session, _: Nothing) -> Outcome {
+pub(super) fn query_parameters(session: &Session, _: Nothing) -> Outcome {
     value(session.target.parameters())
 }
 
 /// QEMU's `MigrationCapabilityStatus`.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct CapabilityState {
+pub(super) struct CapabilityState {
     pub(super) capability: Capability,
     pub(super) state: bool,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct SetCapabilities {
+pub(super) struct SetCapabilities {
     capabilities: Vec<CapabilityState>,
 }
 
-pub fn set_capabilities(session: &Session, arguments: SetCapabilities) -> Done {
+pub(super) fn set_capabilities(session: &Session, arguments: SetCapabilities) -> Done {
     if session.target.migration().status.unwrap_or_default().is_active() {
         return Err(CommandError::generic("There's a migration process in progress; set capabilities before it"));
     }
@@ -57,7 +57,7 @@ pub fn set_capabilities(session: &Session, arguments: SetCapabilities) -> Done {
     Ok(())
 }
 
-pub fn query_capabilities(session: &Session, _: Nothing) -> Outcome {
+pub(super) fn query_capabilities(session: &Session, _: Nothing) -> Outcome {
     value(Capability::ALL.map(|capability| {
         let state = match capability {
             Capability::Events => session.shared.migration_events.load(Ordering::Relaxed),

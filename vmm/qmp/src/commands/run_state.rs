@@ -8,33 +8,33 @@ use crate::arguments::Nothing;
 use crate::session::Session;
 use crate::target::Done;
 
-pub fn query_name(session: &Session, _: Nothing) -> Value {
+pub(super) fn query_name(session: &Session, _: Nothing) -> Value {
     json!({ "name": session.target.name() })
 }
 
-pub fn query_status(session: &Session, _: Nothing) -> Value {
+pub(super) fn query_status(session: &Session, _: Nothing) -> Value {
     let state = session.target.run_state();
     json!({ "status": name(state), "running": state == RunState::Running })
 }
 
-pub fn stop(session: &Session, _: Nothing) -> Done {
+pub(super) fn stop(session: &Session, _: Nothing) -> Done {
     session.target.stop()
 }
 
-pub fn cont(session: &Session, _: Nothing) -> Done {
+pub(super) fn cont(session: &Session, _: Nothing) -> Done {
     session.target.cont()
 }
 
-pub fn system_reset(session: &Session, _: Nothing) -> Done {
+pub(super) fn system_reset(session: &Session, _: Nothing) -> Done {
     session.target.reset()
 }
 
-pub fn quit(session: &Session, _: Nothing) -> Done {
+pub(super) fn quit(session: &Session, _: Nothing) -> Done {
     session.target.quit()
 }
 
 /// QEMU's name of a run state.
-pub fn name(state: RunState) -> &'static str {
+pub(super) fn name(state: RunState) -> &'static str {
     match state {
         RunState::Prelaunch => "prelaunch",
         RunState::Running => "running",

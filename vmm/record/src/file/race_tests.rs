@@ -109,7 +109,7 @@ fn one_creator_wins() {
     assert_eq!(folder.opener().read().unwrap().unwrap().owner, owner(won[0]));
 }
 
-/// `cargo test -p ferry-vmm --release --lib -- --ignored --nocapture swap_latency`
+/// `cargo test -p ferry-record --release --lib -- --ignored --nocapture swap_latency`
 #[test]
 #[ignore = "a measurement: it prints, and asserts nothing about time"]
 fn swap_latency() {

@@ -23,7 +23,7 @@ pub(super) struct Message<'a> {
 
 impl Message<'_> {
     /// How long it seems to have taken, if both sides have noted it.
-    pub fn took_us(&self) -> Option<i64> {
+    pub(super) fn took_us(&self) -> Option<i64> {
         Some(self.received_us? - self.sent_us?)
     }
 }

@@ -20,7 +20,7 @@ gap: the time by which a page came later than it should, for any reason.
 A file beside the disk, the ownership record, names the one process that may run it.";
 
 /// Plays the act; returns the process that runs the guest.
-pub fn play(stage: &mut Stage) -> Result<(FerryRun, Account), CliError> {
+pub(super) fn play(stage: &mut Stage) -> Result<(FerryRun, Account), CliError> {
     stage.act("A guest boots", STORY);
     let made = File::create(stage.file("disk.img")).and_then(|file| file.set_len(DISK_SIZE));
     made.map_err(|error| CliError::failed("cannot make a disk image", error))?;

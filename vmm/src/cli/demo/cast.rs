@@ -13,7 +13,7 @@ use super::stage::Stage;
 use crate::cli::{CliError, summary, units};
 
 /// vCPUs of the demo's guest.
-pub const CPUS: usize = 2;
+pub(super) const CPUS: usize = 2;
 /// Guest memory, as `--memory` takes it.
 const MEMORY: &str = "256M";
 /// Bytes of memory that the guest works in.
@@ -25,7 +25,7 @@ const REPORT_MS: u64 = 250;
 
 /// How a migration is to go.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
+pub(super) struct Plan {
     /// After the first round the guest runs at the destination, and the rest of its memory
     /// follows.
     pub postcopy: bool,
@@ -36,10 +36,10 @@ pub struct Plan {
 }
 
 /// Everything as it is by default.
-pub const PRECOPY: Plan = Plan { postcopy: false, rehearsal: true, max_bandwidth: 0 };
+pub(super) const PRECOPY: Plan = Plan { postcopy: false, rehearsal: true, max_bandwidth: 0 };
 
 /// Starts a process that boots the guest, or with `--incoming` waits for it.
-pub fn start(stage: &Stage, name: &'static str, arguments: &[&str]) -> Result<FerryRun, CliError> {
+pub(super) fn start(stage: &Stage, name: &'static str, arguments: &[&str]) -> Result<FerryRun, CliError> {
     let workload = Workload {
         cpus: CPUS as u32,
         working_set: WORKING_SET,
@@ -60,18 +60,18 @@ pub fn start(stage: &Stage, name: &'static str, arguments: &[&str]) -> Result<Fe
 }
 
 /// Starts a process that waits for the guest.
-pub fn start_destination(stage: &Stage, name: &'static str, arguments: &[&str]) -> Result<FerryRun, CliError> {
+pub(super) fn start_destination(stage: &Stage, name: &'static str, arguments: &[&str]) -> Result<FerryRun, CliError> {
     start(stage, name, &[&["--incoming", "tcp:127.0.0.1:0"], arguments].concat())
 }
 
 /// A network of its own between a source and `destination`.
-pub fn relay_to(destination: &mut FerryRun, cut_at: Option<&'static str>) -> Result<Relay, CliError> {
+pub(super) fn relay_to(destination: &mut FerryRun, cut_at: Option<&'static str>) -> Result<Relay, CliError> {
     let at = destination.listens_at()?;
     Relay::new(&at, cut_at).map_err(|error| CliError::failed("cannot make a relay on loopback", error))
 }
 
 /// Begins a migration from `source` to the address `to`.
-pub fn begin(source: &mut FerryRun, to: &str, plan: Plan) -> Result<(), CliError> {
+pub(super) fn begin(source: &mut FerryRun, to: &str, plan: Plan) -> Result<(), CliError> {
     source.client.take_events();
     let allow = json!([{ "capability": "postcopy-ram", "state": plan.postcopy }]);
     source.client.execute("migrate-set-capabilities", json!({ "capabilities": allow }))?;
@@ -88,13 +88,18 @@ pub fn begin(source: &mut FerryRun, to: &str, plan: Plan) -> Result<(), CliError
 }
 
 /// Migrates from `source` to the address `to`, and returns how that ended.
-pub fn migrate(stage: &mut Stage, source: &mut FerryRun, to: &str, plan: Plan) -> Result<MigrationInfo, CliError> {
+pub(super) fn migrate(
+    stage: &mut Stage,
+    source: &mut FerryRun,
+    to: &str,
+    plan: Plan,
+) -> Result<MigrationInfo, CliError> {
     begin(source, to, plan)?;
     stage.follow_migration(source)
 }
 
 /// The migration must have ended as the act wants it.
-pub fn expect(info: &MigrationInfo, wanted: Status) -> Result<(), CliError> {
+pub(super) fn expect(info: &MigrationInfo, wanted: Status) -> Result<(), CliError> {
     if info.status == Some(wanted) {
         return Ok(());
     }
@@ -103,12 +108,12 @@ pub fn expect(info: &MigrationInfo, wanted: Status) -> Result<(), CliError> {
 }
 
 /// Why a migration ended as it did.
-pub fn reason(info: &MigrationInfo) -> &str {
+pub(super) fn reason(info: &MigrationInfo) -> &str {
     info.error_desc.as_deref().unwrap_or("no reason was given")
 }
 
 /// Tells of a migration that has completed, with its numbers.
-pub fn tell_moved(stage: &Stage, info: &MigrationInfo) {
+pub(super) fn tell_moved(stage: &Stage, info: &MigrationInfo) {
     let took = info.total_time.map(units::millis).unwrap_or_default();
     stage.good(&format!("moved in {took}; the process it left can go"));
     let mut numbers = String::new();
@@ -117,7 +122,7 @@ pub fn tell_moved(stage: &Stage, info: &MigrationInfo) {
 }
 
 /// The guest has gone to `destination`: the process that it has left ends, and the guest goes on.
-pub fn leave(stage: &mut Stage, mut source: FerryRun, destination: &mut FerryRun) -> Result<Account, CliError> {
+pub(super) fn leave(stage: &mut Stage, mut source: FerryRun, destination: &mut FerryRun) -> Result<Account, CliError> {
     source.client.execute("quit", json!({}))?;
     stage.wait_until("the end of the source's process", |_| source.ended())?;
     stage.follow_guest(destination)?;
@@ -125,7 +130,7 @@ pub fn leave(stage: &mut Stage, mut source: FerryRun, destination: &mut FerryRun
 }
 
 /// The guest runs in `process`, and the record says so.
-pub fn goes_on(stage: &mut Stage, process: &mut FerryRun) -> Result<Account, CliError> {
+pub(super) fn goes_on(stage: &mut Stage, process: &mut FerryRun) -> Result<Account, CliError> {
     let before = stage.log.account();
     let after = stage.guest_goes_on(CPUS, &before)?;
     stage.guest_says(&after);
@@ -134,7 +139,7 @@ pub fn goes_on(stage: &mut Stage, process: &mut FerryRun) -> Result<Account, Cli
 }
 
 /// Shows the record, which must name `process`.
-pub fn tell_owner(stage: &mut Stage, process: &mut FerryRun) -> Result<(), CliError> {
+pub(super) fn tell_owner(stage: &mut Stage, process: &mut FerryRun) -> Result<(), CliError> {
     let record = stage.wait_until("a settled ownership record", |_| {
         Ok(Some(process.ownership()?).filter(|record| record.settled == Some(true)))
     })?;

@@ -19,7 +19,7 @@ use crate::signals;
 
 /// A running `ferry run`.
 #[derive(Debug)]
-pub struct FerryRun {
+pub(super) struct FerryRun {
     name: &'static str,
     child: Child,
     log: PathBuf,
@@ -31,7 +31,7 @@ pub struct FerryRun {
 
 impl FerryRun {
     /// Starts a process with its files in `dir`, and waits until it answers.
-    pub fn start(dir: &Path, name: &'static str, arguments: &[String]) -> Result<Self, CliError> {
+    pub(super) fn start(dir: &Path, name: &'static str, arguments: &[String]) -> Result<Self, CliError> {
         let file = |kind: &str| dir.join(format!("{name}.{kind}"));
         let (qmp, serial, log) = (file("qmp"), file("serial"), file("log"));
         let mut child = spawn(&qmp, &serial, &log, arguments)
@@ -52,7 +52,7 @@ impl FerryRun {
     }
 
     /// Where it listens for an incoming migration, as a URI.
-    pub fn listens_at(&mut self) -> Result<String, CliError> {
+    pub(super) fn listens_at(&mut self) -> Result<String, CliError> {
         let info = self.client.execute("query-migrate", json!({}))?;
         let address = &info["socket-address"][0];
         match (address["host"].as_str(), address["port"].as_str()) {
@@ -63,13 +63,13 @@ impl FerryRun {
 
     /// What it is called: the first process, the second.
     #[must_use]
-    pub fn name(&self) -> &'static str {
+    pub(super) fn name(&self) -> &'static str {
         self.name
     }
 
     /// The statuses that its migration has passed through since events were last looked at, as one
     /// line.
-    pub fn statuses(&mut self) -> Result<String, CliError> {
+    pub(super) fn statuses(&mut self) -> Result<String, CliError> {
         // A reply comes after the events that happened before it.
         self.client.query_migrate()?;
         let events = self.client.take_events();
@@ -79,25 +79,25 @@ impl FerryRun {
     }
 
     /// What the ownership record says, as this process sees it.
-    pub fn ownership(&mut self) -> Result<OwnershipInfo, CliError> {
+    pub(super) fn ownership(&mut self) -> Result<OwnershipInfo, CliError> {
         Ok(self.client.query("x-ferry-query-ownership")?)
     }
 
     /// Waits until this destination has everything, and returns its account of the migration.
-    pub fn ended_well(&mut self, stage: &mut Stage) -> Result<MigrationInfo, CliError> {
+    pub(super) fn ended_well(&mut self, stage: &mut Stage) -> Result<MigrationInfo, CliError> {
         stage.wait_until("the destination's last page", |_| {
             Ok(Some(self.client.query_migrate()?).filter(|info| info.status == Some(Status::Completed)))
         })
     }
 
     /// How the process ended, once it did.
-    pub fn ended(&mut self) -> Result<Option<ExitStatus>, CliError> {
+    pub(super) fn ended(&mut self) -> Result<Option<ExitStatus>, CliError> {
         self.child.try_wait().map_err(|error| CliError::failed("cannot ask for a process's end", error))
     }
 
     /// The last thing the process said, without the program's name.
     #[must_use]
-    pub fn last_words(&self) -> String {
+    pub(super) fn last_words(&self) -> String {
         let line = last_line(&self.log).unwrap_or_else(|| "nothing".into());
         line.strip_prefix("ferry: ").map(str::to_owned).unwrap_or(line)
     }

@@ -14,7 +14,7 @@ Another process has a device that fails after it has loaded its state. In this p
 the guest is stopped and its devices are sent when it shows. The destination has no permit yet: the guest stays here.";
 
 /// Plays the act; the guest stays where it is.
-pub fn play(stage: &mut Stage, mut source: FerryRun) -> Result<(FerryRun, Account), CliError> {
+pub(super) fn play(stage: &mut Stage, mut source: FerryRun) -> Result<(FerryRun, Account), CliError> {
     stage.act("A device fails at the worst moment", STORY);
     let blind = Plan { postcopy: true, rehearsal: false, max_bandwidth: 0 };
     let (info, last_words) = fail(stage, &mut source, "broken", blind)?;

@@ -14,7 +14,7 @@ use ferry_guest::{Line, parse_line};
 
 /// The guest's output, read as it grows.
 #[derive(Debug, Default)]
-pub struct GuestLog {
+pub(super) struct GuestLog {
     file: Option<(PathBuf, File)>,
     partial: Vec<u8>,
     newest: BTreeMap<u32, Report>,
@@ -26,7 +26,7 @@ pub struct GuestLog {
 
 /// The newest reports of all vCPUs, added up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Account {
+pub(super) struct Account {
     /// vCPUs that have reported.
     pub cpus: usize,
     /// Pages touched.
@@ -46,7 +46,7 @@ pub struct Account {
 impl GuestLog {
     /// Goes on reading in another file, from its beginning; in the file that is read already,
     /// where it was.
-    pub fn follow(&mut self, path: &Path) -> io::Result<()> {
+    pub(super) fn follow(&mut self, path: &Path) -> io::Result<()> {
         self.read()?;
         if self.file.as_ref().is_none_or(|(present, _)| present != path) {
             self.file = Some((path.to_owned(), File::open(path)?));
@@ -55,7 +55,7 @@ impl GuestLog {
     }
 
     /// Takes in what was written since the last call.
-    pub fn read(&mut self) -> io::Result<()> {
+    pub(super) fn read(&mut self) -> io::Result<()> {
         let Some((_, file)) = &mut self.file else { return Ok(()) };
         file.read_to_end(&mut self.partial)?;
         while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
@@ -66,13 +66,13 @@ impl GuestLog {
     }
 
     /// Forgets the longest gap so far, so that the next account tells of what comes now.
-    pub fn begin_act(&mut self) {
+    pub(super) fn begin_act(&mut self) {
         self.gap_us = 0;
     }
 
     /// The guest's counters.
     #[must_use]
-    pub fn account(&self) -> Account {
+    pub(super) fn account(&self) -> Account {
         let mut sum = Account { cpus: self.newest.len(), gap_us: self.gap_us, ..Account::default() };
         for report in self.newest.values() {
             sum.pages += report.pages;
@@ -86,19 +86,19 @@ impl GuestLog {
 
     /// How many vCPUs have filled their part of the working set.
     #[must_use]
-    pub fn ready(&self) -> usize {
+    pub(super) fn ready(&self) -> usize {
         self.ready
     }
 
     /// How many lines the guest has printed.
     #[must_use]
-    pub fn lines(&self) -> u64 {
+    pub(super) fn lines(&self) -> u64 {
         self.lines
     }
 
     /// What the guest found wrong first, if anything.
     #[must_use]
-    pub fn complaint(&self) -> Option<&str> {
+    pub(super) fn complaint(&self) -> Option<&str> {
         self.complaint.as_deref()
     }
 

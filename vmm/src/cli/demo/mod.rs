@@ -31,10 +31,10 @@ const WATCH: Duration = Duration::from_millis(1500);
 
 /// The options of `ferry demo`: none, it is for looking.
 #[derive(Args, Debug)]
-pub struct Options {}
+pub(super) struct Options {}
 
 /// Runs `ferry demo`.
-pub fn run(_: &Options) -> Result<(), CliError> {
+pub(super) fn run(_: &Options) -> Result<(), CliError> {
     let began = Instant::now();
     let mut stage = Stage::new()?;
     say(&stage.style().bold("A guest moves between processes while it works."));

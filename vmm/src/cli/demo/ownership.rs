@@ -13,7 +13,7 @@ The destination runs the guest only with the source's permit; the source, once t
 that breaks just there leaves it in doubt. It does not guess: each side asks the record to name it, and only one wins.";
 
 /// Plays the act; returns the process that the guest has moved to.
-pub fn play(stage: &mut Stage, source: FerryRun) -> Result<(FerryRun, Account), CliError> {
+pub(super) fn play(stage: &mut Stage, source: FerryRun) -> Result<(FerryRun, Account), CliError> {
     stage.act("The link breaks when the permit passes", STORY);
     let source = lose_permit(stage, source)?;
     lose_answer(stage, source)

@@ -25,7 +25,7 @@ A failed migration leaves nothing behind. This one copies the memory once, then 
 changed meanwhile follows, over a link made slower than the guest; a page that it touches too early overtakes the rest.";
 
 /// Plays the act; returns the process that the guest has moved to.
-pub fn play(stage: &mut Stage, mut source: FerryRun) -> Result<(FerryRun, Account), CliError> {
+pub(super) fn play(stage: &mut Stage, mut source: FerryRun) -> Result<(FerryRun, Account), CliError> {
     stage.act("It moves before its memory does: postcopy", STORY);
     let mut destination = cast::start_destination(stage, "third", &[])?;
     let to = destination.listens_at()?;

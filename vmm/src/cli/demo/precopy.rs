@@ -13,7 +13,7 @@ A second process waits for it. The memory is copied while the guest changes it; 
 until so little is left that the guest can be stopped, handed over and started there in a few milliseconds.";
 
 /// Plays the act; returns the process that the guest has moved to.
-pub fn play(stage: &mut Stage, mut source: FerryRun) -> Result<(FerryRun, Account), CliError> {
+pub(super) fn play(stage: &mut Stage, mut source: FerryRun) -> Result<(FerryRun, Account), CliError> {
     stage.act("It moves while it works: precopy", STORY);
     let mut destination = cast::start_destination(stage, "second", &[])?;
     let to = destination.listens_at()?;

@@ -21,7 +21,7 @@ Postcopy again, through a network of the demo's own. It is cut when the guest ru
 still here: neither side is whole by itself, so both keep what they have and wait to be connected again.";
 
 /// Plays the act; returns the process that the guest has moved to.
-pub fn play(stage: &mut Stage, mut source: FerryRun) -> Result<(FerryRun, Account), CliError> {
+pub(super) fn play(stage: &mut Stage, mut source: FerryRun) -> Result<(FerryRun, Account), CliError> {
     stage.act("The network is cut, and comes back", STORY);
     let mut destination = cast::start_destination(stage, "fourth", &[])?;
     let relay = cast::relay_to(&mut destination, None)?;

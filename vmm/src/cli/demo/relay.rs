@@ -17,7 +17,7 @@ use ferry_migration::{ToDestination, ToSource};
 
 /// A relay to one destination. It ends, with its threads and connections, when it is dropped.
 #[derive(Debug)]
-pub struct Relay {
+pub(super) struct Relay {
     shared: Arc<Shared>,
     address: SocketAddr,
     accepting: Option<JoinHandle<()>>,
@@ -41,7 +41,7 @@ struct State {
 impl Relay {
     /// A relay to `target` (`tcp:ADDRESS:PORT`) that cuts everything in place of passing on the
     /// message `cut_at`.
-    pub fn new(target: &str, cut_at: Option<&'static str>) -> io::Result<Self> {
+    pub(super) fn new(target: &str, cut_at: Option<&'static str>) -> io::Result<Self> {
         let target = target.strip_prefix("tcp:").and_then(|address| address.parse().ok());
         let target =
             target.ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "the target is not tcp:ADDRESS:PORT"))?;
@@ -57,18 +57,18 @@ impl Relay {
 
     /// Where to migrate to.
     #[must_use]
-    pub fn uri(&self) -> String {
+    pub(super) fn uri(&self) -> String {
         format!("tcp:{}", self.address)
     }
 
     /// Closes every connection and takes no other.
-    pub fn cut(&self) {
+    pub(super) fn cut(&self) {
         self.shared.cut();
     }
 
     /// Whether it has been cut.
     #[must_use]
-    pub fn is_cut(&self) -> bool {
+    pub(super) fn is_cut(&self) -> bool {
         self.shared.lock().is_cut
     }
 }

@@ -21,7 +21,7 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Everything that the acts share.
-pub struct Stage {
+pub(super) struct Stage {
     dir: TempDir,
     signals: Receiver<Signal>,
     style: Style,
@@ -32,7 +32,7 @@ pub struct Stage {
 
 impl Stage {
     /// An empty stage with a directory of its own, which goes away with it.
-    pub fn new() -> Result<Self, CliError> {
+    pub(super) fn new() -> Result<Self, CliError> {
         let signals = Signals::take().map_err(|error| CliError::failed("cannot watch for signals", error))?.messages();
         let dir = tempfile::Builder::new().prefix("ferry-demo-").tempdir();
         let dir = dir.map_err(|error| CliError::failed("cannot make a temporary directory", error))?;
@@ -41,18 +41,18 @@ impl Stage {
 
     /// The demo's directory.
     #[must_use]
-    pub fn dir(&self) -> &Path {
+    pub(super) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
     /// A file in the demo's directory.
     #[must_use]
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub(super) fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// Begins the next act.
-    pub fn act(&mut self, title: &str, story: &str) {
+    pub(super) fn act(&mut self, title: &str, story: &str) {
         self.acts += 1;
         self.log.begin_act();
         say(&format!("\n{} {}", self.style.accent(&self.acts.to_string()), self.style.bold(title)));
@@ -62,38 +62,38 @@ impl Stage {
     }
 
     /// Tells what went as it should.
-    pub fn good(&self, text: &str) {
+    pub(super) fn good(&self, text: &str) {
         say(&format!("  {} {text}", self.style.good("✓")));
     }
 
     /// Tells what failed, as it was meant to.
-    pub fn bad(&self, text: &str) {
+    pub(super) fn bad(&self, text: &str) {
         say(&format!("  {} {text}", self.style.bad("✗")));
     }
 
     /// Tells a fact under its name.
-    pub fn line(&self, name: &str, value: &str) {
+    pub(super) fn line(&self, name: &str, value: &str) {
         say(&format!("  {} {value}", self.style.dim(name)));
     }
 
     /// Tells several lines, as they are.
-    pub fn text(&self, text: &str) {
+    pub(super) fn text(&self, text: &str) {
         say(text);
     }
 
     /// How this stage's text is painted.
     #[must_use]
-    pub fn style(&self) -> Style {
+    pub(super) fn style(&self) -> Style {
         self.style
     }
 
     /// Tells the guest's own account.
-    pub fn guest_says(&self, account: &Account) {
+    pub(super) fn guest_says(&self, account: &Account) {
         self.line("the guest:", &told(account));
     }
 
     /// Lets the guest work for a while, and on a terminal shows how it does.
-    pub fn watch_guest(&mut self, time: Duration) -> Result<(), CliError> {
+    pub(super) fn watch_guest(&mut self, time: Duration) -> Result<(), CliError> {
         let until = Instant::now() + time;
         let live = ProgressBar::new_spinner().with_style(live_line());
         live.enable_steady_tick(Duration::from_millis(100));
@@ -105,7 +105,7 @@ impl Stage {
 
     /// Waits until the guest has done more than `before` on all of its vCPUs, and returns its
     /// account.
-    pub fn guest_goes_on(&mut self, cpus: usize, before: &Account) -> Result<Account, CliError> {
+    pub(super) fn guest_goes_on(&mut self, cpus: usize, before: &Account) -> Result<Account, CliError> {
         let (pages, uptime) = (before.pages, before.uptime_ms);
         self.wait_until("the guest's next report", |stage| {
             let now = stage.log.account();
@@ -114,7 +114,7 @@ impl Stage {
     }
 
     /// Follows the migration that `source` has begun to its end.
-    pub fn follow_migration(&mut self, source: &mut FerryRun) -> Result<MigrationInfo, CliError> {
+    pub(super) fn follow_migration(&mut self, source: &mut FerryRun) -> Result<MigrationInfo, CliError> {
         let mut progress = Progress::new();
         self.wait_until("the end of the migration", |_| {
             let info = source.client.query_migrate()?;
@@ -127,7 +127,7 @@ impl Stage {
     }
 
     /// Follows the migration that `source` has begun until it has this status.
-    pub fn follow_until(&mut self, source: &mut FerryRun, wanted: Status) -> Result<(), CliError> {
+    pub(super) fn follow_until(&mut self, source: &mut FerryRun, wanted: Status) -> Result<(), CliError> {
         let mut progress = Progress::new();
         self.wait_until(&format!("a migration in {}", wanted.as_str()), |_| {
             let info = source.client.query_migrate()?;
@@ -145,13 +145,13 @@ impl Stage {
     }
 
     /// Goes on reading what the guest says where `process` writes it.
-    pub fn follow_guest(&mut self, process: &FerryRun) -> Result<(), CliError> {
+    pub(super) fn follow_guest(&mut self, process: &FerryRun) -> Result<(), CliError> {
         self.log.follow(&process.serial).map_err(|error| CliError::failed("cannot read what the guest prints", error))
     }
 
     /// Waits until `check` gives something, while the guest's words are taken in. Ends on Ctrl-C,
     /// and when the guest complains.
-    pub fn wait_until<T>(
+    pub(super) fn wait_until<T>(
         &mut self,
         awaited: &str,
         mut check: impl FnMut(&mut Self) -> Result<Option<T>, CliError>,

@@ -50,7 +50,7 @@ enum Identity {
 ///
 /// # Errors
 /// Names both.
-pub fn check(options: &Options) -> Result<(), CliError> {
+pub(super) fn check(options: &Options) -> Result<(), CliError> {
     let all = named(options);
     for (index, first) in all.iter().enumerate() {
         for second in &all[index + 1..] {

@@ -3,14 +3,14 @@
 
 mod files;
 mod options;
-pub mod ownership;
+pub(super) mod ownership;
 
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::Duration;
 
-pub use self::options::Options;
+pub(super) use self::options::Options;
 use ferry_machine::{ExitReason, Machine, SerialSink};
 use ferry_observe::events::Events;
 use ferry_observe::trace;
@@ -30,7 +30,7 @@ use crate::stderr;
 const LAST_QUESTION: Duration = Duration::from_millis(200);
 
 /// Runs `ferry run`.
-pub fn run(options: &Options) -> Result<(), CliError> {
+pub(super) fn run(options: &Options) -> Result<(), CliError> {
     // Before any thread is started, see `signals`.
     let signals = Signals::take().map_err(|error| CliError::failed("cannot watch for signals", error))?;
     signals::ignore_terminal_stops();

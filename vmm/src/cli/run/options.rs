@@ -22,7 +22,7 @@ const DEVICE_HELP: &str = "Add a rule to the fault device: \
 
 /// The options of `ferry run`.
 #[derive(Args, Debug)]
-pub struct Options {
+pub(crate) struct Options {
     /// Kernel: a PVH ELF, a Linux bzImage or a vmlinux; the built-in tiny guest when left out
     #[arg(long, value_name = "PATH")]
     pub kernel: Option<PathBuf>,
@@ -76,7 +76,7 @@ impl Options {
     ///
     /// # Errors
     /// When its file cannot be opened.
-    pub fn start_trace(&self) -> Result<(), TraceError> {
+    pub(crate) fn start_trace(&self) -> Result<(), TraceError> {
         let Some(path) = &self.trace else { return Ok(()) };
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
         let start = trace::Start {
@@ -95,7 +95,7 @@ impl Options {
 
     /// The machine that these options describe. It does not start by itself.
     #[must_use]
-    pub fn machine(&self) -> MachineConfig {
+    pub(crate) fn machine(&self) -> MachineConfig {
         MachineConfig {
             name: self.name.clone(),
             memory: self.memory,
@@ -114,7 +114,7 @@ impl Options {
 
 /// How a guest comes in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Incoming {
+pub(crate) enum Incoming {
     /// When QMP `migrate-incoming` gives the address.
     Defer,
     /// At this address, at once.

@@ -13,7 +13,7 @@ use crate::cli::CliError;
 
 /// The value of `--ownership`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwnershipOption {
+pub(crate) struct OwnershipOption {
     place: Place,
     /// Boot the guest even if the record tells of a hand-over.
     pub take: bool,
@@ -49,7 +49,7 @@ impl OwnershipOption {
     ///
     /// # Errors
     /// When the disk's image cannot be found.
-    pub fn path(&self, disk: Option<&DiskConfig>) -> Result<Option<PathBuf>, CliError> {
+    pub(crate) fn path(&self, disk: Option<&DiskConfig>) -> Result<Option<PathBuf>, CliError> {
         Ok(Some(match (&self.place, disk) {
             (Place::None, _) | (Place::Auto, None | Some(DiskConfig { read_only: true, .. })) => return Ok(None),
             (Place::Auto, Some(disk)) => FileRecord::beside(&disk.path).map_err(|error| {
@@ -65,7 +65,7 @@ impl OwnershipOption {
     ///
     /// # Errors
     /// When the guest's name cannot stand in a record, or the disk's image cannot be found.
-    pub fn record(
+    pub(crate) fn record(
         &self,
         vm: &str,
         disk: Option<&DiskConfig>,
@@ -85,7 +85,7 @@ impl OwnershipOption {
     /// # Errors
     /// What is wrong with the record, or that another process has the guest; nothing was changed
     /// then.
-    pub fn take_at_boot(&self, own: &OwnRecord, machine: &Machine) -> Result<(), CliError> {
+    pub(crate) fn take_at_boot(&self, own: &OwnRecord, machine: &Machine) -> Result<(), CliError> {
         let boot = own.look_at_boot(self.take).map_err(CliError::because)?;
         machine.take_resources().map_err(|error| match error.is_busy_disk() {
             true => names_another(own, error),

@@ -46,13 +46,13 @@ const ROOM: usize = 256;
 
 /// Ends the thread that listens, when it is dropped: the address is free again however its owner
 /// ends.
-pub struct Listening {
+pub(super) struct Listening {
     stop: Arc<OwnedFd>,
     live: Arc<AtomicBool>,
 }
 
 /// What the thread that listens has of its [`Listening`].
-pub struct Stop {
+pub(super) struct Stop {
     stop: Arc<OwnedFd>,
     live: Arc<AtomicBool>,
 }
@@ -62,21 +62,21 @@ impl Listening {
     ///
     /// # Errors
     /// When the host gives no descriptor.
-    pub fn new() -> io::Result<(Self, Stop)> {
+    pub(super) fn new() -> io::Result<(Self, Stop)> {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let live = Arc::new(AtomicBool::new(true));
         Ok((Listening { stop: stop.clone(), live: live.clone() }, Stop { stop, live }))
     }
 
     /// Ends it now.
-    pub fn end(&self) {
+    pub(super) fn end(&self) {
         // An eventfd takes 2^64 signals before a write could fail.
         let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
     }
 
     /// Whether it listens: it has neither failed nor ended.
     #[must_use]
-    pub fn is_live(&self) -> bool {
+    pub(super) fn is_live(&self) -> bool {
         self.live.load(SeqCst)
     }
 }
@@ -89,7 +89,7 @@ impl Drop for Listening {
 
 /// A link that has introduced itself. It keeps its place in the room until the driver has it.
 #[derive(Debug)]
-pub struct Arrival {
+pub(crate) struct Arrival {
     /// What it says of itself.
     pub preamble: Preamble,
     /// The connection.
@@ -118,7 +118,7 @@ impl Drop for Place {
 ///
 /// # Errors
 /// When the host gives no thread.
-pub fn listen(
+pub(super) fn listen(
     listener: Listener,
     stop: Stop,
     events: Sender<Event>,

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// The newest marker of each bulk link.
 #[derive(Debug)]
-pub struct Marks {
+pub(super) struct Marks {
     newest: Mutex<Vec<Newest>>,
 }
 
@@ -20,20 +20,20 @@ struct Newest {
 impl Marks {
     /// For as many links as the source has announced.
     #[must_use]
-    pub fn new(links: u8) -> Self {
+    pub(super) fn new(links: u8) -> Self {
         Marks { newest: Mutex::new(vec![Newest::default(); links.into()]) }
     }
 
     /// The link of this number is here; false when it was not announced, or is here already.
     #[must_use]
-    pub fn arrives(&self, link: u8) -> bool {
+    pub(super) fn arrives(&self, link: u8) -> bool {
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         newest.get_mut(usize::from(link)).is_some_and(|link| !std::mem::replace(&mut link.arrived, true))
     }
 
     /// `marker` has come on a link. `Some` marker has now come on all of them, and had not before.
     #[must_use]
-    pub fn reached(&self, link: u8, marker: u32) -> Option<u32> {
+    pub(super) fn reached(&self, link: u8, marker: u32) -> Option<u32> {
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         let on_all = |newest: &[Newest]| newest.iter().map(|link| link.marker).min().unwrap_or(0);
         let before = on_all(&newest);

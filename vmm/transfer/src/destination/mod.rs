@@ -30,7 +30,7 @@ use crate::request::{Request, ask};
 mod arrivals;
 mod driver;
 mod marks;
-pub mod pages;
+pub(crate) mod pages;
 mod populate;
 mod postcopy;
 mod requests;
@@ -42,7 +42,7 @@ const RECOVERING: &str = "another migrate-recover is under way: see query-migrat
 
 /// What reaches the driver.
 #[derive(Debug)]
-pub enum Event {
+pub(crate) enum Event {
     /// For the state machine.
     Input(Input),
     /// Every bulk link has delivered the marker of this number.
@@ -68,7 +68,7 @@ pub enum Event {
 
 /// What comes of a connection; a connection that has been replaced is not heard any more.
 #[derive(Debug)]
-pub enum LinkEvent {
+pub(crate) enum LinkEvent {
     /// The source said its first word on this connection, with this attachment, and with these
     /// descriptors.
     FirstMessage(ToDestination, Vec<u8>, Vec<OwnedFd>, Ticket),
@@ -84,7 +84,7 @@ pub enum LinkEvent {
 
 /// What an operator may want of an incoming migration.
 #[derive(Debug)]
-pub enum Command {
+pub(crate) enum Command {
     /// Break the link of a postcopy.
     Pause,
     /// Wait for the source of a paused postcopy here.
@@ -98,11 +98,11 @@ pub enum Command {
 }
 
 /// Whether a command is accepted, or why not.
-pub type Answer = Result<(), Refusal>;
+pub(crate) type Answer = Result<(), Refusal>;
 
 /// Why a command is not accepted.
 #[derive(Debug, thiserror::Error)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// It does not fit.
     #[error("{0}")]
     Unfit(&'static str),
@@ -132,7 +132,7 @@ impl Refusal {
 
 /// An incoming migration that is awaited, goes on, or has ended.
 #[derive(Debug)]
-pub struct Incoming {
+pub(crate) struct Incoming {
     events: Sender<Event>,
     thread: Mutex<Option<JoinHandle<Outcome>>>,
     /// Kept by the driver: it changes with the listener, and not before.
@@ -148,7 +148,7 @@ impl Incoming {
     ///
     /// # Errors
     /// When a thread or a descriptor cannot be had.
-    pub fn listen(
+    pub(crate) fn listen(
         machine: Arc<Machine>,
         listener: Listener,
         parameters: &Parameters,
@@ -165,33 +165,33 @@ impl Incoming {
 
     /// Where it listens, with the port that was chosen.
     #[must_use]
-    pub fn endpoint(&self) -> Endpoint {
+    pub(crate) fn endpoint(&self) -> Endpoint {
         lock(&self.bound).endpoint()
     }
 
     /// Whether it is awaited or goes on.
     #[must_use]
-    pub fn goes_on(&self) -> bool {
+    pub(crate) fn goes_on(&self) -> bool {
         self.progress.status().is_none_or(Status::is_active)
     }
 
     /// Whether a guest runs here while pages are missing, or is about to.
     #[must_use]
-    pub fn lacks_pages(&self) -> bool {
+    pub(crate) fn lacks_pages(&self) -> bool {
         use Status::{PostcopyActive, PostcopyPaused, PostcopyRecover, PostcopySetup};
         let status = self.progress.status();
         status.is_some_and(|s| matches!(s, PostcopySetup | PostcopyActive | PostcopyPaused | PostcopyRecover))
     }
 
     /// The guest has ended here, or the process is about to end.
-    pub fn ends(&self, reason: &str) {
+    pub(crate) fn ends(&self, reason: &str) {
         // A migration that has ended needs no word.
         let _ = self.events.send(Event::Input(Input::Ends(reason.to_owned())));
     }
 
     /// Whether the driver has ended.
     #[must_use]
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         lock(&self.thread).as_ref().is_none_or(JoinHandle::is_finished) && !self.goes_on()
     }
 
@@ -199,7 +199,7 @@ impl Incoming {
     ///
     /// # Errors
     /// When no postcopy is active, or the driver does not answer.
-    pub fn pause(&self) -> Result<(), MigrationError> {
+    pub(crate) fn pause(&self) -> Result<(), MigrationError> {
         let at = self.endpoint();
         ask(&self.events, Command::Pause, Event::Command)?.map_err(|refusal| refusal.about(&at))
     }
@@ -212,7 +212,7 @@ impl Incoming {
     /// When no postcopy is paused, another call is under way, the address cannot be listened at,
     /// or the driver does not answer. The source is then awaited where it was, unless the error
     /// says that it is awaited nowhere.
-    pub fn recover(&self, at: &Endpoint) -> Result<Endpoint, MigrationError> {
+    pub(crate) fn recover(&self, at: &Endpoint) -> Result<Endpoint, MigrationError> {
         let _alone = match self.recovering.try_lock() {
             Err(TryLockError::WouldBlock) => return Err(MigrationError::TooLate(RECOVERING)),
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
@@ -237,7 +237,7 @@ impl Incoming {
     }
 
     /// Waits for the end; `None` when an earlier call has done so.
-    pub fn join(&self) -> Option<Outcome> {
+    pub(crate) fn join(&self) -> Option<Outcome> {
         let thread = lock(&self.thread).take()?;
         Some(thread.join().unwrap_or_else(|_| {
             let reason = "the migration thread ended unexpectedly; see the log".to_owned();

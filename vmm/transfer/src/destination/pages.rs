@@ -18,11 +18,11 @@ use crate::destination::postcopy::{Armed, Postcopy};
 use crate::progress::Progress;
 
 /// The name of the link on which page requests are answered.
-pub const URGENT: &str = "urgent";
+pub(crate) const URGENT: &str = "urgent";
 
 /// What a frame that is not pages said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mark {
+pub(crate) enum Mark {
     /// Everything before it is in guest memory.
     Reached(u32),
     /// The same, and postcopy's pages follow.
@@ -31,7 +31,7 @@ pub enum Mark {
 
 /// Why no more pages come on a link.
 #[derive(Debug, thiserror::Error)]
-pub enum ReceiveError {
+pub(crate) enum ReceiveError {
     /// The link failed.
     #[error(transparent)]
     Link(#[from] LinkError),
@@ -54,7 +54,7 @@ impl Contents for OnLink<'_> {
 }
 
 /// The receiving end of a link that carries pages.
-pub struct PageReceiver {
+pub(crate) struct PageReceiver {
     memory: Arc<Memory>,
     stream: Stream,
     link: &'static str,
@@ -69,7 +69,7 @@ pub struct PageReceiver {
 impl PageReceiver {
     /// For a machine of this memory.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         memory: Arc<Memory>,
         stream: Stream,
         link: &'static str,
@@ -81,7 +81,7 @@ impl PageReceiver {
 
     /// The sink of rounds: memory that is all zero, and whose vCPUs do not run.
     #[must_use]
-    pub fn direct(&self) -> Direct {
+    pub(crate) fn direct(&self) -> Direct {
         Direct::new(self.memory.clone())
     }
 
@@ -89,7 +89,7 @@ impl PageReceiver {
     ///
     /// # Errors
     /// The link ended or failed, or carried what is no frame of this migration.
-    pub fn until_mark(&mut self, sink: &mut Direct) -> Result<Mark, ReceiveError> {
+    pub(crate) fn until_mark(&mut self, sink: &mut Direct) -> Result<Mark, ReceiveError> {
         let progress = self.progress.clone();
         self.receive(sink, |_, chunk, _| progress.arrived(chunk.pages()))
     }
@@ -99,7 +99,7 @@ impl PageReceiver {
     /// # Errors
     /// How the link ended, or why pages could not be placed. There is no other way out, but for an
     /// attempt that has ended.
-    pub fn land_all(&mut self, armed: &Armed) -> Result<(), ReceiveError> {
+    pub(crate) fn land_all(&mut self, armed: &Armed) -> Result<(), ReceiveError> {
         let Some(postcopy) = armed.wait() else { return Ok(()) };
         let mut sink = postcopy.sink();
         postcopy.requests.comes_on(self.link, &self.stream);

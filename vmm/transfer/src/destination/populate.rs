@@ -21,18 +21,18 @@ use ferry_machine::Machine;
 /// Whether it pays beside `bulk_links` threads that receive pages: only when a core is left for
 /// it.
 #[must_use]
-pub fn pays(bulk_links: u8, cores: usize) -> bool {
+pub(super) fn pays(bulk_links: u8, cores: usize) -> bool {
     cores > bulk_links.into()
 }
 
 /// How long a caller of [`Populating::end`] waits for the thread: a chunk takes the host about a
 /// millisecond.
-pub const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What the thread shares with the driver, the machine's worker and the threads that receive
 /// pages.
 #[derive(Debug, Default)]
-pub struct Populating {
+pub(crate) struct Populating {
     stop: AtomicBool,
     /// Chunks before this one have been reached by the pages themselves.
     reached: AtomicU64,
@@ -43,7 +43,7 @@ pub struct Populating {
 impl Populating {
     /// One whose thread does not come back.
     #[cfg(test)]
-    pub fn stuck() -> Self {
+    pub(crate) fn stuck() -> Self {
         Populating { running: Mutex::new(true), ..Populating::default() }
     }
 
@@ -51,7 +51,11 @@ impl Populating {
     ///
     /// # Errors
     /// When no thread can be had: pages are then populated as they come.
-    pub fn begin(self: &Arc<Self>, machine: Arc<Machine>, filled: PageBitmap) -> std::io::Result<JoinHandle<()>> {
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        machine: Arc<Machine>,
+        filled: PageBitmap,
+    ) -> std::io::Result<JoinHandle<()>> {
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = true;
         let own = self.clone();
         let faults = machine.faults().clone();
@@ -63,19 +67,19 @@ impl Populating {
     }
 
     /// The pages of `chunk` are here: the thread skips it and every chunk before it.
-    pub fn reached(&self, chunk: u64) {
+    pub(crate) fn reached(&self, chunk: u64) {
         self.reached.fetch_max(chunk + 1, Relaxed);
     }
 
     /// Begins no further chunk.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.stop.store(true, Relaxed);
     }
 
     /// Ends it, and waits until memory is left alone: for as long as one chunk takes, and no
     /// longer than `patience`. Tells whether it is.
     #[must_use]
-    pub fn end(&self, patience: Duration) -> bool {
+    pub(crate) fn end(&self, patience: Duration) -> bool {
         self.stop();
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let (running, _) = self

@@ -22,7 +22,7 @@ use crate::destination::requests::Requests;
 
 /// A postcopy on its destination.
 #[derive(Debug)]
-pub struct Postcopy {
+pub(crate) struct Postcopy {
     /// The armed memory.
     pub faults: Arc<Faults>,
     /// How many pages lacked when it was armed.
@@ -41,7 +41,7 @@ impl Postcopy {
     ///
     /// # Errors
     /// When the host does not offer what is needed.
-    pub fn arm(
+    pub(crate) fn arm(
         machine: &Machine,
         pages: &PageBitmap,
         discarded: &PageBitmap,
@@ -69,19 +69,19 @@ impl Postcopy {
     }
 
     /// Ends the thread that serves missing pages.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         // An eventfd takes 2^64 signals before a write could fail.
         let _ = self.stop.write(1);
     }
 
     /// Where one thread's pages go.
     #[must_use]
-    pub fn sink(&self) -> Placed {
+    pub(crate) fn sink(&self) -> Placed {
         Placed::new(&self.faults, self.injected.clone())
     }
 
     /// Tells the driver once when no page is missing any more.
-    pub fn look_if_all_here(&self) {
+    pub(crate) fn look_if_all_here(&self) {
         if self.faults.remaining() == 0 && !self.all_told.swap(true, SeqCst) {
             // A driver that has ended needs no event.
             let _ = self.events.send(Event::Input(Input::AllReceived));
@@ -103,7 +103,7 @@ impl Postcopy {
 
 /// Where the threads that receive pages learn that the memory is armed, or that it never will be.
 #[derive(Debug, Default)]
-pub struct Armed {
+pub(crate) struct Armed {
     state: Mutex<ArmedState>,
     changed: Condvar,
 }
@@ -118,12 +118,12 @@ enum ArmedState {
 
 impl Armed {
     /// The memory is armed.
-    pub fn set(&self, postcopy: Arc<Postcopy>) {
+    pub(crate) fn set(&self, postcopy: Arc<Postcopy>) {
         self.change(ArmedState::Armed(postcopy));
     }
 
     /// The attempt has ended: the threads that receive pages need not wait.
-    pub fn give_up(&self) {
+    pub(crate) fn give_up(&self) {
         self.change(ArmedState::Never);
     }
 
@@ -133,7 +133,7 @@ impl Armed {
     }
 
     /// Waits until it is; `None` where it never will be.
-    pub fn wait(&self) -> Option<Arc<Postcopy>> {
+    pub(crate) fn wait(&self) -> Option<Arc<Postcopy>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             match &*state {

@@ -23,7 +23,7 @@ const MEMORY: DeviceId = DeviceId { name: "memory", instance: 0 };
 
 /// The way to the source of missing pages, and the links on which they come.
 #[derive(Debug)]
-pub struct Requests {
+pub(crate) struct Requests {
     faults: Arc<Faults>,
     session: u32,
     /// How long a link that owes pages may be silent.
@@ -86,7 +86,7 @@ impl Requests {
     /// For the missing pages of `faults`. No link is here yet; one that owes pages may be silent
     /// for `patience`.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         faults: Arc<Faults>,
         (session, patience): (u32, Duration),
         events: Sender<Event>,
@@ -97,18 +97,18 @@ impl Requests {
 
     /// What [`Faults::serve`] asks.
     #[must_use]
-    pub fn source(&self) -> UrgentSource<'_> {
+    pub(crate) fn source(&self) -> UrgentSource<'_> {
         UrgentSource { requests: self, asked: Instant::now() }
     }
 
     /// The links of this connection are expected from now on.
-    pub fn expect(&self, connection: u32) {
+    pub(crate) fn expect(&self, connection: u32) {
         let mut links = self.links();
         *links = Links { connection: Some(connection), ..Links::none(self.patience) };
     }
 
     /// The urgent link is here, for the first time or again: what is awaited is asked for on it.
-    pub fn connect(&self, stream: Stream) {
+    pub(crate) fn connect(&self, stream: Stream) {
         let mut links = self.links();
         links.silence.answers_on(stream.clone());
         links.urgent = Some(stream);
@@ -121,22 +121,22 @@ impl Requests {
     }
 
     /// The links are gone: requests wait for the next connection.
-    pub fn disconnect(&self) {
+    pub(crate) fn disconnect(&self) {
         *self.links() = Links::none(self.patience);
     }
 
     /// Pages come on this link, which errors call `link`.
-    pub fn comes_on(&self, link: &'static str, stream: &Stream) {
+    pub(crate) fn comes_on(&self, link: &'static str, stream: &Stream) {
         self.links().silence.comes_on(link, stream.clone());
     }
 
     /// The source has sent everything that it will send on this link unasked.
-    pub fn has_ended(&self, stream: &Stream) {
+    pub(crate) fn has_ended(&self, stream: &Stream) {
         self.links().silence.has_ended(stream);
     }
 
     /// The source says that it has sent every page: those that are missing are on their way.
-    pub fn all_sent(&self) {
+    pub(crate) fn all_sent(&self) {
         self.links().all_sent = true;
     }
 
@@ -187,7 +187,7 @@ impl Requests {
 
 /// The other process as a source of pages.
 #[derive(Debug)]
-pub struct UrgentSource<'a> {
+pub(crate) struct UrgentSource<'a> {
     requests: &'a Requests,
     /// When what has not come was last asked for again.
     asked: Instant,

@@ -36,7 +36,7 @@ impl Clock {
 
 /// What is owed at the time of a look.
 #[derive(Clone, Copy, Debug)]
-pub struct Owed {
+pub(super) struct Owed {
     /// Pages that are awaited, if they can have been asked for.
     pub awaited: usize,
     /// Pages that are missing, if the source has said that all were sent.
@@ -45,7 +45,7 @@ pub struct Owed {
 
 /// The links that bring pages, and since when they have not.
 #[derive(Debug)]
-pub struct Silence {
+pub(super) struct Silence {
     patience: Duration,
     urgent: Option<Stream>,
     /// Every page link, and whether it has brought the marker behind everything.
@@ -57,36 +57,36 @@ pub struct Silence {
 impl Silence {
     /// No link is here yet. Each may be silent for `patience`.
     #[must_use]
-    pub fn new(patience: Duration) -> Self {
+    pub(super) fn new(patience: Duration) -> Self {
         Silence { patience, urgent: None, bringing: Vec::new(), answers: Clock::default(), rest: Clock::default() }
     }
 
     /// How often to look.
     #[must_use]
-    pub fn every(&self) -> Duration {
+    pub(super) fn every(&self) -> Duration {
         (self.patience / LOOKS).clamp(Duration::from_millis(10), LOOK)
     }
 
     /// Page requests are answered on this link.
-    pub fn answers_on(&mut self, urgent: Stream) {
+    pub(super) fn answers_on(&mut self, urgent: Stream) {
         self.answers = Clock { moved: urgent.received(), quiet: Duration::ZERO };
         self.urgent = Some(urgent);
     }
 
     /// Pages come on this link, which errors call `link`.
-    pub fn comes_on(&mut self, link: &'static str, stream: Stream) {
+    pub(super) fn comes_on(&mut self, link: &'static str, stream: Stream) {
         self.bringing.push((link, stream, false));
     }
 
     /// The source has sent everything that it will send on this link unasked.
-    pub fn has_ended(&mut self, stream: &Stream) {
+    pub(super) fn has_ended(&mut self, stream: &Stream) {
         for (.., ended) in self.bringing.iter_mut().filter(|(_, other, _)| other.is_same(stream)) {
             *ended = true;
         }
     }
 
     /// Looks after `waited` since the last look. `Some` reason: a link is lost.
-    pub fn look(&mut self, owed: Owed, waited: Duration) -> Option<String> {
+    pub(super) fn look(&mut self, owed: Owed, waited: Duration) -> Option<String> {
         let waited = waited.min(self.every() * 2);
         let answered = self.urgent.as_ref().map_or(0, Stream::received);
         let quiet = self.answers.look(owed.awaited > 0, answered, waited);

@@ -29,7 +29,7 @@ use crate::source::guest_worker::{failure, machine_failure, panicked};
 
 /// What the machine's worker can be asked for.
 #[derive(Debug)]
-pub enum MachineJob {
+pub(super) enum MachineJob {
     /// Make the memory ready for the guest.
     Prepare(Preparation),
     /// Load this package.
@@ -41,7 +41,7 @@ pub enum MachineJob {
 
 /// How the guest's memory is to come.
 #[derive(Debug)]
-pub enum Preparation {
+pub(super) enum Preparation {
     /// In pages: none is here yet.
     Empty,
     /// As a whole: this descriptor, of so many bytes, is viewed.
@@ -50,7 +50,7 @@ pub enum Preparation {
 
 /// A package to load.
 #[derive(Debug)]
-pub struct LoadJob {
+pub(super) struct LoadJob {
     /// The attachment.
     pub package: Vec<u8>,
     /// When it arrived.
@@ -70,7 +70,7 @@ pub struct LoadJob {
 }
 
 /// Starts the machine's worker.
-pub fn machine_worker(
+pub(super) fn machine_worker(
     machine: Arc<Machine>,
     progress: Arc<Progress>,
     events: Sender<Event>,
@@ -205,7 +205,7 @@ fn memory_failure(error: UserfaultError) -> Failure {
 
 /// A bulk link among those that share the pages of rounds.
 #[derive(Debug)]
-pub struct Lane {
+pub(super) struct Lane {
     /// Which.
     pub number: u8,
     /// What all of them have brought.
@@ -214,7 +214,7 @@ pub struct Lane {
 
 /// Starts the thread of a page link; without a `lane`, what comes on it is for memory that is
 /// armed.
-pub fn page_worker(
+pub(super) fn page_worker(
     mut receiver: PageReceiver,
     armed: Arc<Armed>,
     lane: Option<Lane>,

@@ -25,11 +25,11 @@ use crate::source::pages::Controls;
 use crate::source::patience::Patience;
 
 /// The pages of one chunk.
-pub type Words = [u64; CHUNK_WORDS];
+pub(crate) type Words = [u64; CHUNK_WORDS];
 
 /// What pages on a link are for, so that their bytes are counted where they belong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
+pub(crate) enum Purpose {
     /// Rounds, and the last pages.
     Precopy,
     /// Postcopy's background stream.
@@ -39,7 +39,7 @@ pub enum Purpose {
 }
 
 /// The sending end of a link.
-pub struct ChunkSender {
+pub(crate) struct ChunkSender {
     machine: Arc<Machine>,
     progress: Arc<Progress>,
     patience: Arc<Patience>,
@@ -55,7 +55,13 @@ pub struct ChunkSender {
 impl ChunkSender {
     /// For a link that errors call `link`.
     #[must_use]
-    pub fn new(machine: Arc<Machine>, controls: &Controls, stream: Stream, link: &'static str, session: u32) -> Self {
+    pub(crate) fn new(
+        machine: Arc<Machine>,
+        controls: &Controls,
+        stream: Stream,
+        link: &'static str,
+        session: u32,
+    ) -> Self {
         ChunkSender {
             machine,
             progress: controls.progress.clone(),
@@ -71,13 +77,13 @@ impl ChunkSender {
 
     /// Compresses pages from now on.
     #[must_use]
-    pub fn compressing(self) -> Self {
+    pub(crate) fn compressing(self) -> Self {
         ChunkSender { packer: Some(Packer::new()), ..self }
     }
 
     /// Whether it compresses pages: then not every page takes the link as long.
     #[must_use]
-    pub fn compresses(&self) -> bool {
+    pub(crate) fn compresses(&self) -> bool {
         self.packer.is_some()
     }
 
@@ -86,7 +92,7 @@ impl ChunkSender {
     ///
     /// # Errors
     /// The link failed.
-    pub fn send(&mut self, index: u64, wanted: &Words, populated: &Words) -> Result<u64, LinkError> {
+    pub(crate) fn send(&mut self, index: u64, wanted: &Words, populated: &Words) -> Result<u64, LinkError> {
         let sent = self.write(index, wanted, populated)?;
         let pages = wanted.iter().map(|word| u64::from(word.count_ones())).sum();
         self.progress.pages.remaining_pages.fetch_sub(pages, Relaxed);
@@ -98,7 +104,7 @@ impl ChunkSender {
     ///
     /// # Errors
     /// The link failed.
-    pub fn send_again(&mut self, index: u64, wanted: &Words) -> Result<u64, LinkError> {
+    pub(crate) fn send_again(&mut self, index: u64, wanted: &Words) -> Result<u64, LinkError> {
         self.write(index, wanted, wanted)
     }
 
@@ -120,7 +126,7 @@ impl ChunkSender {
     ///
     /// # Errors
     /// The link failed.
-    pub fn send_marker(&mut self, number: u32) -> Result<(), LinkError> {
+    pub(crate) fn send_marker(&mut self, number: u32) -> Result<(), LinkError> {
         self.send_head(&Frame::Marker(number))
     }
 
@@ -128,7 +134,7 @@ impl ChunkSender {
     ///
     /// # Errors
     /// The link failed.
-    pub fn send_switch(&mut self, number: u32) -> Result<(), LinkError> {
+    pub(crate) fn send_switch(&mut self, number: u32) -> Result<(), LinkError> {
         self.send_head(&Frame::Switch(number))
     }
 
@@ -142,14 +148,14 @@ impl ChunkSender {
     ///
     /// # Errors
     /// It has not for longer than a link may be silent.
-    pub fn check_taken(&self, sent: &mut Unconfirmed, waited: Duration) -> io::Result<()> {
+    pub(crate) fn check_taken(&self, sent: &mut Unconfirmed, waited: Duration) -> io::Result<()> {
         self.patience.judge(sent.look(&self.stream, waited))
     }
 
     /// Whether what was sent before arrives, bit by bit: something has changed since `sent` was
     /// looked at.
     #[must_use]
-    pub fn takes(&self, sent: &mut Unconfirmed) -> bool {
+    pub(crate) fn takes(&self, sent: &mut Unconfirmed) -> bool {
         let before = *sent;
         sent.look(&self.stream, Duration::ZERO);
         *sent != before
@@ -161,7 +167,7 @@ impl ChunkSender {
     /// # Panics
     /// Without a link.
     #[must_use]
-    pub fn wait_any_closed(links: &[ChunkSender]) -> LinkError {
+    pub(crate) fn wait_any_closed(links: &[ChunkSender]) -> LinkError {
         let mut sent = vec![Unconfirmed::default(); links.len()];
         loop {
             if let Some(ended) = Stream::wait_any_readable(links.iter().map(|link| &link.stream), LOOK) {
@@ -180,7 +186,7 @@ impl ChunkSender {
     }
 
     /// The destination has asked for a page.
-    pub fn note_request(&self) {
+    pub(crate) fn note_request(&self) {
         self.progress.pages.requests.fetch_add(1, Relaxed);
     }
 
@@ -188,7 +194,7 @@ impl ChunkSender {
     ///
     /// # Errors
     /// When it has not.
-    pub fn check_open(&self) -> Result<(), LinkError> {
+    pub(crate) fn check_open(&self) -> Result<(), LinkError> {
         match self.stream.is_closed_by_peer() {
             Ok(false) => Ok(()),
             Ok(true) => Err(LinkError::Closed { link: self.link }),

@@ -19,7 +19,7 @@ use crate::source::{Event, GuestDone};
 
 /// What the guest worker can be asked for.
 #[derive(Clone, Copy, Debug)]
-pub enum GuestJob {
+pub(crate) enum GuestJob {
     /// Save between two guest instructions.
     Snapshot,
     /// Stop the vCPUs, drain the devices, release the disk.
@@ -34,7 +34,7 @@ pub enum GuestJob {
 
 /// A job, and what comes first.
 #[derive(Debug)]
-pub struct Order {
+pub(crate) struct Order {
     /// What to do.
     pub job: GuestJob,
     /// The job waits until this is signalled or closed, but no longer than the ownership record
@@ -43,7 +43,7 @@ pub struct Order {
 }
 
 /// Starts the guest worker.
-pub fn guest_worker(
+pub(crate) fn guest_worker(
     machine: Arc<Machine>,
     record: Option<Arc<HandoverRecord>>,
     events: Sender<Event>,
@@ -111,7 +111,7 @@ fn part_with_memory(machine: &Machine) {
 
 /// What is told of a job that has panicked: every job is answered, or the driver would wait for
 /// ever.
-pub fn panicked() -> Failure {
+pub(crate) fn panicked() -> Failure {
     Failure { device: "machine".to_owned(), reason: "ended unexpectedly; see the log".to_owned() }
 }
 
@@ -133,11 +133,11 @@ fn resume(machine: &Machine, record: Option<&HandoverRecord>) -> Result<(), Fail
 }
 
 /// A device's failure, as it travels.
-pub fn failure(error: DeviceFailure) -> Failure {
+pub(crate) fn failure(error: DeviceFailure) -> Failure {
     Failure { device: error.device, reason: error.reason }
 }
 
 /// A failure of the machine as a whole, as it travels.
-pub fn machine_failure(error: &dyn std::error::Error) -> Failure {
+pub(crate) fn machine_failure(error: &dyn std::error::Error) -> Failure {
     Failure { device: "machine".to_owned(), reason: ferry_observe::causes(error) }
 }

@@ -27,12 +27,12 @@ use crate::request::{Request, Unanswered, ask};
 use crate::settings::Settings;
 use crate::source::driver::Driver;
 
-pub mod chunks;
+pub(crate) mod chunks;
 mod driver;
-pub mod guest_worker;
+pub(crate) mod guest_worker;
 mod page_worker;
-pub mod pages;
-pub mod patience;
+pub(crate) mod pages;
+pub(crate) mod patience;
 mod remaining;
 mod shares;
 mod stopwatch;
@@ -40,7 +40,7 @@ mod urgent;
 
 /// What reaches the driver.
 #[derive(Debug)]
-pub enum Event {
+pub(crate) enum Event {
     /// For the state machine.
     Input(Input),
     /// The guest's worker has done a job.
@@ -55,7 +55,7 @@ pub enum Event {
 
 /// What the guest's worker has done.
 #[derive(Debug, Default)]
-pub struct GuestDone {
+pub(crate) struct GuestDone {
     /// The answer for the state machine, if it has asked for the job.
     pub input: Option<Input>,
     /// The framed sections that the answer announces, for the next `Rehearse` or `Package`.
@@ -64,7 +64,7 @@ pub struct GuestDone {
 
 /// What the page worker has done.
 #[derive(Debug)]
-pub struct PagesDone {
+pub(crate) struct PagesDone {
     /// The answer for the state machine.
     pub input: Input,
     /// Postcopy, or a round before it: the pages that remain, which the answer announces.
@@ -82,7 +82,7 @@ impl From<Input> for PagesDone {
 
 /// What comes of a connection; a connection that has been replaced is not heard any more.
 #[derive(Debug)]
-pub enum LinkEvent {
+pub(crate) enum LinkEvent {
     /// The control link is open. With it comes, for a greeting, which chunks of memory hold
     /// something.
     Control(Stream, Vec<u8>),
@@ -99,11 +99,11 @@ pub enum LinkEvent {
 }
 
 /// Whether a command is accepted, or why not.
-pub type Answer = Result<(), &'static str>;
+pub(crate) type Answer = Result<(), &'static str>;
 
 /// What an operator may want of a migration that goes on.
 #[derive(Clone, Debug)]
-pub enum Command {
+pub(crate) enum Command {
     /// Give it up.
     Cancel,
     /// Let the destination run now, and send the rest then.
@@ -123,7 +123,7 @@ pub enum Command {
 
 /// A migration that goes on or has ended.
 #[derive(Debug)]
-pub struct Outgoing {
+pub(crate) struct Outgoing {
     events: Sender<Event>,
     thread: Option<JoinHandle<()>>,
     /// What tells it from every other.
@@ -140,7 +140,7 @@ impl Outgoing {
     /// # Errors
     /// When a thread or an eventfd cannot be had, or the handshake that was asked for needs a
     /// record that this migration does not have; the guest was not touched then.
-    pub fn start(
+    pub(crate) fn start(
         machine: Arc<Machine>,
         to: Endpoint,
         settings: Arc<Settings>,
@@ -174,24 +174,24 @@ impl Outgoing {
 
     /// Where [`command`] sends to.
     #[must_use]
-    pub fn events(&self) -> Sender<Event> {
+    pub(crate) fn events(&self) -> Sender<Event> {
         self.events.clone()
     }
 
     /// Tells it that there is no guest any more.
-    pub fn guest_gone(&self, reason: &str) {
+    pub(crate) fn guest_gone(&self, reason: &str) {
         // A migration that has ended does not mind.
         let _ = self.events.send(Event::Input(Input::GuestGone(reason.to_owned())));
     }
 
     /// Whether the driver has ended.
     #[must_use]
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Waits for the driver's end.
-    pub fn join(&mut self) {
+    pub(crate) fn join(&mut self) {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -207,7 +207,7 @@ impl Outgoing {
 ///
 /// # Errors
 /// The reason for which the command does not fit, or that the driver does not answer.
-pub fn command(events: &Sender<Event>, command: Command) -> Result<(), MigrationError> {
+pub(crate) fn command(events: &Sender<Event>, command: Command) -> Result<(), MigrationError> {
     let is_cancel = matches!(command, Command::Cancel);
     match ask(events, command, Event::Command) {
         Ok(answer) => answer.map_err(MigrationError::TooLate),

@@ -33,7 +33,7 @@ use crate::source::{Event, LinkEvent, PagesDone};
 
 /// What the page worker can be asked for.
 #[derive(Debug)]
-pub enum PageJob {
+pub(super) enum PageJob {
     /// One round; the first opens the link.
     Round,
     /// What is dirty now, and a marker.
@@ -48,7 +48,7 @@ pub enum PageJob {
 
 /// Where pages go after a break.
 #[derive(Debug)]
-pub struct Reconnected {
+pub(super) struct Reconnected {
     /// Where the destination listens now.
     pub to: Endpoint,
     /// Signalled when this connection is given up.
@@ -60,7 +60,7 @@ pub struct Reconnected {
 }
 
 /// Where pages go.
-pub struct Route {
+pub(super) struct Route {
     /// The destination.
     pub to: Endpoint,
     /// Of this migration.
@@ -74,7 +74,7 @@ pub struct Route {
 }
 
 /// Starts the page worker.
-pub fn start(
+pub(super) fn start(
     machine: Arc<Machine>,
     route: Route,
     controls: Controls,

@@ -28,7 +28,7 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// Why pages could not be sent.
 #[derive(Debug, thiserror::Error)]
-pub enum PagesError {
+pub(crate) enum PagesError {
     /// The link failed.
     #[error(transparent)]
     Link(#[from] LinkError),
@@ -60,7 +60,7 @@ pub enum PagesError {
 
 /// What a round measured.
 #[derive(Clone, Copy, Debug)]
-pub struct RoundNumbers {
+pub(crate) struct RoundNumbers {
     /// Pages dirtied since they were sent.
     pub remaining_pages: u64,
     /// Time that sending them would take.
@@ -71,7 +71,7 @@ pub struct RoundNumbers {
 
 /// What the sender shares with the driver and with QMP.
 #[derive(Clone, Debug)]
-pub struct Controls {
+pub(crate) struct Controls {
     /// Set to end everything at once.
     pub stop: Arc<AtomicBool>,
     /// Set to end a round early and in order: what it has not sent stays pending.
@@ -90,7 +90,7 @@ impl Controls {
     /// Whether the present round is to end early and in order: by a command, or by the operator's
     /// limit.
     #[must_use]
-    pub fn round_ends(&self) -> bool {
+    pub(crate) fn round_ends(&self) -> bool {
         self.end_round.load(Relaxed) || self.patience.over().is_some()
     }
 }
@@ -98,21 +98,21 @@ impl Controls {
 /// The newest marker that the destination has reached, told by the driver and awaited by the page
 /// thread.
 #[derive(Debug, Default)]
-pub struct Arrived {
+pub(crate) struct Arrived {
     marker: Mutex<u32>,
     changed: Condvar,
 }
 
 impl Arrived {
     /// The destination has reached `marker`.
-    pub fn tell(&self, marker: u32) {
+    pub(crate) fn tell(&self, marker: u32) {
         let mut newest = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
         *newest = marker.max(*newest);
         self.changed.notify_all();
     }
 
     /// Wakes the page thread if it waits, to look at its stop flag.
-    pub fn wake(&self) {
+    pub(crate) fn wake(&self) {
         let _held = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
         self.changed.notify_all();
     }
@@ -129,7 +129,7 @@ impl Arrived {
 }
 
 /// The page thread's state.
-pub struct PageSender {
+pub(crate) struct PageSender {
     machine: Arc<Machine>,
     links: Vec<ChunkSender>,
     controls: Controls,
@@ -145,7 +145,7 @@ impl PageSender {
     ///
     /// # Errors
     /// When KVM refuses the log.
-    pub fn new(machine: Arc<Machine>, links: Vec<ChunkSender>, controls: Controls) -> Result<Self, PagesError> {
+    pub(crate) fn new(machine: Arc<Machine>, links: Vec<ChunkSender>, controls: Controls) -> Result<Self, PagesError> {
         machine.dirty_log().start().map_err(|error| PagesError::DirtyLog("started", error))?;
         let pending = PageBitmap::full(machine.memory().pages());
         Ok(PageSender {
@@ -164,7 +164,7 @@ impl PageSender {
     ///
     /// # Errors
     /// The link or the log failed, or the driver interrupted.
-    pub fn round(&mut self) -> Result<RoundNumbers, PagesError> {
+    pub(crate) fn round(&mut self) -> Result<RoundNumbers, PagesError> {
         let progress = self.controls.progress.clone();
         progress.begin_round();
         self.harvest()?;
@@ -200,7 +200,7 @@ impl PageSender {
     ///
     /// # Errors
     /// The link or the log failed, or the driver interrupted.
-    pub fn last_pages(&mut self) -> Result<u32, PagesError> {
+    pub(crate) fn last_pages(&mut self) -> Result<u32, PagesError> {
         self.harvest()?;
         let (began, before) = (Instant::now(), self.controls.progress.pages.sent());
         self.send_pending(false)?;
@@ -211,7 +211,7 @@ impl PageSender {
 
     /// The pages that were dirty when the log was last read.
     #[must_use]
-    pub fn pending(&self) -> &PageBitmap {
+    pub(crate) fn pending(&self) -> &PageBitmap {
         &self.pending
     }
 
@@ -220,7 +220,7 @@ impl PageSender {
     ///
     /// # Errors
     /// The link or the log failed.
-    pub fn leave_pages(&mut self) -> Result<(u32, PageBitmap), PagesError> {
+    pub(crate) fn leave_pages(&mut self) -> Result<(u32, PageBitmap), PagesError> {
         self.harvest()?;
         self.marker += 1;
         for link in &mut self.links {
@@ -230,7 +230,7 @@ impl PageSender {
     }
 
     /// Postcopy: what the bulk links carry from now on is the background stream.
-    pub fn begin_background(&mut self) {
+    pub(crate) fn begin_background(&mut self) {
         for link in &mut self.links {
             link.purpose = Purpose::Background;
         }
@@ -241,7 +241,7 @@ impl PageSender {
     ///
     /// # Errors
     /// A link failed, or the driver interrupted.
-    pub fn stream(&mut self, remaining: &Remaining) -> Result<(), PagesError> {
+    pub(crate) fn stream(&mut self, remaining: &Remaining) -> Result<(), PagesError> {
         // Asked once: the vCPUs are stopped for good, and to ask a memfd takes as long for one
         // page as for all of a large extent.
         let memory = self.machine.memory();
@@ -255,18 +255,18 @@ impl PageSender {
     ///
     /// # Errors
     /// The link failed.
-    pub fn mark_end(&mut self) -> Result<(), PagesError> {
+    pub(crate) fn mark_end(&mut self) -> Result<(), PagesError> {
         self.send_markers()
     }
 
     /// Waits until a link has ended, and tells how.
     #[must_use]
-    pub fn wait_closed(&self) -> LinkError {
+    pub(crate) fn wait_closed(&self) -> LinkError {
         ChunkSender::wait_any_closed(&self.links)
     }
 
     /// Goes on over other links.
-    pub fn reconnect(&mut self, links: Vec<ChunkSender>, stop: Arc<AtomicBool>) {
+    pub(crate) fn reconnect(&mut self, links: Vec<ChunkSender>, stop: Arc<AtomicBool>) {
         (self.links, self.controls.stop) = (links, stop);
     }
 

@@ -13,7 +13,7 @@ use ferry_link::stream::silent;
 
 /// What an operator allows.
 #[derive(Debug)]
-pub struct Patience {
+pub(crate) struct Patience {
     silence: Duration,
     /// For a destination that loads, and takes no page until its memory is armed.
     load: Duration,
@@ -23,7 +23,7 @@ pub struct Patience {
 
 /// When precopy must end.
 #[derive(Clone, Copy, Debug)]
-pub struct Limit {
+pub(crate) struct Limit {
     /// No round goes on after it.
     pub at: Instant,
     /// It ends in a failure: what is being sent is not worth being waited for.
@@ -33,29 +33,29 @@ pub struct Limit {
 impl Patience {
     /// Links may be silent for so long, and for `load` more while the destination arms its memory.
     #[must_use]
-    pub fn new(silence: Duration, load: Duration) -> Self {
+    pub(crate) fn new(silence: Duration, load: Duration) -> Self {
         Patience { silence, load, loading: AtomicBool::new(false), limit: Mutex::default() }
     }
 
     /// How long a link may be silent.
     #[must_use]
-    pub fn silence(&self) -> Duration {
+    pub(crate) fn silence(&self) -> Duration {
         self.silence + if self.loading.load(Relaxed) { self.load } else { Duration::ZERO }
     }
 
     /// Whether the destination loads the state of a guest that comes by postcopy.
-    pub fn set_loading(&self, loading: bool) {
+    pub(crate) fn set_loading(&self, loading: bool) {
         self.loading.store(loading, Relaxed);
     }
 
     /// When the rounds from now on must have ended.
-    pub fn set_limit(&self, limit: Option<Limit>) {
+    pub(crate) fn set_limit(&self, limit: Option<Limit>) {
         *self.limit.lock().unwrap_or_else(PoisonError::into_inner) = limit;
     }
 
     /// The limit, once its time has come.
     #[must_use]
-    pub fn over(&self) -> Option<Limit> {
+    pub(crate) fn over(&self) -> Option<Limit> {
         let limit = *self.limit.lock().unwrap_or_else(PoisonError::into_inner);
         limit.filter(|limit| limit.at <= Instant::now())
     }
@@ -64,7 +64,7 @@ impl Patience {
     ///
     /// # Errors
     /// It is given up; `Interrupted` when that is because of the limit.
-    pub fn judge(&self, quiet: Duration) -> io::Result<()> {
+    pub(crate) fn judge(&self, quiet: Duration) -> io::Result<()> {
         if self.over().is_some_and(|limit| limit.fails) {
             return Err(io::ErrorKind::Interrupted.into());
         }

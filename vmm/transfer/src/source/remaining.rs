@@ -20,7 +20,7 @@ const HINTS: usize = 8;
 
 /// The set of pages that remain.
 #[derive(Debug)]
-pub struct Remaining {
+pub(crate) struct Remaining {
     words: Vec<AtomicU64>,
     /// Where the background stream goes on when there is no hint, in words.
     cursor: AtomicU64,
@@ -30,7 +30,7 @@ pub struct Remaining {
 impl Remaining {
     /// These pages remain.
     #[must_use]
-    pub fn new(pages: &PageBitmap) -> Self {
+    pub(crate) fn new(pages: &PageBitmap) -> Self {
         Remaining {
             words: pages.words().iter().map(|word| AtomicU64::new(*word)).collect(),
             cursor: AtomicU64::new(0),
@@ -39,7 +39,7 @@ impl Remaining {
     }
 
     /// Takes one page out, and remembers where it was; false when it was taken before.
-    pub fn claim(&self, page: u64) -> bool {
+    pub(crate) fn claim(&self, page: u64) -> bool {
         let word = (page / 64) as usize;
         self.remember(word);
         let bit = 1 << (page % 64);
@@ -48,7 +48,7 @@ impl Remaining {
 
     /// Takes out the next pages that are likely to be needed; `None` when there are none left.
     /// Returns the chunk and its pages.
-    pub fn claim_block(&self) -> Option<(u64, Words)> {
+    pub(crate) fn claim_block(&self) -> Option<(u64, Words)> {
         while let Some(word) = self.newest_hint() {
             // What follows a touched page first, then what comes before.
             for start in [word, word + BLOCK_WORDS, word.saturating_sub(BLOCK_WORDS)] {

@@ -25,7 +25,7 @@ const WORTH_A_THREAD: u64 = 2048;
 const THREAD: &str = "ferry-src-link";
 
 /// What all shares of a round have in common.
-pub struct Round<'a> {
+pub(super) struct Round<'a> {
     /// Whose pages.
     pub machine: &'a Machine,
     /// How to end it.
@@ -45,7 +45,7 @@ impl Round<'_> {
     ///
     /// # Errors
     /// A link or the log failed, or the driver interrupted.
-    pub fn send(&self, links: &mut [ChunkSender]) -> Result<Vec<u64>, PagesError> {
+    pub(super) fn send(&self, links: &mut [ChunkSender]) -> Result<Vec<u64>, PagesError> {
         let count = links.len() as u64;
         let at_once = self.wanted.count() >= WORTH_A_THREAD;
         let left = on_each(self.machine, links, at_once, |number, link, failed| {
@@ -119,7 +119,7 @@ impl Round<'_> {
 ///
 /// # Errors
 /// A link failed, or the driver interrupted.
-pub fn stream(
+pub(super) fn stream(
     machine: &Machine,
     controls: &Controls,
     limiter: &Limiter,

@@ -8,7 +8,7 @@ use ferry_migration::source::{Input, Output};
 
 /// When each step of the switchover began.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Stopwatch {
+pub(super) struct Stopwatch {
     stop: Option<Instant>,
     save: Option<Instant>,
     last_pages: Option<Instant>,
@@ -23,7 +23,7 @@ pub struct Stopwatch {
 
 impl Stopwatch {
     /// Looks at what the driver is about to do.
-    pub fn note_output(&mut self, output: &Output) {
+    pub(super) fn note_output(&mut self, output: &Output) {
         let mark = match output {
             Output::StopGuest => &mut self.stop,
             Output::Save => &mut self.save,
@@ -36,7 +36,7 @@ impl Stopwatch {
     }
 
     /// Looks at what has happened.
-    pub fn note_input(&mut self, input: &Input) {
+    pub(super) fn note_input(&mut self, input: &Input) {
         match input {
             Input::Message(ToSource::Ready { load_us, pages_us }) => {
                 (self.ready, self.load_us, self.pages_us) = (Some(Instant::now()), *load_us, *pages_us);
@@ -50,7 +50,7 @@ impl Stopwatch {
 
     /// The parts, once the destination has started.
     #[must_use]
-    pub fn downtime(&self) -> Downtime {
+    pub(super) fn downtime(&self) -> Downtime {
         let between = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
             (Some(from), Some(to)) => to.saturating_duration_since(from).as_micros() as u64,
             _ => 0,

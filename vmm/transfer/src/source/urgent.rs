@@ -19,7 +19,7 @@ const LINK: &str = "urgent";
 ///
 /// # Errors
 /// How the link ended; there is no other way out.
-pub fn serve(
+pub(super) fn serve(
     stream: &Stream,
     session: u32,
     pages: u64,

@@ -27,7 +27,7 @@ const STALL: Duration = Duration::from_secs(30);
 
 /// What the bare copy took.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Copy {
+pub(crate) struct Copy {
     /// Bytes copied.
     pub bytes: u64,
     /// TCP connections, side by side.
@@ -46,7 +46,7 @@ impl Measured for Copy {
 }
 
 /// Copies `bytes` bytes, twice, each connection its share.
-pub fn copy(bytes: u64, connections: u32) -> Result<Copy, BenchError> {
+pub(crate) fn copy(bytes: u64, connections: u32) -> Result<Copy, BenchError> {
     let share = bytes / u64::from(connections);
     let size = usize::try_from(share).unwrap_or(usize::MAX).min(MOST_MEMORY / connections as usize);
     let size = size.max(BLOCK).next_multiple_of(BLOCK);
@@ -109,7 +109,7 @@ fn blocks(memory: &mut Mapping, bytes: u64, mut each: impl FnMut(&mut [u8]) -> i
 }
 
 /// Memory that is given back with its value.
-pub struct Mapping {
+pub(super) struct Mapping {
     start: *mut u8,
     len: usize,
 }
@@ -117,7 +117,7 @@ pub struct Mapping {
 impl Mapping {
     /// Anonymous memory with huge pages where the host gives them: what Ferry's guests have by
     /// default.
-    pub fn anonymous(len: usize) -> io::Result<Self> {
+    pub(super) fn anonymous(len: usize) -> io::Result<Self> {
         let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE);
         // SAFETY: a new private mapping at an address of the kernel's choice touches nothing that
         // exists.
@@ -130,7 +130,7 @@ impl Mapping {
     }
 
     /// The first `len` bytes of a memfd, which nobody else may map or shrink.
-    pub fn of_file(file: &File, len: usize) -> io::Result<Self> {
+    pub(super) fn of_file(file: &File, len: usize) -> io::Result<Self> {
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
         let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, access, MapFlags::SHARED, file.as_fd(), 0) }?;
@@ -138,13 +138,13 @@ impl Mapping {
     }
 
     /// All of it.
-    pub fn bytes(&mut self) -> &mut [u8] {
+    pub(super) fn bytes(&mut self) -> &mut [u8] {
         // SAFETY: the mapping is readable, writable, owned by `self` alone and lives as long.
         unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
     }
 
     /// Reads one byte, really.
-    pub fn read(&self, offset: usize) -> u8 {
+    pub(super) fn read(&self, offset: usize) -> u8 {
         assert!(offset < self.len, "offset {offset} lies beyond a mapping of {} bytes", self.len);
         // SAFETY: the byte lies in the mapping, which is readable and lives as long as `self`.
         unsafe { self.start.add(offset).read_volatile() }

@@ -27,7 +27,7 @@ const SILENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// How long single touches of pages take, in µs, that the page cache of a memfd holds and another
 /// thread must map (`UFFDIO_CONTINUE`).
-pub fn minor_faults_us() -> Result<Vec<f64>, BenchError> {
+pub(crate) fn minor_faults_us() -> Result<Vec<f64>, BenchError> {
     measure().map_err(BenchError::system("measure minor faults; userfaultfd may be switched off on this host"))
 }
 

@@ -15,15 +15,15 @@ use serde::Serialize;
 
 use crate::account::{Measured, Reading};
 
-pub use copy::copy;
-pub use fault::minor_faults_us;
-pub use start::start;
-pub use sync::fdatasync_ms;
-pub use trip::round_trips_us;
+pub(crate) use copy::copy;
+pub(crate) use fault::minor_faults_us;
+pub(crate) use start::start;
+pub(crate) use sync::fdatasync_ms;
+pub(crate) use trip::round_trips_us;
 
 /// A limit that is a sum of parts or a product: named as the figure that it stands beside.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Derived(Vec<Part>);
+pub(crate) struct Derived(Vec<Part>);
 
 #[derive(Clone, Debug, Serialize)]
 struct Part {
@@ -34,7 +34,7 @@ struct Part {
 
 impl Derived {
     /// One more figure; nothing where a part of it is not known.
-    pub fn and(mut self, figure: &'static str, unit: &'static str, value: Option<f64>) -> Self {
+    pub(crate) fn and(mut self, figure: &'static str, unit: &'static str, value: Option<f64>) -> Self {
         self.0.push(Part { figure, unit, value });
         self
     }

@@ -23,7 +23,7 @@ const ANSWER: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
 
 /// What one start took.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Start {
+pub(crate) struct Start {
     /// Milliseconds from just before the process was made to its first byte of output.
     pub process_ms: f64,
     /// Milliseconds for a VM with interrupt controllers, timer and vCPUs.
@@ -42,7 +42,7 @@ impl Measured for Start {
 }
 
 /// Starts `cat`, whose first byte of output is one of its input, and makes a VM in this process.
-pub fn start(cpus: u32) -> Result<Start, BenchError> {
+pub(crate) fn start(cpus: u32) -> Result<Start, BenchError> {
     let (process_ms, resident_kib) = process()?;
     let began = Instant::now();
     let vm = make_vm(cpus).map_err(BenchError::system("make an empty VM on /dev/kvm"))?;

@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 const RECORD: [u8; 512] = [0x5a; 512];
 
 /// The median time of one write of a small file and its `fdatasync`, in ms, in `directory`.
-pub fn fdatasync_ms(directory: &Path) -> Result<f64, BenchError> {
+pub(crate) fn fdatasync_ms(directory: &Path) -> Result<f64, BenchError> {
     measure(directory).map_err(BenchError::system(format!("write and sync a file in {}", directory.display())))
 }
 

@@ -14,7 +14,7 @@ const UNTIMED: usize = 200;
 const STALL: Duration = Duration::from_secs(10);
 
 /// How long single round trips of one byte take, in µs, from one thread to another.
-pub fn round_trips_us() -> Result<Vec<f64>, BenchError> {
+pub(crate) fn round_trips_us() -> Result<Vec<f64>, BenchError> {
     measure().map_err(BenchError::system("make round trips over loopback TCP"))
 }
 

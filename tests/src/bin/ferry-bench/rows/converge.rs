@@ -11,7 +11,7 @@ use crate::postcopy::{self, ALL, Way, When};
 
 const OWN_MIB: u64 = 1024;
 
-pub fn measure(bench: &Bench, section: &mut Section) {
+pub(super) fn measure(bench: &Bench, section: &mut Section) {
     for size in bench.sizes(&[OWN_MIB]) {
         let guest = Guest::flat_out(size, 1).backed_by(&bench.backing);
         throttled(bench, section, &guest);

@@ -8,7 +8,7 @@ use crate::migration::Plan;
 
 const OWN_MIB: u64 = 4096;
 
-pub fn measure(bench: &Bench, section: &mut Section) {
+pub(super) fn measure(bench: &Bench, section: &mut Section) {
     for size in bench.sizes(&[OWN_MIB]) {
         let guest = Guest::touching(size, 1, RATE);
         bench.precopies(section.case(guest.title()), &guest, &Plan::precopy());

@@ -9,7 +9,7 @@ const OWN_MIB: [u64; 3] = [1024, 4096, 8192];
 /// One vCPU is among the sizes already.
 const VCPUS: [u32; 3] = [2, 4, 8];
 
-pub fn measure(bench: &Bench, section: &mut Section) {
+pub(super) fn measure(bench: &Bench, section: &mut Section) {
     let by_size = bench.sizes(&OWN_MIB).into_iter().map(|size| (size, 1));
     let smallest = bench.size(OWN_MIB[0]);
     let by_vcpus = VCPUS.into_iter().map(|cpus| (smallest, cpus));

@@ -10,9 +10,9 @@ use crate::statistics::median;
 
 const OWN_MIB: u64 = 1024;
 /// What storage takes for one write of the record.
-pub const SYNC: &str = "one fdatasync";
+pub(crate) const SYNC: &str = "one fdatasync";
 
-pub fn measure(bench: &Bench, section: &mut Section) {
+pub(super) fn measure(bench: &Bench, section: &mut Section) {
     let guest = Guest::touching(bench.size(OWN_MIB), 1, 0).backed_by(&bench.backing);
     setup(bench, section, &guest);
     owned(bench, section, &guest);

@@ -9,7 +9,7 @@ use crate::peer::Contender;
 
 const OWN_MIB: [u64; 3] = [1024, 4096, 8192];
 
-pub fn measure(bench: &Bench, section: &mut Section) {
+pub(super) fn measure(bench: &Bench, section: &mut Section) {
     for size in bench.sizes(&OWN_MIB) {
         let guest = Guest::touching(size, 1, RATE).backed_by("memfd");
         let case = section.case(guest.title()).showing(&[TOTAL, DOWNTIME, GAP]);

@@ -24,13 +24,13 @@ use crate::migration::{self, DOWNTIME, GAP, Plan};
 use crate::peer::{Contender, Peer};
 use crate::statistics::median;
 
-pub use handshake::SYNC;
-pub use postcopy::AT_ONCE;
-pub use sweep::RATES_MIB;
+pub(crate) use handshake::SYNC;
+pub(crate) use postcopy::AT_ONCE;
+pub(crate) use sweep::RATES_MIB;
 
 /// What a row needs to know.
 #[derive(Debug)]
-pub struct Bench {
+pub(crate) struct Bench {
     /// The VMMs.
     pub peers: Vec<Peer>,
     /// Runs of each kind.
@@ -49,7 +49,7 @@ pub struct Bench {
 
 /// A row of the bench.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Row {
+pub(crate) enum Row {
     /// Precopy of an idle guest without a zero page, over one and two connections
     Throughput,
     /// Precopy of a guest that touches half of its memory at random at 400 MiB/s
@@ -79,7 +79,7 @@ const ROUND_S: u64 = 2;
 
 impl Row {
     /// Its name on the command line and in the table.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Row::Throughput => "throughput",
             Row::Downtime => "downtime",
@@ -116,7 +116,7 @@ impl Row {
     }
 
     /// Measures it. What fails is in the notes.
-    pub fn measure(self, bench: &Bench) -> Section {
+    pub(crate) fn measure(self, bench: &Bench) -> Section {
         let mut section = Section::new(self.name(), self.title());
         let measure = match self {
             Row::Throughput => throughput::measure,

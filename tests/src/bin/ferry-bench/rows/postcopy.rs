@@ -13,9 +13,9 @@ use crate::statistics::percentile;
 const FIRST_ROUND_MIB: u64 = 4096;
 const AT_ONCE_MIB: u64 = 1024;
 /// Ends the title of the case that has enough missing pages for a distribution.
-pub const AT_ONCE: &str = "switched at once";
+pub(crate) const AT_ONCE: &str = "switched at once";
 
-pub fn measure(bench: &Bench, section: &mut Section) {
+pub(super) fn measure(bench: &Bench, section: &mut Section) {
     for size in bench.sizes(&[FIRST_ROUND_MIB]) {
         measure_at(bench, section, size, When::FirstRound);
     }

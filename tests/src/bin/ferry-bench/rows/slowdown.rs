@@ -46,7 +46,7 @@ impl Measured for Sample {
     }
 }
 
-pub fn measure(bench: &Bench, section: &mut Section) {
+pub(super) fn measure(bench: &Bench, section: &mut Section) {
     for size in bench.sizes(&[OWN_MIB]) {
         let guest = Guest::flat_out(size, 1).backed_by(&bench.backing);
         let case = section.case(format!("{}, link of {} MiB/s", guest.title(), held_up(&guest) >> 20));

@@ -8,7 +8,7 @@ use crate::{limit, startup};
 
 const CPUS: u32 = 1;
 
-pub fn measure(bench: &Bench, section: &mut Section) {
+pub(super) fn measure(bench: &Bench, section: &mut Section) {
     let case = section.case(format!("1024 MiB, 1 vCPU, {} starts", bench.starts));
     for run in 1..=bench.starts {
         for peer in &bench.peers {

@@ -11,7 +11,7 @@ use crate::peer::Contender;
 const OWN_MIB: u64 = 4096;
 const CONNECTIONS: [u32; 2] = [1, 2];
 
-pub fn measure(bench: &Bench, section: &mut Section) {
+pub(super) fn measure(bench: &Bench, section: &mut Section) {
     for size in bench.sizes(&[OWN_MIB]) {
         for connections in CONNECTIONS {
             for prealloc in [false, true] {
