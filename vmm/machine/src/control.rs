@@ -91,11 +91,8 @@ impl Control {
 
     /// The vCPUs come first: another thread that wakes up may be given the core that they are
     /// about to run on. What they do is told after the event, for which it takes the status.
-    fn let_in(&self, status: MutexGuard<'_, Status>, event: Option<Event>) -> Result<(), MachineError> {
-        let may_enter = status.may_enter();
-        if may_enter {
-            self.gate.open();
-        }
+    fn let_in(&self, mut status: MutexGuard<'_, Status>, event: Option<Event>) -> Result<(), MachineError> {
+        let may_enter = self.open_gate(&mut status);
         event.into_iter().for_each(|event| self.events.publish(event));
         drop(status);
         let entered = self.gate.wait_full();
@@ -136,9 +133,17 @@ impl Control {
     }
 
     fn reopen(&self) {
-        if self.status().may_enter() {
+        self.open_gate(&mut self.status());
+    }
+
+    /// Opens the gate, if vCPUs may enter; tells whether they may.
+    fn open_gate(&self, status: &mut Status) -> bool {
+        let may_enter = status.may_enter();
+        if may_enter {
+            status.entries += 1;
             self.gate.open();
         }
+        may_enter
     }
 
     /// Waits until vCPUs that were told to come out are.

@@ -83,6 +83,9 @@ pub enum MachineError {
         /// What is going on.
         doing: &'static str,
     },
+    /// What was to come from one stop would come from two.
+    #[error("the guest has run on since it was stopped for this; try again")]
+    RanOn,
     /// vCPUs that did not come out of the guest in time.
     #[error("vCPU {vcpus} did not stop within {within:?}; the host may be overloaded: try again")]
     Stuck {

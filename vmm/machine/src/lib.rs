@@ -34,6 +34,7 @@ mod parts;
 mod reset;
 mod sections;
 mod status;
+mod stopped;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod throttle;
@@ -60,6 +61,7 @@ pub use identity::{DiskFile, DiskProof};
 pub use kvm::{DirtyLog, KvmError, StateCall, StateError};
 use parts::Parts;
 pub use status::Hold;
+pub use stopped::Stopped;
 
 /// How long a machine that is dropped waits for its threads.
 const JOIN_DEADLINE: Duration = Duration::from_secs(3);

@@ -12,25 +12,27 @@ use ferry_migration::ownership::custody::{self, Again};
 
 use super::error::{DeviceFailure, MachineError};
 use super::status::Hold;
+use super::stopped::Stopped;
 use super::{Machine, sections, turn};
 
 impl Machine {
     /// Stops the vCPUs (returns when none is in KVM_RUN) and keeps them stopped. A switchover's
-    /// hold may become [`Hold::HandedOver`]. A guest that was throttled is no more.
+    /// hold may become [`Hold::HandedOver`]. A guest that was throttled is no more. What is
+    /// returned reads the machine at this stop.
     ///
     /// # Errors
     /// When the guest has ended or belongs elsewhere, or a vCPU does not stop. What held the
     /// machine before still does, and only that.
-    pub fn hold(&self, hold: Hold) -> Result<(), MachineError> {
+    pub fn hold(&self, hold: Hold) -> Result<Stopped, MachineError> {
         let control = &self.parts.control;
         if hold == Hold::HandedOver && self.hand_over_stopped() {
-            return Ok(());
+            return Ok(Stopped::new(&self.parts));
         }
         let _turn = control.turn.take("stopping the guest")?;
         let before = {
             let mut status = control.status();
             match (status.hold, hold) {
-                (Some(Hold::HandedOver), Hold::HandedOver) => return Ok(()),
+                (Some(Hold::HandedOver), Hold::HandedOver) => return Ok(Stopped::new(&self.parts)),
                 (Some(Hold::HandedOver), _) => return Err(MachineError::HandedOver),
                 (Some(Hold::Incoming), Hold::Switchover) => return Err(MachineError::AwaitsGuest),
                 _ => {}
@@ -49,7 +51,8 @@ impl Machine {
         if result.is_err() {
             status.hold = before;
         }
-        result
+        drop(status);
+        result.map(|()| Stopped::new(&self.parts))
     }
 
     /// Hands over a guest that the switchover has stopped, without the turn: no thread that has it
@@ -147,54 +150,12 @@ impl Machine {
         custody::may_settle(self.parts.control.status().let_go, Guards::all())
     }
 
-    /// Drains and flushes the devices. vCPUs stopped.
-    ///
-    /// # Errors
-    /// The device that could not, and why.
-    pub fn quiesce(&self) -> Result<(), DeviceFailure> {
-        let _turn = self.stopped("draining devices")?;
-        self.parts.quiesce()
-    }
-
-    /// Releases what only a running guest may hold (disk locks).
-    ///
-    /// # Errors
-    /// The device that could not, and why.
-    pub fn release_resources(&self) -> Result<(), DeviceFailure> {
-        let _turn = self.stopped("releasing the disk")?;
-        self.parts.control.status().holds = false;
-        for device in self.parts.devices().iter_mut() {
-            device.release().map_err(|error| DeviceFailure::new(device.id(), error))?;
-        }
-        Ok(())
-    }
-
-    /// Saves everything but memory. vCPUs stopped.
-    ///
-    /// # Errors
-    /// The device that could not be saved, and why.
-    pub fn save(&self) -> Result<Vec<Section>, DeviceFailure> {
-        let _turn = self.stopped("saving device state")?;
-        sections::save(&self.parts)
-    }
-
-    /// Stops the vCPUs for the shortest time that a save takes, then lets them go on. Clients do
-    /// not hear of it.
+    /// Saves everything but memory between two guest instructions.
     ///
     /// # Errors
     /// The device that could not be saved, and why; the guest goes on all the same.
     pub fn snapshot(&self) -> Result<Vec<Section>, DeviceFailure> {
-        let control = &self.parts.control;
-        let _turn = control.turn.take("saving device state")?;
-        if !control.status().running {
-            self.check_not_ended()?;
-            return sections::save(&self.parts);
-        }
-        control.halt()?;
-        let saved = sections::save(&self.parts);
-        control.go_on()?;
-        self.check_not_ended()?;
-        saved
+        self.while_stopped("saving device state", Stopped::save)
     }
 
     /// Loads and post_loads everything but memory. vCPUs stopped. Repeatable.

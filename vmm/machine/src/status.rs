@@ -33,6 +33,8 @@ pub(super) struct Status {
     pub(super) hold: Option<Hold>,
     /// Clients see the guest as running: between RESUME and STOP.
     pub(super) running: bool,
+    /// How often vCPUs have been let in: between two equal counts the guest has stood still.
+    pub(super) entries: u64,
     pub(super) ever_ran: bool,
     pub(super) ended: Option<ExitReason>,
     pub(super) reset: Option<ResetCause>,

@@ -56,9 +56,9 @@ fn a_reset_that_a_hold_delays_travels_with_the_guest() {
     }
     let source = Rig::new("", |_| {});
     source.wait_for("ferry ready", 2);
-    source.machine.hold(Hold::Switchover).unwrap();
+    let stopped = source.machine.hold(Hold::Switchover).unwrap();
     source.machine.reset().unwrap();
-    let package = source.machine.save().unwrap();
+    let package = stopped.save().unwrap();
     let destination = Rig::new("", |config| config.incoming = true);
     destination.machine.load(&package).unwrap();
     destination.machine.release_hold().unwrap();

@@ -2,7 +2,7 @@
 
 use ferry_devices::fault::FaultSpec;
 use ferry_migration::Section;
-use ferry_migration::pages::PAGE_SIZE;
+use ferry_migration::pages::{PAGE_SIZE, PageBitmap};
 
 use super::*;
 
@@ -36,10 +36,10 @@ fn a_guest_goes_on_in_another_machine() {
 
     destination.machine.load(&source.machine.snapshot().unwrap()).unwrap();
     source.wait_for("ferry r c=0", 3);
-    source.machine.hold(Hold::Switchover).unwrap();
-    source.machine.quiesce().unwrap();
-    source.machine.release_resources().unwrap();
-    let package = source.machine.save().unwrap();
+    let stopped = source.machine.hold(Hold::Switchover).unwrap();
+    stopped.quiesce().unwrap();
+    stopped.release_resources().unwrap();
+    let package = stopped.save().unwrap();
     copy_memory(&source.machine, &destination.machine);
     destination.machine.load(&package).unwrap();
     assert_eq!(destination.machine.first_entry(), None);
@@ -85,10 +85,10 @@ fn a_guest_that_could_not_start_leaves_nothing_to_the_next_one() {
     let destination = Rig::new("", |config| (config.incoming, config.disk) = (true, shared.clone()));
     let offer = destination.machine.description();
 
-    small.machine.hold(Hold::Switchover).unwrap();
+    let stopped = small.machine.hold(Hold::Switchover).unwrap();
     // Carried out when the guest starts, which can fail then.
     small.machine.reset().unwrap();
-    destination.machine.load(&small.machine.save().unwrap()).unwrap();
+    destination.machine.load(&stopped.save().unwrap()).unwrap();
     destination.machine.set_fault(rule("at=disk:lock,do=errno:EIO")).unwrap();
     destination.machine.release_hold().unwrap_err();
     assert!(destination.machine.description() == offer, "its disk could not be had");
@@ -98,8 +98,8 @@ fn a_guest_that_could_not_start_leaves_nothing_to_the_next_one() {
     assert!(destination.machine.description() == offer, "it could not start");
     destination.machine.faults().clear();
 
-    large.machine.hold(Hold::Switchover).unwrap();
-    destination.machine.load(&large.machine.save().unwrap()).unwrap();
+    let stopped = large.machine.hold(Hold::Switchover).unwrap();
+    destination.machine.load(&stopped.save().unwrap()).unwrap();
     copy_memory(&large.machine, &destination.machine);
     destination.machine.release_hold().unwrap();
     assert_eq!(capacity(&destination), Some(2 << 20));
@@ -113,12 +113,12 @@ fn loading_twice_is_loading_once() {
     }
     let rig = Rig::new(WORK, |_| {});
     rig.wait_for("ferry r c=0", 1);
-    rig.machine.hold(Hold::Switchover).unwrap();
-    let before = rig.machine.save().unwrap();
+    let stopped = rig.machine.hold(Hold::Switchover).unwrap();
+    let before = stopped.save().unwrap();
     for _ in 0..2 {
         rig.machine.load(&before).unwrap();
     }
-    let after = rig.machine.save().unwrap();
+    let after = stopped.save().unwrap();
     assert_eq!(timeless(&before), timeless(&after));
     rig.machine.release_hold().unwrap();
     let reports = rig.text().matches("ferry r ").count();
@@ -141,9 +141,9 @@ fn what_a_rehearsal_has_loaded_does_not_leak_into_what_is_loaded_at_last() {
     source.wait_for("ferry r c=0", 1);
     let rehearsed = source.machine.snapshot().unwrap();
     source.wait_for("ferry r c=0", 3);
-    source.machine.hold(Hold::Switchover).unwrap();
-    source.machine.quiesce().unwrap();
-    let last = source.machine.save().unwrap();
+    let stopped = source.machine.hold(Hold::Switchover).unwrap();
+    stopped.quiesce().unwrap();
+    let last = stopped.save().unwrap();
     assert_ne!(rehearsed, last, "the guest has gone on");
     let [with, without] = [true, false].map(|rehearse| {
         let destination = Rig::new("", |config| config.incoming = true);
@@ -152,7 +152,7 @@ fn what_a_rehearsal_has_loaded_does_not_leak_into_what_is_loaded_at_last() {
         }
         copy_memory(&source.machine, &destination.machine);
         destination.machine.load(&last).unwrap();
-        destination.machine.save().unwrap()
+        destination.machine.snapshot().unwrap()
     });
     assert_eq!(timeless(&with), timeless(&without));
     assert_eq!(timeless(&with), timeless(&last));
@@ -240,17 +240,50 @@ fn the_operators_wish_travels_and_the_local_one_counts_more() {
 }
 
 #[test]
+fn nothing_is_read_from_a_stop_that_is_over() {
+    if !has_kvm() {
+        return;
+    }
+    let rig = Rig::new(WORK, |_| {});
+    rig.wait_for("ferry r c=0", 1);
+    rig.machine.dirty_log().start().unwrap();
+    let stopped = rig.machine.hold(Hold::Switchover).unwrap();
+    let mut written = PageBitmap::new(rig.machine.memory().pages());
+    stopped.harvest(&mut written).unwrap();
+    stopped.save().unwrap();
+    rig.machine.release_hold().unwrap();
+    let reports = rig.text().matches("ferry r ").count();
+    rig.wait_for("ferry r ", reports + 1);
+    // The guest is stopped again, and has run in between.
+    let again = rig.machine.hold(Hold::Switchover).unwrap();
+    assert!(stopped.save().unwrap_err().to_string().contains("has run on"));
+    assert!(stopped.harvest(&mut written).unwrap_err().to_string().contains("has run on"));
+    assert!(stopped.release_resources().is_err(), "the disk is the guest's");
+    again.save().unwrap();
+    rig.machine.release_hold().unwrap();
+    // A rehearsal lets the guest run on, and a stop of that kind is over with it.
+    let mut kept = None;
+    rig.machine
+        .while_stopped("saving device state", |stopped| {
+            kept = Some(stopped.clone());
+            stopped.save()
+        })
+        .unwrap();
+    assert!(kept.unwrap().save().is_err());
+}
+
+#[test]
 fn saving_takes_little_time() {
     if !has_kvm() {
         return;
     }
     let rig = Rig::new(WORK, |_| {});
     rig.wait_for("ferry r c=0", 1);
-    rig.machine.hold(Hold::Switchover).unwrap();
+    let stopped = rig.machine.hold(Hold::Switchover).unwrap();
     let mut times: Vec<_> = (0..200)
         .map(|_| {
             let began = Instant::now();
-            let package = rig.machine.save().unwrap();
+            let package = stopped.save().unwrap();
             let saved = began.elapsed();
             rig.machine.load(&package).unwrap();
             (saved, began.elapsed() - saved)
@@ -276,7 +309,7 @@ fn rules_may_name_any_device_and_call_and_nothing_that_is_not_here() {
     assert!(refused("at=load,do=fail,of=virtio-blk/0").ends_with("write of= with one of serial/0, fault/0"));
     assert!(machine.faults().rules().is_empty());
 
-    let state = machine.save().unwrap();
+    let state = machine.snapshot().unwrap();
     for (text, failure) in [
         ("at=load,do=fail,of=serial/0", "serial/0: told to fail in load"),
         ("at=post_load,do=fail,of=serial/0", "serial/0: told to fail in post_load"),
@@ -290,6 +323,6 @@ fn rules_may_name_any_device_and_call_and_nothing_that_is_not_here() {
         machine.load(&state).unwrap();
     }
     machine.set_fault(rule("at=save,do=fail,of=serial/0,times=1")).unwrap();
-    assert_eq!(machine.save().unwrap_err().to_string(), "serial/0: told to fail in save");
-    machine.save().unwrap();
+    assert_eq!(machine.snapshot().unwrap_err().to_string(), "serial/0: told to fail in save");
+    machine.snapshot().unwrap();
 }

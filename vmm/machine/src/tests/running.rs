@@ -142,8 +142,7 @@ fn processors_that_sleep_or_were_never_started_stop_and_load() {
         rig.machine.stop().unwrap();
         rig.machine.cont().unwrap();
     }
-    rig.machine.hold(Hold::Switchover).unwrap();
-    let package = rig.machine.save().unwrap();
+    let package = rig.machine.hold(Hold::Switchover).unwrap().save().unwrap();
     rig.machine.load(&package).unwrap();
     rig.machine.release_hold().unwrap();
     rig.machine.reset().unwrap();
@@ -178,9 +177,9 @@ fn a_second_machine_on_the_same_disk_is_refused_by_name() {
     let waiting = Rig::new(BUSY, |config| (config.disk, config.incoming) = (disk, true));
     assert!(waiting.machine.release_hold().is_err(), "the first still has the disk");
     assert_eq!(waiting.machine.run_state(), RunState::InMigrate, "the hold stays");
-    first.machine.hold(Hold::Switchover).unwrap();
-    first.machine.quiesce().unwrap();
-    first.machine.release_resources().unwrap();
+    let stopped = first.machine.hold(Hold::Switchover).unwrap();
+    stopped.quiesce().unwrap();
+    stopped.release_resources().unwrap();
     waiting.machine.hold(Hold::Incoming).unwrap();
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-use ferry_machine::{DeviceFailure, Hold, Machine, MachineError};
+use ferry_machine::{DeviceFailure, Hold, Machine, MachineError, Stopped};
 use ferry_migration::message::Failure;
 use ferry_migration::source::Input;
 use ferry_migration::{Section, section};
@@ -18,14 +18,14 @@ use ferry_record::{ANSWER_DEADLINE, HandoverRecord};
 use crate::source::{Event, GuestDone};
 
 /// What the guest worker can be asked for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum GuestJob {
     /// Save between two guest instructions.
     Snapshot,
     /// Stop the vCPUs, drain the devices, release the disk.
     Stop,
-    /// Save the stopped machine.
-    Save,
+    /// Save the machine at this stop.
+    Save(Stopped),
     /// Take the disk back and run.
     Resume,
     /// Show memory that was handed over here no longer, so that nothing here can reach it.
@@ -57,13 +57,13 @@ pub(crate) fn guest_worker(
             if let Some(Err(reason)) = answered {
                 machine.leave_stopped();
                 let failure = Failure { device: "ownership record".to_owned(), reason };
-                if events.send(Event::Guest(done(job, Err(failure)))).is_err() {
+                if events.send(Event::Guest(done(&job, Err(failure)))).is_err() {
                     return;
                 }
                 continue;
             }
-            let result = catch_unwind(AssertUnwindSafe(|| do_guest_job(&machine, record.as_deref(), job)));
-            if events.send(Event::Guest(done(job, result.unwrap_or_else(|_| Err(panicked()))))).is_err() {
+            let result = catch_unwind(AssertUnwindSafe(|| do_guest_job(&machine, record.as_deref(), &job)));
+            if events.send(Event::Guest(done(&job, result.unwrap_or_else(|_| Err(panicked()))))).is_err() {
                 return;
             }
         }
@@ -72,35 +72,41 @@ pub(crate) fn guest_worker(
     Ok((jobs, thread))
 }
 
-/// Does a job; the framed sections that it has saved, if any.
-fn do_guest_job(machine: &Machine, record: Option<&HandoverRecord>, job: GuestJob) -> Result<Option<Vec<u8>>, Failure> {
-    let framed = |sections: Vec<Section>| Some(section::encode(&sections));
+/// What a job has brought.
+#[derive(Debug, Default)]
+struct Brought {
+    state: Option<Vec<u8>>,
+    stopped: Option<Stopped>,
+}
+
+fn do_guest_job(machine: &Machine, record: Option<&HandoverRecord>, job: &GuestJob) -> Result<Brought, Failure> {
+    let framed = |sections: Vec<Section>| Brought { state: Some(section::encode(&sections)), ..Brought::default() };
     match job {
         GuestJob::PartWithMemory => {
             part_with_memory(machine);
-            Ok(None)
+            Ok(Brought::default())
         }
         GuestJob::Snapshot => machine.snapshot().map(framed).map_err(failure),
-        GuestJob::Stop => stop(machine).map(|()| None),
-        GuestJob::Save => machine.save().map(framed).map_err(failure),
-        GuestJob::Resume => resume(machine, record).map(|()| None),
+        GuestJob::Stop => stop(machine).map(|stopped| Brought { stopped: Some(stopped), ..Brought::default() }),
+        GuestJob::Save(stopped) => stopped.save().map(framed).map_err(failure),
+        GuestJob::Resume => resume(machine, record).map(|()| Brought::default()),
     }
 }
 
 /// What the driver is told of a job.
-fn done(job: GuestJob, result: Result<Option<Vec<u8>>, Failure>) -> GuestDone {
-    let (result, state) = match result {
-        Ok(state) => (Ok(()), state),
-        Err(failure) => (Err(failure), None),
+fn done(job: &GuestJob, result: Result<Brought, Failure>) -> GuestDone {
+    let (result, Brought { state, stopped }) = match result {
+        Ok(brought) => (Ok(()), brought),
+        Err(failure) => (Err(failure), Brought::default()),
     };
     let input = match job {
         GuestJob::Snapshot => Some(Input::Snapshotted(result)),
         GuestJob::Stop => Some(Input::Stopped(result)),
-        GuestJob::Save => Some(Input::Saved(result)),
+        GuestJob::Save(_) => Some(Input::Saved(result)),
         GuestJob::Resume => Some(Input::Resumed(result)),
         GuestJob::PartWithMemory => None,
     };
-    GuestDone { input, state }
+    GuestDone { input, state, stopped }
 }
 
 fn part_with_memory(machine: &Machine) {
@@ -115,10 +121,11 @@ pub(crate) fn panicked() -> Failure {
     Failure { device: "machine".to_owned(), reason: "ended unexpectedly; see the log".to_owned() }
 }
 
-fn stop(machine: &Machine) -> Result<(), Failure> {
-    machine.hold(Hold::Switchover).map_err(|error| machine_failure(&error))?;
-    machine.quiesce().map_err(failure)?;
-    machine.release_resources().map_err(failure)
+fn stop(machine: &Machine) -> Result<Stopped, Failure> {
+    let stopped = machine.hold(Hold::Switchover).map_err(|error| machine_failure(&error))?;
+    stopped.quiesce().map_err(failure)?;
+    stopped.release_resources().map_err(failure)?;
+    Ok(stopped)
 }
 
 fn resume(machine: &Machine, record: Option<&HandoverRecord>) -> Result<(), Failure> {

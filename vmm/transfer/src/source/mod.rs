@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 
 use ferry_link::endpoint::Endpoint;
 use ferry_link::stream::Stream;
-use ferry_machine::Machine;
+use ferry_machine::{Machine, Stopped};
 use ferry_migration::Status;
 use ferry_migration::message::ToSource;
 use ferry_migration::pages::PageBitmap;
@@ -60,6 +60,8 @@ pub(crate) struct GuestDone {
     pub input: Option<Input>,
     /// The framed sections that the answer announces, for the next `Rehearse` or `Package`.
     pub state: Option<Vec<u8>>,
+    /// The stop that the answer announces: the last pages and the state are read through it.
+    pub stopped: Option<Stopped>,
 }
 
 /// What the page worker has done.

@@ -15,7 +15,7 @@ use ferry_devices::fault::Place;
 use ferry_link::control::LinkError;
 use ferry_link::endpoint::Endpoint;
 use ferry_link::stream::Stream;
-use ferry_machine::Machine;
+use ferry_machine::{Machine, Stopped};
 use ferry_migration::convergence::{Convergence, RoundReport};
 use ferry_migration::pages::PageBitmap;
 use ferry_migration::parameters::{Compression, OnLimit, PostcopyWhen};
@@ -36,10 +36,10 @@ use crate::source::{Event, LinkEvent, PagesDone};
 pub(super) enum PageJob {
     /// One round; the first opens the link.
     Round,
-    /// What is dirty now, and a marker.
-    LastPages,
-    /// Postcopy: find out what is dirty now, and send only a marker.
-    LeavePages,
+    /// What is dirty at this stop, and a marker.
+    LastPages(Stopped),
+    /// Postcopy: find out what is dirty at this stop, and send only a marker.
+    LeavePages(Stopped),
     /// Postcopy: serve requests and send these pages.
     Serve(PageBitmap),
     /// Postcopy after a break: the same over new links, to this address.
@@ -143,14 +143,14 @@ impl PageWorker {
     fn job(&mut self, job: PageJob) -> Result<PagesDone, PagesError> {
         match job {
             PageJob::Round => self.round(),
-            PageJob::LastPages => {
+            PageJob::LastPages(stopped) => {
                 self.controls.patience.set_limit(None);
-                let marker = self.sender()?.last_pages()?;
+                let marker = self.sender()?.last_pages(&stopped)?;
                 Ok(Input::LastPagesSent { marker }.into())
             }
-            PageJob::LeavePages => {
+            PageJob::LeavePages(stopped) => {
                 self.controls.patience.set_limit(None);
-                let (marker, remaining) = self.sender()?.leave_pages()?;
+                let (marker, remaining) = self.sender()?.leave_pages(&stopped)?;
                 Ok(PagesDone { remaining: Some(remaining), ..Input::LastPagesSent { marker }.into() })
             }
             PageJob::Serve(remaining) => self.serve(&remaining),

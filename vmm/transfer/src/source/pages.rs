@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use ferry_link::control::LinkError;
 use ferry_link::rate::{Limiter, Measured};
 use ferry_link::stream::Unconfirmed;
-use ferry_machine::Machine;
+use ferry_machine::{Machine, Stopped};
 use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE, PageBitmap};
 use ferry_observe::trace;
 
@@ -195,13 +195,13 @@ impl PageSender {
         Ok(numbers)
     }
 
-    /// Sends everything that is dirty and a marker behind it, and returns the marker's number. The
-    /// vCPUs are stopped and the devices drained.
+    /// Sends everything that is dirty at this stop and a marker behind it, and returns the marker's
+    /// number. The devices are drained.
     ///
     /// # Errors
     /// The link or the log failed, or the driver interrupted.
-    pub(crate) fn last_pages(&mut self) -> Result<u32, PagesError> {
-        self.harvest()?;
+    pub(crate) fn last_pages(&mut self, stopped: &Stopped) -> Result<u32, PagesError> {
+        self.harvest_last(stopped)?;
         let (began, before) = (Instant::now(), self.controls.progress.pages.sent());
         self.send_pending(false)?;
         self.send_markers()?;
@@ -215,13 +215,13 @@ impl PageSender {
         &self.pending
     }
 
-    /// Postcopy: finds out which pages remain, and sends only a marker behind what was sent
+    /// Postcopy: finds out which pages remain at this stop, and sends only a marker behind what was sent
     /// before.
     ///
     /// # Errors
     /// The link or the log failed.
-    pub(crate) fn leave_pages(&mut self) -> Result<(u32, PageBitmap), PagesError> {
-        self.harvest()?;
+    pub(crate) fn leave_pages(&mut self, stopped: &Stopped) -> Result<(u32, PageBitmap), PagesError> {
+        self.harvest_last(stopped)?;
         self.marker += 1;
         for link in &mut self.links {
             link.send_switch(self.marker)?;
@@ -279,7 +279,17 @@ impl PageSender {
     }
 
     fn harvest(&mut self) -> Result<(), PagesError> {
-        self.machine.dirty_log().harvest(&mut self.pending).map_err(|e| PagesError::DirtyLog("read", e))?;
+        let read = self.machine.dirty_log().harvest(&mut self.pending);
+        self.count_pending(read)
+    }
+
+    fn harvest_last(&mut self, stopped: &Stopped) -> Result<(), PagesError> {
+        let read = stopped.harvest(&mut self.pending);
+        self.count_pending(read)
+    }
+
+    fn count_pending(&self, read: std::io::Result<()>) -> Result<(), PagesError> {
+        read.map_err(|error| PagesError::DirtyLog("read", error))?;
         self.controls.progress.pages.remaining_pages.store(self.pending.count(), Relaxed);
         Ok(())
     }

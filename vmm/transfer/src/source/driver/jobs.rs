@@ -29,6 +29,23 @@ impl Driver {
         }
     }
 
+    /// Sends what is dirty at the switchover's stop, or finds out for postcopy what is.
+    pub(super) fn last_pages(&mut self, postcopy: bool) {
+        let Some(stopped) = self.package.stopped.clone() else { return self.not_stopped() };
+        self.page_job(if postcopy { PageJob::LeavePages(stopped) } else { PageJob::LastPages(stopped) });
+    }
+
+    /// Saves the machine at the switchover's stop.
+    pub(super) fn save(&mut self) {
+        let Some(stopped) = self.package.stopped.clone() else { return self.not_stopped() };
+        self.guest_job(GuestJob::Save(stopped), None);
+    }
+
+    /// The state machine asks for these only after the stop.
+    fn not_stopped(&mut self) {
+        self.lost("the guest is not stopped; this is a fault of the program, report it".to_owned());
+    }
+
     pub(super) fn serve_pages(&mut self) {
         let remaining =
             self.package.remaining.clone().unwrap_or_else(|| PageBitmap::new(self.machine.memory().pages()));

@@ -27,7 +27,7 @@ use std::time::Instant;
 
 use ferry_devices::fault::{Direction, Moment};
 use ferry_link::endpoint::Endpoint;
-use ferry_machine::{Hold, Machine};
+use ferry_machine::{Hold, Machine, Stopped};
 use ferry_migration::message::ToSource;
 use ferry_migration::pages::PageBitmap;
 use ferry_migration::source::{Input, Outcome, Output, Source, TakeBack};
@@ -83,6 +83,8 @@ pub(super) struct Driver {
 struct Package {
     /// Which chunks of memory hold something, for the greeting.
     filled: Vec<u8>,
+    /// The switchover's stop, of which the last pages and the state are.
+    stopped: Option<Stopped>,
     /// Framed sections for the next message that carries them.
     state: Vec<u8>,
     /// Postcopy: the pages that remained at the switchover.
@@ -177,10 +179,13 @@ impl Driver {
     fn event(&mut self, event: Event) {
         match event {
             Event::Input(input) => self.input(input),
-            Event::Guest(GuestDone { input, state }) => {
+            Event::Guest(GuestDone { input, state, stopped }) => {
                 self.guest_jobs_open -= 1;
                 if let Some(state) = state {
                     self.package.state = state;
+                }
+                if stopped.is_some() {
+                    self.package.stopped = stopped;
                 }
                 if matches!(input, Some(Input::Stopped(_))) {
                     self.pages.throttle.end();
@@ -301,8 +306,7 @@ impl Driver {
                     self.pages.controls.end_round.store(true, Relaxed);
                     self.pages.controls.arrived.wake();
                 }
-                Output::SendLastPages { postcopy: false } => self.page_job(PageJob::LastPages),
-                Output::SendLastPages { postcopy: true } => self.page_job(PageJob::LeavePages),
+                Output::SendLastPages { postcopy } => self.last_pages(postcopy),
                 Output::ServePages => {
                     self.pages.controls.patience.set_loading(true);
                     self.serve_pages();
@@ -313,7 +317,7 @@ impl Driver {
                 Output::TakeBack => self.ask_record(Question::TakeBack),
                 Output::Snapshot => self.guest_job(GuestJob::Snapshot, None),
                 Output::StopGuest => self.guest_job(GuestJob::Stop, None),
-                Output::Save => self.guest_job(GuestJob::Save, None),
+                Output::Save => self.save(),
                 Output::ResumeGuest => {
                     let named = self.name_the_source();
                     self.guest_job(GuestJob::Resume, named);

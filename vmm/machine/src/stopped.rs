@@ -1,0 +1,125 @@
+//! A machine that is stopped, as a value: what must come from one stop is read through it.
+//!
+//! Device state and the last read of the dirty log belong together only if no guest instruction
+//! was executed in between. Both are methods of [`Stopped`], and each of them is refused once the
+//! vCPUs have been let in again.
+
+use std::io;
+use std::sync::Arc;
+
+use ferry_migration::Section;
+use ferry_migration::pages::PageBitmap;
+
+use super::error::{DeviceFailure, MachineError};
+use super::turn::TurnGuard;
+use super::{Machine, Parts, sections};
+
+/// A machine from the moment at which its vCPUs were out of the guest to that at which they are
+/// let in again. A clone stands for the same stop.
+#[derive(Clone)]
+pub struct Stopped {
+    parts: Arc<Parts>,
+    /// How often vCPUs had been let in by then.
+    entries: u64,
+    /// Whoever made it has the machine's turn for as long as it lives.
+    in_turn: bool,
+}
+
+impl Stopped {
+    /// The caller has stopped the vCPUs, and no other thread may let them in before this is made.
+    pub(super) fn new(parts: &Arc<Parts>) -> Self {
+        Stopped { parts: parts.clone(), entries: parts.control.status().entries, in_turn: false }
+    }
+
+    /// Drains and flushes the devices.
+    ///
+    /// # Errors
+    /// The device that could not, and why.
+    pub fn quiesce(&self) -> Result<(), DeviceFailure> {
+        let _turn = self.turn("draining devices")?;
+        self.parts.quiesce()
+    }
+
+    /// Releases what only a running guest may hold (disk locks).
+    ///
+    /// # Errors
+    /// The device that could not, and why.
+    pub fn release_resources(&self) -> Result<(), DeviceFailure> {
+        let _turn = self.turn("releasing the disk")?;
+        self.parts.control.status().holds = false;
+        for device in self.parts.devices().iter_mut() {
+            device.release().map_err(|error| DeviceFailure::new(device.id(), error))?;
+        }
+        Ok(())
+    }
+
+    /// Saves everything but memory.
+    ///
+    /// # Errors
+    /// The device that could not be saved, and why.
+    pub fn save(&self) -> Result<Vec<Section>, DeviceFailure> {
+        let _turn = self.turn("saving device state")?;
+        sections::save(&self.parts)
+    }
+
+    /// Adds to `into` every page that was written up to this stop and has not been harvested: as
+    /// [`DirtyLog::harvest`](crate::DirtyLog::harvest). Devices write until they are drained.
+    ///
+    /// # Errors
+    /// When the guest has run since, logging was not started or KVM refuses.
+    pub fn harvest(&self, into: &mut PageBitmap) -> io::Result<()> {
+        self.check().map_err(io::Error::other)?;
+        self.parts.dirty_log.harvest(into)
+    }
+
+    /// The machine's turn, at the same stop.
+    fn turn(&self, doing: &'static str) -> Result<Option<TurnGuard<'_>>, MachineError> {
+        if self.in_turn {
+            return Ok(None);
+        }
+        let turn = self.parts.control.turn.take(doing)?;
+        self.check()?;
+        self.parts.control.wait_halted()?;
+        Ok(Some(turn))
+    }
+
+    fn check(&self) -> Result<(), MachineError> {
+        match self.parts.control.status().entries == self.entries {
+            true => Ok(()),
+            false => Err(MachineError::RanOn),
+        }
+    }
+}
+
+impl Machine {
+    /// Stops the vCPUs for the shortest time that `read` takes, then lets them go on; a guest that
+    /// is stopped stays so. Clients see no event.
+    ///
+    /// # Errors
+    /// Those of `read`, or why the vCPUs could not be stopped; the guest goes on all the same.
+    pub fn while_stopped<T, E: From<MachineError>>(
+        &self,
+        doing: &'static str,
+        read: impl FnOnce(&Stopped) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let control = &self.parts.control;
+        let _turn = control.turn.take(doing)?;
+        let runs = control.status().running;
+        match runs {
+            true => control.halt()?,
+            false => self.check_not_ended()?,
+        }
+        let result = read(&Stopped { in_turn: true, ..Stopped::new(&self.parts) });
+        if runs {
+            control.go_on()?;
+            self.check_not_ended()?;
+        }
+        result
+    }
+}
+
+impl std::fmt::Debug for Stopped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stopped").field("name", &self.parts.name).field("entries", &self.entries).finish()
+    }
+}
