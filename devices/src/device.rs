@@ -4,7 +4,9 @@
 //! The machine calls these from its own thread, always with the vCPUs stopped; a device never sees
 //! `save` or `load` at the same time as a guest access.
 
-use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::{fmt, io};
 
 /// Names one device of a machine: the kind and which of that kind, as it stands in saved state and
 /// in error messages.
@@ -67,6 +69,75 @@ pub enum LoadError {
     Host(String),
 }
 
+/// What a device offers its guest, as far as the two sides of a migration must agree on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// Feature bits (virtio 1.2 §2.2); 0 for a device without any.
+    pub features: u64,
+    /// Bytes that it stores, for a device that stores some.
+    pub capacity: Option<u64>,
+    /// The guest may only read what it stores.
+    pub read_only: bool,
+}
+
+/// Storage that other processes may open, too: which file it is, and what is shown to them at it.
+///
+/// What may wait for storage says so; the rest does not.
+pub trait Storage: Send + Sync {
+    /// Where it was opened.
+    fn path(&self) -> &Path;
+
+    /// The guest may only read it.
+    fn is_read_only(&self) -> bool;
+
+    /// Begins to make durable what the guest has written so far: a pause that comes soon then has
+    /// less to do. A failure shows at the pause.
+    fn flush_ahead(&self);
+
+    /// For a source: lets the destination find `nonce` in this file, if it has opened the same,
+    /// until [`Storage::end_proof`]. May wait for storage.
+    ///
+    /// # Errors
+    /// When the file system gives no lock, or another process has all of the file locked.
+    fn show_proof(&self, nonce: u64) -> io::Result<()>;
+
+    /// Ends what [`Storage::show_proof`] began. May wait for storage.
+    ///
+    /// # Errors
+    /// When the file system does not take the lock back.
+    fn end_proof(&self, nonce: u64) -> io::Result<()>;
+
+    /// For a destination: whether a source shows `nonce` in this very file. May wait for storage.
+    ///
+    /// # Errors
+    /// When the file system does not say which locks there are.
+    fn sees_proof(&self, nonce: u64) -> io::Result<bool>;
+
+    /// For a destination: a guest is about to come. Boots from this file are kept away, by any path
+    /// and with any record, from the next [`Storage::follow_handover`] until this process has its
+    /// lock, or [`Storage::leave_handover`].
+    fn expect_handover(&self);
+
+    /// The guest is another process's for good, or has not come: from the next
+    /// [`Storage::follow_handover`] on this process keeps no boot away any more. Whether it does so
+    /// until then.
+    fn leave_handover(&self) -> bool;
+
+    /// Carries out the newest of the two. May wait for storage.
+    fn follow_handover(&self);
+}
+
+/// What can be done with a device at all times, also while another thread loads, saves or pauses
+/// it.
+pub trait Handle: Send + Sync {
+    /// Makes a [`Device::quiesce`] that waits fail at once: the pause is no longer wanted. Later
+    /// ones are not affected.
+    fn interrupt_pause(&self);
+
+    /// Storage that other processes may open, too, if the device has some.
+    fn storage(&self) -> Option<&dyn Storage>;
+}
+
 /// An emulated device, as the machine sees it when it saves, loads, pauses or resumes.
 ///
 /// Loading is `load` then `post_load`, on a stopped guest. Both are repeatable: a device may be
@@ -78,6 +149,16 @@ pub trait Device: Send {
 
     /// The version of the state that [`Device::save`] writes.
     fn state_version(&self) -> u32;
+
+    /// What it offers its guest; of a guest that was loaded, what it was offered where it booted.
+    fn offer(&self) -> Offer {
+        Offer::default()
+    }
+
+    /// What can be done with it beside its life; `None` if nothing can.
+    fn handle(&self) -> Option<Arc<dyn Handle>> {
+        None
+    }
 
     /// Encodes the state that another instance needs to go on. Changes nothing that the guest can
     /// see.
@@ -94,29 +175,29 @@ pub trait Device: Send {
 
     /// Waits until nothing is in flight and everything acknowledged to the guest is durable. The
     /// vCPUs are stopped.
-    fn quiesce(&mut self) -> std::io::Result<()> {
+    fn quiesce(&mut self) -> io::Result<()> {
         Ok(())
     }
 
     /// Lets go of what only a running guest may hold (the disk's lock), after `quiesce`.
-    fn release(&mut self) -> std::io::Result<()> {
+    fn release(&mut self) -> io::Result<()> {
         Ok(())
     }
 
     /// Back to power-on state, for a reset of the whole machine; the vCPUs are stopped. What only
     /// a running guest may hold stays held, and background work that was running goes on.
-    fn reset(&mut self) -> std::io::Result<()> {
+    fn reset(&mut self) -> io::Result<()> {
         Ok(())
     }
 
     /// Takes what a guest that may run must hold (the disk's lock). Touches neither guest memory
     /// nor the disk's contents, so a guest that arrives stopped stays as it came.
-    fn acquire(&mut self) -> std::io::Result<()> {
+    fn acquire(&mut self) -> io::Result<()> {
         Ok(())
     }
 
     /// Starts background work, after `acquire`. The vCPUs start right after this.
-    fn resume(&mut self) -> std::io::Result<()> {
+    fn resume(&mut self) -> io::Result<()> {
         Ok(())
     }
 }

@@ -13,14 +13,14 @@ pub mod device;
 pub mod exit;
 pub mod fault;
 mod interrupt;
+mod log_limit;
 pub mod one_call;
 mod saved;
 pub mod serial;
-mod throttle;
 pub mod virtio;
 
 pub use bus::{Bus, BusDevice, BusError};
-pub use device::{Device, DeviceId, LoadError, SaveError};
+pub use device::{Device, DeviceId, Handle, LoadError, Offer, SaveError, Storage};
 pub use interrupt::InterruptLine;
 
 /// Guest memory as every device sees it.

@@ -18,20 +18,24 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::queue::{self, QueuePosition};
 use super::registers::{CONFIG, Effect, MMIO_LEN, Registers};
-use super::signals::signal;
+use super::signals::{Signals, signal};
 use super::state::{self, NEEDS_RESET, SavedQueue, SavedVirtio};
+use super::worker::Worker;
 use super::{QueueError, VirtioDevice};
-use crate::InterruptLine;
 use crate::bus::BusDevice;
-use crate::device::{Device, DeviceId, LoadError, SaveError};
-use crate::saved;
-use crate::throttle::Throttle;
+use crate::device::{Device, DeviceId, Handle, LoadError, Offer, SaveError, Storage};
+use crate::log_limit::LogLimit;
+use crate::{GuestMemory, InterruptLine, saved};
 
 /// A virtio device behind memory-mapped registers.
 pub struct VirtioMmio<D> {
-    device: D,
+    device: Arc<D>,
+    memory: Arc<GuestMemory>,
+    pub(super) signals: Arc<Signals>,
+    /// One for each queue.
+    pub(super) workers: Vec<Worker<D>>,
     transport: Mutex<Transport>,
-    warnings: Throttle,
+    warnings: LogLimit,
 }
 
 struct Transport {
@@ -43,15 +47,24 @@ struct Transport {
 }
 
 impl<D: VirtioDevice> VirtioMmio<D> {
-    /// Puts `device` behind registers in their power-on state.
-    pub fn new(device: D) -> Self {
+    /// Puts `device` behind registers in their power-on state, with its queues in `memory`. No
+    /// request is served before `acquire` and `resume`.
+    ///
+    /// # Errors
+    ///
+    /// The host is out of eventfds or threads.
+    pub fn new(device: D, memory: Arc<GuestMemory>) -> io::Result<Self> {
+        let (device, signals) = (Arc::new(device), Arc::new(Signals::default()));
         let sizes = device.queue_max_sizes();
+        let workers = (0..sizes.len()).map(|queue| Worker::spawn(&device, queue, &memory, &signals));
+        let workers = workers.collect::<io::Result<_>>()?;
         let transport = Transport {
-            registers: Registers::new(device.device_type(), device.offered_features(), sizes),
+            registers: Registers::new(device.device_type(), device.offer().features, sizes),
             parked: vec![QueuePosition::default(); sizes.len()],
             half_loaded: false,
         };
-        VirtioMmio { device, transport: Mutex::new(transport), warnings: Throttle::default() }
+        let warnings = LogLimit::default();
+        Ok(VirtioMmio { device, memory, signals, workers, transport: Mutex::new(transport), warnings })
     }
 
     /// The device behind the registers.
@@ -61,18 +74,18 @@ impl<D: VirtioDevice> VirtioMmio<D> {
 
     /// Has an edge at every interrupt.
     pub fn interrupt(&self) -> &InterruptLine {
-        self.device.signals().interrupt()
+        self.signals.interrupt()
     }
 
     /// For an ioeventfd at [`QUEUE_NOTIFY`](super::QUEUE_NOTIFY) with datamatch `queue`; `None`
     /// beyond the last queue.
     pub fn kick(&self, queue: usize) -> Option<&EventFd> {
-        self.device.kick(queue)
+        self.workers.get(queue).map(Worker::kick)
     }
 
     /// Number of queues.
     pub fn queue_count(&self) -> usize {
-        self.device.queue_max_sizes().len()
+        self.workers.len()
     }
 
     fn lock(&self) -> MutexGuard<'_, Transport> {
@@ -80,7 +93,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
     }
 
     fn read_register(&self, offset: u32) -> u32 {
-        let signals = self.device.signals();
+        let signals = &self.signals;
         match offset {
             reg::VIRTIO_MMIO_INTERRUPT_STATUS => signals.interrupt_status(),
             reg::VIRTIO_MMIO_CONFIG_GENERATION => signals.config_generation(),
@@ -94,11 +107,11 @@ impl<D: VirtioDevice> VirtioMmio<D> {
 
     fn write_register(&self, offset: u32, value: u32) {
         match offset {
-            reg::VIRTIO_MMIO_QUEUE_NOTIFY => match self.device.kick(value as usize) {
+            reg::VIRTIO_MMIO_QUEUE_NOTIFY => match self.kick(value as usize) {
                 Some(kick) => signal(kick),
                 None => self.warn("a queue that does not exist was notified"),
             },
-            reg::VIRTIO_MMIO_INTERRUPT_ACK => self.device.signals().acknowledge(value),
+            reg::VIRTIO_MMIO_INTERRUPT_ACK => self.signals.acknowledge(value),
             _ => {
                 let mut transport = self.lock();
                 let effect = transport.registers.write(offset, value);
@@ -118,26 +131,26 @@ impl<D: VirtioDevice> VirtioMmio<D> {
             Effect::Start => self.start(transport).map_err(io::Error::other),
             Effect::Stop => {
                 for (queue, parked) in transport.parked.iter_mut().enumerate() {
-                    *parked = self.device.position(queue).unwrap_or(*parked);
+                    *parked = self.workers[queue].position().unwrap_or(*parked);
                 }
-                self.device.stop()
+                self.stop()
             }
-            Effect::StopQueue(queue) => self.device.stop_queue(queue).map(|()| {
+            Effect::StopQueue(queue) => self.workers[queue].stop().map(|()| {
                 transport.registers.queue_stopped(queue);
                 transport.parked[queue] = QueuePosition::default();
             }),
         };
         if let Err(error) = result {
             self.warn(&error.to_string());
-            self.device.signals().need_reset();
+            self.signals.need_reset();
         }
     }
 
     fn reset_transport(&self, transport: &mut Transport) -> io::Result<()> {
-        self.device.stop()?;
+        self.stop()?;
         transport.registers.reset();
         transport.parked.fill(QueuePosition::default());
-        self.device.signals().set(0, 0, false);
+        self.signals.set(0, 0, false);
         Ok(())
     }
 
@@ -148,10 +161,16 @@ impl<D: VirtioDevice> VirtioMmio<D> {
         let queues = registers.queues.iter().zip(&transport.parked).enumerate();
         let queues: Result<Vec<_>, QueueError> = queues
             .map(|(index, (queue, parked))| {
-                queue.ready.then(|| queue::build(index, queue, *parked, features, self.device.memory())).transpose()
+                queue.ready.then(|| queue::build(index, queue, *parked, features, &self.memory)).transpose()
             })
             .collect();
-        self.device.start(features, queues?).map_err(StartError::Device)
+        let started = self.workers.iter().zip(queues?).try_for_each(|(worker, queue)| worker.start(features, queue));
+        started.map_err(StartError::Device)
+    }
+
+    /// Gives all queues up, after waiting for what is in flight.
+    fn stop(&self) -> io::Result<()> {
+        self.workers.iter().try_for_each(Worker::stop)
     }
 
     fn warn(&self, text: &str) {
@@ -204,6 +223,14 @@ impl<D: VirtioDevice> Device for Arc<VirtioMmio<D>> {
         state::VERSION
     }
 
+    fn offer(&self) -> Offer {
+        self.device.offer()
+    }
+
+    fn handle(&self) -> Option<Arc<dyn Handle>> {
+        Some(Arc::<VirtioMmio<D>>::clone(self))
+    }
+
     /// Works while the device does, too: then requests in flight are left for the loading side to
     /// execute again.
     fn save(&mut self) -> Result<Vec<u8>, SaveError> {
@@ -213,12 +240,12 @@ impl<D: VirtioDevice> Device for Arc<VirtioMmio<D>> {
         // never lost.
         let queues = registers.queues.iter().zip(&transport.parked).enumerate();
         let queues = queues.map(|(index, (queue, parked))| {
-            let QueuePosition { next_avail, next_used } = self.device.position(index).unwrap_or(*parked);
+            let QueuePosition { next_avail, next_used } = self.workers[index].position().unwrap_or(*parked);
             let (size, ready, desc, avail, used) = (queue.size, queue.ready, queue.desc, queue.avail, queue.used);
             SavedQueue { size, ready, desc, avail, used, next_avail, next_used }
         });
         let queues = queues.collect();
-        let signals = self.device.signals();
+        let signals = &self.signals;
         saved::encode(&SavedVirtio {
             status: registers.status | if signals.needs_reset() { NEEDS_RESET } else { 0 },
             device_features_sel: registers.device_features_sel,
@@ -235,7 +262,7 @@ impl<D: VirtioDevice> Device for Arc<VirtioMmio<D>> {
     fn load(&mut self, version: u32, payload: &[u8]) -> Result<(), LoadError> {
         let mut transport = self.lock();
         transport.half_loaded = true;
-        self.device.stop().map_err(host)?;
+        self.stop().map_err(host)?;
         let saved: SavedVirtio<D::Facts> = saved::decode(version, state::VERSION, payload)?;
         saved.check(&transport.registers)?;
         self.device.take_facts(&saved.facts)?;
@@ -251,7 +278,7 @@ impl<D: VirtioDevice> Device for Arc<VirtioMmio<D>> {
         }
         transport.parked = saved.queues.iter().map(SavedQueue::position).collect();
         let needs_reset = saved.status & NEEDS_RESET != 0;
-        self.device.signals().set(saved.interrupt_status, saved.config_generation, needs_reset);
+        self.signals.set(saved.interrupt_status, saved.config_generation, needs_reset);
         Ok(())
     }
 
@@ -259,10 +286,10 @@ impl<D: VirtioDevice> Device for Arc<VirtioMmio<D>> {
     /// the device.
     fn post_load(&mut self) -> Result<(), LoadError> {
         let mut transport = self.lock();
-        self.device.stop().map_err(host)?;
+        self.stop().map_err(host)?;
         // As at the source: neither a driver nor a device that has given up goes on before a
         // reset.
-        let fit = !transport.registers.is_failed() && !self.device.signals().needs_reset();
+        let fit = !transport.registers.is_failed() && !self.signals.needs_reset();
         if transport.registers.is_started() && fit {
             self.start(&transport).map_err(|error| LoadError::Host(error.to_string()))?;
         }
@@ -270,11 +297,18 @@ impl<D: VirtioDevice> Device for Arc<VirtioMmio<D>> {
         Ok(())
     }
 
+    /// The first queue's worker is the last to be parked, and has the device flush.
     fn quiesce(&mut self) -> io::Result<()> {
-        self.device.quiesce()
+        self.workers.iter().enumerate().rev().try_for_each(|(queue, worker)| worker.quiesce(queue == 0))
     }
 
+    /// Quiesces first if that was not done: without what a running guest holds, no request may be
+    /// served.
     fn release(&mut self) -> io::Result<()> {
+        let running = self.workers.iter().map(Worker::is_running).collect::<io::Result<Vec<_>>>()?;
+        if running.contains(&true) {
+            self.quiesce()?;
+        }
         self.device.release()
     }
 
@@ -295,9 +329,19 @@ impl<D: VirtioDevice> Device for Arc<VirtioMmio<D>> {
     }
 
     fn resume(&mut self) -> io::Result<()> {
-        self.device.resume()?;
-        self.device.signals().raise_pending();
+        self.workers.iter().try_for_each(Worker::resume)?;
+        self.signals.raise_pending();
         Ok(())
+    }
+}
+
+impl<D: VirtioDevice> Handle for VirtioMmio<D> {
+    fn interrupt_pause(&self) {
+        self.workers.iter().for_each(|worker| worker.shared.interrupt());
+    }
+
+    fn storage(&self) -> Option<&dyn Storage> {
+        self.device.storage()
     }
 }
 

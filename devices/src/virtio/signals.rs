@@ -15,7 +15,7 @@ use crate::InterruptLine;
 /// Interrupt status, configuration generation and the `DEVICE_NEEDS_RESET` status bit of one
 /// device.
 #[derive(Default)]
-pub struct Signals {
+pub(super) struct Signals {
     line: InterruptLine,
     interrupt_status: AtomicU32,
     config_generation: AtomicU32,
@@ -28,18 +28,18 @@ pub(super) const INTERRUPT_BITS: u32 = VIRTIO_MMIO_INT_VRING | VIRTIO_MMIO_INT_C
 impl Signals {
     /// Has an edge at every interrupt.
     #[must_use]
-    pub fn interrupt(&self) -> &InterruptLine {
+    pub(super) fn interrupt(&self) -> &InterruptLine {
         &self.line
     }
 
     /// Buffers were used: the driver should look at its queues (§2.3, used buffer notification).
-    pub fn used_buffers(&self) {
+    pub(super) fn used_buffers(&self) {
         self.raise(VIRTIO_MMIO_INT_VRING);
     }
 
     /// The device cannot go on until the driver resets it (§2.1.2); the driver is told by a
     /// configuration change.
-    pub fn need_reset(&self) {
+    pub(super) fn need_reset(&self) {
         self.needs_reset.store(true, Ordering::SeqCst);
         self.config_generation.fetch_add(1, Ordering::SeqCst);
         self.raise(VIRTIO_MMIO_INT_CONFIG);
@@ -47,7 +47,7 @@ impl Signals {
 
     /// Whether the driver has to reset the device.
     #[must_use]
-    pub fn needs_reset(&self) -> bool {
+    pub(super) fn needs_reset(&self) -> bool {
         self.needs_reset.load(Ordering::SeqCst)
     }
 

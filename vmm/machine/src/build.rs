@@ -3,7 +3,7 @@
 //! ```text
 //!   0x0000_0000            RAM
 //!   0xc000_0000            the hole for devices
-//!   0xd000_0000  irq 5     virtio-mmio disk
+//!   0xd000_0000  irq 5     virtio-mmio, the first device; the next are 4 KiB and one free irq on
 //!   0xfec0_0000            IOAPIC        (in KVM)
 //!   0xfee0_0000            local APICs   (in KVM)
 //!   0x1_0000_0000          RAM above 4 GiB
@@ -22,7 +22,8 @@ use std::sync::{Arc, Mutex};
 use ferry_devices::exit::{EXIT_PORT, ExitDevice, ExitHandler, ExitRequest, I8042, I8042_BASE, I8042_PORTS};
 use ferry_devices::fault::{Direction, FaultControl, FaultDevice};
 use ferry_devices::serial::{SERIAL_PORTS, Serial};
-use ferry_devices::virtio::{Block, MMIO_LEN, QUEUE_NOTIFY, VirtioDevice, VirtioMmio};
+use ferry_devices::virtio::block::{Block, RawImage};
+use ferry_devices::virtio::{MMIO_LEN, QUEUE_NOTIFY, VirtioDevice, VirtioMmio};
 use ferry_devices::{Bus, Device, InterruptLine};
 use ferry_memory::Memory;
 use ferry_observe::events::Events;
@@ -44,13 +45,10 @@ use crate::kvm::{DirtyLog, Vm, create_all};
 
 const SERIAL_PORT: u64 = 0x3f8;
 const SERIAL_IRQ: u32 = 4;
-/// Where the disk's registers lie.
-pub(super) const DISK_ADDRESS: u64 = 0xd000_0000;
-/// The disk's interrupt.
-pub(super) const DISK_IRQ: u32 = 5;
-
-/// A disk as the machine shares it.
-pub(super) type Disk = Arc<VirtioMmio<Block>>;
+/// Where the registers of the first virtio device lie.
+const VIRTIO_ADDRESS: u64 = 0xd000_0000;
+/// The interrupts of virtio devices, in order.
+const VIRTIO_IRQS: [u32; 4] = [5, 6, 7, 9];
 
 /// Everything of a machine but its threads. Nothing runs yet; unless the guest comes from
 /// elsewhere, it is loaded.
@@ -58,8 +56,7 @@ pub(super) fn assemble(config: &MachineConfig, events: Arc<Events>) -> Result<Pa
     if config.cpus == 0 || config.cpus > CPUS_MAX {
         return Err(MachineError::Cpus(config.cpus));
     }
-    let boot =
-        BootSource::open(config.kernel.as_deref(), config.initrd.as_deref(), &config.full_command_line(), config.cpus)?;
+    let mut boot = BootSource::open(config.kernel.as_deref(), config.initrd.as_deref(), config.cpus)?;
     let memory = Arc::new(Memory::new(&config.memory)?);
     let direction = if config.incoming { Direction::Incoming } else { Direction::Outgoing };
     let faults = Arc::new(FaultControl::new(direction));
@@ -74,14 +71,17 @@ pub(super) fn assemble(config: &MachineConfig, events: Arc<Events>) -> Result<Pa
     let status =
         Status { wants: !config.paused, hold: config.incoming.then_some(Hold::Incoming), ..Default::default() };
     let control = Arc::new(Control::new(gate, events, has_spoken.clone(), status));
-    let mut board = Board { vm: &vm, ports: Bus::ports(), mmio: Bus::mmio(), devices: Vec::new() };
+    let mut board =
+        Board { vm: &vm, ports: Bus::ports(), mmio: Bus::mmio(), devices: Vec::new(), boot_words: Vec::new() };
     let serial = board.add_serial(sink(&config.serial, has_spoken)?)?;
     board.add_exit_devices(&control)?;
-    let add_disk = |disk: &DiskConfig| board.add_disk(disk, &memory, &faults, !(disk.raw || config.incoming));
-    let disk = config.disk.as_ref().map(add_disk).transpose()?;
+    if let Some(disk) = &config.disk {
+        board.add_virtio(attach(disk, &memory, &faults, !config.incoming)?)?;
+    }
     board.devices.push(Box::new(FaultDevice::new(0, faults.clone())));
-    let Board { ports, mmio, devices, .. } = board;
-    let description = description::describe(&memory, &vcpus, &devices, disk.as_ref());
+    let Board { ports, mmio, devices, boot_words, .. } = board;
+    boot.set_own_command_line(command_line(config, &boot_words));
+    let description = description::describe(&memory, &vcpus, &devices);
     Ok(Parts {
         name: config.name.clone(),
         boot,
@@ -91,9 +91,9 @@ pub(super) fn assemble(config: &MachineConfig, events: Arc<Events>) -> Result<Pa
         ports,
         mmio,
         device_names: devices.iter().map(|device| device.id().to_string()).collect(),
+        handles: devices.iter().filter_map(|device| Some((device.id(), device.handle()?))).collect(),
         devices: Mutex::new(devices),
         serial,
-        disk,
         faults,
         description: Arc::new(description),
         arrived: Default::default(),
@@ -112,6 +112,29 @@ struct Board<'a> {
     ports: Bus,
     mmio: Bus,
     devices: Vec<Box<dyn Device>>,
+    /// By which the guest finds the devices that it cannot find by itself.
+    boot_words: Vec<String>,
+}
+
+/// The command line as the guest gets it.
+fn command_line(config: &MachineConfig, boot_words: &[String]) -> String {
+    let cpus = config.kernel.is_none().then(|| format!("ferry.cpus={}", config.cpus));
+    let words = [&config.command_line].into_iter().chain(&cpus).chain(boot_words);
+    words.filter(|word| !word.is_empty()).cloned().collect::<Vec<_>>().join(" ")
+}
+
+/// A disk with its image; the content of one from which a guest boots is looked at.
+fn attach(
+    disk: &DiskConfig,
+    memory: &Memory,
+    faults: &Arc<FaultControl>,
+    boots: bool,
+) -> Result<VirtioMmio<Block>, MachineError> {
+    let image = RawImage::open(&disk.path, disk.read_only, faults.clone())?;
+    if boots && !disk.raw {
+        image.check_raw()?;
+    }
+    Ok(Block::new(0, Arc::new(image)).attach(memory.guest().clone())?)
 }
 
 impl Board<'_> {
@@ -136,30 +159,32 @@ impl Board<'_> {
         Ok(self.ports.insert(I8042_BASE, I8042_PORTS, Arc::new(I8042::new(handler)))?)
     }
 
-    fn add_disk(
-        &mut self,
-        config: &DiskConfig,
-        memory: &Memory,
-        faults: &Arc<FaultControl>,
-        check_raw: bool,
-    ) -> Result<Disk, MachineError> {
-        let block = Block::open(0, &config.path, config.read_only, memory.guest().clone(), faults.clone())?;
-        if check_raw {
-            block.check_raw()?;
-        }
-        let disk = Arc::new(VirtioMmio::new(block));
-        let name = disk.device().id().to_string();
-        self.connect(&name, disk.interrupt(), DISK_IRQ);
-        let notify = IoEventAddress::Mmio(DISK_ADDRESS + QUEUE_NOTIFY);
-        for queue in 0..disk.queue_count() {
-            if let Some(kick) = disk.kick(queue) {
+    /// Gives a virtio device the next place on the bus, and its interrupt.
+    fn add_virtio<D: VirtioDevice>(&mut self, device: VirtioMmio<D>) -> Result<(), MachineError> {
+        let device = Arc::new(device);
+        let name = Device::id(&device).to_string();
+        let (address, irq) = self.next_place().ok_or_else(|| MachineError::Device {
+            device: name.clone(),
+            source: io::Error::other(format!("a machine has {} virtio devices at most", VIRTIO_IRQS.len())),
+        })?;
+        self.connect(&name, device.interrupt(), irq);
+        let notify = IoEventAddress::Mmio(address + QUEUE_NOTIFY);
+        for queue in 0..device.queue_count() {
+            if let Some(kick) = device.kick(queue) {
                 let registered = self.vm.fd().register_ioevent(kick, &notify, queue as u32);
-                registered.map_err(io_error).map_err(device(&name))?;
+                registered.map_err(io_error).map_err(self::device(&name))?;
             }
         }
-        self.mmio.insert(DISK_ADDRESS, MMIO_LEN, disk.clone())?;
-        self.devices.push(Box::new(disk.clone()));
-        Ok(disk)
+        self.mmio.insert(address, MMIO_LEN, device.clone())?;
+        self.boot_words.push(format!("virtio_mmio.device=4K@{address:#x}:{irq}"));
+        self.devices.push(Box::new(device));
+        Ok(())
+    }
+
+    fn next_place(&self) -> Option<(u64, u32)> {
+        let number = self.boot_words.len();
+        let irq = *VIRTIO_IRQS.get(number)?;
+        Some((VIRTIO_ADDRESS + number as u64 * MMIO_LEN, irq))
     }
 
     /// Connects a device's interrupt line to a pin of KVM's interrupt controllers (KVM API,
@@ -206,5 +231,21 @@ impl Write for Listened {
 
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_tells_of_the_devices_and_the_vcpus() {
+        let mut config = MachineConfig { cpus: 2, ..Default::default() };
+        assert_eq!(command_line(&config, &[]), "ferry.cpus=2");
+        config.command_line = "a=b".into();
+        let words = ["virtio_mmio.device=4K@0xd0000000:5".to_owned()];
+        assert_eq!(command_line(&config, &words), "a=b ferry.cpus=2 virtio_mmio.device=4K@0xd0000000:5");
+        config.kernel = Some("/k".into());
+        assert_eq!(command_line(&config, &words), "a=b virtio_mmio.device=4K@0xd0000000:5");
     }
 }

@@ -77,34 +77,3 @@ impl Default for MachineConfig {
         }
     }
 }
-
-impl MachineConfig {
-    /// The command line as the guest gets it.
-    pub(super) fn full_command_line(&self) -> String {
-        let mut words = vec![self.command_line.clone()];
-        if self.kernel.is_none() {
-            words.push(format!("ferry.cpus={}", self.cpus));
-        }
-        if self.disk.is_some() {
-            words.push(format!("virtio_mmio.device=4K@{:#x}:{}", super::build::DISK_ADDRESS, super::build::DISK_IRQ));
-        }
-        words.retain(|word| !word.is_empty());
-        words.join(" ")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_command_line_tells_of_the_disk_and_the_vcpus() {
-        let mut config = MachineConfig { cpus: 2, ..Default::default() };
-        assert_eq!(config.full_command_line(), "ferry.cpus=2");
-        config.command_line = "a=b".into();
-        config.disk = Some(DiskConfig { path: "/x".into(), read_only: false, raw: false });
-        assert_eq!(config.full_command_line(), "a=b ferry.cpus=2 virtio_mmio.device=4K@0xd0000000:5");
-        config.kernel = Some("/k".into());
-        assert_eq!(config.full_command_line(), "a=b virtio_mmio.device=4K@0xd0000000:5");
-    }
-}

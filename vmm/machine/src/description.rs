@@ -1,33 +1,21 @@
 //! What a migration's two sides compare before anything moves.
 
-use ferry_devices::virtio::VirtioDevice;
-use ferry_devices::{Device, DeviceId};
+use ferry_devices::{Device, DeviceId, Offer};
 use ferry_memory::Memory;
 use ferry_migration::MachineDescription;
 use ferry_migration::description::{CpuidLeaf, DeviceDescription};
 use ferry_migration::pages::PAGE_SIZE;
 
-use super::build::Disk;
 use super::sections;
 use crate::kvm::{Vcpu, cpuid};
 
 /// Describes a machine of these parts.
-pub(super) fn describe(
-    memory: &Memory,
-    vcpus: &[Vcpu],
-    devices: &[Box<dyn Device>],
-    disk: Option<&Disk>,
-) -> MachineDescription {
+pub(super) fn describe(memory: &Memory, vcpus: &[Vcpu], devices: &[Box<dyn Device>]) -> MachineDescription {
     let mut all: Vec<_> = sections::of_kvm(vcpus.len()).map(|(id, version)| plain(&id, version)).collect();
-    for device in devices {
-        let mut item = plain(&device.id(), device.state_version());
-        if let Some(disk) = disk.filter(|disk| disk.device().id() == device.id()) {
-            item.features = disk.device().offered_features();
-            item.capacity = Some(disk.device().capacity_bytes());
-            item.read_only = disk.device().is_read_only();
-        }
-        all.push(item);
-    }
+    all.extend(devices.iter().map(|device| {
+        let Offer { features, capacity, read_only } = device.offer();
+        DeviceDescription { features, capacity, read_only, ..plain(&device.id(), device.state_version()) }
+    }));
     all.push(plain(&sections::MACHINE, sections::MACHINE_VERSION));
     let first = vcpus.first();
     MachineDescription {
@@ -40,13 +28,13 @@ pub(super) fn describe(
     }
 }
 
-/// The capacity that the guest on this disk was offered, which may be less than its image has
-/// here.
-pub(super) fn keep_capacity(machine: &mut MachineDescription, disk: Option<&Disk>) {
-    let Some(disk) = disk.map(|disk| disk.device()) else { return };
-    let id = disk.id();
-    for device in machine.devices.iter_mut().filter(|d| d.name == id.name && d.instance == id.instance) {
-        device.capacity = Some(disk.capacity_bytes());
+/// What the guest was offered where it booted, which may be less than these devices have.
+pub(super) fn keep_offers(machine: &mut MachineDescription, devices: &[Box<dyn Device>]) {
+    for device in devices {
+        let id = device.id();
+        for item in machine.devices.iter_mut().filter(|item| item.name == id.name && item.instance == id.instance) {
+            item.capacity = device.offer().capacity;
+        }
     }
 }
 

@@ -2,20 +2,23 @@
 //! disk.
 
 use std::io;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use ferry_devices::one_call::OneCall;
-use ferry_devices::virtio::VirtioDevice;
+use ferry_devices::{Handle, Storage};
 use ferry_migration::identity::Boot;
 use ferry_migration::ownership::Handover;
 
 use super::Machine;
-use super::build::Disk;
 
 /// A machine's writable disk, as far as its file goes. It outlives the machine where storage
 /// hangs.
 #[derive(Clone)]
-pub struct DiskFile(Disk, DiskCalls);
+pub struct DiskFile {
+    instance: u32,
+    device: Arc<dyn Handle>,
+    calls: DiskCalls,
+}
 
 /// What migrations ask of the image's storage, which may hang: each one at a time.
 #[derive(Clone, Default)]
@@ -58,34 +61,39 @@ impl Machine {
     /// The disk, if there is one and the guest may write to it.
     #[must_use]
     pub fn writable_disk(&self) -> Option<DiskFile> {
-        let disk = self.parts.disk.clone()?;
-        (!disk.device().is_read_only()).then(|| DiskFile(disk, self.parts.disk_calls.clone()))
+        let is_writable = |handle: &dyn Handle| handle.storage().is_some_and(|storage| !storage.is_read_only());
+        let (id, device) = self.parts.handles.iter().find(|(_, handle)| is_writable(&**handle))?;
+        Some(DiskFile { instance: id.instance, device: device.clone(), calls: self.parts.disk_calls.clone() })
     }
 }
 
 impl DiskFile {
+    fn storage(&self) -> &dyn Storage {
+        self.device.storage().expect("a device keeps its storage")
+    }
+
     /// Which `virtio-blk` it is.
     #[must_use]
     pub fn instance(&self) -> u32 {
-        self.0.device().id().instance
+        self.instance
     }
 
     /// Where the image was opened, for people.
     #[must_use]
     pub fn path(&self) -> String {
-        self.0.device().path().display().to_string()
+        self.storage().path().display().to_string()
     }
 
     /// Proofs of this disk: from the call that shows one until it is given back.
     #[must_use]
     pub fn proving(&self) -> &OneCall {
-        &self.1.prove
+        &self.calls.prove
     }
 
     /// Looks for the source's proof in this disk.
     #[must_use]
     pub fn looking(&self) -> &OneCall {
-        &self.1.look
+        &self.calls.look
     }
 
     /// Lets the destination find `nonce` in this file, if it has opened the same. May wait for
@@ -94,26 +102,26 @@ impl DiskFile {
     /// # Errors
     /// When the file system gives no lock.
     pub fn prove(&self, nonce: u64) -> io::Result<DiskProof> {
-        self.0.device().show_proof(nonce)?;
+        self.storage().show_proof(nonce)?;
         Ok(DiskProof { disk: self.clone(), nonce })
     }
 
     /// The guest is about to come: from the next [`DiskFile::follow_handover`] on boots of the image
     /// are kept away, by any path and with any record. Asks no storage.
     pub fn expect_handover(&self) {
-        self.0.device().expect_handover();
+        self.storage().expect_handover();
     }
 
     /// The guest is another process's for good, or has not come: no boot is kept away any more from
     /// the next [`DiskFile::follow_handover`] on. Whether one is until then. Asks no storage.
     #[must_use]
     pub fn leave_handover(&self) -> bool {
-        self.0.device().leave_handover()
+        self.storage().leave_handover()
     }
 
     /// Carries out the newest of the two. May wait for storage.
     pub fn follow_handover(&self) {
-        self.0.device().follow_handover();
+        self.storage().follow_handover();
     }
 
     /// Whether the source shows `nonce` in this very file. May wait for storage.
@@ -121,7 +129,7 @@ impl DiskFile {
     /// # Errors
     /// When the file system does not say which locks there are.
     pub fn sees(&self, nonce: u64) -> io::Result<bool> {
-        self.0.device().sees_proof(nonce)
+        self.storage().sees_proof(nonce)
     }
 }
 
@@ -135,7 +143,7 @@ impl DiskProof {
 
 impl Drop for DiskProof {
     fn drop(&mut self) {
-        if let Err(error) = self.disk.0.device().end_proof(self.nonce) {
+        if let Err(error) = self.disk.storage().end_proof(self.nonce) {
             tracing::warn!(%error, image = self.disk.path(), "the lock that proves the disk is still held; it is in no guest's way");
         }
     }

@@ -143,11 +143,11 @@ impl Machine {
     }
 
     /// Ends a hang or a delay of the fault device, so that a save or load that has passed its
-    /// deadline returns, and the wait of [`Machine::quiesce`] for a slow disk, which then fails.
+    /// deadline returns, and the wait of [`Stopped::quiesce`] for a slow disk, which then fails.
     pub fn interrupt_faults(&self) {
         self.parts.faults.interrupt();
-        if let Some(disk) = &self.parts.disk {
-            disk.device().interrupt();
+        for (_, handle) in &self.parts.handles {
+            handle.interrupt_pause();
         }
     }
 
@@ -155,8 +155,8 @@ impl Machine {
     /// stop that comes soon is then shorter. May be called at any time; a failure shows at the
     /// stop.
     pub fn flush_ahead(&self) {
-        if let Some(disk) = &self.parts.disk {
-            disk.device().flush_ahead();
+        for storage in self.parts.handles.iter().filter_map(|(_, handle)| handle.storage()) {
+            storage.flush_ahead();
         }
     }
 

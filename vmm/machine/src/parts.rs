@@ -5,14 +5,13 @@ use std::time::{Duration, Instant};
 
 use ferry_devices::fault::FaultControl;
 use ferry_devices::serial::Serial;
-use ferry_devices::{Bus, Device};
+use ferry_devices::{Bus, Device, DeviceId, Handle};
 use ferry_memory::Memory;
 use ferry_migration::MachineDescription;
 use ferry_migration::guards::Guards;
 use ferry_migration::ownership::Handover;
 use ferry_migration::ownership::custody::{self, Again};
 
-use super::build::Disk;
 use super::control::Control;
 use super::custody::{Custody, Settle};
 use super::error::{DeviceFailure, MachineError};
@@ -45,7 +44,7 @@ pub(super) struct Parts {
     pub(super) device_names: Vec<String>,
     pub(super) serial: Arc<Serial>,
     /// For what must not wait for the devices' lock.
-    pub(super) disk: Option<Disk>,
+    pub(super) handles: Vec<(DeviceId, Arc<dyn Handle>)>,
     /// Of migrations to the disk's storage.
     pub(super) disk_calls: DiskCalls,
     pub(super) faults: Arc<FaultControl>,
@@ -195,7 +194,7 @@ impl Parts {
             cpuid: description::cpuid_of(&self.vcpu(0)),
             ..MachineDescription::clone(&self.description)
         };
-        description::keep_capacity(&mut own, self.disk.as_ref());
+        description::keep_offers(&mut own, &self.devices());
         own
     }
 

@@ -16,13 +16,19 @@ use super::{Machine, Parts, sections};
 
 /// A machine from the moment at which its vCPUs were out of the guest to that at which they are
 /// let in again. A clone stands for the same stop.
-#[derive(Clone)]
 pub struct Stopped {
     parts: Arc<Parts>,
     /// How often vCPUs had been let in by then.
     entries: u64,
-    /// Whoever made it has the machine's turn for as long as it lives.
+    /// Its maker has the machine's turn for as long as this lives.
     in_turn: bool,
+}
+
+impl Clone for Stopped {
+    fn clone(&self) -> Self {
+        // A clone may outlive the turn.
+        Stopped { parts: self.parts.clone(), entries: self.entries, in_turn: false }
+    }
 }
 
 impl Stopped {

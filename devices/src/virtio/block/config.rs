@@ -5,7 +5,7 @@ use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BL
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
-use super::image::{Image, SECTOR_BYTES};
+use super::image::SECTOR_BYTES;
 
 /// Entries in the one queue, at most.
 pub(super) const QUEUE_SIZE: u16 = 256;
@@ -42,10 +42,10 @@ pub(super) fn features(read_only: bool) -> u64 {
     always.into_iter().chain(read_only).fold(0, |features, bit| features | 1 << bit)
 }
 
-/// Reads `struct virtio_blk_config`; the fields of features that are not offered are 0.
-pub(super) fn read(image: &Image, offset: u64, data: &mut [u8]) {
+/// Reads `struct virtio_blk_config` of a disk of `capacity` bytes; the fields of features that are not offered are 0.
+pub(super) fn read(capacity: u64, offset: u64, data: &mut [u8]) {
     let mut space = [0; 16];
-    space[0..8].copy_from_slice(&(image.capacity() / SECTOR_BYTES).to_le_bytes());
+    space[0..8].copy_from_slice(&(capacity / SECTOR_BYTES).to_le_bytes());
     space[8..12].copy_from_slice(&SIZE_MAX.to_le_bytes());
     space[12..16].copy_from_slice(&SEG_MAX.to_le_bytes());
     data.fill(0);

@@ -7,6 +7,7 @@
 
 use std::io::{self, ErrorKind};
 
+use virtio_bindings::virtio_blk::VIRTIO_BLK_F_FLUSH;
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN,
     VIRTIO_BLK_T_OUT,
@@ -18,43 +19,34 @@ use super::config::{ID_BYTES, MAX_DESCRIPTORS, MAX_REQUEST_BYTES};
 use super::image::{Image, SECTOR_BYTES};
 use super::transfer::{self, Segment};
 use crate::GuestMemory;
+use crate::virtio::{Chain, Done};
 
 /// Type, reserved word and sector, all little-endian.
 const HEADER_BYTES: usize = 16;
 
 /// What requests are served from.
-pub(super) struct Backend<'a> {
-    pub(super) memory: &'a GuestMemory,
-    pub(super) image: &'a Image,
-    pub(super) id: &'a [u8; ID_BYTES],
+struct Backend<'a> {
+    image: &'a dyn Image,
+    /// The size of the guest's disk, in bytes.
+    capacity: u64,
+    id: &'a [u8; ID_BYTES],
+    memory: &'a GuestMemory,
     /// The driver did not take `VIRTIO_BLK_F_FLUSH`: what is written must be durable when its
     /// request completes (§5.2.6.2).
-    pub(super) write_through: bool,
+    write_through: bool,
 }
 
-/// A request that was served or refused, to be put into the used ring.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Done {
-    /// The chain's head.
-    pub(super) head: u16,
-    /// The status, and where it goes; `None` when the chain has no place for it.
-    pub(super) status: Option<(GuestAddress, u8)>,
-    /// Bytes of data that were written to guest memory.
-    pub(super) data_bytes: u32,
-    /// How much work it was, in bytes moved.
-    pub(super) cost: u64,
-    /// What was wrong with it, for the log.
-    pub(super) error: Option<String>,
-}
-
-/// Executes the request that `chain` describes.
-pub(super) fn serve(chain: DescriptorChain<&GuestMemory>, backend: &Backend<'_>) -> Done {
-    let head = chain.head_index();
-    let (status_at, outcome) = match Layout::of(chain) {
-        Ok(layout) => (layout.status, Request::read(layout, backend.memory).and_then(|request| request.run(backend))),
+/// Executes a request on the disk `image`, of which the guest has `capacity` bytes.
+pub(super) fn serve(request: Chain<'_>, image: &dyn Image, capacity: u64, id: &[u8; ID_BYTES]) -> Done {
+    let Chain { descriptors, memory, features } = request;
+    let write_through = features & (1 << VIRTIO_BLK_F_FLUSH) == 0;
+    let backend = Backend { image, capacity, id, memory, write_through };
+    let head = descriptors.head_index();
+    let (status_at, outcome) = match Layout::of(descriptors) {
+        Ok(layout) => (layout.status, Request::read(layout, memory).and_then(|request| request.run(&backend))),
         Err((status_at, refusal)) => (status_at, Err(refusal)),
     };
-    let (status, data_bytes, cost, error) = match outcome {
+    let (status, len, cost, error) = match outcome {
         Ok(moved) => (VIRTIO_BLK_S_OK, moved.into_guest, moved.cost, None),
         Err(Refusal::Unsupported(kind)) => {
             (VIRTIO_BLK_S_UNSUPP, 0, 0, Some(format!("request type {kind} is not offered")))
@@ -62,7 +54,7 @@ pub(super) fn serve(chain: DescriptorChain<&GuestMemory>, backend: &Backend<'_>)
         Err(Refusal::Malformed(why)) => (VIRTIO_BLK_S_IOERR, 0, 0, Some(why.to_owned())),
         Err(Refusal::Io(error)) => (VIRTIO_BLK_S_IOERR, 0, MAX_REQUEST_BYTES, Some(error.to_string())),
     };
-    Done { head, status: status_at.map(|address| (address, status as u8)), data_bytes, cost, error }
+    Done { head, len, last: status_at.map(|address| (address, status as u8)), cost, error }
 }
 
 /// Why a request was not executed.
@@ -182,19 +174,19 @@ impl Request {
         if !self.readable.is_empty() {
             return Err(Refusal::Malformed("a read has data for the device to read"));
         }
-        let (offset, len) = self.range(&self.writable, backend.image)?;
+        let (offset, len) = self.range(&self.writable, backend.capacity)?;
         transfer::read(backend.image, offset, backend.memory, &self.writable).map_err(Refusal::Io)?;
         Ok(Moved { into_guest: len, cost: len.into() })
     }
 
     fn write_sectors(&self, backend: &Backend<'_>) -> Result<Moved, Refusal> {
-        if backend.image.read_only {
+        if backend.image.is_read_only() {
             return Err(Refusal::Malformed("the disk is read-only"));
         }
         if self.writable.iter().any(|segment| segment.len > 0) {
             return Err(Refusal::Malformed("a write has room for the device to write data"));
         }
-        let (offset, len) = self.range(&self.readable, backend.image)?;
+        let (offset, len) = self.range(&self.readable, backend.capacity)?;
         transfer::write(backend.image, offset, backend.memory, &self.readable).map_err(Refusal::Io)?;
         if backend.write_through {
             backend.image.sync().map_err(Refusal::Io)?;
@@ -216,7 +208,7 @@ impl Request {
     }
 
     /// The byte offset and length of the transfer, if it is whole sectors inside the disk.
-    fn range(&self, data: &[Segment], image: &Image) -> Result<(u64, u32), Refusal> {
+    fn range(&self, data: &[Segment], capacity: u64) -> Result<(u64, u32), Refusal> {
         let len: u64 = data.iter().map(|segment| segment.len as u64).sum();
         if !len.is_multiple_of(SECTOR_BYTES) {
             return Err(Refusal::Malformed("the data is not whole sectors"));
@@ -225,7 +217,7 @@ impl Request {
             return Err(Refusal::Malformed("the data is longer than size_max and seg_max allow"));
         }
         let offset = self.sector.checked_mul(SECTOR_BYTES);
-        let inside = offset.filter(|offset| offset.checked_add(len).is_some_and(|end| end <= image.capacity()));
+        let inside = offset.filter(|offset| offset.checked_add(len).is_some_and(|end| end <= capacity));
         match (inside, u32::try_from(len)) {
             (Some(offset), Ok(len)) => Ok((offset, len)),
             _ => Err(Refusal::Malformed("the sectors lie beyond the end of the disk")),

@@ -83,12 +83,7 @@ impl BootSource {
     ///
     /// # Errors
     /// When a file does not open or is empty, naming it.
-    pub(crate) fn open(
-        kernel: Option<&Path>,
-        initrd: Option<&Path>,
-        command_line: &str,
-        cpus: u32,
-    ) -> Result<Self, BootError> {
+    pub(crate) fn open(kernel: Option<&Path>, initrd: Option<&Path>, cpus: u32) -> Result<Self, BootError> {
         let kernel = match kernel {
             Some(path) => Image::open(Input::Kernel(path.to_owned()), path)?,
             None => Image::built_in(ferry_guest::ELF)?,
@@ -100,7 +95,7 @@ impl BootSource {
                 Some(initrd) => Some(initrd.identity().map_err(|problem| problem.of(&initrd.input))?),
                 None => None,
             },
-            command_line: command_line.to_owned(),
+            command_line: String::new(),
         };
         Ok(BootSource { kernel, initrd, own, arrived: Mutex::default(), cpus })
     }
@@ -110,6 +105,11 @@ impl BootSource {
     pub(crate) fn identity(&self) -> Boot {
         let arrived = self.arrived().clone();
         Boot { command_line: arrived.unwrap_or_else(|| self.own.command_line.clone()), ..self.own.clone() }
+    }
+
+    /// The command line of a guest that boots here, which is empty before.
+    pub(crate) fn set_own_command_line(&mut self, command_line: String) {
+        self.own.command_line = command_line;
     }
 
     /// The guest comes from elsewhere with this command line; without one, the one that was given

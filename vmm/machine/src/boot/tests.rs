@@ -7,6 +7,12 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn boot_source(kernel: Option<&Path>, initrd: Option<&Path>, line: &str, cpus: u32) -> Result<BootSource, BootError> {
+    let mut source = BootSource::open(kernel, initrd, cpus)?;
+    source.set_own_command_line(line.to_owned());
+    Ok(source)
+}
+
 const NOTE: &[u8] = b"\x04\0\0\0\x04\0\0\0\x12\0\0\0Xen\0\x00\x00\x10\x00";
 
 /// An ELF64 image with these (type, offset, file length, address, memory length) headers and
@@ -71,7 +77,7 @@ fn temporary(bytes: &[u8]) -> tempfile::NamedTempFile {
 
 fn load(bytes: &[u8]) -> Result<(Memory, Entry), String> {
     let (file, memory) = (temporary(bytes), memory());
-    let source = BootSource::open(Some(file.path()), None, "a b", 2).map_err(|e| e.to_string())?;
+    let source = boot_source(Some(file.path()), None, "a b", 2).map_err(|e| e.to_string())?;
     let entry = source.load(&memory).map_err(|e| e.to_string())?;
     Ok((memory, entry))
 }
@@ -114,7 +120,7 @@ fn the_note_of_a_64_bit_kernel_may_have_8_bytes() {
 #[test]
 fn loading_again_restores_what_the_guest_changed() {
     let (file, memory) = (temporary(&good()), memory());
-    let source = BootSource::open(Some(file.path()), None, "", 1).unwrap();
+    let source = boot_source(Some(file.path()), None, "", 1).unwrap();
     source.load(&memory).unwrap();
     memory.guest().write_slice(&[0xff; 0x2000], GuestAddress(0x10_0000)).unwrap();
     drop(file);
@@ -161,14 +167,14 @@ fn a_bzimage_moves_down_when_its_preferred_place_is_not_there() {
 #[test]
 fn an_initrd_lies_at_the_top_of_low_memory() {
     let (kernel, initrd, memory) = (temporary(&bzimage()), temporary(&[7; 5000]), memory());
-    let source = BootSource::open(Some(kernel.path()), Some(initrd.path()), "", 1).unwrap();
+    let source = boot_source(Some(kernel.path()), Some(initrd.path()), "", 1).unwrap();
     source.load(&memory).unwrap();
     let start: u32 = memory.guest().read_obj(GuestAddress(layout::ZERO_PAGE + 0x218)).unwrap();
     assert_eq!(start, (16 << 20) - 0x2000);
     assert_eq!(memory.guest().read_obj::<u8>(GuestAddress(u64::from(start) + 4999)).unwrap(), 7);
 
     let large = temporary(&vec![7; 15 << 20]);
-    let source = BootSource::open(Some(kernel.path()), Some(large.path()), "", 1).unwrap();
+    let source = boot_source(Some(kernel.path()), Some(large.path()), "", 1).unwrap();
     let error = source.load(&memory).unwrap_err().to_string();
     assert!(error.contains("initrd") && error.contains("--memory"), "{error}");
 }
@@ -239,7 +245,7 @@ fn what_is_no_file_is_refused() {
         (directory.path().join("absent"), "cannot be opened"),
         ("/dev/null".into(), "not a regular file"),
     ] {
-        let error = BootSource::open(Some(&path), None, "", 1).unwrap_err().to_string();
+        let error = boot_source(Some(&path), None, "", 1).unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
     }
 }
@@ -248,7 +254,7 @@ fn what_is_no_file_is_refused() {
 fn a_command_line_that_does_not_fit_is_refused() {
     let (file, memory) = (temporary(&bzimage()), memory());
     let error =
-        |line: &str| BootSource::open(Some(file.path()), None, line, 1).unwrap().load(&memory).unwrap_err().to_string();
+        |line: &str| boot_source(Some(file.path()), None, line, 1).unwrap().load(&memory).unwrap_err().to_string();
     assert!(error(&"x".repeat(256)).contains("at most 255 bytes"));
     assert!(error("a\0b").contains("zero byte"));
 }
@@ -295,19 +301,18 @@ proptest! {
 #[test]
 fn what_boots_is_told_by_its_content_and_the_command_line_of_a_guest_that_came_counts() {
     let (same, other) = (temporary(&good()), temporary(&[good(), vec![0]].concat()));
-    let open =
-        |file: &tempfile::NamedTempFile| BootSource::open(Some(file.path()), Some(other.path()), "a b", 2).unwrap();
+    let open = |file: &tempfile::NamedTempFile| boot_source(Some(file.path()), Some(other.path()), "a b", 2).unwrap();
     let (source, copy) = (open(&temporary(&good())), open(&same));
     assert_eq!(source.identity(), copy.identity(), "the path does not count");
     assert_eq!((source.identity().kernel.built_in, source.identity().kernel.bytes), (false, good().len() as u64));
     assert_ne!(open(&other).identity().kernel, source.identity().kernel);
-    let built_in = BootSource::open(None, None, "", 1).unwrap().identity();
+    let built_in = boot_source(None, None, "", 1).unwrap().identity();
     assert!(built_in.kernel.built_in && built_in.initrd.is_none());
 
     copy.set_command_line(Some("came with the guest".to_owned()));
     assert_eq!(copy.identity().command_line, "came with the guest");
     let memory = memory();
-    let initrd_free = BootSource::open(Some(same.path()), None, "a b", 2).unwrap();
+    let initrd_free = boot_source(Some(same.path()), None, "a b", 2).unwrap();
     for (line, expected) in [(Some("came".to_owned()), *b"came\0"), (None, *b"a b\0\0")] {
         initrd_free.set_command_line(line);
         memory.clear().unwrap();

@@ -8,12 +8,8 @@ const OK: u8 = 0;
 const IO_ERROR: u8 = 1;
 
 fn faulty_rig() -> (Rig, Arc<FaultControl>) {
-    let (memory, image, faults) = (memory(), Scratch::new(SECTORS * 512), no_faults());
-    let disk = faulty_disk(&image, false, &memory, faults.clone());
-    configure(&disk, VERSION_1 | EVENT_IDX | FLUSH, 16);
-    let mut rig = Rig { memory, disk, image, size: 16, avail: 0 };
-    rig.disk.acquire().unwrap();
-    rig.disk.resume().unwrap();
+    let rig = Rig::new();
+    let faults = rig.faults.clone();
     (rig, faults)
 }
 
@@ -49,7 +45,7 @@ fn a_pause_that_cannot_flush_says_so_whether_or_not_something_was_written() {
 #[test]
 fn a_guest_learns_of_data_that_a_pause_has_lost() {
     let mut rig = Rig::new();
-    rig.disk.device().worker.shared.image.lost_data.store(true, Ordering::SeqCst);
+    rig.raw.lost_data.store(true, Ordering::SeqCst);
     assert_eq!(rig.request(4, 0, &[]).0, IO_ERROR);
     assert_eq!(rig.request(4, 0, &[]).0, OK, "only once");
 }
@@ -63,6 +59,6 @@ fn an_image_that_does_not_open_or_lock_is_named_with_the_reason() {
     assert!(error.contains("cannot lock disk image") && error.contains("No locks available"), "{error}");
     rig.disk.acquire().unwrap();
     faults.set("at=disk:open,do=errno:EMFILE".parse().unwrap()).unwrap();
-    let opened = Block::open(1, &rig.image.0, false, rig.memory.clone(), faults);
+    let opened = RawImage::open(&rig.image.0, false, faults);
     assert!(matches!(opened, Err(BlockError::Open { source, .. }) if source.raw_os_error() == Some(libc::EMFILE)));
 }

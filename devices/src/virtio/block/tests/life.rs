@@ -4,10 +4,10 @@
 use super::*;
 use crate::saved;
 use crate::virtio::BlockError;
+use crate::virtio::Done;
 use crate::virtio::block::BlockFacts;
-use crate::virtio::block::request::Done;
-use crate::virtio::block::worker::Patience;
 use crate::virtio::state::SavedVirtio;
+use crate::virtio::worker::Patience;
 use std::io::ErrorKind;
 
 /// Another process's view: the same memory content and image, a disk of its own.
@@ -28,9 +28,7 @@ fn hand_over(from: &mut Arc<VirtioMmio<Block>>, to: &mut Arc<VirtioMmio<Block>>)
 
 #[test]
 fn images_that_cannot_be_disks_are_refused_by_name() {
-    let memory = memory();
-    let open =
-        |path: &std::path::Path| Block::open(0, path, false, Arc::clone(&memory), no_faults()).map(drop).unwrap_err();
+    let open = |path: &std::path::Path| RawImage::open(path, false, no_faults()).map(drop).unwrap_err();
     let odd = Scratch::new(1000);
     assert!(matches!(open(&odd.0), BlockError::Size { bytes: 1000, .. }));
     assert!(open(&odd.0).to_string().contains("has 1000 bytes, not a positive multiple of 512"));
@@ -101,7 +99,7 @@ fn a_guest_keeps_its_disk_when_the_image_grows() {
         assert_eq!(capacity(&other), 2 * SECTORS);
         hand_over(&mut rig.disk, &mut other);
         rig.disk = other;
-        assert_eq!((capacity(&rig.disk), rig.disk.device().capacity_bytes()), (SECTORS, SECTORS * 512));
+        assert_eq!((capacity(&rig.disk), rig.disk.offer().capacity), (SECTORS, Some(SECTORS * 512)));
         assert_eq!(rig.request(0, SECTORS, &[(DATA, 512, WRITE)]).0, 1, "beyond the guest's disk");
     }
     rig.disk.reset().unwrap();
@@ -129,7 +127,7 @@ fn a_destination_needs_no_more_of_the_image_than_the_guest_has() {
 fn a_pause_that_is_given_up_ends_its_wait_and_the_disk_goes_on() {
     let mut rig = Rig::new();
     for place in ["disk:read", "disk:flush"] {
-        let faults = rig.disk.device().worker.shared.image.faults.clone();
+        let faults = rig.faults.clone();
         faults.set(format!("at={place},do=hang").parse().unwrap()).unwrap();
         rig.header(0, 3);
         rig.chain(0, &[(HEADER, 16, 0), (DATA, 512, WRITE), (STATUS, 1, WRITE)]);
@@ -140,11 +138,11 @@ fn a_pause_that_is_given_up_ends_its_wait_and_the_disk_goes_on() {
         }
         let mut disk = rig.disk.clone();
         let pause = thread::spawn(move || disk.quiesce());
-        wait_for("the pause", || faults.is_waiting() && !rig.disk.device().worker.shared.lock().run);
+        wait_for("the pause", || faults.is_waiting() && !rig.disk.workers[0].shared.lock().run);
         assert!(!pause.is_finished());
         // Again and again, as a driver does: the pause may not have begun to wait.
         wait_for("the end of the pause", || {
-            rig.disk.device().interrupt();
+            rig.disk.interrupt_pause();
             pause.is_finished()
         });
         let error = pause.join().unwrap().unwrap_err();
@@ -164,11 +162,11 @@ fn a_pause_that_is_given_up_ends_its_wait_and_the_disk_goes_on() {
 #[test]
 fn a_flush_ahead_of_the_pause_leaves_the_pause_its_own() {
     let mut rig = Rig::new();
-    let image = Arc::clone(&rig.disk.device().worker.shared.image);
+    let image = rig.raw.clone();
     image.flush_ahead();
     assert!(!image.is_flushing_ahead(), "nothing was written");
     rig.request(1, 0, &[(DATA, 512, 0)]);
-    rig.disk.device().flush_ahead();
+    rig.raw.flush_ahead();
     wait_for("the flush", || !image.is_flushing_ahead());
     assert!(image.is_unsynced(), "the kernel tells of lost data where the pause and the guest ask");
     rig.disk.quiesce().unwrap();
@@ -184,7 +182,7 @@ fn an_image_that_has_shrunk_is_not_run() {
         rig.disk.acquire().unwrap_err().to_string().contains("has 512 bytes now, less than the guest's disk (65536)")
     );
     // The refusal does not keep the lock.
-    drop(rig.disk);
+    drop((rig.disk, rig.raw));
     disk(&rig.image, false, &rig.memory).acquire().unwrap();
 }
 
@@ -251,11 +249,11 @@ fn a_snapshot_of_a_working_disk_loses_no_request() {
         let state: SavedVirtio<BlockFacts> = saved::decode(1, 1, &disk.save().unwrap()).unwrap();
         (state.queues[0].next_avail, state.queues[0].next_used)
     };
-    let shared = &rig.disk.device().worker.shared;
+    let shared = &rig.disk.workers[0].shared;
     // By hand, what the parked worker would do: take all three, complete one.
     assert_eq!(shared.lock().pop(&rig.memory).unwrap().len(), 3);
     assert_eq!(saved_at(), (0, 0));
-    let done = Done { head: 0, status: None, data_bytes: 0, cost: 0, error: None };
+    let done = Done { head: 0, len: 0, last: None, cost: 0, error: None };
     shared.lock().complete(&rig.memory, &[done]).unwrap();
     assert_eq!(saved_at(), (1, 1));
     shared.lock().give_back();
@@ -270,7 +268,7 @@ fn a_snapshot_of_a_working_disk_loses_no_request() {
 fn a_pause_makes_written_data_durable() {
     let mut rig = Rig::new();
     rig.request(1, 0, &[(DATA, 512, 0)]);
-    let image = &rig.disk.device().worker.shared.image;
+    let image = &rig.raw;
     assert!(image.is_unsynced());
     Arc::clone(&rig.disk).quiesce().unwrap();
     assert!(!image.is_unsynced());
@@ -329,8 +327,8 @@ fn dropping_a_running_disk_ends_its_thread_and_frees_the_image() {
     rig.request(0, 0, &[(DATA, 512, WRITE)]);
     let mut other = destination(&rig);
     let memory = Arc::downgrade(&rig.memory);
-    let Rig { disk, image: _image, memory: own, .. } = rig;
-    drop((disk, own));
+    let Rig { disk, raw, image: _image, memory: own, .. } = rig;
+    drop((disk, raw, own));
     other.acquire().unwrap();
     other.resume().unwrap();
     drop(other);
@@ -340,7 +338,7 @@ fn dropping_a_running_disk_ends_its_thread_and_frees_the_image() {
 #[test]
 fn nobody_waits_for_ever_for_a_worker_that_holds_the_ring() {
     let rig = Rig::new();
-    let shared = &rig.disk.device().worker.shared;
+    let shared = &rig.disk.workers[0].shared;
     let stuck = shared.lock();
     let error = thread::scope(|scope| {
         scope

@@ -6,6 +6,7 @@
 
 mod faults;
 mod hostile;
+mod image;
 mod life;
 mod missing;
 mod requests;
@@ -22,10 +23,10 @@ use virtio_bindings::virtio_mmio as reg;
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
-use super::Block;
+use super::{Block, Image, RawImage};
 use crate::GuestMemory;
 use crate::bus::BusDevice;
-use crate::device::Device;
+use crate::device::{Device, Handle, Storage};
 use crate::fault::{Direction, FaultControl};
 use crate::virtio::VirtioMmio;
 
@@ -83,16 +84,15 @@ fn memory() -> Arc<GuestMemory> {
 }
 
 fn disk(image: &Scratch, read_only: bool, memory: &Arc<GuestMemory>) -> Arc<VirtioMmio<Block>> {
-    faulty_disk(image, read_only, memory, no_faults())
+    attach(raw(image, read_only, no_faults()), memory)
 }
 
-fn faulty_disk(
-    image: &Scratch,
-    read_only: bool,
-    memory: &Arc<GuestMemory>,
-    faults: Arc<FaultControl>,
-) -> Arc<VirtioMmio<Block>> {
-    Arc::new(VirtioMmio::new(Block::open(0, &image.0, read_only, Arc::clone(memory), faults).unwrap()))
+fn raw(image: &Scratch, read_only: bool, faults: Arc<FaultControl>) -> Arc<RawImage> {
+    Arc::new(RawImage::open(&image.0, read_only, faults).unwrap())
+}
+
+fn attach(image: Arc<dyn Image>, memory: &Arc<GuestMemory>) -> Arc<VirtioMmio<Block>> {
+    Arc::new(Block::new(0, image).attach(Arc::clone(memory)).unwrap())
 }
 
 fn no_faults() -> Arc<FaultControl> {
@@ -137,6 +137,8 @@ pub(super) struct Rig {
     pub(super) memory: Arc<GuestMemory>,
     pub(super) disk: Arc<VirtioMmio<Block>>,
     pub(super) image: Scratch,
+    raw: Arc<RawImage>,
+    faults: Arc<FaultControl>,
     pub(super) size: u16,
     pub(super) avail: u16,
 }
@@ -150,9 +152,11 @@ impl Rig {
     fn with(read_only: bool, features: u64) -> Self {
         let memory = memory();
         let image = Scratch::new(SECTORS * 512);
-        let disk = disk(&image, read_only, &memory);
+        let faults = no_faults();
+        let raw = raw(&image, read_only, faults.clone());
+        let disk = attach(raw.clone(), &memory);
         configure(&disk, features, 16);
-        let mut rig = Rig { memory, disk, image, size: 16, avail: 0 };
+        let mut rig = Rig { memory, disk, image, raw, faults, size: 16, avail: 0 };
         rig.disk.acquire().unwrap();
         rig.disk.resume().unwrap();
         rig

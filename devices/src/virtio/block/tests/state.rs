@@ -123,7 +123,7 @@ fn register_write() -> impl Strategy<Value = (u32, u32)> {
 /// selected, the configuration space, and whether the queue is served.
 fn behaviour(disk: &VirtioMmio<Block>) -> (Vec<u32>, bool) {
     let registers = (0..0x110).step_by(4).map(|register| read(disk, register)).collect();
-    (registers, disk.device().worker.shared.lock().queue.is_some())
+    (registers, disk.workers[0].shared.lock().queue.is_some())
 }
 
 proptest! {
@@ -174,8 +174,8 @@ proptest! {
             write(&rig.disk, register, value);
         }
         if gives_up {
-            rig.disk.device().worker.shared.signals.need_reset();
-            rig.disk.device().worker.shared.lock().queue = None;
+            rig.disk.signals.need_reset();
+            rig.disk.workers[0].shared.lock().queue = None;
         }
         rig.disk.quiesce().unwrap();
         let state = rig.disk.save().unwrap();

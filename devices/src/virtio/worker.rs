@@ -1,14 +1,14 @@
-//! The thread that serves a disk's requests, and how others start, stop and watch it.
+//! The thread that serves the requests of one queue, and how others start, stop and watch it.
 //!
 //! ```text
 //!          acquire                 a kick, or acquire itself
 //!  parked ─────────▶ running, idle ◀────────────────────────▶ serving a batch
 //!    ▲                                                           │
 //!    └───────────────────────────────────────────────────────────┘
-//!       quiesce: finish the request at hand, give the rest of the batch back, make the image durable
+//!       quiesce: finish the request at hand, give the rest of the batch back, flush
 //! ```
 //!
-//! Parked, the worker leaves kicks in their eventfd. Everyone who waits for it has a deadline.
+//! Parked, the worker leaves kicks in their eventfd. Every wait for it has a deadline.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -18,16 +18,14 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use virtio_queue::DescriptorChain;
+use virtio_queue::{DescriptorChain, Queue};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::config::ID_BYTES;
-use super::image::Image;
-use super::request::{Backend, Done, serve};
 use super::ring::{Ring, SyncStep};
+use super::signals::{Signals, signal};
+use super::{Chain, Done, QueuePosition, VirtioDevice};
 use crate::GuestMemory;
-use crate::throttle::Throttle;
-use crate::virtio::signals::{Signals, signal};
+use crate::log_limit::LogLimit;
 
 /// Results are handed to the driver when this many bytes were moved, or the batch is done.
 const COMPLETE_BYTES: u64 = 256 * 1024;
@@ -41,43 +39,55 @@ const LOOK: Duration = Duration::from_millis(10);
 /// How long the end of a device waits for its worker.
 const EXIT_DEADLINE: Duration = Duration::from_secs(2);
 
-/// What the worker and the device share.
-pub(super) struct Shared {
-    pub(super) memory: Arc<GuestMemory>,
-    pub(super) image: Arc<Image>,
-    pub(super) id: [u8; ID_BYTES],
-    pub(super) signals: Signals,
+/// How long a reset, or a load, waits for a request at hand.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a pause waits for requests and for the flush, together.
+const QUIESCE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What the worker and the transport share.
+pub(super) struct Shared<D> {
+    memory: Arc<GuestMemory>,
+    device: Arc<D>,
+    /// Which of the device's queues it is.
+    queue: usize,
+    signals: Arc<Signals>,
     /// From the driver: there are requests.
-    pub(super) kick: EventFd,
-    /// From the device: look at the ring.
+    kick: EventFd,
+    /// From the transport: look at the ring.
     wake: EventFd,
     ring: Mutex<Ring>,
     /// Between `resume` and `quiesce`, and while the worker lives. Outside the ring for the same
     /// reason as `exit`.
-    pub(super) runs: AtomicBool,
+    runs: AtomicBool,
     /// The worker should end. Outside the ring, whose lock a stuck worker may hold.
     exit: AtomicBool,
     /// Goes up with every interrupt of those that wait for a pause.
     interrupts: AtomicU64,
     /// The ring changed in a way that a thread may wait for.
     changed: Condvar,
-    warnings: Throttle,
+    warnings: LogLimit,
 }
 
 /// The thread; dropping it ends it.
-pub(super) struct Worker {
-    pub(super) shared: Arc<Shared>,
+pub(super) struct Worker<D> {
+    pub(super) shared: Arc<Shared<D>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Worker {
-    /// Starts a worker, parked.
-    pub(super) fn start(memory: Arc<GuestMemory>, image: Image, id: [u8; ID_BYTES]) -> io::Result<Self> {
+impl<D: VirtioDevice> Worker<D> {
+    /// Starts a worker for one of the device's queues, parked.
+    pub(super) fn spawn(
+        device: &Arc<D>,
+        queue: usize,
+        memory: &Arc<GuestMemory>,
+        signals: &Arc<Signals>,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
-            memory,
-            image: Arc::new(image),
-            id,
-            signals: Signals::default(),
+            memory: Arc::clone(memory),
+            device: Arc::clone(device),
+            queue,
+            signals: Arc::clone(signals),
             kick: EventFd::new(EFD_NONBLOCK)?,
             wake: EventFd::new(EFD_NONBLOCK)?,
             ring: Mutex::default(),
@@ -85,28 +95,124 @@ impl Worker {
             exit: AtomicBool::new(false),
             interrupts: AtomicU64::new(0),
             changed: Condvar::new(),
-            warnings: Throttle::default(),
+            warnings: LogLimit::default(),
         });
         let own = Arc::clone(&shared);
-        let thread = thread::Builder::new().name("virtio-blk".to_owned()).spawn(move || own.run())?;
+        let thread = thread::Builder::new().name(device.id().name.to_owned()).spawn(move || own.run())?;
         Ok(Worker { shared, thread: Some(thread) })
+    }
+
+    /// Signalled when the driver has put work into the queue.
+    pub(super) fn kick(&self) -> &EventFd {
+        &self.shared.kick
+    }
+
+    /// Takes the queue that the driver set up, with `features` negotiated; `None` if it left it
+    /// out.
+    ///
+    /// # Errors
+    ///
+    /// Earlier work on the queue has not ended.
+    pub(super) fn start(&self, features: u64, queue: Option<Queue>) -> io::Result<()> {
+        let shared = &self.shared;
+        let patience = Patience::of(STOP_DEADLINE);
+        let mut ring = shared.wait(shared.lock_within(patience)?, patience, |ring| ring.popped == 0)?;
+        (ring.queue, ring.features) = (queue, features);
+        drop(ring);
+        shared.wake();
+        Ok(())
+    }
+
+    /// Gives the queue up, after waiting for what is in flight; guest memory is not touched from
+    /// then on.
+    ///
+    /// # Errors
+    ///
+    /// What is in flight did not end in time.
+    pub(super) fn stop(&self) -> io::Result<()> {
+        let shared = &self.shared;
+        let patience = Patience::of(STOP_DEADLINE);
+        let mut ring = shared.lock_within(patience)?;
+        ring.queue = None;
+        shared.wait(ring, patience, |ring| ring.popped == 0).map(drop)
+    }
+
+    /// Where the device stands in a started queue: at the oldest request that it has not
+    /// completed.
+    pub(super) fn position(&self) -> Option<QueuePosition> {
+        self.shared.lock().position()
+    }
+
+    /// Whether requests are served: between `resume` and `quiesce`.
+    ///
+    /// # Errors
+    ///
+    /// The worker does not let anything look at its queue.
+    pub(super) fn is_running(&self) -> io::Result<bool> {
+        Ok(self.shared.lock_within(Patience::of(STOP_DEADLINE))?.run)
+    }
+
+    /// Parks the worker, after the request at hand; the last worker of a device to be parked also
+    /// has it flush.
+    ///
+    /// # Errors
+    ///
+    /// That did not end in time, was interrupted, or the flush failed.
+    pub(super) fn quiesce(&self, flush: bool) -> io::Result<()> {
+        let shared = &self.shared;
+        let patience = shared.patience_until_interrupted(QUIESCE_DEADLINE);
+        shared.runs.store(false, Ordering::SeqCst);
+        let mut ring = shared.lock_within(patience)?;
+        ring.run = false;
+        ring.sync = if flush { SyncStep::Wanted } else { SyncStep::Done(Ok(())) };
+        shared.wake();
+        let finished = |ring: &Ring| ring.popped == 0 && matches!(ring.sync, SyncStep::Done(_));
+        let mut ring = shared.wait(ring, patience, finished)?;
+        match std::mem::take(&mut ring.sync) {
+            SyncStep::Done(result) => result,
+            SyncStep::None | SyncStep::Wanted => Ok(()),
+        }
+    }
+
+    /// Serves requests from now on. Looks at the queue once, whether or not a kick is waiting: one
+    /// may have been consumed before a migration.
+    ///
+    /// # Errors
+    ///
+    /// The worker has died, or does not let anything look at its queue.
+    pub(super) fn resume(&self) -> io::Result<()> {
+        let shared = &self.shared;
+        if shared.runs.load(Ordering::SeqCst) {
+            // It was not quiesced: what it does it goes on doing, be it that it waits for a page
+            // which is on its way.
+            return Ok(());
+        }
+        // After a pause that was given up, the worker may still be in a request or in a flush, and
+        // goes on from there.
+        let patience = Patience::of(STOP_DEADLINE);
+        let mut ring = shared.wait(shared.lock_within(patience)?, patience, |ring| !ring.gone)?;
+        ring.run = true;
+        ring.sync = SyncStep::None;
+        shared.runs.store(true, Ordering::SeqCst);
+        drop(ring);
+        shared.wake();
+        Ok(())
     }
 }
 
-impl Drop for Worker {
+impl<D> Drop for Worker<D> {
     fn drop(&mut self) {
         self.shared.exit.store(true, Ordering::SeqCst);
         self.shared.wake();
-        let patience = Patience::of(EXIT_DEADLINE);
-        let gone = self
-            .shared
-            .lock_within(patience)
-            .and_then(|ring| self.shared.wait(ring, patience, |ring| ring.gone).map(drop));
+        let gone = self.shared.wait_gone(Instant::now() + EXIT_DEADLINE);
         match self.thread.take() {
-            Some(thread) if gone.is_ok() => drop(thread.join()),
-            // It is stuck in a file operation, holds its own reference to all it touches, and ends
-            // with that operation.
-            _ => tracing::warn!(image = %self.shared.image.path().display(), "left a disk worker to its stuck request"),
+            Some(thread) if gone => drop(thread.join()),
+            // It is stuck in a request, holds its own reference to all it touches, and ends with
+            // that request.
+            Some(thread) => {
+                tracing::warn!(worker = thread.thread().name(), "left a device's worker to its stuck request");
+            }
+            None => {}
         }
     }
 }
@@ -136,11 +242,39 @@ enum Progress {
     Exit,
 }
 
-impl Shared {
+impl<D> Shared<D> {
     pub(super) fn lock(&self) -> MutexGuard<'_, Ring> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Makes the worker look at the ring.
+    fn wake(&self) {
+        signal(&self.wake);
+    }
+
+    /// Ends the waits that may be interrupted and have begun; later ones are not affected.
+    pub(super) fn interrupt(&self) {
+        self.interrupts.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Waits until the worker has ended, and tells whether it has.
+    fn wait_gone(&self, deadline: Instant) -> bool {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.ring.try_lock() {
+                Ok(ring) if ring.gone => return true,
+                Ok(ring) => drop(self.changed.wait_timeout(ring, left)),
+                Err(TryLockError::Poisoned(ring)) => return ring.into_inner().gone,
+                Err(TryLockError::WouldBlock) => thread::sleep(LOCK_RETRY),
+            }
+            if left.is_zero() {
+                return false;
+            }
+        }
+    }
+}
+
+impl<D: VirtioDevice> Shared<D> {
     /// As [`Shared::lock`], for threads that have to answer in time: the worker may be stuck with
     /// the lock, on a page of guest memory that a migration has yet to bring.
     ///
@@ -162,17 +296,17 @@ impl Shared {
 
     /// What is left of `patience`.
     fn left(&self, patience: Patience) -> io::Result<Duration> {
-        let path = self.image.path().display();
         if patience.interrupts.is_some_and(|at_first| at_first != self.interrupts.load(Ordering::SeqCst)) {
-            let text = format!("disk image {path}: the wait for its requests was given up with the migration");
+            let text = format!("{}: the wait for its requests was given up with the migration", self.device.label());
             return Err(io::Error::new(ErrorKind::Interrupted, text));
         }
         let left = patience.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             let within = patience.within;
             let text = format!(
-                "disk image {path}: a request did not end within {within:?}; check the storage behind it, and the link that \
-                 brings guest memory"
+                "{}: a request did not end within {within:?}; check what is behind it, and the link that brings guest \
+                 memory",
+                self.device.label()
             );
             return Err(io::Error::new(ErrorKind::TimedOut, text));
         }
@@ -182,16 +316,6 @@ impl Shared {
     /// A wait that [`Shared::interrupt`] ends.
     pub(super) fn patience_until_interrupted(&self, within: Duration) -> Patience {
         Patience { interrupts: Some(self.interrupts.load(Ordering::SeqCst)), ..Patience::of(within) }
-    }
-
-    /// Ends the waits that may be interrupted and have begun; later ones are not affected.
-    pub(super) fn interrupt(&self) {
-        self.interrupts.fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// Makes the worker look at the ring.
-    pub(super) fn wake(&self) {
-        signal(&self.wake);
     }
 
     /// Waits until `ready`.
@@ -208,8 +332,7 @@ impl Shared {
     ) -> io::Result<MutexGuard<'a, Ring>> {
         while !ready(&ring) {
             if ring.gone {
-                let path = self.image.path().display();
-                let text = format!("the worker of disk image {path} has died: restart the guest");
+                let text = format!("the worker of {} has died: restart the guest", self.device.label());
                 return Err(io::Error::new(ErrorKind::BrokenPipe, text));
             }
             let left = self.left(patience)?;
@@ -242,9 +365,9 @@ impl Shared {
         match ring.pop(&self.memory) {
             Ok(chains) if chains.is_empty() => Progress::Idle { running: true },
             Ok(chains) => {
-                let write_through = ring.write_through;
+                let features = ring.features;
                 drop(ring);
-                self.serve_batch(chains, write_through);
+                self.serve_batch(chains, features);
                 Progress::More
             }
             Err(error) => {
@@ -257,7 +380,7 @@ impl Shared {
     fn sync_if_wanted(&self, ring: MutexGuard<'_, Ring>) {
         if matches!(ring.sync, SyncStep::Wanted) {
             drop(ring);
-            let result = self.image.sync_if_written();
+            let result = self.device.flush();
             let mut ring = self.lock();
             if matches!(ring.sync, SyncStep::Wanted) {
                 ring.sync = SyncStep::Done(result);
@@ -266,12 +389,11 @@ impl Shared {
         }
     }
 
-    fn serve_batch(&self, chains: Vec<DescriptorChain<&GuestMemory>>, write_through: bool) {
-        let backend = Backend { memory: &self.memory, image: &self.image, id: &self.id, write_through };
+    fn serve_batch(&self, chains: Vec<DescriptorChain<&GuestMemory>>, features: u64) {
         let mut done = Vec::with_capacity(chains.len());
         let mut cost = 0;
-        for chain in chains {
-            let request = serve(chain, &backend);
+        for descriptors in chains {
+            let request = self.device.serve(self.queue, Chain { descriptors, memory: &self.memory, features });
             if let Some(error) = &request.error {
                 self.warn(error);
             }
@@ -311,7 +433,7 @@ impl Shared {
 
     /// The rings make no sense: only the driver can help (§2.1.2).
     fn give_up(&self, ring: &mut Ring, error: &virtio_queue::Error) {
-        self.warn(&format!("its rings make no sense ({error}); the disk needs a reset"));
+        self.warn(&format!("its rings make no sense ({error}); the device needs a reset"));
         ring.queue = None;
         ring.popped = 0;
         self.signals.need_reset();
@@ -335,15 +457,15 @@ impl Shared {
 
     fn warn(&self, text: &str) {
         if let Some(held_back) = self.warnings.pass() {
-            tracing::warn!(image = %self.image.path().display(), held_back, "a disk request was refused: {text}");
+            tracing::warn!(device = self.device.label(), held_back, "a request was refused: {text}");
         }
     }
 }
 
-/// Tells everyone when the worker is gone, even if it panicked.
-struct Farewell<'a>(&'a Shared);
+/// Tells the threads that wait for it when the worker is gone, even if it panicked.
+struct Farewell<'a, D>(&'a Shared<D>);
 
-impl Drop for Farewell<'_> {
+impl<D> Drop for Farewell<'_, D> {
     fn drop(&mut self) {
         let mut ring = self.0.lock();
         ring.gone = true;

@@ -1,8 +1,7 @@
-//! The disk's queue as the worker sees it, with everything that other threads need to know about
-//! its work.
+//! A queue as its worker sees it, with everything that other threads need to know about its work.
 //!
 //! One lock guards a [`Ring`]. The worker takes requests out of it and puts results into it, and
-//! lets go of the lock in between, while it reads or writes the image. So the queue's indexes are
+//! lets go of the lock in between, while the device serves them. So the queue's indexes are
 //! consistent whenever another thread looks.
 
 use std::io;
@@ -12,9 +11,8 @@ use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{DescriptorChain, Error, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::request::Done;
+use super::{Done, QueuePosition};
 use crate::GuestMemory;
-use crate::virtio::QueuePosition;
 
 /// Requests taken at once.
 const BATCH: u16 = 16;
@@ -26,13 +24,13 @@ pub(super) struct Ring {
     pub(super) queue: Option<Queue>,
     /// Requests taken and not completed.
     pub(super) popped: u16,
-    /// See [`Backend::write_through`](super::request::Backend::write_through).
-    pub(super) write_through: bool,
+    /// The features that the driver took.
+    pub(super) features: u64,
     /// Between `acquire` and `quiesce`.
     pub(super) run: bool,
     /// The worker has ended.
     pub(super) gone: bool,
-    /// Making the image durable, for `quiesce`.
+    /// Making durable what was acknowledged, for `quiesce`.
     pub(super) sync: SyncStep,
 }
 
@@ -80,7 +78,7 @@ impl Ring {
         Ok(chains)
     }
 
-    /// Writes the status bytes, puts the requests into the used ring and tells whether the driver
+    /// Writes the last bytes, puts the requests into the used ring and tells whether the driver
     /// wants an interrupt.
     ///
     /// # Errors
@@ -92,8 +90,11 @@ impl Ring {
             return Ok(false);
         }
         for request in done {
-            let written = request.status.is_some_and(|(address, status)| memory.write_obj(status, address).is_ok());
-            let len = if written { request.data_bytes + 1 } else { 0 };
+            let len = match request.last {
+                None => request.len,
+                Some((address, byte)) if memory.write_obj(byte, address).is_ok() => request.len + 1,
+                Some(_) => 0,
+            };
             queue.add_used(memory, request.head, len)?;
             self.popped -= 1;
         }

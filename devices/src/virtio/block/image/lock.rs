@@ -214,8 +214,8 @@ fn call(file: &File, command: i32, lock: &mut libc::flock) -> io::Result<()> {
 mod tests {
     use std::fs;
 
-    use super::super::tests::Scratch;
     use super::*;
+    use crate::virtio::block::tests::Scratch;
 
     fn open(path: &Path) -> File {
         File::options().read(true).write(true).open(path).unwrap()

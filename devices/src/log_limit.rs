@@ -1,7 +1,7 @@
 //! Keeps a guest from filling the log: warnings that it can cause at will pass at most once a
 //! second.
 //!
-//! Devices ask [`Throttle::pass`] before they warn about what a driver did wrong.
+//! Devices ask [`LogLimit::pass`] before they warn about what a driver did wrong.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,11 +10,11 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Lets one message a second through and counts the others.
 #[derive(Debug, Default)]
-pub(crate) struct Throttle {
+pub(crate) struct LogLimit {
     last: Mutex<Option<(Instant, u64)>>,
 }
 
-impl Throttle {
+impl LogLimit {
     /// Whether a message may be logged now; if so, how many were held back since the last.
     pub(crate) fn pass(&self) -> Option<u64> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -35,11 +35,11 @@ mod tests {
 
     #[test]
     fn the_first_passes_and_a_burst_is_counted() {
-        let throttle = Throttle::default();
-        assert_eq!(throttle.pass(), Some(0));
-        assert_eq!(throttle.pass(), None);
-        assert_eq!(throttle.pass(), None);
-        throttle.last.lock().unwrap().as_mut().unwrap().0 -= INTERVAL;
-        assert_eq!(throttle.pass(), Some(2));
+        let limit = LogLimit::default();
+        assert_eq!(limit.pass(), Some(0));
+        assert_eq!(limit.pass(), None);
+        assert_eq!(limit.pass(), None);
+        limit.last.lock().unwrap().as_mut().unwrap().0 -= INTERVAL;
+        assert_eq!(limit.pass(), Some(2));
     }
 }
