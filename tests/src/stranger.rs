@@ -7,7 +7,7 @@
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use ferry_migration::wire::preamble::{Link, Preamble};
+use ferry_migration::wire::preamble::{LinkRole, Preamble};
 
 use crate::peer::stranger;
 
@@ -65,14 +65,14 @@ pub fn speaks_http(to: &str) -> Vec<TcpStream> {
 /// there.
 #[must_use]
 pub fn opens_links_of_another_migration(to: &str) -> Vec<TcpStream> {
-    [Link::Bulk(0), Link::Urgent].map(|link| introduced(to, link)).into()
+    [LinkRole::Bulk(0), LinkRole::Urgent].map(|link| introduced(to, link)).into()
 }
 
 /// Opens a control link with a valid preamble and says no more. A destination that awaits a source
 /// takes it for one; only one that has a source refuses it, so it is none of [`STRANGERS`].
 #[must_use]
 pub fn opens_another_migration(to: &str) -> Vec<TcpStream> {
-    vec![introduced(to, Link::Control)]
+    vec![introduced(to, LinkRole::Control)]
 }
 
 /// Opens many silent connections, as many as are let in.
@@ -85,7 +85,7 @@ pub fn opens_many(to: &str) -> Vec<TcpStream> {
     opened
 }
 
-fn introduced(to: &str, link: Link) -> TcpStream {
+fn introduced(to: &str, link: LinkRole) -> TcpStream {
     stranger(to, &Preamble { migration_id: ANOTHER, connection: 0, link }.encode())
 }
 
@@ -136,8 +136,8 @@ mod tests {
             let preambles = said.iter().map(|said| <[u8; PREAMBLE_LEN]>::try_from(&said[..]).unwrap());
             preambles.map(|said| Preamble::decode(&said).unwrap().link).collect::<Vec<_>>()
         };
-        assert_eq!(links(opens_links_of_another_migration, 2), [Link::Bulk(0), Link::Urgent]);
-        assert_eq!(links(opens_another_migration, 1), [Link::Control]);
+        assert_eq!(links(opens_links_of_another_migration, 2), [LinkRole::Bulk(0), LinkRole::Urgent]);
+        assert_eq!(links(opens_another_migration, 1), [LinkRole::Control]);
     }
 
     #[test]

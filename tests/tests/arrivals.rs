@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use ferry_migration::info::Status;
-use ferry_migration::wire::preamble::{Link, Preamble};
+use ferry_migration::wire::preamble::{LinkRole, Preamble};
 use ferry_tests::lab::binary;
 use ferry_tests::migration::move_guest;
 use ferry_tests::peer::stranger;
@@ -86,11 +86,11 @@ fn links_that_were_not_announced_leave_nothing_behind() {
     destination.qmp("migrate-incoming", json!({ "uri": "tcp:127.0.0.1:0" }));
     let to = destination.listening_at();
     let introduced = |link| stranger(&to, &Preamble { migration_id: 7, connection: 0, link }.encode());
-    let _control = introduced(Link::Control);
+    let _control = introduced(LinkRole::Control);
     let before = Holdings::of(destination.pid());
-    let urgent = (0..100).map(|_| introduced(Link::Urgent));
-    let bulk = (0..200).map(|number| introduced(Link::Bulk(number)));
-    let again = (0..100).map(|_| introduced(Link::Bulk(0)));
+    let urgent = (0..100).map(|_| introduced(LinkRole::Urgent));
+    let bulk = (0..200).map(|number| introduced(LinkRole::Bulk(number)));
+    let again = (0..100).map(|_| introduced(LinkRole::Bulk(0)));
     let links: Vec<TcpStream> = urgent.chain(bulk).chain(again).collect();
     // One urgent link and a bulk link of each number that there may be are kept until the greeting
     // says how many come.

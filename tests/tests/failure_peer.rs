@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use ferry_migration::info::Status;
-use ferry_migration::wire::preamble::{Link, Preamble};
+use ferry_migration::wire::preamble::{LinkRole, Preamble};
 use ferry_tests::peer::{Answer, FalsePeer, stranger};
 use ferry_tests::relay::{Fault, Plan, Spot};
 use ferry_tests::scene::{assert_never_ran, gave_up};
@@ -175,7 +175,7 @@ fn strangers_do_not_disturb_a_destination_that_waits() {
     strangers.push(stranger(&to, b"GET / HTTP/1.1\r\nHost: guest\r\nAccept: everything\r\n\r\n"));
     strangers.push(stranger(&to, &[0xff; 100]));
     strangers.push(stranger(&to, b"FERRYMIG"));
-    let unknown = Preamble { migration_id: 7, connection: 0, link: Link::Bulk(0) };
+    let unknown = Preamble { migration_id: 7, connection: 0, link: LinkRole::Bulk(0) };
     strangers.push(stranger(&to, &unknown.encode()));
     ferry_tests::migration::move_guest(&mut scene.source, &mut destination, &mut scene.guest);
     drop(strangers);
@@ -198,8 +198,8 @@ fn strangers_do_not_disturb_a_migration_that_goes_on() {
     scene.slow_down();
     scene.source.begin_migration(&to);
     wait_for("pages to be sent", SOON, || scene.source.migration().ram.is_some_and(|ram| ram.normal > 0));
-    let second = Preamble { migration_id: 7, connection: 0, link: Link::Control };
-    let bulk = Preamble { migration_id: 7, connection: 0, link: Link::Bulk(0) };
+    let second = Preamble { migration_id: 7, connection: 0, link: LinkRole::Control };
+    let bulk = Preamble { migration_id: 7, connection: 0, link: LinkRole::Bulk(0) };
     let strangers =
         [&second.encode()[..], &bulk.encode(), b"GET / HTTP/1.1\r\nHost: guest\r\nAccept: everything\r\n\r\n", b""]
             .map(|bytes| stranger(&to, bytes));

@@ -13,7 +13,7 @@ use ferry_migration::identity::{DiskFile, nonce_of};
 use ferry_migration::info::Status;
 use ferry_migration::message::{OLDEST_VERSION, ToDestination, ToSource};
 use ferry_migration::wire::control::{self, HEADER_LEN};
-use ferry_migration::wire::preamble::{Link, Preamble, session};
+use ferry_migration::wire::preamble::{LinkRole, Preamble, session};
 use ferry_migration::{Greeting, Handshake, Identity};
 use ferry_tests::migration::move_guest;
 use ferry_tests::relay::Spot;
@@ -172,7 +172,7 @@ fn greeting(scene: &mut Scene) -> (Greeting, Identity) {
 /// Says `Hello` as a source of the version before would; returns the answer, and the connection.
 fn older_hello(to: &str, greeting: &Greeting) -> (ToSource, TcpStream) {
     let id = 7 << 100 | 9;
-    let mut preamble = Preamble { migration_id: id, connection: 0, link: Link::Control }.encode();
+    let mut preamble = Preamble { migration_id: id, connection: 0, link: LinkRole::Control }.encode();
     preamble[8..10].copy_from_slice(&OLDEST_VERSION.to_le_bytes());
     let crc = crc32c::crc32c(&preamble[..36]);
     preamble[36..].copy_from_slice(&crc.to_le_bytes());

@@ -11,7 +11,7 @@ const MAGIC: &[u8; 8] = b"FERRYMIG";
 
 /// Which link of a migration a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Link {
+pub enum LinkRole {
     /// Messages, both ways.
     Control,
     /// Pages, source to destination; numbered from 0.
@@ -29,7 +29,7 @@ pub struct Preamble {
     /// an earlier one is not taken.
     pub connection: u32,
     /// Which link.
-    pub link: Link,
+    pub link: LinkRole,
 }
 
 impl Preamble {
@@ -37,9 +37,9 @@ impl Preamble {
     #[must_use]
     pub fn encode(&self) -> [u8; PREAMBLE_LEN] {
         let (role, index) = match self.link {
-            Link::Control => (0, 0),
-            Link::Bulk(index) => (1, index),
-            Link::Urgent => (2, 0),
+            LinkRole::Control => (0, 0),
+            LinkRole::Bulk(index) => (1, index),
+            LinkRole::Urgent => (2, 0),
         };
         let mut out = [0; PREAMBLE_LEN];
         out[..8].copy_from_slice(MAGIC);
@@ -70,9 +70,9 @@ impl Preamble {
             return Err(WireError::Checksum { what: "the preamble" });
         }
         let link = match (bytes[10], bytes[11]) {
-            (0, 0) => Link::Control,
-            (1, index) => Link::Bulk(index),
-            (2, 0) => Link::Urgent,
+            (0, 0) => LinkRole::Control,
+            (1, index) => LinkRole::Bulk(index),
+            (2, 0) => LinkRole::Urgent,
             (role, _) => {
                 return Err(WireError::Field {
                     what: "the preamble",
@@ -110,14 +110,14 @@ mod tests {
     proptest! {
         #[test]
         fn reads_back_what_was_written(migration_id: u128, connection: u32, index: u8, role in 0u8..3) {
-            let link = [Link::Control, Link::Urgent, Link::Bulk(index)][usize::from(role)];
+            let link = [LinkRole::Control, LinkRole::Urgent, LinkRole::Bulk(index)][usize::from(role)];
             let preamble = Preamble { migration_id, connection, link };
             prop_assert_eq!(Preamble::decode(&preamble.encode()), Ok(preamble));
         }
 
         #[test]
         fn any_flipped_bit_is_noticed(bit in 0usize..PREAMBLE_LEN * 8) {
-            let mut bytes = Preamble { migration_id: 7, connection: 9, link: Link::Bulk(3) }.encode();
+            let mut bytes = Preamble { migration_id: 7, connection: 9, link: LinkRole::Bulk(3) }.encode();
             bytes[bit / 8] ^= 1 << (bit % 8);
             prop_assert!(Preamble::decode(&bytes).is_err());
         }
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn links_of_the_version_before_are_taken_and_no_others() {
         use crate::message::OLDEST_VERSION;
-        let preamble = Preamble { migration_id: 7, connection: 0, link: Link::Control };
+        let preamble = Preamble { migration_id: 7, connection: 0, link: LinkRole::Control };
         for (version, taken) in [
             (OLDEST_VERSION - 1, false),
             (OLDEST_VERSION, true),

@@ -59,8 +59,8 @@ impl Unit {
     pub(super) fn bulk_link(&self) -> Option<u8> {
         let head = self.bytes[..].try_into().ok()?;
         match preamble::Preamble::decode(head).ok()?.link {
-            preamble::Link::Bulk(number) => Some(number),
-            preamble::Link::Control | preamble::Link::Urgent => None,
+            preamble::LinkRole::Bulk(number) => Some(number),
+            preamble::LinkRole::Control | preamble::LinkRole::Urgent => None,
         }
     }
 }
@@ -177,9 +177,9 @@ impl Reader {
         }
         let head = bytes[..].try_into().expect("as long as a preamble");
         let (link, spot) = match preamble::Preamble::decode(head).map(|preamble| preamble.link) {
-            Ok(preamble::Link::Control) => (Link::Control, Spot::ControlPreamble),
-            Ok(preamble::Link::Bulk(_)) => (Link::Bulk, Spot::BulkPreamble),
-            Ok(preamble::Link::Urgent) => (Link::Urgent, Spot::UrgentPreamble),
+            Ok(preamble::LinkRole::Control) => (Link::Control, Spot::ControlPreamble),
+            Ok(preamble::LinkRole::Bulk(_)) => (Link::Bulk, Spot::BulkPreamble),
+            Ok(preamble::LinkRole::Urgent) => (Link::Urgent, Spot::UrgentPreamble),
             Err(_) => (Link::Foreign, Spot::Foreign),
         };
         // Only this side sets it, once.

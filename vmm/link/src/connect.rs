@@ -19,8 +19,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::endpoint::Endpoint;
+use crate::link::Link;
 use crate::lookup::{self, Resolver, look_up};
-use crate::stream::Stream;
 use crate::unix_socket::Address;
 use crate::until::Until;
 
@@ -31,7 +31,7 @@ const MOST_ADDRESSES: usize = 16;
 /// Pause before the next try at a Unix socket whose queue is full.
 const FULL: Duration = Duration::from_millis(20);
 
-impl Stream {
+impl Link {
     /// Connects, until `deadline` or until `cancel` is signalled, the look-up of a name included.
     ///
     /// # Errors
@@ -39,20 +39,9 @@ impl Stream {
     pub fn connect(to: &Endpoint, deadline: Instant, cancel: &EventFd) -> io::Result<Self> {
         connect(to, &lookup::SYSTEM, Until { deadline, cancel: Some(cancel) })
     }
-
-    /// Where the other end is: the address in numbers that a name has led to. `asked` where the
-    /// connection has no such address.
-    #[must_use]
-    pub fn reached(&self, asked: &Endpoint) -> Endpoint {
-        let peer = rustix::net::getpeername(self).ok().flatten();
-        match peer.and_then(|peer| SocketAddr::try_from(peer).ok()) {
-            Some(address) => Endpoint::from(address),
-            None => asked.clone(),
-        }
-    }
 }
 
-fn connect(to: &Endpoint, resolver: &'static Resolver, until: Until<'_>) -> io::Result<Stream> {
+fn connect(to: &Endpoint, resolver: &'static Resolver, until: Until<'_>) -> io::Result<Link> {
     match to {
         Endpoint::Unix(path) => connect_unix(path, until),
         Endpoint::Tcp { host, port } => {
@@ -70,12 +59,12 @@ fn connect(to: &Endpoint, resolver: &'static Resolver, until: Until<'_>) -> io::
     }
 }
 
-fn connect_unix(path: &Path, until: Until<'_>) -> io::Result<Stream> {
+fn connect_unix(path: &Path, until: Until<'_>) -> io::Result<Link> {
     let address = Address::of(path)?;
     loop {
         let fd = socket(AddressFamily::UNIX)?;
         match rustix::net::connect(&fd, address.get()) {
-            Ok(()) => return Stream::new(fd),
+            Ok(()) => return Link::new(fd),
             Err(Errno::AGAIN) if until.pause(FULL)? => {}
             Err(Errno::AGAIN) => return Err(io::Error::new(io::ErrorKind::TimedOut, "too many wait there already")),
             Err(error) => return Err(error.into()),
@@ -149,7 +138,7 @@ impl<'a> Race<'a> {
     }
 
     /// The outer error: it was given up, or cannot be waited for.
-    fn run(mut self) -> io::Result<Result<Stream, Tried>> {
+    fn run(mut self) -> io::Result<Result<Link, Tried>> {
         let mut next = Instant::now();
         loop {
             if (self.begun.is_empty() || Instant::now() >= next)
@@ -157,7 +146,7 @@ impl<'a> Race<'a> {
             {
                 next = Instant::now() + self.stagger;
                 match begin(address) {
-                    Ok((fd, true)) => return Stream::new(fd).map(Ok),
+                    Ok((fd, true)) => return Link::new(fd).map(Ok),
                     Ok((fd, false)) => self.begun.push((address, fd)),
                     Err(error) => self.failed.push((address, error)),
                 }
@@ -173,7 +162,7 @@ impl<'a> Race<'a> {
                 Some(ready) => {
                     let (address, fd) = self.begun.swap_remove(ready);
                     match sockopt::socket_error(&fd).and_then(|answer| answer) {
-                        Ok(()) => return Stream::new(fd).map(Ok),
+                        Ok(()) => return Link::new(fd).map(Ok),
                         Err(error) => self.failed.push((address, error.into())),
                     }
                     // The next need not wait for its turn.
@@ -238,7 +227,7 @@ mod tests {
         }
     }
 
-    fn race(addresses: &[SocketAddr], until: Until<'_>) -> io::Result<Stream> {
+    fn race(addresses: &[SocketAddr], until: Until<'_>) -> io::Result<Link> {
         Race::new(addresses.iter().copied().collect(), until).run()?.map_err(io::Error::from)
     }
 

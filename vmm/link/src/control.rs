@@ -1,4 +1,4 @@
-//! The control link: whole messages over a [`Stream`], each with a deadline for all of it.
+//! The control link: whole messages over a [`Link`], each with a deadline for all of it.
 //!
 //! Sending takes a driver a moment at most: what the socket has not taken by then goes on in a
 //! thread of its own ([`Outbox`]). Receiving waits as long as it takes for a message to begin, and
@@ -13,9 +13,8 @@ use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
 use ferry_migration::wire::control::{self, HEADER_LEN};
 use ferry_migration::wire::{Message, WireError};
 
+use crate::link::{Allowance, Link};
 use crate::outbox::Outbox;
-use crate::passing;
-use crate::stream::{Allowance, Stream};
 
 /// Why nothing more comes from, or goes to, the peer.
 #[derive(Debug, thiserror::Error)]
@@ -71,16 +70,16 @@ impl Sender {
     /// For the migration whose frames carry `session`. A message that fails after [`Sender::send`]
     /// has returned ends the link.
     #[must_use]
-    pub fn new(stream: Stream, session: u32) -> Self {
-        Self::reporting(stream, session, |_| {})
+    pub fn new(link: Link, session: u32) -> Self {
+        Self::reporting(link, session, |_| {})
     }
 
     /// The same; a message that fails after [`Sender::send`] has returned is reported to `failed`,
     /// too.
     #[must_use]
-    pub fn reporting(stream: Stream, session: u32, failed: impl Fn(LinkError) + Send + Sync + 'static) -> Self {
+    pub fn reporting(link: Link, session: u32, failed: impl Fn(LinkError) + Send + Sync + 'static) -> Self {
         let failed = move |error| failed(LinkError::io("control")(error));
-        Sender { outbox: Outbox::new(stream, failed), session, sequence: 0 }
+        Sender { outbox: Outbox::new(link, failed), session, sequence: 0 }
     }
 
     /// Sends one message with its attachment, or at least begins to: it does not wait for a peer
@@ -135,15 +134,15 @@ impl Sender {
 
     /// The link under it.
     #[must_use]
-    pub fn stream(&self) -> &Stream {
-        self.outbox.stream()
+    pub fn link(&self) -> &Link {
+        self.outbox.link()
     }
 }
 
 /// The receiving half.
 #[derive(Debug)]
 pub struct Receiver {
-    stream: Stream,
+    link: Link,
     session: u32,
     sequence: u32,
     state: Arc<AtomicU8>,
@@ -160,7 +159,7 @@ const ENDED: u8 = 2;
 /// from the peer.
 #[derive(Clone, Debug)]
 pub struct Unread {
-    stream: Stream,
+    link: Link,
     state: Arc<AtomicU8>,
 }
 
@@ -169,7 +168,7 @@ impl Unread {
     #[must_use]
     pub fn is_there(&self) -> bool {
         // In this order: a receiver says that it reads before it takes anything out of the socket.
-        let waits = self.stream.is_readable();
+        let waits = self.link.is_readable();
         match self.state.load(SeqCst) {
             IDLE => waits,
             READING => true,
@@ -181,14 +180,14 @@ impl Unread {
 impl Receiver {
     /// For the migration whose frames carry `session`.
     #[must_use]
-    pub fn new(stream: Stream, session: u32) -> Self {
-        Receiver { stream, session, sequence: 0, state: Arc::default() }
+    pub fn new(link: Link, session: u32) -> Self {
+        Receiver { link, session, sequence: 0, state: Arc::default() }
     }
 
     /// Says what is still to come from it.
     #[must_use]
     pub fn unread(&self) -> Unread {
-        Unread { stream: self.stream.clone(), state: self.state.clone() }
+        Unread { link: self.link.clone(), state: self.state.clone() }
     }
 
     /// Waits for the next message and its attachment. What was received before has been delivered
@@ -201,7 +200,7 @@ impl Receiver {
         self.await_frame()?;
         let mut head = [0; HEADER_LEN];
         let mut allowance = Allowance::of_message(HEADER_LEN);
-        self.stream.read_within(&mut head, &mut allowance).map_err(LinkError::io("control"))?;
+        self.link.read_within(&mut head, &mut allowance).map_err(LinkError::io("control"))?;
         self.rest_of(&head)
     }
 
@@ -213,14 +212,14 @@ impl Receiver {
         self.await_frame()?;
         let mut head = [0; HEADER_LEN];
         let mut allowance = Allowance::of_message(HEADER_LEN);
-        let descriptors = passing::read_within_with(&self.stream, &mut head, &mut allowance);
+        let descriptors = self.link.read_within_with(&mut head, &mut allowance);
         let descriptors = descriptors.map_err(LinkError::io("control"))?;
         self.rest_of(&head).map(|(message, attachment)| (message, attachment, descriptors))
     }
 
     fn await_frame(&self) -> Result<(), LinkError> {
         self.state.store(IDLE, SeqCst);
-        self.stream.wait_readable().map_err(LinkError::io("control"))?;
+        self.link.wait_readable().map_err(LinkError::io("control"))?;
         self.state.store(READING, SeqCst);
         Ok(())
     }
@@ -231,9 +230,9 @@ impl Receiver {
         self.sequence = self.sequence.wrapping_add(1);
         let mut allowance = Allowance::of_message(header.body_len + header.attachment_len);
         let mut body = vec![0; header.body_len];
-        self.stream.read_within(&mut body, &mut allowance).map_err(LinkError::io("control"))?;
+        self.link.read_within(&mut body, &mut allowance).map_err(LinkError::io("control"))?;
         let mut attachment = vec![0; header.attachment_len];
-        self.stream.read_within(&mut attachment, &mut allowance).map_err(LinkError::io("control"))?;
+        self.link.read_within(&mut attachment, &mut allowance).map_err(LinkError::io("control"))?;
         let message: M = control::decode_body(&header, &body, &attachment).map_err(LinkError::wire("control"))?;
         ferry_observe::trace::received(&message, HEADER_LEN + body.len() + attachment.len());
         Ok((message, attachment))
@@ -253,9 +252,9 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::time::{Duration, Instant};
 
-    fn pair() -> (Stream, Stream) {
+    fn pair() -> (Link, Link) {
         let (near, far) = UnixStream::pair().unwrap();
-        (Stream::new(near.into()).unwrap(), Stream::new(far.into()).unwrap())
+        (Link::new(near.into()).unwrap(), Link::new(far.into()).unwrap())
     }
 
     #[test]

@@ -12,8 +12,8 @@ use rustix::net::SocketFlags;
 
 use crate::connect::Tried;
 use crate::endpoint::Endpoint;
+use crate::link::Link;
 use crate::lookup::{self, Resolver, look_up};
-use crate::stream::Stream;
 use crate::unix_socket::{self, FileId, ListenError, file_id};
 use crate::until::Until;
 
@@ -191,11 +191,11 @@ impl Listener {
     /// # Errors
     /// When the socket itself fails, or the host is short of something. A connection that is gone
     /// before it is taken is no error.
-    pub fn take(&self, faults: &FaultControl) -> io::Result<Option<Stream>> {
+    pub fn take(&self, faults: &FaultControl) -> io::Result<Option<Link>> {
         faults.before(Place::HostAccept)?;
         loop {
             match rustix::net::accept_with(self, SocketFlags::CLOEXEC) {
-                Ok(fd) => match Stream::new(fd) {
+                Ok(fd) => match Link::new(fd) {
                     Ok(stream) => return Ok(Some(stream)),
                     Err(error) => tracing::info!(%error, "a connection ended as it was taken"),
                 },
@@ -211,7 +211,7 @@ impl Listener {
 
     /// Waits for the next connection.
     #[cfg(test)]
-    pub fn accept(&self, faults: &FaultControl) -> Stream {
+    pub fn accept(&self, faults: &FaultControl) -> Link {
         let until = Until::at(Instant::now() + Duration::from_secs(60));
         until.wait(&[self.as_fd()], rustix::event::PollFlags::IN, until.deadline).unwrap();
         self.take(faults).unwrap().expect("a connection comes")

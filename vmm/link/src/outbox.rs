@@ -11,8 +11,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::passing;
-use crate::stream::{Allowance, Stream};
+use crate::link::{Allowance, Link};
 
 /// Longest that a driver waits for a socket that is full.
 const MOMENT: Duration = Duration::from_millis(250);
@@ -25,7 +24,7 @@ type Failed = Box<dyn Fn(io::Error) + Send + Sync>;
 
 /// The sending end of a control link.
 pub(crate) struct Outbox {
-    stream: Stream,
+    link: Link,
     waiting: Mutex<Waiting>,
     failed: Failed,
 }
@@ -44,19 +43,19 @@ struct Waiting {
 
 impl std::fmt::Debug for Outbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Outbox").field("stream", &self.stream).finish_non_exhaustive()
+        f.debug_struct("Outbox").field("link", &self.link).finish_non_exhaustive()
     }
 }
 
 impl Outbox {
     /// Nothing waits. What fails later than its `send` is told to `failed`.
-    pub(crate) fn new(stream: Stream, failed: impl Fn(io::Error) + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Outbox { stream, waiting: Mutex::default(), failed: Box::new(failed) })
+    pub(crate) fn new(link: Link, failed: impl Fn(io::Error) + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Outbox { link, waiting: Mutex::default(), failed: Box::new(failed) })
     }
 
     /// The link under it.
-    pub(crate) fn stream(&self) -> &Stream {
-        &self.stream
+    pub(crate) fn link(&self) -> &Link {
+        &self.link
     }
 
     /// Sends a frame in two parts, and a descriptor with its first byte.
@@ -81,8 +80,8 @@ impl Outbox {
         let mut slices = [IoSlice::new(frame[0]), IoSlice::new(frame[1])];
         let mut moment = Allowance::of(MOMENT);
         let sent = match descriptor {
-            Some(descriptor) => passing::write_within_with(&self.stream, descriptor, &mut slices, &mut moment),
-            None => self.stream.write_within(&mut slices, &mut moment),
+            Some(descriptor) => self.link.write_within_with(descriptor, &mut slices, &mut moment),
+            None => self.link.write_within(&mut slices, &mut moment),
         };
         match sent {
             Ok(sent) if sent == len => Ok(()),
@@ -102,7 +101,7 @@ impl Outbox {
         let mut waiting = self.waiting();
         let len: usize = frame.iter().map(|slice| slice.len()).sum();
         let free = !waiting.broken && !waiting.writing;
-        if free && self.stream.write_within(frame, &mut Allowance::of(Duration::ZERO))? == len {
+        if free && self.link.write_within(frame, &mut Allowance::of(Duration::ZERO))? == len {
             return Ok(());
         }
         waiting.broken = true;
@@ -114,7 +113,7 @@ impl Outbox {
         let mut waiting = self.waiting();
         waiting.ends = true;
         if !waiting.writing {
-            self.stream.finish_sending();
+            self.link.finish_sending();
         }
     }
 
@@ -135,14 +134,14 @@ impl Outbox {
             let Some(frame) = waiting.frames.pop_front() else {
                 waiting.writing = false;
                 if waiting.ends {
-                    self.stream.finish_sending();
+                    self.link.finish_sending();
                 }
                 return;
             };
             waiting.bytes -= frame.len();
             drop(waiting);
             let mut allowance = Allowance::of_message(frame.len());
-            let written = self.stream.write_within(&mut [IoSlice::new(&frame)], &mut allowance);
+            let written = self.link.write_within(&mut [IoSlice::new(&frame)], &mut allowance);
             let error = match written {
                 Ok(sent) if sent == frame.len() => continue,
                 Ok(_) => io::Error::new(io::ErrorKind::TimedOut, "a message was not taken in time"),
@@ -151,7 +150,7 @@ impl Outbox {
             self.waiting().fail();
             // Said before the end of the link is, which says less.
             (self.failed)(error);
-            return self.stream.shutdown();
+            return self.link.shutdown();
         }
     }
 
@@ -181,7 +180,7 @@ mod tests {
     fn what_waits_is_bounded_and_an_end_from_outside_is_told() {
         let (near, _far) = UnixStream::pair().unwrap();
         let (told, failed) = channel();
-        let outbox = Outbox::new(Stream::new(near.into()).unwrap(), move |error| told.send(error).unwrap());
+        let outbox = Outbox::new(Link::new(near.into()).unwrap(), move |error| told.send(error).unwrap());
         outbox.send(&[&[0; 4 << 20], &[]], None).unwrap();
         assert!(outbox.waiting().writing, "no socket takes as much");
         let mut sent = 0;
@@ -189,7 +188,7 @@ mod tests {
             sent += 1;
             assert!(sent <= MOST_BYTES >> 22, "it has no bound");
         }
-        outbox.stream().shutdown();
+        outbox.link().shutdown();
         failed.recv_timeout(Duration::from_secs(20)).unwrap();
         assert_eq!(outbox.send(&[&[0], &[]], None).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
@@ -197,12 +196,12 @@ mod tests {
     #[test]
     fn a_last_word_waits_for_nothing() {
         let (near, far) = UnixStream::pair().unwrap();
-        let outbox = Outbox::new(Stream::new(near.into()).unwrap(), |_| {});
+        let outbox = Outbox::new(Link::new(near.into()).unwrap(), |_| {});
         outbox.send_at_once(&mut [IoSlice::new(b"bye")]).unwrap();
-        let far = Stream::new(far.into()).unwrap();
+        let far = Link::new(far.into()).unwrap();
         far.read_exact(&mut [0; 3]).unwrap();
         outbox.send(&[&[0; 4 << 20], &[]], None).unwrap();
         assert_eq!(outbox.send_at_once(&mut [IoSlice::new(b"bye")]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        outbox.stream().shutdown();
+        outbox.link().shutdown();
     }
 }

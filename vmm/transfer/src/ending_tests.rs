@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ferry_link::endpoint::Endpoint;
 use ferry_machine::testing::has_kvm;
 use ferry_machine::{Machine, MachineConfig, SerialSink};
-use ferry_migration::wire::preamble::{Link, Preamble};
+use ferry_migration::wire::preamble::{LinkRole, Preamble};
 use ferry_observe::events::Events;
 
 use super::{MigrationError, Migrations};
@@ -23,7 +23,7 @@ fn destination() -> (Arc<Machine>, Arc<Migrations>) {
 
 /// A source that goes with its first word.
 fn fails(at: &Endpoint) {
-    let preamble = Preamble { migration_id: 7, connection: 0, link: Link::Control };
+    let preamble = Preamble { migration_id: 7, connection: 0, link: LinkRole::Control };
     let mut source = TcpStream::connect(at.to_string().trim_start_matches("tcp:")).unwrap();
     source.write_all(&preamble.encode()).unwrap();
 }

@@ -176,8 +176,8 @@ impl Order {
 mod tests {
     use super::*;
     use crate::timers::Durations;
+    use ferry_link::Link;
     use ferry_link::control::{Receiver as Control, Sender as ControlSender};
-    use ferry_link::stream::Stream;
     use ferry_migration::ToDestination;
     use std::os::unix::net::UnixStream;
     use std::sync::mpsc::{Sender, channel};
@@ -190,7 +190,7 @@ mod tests {
 
     fn links() -> (ControlSender, Control) {
         let (near, far) = UnixStream::pair().unwrap();
-        let [near, far] = [near, far].map(|end| Stream::new(end.into()).unwrap());
+        let [near, far] = [near, far].map(|end| Link::new(end.into()).unwrap());
         (ControlSender::new(near, 1), Control::new(far, 1))
     }
 
@@ -258,7 +258,7 @@ mod tests {
     fn a_message_that_never_becomes_whole_does_not_hold_a_timer_for_ever() {
         let (peer, mut link) = links();
         let (unread, mut timers) = (link.unread(), timers(true));
-        peer.stream().write_all(b"half").unwrap();
+        peer.link().write_all(b"half").unwrap();
         let reader = std::thread::spawn(move || link.receive::<ToDestination>().is_err());
         timers.start(Timer::PeerSilent);
         let (_events, inbox) = channel::<()>();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use ferry_link::stream::Stream;
+use ferry_link::Link;
 use ferry_machine::testing::has_kvm;
 use ferry_machine::{Hold, Machine, MachineConfig, SerialSink};
 use ferry_memory::sink::{Contents, PageSink, SinkError};
@@ -55,9 +55,9 @@ fn controls(sent: &Arc<Progress>, arrived: &Arc<Arrived>) -> Controls {
     }
 }
 
-fn ends() -> [Stream; 2] {
+fn ends() -> [Link; 2] {
     let (near, far) = UnixStream::pair().unwrap();
-    [near, far].map(|end| Stream::new(OwnedFd::from(end)).unwrap())
+    [near, far].map(|end| Link::new(OwnedFd::from(end)).unwrap())
 }
 
 /// How the pages of a test travel.

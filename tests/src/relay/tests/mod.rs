@@ -14,7 +14,7 @@ use std::time::Duration;
 use ferry_migration::ToDestination;
 use ferry_migration::wire::bulk::{self, Chunk, Frame};
 use ferry_migration::wire::control;
-use ferry_migration::wire::preamble::{Link, Preamble};
+use ferry_migration::wire::preamble::{LinkRole, Preamble};
 use ferry_migration::wire::request;
 
 use super::{Fault, Plan, Relay, Side, Spot};
@@ -66,7 +66,7 @@ fn control_link() -> Vec<u8> {
         postcopy: false,
         handshake: ferry_migration::Handshake::Setup,
     };
-    let mut bytes = Preamble { migration_id: 7, connection: 0, link: Link::Control }.encode().to_vec();
+    let mut bytes = Preamble { migration_id: 7, connection: 0, link: LinkRole::Control }.encode().to_vec();
     bytes.extend(control::encode(&hello, &[5; 100], 7, 0).unwrap());
     bytes.extend([5; 100]);
     bytes.extend(control::encode(&ToDestination::Permit { generation: 1 }, &[], 7, 1).unwrap());
@@ -74,7 +74,7 @@ fn control_link() -> Vec<u8> {
 }
 
 fn bulk_link() -> Vec<u8> {
-    let mut bytes = Preamble { migration_id: 7, connection: 0, link: Link::Bulk(0) }.encode().to_vec();
+    let mut bytes = Preamble { migration_id: 7, connection: 0, link: LinkRole::Bulk(0) }.encode().to_vec();
     let mut data = [0; 8];
     data[3] = 0b101;
     bytes.extend(bulk::encode(&Frame::Chunk(Chunk { index: 0, data, zero: [0; 8] }), 7, 0));
@@ -85,7 +85,7 @@ fn bulk_link() -> Vec<u8> {
 
 /// What the source says on an urgent link: its preamble and two answers.
 fn urgent_link() -> Vec<u8> {
-    let mut bytes = Preamble { migration_id: 7, connection: 0, link: Link::Urgent }.encode().to_vec();
+    let mut bytes = Preamble { migration_id: 7, connection: 0, link: LinkRole::Urgent }.encode().to_vec();
     for (sequence, page) in [(0, 1), (1, 3)] {
         let mut data = [0; 8];
         data[0] = 1 << page;

@@ -36,7 +36,7 @@ fn delays_do_not_add_up_and_the_other_direction_has_none() {
 #[test]
 fn what_trickles_comes_byte_by_byte() {
     let (mut near, mut far, relay) = through(Some(Plan { at: Spot::Pages(0), fault: Fault::Trickle }));
-    let mut bytes = Preamble { migration_id: 7, connection: 0, link: Link::Bulk(0) }.encode().to_vec();
+    let mut bytes = Preamble { migration_id: 7, connection: 0, link: LinkRole::Bulk(0) }.encode().to_vec();
     let chunk = Chunk { index: 0, data: [0xff, 0, 0, 0, 0, 0, 0, 0], zero: [0; 8] };
     bytes.extend(bulk::encode(&Frame::Chunk(chunk), 7, 0));
     bytes.extend([9; 8 * 4096]);

@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 
 use ferry_migration::wire::Message;
 use ferry_migration::wire::control::{HEADER_LEN, decode_header};
-use ferry_migration::wire::preamble::{Link, PREAMBLE_LEN, Preamble, session};
+use ferry_migration::wire::preamble::{LinkRole, PREAMBLE_LEN, Preamble, session};
 use ferry_migration::{ToDestination, ToSource};
 
 /// A relay to one destination. It ends, with its threads and connections, when it is dropped.
@@ -165,7 +165,7 @@ fn from_source(
     let mut bytes = [0; PREAMBLE_LEN];
     from.read_exact(&mut bytes)?;
     to.write_all(&bytes)?;
-    let control = Preamble::decode(&bytes).ok().filter(|preamble| preamble.link == Link::Control);
+    let control = Preamble::decode(&bytes).ok().filter(|preamble| preamble.link == LinkRole::Control);
     let control = control.map(|preamble| session(preamble.migration_id));
     tell(control);
     match control {
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn the_chosen_message_does_not_arrive_and_nothing_after_it() {
         let (relay, mut source, mut destination) = connected(Some("Permit"));
-        let preamble = Preamble { migration_id: 7, connection: 0, link: Link::Control }.encode();
+        let preamble = Preamble { migration_id: 7, connection: 0, link: LinkRole::Control }.encode();
         assert!(passes(&mut source, &mut destination, &preamble));
         let rehearse = encode(&ToDestination::Rehearse, &[1; 9], 7, 0).unwrap();
         assert!(passes(&mut source, &mut destination, &[&rehearse[..], &[1; 9]].concat()));
@@ -256,7 +256,7 @@ mod tests {
         assert!(passes(
             &mut source,
             &mut destination,
-            &Preamble { migration_id: 7, connection: 0, link: Link::Urgent }.encode()
+            &Preamble { migration_id: 7, connection: 0, link: LinkRole::Urgent }.encode()
         ));
         assert!(passes(&mut source, &mut destination, b"pages"));
         assert!(passes(&mut destination, &mut source, b"requests"));

@@ -10,6 +10,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 
+use ferry_link::arrivals::News;
 use ferry_link::endpoint::Endpoint;
 use ferry_link::listener::{BindError, Bound, Listener, Wanted};
 use ferry_machine::Machine;
@@ -20,14 +21,12 @@ use ferry_migration::{Parameters, Status};
 use ferry_record::OwnRecord;
 
 use crate::MigrationError;
-use crate::destination::arrivals::Arrival;
 use crate::destination::driver::{Driver, NOT_PAUSED};
 use crate::destination::postcopy::Postcopy;
 use crate::inbox::Ticket;
 use crate::progress::Progress;
 use crate::request::{Request, ask};
 
-mod arrivals;
 mod driver;
 mod marks;
 pub(crate) mod pages;
@@ -58,10 +57,8 @@ pub(crate) enum Event {
     OfLink(u32, LinkEvent),
     /// Postcopy: the remaining pages are armed, and this thread hears who waits for one.
     Armed(Arc<Postcopy>, JoinHandle<()>),
-    /// A link of some migration is here.
-    Arrived(Arrival),
-    /// Nothing more can arrive.
-    ListenFailed(std::io::Error),
+    /// A link of some migration is here, or nothing more can arrive.
+    Arriving(News),
     /// The operator commands; the answer says whether it is accepted.
     Command(Request<Command, Answer>),
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use ferry_link::Link;
 use ferry_link::control::LinkError;
-use ferry_link::stream::Stream;
 use ferry_memory::Memory;
 use ferry_memory::sink::{Contents, Direct, PageSink, SinkError};
 use ferry_memory::userfault::UserfaultError;
@@ -41,7 +41,7 @@ pub(crate) enum ReceiveError {
 }
 
 /// The contents of a chunk that are still on the link.
-struct OnLink<'a>(&'a Stream);
+struct OnLink<'a>(&'a Link);
 
 impl Contents for OnLink<'_> {
     fn fill(&mut self, pages: &mut Incoming<'_>) -> std::io::Result<()> {
@@ -56,7 +56,7 @@ impl Contents for OnLink<'_> {
 /// The receiving end of a link that carries pages.
 pub(crate) struct PageReceiver {
     memory: Arc<Memory>,
-    stream: Stream,
+    stream: Link,
     link: &'static str,
     session: u32,
     sequence: u32,
@@ -71,7 +71,7 @@ impl PageReceiver {
     #[must_use]
     pub(crate) fn new(
         memory: Arc<Memory>,
-        stream: Stream,
+        stream: Link,
         link: &'static str,
         session: u32,
         (progress, populating): (Arc<Progress>, Arc<Populating>),
@@ -179,7 +179,7 @@ impl PageReceiver {
 /// Reads a packed chunk's block and restores its pages.
 fn unpack<'a>(
     unpacker: &'a mut Option<Unpacker>,
-    stream: &Stream,
+    stream: &Link,
     link: &'static str,
     (chunk, len): (&Chunk, u32),
 ) -> Result<&'a [u8], LinkError> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use ferry_devices::DeviceId;
 use ferry_devices::fault::FaultControl;
-use ferry_link::stream::Stream;
+use ferry_link::Link;
 use ferry_memory::userfault::{Faults, HEAR, PageSource};
 use ferry_migration::wire::request;
 
@@ -39,7 +39,7 @@ pub(crate) struct Requests {
 struct Links {
     /// Which it is; none between a break and a recovery.
     connection: Option<u32>,
-    urgent: Option<Stream>,
+    urgent: Option<Link>,
     /// The end of a request that the socket did not take as a whole.
     begun: Vec<u8>,
     /// Some request was not sent, because the socket is full.
@@ -108,7 +108,7 @@ impl Requests {
     }
 
     /// The urgent link is here, for the first time or again: what is awaited is asked for on it.
-    pub(crate) fn connect(&self, stream: Stream) {
+    pub(crate) fn connect(&self, stream: Link) {
         let mut links = self.links();
         links.silence.answers_on(stream.clone());
         links.urgent = Some(stream);
@@ -126,12 +126,12 @@ impl Requests {
     }
 
     /// Pages come on this link, which errors call `link`.
-    pub(crate) fn comes_on(&self, link: &'static str, stream: &Stream) {
+    pub(crate) fn comes_on(&self, link: &'static str, stream: &Link) {
         self.links().silence.comes_on(link, stream.clone());
     }
 
     /// The source has sent everything that it will send on this link unasked.
-    pub(crate) fn has_ended(&self, stream: &Stream) {
+    pub(crate) fn has_ended(&self, stream: &Link) {
         self.links().silence.has_ended(stream);
     }
 
@@ -222,7 +222,7 @@ mod tests {
     const REQUEST: [u8; request::REQUEST_LEN] = [5; request::REQUEST_LEN];
 
     /// What comes is whole requests, and as many as were sent.
-    fn read_all(far: &Stream) -> usize {
+    fn read_all(far: &Link) -> usize {
         let mut bytes = Vec::new();
         while far.is_readable() {
             let mut byte = [0];
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn a_source_that_reads_no_requests_holds_up_nobody() {
         let (near, far) = UnixStream::pair().unwrap();
-        let [near, far] = [near, far].map(|end| Stream::new(end.into()).unwrap());
+        let [near, far] = [near, far].map(|end| Link::new(end.into()).unwrap());
         let mut links = Links { urgent: Some(near), ..Links::none(Duration::from_secs(1)) };
         let mut sent = 0;
         while !links.owes {

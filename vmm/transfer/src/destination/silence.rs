@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use ferry_link::stream::{LOOK, Stream};
+use ferry_link::{LOOK, Link};
 
 use crate::destination::pages::URGENT;
 
@@ -47,9 +47,9 @@ pub(super) struct Owed {
 #[derive(Debug)]
 pub(super) struct Silence {
     patience: Duration,
-    urgent: Option<Stream>,
+    urgent: Option<Link>,
     /// Every page link, and whether it has brought the marker behind everything.
-    bringing: Vec<(&'static str, Stream, bool)>,
+    bringing: Vec<(&'static str, Link, bool)>,
     answers: Clock,
     rest: Clock,
 }
@@ -68,18 +68,18 @@ impl Silence {
     }
 
     /// Page requests are answered on this link.
-    pub(super) fn answers_on(&mut self, urgent: Stream) {
+    pub(super) fn answers_on(&mut self, urgent: Link) {
         self.answers = Clock { moved: urgent.received(), quiet: Duration::ZERO };
         self.urgent = Some(urgent);
     }
 
     /// Pages come on this link, which errors call `link`.
-    pub(super) fn comes_on(&mut self, link: &'static str, stream: Stream) {
+    pub(super) fn comes_on(&mut self, link: &'static str, stream: Link) {
         self.bringing.push((link, stream, false));
     }
 
     /// The source has sent everything that it will send on this link unasked.
-    pub(super) fn has_ended(&mut self, stream: &Stream) {
+    pub(super) fn has_ended(&mut self, stream: &Link) {
         for (.., ended) in self.bringing.iter_mut().filter(|(_, other, _)| other.is_same(stream)) {
             *ended = true;
         }
@@ -88,7 +88,7 @@ impl Silence {
     /// Looks after `waited` since the last look. `Some` reason: a link is lost.
     pub(super) fn look(&mut self, owed: Owed, waited: Duration) -> Option<String> {
         let waited = waited.min(self.every() * 2);
-        let answered = self.urgent.as_ref().map_or(0, Stream::received);
+        let answered = self.urgent.as_ref().map_or(0, Link::received);
         let quiet = self.answers.look(owed.awaited > 0, answered, waited);
         if quiet >= self.patience {
             return Some(format!(
@@ -129,13 +129,13 @@ mod tests {
     const A_PAGE: Owed = Owed { awaited: 1, unsent: 0 };
     const THE_REST: Owed = Owed { awaited: 0, unsent: 7 };
 
-    fn link() -> (Stream, Stream) {
+    fn link() -> (Link, Link) {
         let (near, far) = UnixStream::pair().unwrap();
-        (Stream::new(near.into()).unwrap(), Stream::new(far.into()).unwrap())
+        (Link::new(near.into()).unwrap(), Link::new(far.into()).unwrap())
     }
 
     /// The link brings a byte.
-    fn moves((near, far): &(Stream, Stream)) {
+    fn moves((near, far): &(Link, Link)) {
         far.write_all(&[0]).unwrap();
         near.read_exact(&mut [0]).unwrap();
     }

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use ferry_link::control::LinkError;
-use ferry_link::stream::{LOOK, Stream, Unconfirmed};
+use ferry_link::{LOOK, Link, Unconfirmed};
 use ferry_machine::Machine;
 use ferry_memory::Memory;
 use ferry_memory::vectors::Outgoing;
@@ -43,7 +43,7 @@ pub(crate) struct ChunkSender {
     machine: Arc<Machine>,
     progress: Arc<Progress>,
     patience: Arc<Patience>,
-    stream: Stream,
+    stream: Link,
     link: &'static str,
     session: u32,
     sequence: u32,
@@ -58,7 +58,7 @@ impl ChunkSender {
     pub(crate) fn new(
         machine: Arc<Machine>,
         controls: &Controls,
-        stream: Stream,
+        stream: Link,
         link: &'static str,
         session: u32,
     ) -> Self {
@@ -170,7 +170,7 @@ impl ChunkSender {
     pub(crate) fn wait_any_closed(links: &[ChunkSender]) -> LinkError {
         let mut sent = vec![Unconfirmed::default(); links.len()];
         loop {
-            if let Some(ended) = Stream::wait_any_readable(links.iter().map(|link| &link.stream), LOOK) {
+            if let Some(ended) = Link::wait_any_readable(links.iter().map(|link| &link.stream), LOOK) {
                 let link = &links[ended];
                 return match link.stream.read_exact(&mut [0]) {
                     Err(error) => LinkError::io(link.link)(error),

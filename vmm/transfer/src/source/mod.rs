@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
+use ferry_link::Link;
 use ferry_link::endpoint::Endpoint;
-use ferry_link::stream::Stream;
 use ferry_machine::{Machine, Stopped};
 use ferry_migration::Status;
 use ferry_migration::message::ToSource;
@@ -87,9 +87,9 @@ impl From<Input> for PagesDone {
 pub(crate) enum LinkEvent {
     /// The control link is open. With it comes, for a greeting, which chunks of memory hold
     /// something.
-    Control(Stream, Vec<u8>),
+    Control(Link, Vec<u8>),
     /// A page link is open: the driver keeps it to end it from outside.
-    Pages(Stream),
+    Pages(Link),
     /// The destination said something, with this attachment.
     Message(ToSource, Vec<u8>, Ticket),
     /// The page worker has done a job.

@@ -12,15 +12,15 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ferry_devices::fault::Place;
+use ferry_link::Link;
 use ferry_link::control::LinkError;
 use ferry_link::endpoint::Endpoint;
-use ferry_link::stream::Stream;
 use ferry_machine::{Machine, Stopped};
 use ferry_migration::convergence::{Convergence, RoundReport};
 use ferry_migration::pages::PageBitmap;
 use ferry_migration::parameters::{Compression, OnLimit, PostcopyWhen};
 use ferry_migration::source::Input;
-use ferry_migration::wire::preamble::{Link, Preamble, session};
+use ferry_migration::wire::preamble::{LinkRole, Preamble, session};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::settings::Settings;
@@ -216,7 +216,7 @@ impl PageWorker {
         counters.remaining_pages.store(pages.count(), Relaxed);
         counters.missing_at_first.fetch_max(pages.count(), Relaxed);
         counters.is_postcopy.store(true, Relaxed);
-        let (stream, mut chunks) = self.open(Link::Urgent, "urgent")?;
+        let (stream, mut chunks) = self.open(LinkRole::Urgent, "urgent")?;
         chunks.purpose = Purpose::Urgent;
         let (session, count) = (session(self.route.migration_id), pages.pages());
         let (shared, events, epoch) = (remaining.clone(), self.events.clone(), self.epoch);
@@ -269,16 +269,16 @@ impl PageWorker {
     fn open_bulk(&self) -> Result<Vec<ChunkSender>, PagesError> {
         let compression = self.settings.parameters().compression;
         let open = |number| {
-            let (_, chunks) = self.open(Link::Bulk(number), "bulk")?;
+            let (_, chunks) = self.open(LinkRole::Bulk(number), "bulk")?;
             Ok(if compression == Compression::Lz4 { chunks.compressing() } else { chunks })
         };
         (0..self.route.bulk_links).map(open).collect()
     }
 
-    fn open(&self, link: Link, name: &'static str) -> Result<(Stream, ChunkSender), PagesError> {
+    fn open(&self, link: LinkRole, name: &'static str) -> Result<(Link, ChunkSender), PagesError> {
         let deadline = Instant::now() + self.route.setup;
         let allowed = self.machine.faults().before(Place::HostConnect);
-        let stream = allowed.and_then(|()| Stream::connect(&self.route.to, deadline, &self.route.cancel));
+        let stream = allowed.and_then(|()| Link::connect(&self.route.to, deadline, &self.route.cancel));
         let stream = stream.map_err(LinkError::io(name))?;
         stream.set_patience(self.controls.patience.silence()).map_err(LinkError::io(name))?;
         // The driver keeps it to end it from outside; without a driver there is nothing to do.

@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use ferry_link::Unconfirmed;
 use ferry_link::control::LinkError;
 use ferry_link::rate::{Limiter, Measured};
-use ferry_link::stream::Unconfirmed;
 use ferry_machine::{Machine, Stopped};
 use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE, PageBitmap};
 use ferry_observe::trace;

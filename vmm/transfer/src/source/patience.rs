@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use ferry_link::stream::silent;
+use ferry_link::silent;
 
 /// What an operator allows.
 #[derive(Debug)]

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use ferry_link::control::LinkError;
-use ferry_link::stream::{Stream, Unconfirmed};
+use ferry_link::{Link, Unconfirmed};
 use ferry_migration::pages::{CHUNK_PAGES, CHUNK_WORDS};
 use ferry_migration::wire::request::{self, REQUEST_LEN};
 
@@ -20,7 +20,7 @@ const LINK: &str = "urgent";
 /// # Errors
 /// How the link ended; there is no other way out.
 pub(super) fn serve(
-    stream: &Stream,
+    stream: &Link,
     session: u32,
     pages: u64,
     remaining: &Arc<Remaining>,

@@ -7,18 +7,18 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use ferry_devices::fault::{Direction, FaultControl, Moment};
+use ferry_link::Link;
+use ferry_link::arrivals::{self, Arrival, Listening};
 use ferry_link::control::{self, LinkError};
 use ferry_link::listener::{Bound, Listener};
-use ferry_link::stream::Stream;
 use ferry_migration::destination::Input;
 use ferry_migration::greeting::BULK_LINKS_MAX;
 use ferry_migration::message::{ToDestination, ToSource};
-use ferry_migration::wire::preamble::{Link, Preamble, session};
+use ferry_migration::wire::preamble::{LinkRole, Preamble, session};
 use ferry_migration::{Status, Timer};
 use ferry_observe::trace::{self, Side};
 
 use super::{Driver, FAREWELL, MOST_REFUSED, MOST_THREADS};
-use crate::destination::arrivals::{self, Arrival, Listening};
 use crate::destination::marks::Marks;
 use crate::destination::pages::PageReceiver;
 use crate::destination::worker::{Lane, page_worker};
@@ -40,12 +40,12 @@ pub(super) struct Links {
     /// Bytes that had come on it when the source was last heard.
     pub(super) heard: u64,
     /// All of the present connection, to end them from outside.
-    pub(super) open: Vec<Stream>,
+    pub(super) open: Vec<Link>,
     pub(super) loss: HeldLoss,
     /// Sources that came second: their links stay open until this migration ends, so that they can
     /// read why.
     pub(super) refused: VecDeque<control::Sender>,
-    pub(super) bulk: Vec<(u8, Stream)>,
+    pub(super) bulk: Vec<(u8, Link)>,
     /// How many bulk links the source has announced.
     pub(super) announced_links: u8,
     /// What the bulk links of the present connection have brought.
@@ -57,7 +57,7 @@ pub(super) struct Links {
     /// The present connection has an urgent link; a further one is closed.
     pub(super) has_urgent: bool,
     /// The urgent link, while the memory is not armed yet.
-    pub(super) urgent: Option<Stream>,
+    pub(super) urgent: Option<Link>,
 }
 
 impl Links {
@@ -68,7 +68,7 @@ impl Links {
     pub(super) fn new(listener: Listener, events: Sender<Event>, faults: Arc<FaultControl>) -> std::io::Result<Self> {
         let (listening, stop) = Listening::new()?;
         let bound = Arc::new(Mutex::new(listener.bound().clone()));
-        let accepting = arrivals::listen(listener, stop, events, faults)?;
+        let accepting = arrivals::listen(listener, stop, move |news| drop(events.send(Event::Arriving(news))), faults)?;
         Ok(Links {
             listening,
             bound,
@@ -93,9 +93,9 @@ impl Links {
 
 impl Driver {
     pub(super) fn arrived(&mut self, arrival: Arrival) {
-        let Arrival { preamble, stream, .. } = arrival;
+        let Arrival { preamble, link: stream, .. } = arrival;
         match (preamble.link, self.migration_id) {
-            (Link::Control, None) => {
+            (LinkRole::Control, None) => {
                 self.migration_id = Some(preamble.migration_id);
                 self.links.source_connection = preamble.connection;
                 trace::migration(Side::Destination, preamble.migration_id, None, self.progress.watched());
@@ -104,7 +104,7 @@ impl Driver {
                 let first = self.core.start();
                 self.perform(first);
             }
-            (Link::Control, Some(id)) if self.is_next_connection(&preamble) => {
+            (LinkRole::Control, Some(id)) if self.is_next_connection(&preamble) => {
                 crate::threads::join_finished(&mut self.threads);
                 if self.threads.len() > MOST_THREADS {
                     tracing::warn!("a connection was closed: links of earlier ones have not ended yet");
@@ -113,22 +113,22 @@ impl Driver {
                 self.links.source_connection = preamble.connection;
                 self.source_is_back(id, stream);
             }
-            (Link::Control, Some(_)) => self.refuse(preamble.migration_id, stream),
-            (Link::Bulk(number), Some(_)) if self.is_of_present_connection(&preamble) => {
+            (LinkRole::Control, Some(_)) => self.refuse(preamble.migration_id, stream),
+            (LinkRole::Bulk(number), Some(_)) if self.is_of_present_connection(&preamble) => {
                 if number >= BULK_LINKS_MAX || self.links.bulk.iter().any(|(waits, _)| *waits == number) {
                     return close(&stream, NOT_ANNOUNCED);
                 }
                 self.links.bulk.push((number, stream));
                 self.receive_pages();
             }
-            (Link::Urgent, Some(id)) if self.is_of_present_connection(&preamble) => {
+            (LinkRole::Urgent, Some(id)) if self.is_of_present_connection(&preamble) => {
                 // The first one counts: requests and pages may be on their way on it.
                 if std::mem::replace(&mut self.links.has_urgent, true) {
                     return close(&stream, "this connection has an urgent link already");
                 }
                 self.urgent_arrived(id, stream);
             }
-            (Link::Bulk(_) | Link::Urgent, _) => close(&stream, "it belongs to no connection that is known"),
+            (LinkRole::Bulk(_) | LinkRole::Urgent, _) => close(&stream, "it belongs to no connection that is known"),
         }
     }
 
@@ -146,7 +146,7 @@ impl Driver {
             && preamble.connection == self.links.source_connection
     }
 
-    fn refuse(&mut self, migration_id: u128, stream: Stream) {
+    fn refuse(&mut self, migration_id: u128, stream: Link) {
         let busy = ToSource::Refused { reason: "another migration to this destination is going on".to_owned() };
         let mut second = control::Sender::new(stream, session(migration_id));
         match second.send(&busy, &[]) {
@@ -161,7 +161,7 @@ impl Driver {
 
     /// The source comes again: what it has given up is given up here, whether or not this side has
     /// noticed the break.
-    fn source_is_back(&mut self, migration_id: u128, stream: Stream) {
+    fn source_is_back(&mut self, migration_id: u128, stream: Link) {
         if !self.paused {
             self.input(Input::LinkLost("the source has come back on a new connection".to_owned()));
         }
@@ -172,7 +172,7 @@ impl Driver {
         self.begin(migration_id, stream);
     }
 
-    fn begin(&mut self, migration_id: u128, stream: Stream) {
+    fn begin(&mut self, migration_id: u128, stream: Link) {
         self.links.open.push(stream.clone());
         trace::connection(self.links.source_connection);
         let (connection, session) = (self.links.connection, session(migration_id));
@@ -221,7 +221,7 @@ impl Driver {
     }
 
     /// In precopy, `lane` is which of the bulk links it is.
-    pub(super) fn receive_from(&mut self, migration_id: u128, stream: Stream, link: &'static str, lane: Option<Lane>) {
+    pub(super) fn receive_from(&mut self, migration_id: u128, stream: Link, link: &'static str, lane: Option<Lane>) {
         if let Err(error) = stream.set_patience(self.timers.durations.heartbeat) {
             return self.failed(format!("the {link} link takes no timeout: {error}"));
         }
@@ -253,7 +253,7 @@ impl Driver {
 
     /// Bytes that have come on the control link.
     pub(super) fn bytes_heard(&self) -> u64 {
-        self.links.control.as_ref().map_or(0, |control| control.stream().received())
+        self.links.control.as_ref().map_or(0, |control| control.link().received())
     }
 
     /// Whether the source says something that takes its time to arrive.
@@ -318,7 +318,7 @@ impl Driver {
 const NOT_ANNOUNCED: &str = "it was not announced, or is here already";
 
 /// Closes a page link that is not taken, before anything is kept for it.
-fn close(stream: &Stream, reason: &str) {
+fn close(stream: &Link, reason: &str) {
     tracing::warn!(reason, "a page link was closed");
     stream.shutdown();
 }

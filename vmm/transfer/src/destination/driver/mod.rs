@@ -27,6 +27,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ferry_devices::fault::{Direction, Moment};
+use ferry_link::arrivals::News;
 use ferry_link::listener::{Bound, Listener};
 use ferry_machine::Machine;
 use ferry_migration::destination::{Destination, Input, Outcome, Output};
@@ -178,8 +179,8 @@ impl Driver {
             }
             Event::DiskSeen(result) => self.disk_seen(result),
             Event::Armed(postcopy, thread) => self.armed(postcopy, thread),
-            Event::Arrived(arrival) => self.arrived(arrival),
-            Event::ListenFailed(error) => self.listening_failed(&error),
+            Event::Arriving(News::Arrived(arrival)) => self.arrived(arrival),
+            Event::Arriving(News::Failed(error)) => self.listening_failed(&error),
             Event::Command(request) => {
                 // One that its caller has given up is none.
                 if let Some((command, answer)) = request.take() {

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 
+use ferry_link::Link;
+use ferry_link::arrivals::{self, Listening};
 use ferry_link::listener::{BindError, Listener, Wanted};
-use ferry_link::stream::Stream;
 use ferry_memory::userfault::UserfaultError;
 use ferry_migration::destination::{Input, Outcome};
 use ferry_migration::{Status, Timer};
 
 use super::{Driver, NOT_PAUSED};
-use crate::destination::arrivals::{self, Listening};
 use crate::destination::pages::URGENT;
 use crate::destination::postcopy::Postcopy;
 use crate::destination::{Event, Refusal, lock};
@@ -79,7 +79,7 @@ impl Driver {
     }
 
     /// Requests go out on it, and the pages asked for come back.
-    pub(super) fn urgent_arrived(&mut self, migration_id: u128, stream: Stream) {
+    pub(super) fn urgent_arrived(&mut self, migration_id: u128, stream: Link) {
         self.links.open.push(stream.clone());
         match &self.pages.postcopy {
             Some(postcopy) => postcopy.requests.connect(stream.clone()),
@@ -132,7 +132,10 @@ impl Driver {
     fn replace_listener(&mut self, listener: Listener) -> Result<(), BindError> {
         let bound = listener.bound().clone();
         let accepting = Listening::new().and_then(|(listening, stop)| {
-            let thread = arrivals::listen(listener, stop, self.events.clone(), self.machine.faults().clone())?;
+            let events = self.events.clone();
+            // The driver ends only after this thread.
+            let tell = move |news| drop(events.send(Event::Arriving(news)));
+            let thread = arrivals::listen(listener, stop, tell, self.machine.faults().clone())?;
             Ok((listening, thread))
         });
         let (listening, thread) = accepting.map_err(BindError::Host)?;

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferry_devices::fault::{Direction, Moment, Place};
+use ferry_link::Link;
 use ferry_link::control::{self, LinkError};
 use ferry_link::endpoint::Endpoint;
-use ferry_link::stream::Stream;
 use ferry_machine::Machine;
 use ferry_migration::greeting::Announced;
 use ferry_migration::message::{ToDestination, ToSource};
 use ferry_migration::source::{Input, Output};
-use ferry_migration::wire::preamble::{Link, Preamble, session};
+use ferry_migration::wire::preamble::{LinkRole, Preamble, session};
 use ferry_migration::{Greeting, Status, package};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -49,7 +49,7 @@ pub(super) struct Links {
     /// Bytes that had come on it when the destination was last heard.
     pub(super) heard: u64,
     /// All of the present connection, to end them from outside.
-    pub(super) open: Vec<Stream>,
+    pub(super) open: Vec<Link>,
     /// Bulk links of this migration.
     pub(super) bulk_links: u8,
     pub(super) loss: HeldLoss,
@@ -99,14 +99,15 @@ impl Driver {
         // Ahead of the setup timer, whose reason cannot name the addresses and what they answered.
         let setup = self.timers.durations.setup;
         let deadline = Instant::now() + setup - (setup / 10).min(AHEAD);
-        let preamble = Preamble { migration_id: self.migration_id, connection: self.links.epoch, link: Link::Control };
+        let preamble =
+            Preamble { migration_id: self.migration_id, connection: self.links.epoch, link: LinkRole::Control };
         let (cancel, faults) = (self.links.cancel.try_clone(), self.machine.faults().clone());
         // Looked up here and not by the driver: the page map of much memory takes its time.
         let filled = (self.links.epoch == 0 && !self.pages.local).then(|| self.machine.clone());
         let (proof, migration_id) = (self.proof.clone(), self.migration_id);
         let connect = move || {
             let allowed = faults.before(Place::HostConnect).and(cancel);
-            let opened = allowed.and_then(|cancel| Stream::connect(&to, deadline, &cancel)).and_then(|stream| {
+            let opened = allowed.and_then(|cancel| Link::connect(&to, deadline, &cancel)).and_then(|stream| {
                 // A socket that was just connected has room for it.
                 stream.set_write_timeout(Some(PREAMBLE))?;
                 stream.write_all(&preamble.encode())?;
@@ -128,7 +129,7 @@ impl Driver {
         self.spawn("ferry-src-connect", connect);
     }
 
-    pub(super) fn control_is_open(&mut self, stream: Stream, filled: Vec<u8>) {
+    pub(super) fn control_is_open(&mut self, stream: Link, filled: Vec<u8>) {
         let session = session(self.migration_id);
         ferry_observe::trace::connection(self.links.epoch);
         self.links.reached = stream.reached(&self.links.to);
@@ -221,7 +222,7 @@ impl Driver {
 
     /// Bytes that have come on the control link.
     pub(super) fn bytes_heard(&self) -> u64 {
-        self.links.control.as_ref().map_or(0, |control| control.stream().received())
+        self.links.control.as_ref().map_or(0, |control| control.link().received())
     }
 
     /// Whether the destination says something that takes its time to arrive.

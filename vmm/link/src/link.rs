@@ -1,86 +1,80 @@
-//! A connection of either family, with what migration needs of it: deadlines, vectored transfer,
-//! and an end from outside.
+//! A link: what the bytes of a migration travel on.
 //!
-//! Both drivers and their page threads use it. Reads and writes block; another thread ends them
-//! with [`Stream::shutdown`], which is how an attempt that is given up gets its threads back from
-//! a peer that does not answer.
+//! Both drivers and their page threads use it, and none of them knows what is below ([`Wire`]).
+//! Reads and writes block; another thread ends them with [`Link::shutdown`], which is how an attempt
+//! that is given up gets its threads back from a peer that does not answer.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, Shutdown, sockopt};
 
+use crate::endpoint::Endpoint;
+use crate::socket::Socket;
+use crate::wire::Wire;
+
+#[cfg(test)]
+mod pipe_tests;
 mod transfer;
 
-pub(super) use self::transfer::retry;
 pub use self::transfer::{Allowance, LOOK, Unconfirmed, silent};
 
-/// A connected socket; clones share it.
+/// A connection to the peer; clones share it.
 #[derive(Clone, Debug)]
-pub struct Stream(Arc<Socket>);
+pub struct Link(Arc<Shared>);
 
-/// The socket, and what its transfers have in common.
+/// The wire, and what the transfers on it have in common.
 #[derive(Debug)]
-struct Socket {
-    fd: OwnedFd,
+struct Shared {
+    wire: Box<dyn Wire>,
     /// Bytes that have come.
     received: AtomicU64,
-    /// How long a transfer that has begun may stand still; 0: as long as the socket's own timeout.
+    /// How long a transfer that has begun may stand still; 0: as long as one call may wait.
     patience_ms: AtomicU64,
     look_ms: AtomicU64,
 }
 
-impl AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
-impl AsFd for Stream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl Stream {
-    /// Takes a connected socket, with Nagle's algorithm off where there is one.
+impl Link {
+    /// On a connected stream socket.
     ///
     /// # Errors
     /// When the socket refuses its options.
-    pub fn new(fd: OwnedFd) -> io::Result<Self> {
-        rustix::io::ioctl_fionbio(&fd, false)?;
-        if sockopt::socket_domain(&fd)? != AddressFamily::UNIX {
-            sockopt::set_tcp_nodelay(&fd, true)?;
-        }
+    pub fn new(socket: OwnedFd) -> io::Result<Self> {
+        Socket::new(socket).map(|socket| Self::on(Box::new(socket)))
+    }
+
+    /// On any wire.
+    pub(crate) fn on(wire: Box<dyn Wire>) -> Self {
         let look_ms = AtomicU64::new(LOOK.as_millis() as u64);
-        Ok(Stream(Arc::new(Socket { fd, received: AtomicU64::new(0), patience_ms: AtomicU64::new(0), look_ms })))
+        Link(Arc::new(Shared { wire, received: AtomicU64::new(0), patience_ms: AtomicU64::new(0), look_ms }))
+    }
+
+    pub(crate) fn wire(&self) -> &dyn Wire {
+        &*self.0.wire
     }
 
     /// How long one read may wait; `None` waits for ever.
     ///
     /// # Errors
-    /// When the socket refuses it.
+    /// When the host refuses it.
     pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        Ok(sockopt::set_socket_timeout(&self.0, sockopt::Timeout::Recv, timeout)?)
+        self.wire().set_receive_wait(timeout)
     }
 
     /// How long one write may wait; `None` waits for ever.
     ///
     /// # Errors
-    /// When the socket refuses it.
+    /// When the host refuses it.
     pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        Ok(sockopt::set_socket_timeout(&self.0, sockopt::Timeout::Send, timeout)?)
+        self.wire().set_send_wait(timeout)
     }
 
     /// Ends both directions: reads see the end, writes fail, also those that are blocked now.
     pub fn shutdown(&self) {
-        // A peer that has gone already is what the caller wants.
-        let _ = rustix::net::shutdown(&self.0, Shutdown::Both);
+        self.wire().end();
     }
 
     /// Ends what this side sends; the peer still reads all of it, as long as this side goes on
@@ -89,8 +83,7 @@ impl Stream {
     /// A socket that is closed with unread bytes in it takes back what the peer has not
     /// acknowledged: a last word would be lost.
     pub fn finish_sending(&self) {
-        // As above.
-        let _ = rustix::net::shutdown(&self.0, Shutdown::Write);
+        self.wire().finish_sending();
     }
 
     /// Whether the peer has closed its end, or the connection has failed.
@@ -98,24 +91,32 @@ impl Stream {
     /// # Errors
     /// When the kernel does not tell.
     pub fn is_closed_by_peer(&self) -> io::Result<bool> {
-        let mut fds = [PollFd::new(&self.0, PollFlags::RDHUP)];
-        match poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
-            Ok(_) => Ok(fds[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)),
-            Err(Errno::INTR) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        self.wire().is_closed_by_peer()
+    }
+
+    /// Where the other end is: the address in numbers that a name has led to. `asked` where the
+    /// connection has no such address.
+    #[must_use]
+    pub fn reached(&self, asked: &Endpoint) -> Endpoint {
+        self.wire().peer().map_or_else(|| asked.clone(), Endpoint::from)
     }
 
     /// Waits until a read of one of these would not wait, and says which; `None` after `within`.
     ///
     /// # Panics
-    /// Without a connection.
-    pub fn wait_any_readable<'a>(streams: impl Iterator<Item = &'a Stream>, within: Duration) -> Option<usize> {
-        let mut fds: Vec<_> = streams.map(|stream| PollFd::new(&stream.0, PollFlags::IN)).collect();
-        assert!(!fds.is_empty(), "no connection to wait for");
+    /// Without a link.
+    pub fn wait_any_readable<'a>(links: impl Iterator<Item = &'a Link>, within: Duration) -> Option<usize> {
+        let fds: Vec<_> = links.map(Link::receive_fd).collect();
+        let mut fds: Vec<_> = fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+        assert!(!fds.is_empty(), "no link to wait for");
         // An interruption, or a kernel that is short of memory, is as good as a wait in vain.
         let _ = poll(&mut fds, Timespec::try_from(within).ok().as_ref());
         fds.iter().position(|fd| !fd.revents().is_empty())
+    }
+
+    /// Readable when a read would not wait.
+    pub(crate) fn receive_fd(&self) -> BorrowedFd<'_> {
+        self.wire().receive_fd()
     }
 }
 
@@ -138,11 +139,11 @@ mod tests {
         FaultControl::new(ferry_devices::fault::Direction::Incoming)
     }
 
-    fn pair() -> (Stream, Stream, EventFd) {
+    fn pair() -> (Link, Link, EventFd) {
         let listener = Listener::bind(&"tcp:127.0.0.1:0".parse().unwrap()).unwrap();
         let cancel = EventFd::new(0).unwrap();
         let near =
-            Stream::connect(&listener.bound().endpoint(), Instant::now() + Duration::from_secs(5), &cancel).unwrap();
+            Link::connect(&listener.bound().endpoint(), Instant::now() + Duration::from_secs(5), &cancel).unwrap();
         let far = listener.accept(&no_faults());
         (near, far, cancel)
     }

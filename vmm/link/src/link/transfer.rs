@@ -1,26 +1,24 @@
-//! Bytes over a [`Stream`]: how long they may take, and when a link that is open counts as lost
+//! Bytes over a [`Link`]: how long they may take, and when a link that is open counts as lost
 //! all the same.
 //!
 //! Two rules, one for each kind of link. On a link that carries pages, *something moves*: a
 //! transfer that has begun may take as long as it likes, but not a
-//! [patience](Stream::set_patience) without a byte. A control message has an [`Allowance`] for the
+//! [patience](Link::set_patience) without a byte. A control message has an [`Allowance`] for the
 //! whole of it, however it trickles.
 //!
 //! Waiting is counted in looks, and a look counts for [`LOOK`] at most: time in which this process
 //! itself stood still (SIGSTOP, a debugger, a host without a free core) is not the peer's.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use ferry_memory::vectors::{Incoming, Outgoing, Vectors};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, sendmsg, sockopt};
+use ferry_memory::vectors::{Incoming, Outgoing};
 
-use super::Stream;
+use super::Link;
+use crate::wire::Ready;
 
 /// Longest that a transfer waits before it looks at why.
 pub const LOOK: Duration = Duration::from_millis(200);
@@ -49,16 +47,16 @@ impl Allowance {
         Allowance(time)
     }
 
-    /// Waits until `stream` is ready, for one look at most.
+    /// Waits until `link` is ready, for one look at most.
     ///
     /// # Errors
     /// `TimedOut` when the allowance is used up.
-    pub fn wait(&mut self, stream: &Stream, flags: PollFlags) -> io::Result<()> {
+    pub(crate) fn wait(&mut self, link: &Link, to: Ready) -> io::Result<()> {
         if self.0.is_zero() {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "a message took too long"));
         }
         let (look, began) = (self.0.min(LOOK), Instant::now());
-        is_ready(stream, flags, Some(look))?;
+        link.wait_ready(to, Some(look))?;
         self.0 -= began.elapsed().min(look);
         Ok(())
     }
@@ -74,8 +72,8 @@ pub struct Unconfirmed {
 impl Unconfirmed {
     /// Looks again, after `waited`. Returns for how long nothing has changed while there was
     /// something to confirm.
-    pub fn look(&mut self, stream: &Stream, waited: Duration) -> Duration {
-        let bytes = stream.unconfirmed();
+    pub fn look(&mut self, link: &Link, waited: Duration) -> Duration {
+        let bytes = link.unconfirmed();
         if bytes == 0 || bytes != self.bytes {
             *self = Unconfirmed { bytes, quiet: Duration::ZERO };
         } else {
@@ -92,17 +90,7 @@ pub fn silent(patience: Duration) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, text)
 }
 
-fn is_ready(stream: &Stream, flags: PollFlags, within: Option<Duration>) -> io::Result<bool> {
-    let mut fds = [PollFd::new(stream, flags)];
-    let timeout = within.and_then(|within| Timespec::try_from(within).ok());
-    match poll(&mut fds, timeout.as_ref()) {
-        Ok(ready) => Ok(ready > 0),
-        Err(Errno::INTR) => Ok(true),
-        Err(error) => Err(error.into()),
-    }
-}
-
-impl Stream {
+impl Link {
     /// Bytes that have come on it so far: two looks that find the same have found a peer that was
     /// silent.
     #[must_use]
@@ -112,7 +100,7 @@ impl Stream {
 
     /// Whether the other is a clone of this one.
     #[must_use]
-    pub fn is_same(&self, other: &Stream) -> bool {
+    pub fn is_same(&self, other: &Link) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
@@ -120,14 +108,13 @@ impl Stream {
     /// at why it waits much more often.
     ///
     /// # Errors
-    /// When the socket refuses it.
+    /// When the host refuses it.
     pub fn set_patience(&self, patience: Duration) -> io::Result<()> {
         let look = (patience / LOOKS_PER_PATIENCE).clamp(Duration::from_millis(10), LOOK);
         self.0.patience_ms.store(patience.as_millis() as u64, Relaxed);
         self.0.look_ms.store(look.as_millis() as u64, Relaxed);
-        sockopt::set_socket_timeout(&self.0, sockopt::Timeout::Recv, Some(look))?;
-        sockopt::set_socket_timeout(&self.0, sockopt::Timeout::Send, Some(look))?;
-        Ok(())
+        self.wire().set_receive_wait(Some(look))?;
+        self.wire().set_send_wait(Some(look))
     }
 
     /// How long a call waits before it looks.
@@ -140,12 +127,15 @@ impl Stream {
     /// the peer has not read.
     #[must_use]
     pub fn unconfirmed(&self) -> u64 {
-        let mut bytes: libc::c_int = 0;
-        // SAFETY: the descriptor is open for as long as `self` is borrowed, and TIOCOUTQ writes
-        // one int.
-        let done = unsafe { libc::ioctl(self.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
-        // A kernel that does not say leaves it to the other means.
-        if done == 0 { u64::try_from(bytes).unwrap_or(0) } else { 0 }
+        self.wire().unconfirmed()
+    }
+
+    /// An interruption is as good as being ready: the call is made, and finds nothing.
+    fn wait_ready(&self, to: Ready, within: Option<Duration>) -> io::Result<bool> {
+        match self.wire().wait_ready(to, within) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(true),
+            ready => ready,
+        }
     }
 
     /// Waits until a read would not wait, which the end of the connection does not either.
@@ -153,14 +143,14 @@ impl Stream {
     /// # Errors
     /// When the kernel does not say.
     pub fn wait_readable(&self) -> io::Result<()> {
-        while !is_ready(self, PollFlags::IN, None)? {}
+        while !self.wait_ready(Ready::ToReceive, None)? {}
         Ok(())
     }
 
     /// Whether a read would not wait.
     #[must_use]
     pub fn is_readable(&self) -> bool {
-        is_ready(self, PollFlags::IN, Some(Duration::ZERO)).unwrap_or(false)
+        self.wait_ready(Ready::ToReceive, Some(Duration::ZERO)).unwrap_or(false)
     }
 
     /// A call came back with nothing: the next one is made, unless the patience is at its end, or
@@ -188,20 +178,20 @@ impl Stream {
         self.read_on(buffer, 0)
     }
 
-    /// As [`Stream::read_exact`], of what need not come: only what has begun must end. `idle` is
+    /// As [`Link::read_exact`], of what need not come: only what has begun must end. `idle` is
     /// asked at every look until then.
     ///
     /// # Errors
     /// As there, and what `idle` returns.
     pub fn read_next(&self, buffer: &mut [u8], mut idle: impl FnMut() -> io::Result<()>) -> io::Result<()> {
         loop {
-            match rustix::net::recv(&self.0, &mut *buffer, RecvFlags::WAITALL) {
-                Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok((taken, _)) => {
+            match self.wire().receive(buffer, true) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(taken) => {
                     self.note(taken);
                     return self.read_on(buffer, taken);
                 }
-                Err(Errno::AGAIN) => idle()?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => idle()?,
                 Err(error) => retry(error)?,
             }
         }
@@ -211,14 +201,14 @@ impl Stream {
         let mut buffer = &mut buffer[already..];
         let mut quiet = Duration::ZERO;
         while !buffer.is_empty() {
-            match rustix::net::recv(&self.0, &mut *buffer, RecvFlags::WAITALL) {
-                Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok((taken, _)) => {
+            match self.wire().receive(buffer, true) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(taken) => {
                     self.note(taken);
                     quiet = Duration::ZERO;
                     buffer = &mut buffer[taken..];
                 }
-                Err(Errno::AGAIN) => self.stalled(&mut quiet)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.stalled(&mut quiet)?,
                 Err(error) => retry(error)?,
             }
         }
@@ -228,18 +218,22 @@ impl Stream {
     /// Fills guest memory, in as few calls as the socket gives it.
     ///
     /// # Errors
-    /// As [`Stream::read_exact`].
+    /// As [`Link::read_exact`].
     pub fn read_into(&self, memory: &mut Incoming<'_>) -> io::Result<()> {
         let mut quiet = Duration::ZERO;
-        self.transfer(memory, |moved| match moved {
-            Moved::Bytes { bytes: 0, .. } => Err(io::ErrorKind::UnexpectedEof.into()),
-            Moved::Bytes { bytes, .. } => {
-                self.note(bytes);
-                quiet = Duration::ZERO;
-                Ok(())
+        while !memory.pieces().is_empty() {
+            match self.wire().fill(memory) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(bytes) => {
+                    memory.advance(bytes);
+                    self.note(bytes);
+                    quiet = Duration::ZERO;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.stalled(&mut quiet)?,
+                Err(error) => retry(error)?,
             }
-            Moved::Nothing => self.stalled(&mut quiet),
-        })
+        }
+        Ok(())
     }
 
     /// Fills `buffer` within what is left of `allowance`.
@@ -248,13 +242,13 @@ impl Stream {
     /// `UnexpectedEof` when the peer closed before; `TimedOut` past the allowance.
     pub fn read_within(&self, mut buffer: &mut [u8], allowance: &mut Allowance) -> io::Result<()> {
         while !buffer.is_empty() {
-            match rustix::net::recv(&self.0, &mut *buffer, RecvFlags::DONTWAIT) {
-                Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok((taken, _)) => {
+            match self.wire().receive(buffer, false) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(taken) => {
                     self.note(taken);
                     buffer = &mut buffer[taken..];
                 }
-                Err(Errno::AGAIN) => allowance.wait(self, PollFlags::IN)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => allowance.wait(self, Ready::ToReceive)?,
                 Err(error) => retry(error)?,
             }
         }
@@ -268,12 +262,12 @@ impl Stream {
     pub fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         let mut quiet = Duration::ZERO;
         while !bytes.is_empty() {
-            match rustix::net::send(&self.0, bytes, SendFlags::NOSIGNAL) {
+            match self.wire().send(&[IoSlice::new(bytes)], true) {
                 Ok(sent) => {
                     quiet = Duration::ZERO;
                     bytes = &bytes[sent..];
                 }
-                Err(Errno::AGAIN) => self.stalled(&mut quiet)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.stalled(&mut quiet)?,
                 Err(error) => retry(error)?,
             }
         }
@@ -285,11 +279,8 @@ impl Stream {
     /// # Errors
     /// As the socket says.
     pub fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
-        match rustix::net::send(&self.0, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
-            Ok(sent) => Ok(sent),
-            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
-            Err(error) => Err(error.into()),
-        }
+        let sent = self.wire().send(&[IoSlice::new(bytes)], false);
+        sent.or_else(|error| if is_nothing(&error) { Ok(0) } else { Err(error) })
     }
 
     /// Sends as much of the slices as goes within what is left of `allowance`. Returns how many
@@ -299,15 +290,14 @@ impl Stream {
     /// As the socket says; what was sent by then is not known.
     pub fn write_within(&self, mut slices: &mut [IoSlice<'_>], allowance: &mut Allowance) -> io::Result<usize> {
         let mut all = 0;
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         IoSlice::advance_slices(&mut slices, 0);
         while !slices.is_empty() {
-            match sendmsg(&self.0, slices, &mut SendAncillaryBuffer::default(), flags) {
+            match self.wire().send(slices, false) {
                 Ok(sent) => {
                     all += sent;
                     IoSlice::advance_slices(&mut slices, sent);
                 }
-                Err(Errno::AGAIN) => match allowance.wait(self, PollFlags::OUT) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match allowance.wait(self, Ready::ToSend) {
                     Err(error) if error.kind() == io::ErrorKind::TimedOut => break,
                     result => result?,
                 },
@@ -330,65 +320,108 @@ impl Stream {
         judge: impl Fn(Duration) -> io::Result<()>,
     ) -> io::Result<()> {
         let mut quiet = Duration::ZERO;
-        self.transfer(memory, |moved| {
-            match moved {
-                Moved::Bytes { last: true, .. } => return Ok(()),
-                Moved::Bytes { .. } => quiet = Duration::ZERO,
-                Moved::Nothing if self.is_closed_by_peer()? => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Moved::Nothing => quiet += self.look(),
-            }
-            judge(quiet)
-        })
-    }
-
-    /// Moves all of it, in one direction or the other; `look` is told what each call has moved.
-    fn transfer<const FILL: bool>(
-        &self,
-        memory: &mut Vectors<'_, FILL>,
-        mut look: impl FnMut(Moved) -> io::Result<()>,
-    ) -> io::Result<()> {
-        let call = if FILL { libc::readv } else { libc::writev };
-        while let pieces @ [_, ..] = memory.pieces() {
-            // SAFETY: the descriptor is open for as long as `self` is borrowed, and the pieces are
-            // mapped for as long as `memory` lives. The kernel fills guest memory only, to which no
-            // reference exists, and fails where it may not be written.
-            let moved = unsafe { call(self.as_fd().as_raw_fd(), pieces.as_ptr(), pieces.len() as libc::c_int) };
-            match usize::try_from(moved) {
+        while !memory.pieces().is_empty() {
+            match self.wire().drain(memory) {
                 Ok(bytes) => {
                     memory.advance(bytes);
-                    look(Moved::Bytes { bytes, last: memory.pieces().is_empty() })?;
+                    quiet = Duration::ZERO;
+                    if memory.pieces().is_empty() {
+                        return Ok(());
+                    }
                 }
-                Err(_) => match io::Error::last_os_error() {
-                    error if error.kind() == io::ErrorKind::Interrupted => {}
-                    error if error.kind() == io::ErrorKind::WouldBlock => look(Moved::Nothing)?,
-                    error => return Err(error),
-                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.is_closed_by_peer()? {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                    quiet += self.look();
+                }
+                Err(error) => {
+                    retry(error)?;
+                    continue;
+                }
             }
+            judge(quiet)?;
         }
         Ok(())
     }
-}
 
-/// What a call has moved.
-#[derive(Clone, Copy, Debug)]
-enum Moved {
-    Bytes {
-        bytes: usize,
-        /// Nothing is left to move.
-        last: bool,
-    },
-    /// It waited for [`Stream::look`] in vain.
-    Nothing,
-}
+    /// Takes what has come, without waiting: `None` if nothing has, 0 bytes at the peer's end.
+    ///
+    /// # Errors
+    /// As the wire says.
+    pub(crate) fn read_now(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        match self.wire().receive(buffer, false) {
+            Ok(taken) => {
+                self.note(taken);
+                Ok(Some(taken))
+            }
+            Err(error) if is_nothing(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
 
-/// What becomes of a call that has failed: it is made again, or its error is told.
-pub(crate) fn retry(error: Errno) -> io::Result<()> {
-    match error {
-        Errno::INTR => Ok(()),
-        Errno::AGAIN => Err(io::ErrorKind::TimedOut.into()),
-        other => Err(other.into()),
+    /// As [`Link::write_within`], and with the first byte `descriptor`. A descriptor that comes
+    /// with any other byte is closed by the kernel, because the read of that byte asks for none.
+    ///
+    /// # Errors
+    /// As there; `TimedOut` when not even the first byte went; `Unsupported` where descriptors
+    /// cannot go.
+    pub(crate) fn write_within_with(
+        &self,
+        descriptor: BorrowedFd<'_>,
+        mut slices: &mut [IoSlice<'_>],
+        allowance: &mut Allowance,
+    ) -> io::Result<usize> {
+        let sent = loop {
+            match self.wire().send_with(slices, descriptor) {
+                Ok(sent) => break sent,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => allowance.wait(self, Ready::ToSend)?,
+                Err(error) => retry(error)?,
+            }
+        };
+        IoSlice::advance_slices(&mut slices, sent);
+        Ok(sent + self.write_within(slices, allowance)?)
+    }
+
+    /// As [`Link::read_within`]; returns the first descriptors that came with the bytes.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn read_within_with(
+        &self,
+        mut buffer: &mut [u8],
+        allowance: &mut Allowance,
+    ) -> io::Result<Vec<OwnedFd>> {
+        let mut kept = Vec::new();
+        while !buffer.is_empty() {
+            match self.wire().receive_with(buffer, &mut kept) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(taken) => {
+                    self.note(taken);
+                    buffer = &mut buffer[taken..];
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => allowance.wait(self, Ready::ToReceive)?,
+                Err(error) => retry(error)?,
+            }
+        }
+        Ok(kept)
     }
 }
 
+fn is_nothing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+/// What becomes of a call that has failed: it is made again, or its error is told.
+fn retry(error: io::Error) -> io::Result<()> {
+    match error.kind() {
+        io::ErrorKind::Interrupted => Ok(()),
+        io::ErrorKind::WouldBlock => Err(io::ErrorKind::TimedOut.into()),
+        _ => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod passing_tests;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 
 use ferry_devices::fault::Direction;
-use ferry_link::listener::Bound;
+
+use crate::listener::Bound;
 
 use super::*;
 
@@ -14,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Fixture {
     listening: Listening,
     thread: Option<JoinHandle<()>>,
-    events: Receiver<Event>,
+    events: Receiver<News>,
     address: SocketAddr,
     /// The listening socket, as the thread has it.
     socket: Option<OwnedFd>,
@@ -27,7 +28,9 @@ fn fixture(most: usize) -> Fixture {
     let (listening, stop) = Listening::new().unwrap();
     let (sender, events) = channel();
     let faults = Arc::new(FaultControl::new(Direction::Incoming));
-    let thread = Some(Door::new(listener, stop, sender, faults, most).start().unwrap());
+    let thread = Some(
+        Door::new(listener, stop, Box::new(move |news| sender.send(news).unwrap()), faults, most).start().unwrap(),
+    );
     Fixture { listening, thread, events, address, socket }
 }
 
@@ -45,8 +48,8 @@ impl Fixture {
     /// Which bulk link has arrived.
     fn arrival(&self) -> (u8, Arrival) {
         match self.events.recv_timeout(PATIENCE).unwrap() {
-            Event::Arrived(arrival) => match arrival.preamble.link {
-                Link::Bulk(number) => (number, arrival),
+            News::Arrived(arrival) => match arrival.preamble.link {
+                LinkRole::Bulk(number) => (number, arrival),
                 link => panic!("{link:?}"),
             },
             event => panic!("{event:?}"),
@@ -62,7 +65,7 @@ impl Drop for Fixture {
 }
 
 fn preamble(link: u8) -> [u8; PREAMBLE_LEN] {
-    Preamble { migration_id: 7, connection: 0, link: Link::Bulk(link) }.encode()
+    Preamble { migration_id: 7, connection: 0, link: LinkRole::Bulk(link) }.encode()
 }
 
 fn is_closed(stream: &mut TcpStream, within: Duration) -> bool {
@@ -154,8 +157,8 @@ fn an_address_that_has_failed_is_free_when_that_is_told() {
     assert!(fixture.listening.is_live());
     // As a socket that the system takes away.
     rustix::net::shutdown(fixture.socket.take().unwrap(), rustix::net::Shutdown::Both).unwrap();
-    assert!(matches!(fixture.events.recv_timeout(PATIENCE), Ok(Event::ListenFailed(_))));
+    assert!(matches!(fixture.events.recv_timeout(PATIENCE), Ok(News::Failed(_))));
     assert!(!fixture.listening.is_live());
     let at = fixture.address;
-    Listener::bind(&ferry_link::endpoint::Endpoint::from(at)).unwrap();
+    Listener::bind(&crate::endpoint::Endpoint::from(at)).unwrap();
 }

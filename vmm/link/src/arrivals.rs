@@ -17,20 +17,17 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ferry_devices::fault::FaultControl;
-use ferry_link::listener::Listener;
-use ferry_link::stream::Stream;
 use ferry_migration::wire::WireError;
-use ferry_migration::wire::preamble::{Link, PREAMBLE_LEN, Preamble};
+use ferry_migration::wire::preamble::{LinkRole, PREAMBLE_LEN, Preamble};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
 
-use crate::destination::Event;
+use crate::Link;
+use crate::listener::Listener;
 
 /// Longest that a connection may take to introduce itself, from when it was taken: all of it, not
 /// one read.
@@ -46,13 +43,13 @@ const ROOM: usize = 256;
 
 /// Ends the thread that listens, when it is dropped: the address is free again however its owner
 /// ends.
-pub(super) struct Listening {
+pub struct Listening {
     stop: Arc<OwnedFd>,
     live: Arc<AtomicBool>,
 }
 
 /// What the thread that listens has of its [`Listening`].
-pub(super) struct Stop {
+pub struct Stop {
     stop: Arc<OwnedFd>,
     live: Arc<AtomicBool>,
 }
@@ -62,21 +59,21 @@ impl Listening {
     ///
     /// # Errors
     /// When the host gives no descriptor.
-    pub(super) fn new() -> io::Result<(Self, Stop)> {
+    pub fn new() -> io::Result<(Self, Stop)> {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let live = Arc::new(AtomicBool::new(true));
         Ok((Listening { stop: stop.clone(), live: live.clone() }, Stop { stop, live }))
     }
 
     /// Ends it now.
-    pub(super) fn end(&self) {
+    pub fn end(&self) {
         // An eventfd takes 2^64 signals before a write could fail.
         let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
     }
 
     /// Whether it listens: it has neither failed nor ended.
     #[must_use]
-    pub(super) fn is_live(&self) -> bool {
+    pub fn is_live(&self) -> bool {
         self.live.load(SeqCst)
     }
 }
@@ -89,13 +86,25 @@ impl Drop for Listening {
 
 /// A link that has introduced itself. It keeps its place in the room until the driver has it.
 #[derive(Debug)]
-pub(crate) struct Arrival {
+pub struct Arrival {
     /// What it says of itself.
     pub preamble: Preamble,
     /// The connection.
-    pub stream: Stream,
+    pub link: Link,
     _place: Place,
 }
+
+/// What is told of the connections that come.
+#[derive(Debug)]
+pub enum News {
+    /// A link is here.
+    Arrived(Arrival),
+    /// Nothing more can arrive.
+    Failed(io::Error),
+}
+
+/// Hands news to the driver.
+type Tell = Box<dyn Fn(News) + Send>;
 
 /// A place among the arrivals that the driver has not taken.
 #[derive(Debug)]
@@ -114,24 +123,24 @@ impl Drop for Place {
     }
 }
 
-/// Starts the thread that listens until `stop` is signalled.
+/// Starts the thread that listens until `stop` is signalled, and tells what comes.
 ///
 /// # Errors
 /// When the host gives no thread.
-pub(super) fn listen(
+pub fn listen(
     listener: Listener,
     stop: Stop,
-    events: Sender<Event>,
+    tell: impl Fn(News) + Send + 'static,
     faults: Arc<FaultControl>,
 ) -> io::Result<JoinHandle<()>> {
-    Door::new(listener, stop, events, faults, ROOM).start()
+    Door::new(listener, stop, Box::new(tell), faults, ROOM).start()
 }
 
 /// What the thread that listens has in hand.
 struct Door {
     listener: Listener,
     stop: Stop,
-    events: Sender<Event>,
+    tell: Tell,
     faults: Arc<FaultControl>,
     /// Strangers and arrivals that there may be.
     most: usize,
@@ -144,9 +153,9 @@ struct Door {
 }
 
 impl Door {
-    fn new(listener: Listener, stop: Stop, events: Sender<Event>, faults: Arc<FaultControl>, most: usize) -> Self {
+    fn new(listener: Listener, stop: Stop, tell: Tell, faults: Arc<FaultControl>, most: usize) -> Self {
         let (strangers, waiting) = (Vec::new(), Arc::default());
-        Door { listener, stop, events, faults, most, strangers, waiting, rest: None, full: false }
+        Door { listener, stop, tell, faults, most, strangers, waiting, rest: None, full: false }
     }
 
     fn start(mut self) -> io::Result<JoinHandle<()>> {
@@ -159,13 +168,12 @@ impl Door {
                     Err(error) => break Some(error),
                 }
             };
-            let Door { listener, stop, events, .. } = self;
+            let Door { listener, stop, tell, .. } = self;
             // The address is free before the failure is told: it may be listened on again.
             drop(listener);
             stop.live.store(false, SeqCst);
             if let Some(error) = ended {
-                // The driver ends only after this thread.
-                let _ = events.send(Event::ListenFailed(error));
+                tell(News::Failed(error));
             }
         })
     }
@@ -182,7 +190,7 @@ impl Door {
             let left = wake.saturating_duration_since(Instant::now());
             Timespec::try_from(left).ok()
         });
-        let strangers = self.strangers.iter().map(|stranger| stranger.stream.as_fd());
+        let strangers = self.strangers.iter().map(|stranger| stranger.link.receive_fd());
         let mut fds: Vec<_> = std::iter::once(self.stop.stop.as_fd())
             .chain(strangers)
             .chain(takes.then(|| self.listener.as_fd()))
@@ -228,9 +236,8 @@ impl Door {
             Heard::Less => tracing::info!("a connection did not introduce itself in time and was closed"),
             Heard::Nothing => {}
             Heard::Preamble(preamble) => {
-                let arrival = Arrival { preamble, stream: stranger.stream, _place: Place::take(&self.waiting) };
-                // The driver ends only after this thread.
-                let _ = self.events.send(Event::Arrived(arrival));
+                let arrival = Arrival { preamble, link: stranger.link, _place: Place::take(&self.waiting) };
+                (self.tell)(News::Arrived(arrival));
             }
         }
     }
@@ -238,8 +245,8 @@ impl Door {
     /// Takes a connection that waits.
     fn take(&mut self) -> io::Result<()> {
         match self.listener.take(&self.faults) {
-            Ok(Some(stream)) => {
-                let mut stranger = Stranger::new(stream);
+            Ok(Some(link)) => {
+                let mut stranger = Stranger::new(link);
                 // A source introduces itself at once.
                 let heard = stranger.hear();
                 self.follow(stranger, heard);
@@ -266,7 +273,7 @@ fn is_scarcity(error: &io::Error) -> bool {
 
 /// A connection that is introducing itself.
 struct Stranger {
-    stream: Stream,
+    link: Link,
     until: Instant,
     bytes: [u8; PREAMBLE_LEN],
     filled: usize,
@@ -285,23 +292,23 @@ enum Heard {
 }
 
 impl Stranger {
-    fn new(stream: Stream) -> Self {
+    fn new(link: Link) -> Self {
         let until = Instant::now() + INTRODUCTION;
-        Stranger { stream, until, bytes: [0; PREAMBLE_LEN], filled: 0, answered: false }
+        Stranger { link, until, bytes: [0; PREAMBLE_LEN], filled: 0, answered: false }
     }
 
     /// Reads what is here, and no byte beyond the preamble.
     fn hear(&mut self) -> Heard {
         let mut forgotten = [0; 4096];
         let room = if self.answered { &mut forgotten[..] } else { &mut self.bytes[self.filled..] };
-        match rustix::net::recv(&self.stream, room, RecvFlags::DONTWAIT) {
-            Ok((1.., _)) if self.answered => Heard::Less,
-            Ok((taken @ 1.., _)) => {
+        match self.link.read_now(room) {
+            Ok(Some(1..)) if self.answered => Heard::Less,
+            Ok(Some(taken @ 1..)) => {
                 self.filled += taken;
                 if self.filled == PREAMBLE_LEN { self.introduced() } else { Heard::Less }
             }
-            Err(Errno::AGAIN | Errno::INTR) => Heard::Less,
-            Ok(_) | Err(_) => {
+            Ok(None) => Heard::Less,
+            Ok(Some(_)) | Err(_) => {
                 tracing::debug!("a connection left without an introduction");
                 Heard::Nothing
             }
@@ -321,13 +328,12 @@ impl Stranger {
     /// Our own preamble tells the other Ferry which version is spoken here. It is read by its end
     /// of the connection only if this side reads on until that closes.
     fn tell_version(&mut self) -> Heard {
-        let ours = Preamble { migration_id: 0, connection: 0, link: Link::Control };
+        let ours = Preamble { migration_id: 0, connection: 0, link: LinkRole::Control };
         // A socket that has sent nothing yet has room for it.
-        let sent = rustix::net::send(&self.stream, &ours.encode(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
-        if sent != Ok(PREAMBLE_LEN) {
+        if !self.link.write_now(&ours.encode()).is_ok_and(|sent| sent == PREAMBLE_LEN) {
             return Heard::Nothing;
         }
-        self.stream.finish_sending();
+        self.link.finish_sending();
         self.answered = true;
         Heard::Less
     }

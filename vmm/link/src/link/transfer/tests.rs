@@ -1,4 +1,4 @@
-//! Streams over real sockets: deadlines of what must move, and what may wait.
+//! Links over real sockets: deadlines of what must move, and what may wait.
 
 use super::*;
 use std::os::unix::net::UnixStream;
@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 const PATIENCE: Duration = Duration::from_millis(200);
 
-fn tcp() -> (Stream, Stream) {
+fn tcp() -> (Link, Link) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let far = listener.accept().unwrap().0;
-    (Stream::new(near.into()).unwrap(), Stream::new(far.into()).unwrap())
+    (Link::new(near.into()).unwrap(), Link::new(far.into()).unwrap())
 }
 
-fn unix() -> (Stream, Stream) {
+fn unix() -> (Link, Link) {
     let (near, far) = UnixStream::pair().unwrap();
-    (Stream::new(near.into()).unwrap(), Stream::new(far.into()).unwrap())
+    (Link::new(near.into()).unwrap(), Link::new(far.into()).unwrap())
 }
 
 fn limit(patience: Duration) -> impl Fn(Duration) -> io::Result<()> {
@@ -23,10 +23,10 @@ fn limit(patience: Duration) -> impl Fn(Duration) -> io::Result<()> {
 }
 
 /// What ends a flood of bytes at a peer that does not read.
-fn flood(stream: &Stream) -> io::Error {
+fn flood(link: &Link) -> io::Error {
     let bytes = vec![0; 1 << 20];
     loop {
-        if let Err(error) = stream.write_all_while_open(&mut Outgoing::new(&bytes), limit(PATIENCE)) {
+        if let Err(error) = link.write_all_while_open(&mut Outgoing::new(&bytes), limit(PATIENCE)) {
             return error;
         }
     }
