@@ -18,6 +18,7 @@ mod end;
 #[cfg(test)]
 mod ending_tests;
 mod error;
+mod failure;
 mod inbox;
 mod migrations;
 #[cfg(test)]

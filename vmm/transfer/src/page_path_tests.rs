@@ -21,7 +21,8 @@ use vm_memory::{Bytes, GuestAddress};
 use super::destination::pages::{Mark, PageReceiver};
 use super::progress::{Direction, Progress};
 use super::source::chunks::ChunkSender;
-use super::source::pages::{Arrived, Controls, PageSender};
+use super::source::controls::{Arrived, Controls};
+use super::source::pages::PageSender;
 use super::source::patience::Patience;
 use crate::allocations::during;
 

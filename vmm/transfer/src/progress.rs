@@ -14,7 +14,7 @@ use ferry_migration::{Handshake, MigrationInfo, Status};
 use ferry_observe::PageCounters;
 use ferry_observe::events::{Event, Events};
 
-use crate::MigrationError;
+use crate::error::MigrationError;
 
 /// Which way a migration goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! The worker threads of a migration: their names, their start, and the wait for their end.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -48,6 +49,11 @@ pub(super) fn join_finished(threads: &mut Vec<JoinHandle<()>>) {
             tracing::error!("a thread of the migration ended unexpectedly");
         }
     }
+}
+
+/// What a thread that has panicked has left is as good as any.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How many threads of this process have this name.

@@ -15,10 +15,8 @@ use ferry_migration::wire::bulk::{self, Chunk, Frame, HEADER_LEN};
 use crate::compression::Unpacker;
 use crate::destination::populate::Populating;
 use crate::destination::postcopy::{Armed, Postcopy};
+use crate::destination::silence::URGENT;
 use crate::progress::Progress;
-
-/// The name of the link on which page requests are answered.
-pub(crate) const URGENT: &str = "urgent";
 
 /// What a frame that is not pages said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,6 @@
 //! the threads that receive pages place them through [`Postcopy::sink`].
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -13,12 +12,10 @@ use ferry_devices::fault::FaultControl;
 use ferry_machine::Machine;
 use ferry_memory::sink::Placed;
 use ferry_memory::userfault::{self, Faults, UserfaultError};
-use ferry_migration::destination::Input;
 use ferry_migration::pages::PageBitmap;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::destination::Event;
-use crate::destination::requests::Requests;
+use crate::destination::requests::{PageNews, Requests, Tell};
 
 /// A postcopy on its destination.
 #[derive(Debug)]
@@ -31,7 +28,7 @@ pub(crate) struct Postcopy {
     pub requests: Requests,
     all_told: AtomicBool,
     stop: EventFd,
-    events: Sender<Event>,
+    tell: Tell,
     injected: Arc<FaultControl>,
 }
 
@@ -46,15 +43,15 @@ impl Postcopy {
         pages: &PageBitmap,
         discarded: &PageBitmap,
         (session, patience): (u32, Duration),
-        events: Sender<Event>,
+        tell: Tell,
     ) -> Result<(Arc<Self>, JoinHandle<()>), UserfaultError> {
         let injected = machine.faults().clone();
         userfault::before_open(machine.memory().backing(), &injected)?;
         let faults = Faults::arm_after(machine.memory(), pages, discarded)?;
         let stop = EventFd::new(libc::EFD_CLOEXEC).map_err(UserfaultError::Open)?;
-        let requests = Requests::new(faults.clone(), (session, patience), events.clone(), injected.clone());
+        let requests = Requests::new(faults.clone(), (session, patience), tell.clone(), injected.clone());
         let all_told = AtomicBool::new(false);
-        let postcopy = Postcopy { faults, at_first: pages.count(), requests, all_told, stop, events, injected };
+        let postcopy = Postcopy { faults, at_first: pages.count(), requests, all_told, stop, tell, injected };
         let postcopy = Arc::new(postcopy);
         let (serving, dead) = (postcopy.clone(), postcopy.clone());
         let thread = crate::threads::spawn_watched(
@@ -83,8 +80,7 @@ impl Postcopy {
     /// Tells the driver once when no page is missing any more.
     pub(crate) fn look_if_all_here(&self) {
         if self.faults.remaining() == 0 && !self.all_told.swap(true, SeqCst) {
-            // A driver that has ended needs no event.
-            let _ = self.events.send(Event::Input(Input::AllReceived));
+            (self.tell.0)(PageNews::AllHere);
         }
     }
 
@@ -96,8 +92,7 @@ impl Postcopy {
 
     /// No thread reads faults any more: an access to a missing page would wait for ever.
     fn died(&self, reason: String) {
-        // A driver that has ended needs no event.
-        let _ = self.events.send(Event::Input(Input::FaultsDied(reason)));
+        (self.tell.0)(PageNews::NotServed(reason));
     }
 }
 

@@ -3,7 +3,6 @@
 //! The link may be lost and come back. A request that could not be sent is made again, and so is
 //! one whose page does not come. What answers it is placed by the threads that receive pages.
 
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,12 +13,32 @@ use ferry_memory::userfault::{Faults, HEAR, PageSource};
 use ferry_migration::wire::request;
 
 use crate::destination::silence::{Owed, Silence};
-use crate::destination::{Event, LinkEvent};
 
 /// A page that has not come for so long is asked for again: its answer may have been lost, and
 /// nothing else would ever tell.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 const MEMORY: DeviceId = DeviceId { name: "memory", instance: 0 };
+
+/// What the driver learns of pages that arrive in postcopy.
+#[derive(Debug)]
+pub(crate) enum PageNews {
+    /// None is missing any more.
+    AllHere,
+    /// No thread serves missing pages any more; the text says why.
+    NotServed(String),
+    /// A page link of this connection was lost; the text says which and how.
+    LinkLost { connection: u32, reason: String },
+}
+
+/// Tells the driver, which may have ended.
+#[derive(Clone)]
+pub(crate) struct Tell(pub Arc<dyn Fn(PageNews) + Send + Sync>);
+
+impl std::fmt::Debug for Tell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tell")
+    }
+}
 
 /// The way to the source of missing pages, and the links on which they come.
 #[derive(Debug)]
@@ -29,7 +48,7 @@ pub(crate) struct Requests {
     /// How long a link that owes pages may be silent.
     patience: Duration,
     links: Mutex<Links>,
-    events: Sender<Event>,
+    tell: Tell,
     /// What is to go wrong here.
     injected: Arc<FaultControl>,
 }
@@ -89,10 +108,10 @@ impl Requests {
     pub(crate) fn new(
         faults: Arc<Faults>,
         (session, patience): (u32, Duration),
-        events: Sender<Event>,
+        tell: Tell,
         injected: Arc<FaultControl>,
     ) -> Self {
-        Requests { faults, session, patience, links: Mutex::new(Links::none(patience)), events, injected }
+        Requests { faults, session, patience, links: Mutex::new(Links::none(patience)), tell, injected }
     }
 
     /// What [`Faults::serve`] asks.
@@ -150,8 +169,7 @@ impl Requests {
             if let Some(reason) = links.silence.look(Owed { awaited: awaited.len(), unsent }, waited) {
                 // Said once; the driver disconnects.
                 links.connection = None;
-                // A driver that has ended needs no event.
-                let _ = self.events.send(Event::OfLink(connection, LinkEvent::PagesLost(reason)));
+                (self.tell.0)(PageNews::LinkLost { connection, reason });
             }
         }
         drop(links);

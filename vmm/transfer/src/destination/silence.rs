@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use ferry_link::{LOOK, Link};
 
-use crate::destination::pages::URGENT;
+/// The name of the link on which page requests are answered.
+pub(super) const URGENT: &str = "urgent";
 
 /// So many looks make a silence that is short.
 const LOOKS: u32 = 8;

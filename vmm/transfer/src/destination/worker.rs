@@ -18,14 +18,15 @@ use ferry_migration::package;
 use ferry_migration::pages::PageBitmap;
 use ferry_record::HandoverRecord;
 
+use crate::destination::events::{Event, LinkEvent};
 use crate::destination::marks::Marks;
 use crate::destination::pages::{Mark, PageReceiver};
 use crate::destination::populate::{PATIENCE, Populating};
 use crate::destination::postcopy::{Armed, Postcopy};
-use crate::destination::{Event, LinkEvent};
+use crate::destination::requests::{PageNews, Tell};
+use crate::failure::{failure, machine_failure, panicked};
 use crate::inbox::Quota;
 use crate::progress::Progress;
-use crate::source::guest_worker::{failure, machine_failure, panicked};
 
 /// What the machine's worker can be asked for.
 #[derive(Debug)]
@@ -176,9 +177,11 @@ fn load(
         if early.received != received(progress) {
             *early = Early::nothing(machine);
         }
-        let (postcopy, thread) =
-            Postcopy::arm(machine, &remaining, &early.pages, (job.session, job.patience), events.clone())
-                .map_err(memory_failure)?;
+        let own = events.clone();
+        // A driver that has ended needs no news.
+        let tell = Tell(Arc::new(move |news: PageNews| drop(own.send(news.into()))));
+        let (postcopy, thread) = Postcopy::arm(machine, &remaining, &early.pages, (job.session, job.patience), tell)
+            .map_err(memory_failure)?;
         // The driver lives as long as its workers.
         let _ = events.send(Event::Armed(postcopy, thread));
         tracing::debug!(us = job.arrived.elapsed().as_micros() as u64, missing = remaining.count(), "armed");

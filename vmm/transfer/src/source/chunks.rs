@@ -21,7 +21,7 @@ use ferry_migration::wire::bulk::{self, Chunk, Frame};
 
 use crate::compression::Packer;
 use crate::progress::Progress;
-use crate::source::pages::Controls;
+use crate::source::controls::Controls;
 use crate::source::patience::Patience;
 
 /// The pages of one chunk.

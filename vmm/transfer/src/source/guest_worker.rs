@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-use ferry_machine::{DeviceFailure, Hold, Machine, MachineError, Stopped};
+use ferry_machine::{Hold, Machine, MachineError, Stopped};
 use ferry_migration::message::Failure;
 use ferry_migration::source::Input;
 use ferry_migration::{Section, section};
 use ferry_record::{ANSWER_DEADLINE, HandoverRecord};
 
-use crate::source::{Event, GuestDone};
+use crate::failure::{failure, machine_failure, panicked};
+use crate::source::events::{Event, GuestDone};
 
 /// What the guest worker can be asked for.
 #[derive(Clone, Debug)]
@@ -115,12 +116,6 @@ fn part_with_memory(machine: &Machine) {
     }
 }
 
-/// What is told of a job that has panicked: every job is answered, or the driver would wait for
-/// ever.
-pub(crate) fn panicked() -> Failure {
-    Failure { device: "machine".to_owned(), reason: "ended unexpectedly; see the log".to_owned() }
-}
-
 fn stop(machine: &Machine) -> Result<Stopped, Failure> {
     let stopped = machine.hold(Hold::Switchover).map_err(|error| machine_failure(&error))?;
     stopped.quiesce().map_err(failure)?;
@@ -137,14 +132,4 @@ fn resume(machine: &Machine, record: Option<&HandoverRecord>) -> Result<(), Fail
         }
         failure
     })
-}
-
-/// A device's failure, as it travels.
-pub(crate) fn failure(error: DeviceFailure) -> Failure {
-    Failure { device: error.device, reason: error.reason }
-}
-
-/// A failure of the machine as a whole, as it travels.
-pub(crate) fn machine_failure(error: &dyn std::error::Error) -> Failure {
-    Failure { device: "machine".to_owned(), reason: ferry_observe::causes(error) }
 }

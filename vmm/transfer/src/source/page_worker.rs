@@ -25,11 +25,12 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::settings::Settings;
 use crate::source::chunks::{ChunkSender, Purpose};
-use crate::source::pages::{Controls, PageSender, PagesError, RoundNumbers};
+use crate::source::controls::{Controls, PagesError};
+use crate::source::events::{Event, LinkEvent, PagesDone};
+use crate::source::pages::{PageSender, RoundNumbers};
 use crate::source::patience::Limit;
 use crate::source::remaining::Remaining;
 use crate::source::urgent;
-use crate::source::{Event, LinkEvent, PagesDone};
 
 /// What the page worker can be asked for.
 #[derive(Debug)]

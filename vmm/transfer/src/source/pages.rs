@@ -6,8 +6,8 @@
 //! is in the log again, so no write is lost and none is waited for. How the links share the work
 //! is in [`shares`].
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use ferry_link::Unconfirmed;
@@ -17,46 +17,10 @@ use ferry_machine::{Machine, Stopped};
 use ferry_migration::pages::{CHUNK_PAGES, PAGE_SIZE, PageBitmap};
 use ferry_observe::trace;
 
-use crate::progress::Progress;
 use crate::source::chunks::{ChunkSender, Purpose};
-use crate::source::patience::Patience;
+use crate::source::controls::{Controls, LOOK, PagesError};
 use crate::source::remaining::Remaining;
 use crate::source::shares::{self, Round};
-
-/// How often a sender that waits looks whether its link is still there.
-const LOOK: Duration = Duration::from_millis(20);
-
-/// Why pages could not be sent.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum PagesError {
-    /// The link failed.
-    #[error(transparent)]
-    Link(#[from] LinkError),
-    /// KVM's dirty log could not be read.
-    #[error("the dirty log could not be {0}: {1}")]
-    DirtyLog(&'static str, std::io::Error),
-    /// The host did not say which pages it has allocated.
-    #[error("the host's page map could not be read: {0}")]
-    PageMap(std::io::Error),
-    /// The destination did not confirm a round.
-    #[error(
-        "the bulk links have brought nothing of a round's end to the destination for {} ms (x-ferry-heartbeat-timeout-ms)",
-        .0.as_millis()
-    )]
-    NotArrived(Duration),
-    /// The operator's limit was reached in the middle of a round.
-    #[error(
-        "precopy has not ended within its limit (x-ferry-max-precopy-ms), {0} pages of a round were still to be sent; raise the \
-         limit, slow the guest, or set x-ferry-on-limit to switch"
-    )]
-    Limit(u64),
-    /// The host gave no thread.
-    #[error("no thread can be started: {0}")]
-    Thread(std::io::Error),
-    /// The attempt was given up.
-    #[error("sending pages was interrupted")]
-    Interrupted,
-}
 
 /// What a round measured.
 #[derive(Clone, Copy, Debug)]
@@ -67,65 +31,6 @@ pub(crate) struct RoundNumbers {
     pub expected_us: u64,
     /// Bytes that the round sent, before compression.
     pub sent_bytes: u64,
-}
-
-/// What the sender shares with the driver and with QMP.
-#[derive(Clone, Debug)]
-pub(crate) struct Controls {
-    /// Set to end everything at once.
-    pub stop: Arc<AtomicBool>,
-    /// Set to end a round early and in order: what it has not sent stays pending.
-    pub end_round: Arc<AtomicBool>,
-    /// Cap in bytes a second; 0 is none.
-    pub max_bandwidth: Arc<AtomicU64>,
-    /// Where pages are counted.
-    pub progress: Arc<Progress>,
-    /// The newest marker that the destination has reached.
-    pub arrived: Arc<Arrived>,
-    /// How long links may be silent, and when precopy must end.
-    pub patience: Arc<Patience>,
-}
-
-impl Controls {
-    /// Whether the present round is to end early and in order: by a command, or by the operator's
-    /// limit.
-    #[must_use]
-    pub(crate) fn round_ends(&self) -> bool {
-        self.end_round.load(Relaxed) || self.patience.over().is_some()
-    }
-}
-
-/// The newest marker that the destination has reached, told by the driver and awaited by the page
-/// thread.
-#[derive(Debug, Default)]
-pub(crate) struct Arrived {
-    marker: Mutex<u32>,
-    changed: Condvar,
-}
-
-impl Arrived {
-    /// The destination has reached `marker`.
-    pub(crate) fn tell(&self, marker: u32) {
-        let mut newest = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
-        *newest = marker.max(*newest);
-        self.changed.notify_all();
-    }
-
-    /// Wakes the page thread if it waits, to look at its stop flag.
-    pub(crate) fn wake(&self) {
-        let _held = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
-        self.changed.notify_all();
-    }
-
-    /// Waits until the destination has reached `marker`, or `give_up`, or for as long as [`LOOK`]
-    /// at most. Tells whether the wait is over.
-    fn wait(&self, marker: u32, give_up: impl Fn() -> bool) -> bool {
-        let newest = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = |newest: &mut u32| *newest < marker && !give_up();
-        let (newest, _) =
-            self.changed.wait_timeout_while(newest, LOOK, waiting).unwrap_or_else(PoisonError::into_inner);
-        *newest >= marker || give_up()
-    }
 }
 
 /// The page thread's state.

@@ -13,7 +13,7 @@ use ferry_machine::Machine;
 use ferry_migration::pages::{CHUNK_PAGES, CHUNK_WORDS, PageBitmap};
 
 use crate::source::chunks::{ChunkSender, Words};
-use crate::source::pages::{Controls, PagesError};
+use crate::source::controls::{Controls, PagesError};
 use crate::source::remaining::Remaining;
 
 /// Chunks whose log is cleared together, and that make a stripe: 8 MiB, about 15 µs of work for

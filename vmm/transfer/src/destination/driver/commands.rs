@@ -5,7 +5,7 @@ use std::sync::mpsc::Sender;
 use ferry_migration::destination::Input;
 
 use super::Driver;
-use crate::destination::{Answer, Command, Refusal};
+use crate::destination::events::{Answer, Command, Refusal};
 
 const NOT_ACTIVE: &str = "only a postcopy that is active can be paused";
 const NOT_LISTENING: &str = "the source is awaited nowhere: give an address with migrate-recover";

@@ -6,7 +6,8 @@ use ferry_migration::Status;
 use ferry_migration::destination::Outcome;
 
 use super::Driver;
-use crate::destination::{Event, populate};
+use crate::destination::events::Event;
+use crate::destination::populate;
 
 impl Driver {
     pub(super) fn wind_up(mut self, inbox: &Receiver<Event>) -> Outcome {

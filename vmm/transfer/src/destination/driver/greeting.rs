@@ -12,7 +12,7 @@ use ferry_migration::pages::{CHUNK_PAGES, PageBitmap};
 use ferry_migration::{Greeting, Identity};
 
 use super::Driver;
-use super::identity::Shared;
+use super::state::Shared;
 use crate::destination::marks::Marks;
 use crate::destination::populate;
 use crate::destination::worker::{MachineJob, Preparation};

@@ -9,16 +9,8 @@ use ferry_migration::greeting::Announced;
 use ferry_migration::identity::IdentityError;
 
 use super::Driver;
-use crate::destination::Event;
-
-/// What the source has announced of the storage that both sides see.
-#[derive(Debug)]
-pub(super) struct Shared {
-    /// The number that the disk must show, if there is anything to prove.
-    pub(super) nonce: Option<u64>,
-    /// The ownership record's part.
-    pub(super) record: Option<Announced>,
-}
+use super::state::Shared;
+use crate::destination::events::Event;
 
 /// How long the look of an earlier migration may take before it counts as one that hangs. The
 /// driver waits for it.

@@ -1,16 +1,13 @@
 //! The destination's links: accepted, used, lost, closed.
 
-use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::Instant;
 
-use ferry_devices::fault::{Direction, FaultControl, Moment};
+use ferry_devices::fault::{Direction, Moment};
 use ferry_link::Link;
-use ferry_link::arrivals::{self, Arrival, Listening};
+use ferry_link::arrivals::Arrival;
 use ferry_link::control::{self, LinkError};
-use ferry_link::listener::{Bound, Listener};
 use ferry_migration::destination::Input;
 use ferry_migration::greeting::BULK_LINKS_MAX;
 use ferry_migration::message::{ToDestination, ToSource};
@@ -19,77 +16,11 @@ use ferry_migration::{Status, Timer};
 use ferry_observe::trace::{self, Side};
 
 use super::{Driver, FAREWELL, MOST_REFUSED, MOST_THREADS};
+use crate::destination::events::{Event, LinkEvent};
 use crate::destination::marks::Marks;
 use crate::destination::pages::PageReceiver;
 use crate::destination::worker::{Lane, page_worker};
-use crate::destination::{Event, LinkEvent};
 use crate::inbox::{HeldLoss, Quota};
-
-/// Where links are taken, and those of the present connection.
-pub(super) struct Links {
-    pub(super) listening: Listening,
-    /// Where, or where it did last.
-    pub(super) bound: Arc<Mutex<Bound>>,
-    /// The thread that takes connections; none where no address could be had.
-    pub(super) accepting: Option<JoinHandle<()>>,
-    /// The control link's reader has not said that it has ended.
-    pub(super) reading: bool,
-    pub(super) control: Option<control::Sender>,
-    /// What its reader has not delivered yet.
-    pub(super) unread: Option<control::Unread>,
-    /// Bytes that had come on it when the source was last heard.
-    pub(super) heard: u64,
-    /// All of the present connection, to end them from outside.
-    pub(super) open: Vec<Link>,
-    pub(super) loss: HeldLoss,
-    /// Sources that came second: their links stay open until this migration ends, so that they can
-    /// read why.
-    pub(super) refused: VecDeque<control::Sender>,
-    pub(super) bulk: Vec<(u8, Link)>,
-    /// How many bulk links the source has announced.
-    pub(super) announced_links: u8,
-    /// What the bulk links of the present connection have brought.
-    pub(super) marks: Arc<Marks>,
-    /// Counts connections, and their ends: what a link of an earlier one says late is not heard.
-    pub(super) connection: u32,
-    /// The present connection, as the source counts.
-    pub(super) source_connection: u32,
-    /// The present connection has an urgent link; a further one is closed.
-    pub(super) has_urgent: bool,
-    /// The urgent link, while the memory is not armed yet.
-    pub(super) urgent: Option<Link>,
-}
-
-impl Links {
-    /// Takes links from now on; none is here yet.
-    ///
-    /// # Errors
-    /// When no thread can be had.
-    pub(super) fn new(listener: Listener, events: Sender<Event>, faults: Arc<FaultControl>) -> std::io::Result<Self> {
-        let (listening, stop) = Listening::new()?;
-        let bound = Arc::new(Mutex::new(listener.bound().clone()));
-        let accepting = arrivals::listen(listener, stop, move |news| drop(events.send(Event::Arriving(news))), faults)?;
-        Ok(Links {
-            listening,
-            bound,
-            accepting: Some(accepting),
-            reading: false,
-            control: None,
-            unread: None,
-            heard: 0,
-            open: Vec::new(),
-            loss: HeldLoss::default(),
-            refused: VecDeque::new(),
-            bulk: Vec::new(),
-            announced_links: 1,
-            marks: Arc::new(Marks::new(1)),
-            connection: 0,
-            source_connection: 0,
-            has_urgent: false,
-            urgent: None,
-        })
-    }
-}
 
 impl Driver {
     pub(super) fn arrived(&mut self, arrival: Arrival) {

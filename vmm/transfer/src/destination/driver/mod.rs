@@ -19,8 +19,8 @@ mod jobs;
 mod links;
 mod postcopy;
 mod record;
+mod state;
 
-use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -33,17 +33,12 @@ use ferry_machine::Machine;
 use ferry_migration::destination::{Destination, Input, Outcome, Output};
 use ferry_migration::greeting::BULK_LINKS_MAX;
 use ferry_migration::message::{ToDestination, ToSource};
-use ferry_migration::pages::PageBitmap;
 use ferry_migration::{Parameters, Status, Timer};
 use ferry_record::OwnRecord;
 
-use self::identity::Shared;
-use self::links::Links;
-use self::record::Record;
-use super::populate::Populating;
-use super::postcopy::{Armed, Postcopy};
+use self::state::{Links, Package, Pages, Record};
+use super::events::{Event, LinkEvent};
 use super::worker::{MachineJob, machine_worker};
-use super::{Event, LinkEvent};
 use crate::inbox::{Next, Order};
 use crate::progress::Progress;
 use crate::timers::{Durations, Timers};
@@ -75,34 +70,6 @@ pub(super) struct Driver {
     threads: Vec<JoinHandle<()>>,
     paused: bool,
     outcome: Option<Outcome>,
-}
-
-/// What came with the messages so far, and when.
-struct Package {
-    /// Chunks that the source has filled.
-    filled: Option<PageBitmap>,
-    /// The newest attachment and when it arrived.
-    attachment: (Vec<u8>, Instant),
-    gathered: Instant,
-    /// When `Ready` was sent, and when the permit was here.
-    ready: Option<Instant>,
-    permitted: Instant,
-    /// What came with the source's first word, while that is looked at.
-    passed: Vec<OwnedFd>,
-    /// What the storage must show, and whether memory is viewed, while that is being made ready.
-    preparing: Option<(Shared, bool)>,
-}
-
-/// The way of the pages into memory.
-#[derive(Default)]
-struct Pages {
-    receiving: bool,
-    populating: Arc<Populating>,
-    populator: Option<JoinHandle<()>>,
-    armed: Arc<Armed>,
-    postcopy: Option<Arc<Postcopy>>,
-    /// The memory came as a whole: there are no pages to take.
-    local: bool,
 }
 
 impl Driver {

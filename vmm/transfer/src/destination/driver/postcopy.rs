@@ -12,10 +12,11 @@ use ferry_migration::destination::{Input, Outcome};
 use ferry_migration::{Status, Timer};
 
 use super::{Driver, NOT_PAUSED};
-use crate::destination::pages::URGENT;
+use crate::destination::events::{Event, Refusal};
 use crate::destination::postcopy::Postcopy;
-use crate::destination::{Event, Refusal, lock};
+use crate::destination::silence::URGENT;
 use crate::threads::INTERRUPT_AGAIN;
+use crate::threads::lock;
 
 impl Driver {
     pub(super) fn armed(&mut self, postcopy: Arc<Postcopy>, thread: JoinHandle<()>) {

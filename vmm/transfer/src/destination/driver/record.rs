@@ -5,47 +5,13 @@ use std::time::Instant;
 
 use ferry_migration::destination::{Claim, GiveBack, Input};
 use ferry_migration::greeting::Announced;
-use ferry_migration::ownership::Handover;
-use ferry_migration::parameters::DiskSharing;
 use ferry_migration::{Handshake, Timer};
-use ferry_record::{Call, HandoverRecord, OwnRecord, OwnershipError, RecordError};
+use ferry_record::{OwnRecord, OwnershipError, RecordError};
 
 use super::Driver;
+use super::state::Question;
 use crate::custody::let_guest_go;
-use crate::destination::Event;
-
-/// What the record can be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Question {
-    /// Show the source's nonce.
-    Show(u64),
-    /// Name this side.
-    Claim,
-    /// Name the source again.
-    GiveBack,
-}
-
-/// The ownership record, and the disk that it belongs to.
-pub(super) struct Record {
-    /// The process's, also if this migration goes without.
-    pub(super) own: Option<Arc<OwnRecord>>,
-    /// This migration's.
-    pub(super) handover: Option<Arc<HandoverRecord>>,
-    /// What the source has announced, while this side looks whether its record shows it.
-    pub(super) announced: Option<Handover>,
-    pub(super) call: Call<Question>,
-    /// What this side's operator has said of the disk.
-    pub(super) disk: DiskSharing,
-    /// Until when the disk's storage may take to say whether the disk is the source's.
-    pub(super) disk_look: Option<Instant>,
-}
-
-impl Record {
-    /// Nothing has been asked.
-    pub(super) fn new(own: Option<Arc<OwnRecord>>, disk: DiskSharing) -> Self {
-        Record { own, handover: None, announced: None, call: Call::default(), disk, disk_look: None }
-    }
-}
+use crate::destination::events::Event;
 
 /// What an operator can do where this side does without the source's record.
 const ADVICE: &str = "this migration goes without it, or fails if its source insists on it; give both sides the same one \

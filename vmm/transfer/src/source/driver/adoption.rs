@@ -14,7 +14,7 @@ use ferry_migration::pages::PAGE_SIZE;
 use ferry_migration::source::{Input, Output};
 
 use super::Driver;
-use crate::source::{Event, LinkEvent};
+use crate::source::events::{Event, LinkEvent};
 
 impl Driver {
     /// What the greeting announces.

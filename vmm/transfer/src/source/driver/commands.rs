@@ -5,7 +5,7 @@ use std::sync::mpsc::Sender;
 use ferry_migration::source::{Input, Output, Owner};
 
 use super::{Driver, explain};
-use crate::source::{Answer, Command};
+use crate::source::events::{Answer, Command};
 use crate::timers::Durations;
 
 /// What a look a moment ago may not have shown: an uncertainty has ended in a paused postcopy.

@@ -6,7 +6,7 @@ use ferry_migration::Status;
 use ferry_migration::source::Outcome;
 
 use super::Driver;
-use crate::source::{Event, LinkEvent};
+use crate::source::events::{Event, LinkEvent};
 
 impl Driver {
     /// Waits for every thread, and ends what holds one up: a device that hangs, or a link that was

@@ -1,5 +1,6 @@
 //! What the source's workers are given to do.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::Receiver;
 
 use ferry_migration::pages::PageBitmap;
@@ -93,6 +94,14 @@ impl Driver {
         match self.machine.faults().spawn(name, run) {
             Ok(thread) => self.threads.push(thread),
             Err(error) => self.lost(format!("no thread can be started: {error}")),
+        }
+    }
+
+    /// What the last round says, unless there is no other to follow.
+    pub(super) fn throttle(&self, percentage: u8) {
+        let given_up = self.pages.controls.stop.load(Relaxed);
+        if !given_up && !self.core.goes_postcopy() {
+            self.pages.throttle.set(percentage);
         }
     }
 }

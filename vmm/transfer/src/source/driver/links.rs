@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use ferry_devices::fault::{Direction, Moment, Place};
 use ferry_link::Link;
 use ferry_link::control::{self, LinkError};
-use ferry_link::endpoint::Endpoint;
 use ferry_machine::Machine;
 use ferry_migration::greeting::Announced;
 use ferry_migration::message::{ToDestination, ToSource};
@@ -18,7 +17,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::Driver;
 use crate::inbox::{HeldLoss, Quota};
-use crate::source::{Event, LinkEvent};
+use crate::source::events::{Event, LinkEvent};
 
 /// How much earlier than the setup timer connecting ends.
 const AHEAD: Duration = Duration::from_millis(500);
@@ -32,53 +31,6 @@ const PREAMBLE: Duration = Duration::from_secs(1);
 fn filled_chunks(machine: &Machine) -> Vec<u8> {
     // The hint is optional: without a page map, none is sent.
     machine.memory().filled_chunks().map_or_else(|_| Vec::new(), |filled| filled.encode())
-}
-
-/// The connections of a migration, one after the other.
-pub(super) struct Links {
-    /// Where the destination is asked for.
-    pub(super) to: Endpoint,
-    /// Where the control link has come to, which page links follow: a name may stand for several
-    /// addresses.
-    pub(super) reached: Endpoint,
-    /// Ends what is being opened.
-    pub(super) cancel: EventFd,
-    pub(super) control: Option<control::Sender>,
-    /// What its reader has not delivered yet.
-    pub(super) unread: Option<control::Unread>,
-    /// Bytes that had come on it when the destination was last heard.
-    pub(super) heard: u64,
-    /// All of the present connection, to end them from outside.
-    pub(super) open: Vec<Link>,
-    /// Bulk links of this migration.
-    pub(super) bulk_links: u8,
-    pub(super) loss: HeldLoss,
-    /// Counts connections: what a link of an earlier one says late is not heard.
-    pub(super) epoch: u32,
-    /// Postcopy, while recovering: where the destination listens now.
-    pub(super) recover_to: Option<Endpoint>,
-}
-
-impl Links {
-    /// None is open yet.
-    ///
-    /// # Errors
-    /// When no eventfd can be had.
-    pub(super) fn new(to: Endpoint, bulk_links: u8) -> std::io::Result<Self> {
-        Ok(Links {
-            reached: to.clone(),
-            to,
-            cancel: EventFd::new(libc::EFD_CLOEXEC)?,
-            control: None,
-            unread: None,
-            heard: 0,
-            open: Vec::new(),
-            bulk_links,
-            loss: HeldLoss::default(),
-            epoch: 0,
-            recover_to: None,
-        })
-    }
 }
 
 impl Driver {

@@ -16,7 +16,9 @@ mod identity;
 mod jobs;
 mod links;
 mod plan;
+mod proof;
 mod record;
+mod state;
 mod throttle;
 
 use std::sync::Arc;
@@ -27,25 +29,24 @@ use std::time::Instant;
 
 use ferry_devices::fault::{Direction, Moment};
 use ferry_link::endpoint::Endpoint;
-use ferry_machine::{Hold, Machine, Stopped};
+use ferry_machine::{Hold, Machine};
 use ferry_migration::message::ToSource;
 use ferry_migration::pages::PageBitmap;
 use ferry_migration::source::{Input, Outcome, Output, Source, TakeBack};
 use ferry_migration::{Status, Timer};
 use ferry_record::{HandoverRecord, OwnRecord};
 
-use self::identity::Proof;
-use self::links::Links;
 use self::plan::plan;
-use self::record::{Question, Record};
+use self::proof::Proof;
+use self::state::{Links, Package, Pages, Question, Record};
 use self::throttle::Throttle;
+use super::controls::Controls;
+use super::events::{Event, GuestDone, LinkEvent, PagesDone};
 use super::guest_worker::{GuestJob, Order, guest_worker};
 use super::page_worker::PageJob;
-use super::pages::Controls;
 use super::patience::Patience;
 use super::stopwatch::Stopwatch;
-use super::{Event, GuestDone, LinkEvent, PagesDone};
-use crate::MigrationError;
+use crate::error::MigrationError;
 use crate::inbox::{self, Next};
 use crate::progress::Progress;
 use crate::settings::Settings;
@@ -76,32 +77,6 @@ pub(super) struct Driver {
     /// When a device that hangs is interrupted again.
     interrupt_at: Option<Instant>,
     outcome: Option<Outcome>,
-}
-
-/// What the next messages carry beside themselves.
-#[derive(Default)]
-struct Package {
-    /// Which chunks of memory hold something, for the greeting.
-    filled: Vec<u8>,
-    /// The switchover's stop, of which the last pages and the state are.
-    stopped: Option<Stopped>,
-    /// Framed sections for the next message that carries them.
-    state: Vec<u8>,
-    /// Postcopy: the pages that remained at the switchover.
-    remaining: Option<PageBitmap>,
-    /// Postcopy, while recovering: the pages that the destination has.
-    received: Option<PageBitmap>,
-}
-
-/// The way of the pages.
-struct Pages {
-    controls: Controls,
-    throttle: Throttle,
-    jobs: Option<Sender<PageJob>>,
-    /// The memory goes as a whole.
-    local: bool,
-    /// Its mark when it was passed.
-    passed_mark: Option<bool>,
 }
 
 impl Driver {

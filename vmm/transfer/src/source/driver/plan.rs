@@ -4,7 +4,7 @@ use ferry_migration::source::Plan;
 use ferry_migration::{Handshake, Parameters};
 use ferry_record::{HandoverRecord, OwnRecord};
 
-use crate::MigrationError;
+use crate::error::MigrationError;
 
 /// The generation of a guest that no ownership record counts.
 const FIRST_GENERATION: u64 = 1;

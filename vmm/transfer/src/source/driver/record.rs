@@ -1,50 +1,18 @@
 //! What the source asks of the ownership record, and what it tells it.
 
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::Receiver;
 
 use ferry_migration::Handshake;
 use ferry_migration::source::{Input, Owner, TakeBack};
-use ferry_record::{Call, HandoverRecord, OwnRecord};
 
 use super::Driver;
+use super::state::Question;
 use crate::custody::let_guest_go;
-use crate::source::{Answer, Event};
+use crate::source::events::Event;
 
 /// Why there is a record, and the handshake does without.
 const NOT_SHARED: &str = "the destination does not see, or cannot read, the ownership record of this guest: the destination's log says which; \
      give both sides the same one with --ownership";
-
-/// What the record can be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Question {
-    /// Write the nonce.
-    Announce,
-    /// Name the source again.
-    TakeBack,
-}
-
-/// The ownership record, and whom it or the operator names.
-pub(super) struct Record {
-    /// The process's, also if this migration goes without.
-    pub(super) own: Option<Arc<OwnRecord>>,
-    /// This migration's.
-    pub(super) handover: Option<Arc<HandoverRecord>>,
-    /// The handshake is the record's, where the process has one and both sides see it.
-    pub(super) expects_owned: bool,
-    pub(super) call: Call<Question>,
-    /// Whom the operator has named as the owner.
-    pub(super) resolved: Option<Owner>,
-    /// Whom the operator would name, and the client that waits for the record's answer to that.
-    pub(super) resolving: Option<(Owner, Sender<Answer>)>,
-}
-
-impl Record {
-    /// Nothing has been asked.
-    pub(super) fn new(own: Option<Arc<OwnRecord>>, handover: Option<Arc<HandoverRecord>>, expects_owned: bool) -> Self {
-        Record { own, handover, expects_owned, call: Call::default(), resolved: None, resolving: None }
-    }
-}
 
 impl Driver {
     /// Asks on a thread of its own: storage may take its time, or hang.

@@ -9,7 +9,6 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use ferry_machine::Machine;
 
-use super::Driver;
 use crate::progress::Progress;
 
 /// The driver's hand on its guest's vCPUs.
@@ -24,7 +23,7 @@ impl Throttle {
         Throttle { machine, progress }
     }
 
-    fn set(&self, percentage: u8) {
+    pub(super) fn set(&self, percentage: u8) {
         let before = self.progress.pages.cpu_throttle.load(Relaxed);
         if before == u64::from(percentage) {
             return;
@@ -49,15 +48,5 @@ impl Throttle {
 impl Drop for Throttle {
     fn drop(&mut self) {
         self.end();
-    }
-}
-
-impl Driver {
-    /// What the last round says, unless there is no other to follow.
-    pub(super) fn throttle(&self, percentage: u8) {
-        let given_up = self.pages.controls.stop.load(Relaxed);
-        if !given_up && !self.core.goes_postcopy() {
-            self.pages.throttle.set(percentage);
-        }
     }
 }

@@ -1,0 +1,162 @@
+//! What a destination's driver has in hand: its links, the record, what came with the messages, and
+//! the way of the pages.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use ferry_devices::fault::FaultControl;
+use ferry_link::Link;
+use ferry_link::arrivals::{self, Listening};
+use ferry_link::control;
+use ferry_link::listener::{Bound, Listener};
+use ferry_migration::greeting::Announced;
+use ferry_migration::ownership::Handover;
+use ferry_migration::pages::PageBitmap;
+use ferry_migration::parameters::DiskSharing;
+use ferry_record::{Call, HandoverRecord, OwnRecord};
+
+use crate::destination::events::Event;
+use crate::destination::marks::Marks;
+use crate::destination::populate::Populating;
+use crate::destination::postcopy::{Armed, Postcopy};
+use crate::inbox::HeldLoss;
+
+/// Where links are taken, and those of the present connection.
+pub(super) struct Links {
+    pub(super) listening: Listening,
+    /// Where, or where it did last.
+    pub(super) bound: Arc<Mutex<Bound>>,
+    /// The thread that takes connections; none where no address could be had.
+    pub(super) accepting: Option<JoinHandle<()>>,
+    /// The control link's reader has not said that it has ended.
+    pub(super) reading: bool,
+    pub(super) control: Option<control::Sender>,
+    /// What its reader has not delivered yet.
+    pub(super) unread: Option<control::Unread>,
+    /// Bytes that had come on it when the source was last heard.
+    pub(super) heard: u64,
+    /// All of the present connection, to end them from outside.
+    pub(super) open: Vec<Link>,
+    pub(super) loss: HeldLoss,
+    /// Sources that came second: their links stay open until this migration ends, so that they can
+    /// read why.
+    pub(super) refused: VecDeque<control::Sender>,
+    pub(super) bulk: Vec<(u8, Link)>,
+    /// How many bulk links the source has announced.
+    pub(super) announced_links: u8,
+    /// What the bulk links of the present connection have brought.
+    pub(super) marks: Arc<Marks>,
+    /// Counts connections, and their ends: what a link of an earlier one says late is not heard.
+    pub(super) connection: u32,
+    /// The present connection, as the source counts.
+    pub(super) source_connection: u32,
+    /// The present connection has an urgent link; a further one is closed.
+    pub(super) has_urgent: bool,
+    /// The urgent link, while the memory is not armed yet.
+    pub(super) urgent: Option<Link>,
+}
+
+impl Links {
+    /// Takes links from now on; none is here yet.
+    ///
+    /// # Errors
+    /// When no thread can be had.
+    pub(super) fn new(listener: Listener, events: Sender<Event>, faults: Arc<FaultControl>) -> std::io::Result<Self> {
+        let (listening, stop) = Listening::new()?;
+        let bound = Arc::new(Mutex::new(listener.bound().clone()));
+        let accepting = arrivals::listen(listener, stop, move |news| drop(events.send(Event::Arriving(news))), faults)?;
+        Ok(Links {
+            listening,
+            bound,
+            accepting: Some(accepting),
+            reading: false,
+            control: None,
+            unread: None,
+            heard: 0,
+            open: Vec::new(),
+            loss: HeldLoss::default(),
+            refused: VecDeque::new(),
+            bulk: Vec::new(),
+            announced_links: 1,
+            marks: Arc::new(Marks::new(1)),
+            connection: 0,
+            source_connection: 0,
+            has_urgent: false,
+            urgent: None,
+        })
+    }
+}
+
+/// What the record can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Question {
+    /// Show the source's nonce.
+    Show(u64),
+    /// Name this side.
+    Claim,
+    /// Name the source again.
+    GiveBack,
+}
+
+/// The ownership record, and the disk that it belongs to.
+pub(super) struct Record {
+    /// The process's, also if this migration goes without.
+    pub(super) own: Option<Arc<OwnRecord>>,
+    /// This migration's.
+    pub(super) handover: Option<Arc<HandoverRecord>>,
+    /// What the source has announced, while this side looks whether its record shows it.
+    pub(super) announced: Option<Handover>,
+    pub(super) call: Call<Question>,
+    /// What this side's operator has said of the disk.
+    pub(super) disk: DiskSharing,
+    /// Until when the disk's storage may take to say whether the disk is the source's.
+    pub(super) disk_look: Option<Instant>,
+}
+
+impl Record {
+    /// Nothing has been asked.
+    pub(super) fn new(own: Option<Arc<OwnRecord>>, disk: DiskSharing) -> Self {
+        Record { own, handover: None, announced: None, call: Call::default(), disk, disk_look: None }
+    }
+}
+
+/// What the source has announced of the storage that both sides see.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// The number that the disk must show, if there is anything to prove.
+    pub(super) nonce: Option<u64>,
+    /// The ownership record's part.
+    pub(super) record: Option<Announced>,
+}
+
+/// What came with the messages so far, and when.
+pub(super) struct Package {
+    /// Chunks that the source has filled.
+    pub(super) filled: Option<PageBitmap>,
+    /// The newest attachment and when it arrived.
+    pub(super) attachment: (Vec<u8>, Instant),
+    pub(super) gathered: Instant,
+    /// When `Ready` was sent, and when the permit was here.
+    pub(super) ready: Option<Instant>,
+    pub(super) permitted: Instant,
+    /// What came with the source's first word, while that is looked at.
+    pub(super) passed: Vec<OwnedFd>,
+    /// What the storage must show, and whether memory is viewed, while that is being made ready.
+    pub(super) preparing: Option<(Shared, bool)>,
+}
+
+/// The way of the pages into memory.
+#[derive(Default)]
+pub(super) struct Pages {
+    pub(super) receiving: bool,
+    pub(super) populating: Arc<Populating>,
+    pub(super) populator: Option<JoinHandle<()>>,
+    pub(super) armed: Arc<Armed>,
+    pub(super) postcopy: Option<Arc<Postcopy>>,
+    /// The memory came as a whole: there are no pages to take.
+    pub(super) local: bool,
+}
