@@ -11,9 +11,6 @@ use crate::description::MachineDescription;
 use crate::identity::Identity;
 use crate::ownership::Handover;
 
-/// Most bulk links that a destination takes.
-pub const BULK_LINKS_MAX: u8 = 32;
-
 /// The attachment of `Hello`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Greeting {

@@ -7,12 +7,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::greeting::BULK_LINKS_MAX;
 use crate::message::Handshake;
 
 mod given;
 
 pub use self::given::{Given, OwnSettings};
+
+/// Most bulk links that a destination takes.
+pub const BULK_LINKS_MAX: u8 = 32;
 
 /// Most that vCPUs may be throttled, in percent of their time: the guest has to go on.
 pub const CPU_THROTTLE_MAX: u64 = 99;

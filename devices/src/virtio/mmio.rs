@@ -16,12 +16,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use virtio_bindings::virtio_mmio as reg;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::device::VirtioDevice;
+use super::queue::QueueError;
 use super::queue::{self, QueuePosition};
 use super::registers::{CONFIG, Effect, MMIO_LEN, Registers};
 use super::signals::{Signals, signal};
 use super::state::{self, NEEDS_RESET, SavedQueue, SavedVirtio};
 use super::worker::Worker;
-use super::{QueueError, VirtioDevice};
 use crate::bus::BusDevice;
 use crate::device::{Device, DeviceId, Handle, LoadError, Offer, SaveError, Storage};
 use crate::log_limit::LogLimit;

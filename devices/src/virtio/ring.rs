@@ -11,7 +11,8 @@ use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{DescriptorChain, Error, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{Done, QueuePosition};
+use super::device::Done;
+use super::queue::QueuePosition;
 use crate::GuestMemory;
 
 /// Requests taken at once.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use virtio_bindings::virtio_mmio as reg;
-use vm_memory::Bytes;
+use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
+use crate::GuestMemory;
 use crate::bus::BusDevice;
-use crate::device::{Device, Handle};
+use crate::device::{Device, DeviceId, Handle, LoadError, Offer};
 
 const MEMORY: usize = 0x10_0000;
 const QUEUE_SIZE: u16 = 8;

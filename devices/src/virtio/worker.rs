@@ -21,9 +21,10 @@ use rustix::event::{PollFd, PollFlags, poll};
 use virtio_queue::{DescriptorChain, Queue};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::device::{Chain, Done, VirtioDevice};
+use super::queue::QueuePosition;
 use super::ring::{Ring, SyncStep};
 use super::signals::{Signals, signal};
-use super::{Chain, Done, QueuePosition, VirtioDevice};
 use crate::GuestMemory;
 use crate::log_limit::LogLimit;
 

@@ -32,13 +32,14 @@ use kvm_ioctls::IoEventAddress;
 
 use super::config::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink};
 use super::control::Control;
-use super::error::{ExitReason, MachineError};
-use super::faults::{FaultRuleError, comes_first};
+use super::description;
+use super::error::{ExitReason, FaultRuleError, MachineError};
+use super::faults::comes_first;
 use super::gate::Gate;
 use super::identity::DiskCalls;
-use super::reset::PowerOn;
+use super::parts::Parts;
+use super::power_on::PowerOn;
 use super::status::{Hold, ResetCause, Status};
-use super::{Parts, description};
 use crate::boot::BootSource;
 use crate::kvm::vcpu::io_error;
 use crate::kvm::{DirtyLog, Vm, create_all};

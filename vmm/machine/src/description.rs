@@ -6,17 +6,17 @@ use ferry_migration::MachineDescription;
 use ferry_migration::description::{CpuidLeaf, DeviceDescription};
 use ferry_migration::pages::PAGE_SIZE;
 
-use super::sections;
+use super::ids;
 use crate::kvm::{Vcpu, cpuid};
 
 /// Describes a machine of these parts.
 pub(super) fn describe(memory: &Memory, vcpus: &[Vcpu], devices: &[Box<dyn Device>]) -> MachineDescription {
-    let mut all: Vec<_> = sections::of_kvm(vcpus.len()).map(|(id, version)| plain(&id, version)).collect();
+    let mut all: Vec<_> = ids::of_kvm(vcpus.len()).map(|(id, version)| plain(&id, version)).collect();
     all.extend(devices.iter().map(|device| {
         let Offer { features, capacity, read_only } = device.offer();
         DeviceDescription { features, capacity, read_only, ..plain(&device.id(), device.state_version()) }
     }));
-    all.push(plain(&sections::MACHINE, sections::MACHINE_VERSION));
+    all.push(plain(&ids::MACHINE, ids::MACHINE_VERSION));
     let first = vcpus.first();
     MachineDescription {
         memory: memory.ranges().to_vec(),

@@ -4,12 +4,12 @@ use std::io;
 use std::time::Duration;
 
 use ferry_devices::BusError;
+use ferry_devices::fault::TooManyRules;
 use ferry_devices::virtio::BlockError;
 use ferry_memory::MemoryError;
 use ferry_observe::output_file::OutputFileError;
 
 use super::config::CPUS_MAX;
-use super::faults::FaultRuleError;
 use crate::boot::BootError;
 use crate::kvm::{KvmError, StateError};
 
@@ -102,6 +102,60 @@ impl MachineError {
     pub fn is_busy_disk(&self) -> bool {
         matches!(self, MachineError::Device { source, .. } if source.kind() == io::ErrorKind::ResourceBusy)
     }
+}
+
+/// A rule that this machine does not take.
+#[derive(Debug, thiserror::Error)]
+pub enum FaultRuleError {
+    /// No such call.
+    #[error("fault: at={name}: the state is saved and loaded with other calls: write one of {known}")]
+    Call {
+        /// The name given.
+        name: String,
+        /// The names that there are.
+        known: String,
+    },
+    /// No such output or message on that side.
+    #[error("fault: at={at} is reached by no migration: write {moment}: and one of {known}")]
+    Moment {
+        /// Where the fault was to happen.
+        at: String,
+        /// What comes before the colon.
+        moment: &'static str,
+        /// The names that there are.
+        known: String,
+    },
+    /// There is only one of it.
+    #[error("fault: at={at} is not about a part of the machine: leave of= out")]
+    NoPart {
+        /// Where the fault was to happen.
+        at: String,
+    },
+    /// The machine has no disk.
+    #[error("fault: at={at} does not happen here: start this process with --disk")]
+    NoDisk {
+        /// Where the fault was to happen.
+        at: String,
+    },
+    /// It has happened already.
+    #[error("fault: at={at} happens when the process starts: give it with --device fault,…")]
+    Past {
+        /// Where the fault was to happen.
+        at: String,
+    },
+    /// The machine has no such part, or the step or call is not about it.
+    #[error("fault: at={at} does not happen to {of} here: write of= with one of {known}")]
+    Part {
+        /// Where the fault was to happen.
+        at: String,
+        /// The part given.
+        of: String,
+        /// The parts that there are.
+        known: String,
+    },
+    /// Too many rules.
+    #[error(transparent)]
+    TooMany(#[from] TooManyRules),
 }
 
 /// Why a device could not be saved or loaded.

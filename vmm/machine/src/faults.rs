@@ -7,71 +7,15 @@
 //! the disk's image and the ownership record ask [`Machine::faults`] themselves.
 
 use ferry_devices::Device;
-use ferry_devices::fault::{
-    Direction, FaultPoint, FaultSpec, FaultStep, Injected, Moment, Place, TooManyRules, WORKERS,
-};
+use ferry_devices::fault::{Direction, FaultPoint, FaultSpec, FaultStep, Injected, Moment, Place, WORKERS};
 use ferry_memory::userfault::HEAR;
 use ferry_migration::message::{ToDestination, ToSource};
 use ferry_migration::{destination, source};
 
-use super::error::DeviceFailure;
+use super::error::{DeviceFailure, FaultRuleError};
 use super::parts::Parts;
-use super::{Machine, sections};
+use super::{Machine, ids};
 use crate::kvm::StateCall;
-
-/// A rule that this machine does not take.
-#[derive(Debug, thiserror::Error)]
-pub enum FaultRuleError {
-    /// No such call.
-    #[error("fault: at={name}: the state is saved and loaded with other calls: write one of {known}")]
-    Call {
-        /// The name given.
-        name: String,
-        /// The names that there are.
-        known: String,
-    },
-    /// No such output or message on that side.
-    #[error("fault: at={at} is reached by no migration: write {moment}: and one of {known}")]
-    Moment {
-        /// Where the fault was to happen.
-        at: String,
-        /// What comes before the colon.
-        moment: &'static str,
-        /// The names that there are.
-        known: String,
-    },
-    /// There is only one of it.
-    #[error("fault: at={at} is not about a part of the machine: leave of= out")]
-    NoPart {
-        /// Where the fault was to happen.
-        at: String,
-    },
-    /// The machine has no disk.
-    #[error("fault: at={at} does not happen here: start this process with --disk")]
-    NoDisk {
-        /// Where the fault was to happen.
-        at: String,
-    },
-    /// It has happened already.
-    #[error("fault: at={at} happens when the process starts: give it with --device fault,…")]
-    Past {
-        /// Where the fault was to happen.
-        at: String,
-    },
-    /// The machine has no such part, or the step or call is not about it.
-    #[error("fault: at={at} does not happen to {of} here: write of= with one of {known}")]
-    Part {
-        /// Where the fault was to happen.
-        at: String,
-        /// The part given.
-        of: String,
-        /// The parts that there are.
-        known: String,
-    },
-    /// Too many rules.
-    #[error(transparent)]
-    TooMany(#[from] TooManyRules),
-}
 
 impl Machine {
     /// Adds a rule to the fault device.
@@ -166,7 +110,7 @@ fn check(parts: &Parts, rule: &FaultSpec) -> Result<(), FaultRuleError> {
         None if matches!(rule.at, FaultPoint::Place(_) | FaultPoint::Moment(..)) => {
             return Err(FaultRuleError::NoPart { at: rule.at.to_string() });
         }
-        Some(call) => sections::of_kvm(parts.vcpus.len())
+        Some(call) => ids::of_kvm(parts.vcpus.len())
             .filter(|(part, _)| part.name == call.part())
             .map(|(part, _)| part.to_string())
             .collect::<Vec<_>>(),

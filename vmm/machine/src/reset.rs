@@ -12,35 +12,11 @@ use std::sync::atomic::Ordering;
 
 use ferry_observe::events::Event;
 
-use super::Parts;
 use super::error::{ExitReason, GuestFailure, MachineError};
+use super::parts::Parts;
+use super::power_on::{PowerOn, of_part};
 use super::status::ResetCause;
-use crate::kvm::{StateError, Vcpu, Vm, chips};
-
-/// The state of everything in KVM before the first instruction.
-#[derive(Debug)]
-pub(super) struct PowerOn {
-    vcpus: Vec<Vec<u8>>,
-    irqchip: Vec<u8>,
-    pit: Vec<u8>,
-}
-
-impl PowerOn {
-    /// Takes the state of a machine that has not run.
-    pub(super) fn take(vm: &Vm, vcpus: &[Vcpu]) -> Result<Self, MachineError> {
-        let vcpu = |vcpu: &Vcpu| vcpu.save().map_err(of_part(format!("vcpu/{}", vcpu.id())));
-        Ok(PowerOn {
-            vcpus: vcpus.iter().map(vcpu).collect::<Result<_, _>>()?,
-            irqchip: chips::save_irqchip(vm).map_err(of_part("irqchip/0"))?,
-            pit: chips::save_pit(vm).map_err(of_part("pit/0"))?,
-        })
-    }
-}
-
-fn of_part(part: impl Into<String>) -> impl FnOnce(StateError) -> MachineError {
-    let part = part.into();
-    move |source| MachineError::State { part, source }
-}
+use crate::kvm::chips;
 
 /// The life of the reset thread: waits for requests until the machine is dropped.
 pub(super) fn serve(parts: &Arc<Parts>) {

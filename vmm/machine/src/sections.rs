@@ -12,16 +12,13 @@ use ferry_migration::Section;
 use serde::{Deserialize, Serialize};
 
 use super::error::DeviceFailure;
+use super::faults;
+use super::ids::{MACHINE, MACHINE_VERSION};
+use super::parts::Parts;
 use super::status::ResetCause;
-use super::{Parts, faults};
 use crate::kvm::chips::{IRQCHIP, PIT};
 use crate::kvm::clock::KVMCLOCK;
 use crate::kvm::{StateError, chips, clock, state, vcpu};
-
-/// The machine as a whole.
-pub(super) const MACHINE: DeviceId = DeviceId { name: "machine", instance: 0 };
-/// Version of the machine's own state.
-pub(super) const MACHINE_VERSION: u32 = 1;
 
 /// What no device knows.
 #[derive(Debug, Serialize, Deserialize)]
@@ -30,12 +27,6 @@ struct SavedMachine {
     wants: bool,
     /// A reset was asked for and not carried out yet.
     reset_pending: bool,
-}
-
-/// The sections that KVM fills, with their versions, in order.
-pub(super) fn of_kvm(vcpus: usize) -> impl Iterator<Item = (DeviceId, u32)> {
-    let vcpus = (0..vcpus as u32).map(|instance| (vcpu::part(instance), state::VERSION));
-    vcpus.chain([(IRQCHIP, chips::IRQCHIP_VERSION), (PIT, chips::PIT_VERSION), (KVMCLOCK, clock::VERSION)])
 }
 
 /// Saves everything but memory. The vCPUs are stopped.

@@ -11,8 +11,9 @@ use ferry_migration::Section;
 use ferry_migration::pages::PageBitmap;
 
 use super::error::{DeviceFailure, MachineError};
+use super::parts::Parts;
 use super::turn::TurnGuard;
-use super::{Machine, Parts, sections};
+use super::{Machine, sections};
 
 /// A machine from the moment at which its vCPUs were out of the guest to that at which they are
 /// let in again. A clone stands for the same stop.

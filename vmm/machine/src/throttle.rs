@@ -4,25 +4,22 @@
 //!   percentage 80:   run 10 ms │ rest 40 ms          │ run 10 ms │ rest 40 ms          │ …
 //! ```
 //!
-//! A migration asks for it ([`Machine::throttle`]) when the guest writes faster than the link
+//! A migration asks for it ([`Machine::throttle`](super::Machine::throttle)) when the guest writes faster than the link
 //! carries. The thread is there only while it has something to do, so a guest that is not
 //! throttled pays nothing. A rest is a state of the [`Gate`]: a thread that stops, resets or ends
 //! the machine waits for no rest, and the end of the throttling is the end of the rest. A hold of
 //! the machine ends it as well: a guest that is resumed, here or elsewhere, runs at its full
 //! speed.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::Machine;
-use super::control::Control;
-use super::error::MachineError;
 use super::gate::Gate;
 
 /// How long the guest runs between two rests (QEMU: `CPU_THROTTLE_TIMESLICE_NS`).
 const RUN: Duration = Duration::from_millis(10);
 /// With more the guest would not run at all.
-const MOST: u8 = 99;
+pub(super) const MOST: u8 = 99;
 
 /// How much a guest is slowed down.
 #[derive(Debug, Default)]
@@ -32,11 +29,11 @@ pub(super) struct Throttle {
 }
 
 #[derive(Debug, Default)]
-struct Rhythm {
+pub(super) struct Rhythm {
     /// Of the time, which vCPUs rest; 0 is not at all.
-    percentage: u8,
+    pub(super) percentage: u8,
     /// A thread keeps it.
-    kept: bool,
+    pub(super) kept: bool,
 }
 
 impl Throttle {
@@ -50,7 +47,7 @@ impl Throttle {
     }
 
     /// The life of the thread that keeps the rhythm.
-    fn keep(&self, gate: &Gate) {
+    pub(super) fn keep(&self, gate: &Gate) {
         let mut rhythm = self.lock();
         // The gate is told only under the lock: after the end there is no further rest.
         while rhythm.percentage > 0 {
@@ -75,7 +72,7 @@ impl Throttle {
         self.changed.wait_timeout_while(rhythm, time, goes_on).unwrap_or_else(PoisonError::into_inner).0
     }
 
-    fn lock(&self) -> MutexGuard<'_, Rhythm> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Rhythm> {
         self.rhythm.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -83,57 +80,6 @@ impl Throttle {
 /// So long that vCPUs rest for this percentage of the whole.
 fn rest(percentage: u8) -> Duration {
     RUN * u32::from(percentage) / u32::from(100 - percentage)
-}
-
-impl Machine {
-    /// Keeps all vCPUs from running for this percentage of the time, 99 at most, from now on until
-    /// [`Machine::end_throttle`] or a hold; 0 ends it, and of a guest that is held it changes
-    /// nothing. Clients do not hear of it: the guest counts as running.
-    ///
-    /// # Errors
-    /// When the host gives no thread; the guest then runs at its full speed.
-    pub fn throttle(&self, percentage: u8) -> Result<(), MachineError> {
-        if percentage == 0 {
-            self.end_throttle();
-            return Ok(());
-        }
-        let control = &self.parts.control;
-        let mut rhythm = control.throttle.lock();
-        // Looked for under the lock: a hold that comes later ends what begins here.
-        if control.status().hold.is_some() {
-            return Ok(());
-        }
-        rhythm.percentage = percentage.min(MOST);
-        if rhythm.kept {
-            return Ok(());
-        }
-        // It ends by itself; no thread joins it.
-        match spawn(control.clone()) {
-            Ok(()) => rhythm.kept = true,
-            Err(error) => {
-                rhythm.percentage = 0;
-                return Err(MachineError::Thread("throttling", error));
-            }
-        }
-        Ok(())
-    }
-
-    /// Lets the vCPUs run all the time again, at once.
-    pub fn end_throttle(&self) {
-        let control = &self.parts.control;
-        control.throttle.end(&control.gate);
-    }
-
-    /// How much the guest is throttled, in percent of its time; 0 is not at all.
-    #[must_use]
-    pub fn throttled(&self) -> u8 {
-        self.parts.control.throttle.lock().percentage
-    }
-}
-
-fn spawn(control: Arc<Control>) -> std::io::Result<()> {
-    let thread = std::thread::Builder::new().name("throttle".to_owned());
-    thread.spawn(move || control.throttle.keep(&control.gate)).map(drop)
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use std::time::Duration;
 use kvm_ioctls::VcpuExit;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::Parts;
 use super::error::{ExitReason, GuestFailure};
+use super::parts::Parts;
 use crate::kvm::Vcpu;
 
 /// The longest x86 instruction.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use ferry_link::endpoint::Endpoint;
-use ferry_migration::greeting::BULK_LINKS_MAX;
+use ferry_migration::parameters::BULK_LINKS_MAX;
 use ferry_migration::parameters::Capability;
 use ferry_migration::{Handshake, MigrationInfo, Status};
 use ferry_qmp::client::{Client, ClientError};

@@ -18,7 +18,8 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
 use self::config::ID_BYTES;
 pub use self::image::{BlockError, Image, RawImage, SECTOR_BYTES, Vectors, format};
-use super::{Chain, Done, VirtioDevice, VirtioMmio};
+use super::device::{Chain, Done, VirtioDevice};
+use super::mmio::VirtioMmio;
 use crate::GuestMemory;
 use crate::device::{DeviceId, LoadError, Offer, Storage};
 use crate::saved::check;

@@ -19,7 +19,7 @@ use super::config::{ID_BYTES, MAX_DESCRIPTORS, MAX_REQUEST_BYTES};
 use super::image::{Image, SECTOR_BYTES};
 use super::transfer::{self, Segment};
 use crate::GuestMemory;
-use crate::virtio::{Chain, Done};
+use crate::virtio::device::{Chain, Done};
 
 /// Type, reserved word and sector, all little-endian.
 const HEADER_BYTES: usize = 16;

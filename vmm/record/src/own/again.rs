@@ -13,7 +13,9 @@ use ferry_migration::ownership::{Record, Swap};
 
 use crate::OwnershipError;
 
-use super::{ANSWER_DEADLINE, OwnRecord, RecordError, THREAD};
+use super::call::{ANSWER_DEADLINE, THREAD};
+use super::error::RecordError;
+use super::process::OwnRecord;
 
 /// Makes the record say that the guest is here; called when it is.
 pub type Settle = Box<dyn FnOnce() + Send>;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use ferry_devices::fault::FaultControl;
 
-use super::{OwnRecord, THREAD};
+use super::call::THREAD;
+use super::process::OwnRecord;
 
 /// Most threads that ask the record for migrations at a time. One migration has three at most; the
 /// others belong to earlier ones, which storage that hangs has outlived.

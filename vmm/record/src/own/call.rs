@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 /// How long a driver waits for the record's answer before it goes on as if there were none.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
 
+/// The name of threads that ask the record for the process, and not for a migration.
+pub(super) const THREAD: &str = "ferry-record";
+
 /// The call to a record that a driver has under way. Storage may hang: the driver then hears at a
 /// deadline that the record is unreachable, asks again later, and the thread that hangs answers
 /// the later question when it comes back.

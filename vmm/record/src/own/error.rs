@@ -4,7 +4,7 @@ use ferry_migration::ownership::{NameError, RuleError};
 
 use crate::OwnershipError;
 
-use super::ANSWER_DEADLINE;
+use super::call::ANSWER_DEADLINE;
 
 /// Why a record could not be used.
 #[derive(Debug, thiserror::Error)]

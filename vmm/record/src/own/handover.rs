@@ -12,7 +12,9 @@ use ferry_migration::source::TakeBack;
 
 use crate::{OwnershipError, Stay};
 
-use super::{OwnRecord, RecordError, THREAD};
+use super::call::THREAD;
+use super::error::RecordError;
+use super::process::OwnRecord;
 
 /// Longest that the resume of a guest waits for a look at the record: before the permit no other
 /// process can own the guest, unless an operator has said so.
@@ -34,6 +36,43 @@ pub struct HandoverRecord {
     pub(super) never_ran: AtomicBool,
     /// The migration has ended, here or elsewhere.
     pub(super) has_ended: AtomicBool,
+}
+
+impl OwnRecord {
+    /// A hand-over of which this process is the source.
+    ///
+    /// # Errors
+    /// When the generation cannot grow any more.
+    pub fn outgoing(self: &Arc<Self>, migration_id: u128) -> Result<HandoverRecord, RecordError> {
+        let handover = Handover::new(self.vm.clone(), migration_id, self.generation(), self.me.clone())?;
+        // A nonce of 0 is no nonce.
+        let nonce = migration_id as u64 | 1;
+        Ok(HandoverRecord {
+            own: self.clone(),
+            handover,
+            nonce,
+            stay: self.stay(),
+            in_record: AtomicBool::new(false),
+            is_over: Arc::default(),
+            never_ran: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
+        })
+    }
+
+    /// A hand-over of which this process is the destination.
+    #[must_use]
+    pub fn incoming(self: &Arc<Self>, handover: Handover) -> HandoverRecord {
+        HandoverRecord {
+            own: self.clone(),
+            handover,
+            nonce: 0,
+            stay: self.stay(),
+            in_record: AtomicBool::new(true),
+            is_over: Arc::default(),
+            never_ran: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
+        }
+    }
 }
 
 impl HandoverRecord {

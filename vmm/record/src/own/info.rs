@@ -3,10 +3,10 @@
 use ferry_devices::one_call::NoAnswer;
 use ferry_migration::ownership::OwnerId;
 
-use crate::Ownership;
+use crate::{Ownership, Stay};
 use serde::{Deserialize, Serialize};
 
-use super::ANSWER_DEADLINE;
+use super::call::ANSWER_DEADLINE;
 
 const SEE_STORAGE: &str = "its storage hangs: see what keeps it, then ask again";
 
@@ -37,6 +37,18 @@ pub struct OwnershipInfo {
     /// No hand-over is under way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub settled: Option<bool>,
+}
+
+/// Why the guest may run twice.
+#[derive(Debug)]
+pub(super) struct MayRunTwice {
+    /// Of the guest at this process.
+    pub(super) stay: Stay,
+    /// Whom the record named.
+    pub(super) owner: String,
+    /// Since which generation.
+    pub(super) generation: u64,
+    pub(super) why: String,
 }
 
 impl OwnershipInfo {

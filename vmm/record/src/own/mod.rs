@@ -9,6 +9,7 @@ mod again;
 mod apart;
 mod background;
 mod call;
+mod ended;
 mod error;
 mod handover;
 mod info;
@@ -23,6 +24,3 @@ pub use self::error::{RecordError, Twice};
 pub use self::handover::HandoverRecord;
 pub use self::info::OwnershipInfo;
 pub use self::process::OwnRecord;
-
-/// The name of threads that ask the record for the process, and not for a migration.
-const THREAD: &str = "ferry-record";

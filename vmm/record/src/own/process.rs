@@ -1,7 +1,7 @@
 //! The record of a process's guest: which record, who this process is, and which generation it
 //! holds.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,10 +14,11 @@ use ferry_migration::ownership::{Change, Handover, Name, OwnerId, Record, Swap};
 use crate::{Ownership, OwnershipError, Stay};
 
 use super::background::Background;
-use super::error::Twice;
-use super::settling::Ended;
-use super::twice::MayRunTwice;
-use super::{ANSWER_DEADLINE, HandoverRecord, OwnershipInfo, RecordError, THREAD};
+use super::call::ANSWER_DEADLINE;
+use super::call::THREAD;
+use super::ended::Ended;
+use super::error::{RecordError, Twice};
+use super::info::{MayRunTwice, OwnershipInfo};
 
 /// How often a record that did not answer is asked again by a change that must be made.
 const INSIST_AGAIN: Duration = Duration::from_millis(500);
@@ -35,7 +36,7 @@ pub(super) struct Calls {
 pub struct OwnRecord {
     pub(super) backend: Arc<dyn Ownership>,
     pub(super) me: OwnerId,
-    vm: Name,
+    pub(super) vm: Name,
     /// A guest does without where the record cannot be made.
     pub(super) optional: bool,
     pub(super) generation: AtomicU64,
@@ -304,41 +305,6 @@ impl OwnRecord {
     pub fn shows(&self, nonce: u64) -> Result<bool, OwnershipError> {
         let there = self.backend.read()?;
         Ok(there.is_some_and(|record| record.nonce == nonce && nonce != 0))
-    }
-
-    /// A hand-over of which this process is the source.
-    ///
-    /// # Errors
-    /// When the generation cannot grow any more.
-    pub fn outgoing(self: &Arc<Self>, migration_id: u128) -> Result<HandoverRecord, RecordError> {
-        let handover = Handover::new(self.vm.clone(), migration_id, self.generation(), self.me.clone())?;
-        // A nonce of 0 is no nonce.
-        let nonce = migration_id as u64 | 1;
-        Ok(HandoverRecord {
-            own: self.clone(),
-            handover,
-            nonce,
-            stay: self.stay(),
-            in_record: AtomicBool::new(false),
-            is_over: Arc::default(),
-            never_ran: AtomicBool::new(false),
-            has_ended: AtomicBool::new(false),
-        })
-    }
-
-    /// A hand-over of which this process is the destination.
-    #[must_use]
-    pub fn incoming(self: &Arc<Self>, handover: Handover) -> HandoverRecord {
-        HandoverRecord {
-            own: self.clone(),
-            handover,
-            nonce: 0,
-            stay: self.stay(),
-            in_record: AtomicBool::new(true),
-            is_over: Arc::default(),
-            never_ran: AtomicBool::new(false),
-            has_ended: AtomicBool::new(false),
-        }
     }
 
     pub(super) fn is_unsettled(&self, record: &Record, handover: &Handover) -> bool {

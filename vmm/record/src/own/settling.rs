@@ -5,21 +5,13 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use ferry_migration::ownership::{Handover, Record, Swap};
 
-use super::{OwnRecord, RecordError};
+use super::ended::Ended;
+use super::error::RecordError;
+use super::process::OwnRecord;
 
 /// Most hand-overs that the record may still tell of after their end. At this number no other is
 /// announced.
 const MOST: usize = 64;
-
-/// Hand-overs that have ended, and of which the record may tell.
-#[derive(Debug, Default)]
-pub(super) struct Ended {
-    list: Vec<Handover>,
-    /// The thread that tells the record; 0 is none.
-    worker: u64,
-    /// Of the newest thread.
-    serial: u64,
-}
 
 /// A thread that tells the record, until this is dropped.
 struct Work {
@@ -99,14 +91,6 @@ impl OwnRecord {
 
     fn ended(&self) -> MutexGuard<'_, Ended> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Ended {
-    fn leave(&mut self, serial: u64) {
-        if self.worker == serial {
-            self.worker = 0;
-        }
     }
 }
 

@@ -2,21 +2,9 @@
 
 use std::sync::PoisonError;
 
-use crate::Stay;
-
-use super::{OwnRecord, OwnershipInfo, RecordError};
-
-/// Why the guest may run twice.
-#[derive(Debug)]
-pub(super) struct MayRunTwice {
-    /// Of the guest at this process.
-    stay: Stay,
-    /// Whom the record named.
-    owner: String,
-    /// Since which generation.
-    generation: u64,
-    why: String,
-}
+use super::error::RecordError;
+use super::info::{MayRunTwice, OwnershipInfo};
+use super::process::OwnRecord;
 
 impl OwnRecord {
     /// Keeps what a try to take the record has found.

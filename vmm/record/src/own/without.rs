@@ -4,7 +4,7 @@ use ferry_migration::ownership::{Record, Swap};
 
 use crate::OwnershipError;
 
-use super::OwnRecord;
+use super::process::OwnRecord;
 
 impl OwnRecord {
     /// The same record; where it is not there, and this process may not make it, a guest does

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::SECTOR_BYTES;
+use super::interface::SECTOR_BYTES;
 
 /// The magic of VDI stands behind a line of text (VirtualBox, `VDICore.h`).
 const VDI_MAGIC_AT: usize = 0x40;

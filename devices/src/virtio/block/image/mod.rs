@@ -4,120 +4,15 @@
 //! implementation may keep the content itself ([`RawImage`]) or stand in front of another one.
 
 mod backing;
+mod error;
 pub mod format;
+mod interface;
 mod lock;
 mod raw;
 mod sign;
 mod vectors;
 
-use std::io;
-use std::path::PathBuf;
-
+pub use self::error::BlockError;
+pub use self::interface::{Image, SECTOR_BYTES};
 pub use self::raw::RawImage;
 pub use self::vectors::Vectors;
-use crate::advice;
-use crate::device::Storage;
-
-/// Bytes in a sector, the unit of every virtio-blk address (virtio 1.2 §5.2.6).
-pub const SECTOR_BYTES: u64 = 512;
-
-/// The content of a disk. Opening one takes no lock, so that a destination can open it while the
-/// source's guest runs.
-///
-/// The disk's worker reads, writes and flushes; the machine's thread locks and unlocks.
-pub trait Image: Storage + 'static {
-    /// Its size in bytes when it was opened, whole sectors.
-    fn bytes(&self) -> u64;
-
-    /// Fills all of `into` with what is at byte `offset`.
-    ///
-    /// # Errors
-    /// The host cannot read; some of `into` may have been filled.
-    fn read(&self, into: Vectors<'_>, offset: u64) -> io::Result<()>;
-
-    /// Writes all of `from` at byte `offset`.
-    ///
-    /// # Errors
-    /// The host cannot write, or not all of it.
-    fn write(&self, from: Vectors<'_>, offset: u64) -> io::Result<()>;
-
-    /// Makes durable what was written so far, because the guest asks for it.
-    ///
-    /// # Errors
-    /// The host cannot, or has lost what was written since the guest last asked.
-    fn sync(&self) -> io::Result<()>;
-
-    /// Makes durable what was written so far, at the end of a pause.
-    ///
-    /// # Errors
-    /// The host cannot. What is lost by that the guest learns at its next [`Image::sync`].
-    fn sync_for_pause(&self) -> io::Result<()>;
-
-    /// A guest has come from elsewhere that uses it: the next [`Image::lock`] is no boot.
-    fn guest_arrives(&self);
-
-    /// Takes the lock: alone, or shared with other readers when read-only. The guest's disk has
-    /// `capacity` bytes. Taking it again changes nothing, also when that fails: the lock is kept
-    /// then, since another process that gets it may run the guest.
-    ///
-    /// # Errors
-    /// Another process, or another guest of this one, holds it; the image has become smaller than
-    /// the guest's disk; or the guest would boot from an image that is in a hand-over.
-    fn lock(&self, capacity: u64) -> io::Result<()>;
-
-    /// Gives the lock back, if it is held. From before that on a boot of the image is refused,
-    /// until the lock is had again or [`Storage::leave_handover`].
-    ///
-    /// # Errors
-    /// The host refuses.
-    fn unlock(&self) -> io::Result<()>;
-}
-
-/// A disk that cannot be offered to a guest.
-#[derive(Debug, thiserror::Error)]
-pub enum BlockError {
-    /// The file cannot be opened or examined.
-    #[error("cannot open disk image {path}: {source}; {advice}", advice = advice::opening(source))]
-    Open {
-        /// The image.
-        path: PathBuf,
-        /// What the host said.
-        source: io::Error,
-    },
-    /// Neither a regular file nor a block device.
-    #[error("disk image {path} is neither a regular file nor a block device: give the path of a raw image")]
-    NotAnImage {
-        /// The image.
-        path: PathBuf,
-    },
-    /// Empty, or not made of whole sectors.
-    #[error(
-        "disk image {path} has {bytes} bytes, not a positive multiple of 512: is it a raw image? If so, `truncate -s %512 \
-         {path}` rounds it up"
-    )]
-    Size {
-        /// The image.
-        path: PathBuf,
-        /// Its size.
-        bytes: u64,
-    },
-    /// The content is of another format than raw.
-    #[error(
-        "disk image {path} holds a {format} image, and the guest would see its raw bytes: convert it, `qemu-img convert -O raw \
-         {path} RAW`, and give RAW; if it is a raw disk whose guest wrote these bytes, say so with --disk {path},format=raw"
-    )]
-    NotRaw {
-        /// The image.
-        path: PathBuf,
-        /// The format.
-        format: &'static str,
-    },
-    /// The host has no eventfd or thread left.
-    #[error("cannot set up the disk {path}: {source}; raise this process's limits on files and threads")]
-    Host {
-        /// The image.
-        path: PathBuf,
-        /// What the host said.
-        source: io::Error,
-    },
-}

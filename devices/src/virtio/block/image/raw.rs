@@ -11,9 +11,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use super::error::BlockError;
+use super::format;
+use super::interface::{Image, SECTOR_BYTES};
 use super::lock::{self, ImageLock};
 use super::sign::Sign;
-use super::{BlockError, Image, SECTOR_BYTES, Vectors, format};
+use super::vectors::Vectors;
 use crate::device::Storage;
 use crate::fault::{FaultControl, Place};
 

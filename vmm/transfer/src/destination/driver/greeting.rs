@@ -7,8 +7,8 @@ use std::time::Duration;
 use ferry_memory::userfault;
 use ferry_migration::description;
 use ferry_migration::destination::Input;
-use ferry_migration::greeting::BULK_LINKS_MAX;
 use ferry_migration::pages::{CHUNK_PAGES, PageBitmap};
+use ferry_migration::parameters::BULK_LINKS_MAX;
 use ferry_migration::{Greeting, Identity};
 
 use super::Driver;

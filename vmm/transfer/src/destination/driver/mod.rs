@@ -31,8 +31,8 @@ use ferry_link::arrivals::News;
 use ferry_link::listener::{Bound, Listener};
 use ferry_machine::Machine;
 use ferry_migration::destination::{Destination, Input, Outcome, Output};
-use ferry_migration::greeting::BULK_LINKS_MAX;
 use ferry_migration::message::{ToDestination, ToSource};
+use ferry_migration::parameters::BULK_LINKS_MAX;
 use ferry_migration::{Parameters, Status, Timer};
 use ferry_record::OwnRecord;
 

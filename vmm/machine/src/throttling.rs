@@ -1,0 +1,59 @@
+//! A migration that slows the guest down.
+
+use std::sync::Arc;
+
+use super::Machine;
+use super::control::Control;
+use super::error::MachineError;
+use super::throttle::MOST;
+
+impl Machine {
+    /// Keeps all vCPUs from running for this percentage of the time, 99 at most, from now on until
+    /// [`Machine::end_throttle`] or a hold; 0 ends it, and of a guest that is held it changes
+    /// nothing. Clients do not hear of it: the guest counts as running.
+    ///
+    /// # Errors
+    /// When the host gives no thread; the guest then runs at its full speed.
+    pub fn throttle(&self, percentage: u8) -> Result<(), MachineError> {
+        if percentage == 0 {
+            self.end_throttle();
+            return Ok(());
+        }
+        let control = &self.parts.control;
+        let mut rhythm = control.throttle.lock();
+        // Looked for under the lock: a hold that comes later ends what begins here.
+        if control.status().hold.is_some() {
+            return Ok(());
+        }
+        rhythm.percentage = percentage.min(MOST);
+        if rhythm.kept {
+            return Ok(());
+        }
+        // It ends by itself; no thread joins it.
+        match spawn(control.clone()) {
+            Ok(()) => rhythm.kept = true,
+            Err(error) => {
+                rhythm.percentage = 0;
+                return Err(MachineError::Thread("throttling", error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the vCPUs run all the time again, at once.
+    pub fn end_throttle(&self) {
+        let control = &self.parts.control;
+        control.throttle.end(&control.gate);
+    }
+
+    /// How much the guest is throttled, in percent of its time; 0 is not at all.
+    #[must_use]
+    pub fn throttled(&self) -> u8 {
+        self.parts.control.throttle.lock().percentage
+    }
+}
+
+fn spawn(control: Arc<Control>) -> std::io::Result<()> {
+    let thread = std::thread::Builder::new().name("throttle".to_owned());
+    thread.spawn(move || control.throttle.keep(&control.gate)).map(drop)
+}
