@@ -143,16 +143,6 @@ impl PageBitmap {
         out
     }
 
-    /// Takes the pages of one chunk out and returns them.
-    pub fn take_chunk(&mut self, chunk: u64) -> [u64; CHUNK_WORDS] {
-        let out = self.chunk(chunk);
-        let at = (chunk as usize) * CHUNK_WORDS;
-        for word in self.words.iter_mut().skip(at).take(CHUNK_WORDS) {
-            *word = 0;
-        }
-        out
-    }
-
     /// The set as runs: gaps and lengths in turn, each a little-endian base-128 number (LEB128).
     /// An empty set is no bytes.
     #[must_use]
@@ -360,15 +350,6 @@ mod tests {
         assert!(less.is_empty() && less.encode().is_empty());
         assert_eq!(PageBitmap::decode(&[0, 1], 0), Err(BitmapError::Outside));
         assert_eq!(PageBitmap::decode(&[0x80], 10), Err(BitmapError::Number));
-    }
-
-    #[test]
-    fn taking_a_chunk_empties_it_and_leaves_the_others() {
-        let mut bitmap = PageBitmap::full(1300);
-        assert_eq!(bitmap.take_chunk(1), [u64::MAX; CHUNK_WORDS]);
-        assert_eq!(bitmap.count(), 1300 - 512);
-        assert_eq!(bitmap.take_chunk(2).iter().map(|w| w.count_ones()).sum::<u32>(), 1300 - 1024);
-        assert_eq!(bitmap.take_chunk(3), [0; CHUNK_WORDS]);
     }
 
     #[test]

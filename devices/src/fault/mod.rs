@@ -8,8 +8,8 @@
 //! [`FaultSpec`] and [`FaultControl`].
 
 mod action;
-mod control;
 mod point;
+mod rules;
 mod spec;
 mod workers;
 
@@ -19,8 +19,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use self::action::{Errno, FaultAction, MAX_DELAY_MS, MAX_SKEW_MS};
-pub use self::control::{FaultControl, Injected, MAX_RULES, TooManyRules};
 pub use self::point::{FaultPoint, FaultStep, Moment, Place};
+pub use self::rules::{FaultControl, Injected, MAX_RULES, TooManyRules};
 pub use self::spec::{Direction, FaultSpec, FaultSpecError};
 pub use self::workers::WORKERS;
 use crate::device::{Device, DeviceId, LoadError, SaveError};

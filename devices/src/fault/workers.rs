@@ -3,7 +3,7 @@
 use std::io;
 use std::thread::{Builder, JoinHandle};
 
-use super::control::FaultControl;
+use super::rules::FaultControl;
 
 /// Their names, as the runtime starts them.
 pub const WORKERS: [&str; 18] = [

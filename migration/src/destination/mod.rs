@@ -242,12 +242,6 @@ impl Destination {
         vec![Output::StartTimer(Timer::Setup)]
     }
 
-    /// Whether the guest may be running here.
-    #[must_use]
-    pub fn may_run(&self) -> bool {
-        matches!(self.state, State::Starting | State::Active | State::Paused)
-    }
-
     /// Whether the guest runs here while pages are missing.
     #[must_use]
     pub fn is_in_postcopy(&self) -> bool {

@@ -31,7 +31,6 @@ use ferry_observe::output_file::{self, Purpose};
 use kvm_ioctls::IoEventAddress;
 
 use super::config::{CPUS_MAX, DiskConfig, MachineConfig, SerialSink};
-use super::control::Control;
 use super::description;
 use super::error::{ExitReason, FaultRuleError, MachineError};
 use super::faults::comes_first;
@@ -39,6 +38,7 @@ use super::gate::Gate;
 use super::identity::DiskCalls;
 use super::parts::Parts;
 use super::power_on::PowerOn;
+use super::run_control::RunControl;
 use super::status::{Hold, ResetCause, Status};
 use crate::boot::BootSource;
 use crate::kvm::vcpu::io_error;
@@ -71,7 +71,7 @@ pub(super) fn assemble(config: &MachineConfig, events: Arc<Events>) -> Result<Pa
     let gate = Gate::new(vcpus.iter_mut().map(|vcpu| vcpu.run_area()).collect());
     let status =
         Status { wants: !config.paused, hold: config.incoming.then_some(Hold::Incoming), ..Default::default() };
-    let control = Arc::new(Control::new(gate, events, has_spoken.clone(), status));
+    let control = Arc::new(RunControl::new(gate, events, has_spoken.clone(), status));
     let mut board =
         Board { vm: &vm, ports: Bus::ports(), mmio: Bus::mmio(), devices: Vec::new(), boot_words: Vec::new() };
     let serial = board.add_serial(sink(&config.serial, has_spoken)?)?;
@@ -147,7 +147,7 @@ impl Board<'_> {
         Ok(serial)
     }
 
-    fn add_exit_devices(&mut self, control: &Arc<Control>) -> Result<(), MachineError> {
+    fn add_exit_devices(&mut self, control: &Arc<RunControl>) -> Result<(), MachineError> {
         let control = Arc::downgrade(control);
         let handler: ExitHandler = Arc::new(move |request| {
             let Some(control) = control.upgrade() else { return };

@@ -20,7 +20,6 @@
 mod boot;
 mod build;
 mod config;
-mod control;
 mod custody;
 mod description;
 mod error;
@@ -34,6 +33,7 @@ mod operator;
 mod parts;
 mod power_on;
 mod reset;
+mod run_control;
 mod sections;
 mod starting;
 mod status;

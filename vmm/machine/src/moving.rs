@@ -107,7 +107,7 @@ impl Machine {
             // A guest that arrived has run, if not here.
             status.ever_ran |= arrives;
             if arrives {
-                self.parts.settle_in(guest);
+                self.parts.keep_description(guest);
             }
             (status.hold, status.wishes_left) = (None, false);
         }
@@ -115,7 +115,7 @@ impl Machine {
             let mut status = control.status();
             status.hold = before;
             if arrives {
-                self.parts.settle_in(None);
+                self.parts.keep_description(None);
             }
             drop(status);
             self.parts.give_up_resources();
@@ -173,9 +173,9 @@ impl Machine {
     ///
     /// # Errors
     /// When KVM refuses.
-    pub fn settle(&self) -> Result<(), MachineError> {
+    pub fn complete_load(&self) -> Result<(), MachineError> {
         let _turn = self.stopped("setting the guest's clocks")?;
-        self.parts.settle()
+        self.parts.complete_load()
     }
 
     /// The turn, with the vCPUs stopped.

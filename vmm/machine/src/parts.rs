@@ -9,11 +9,11 @@ use ferry_memory::Memory;
 use ferry_migration::MachineDescription;
 use ferry_migration::ownership::Handover;
 
-use super::control::Control;
 use super::custody::Custody;
 use super::description;
 use super::identity::DiskCalls;
 use super::power_on::PowerOn;
+use super::run_control::RunControl;
 use crate::boot::BootSource;
 use crate::kvm::{DirtyLog, Vcpu, Vm};
 
@@ -23,7 +23,7 @@ pub(super) struct Parts {
     pub(super) name: String,
     pub(super) boot: BootSource,
     pub(super) power_on: PowerOn,
-    pub(super) control: Arc<Control>,
+    pub(super) control: Arc<RunControl>,
     pub(super) ports: Bus,
     pub(super) mmio: Bus,
     pub(super) devices: Mutex<Vec<Box<dyn Device>>>,
@@ -76,7 +76,7 @@ impl Parts {
 
     /// The guest that arrived, of this description, is this process's own from now on; or it is
     /// not after all, and another may come.
-    pub(super) fn settle_in(&self, guest: Option<MachineDescription>) {
+    pub(super) fn keep_description(&self, guest: Option<MachineDescription>) {
         *self.arrived() = guest.map(Arc::new);
     }
 

@@ -71,7 +71,7 @@ impl Parts {
                 source: std::io::Error::other(failure.reason),
             });
         }
-        self.settle()?;
+        self.complete_load()?;
         for vcpu in &self.vcpus {
             // One that is locked waits in KVM for a page: it was not out.
             if let Ok(vcpu) = vcpu.try_lock() {
@@ -86,12 +86,12 @@ impl Parts {
     }
 
     /// Lets KVM write to guest memory what the last load has left out, if anything.
-    pub(super) fn settle(&self) -> Result<(), MachineError> {
+    pub(super) fn complete_load(&self) -> Result<(), MachineError> {
         for vcpu in &self.vcpus {
             // One that is locked waits in KVM for a page: it has run since.
             if let Ok(mut vcpu) = vcpu.try_lock() {
                 let id = vcpu.id();
-                vcpu.settle().map_err(|source| MachineError::State { part: part(id).to_string(), source })?;
+                vcpu.complete_load().map_err(|source| MachineError::State { part: part(id).to_string(), source })?;
             }
         }
         Ok(())

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::Machine;
-use super::control::Control;
 use super::error::MachineError;
+use super::run_control::RunControl;
 use super::throttle::MOST;
 
 impl Machine {
@@ -53,7 +53,7 @@ impl Machine {
     }
 }
 
-fn spawn(control: Arc<Control>) -> std::io::Result<()> {
+fn spawn(control: Arc<RunControl>) -> std::io::Result<()> {
     let thread = std::thread::Builder::new().name("throttle".to_owned());
     thread.spawn(move || control.throttle.keep(&control.gate)).map(drop)
 }

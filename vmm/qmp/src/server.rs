@@ -103,8 +103,8 @@ impl Server {
     }
 
     /// How many clients are connected.
-    #[must_use]
-    pub fn client_count(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn client_count(&self) -> usize {
         self.clients.lock().len()
     }
 

@@ -18,11 +18,11 @@ use ferry_migration::wire::bulk::Chunk;
 use ferry_observe::events::Events;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::destination::pages::{Mark, PageReceiver};
+use super::destination::page_receiver::{Marker, PageReceiver};
 use super::progress::{Direction, Progress};
 use super::source::chunks::ChunkSender;
 use super::source::controls::{Arrived, Controls};
-use super::source::pages::PageSender;
+use super::source::page_sender::PageSender;
 use super::source::patience::Patience;
 use crate::allocations::during;
 
@@ -119,8 +119,8 @@ fn two_rounds(backing: Backing, mib: u64, form: Form) -> (u64, [u64; 2], [u64; 2
             PageReceiver::new(receives.memory().clone(), far, "bulk", SESSION, (received, Arc::default()));
         let mut direct = receiver.direct();
         [0, 1].map(|_| {
-            let (mark, count) = during(|| receiver.until_mark(&mut direct).unwrap());
-            let Mark::Reached(number) = mark else { panic!("{mark:?} in precopy") };
+            let (mark, count) = during(|| receiver.until_marker(&mut direct).unwrap());
+            let Marker::Reached(number) = mark else { panic!("{mark:?} in precopy") };
             arrived.tell(number);
             count
         })
@@ -193,7 +193,7 @@ fn a_receiver_gives_chunks_to_any_sink() {
         let receiving = std::thread::spawn(move || {
             let mut receiver = PageReceiver::new(memory, far, "bulk", SESSION, (received, Arc::default()));
             let mut sink = Kept::default();
-            let Mark::Reached(number) = receiver.receive(&mut sink, |_, _, _| {}).unwrap() else { panic!() };
+            let Marker::Reached(number) = receiver.receive(&mut sink, |_, _, _| {}).unwrap() else { panic!() };
             told.tell(number);
             sink
         });

@@ -96,12 +96,12 @@ impl VcpuState {
         // The MSRs after the local APIC: its mode decides whether IA32_TSC_DEADLINE takes, and
         // without the deadline a guest that sleeps on it would sleep for ever.
         calls.make(StateCall::SetLapic, || fd.set_lapic(&self.lapic.0))?;
-        let (unsettled, msrs): (_, Vec<_>) =
+        let (pending_msrs, msrs): (_, Vec<_>) =
             self.msrs_now(vcpu).into_iter().partition(|msr| msrs::CLOCKS.contains(&msr.index));
         msrs::set(calls, fd, &msrs)?;
         calls.make(StateCall::SetMpState, || fd.set_mp_state(self.mp_state.0))?;
         calls.make(StateCall::SetVcpuEvents, || fd.set_vcpu_events(&self.events.0))?;
-        vcpu.unsettled = unsettled;
+        vcpu.pending_msrs = pending_msrs;
         Ok(())
     }
 
@@ -165,7 +165,7 @@ impl Vcpu {
         for msr in &mut msrs {
             // As loaded, if the guest has not run here since.
             msr.data =
-                self.unsettled.iter().find(|other| other.index == msr.index).map_or(msr.data, |other| other.data);
+                self.pending_msrs.iter().find(|other| other.index == msr.index).map_or(msr.data, |other| other.data);
         }
         encode(&VcpuState {
             mp_state: Exact(mp_state),
@@ -184,7 +184,7 @@ impl Vcpu {
     }
 
     /// Sets the stopped vCPU to a state that [`Vcpu::save`] took, here or on another host.
-    /// Repeatable. Guest memory stays as it is: what KVM writes there is left to [`Vcpu::settle`].
+    /// Repeatable. Guest memory stays as it is: what KVM writes there is left to [`Vcpu::complete_load`].
     ///
     /// # Errors
     /// When the state is no such state, or this host cannot provide it, naming what. The vCPU can
@@ -198,9 +198,9 @@ impl Vcpu {
     ///
     /// # Errors
     /// When KVM refuses.
-    pub(crate) fn settle(&mut self) -> Result<(), StateError> {
-        msrs::set(&self.calls, &self.fd, &self.unsettled)?;
-        self.unsettled.clear();
+    pub(crate) fn complete_load(&mut self) -> Result<(), StateError> {
+        msrs::set(&self.calls, &self.fd, &self.pending_msrs)?;
+        self.pending_msrs.clear();
         Ok(())
     }
 
@@ -214,7 +214,7 @@ impl Vcpu {
         state.cpuid = self.cpuid.iter().copied().map(Exact).collect();
         state.taken_ns = real_ns(&self.calls);
         state.apply(self)?;
-        self.settle()
+        self.complete_load()
     }
 }
 

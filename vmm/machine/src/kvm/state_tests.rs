@@ -89,24 +89,24 @@ fn kvm_writes_to_guest_memory_when_the_guest_is_here_and_not_before() {
     assert_eq!(version(&destination), first, "a load does not");
     assert_eq!(without_time(&vcpu.save().unwrap()), without_time(&saved));
     vcpu.load(VERSION, &power_on).unwrap();
-    vcpu.settle().unwrap();
+    vcpu.complete_load().unwrap();
     vcpu.load(VERSION, &saved).unwrap();
     assert_eq!(without_time(&vcpu.save().unwrap()), without_time(&saved), "what is not set yet is saved as well");
     assert_eq!(version(&destination), first);
-    vcpu.settle().unwrap();
+    vcpu.complete_load().unwrap();
     let second = version(&destination);
     assert_ne!(second, first, "the guest is here");
-    vcpu.settle().unwrap();
+    vcpu.complete_load().unwrap();
     assert_eq!(version(&destination), second, "once");
 
     destination.view_passed(source.memfd().unwrap().try_clone().unwrap().into(), SIZE).unwrap();
     vcpu.load(VERSION, &saved).unwrap();
-    vcpu.settle().unwrap();
+    vcpu.complete_load().unwrap();
     assert_eq!(version(&source), 0, "nothing writes to memory that is only viewed");
     destination.take_passed().unwrap();
     vcpu.load(VERSION, &saved).unwrap();
     assert_eq!(version(&source), 0);
-    vcpu.settle().unwrap();
+    vcpu.complete_load().unwrap();
     assert_ne!(version(&source), 0, "KVM has followed: what it writes now is the guest's");
 
     vcpu.load(VERSION, &saved).unwrap();
@@ -137,7 +137,7 @@ fn the_wall_clock_is_that_of_the_guests_own_kvmclock() {
     let (memory, vm, mut vcpus) = machine(16 << 20, 1);
     vcpus[0].load(VERSION, &saved).unwrap();
     clock::load(&vm, clock::VERSION, &clocks).unwrap();
-    vcpus[0].settle().unwrap();
+    vcpus[0].complete_load().unwrap();
     let booted_s = memory.guest().read_obj::<u32>(GuestAddress(AT + 4)).unwrap();
     let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     // Longer than any test takes, shorter than what a wrong kvmclock makes.

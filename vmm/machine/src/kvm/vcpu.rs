@@ -42,7 +42,7 @@ pub(crate) struct Vcpu {
     pub(super) host: Arc<Host>,
     pub(super) calls: Calls,
     /// What was loaded and is only set when the guest is to run here.
-    pub(super) unsettled: Vec<kvm_msr_entry>,
+    pub(super) pending_msrs: Vec<kvm_msr_entry>,
 }
 
 /// Creates `count` vCPUs with ids from 0.
@@ -68,7 +68,7 @@ pub(crate) fn create_all(vm: &Vm, count: u32) -> Result<Vec<Vcpu>, KvmError> {
     for (id, fd) in (0..).zip(fds) {
         let cpuid = cpuid::of_vcpu(&offered, id, count);
         set_cpuid(&fd, &cpuid).map_err(call("KVM_SET_CPUID2"))?;
-        vcpus.push(Vcpu { id, fd, cpuid, host: host.clone(), calls: vm.calls(part(id)), unsettled: Vec::new() });
+        vcpus.push(Vcpu { id, fd, cpuid, host: host.clone(), calls: vm.calls(part(id)), pending_msrs: Vec::new() });
     }
     Ok(vcpus)
 }

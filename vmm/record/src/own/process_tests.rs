@@ -1,6 +1,7 @@
 //! A guest that arrives without a claim: from which process its record is taken.
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use ferry_devices::fault::{Direction, FaultControl};

@@ -8,8 +8,8 @@
 mod driver;
 mod events;
 mod incoming;
-mod marks;
-pub(crate) mod pages;
+mod markers;
+pub(crate) mod page_receiver;
 mod populate;
 mod postcopy;
 mod requests;

@@ -19,8 +19,8 @@ use ferry_migration::pages::PageBitmap;
 use ferry_record::HandoverRecord;
 
 use crate::destination::events::{Event, LinkEvent};
-use crate::destination::marks::Marks;
-use crate::destination::pages::{Mark, PageReceiver};
+use crate::destination::markers::Markers;
+use crate::destination::page_receiver::{Marker, PageReceiver};
 use crate::destination::populate::{PATIENCE, Populating};
 use crate::destination::postcopy::{Armed, Postcopy};
 use crate::destination::requests::{PageNews, Tell};
@@ -189,7 +189,7 @@ fn load(
     machine.load(&sections).map_err(failure)?;
     if job.postcopy {
         // It may wait for a page, and while it does the source can still have the guest back.
-        machine.settle().map_err(|error| machine_failure(&error))?;
+        machine.complete_load().map_err(|error| machine_failure(&error))?;
     }
     if job.rehearsal && remaining.count() > 0 {
         // Not before the devices have been tried, which may look into them; and before the guest
@@ -212,7 +212,7 @@ pub(super) struct Lane {
     /// Which.
     pub number: u8,
     /// What all of them have brought.
-    pub marks: Arc<Marks>,
+    pub markers: Arc<Markers>,
 }
 
 /// Starts the thread of a page link; without a `lane`, what comes on it is for memory that is
@@ -233,17 +233,17 @@ pub(super) fn page_worker(
         let mut lane = lane;
         let mut direct = lane.is_some().then(|| receiver.direct());
         let quota = Quota::default();
-        while let (Some(Lane { number, marks }), Some(direct)) = (&lane, &mut direct) {
-            let (marker, switch) = match receiver.until_mark(direct) {
-                Ok(Mark::Reached(marker)) => (marker, false),
-                Ok(Mark::Switch(marker)) => (marker, true),
+        while let (Some(Lane { number, markers }), Some(direct)) = (&lane, &mut direct) {
+            let (marker, switch) = match receiver.until_marker(direct) {
+                Ok(Marker::Reached(marker)) => (marker, false),
+                Ok(Marker::Switch(marker)) => (marker, true),
                 Err(error) => {
                     // A driver that has ended needs no event.
                     let _ = events.send(lost(&error));
                     return;
                 }
             };
-            if let Some(marker) = marks.reached(*number, marker)
+            if let Some(marker) = markers.reached(*number, marker)
                 && events.send(Event::Marker(marker, quota.take())).is_err()
             {
                 return;

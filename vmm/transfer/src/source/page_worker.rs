@@ -27,7 +27,7 @@ use crate::settings::Settings;
 use crate::source::chunks::{ChunkSender, Purpose};
 use crate::source::controls::{Controls, PagesError};
 use crate::source::events::{Event, LinkEvent, PagesDone};
-use crate::source::pages::{PageSender, RoundNumbers};
+use crate::source::page_sender::{PageSender, RoundNumbers};
 use crate::source::patience::Limit;
 use crate::source::remaining::Remaining;
 use crate::source::urgent;
@@ -235,7 +235,7 @@ impl PageWorker {
         let sender = self.sender()?;
         sender.begin_background();
         sender.stream(&remaining)?;
-        sender.mark_end()?;
+        sender.send_end_marker()?;
         Ok(Input::AllSent.into())
     }
 

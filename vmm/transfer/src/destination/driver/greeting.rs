@@ -13,7 +13,7 @@ use ferry_migration::{Greeting, Identity};
 
 use super::Driver;
 use super::state::Shared;
-use crate::destination::marks::Marks;
+use crate::destination::markers::Markers;
 use crate::destination::populate;
 use crate::destination::worker::{MachineJob, Preparation};
 
@@ -60,7 +60,7 @@ impl Driver {
             return Err(format!("{} bulk links: from 1 to {BULK_LINKS_MAX} are taken here", greeting.bulk_links));
         }
         self.links.announced_links = greeting.bulk_links;
-        self.links.marks = Arc::new(Marks::new(greeting.bulk_links));
+        self.links.markers = Arc::new(Markers::new(greeting.bulk_links));
         if !greeting.filled_chunks.is_empty() {
             let chunks = self.machine.memory().pages().div_ceil(CHUNK_PAGES);
             let filled = PageBitmap::decode(&greeting.filled_chunks, chunks);

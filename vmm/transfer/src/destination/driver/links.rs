@@ -17,8 +17,8 @@ use ferry_observe::trace::{self, Side};
 
 use super::{Driver, FAREWELL, MOST_REFUSED, MOST_THREADS};
 use crate::destination::events::{Event, LinkEvent};
-use crate::destination::marks::Marks;
-use crate::destination::pages::PageReceiver;
+use crate::destination::markers::Markers;
+use crate::destination::page_receiver::PageReceiver;
 use crate::destination::worker::{Lane, page_worker};
 use crate::inbox::{HeldLoss, Quota};
 
@@ -141,9 +141,9 @@ impl Driver {
         }
         let precopy = self.pages.postcopy.is_none();
         for (number, stream) in std::mem::take(&mut self.links.bulk) {
-            if self.links.marks.arrives(number) {
+            if self.links.markers.arrives(number) {
                 self.links.open.push(stream.clone());
-                let lane = precopy.then(|| Lane { number, marks: self.links.marks.clone() });
+                let lane = precopy.then(|| Lane { number, markers: self.links.markers.clone() });
                 self.receive_from(migration_id, stream, "bulk", lane);
             } else {
                 close(&stream, NOT_ANNOUNCED);
@@ -207,7 +207,7 @@ impl Driver {
         (self.links.control, self.links.unread) = (None, None);
         self.links.bulk.clear();
         (self.links.has_urgent, self.links.urgent) = (false, None);
-        self.links.marks = Arc::new(Marks::new(self.links.announced_links));
+        self.links.markers = Arc::new(Markers::new(self.links.announced_links));
         for link in self.links.open.drain(..) {
             link.shutdown();
         }

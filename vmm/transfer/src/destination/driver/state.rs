@@ -20,7 +20,7 @@ use ferry_migration::parameters::DiskSharing;
 use ferry_record::{Call, HandoverRecord, OwnRecord};
 
 use crate::destination::events::Event;
-use crate::destination::marks::Marks;
+use crate::destination::markers::Markers;
 use crate::destination::populate::Populating;
 use crate::destination::postcopy::{Armed, Postcopy};
 use crate::inbox::HeldLoss;
@@ -49,7 +49,7 @@ pub(super) struct Links {
     /// How many bulk links the source has announced.
     pub(super) announced_links: u8,
     /// What the bulk links of the present connection have brought.
-    pub(super) marks: Arc<Marks>,
+    pub(super) markers: Arc<Markers>,
     /// Counts connections, and their ends: what a link of an earlier one says late is not heard.
     pub(super) connection: u32,
     /// The present connection, as the source counts.
@@ -82,7 +82,7 @@ impl Links {
             refused: VecDeque::new(),
             bulk: Vec::new(),
             announced_links: 1,
-            marks: Arc::new(Marks::new(1)),
+            markers: Arc::new(Markers::new(1)),
             connection: 0,
             source_connection: 0,
             has_urgent: false,

@@ -20,7 +20,7 @@ use crate::progress::Progress;
 
 /// What a frame that is not pages said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mark {
+pub(crate) enum Marker {
     /// Everything before it is in guest memory.
     Reached(u32),
     /// The same, and postcopy's pages follow.
@@ -87,7 +87,7 @@ impl PageReceiver {
     ///
     /// # Errors
     /// The link ended or failed, or carried what is no frame of this migration.
-    pub(crate) fn until_mark(&mut self, sink: &mut Direct) -> Result<Mark, ReceiveError> {
+    pub(crate) fn until_marker(&mut self, sink: &mut Direct) -> Result<Marker, ReceiveError> {
         let progress = self.progress.clone();
         self.receive(sink, |_, chunk, _| progress.arrived(chunk.pages()))
     }
@@ -115,12 +115,12 @@ impl PageReceiver {
     /// bytes that its pages took on the link.
     ///
     /// # Errors
-    /// As for [`PageReceiver::until_mark`], or the sink has not taken a chunk.
+    /// As for [`PageReceiver::until_marker`], or the sink has not taken a chunk.
     pub(crate) fn receive(
         &mut self,
         sink: &mut dyn PageSink,
         taken: impl Fn(&Self, &Chunk, u64),
-    ) -> Result<Mark, ReceiveError> {
+    ) -> Result<Marker, ReceiveError> {
         let link = self.link;
         let failed = |error| match error {
             SinkError::Contents(error) => LinkError::io(link)(error).into(),
@@ -128,8 +128,8 @@ impl PageReceiver {
         };
         loop {
             let (chunk, payload) = match self.next_frame()? {
-                Frame::Marker(number) => return Ok(Mark::Reached(number)),
-                Frame::Switch(number) => return Ok(Mark::Switch(number)),
+                Frame::Marker(number) => return Ok(Marker::Reached(number)),
+                Frame::Switch(number) => return Ok(Marker::Switch(number)),
                 Frame::Chunk(chunk) => {
                     self.populating.reached(chunk.index.into());
                     sink.take(&chunk, &mut OnLink(&self.stream)).map_err(failed)?;

@@ -27,7 +27,7 @@ const PAGE_PATIENCE: Duration = Duration::from_millis(200);
 
 /// The control of a machine.
 #[derive(Debug)]
-pub(super) struct Control {
+pub(super) struct RunControl {
     pub(super) gate: Gate,
     pub(super) turn: Turn,
     pub(super) throttle: Throttle,
@@ -39,9 +39,9 @@ pub(super) struct Control {
     triple_faults: Mutex<VecDeque<Instant>>,
 }
 
-impl Control {
+impl RunControl {
     pub(super) fn new(gate: Gate, events: Arc<Events>, has_spoken: Arc<AtomicBool>, status: Status) -> Self {
-        Control {
+        RunControl {
             gate,
             turn: Turn::default(),
             throttle: Throttle::default(),

@@ -160,7 +160,7 @@ impl PageSender {
     ///
     /// # Errors
     /// The link failed.
-    pub(crate) fn mark_end(&mut self) -> Result<(), PagesError> {
+    pub(crate) fn send_end_marker(&mut self) -> Result<(), PagesError> {
         self.send_markers()
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// The newest marker of each bulk link.
 #[derive(Debug)]
-pub(super) struct Marks {
+pub(super) struct Markers {
     newest: Mutex<Vec<Newest>>,
 }
 
@@ -17,11 +17,11 @@ struct Newest {
     marker: u32,
 }
 
-impl Marks {
+impl Markers {
     /// For as many links as the source has announced.
     #[must_use]
     pub(super) fn new(links: u8) -> Self {
-        Marks { newest: Mutex::new(vec![Newest::default(); links.into()]) }
+        Markers { newest: Mutex::new(vec![Newest::default(); links.into()]) }
     }
 
     /// The link of this number is here; false when it was not announced, or is here already.
@@ -49,27 +49,27 @@ mod tests {
 
     #[test]
     fn a_marker_counts_when_it_has_come_on_every_link() {
-        let marks = Marks::new(3);
-        assert!((0..3).all(|link| marks.arrives(link)));
-        assert_eq!(marks.reached(0, 1), None);
-        assert_eq!(marks.reached(2, 1), None);
+        let markers = Markers::new(3);
+        assert!((0..3).all(|link| markers.arrives(link)));
+        assert_eq!(markers.reached(0, 1), None);
+        assert_eq!(markers.reached(2, 1), None);
         // A link may be ahead.
-        assert_eq!(marks.reached(0, 2), None);
-        assert_eq!(marks.reached(1, 2), Some(1));
-        assert_eq!(marks.reached(2, 2), Some(2));
-        assert_eq!(marks.reached(2, 2), None, "once");
+        assert_eq!(markers.reached(0, 2), None);
+        assert_eq!(markers.reached(1, 2), Some(1));
+        assert_eq!(markers.reached(2, 2), Some(2));
+        assert_eq!(markers.reached(2, 2), None, "once");
     }
 
     #[test]
     fn links_that_were_not_announced_and_second_ones_of_a_number_are_told_apart() {
-        let marks = Marks::new(2);
-        assert!(marks.arrives(0) && marks.arrives(1));
-        assert!(!marks.arrives(1) && !marks.arrives(2));
-        assert_eq!(marks.reached(7, 1), None);
+        let markers = Markers::new(2);
+        assert!(markers.arrives(0) && markers.arrives(1));
+        assert!(!markers.arrives(1) && !markers.arrives(2));
+        assert_eq!(markers.reached(7, 1), None);
     }
 
     #[test]
     fn one_link_is_all() {
-        assert_eq!(Marks::new(1).reached(0, 5), Some(5));
+        assert_eq!(Markers::new(1).reached(0, 5), Some(5));
     }
 }
