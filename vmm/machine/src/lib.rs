@@ -11,7 +11,7 @@
 //!   shutdown, failure, quit ── ended ─────┘
 //! ```
 //!
-//! QMP is the operator; the migration runtime holds, saves, loads and releases. Both use a
+//! QMP is the operator; a migration holds, saves, loads and releases. Both use a
 //! [`Machine`] from any thread.
 
 // Printing is the command line's: a message must not end the thread that it comes from.

@@ -1,6 +1,6 @@
 //! What a migration asks of a machine: hold it, save it, load it, let it go.
 //!
-//! The runtime calls this. [`Machine::hold`] either leaves the guest stopped or, on error, as it
+//! The drivers call this. [`Machine::hold`] either leaves the guest stopped or, on error, as it
 //! was before; so does [`Machine::release_hold`] the other way round.
 
 use std::time::Instant;

@@ -2,7 +2,7 @@
 //! several times what filling it does.
 //!
 //! Called when memory is made with `prealloc=on`, and chunk by chunk by a destination that knows
-//! what will come (`runtime::destination`).
+//! what will come (the destination's driver).
 
 use std::io;
 use std::ops::Range;

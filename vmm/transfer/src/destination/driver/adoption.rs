@@ -56,7 +56,7 @@ impl Driver {
 
     /// The memory is viewed here.
     pub(super) fn memory_is_viewed(&mut self) {
-        self.pages.local = true;
+        self.pages.as_a_whole = true;
         // It is there already, and cannot be written to.
         self.package.filled = None;
         self.progress.set_local();

@@ -135,7 +135,7 @@ impl Driver {
         if !self.pages.receiving {
             return;
         }
-        if self.pages.local && !self.links.bulk.is_empty() {
+        if self.pages.as_a_whole && !self.links.bulk.is_empty() {
             self.links.bulk.clear();
             return self.failed("the source has handed its memory over, and opens a bulk link all the same".to_owned());
         }
@@ -169,7 +169,7 @@ impl Driver {
 
     pub(super) fn send(&mut self, message: &ToSource) {
         let attachment = match (message, &self.pages.postcopy) {
-            (ToSource::HelloAck { .. }, _) if self.pages.local => self.taken_memory(),
+            (ToSource::HelloAck { .. }, _) if self.pages.as_a_whole => self.taken_memory(),
             (ToSource::RecoverAck, Some(postcopy)) => postcopy.faults.received().encode(),
             _ => Vec::new(),
         };

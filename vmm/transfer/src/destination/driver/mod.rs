@@ -256,7 +256,7 @@ impl Driver {
                 }
                 Output::StartTimer(timer) => self.timers.start(timer),
                 Output::StopTimer(timer) => self.timers.stop(timer),
-                Output::Load { rehearsal: true, .. } if self.pages.local => self.refuse_rehearsal(),
+                Output::Load { rehearsal: true, .. } if self.pages.as_a_whole => self.refuse_rehearsal(),
                 Output::Load { rehearsal, postcopy } => self.load(rehearsal, postcopy),
                 Output::Claim => self.claim(),
                 Output::GiveBack => self.give_back(),

@@ -158,5 +158,5 @@ pub(super) struct Pages {
     pub(super) armed: Arc<Armed>,
     pub(super) postcopy: Option<Arc<Postcopy>>,
     /// The memory came as a whole: there are no pages to take.
-    pub(super) local: bool,
+    pub(super) as_a_whole: bool,
 }

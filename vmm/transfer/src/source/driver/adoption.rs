@@ -19,12 +19,12 @@ use crate::source::events::{Event, LinkEvent};
 impl Driver {
     /// What the greeting announces.
     pub(super) fn passed_memory(&self) -> Option<PassedMemory> {
-        self.pages.local.then(|| PassedMemory { bytes: self.machine.memory().pages() * PAGE_SIZE })
+        self.pages.as_a_whole.then(|| PassedMemory { bytes: self.machine.memory().pages() * PAGE_SIZE })
     }
 
     /// What goes with a message beside its bytes.
     pub(super) fn descriptor_for(&mut self, message: &ToDestination) -> Option<Arc<File>> {
-        if !self.pages.local || !matches!(message, ToDestination::Hello { .. }) {
+        if !self.pages.as_a_whole || !matches!(message, ToDestination::Hello { .. }) {
             return None;
         }
         // A host that does not tell leaves it in doubt for good.
@@ -35,7 +35,7 @@ impl Driver {
     /// Whether the destination has got as far as taking the memory. In doubt it has.
     pub(super) fn memory_was_taken(&self) -> bool {
         let now = self.machine.memory().mark().ok();
-        self.pages.local && (now.is_none() || now != self.pages.passed_mark)
+        self.pages.as_a_whole && (now.is_none() || now != self.pages.passed_mark)
     }
 
     /// Why the migration cannot go on after this `HelloAck`, if so: the destination waits for

@@ -55,7 +55,7 @@ impl Driver {
             Preamble { migration_id: self.migration_id, connection: self.links.epoch, link: LinkRole::Control };
         let (cancel, faults) = (self.links.cancel.try_clone(), self.machine.faults().clone());
         // Looked up here and not by the driver: the page map of much memory takes its time.
-        let filled = (self.links.epoch == 0 && !self.pages.local).then(|| self.machine.clone());
+        let filled = (self.links.epoch == 0 && !self.pages.as_a_whole).then(|| self.machine.clone());
         let (proof, migration_id) = (self.proof.clone(), self.migration_id);
         let connect = move || {
             let allowed = faults.before(Place::HostConnect).and(cancel);

@@ -124,7 +124,7 @@ impl Driver {
             links: Links::new(to, bulk_links).map_err(MigrationError::Host)?,
             package: Package::default(),
             record: Record::new(own_record, record, parameters.handshake.is_none()),
-            pages: Pages { controls, throttle, jobs: None, local: parameters.local, passed_mark: None },
+            pages: Pages { controls, throttle, jobs: None, as_a_whole: parameters.local, passed_mark: None },
             proof: Proof::new(parameters.disk),
             guest_jobs: Some(guest_jobs),
             guest_jobs_open: 0,
@@ -275,7 +275,7 @@ impl Driver {
                 Output::Send(message) => self.send(&message),
                 Output::StartTimer(timer) => self.timers.start(timer),
                 Output::StopTimer(timer) => self.timers.stop(timer),
-                Output::SendRound | Output::SendLastPages { .. } if self.pages.local => self.no_pages(&output),
+                Output::SendRound | Output::SendLastPages { .. } if self.pages.as_a_whole => self.no_pages(&output),
                 Output::SendRound => self.page_job(PageJob::Round),
                 Output::EndRound => {
                     self.pages.controls.end_round.store(true, Relaxed);
@@ -327,7 +327,7 @@ impl Driver {
         if let Err(error) = self.machine.hold(Hold::HandedOver) {
             tracing::error!(%error, "the machine could not be marked as handed over; its vCPUs are stopped all the same");
         }
-        if self.pages.local {
+        if self.pages.as_a_whole {
             // It ends before this migration is shown as ended, which waits for the worker.
             self.guest_job(GuestJob::PartWithMemory, None);
         }

@@ -118,7 +118,7 @@ pub(super) struct Pages {
     pub(super) throttle: Throttle,
     pub(super) jobs: Option<Sender<PageJob>>,
     /// The memory goes as a whole.
-    pub(super) local: bool,
+    pub(super) as_a_whole: bool,
     /// Its mark when it was passed.
     pub(super) passed_mark: Option<bool>,
 }
