@@ -1,21 +1,21 @@
-//! What an operator can do about an error of the host, where the error's number tells.
+//! What an operator can do about an error of the host, by its errno.
 
 use std::io;
 
-/// The process has as many files open as it may.
+/// The process has reached its limit of open files (`EMFILE`).
 const FILES_OF_PROCESS: &str = "raise this process's limit of open files (ulimit -n)";
-/// So has the host.
+/// The host has reached its limit of open files (`ENFILE`).
 const FILES_OF_HOST: &str = "raise the host's limit of open files (sysctl fs.file-max)";
-/// The file is as large as the process may make one.
+/// The file has reached the process's limit of file sizes (`EFBIG`).
 const FILE_SIZE: &str = "raise this process's limit of file sizes (ulimit -f)";
 
-/// What helps against an error that is a limit's, wherever it comes up.
+/// Advice for an error that means that a limit was reached.
 #[must_use]
 pub fn limit(error: &io::Error) -> Option<&'static str> {
     limit_of_errno(error.raw_os_error()?)
 }
 
-/// As [`limit`], of an error's number.
+/// As [`limit`], for an errno.
 #[must_use]
 pub fn limit_of_errno(errno: i32) -> Option<&'static str> {
     match errno {
@@ -26,14 +26,14 @@ pub fn limit_of_errno(errno: i32) -> Option<&'static str> {
     }
 }
 
-/// What helps when a file that the operator has named does not open.
+/// Advice for a file that the operator has named and that cannot be opened.
 #[must_use]
 pub fn opening(error: &io::Error) -> &'static str {
     limit(error).unwrap_or("check the path and its permissions")
 }
 
-/// Adds what helps against a limit to a message in which the system's error stands, as
-/// [`io::Error`] writes it, unless the message says so already.
+/// Adds the advice for a limit to a message that contains the system's error as [`io::Error`]
+/// formats it, unless the message contains the advice already.
 #[must_use]
 pub fn with_limit(text: String) -> String {
     let numbers = [libc::EMFILE, libc::ENFILE, libc::EFBIG];

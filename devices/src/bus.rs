@@ -7,16 +7,16 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// A device as vCPUs reach it.
+/// A device as vCPUs access it.
 ///
-/// Several vCPU threads may call at the same time. `data` holds 1 to 8 bytes as the guest's
-/// instruction asked for; a device accepts any length and offset without panicking, also those
-/// that mean nothing to it.
+/// Several vCPU threads may call at the same time. `data` has the length of the access, 1 to 8
+/// bytes; a device accepts any length and offset without panicking, also those that it does not
+/// implement.
 pub trait BusDevice: Send + Sync {
-    /// Fills `data` with what the guest reads at `offset` bytes into the device's range.
+    /// Handles a guest's read at `offset` bytes into the device's range: fills `data`.
     fn read(&self, offset: u64, data: &mut [u8]);
 
-    /// Takes what the guest writes at `offset` bytes into the device's range.
+    /// Handles a guest's write at `offset` bytes into the device's range.
     fn write(&self, offset: u64, data: &[u8]);
 }
 
@@ -30,9 +30,9 @@ pub enum BusError {
     OutOfRange {
         /// `port` or `MMIO`.
         bus: &'static str,
-        /// First address asked for.
+        /// First address requested.
         start: u64,
-        /// Number of addresses asked for.
+        /// Number of addresses requested.
         len: u64,
         /// Highest address of the bus.
         limit: u64,
@@ -45,9 +45,9 @@ pub enum BusError {
     Overlap {
         /// `port` or `MMIO`.
         bus: &'static str,
-        /// First address asked for.
+        /// First address requested.
         start: u64,
-        /// Number of addresses asked for.
+        /// Number of addresses requested.
         len: u64,
         /// First address of the device that is there.
         other_start: u64,
@@ -85,7 +85,7 @@ impl Bus {
         Bus { name: "MMIO", limit: u64::MAX, ranges: Vec::new() }
     }
 
-    /// Lets `device` answer for the `len` addresses from `start`.
+    /// Routes the `len` addresses from `start` to `device`.
     ///
     /// # Errors
     ///
@@ -110,7 +110,7 @@ impl Bus {
         Ok(())
     }
 
-    /// A guest's read at `address`: fills `data`, and tells whether a device claimed it.
+    /// A guest's read at `address`: fills `data`, and returns whether a device claimed it.
     pub fn read(&self, address: u64, data: &mut [u8]) -> bool {
         match self.find(address, data.len()) {
             Some((offset, device)) => {
@@ -124,7 +124,7 @@ impl Bus {
         }
     }
 
-    /// A guest's write at `address`; tells whether a device claimed it.
+    /// A guest's write at `address`; returns whether a device claimed it.
     pub fn write(&self, address: u64, data: &[u8]) -> bool {
         match self.find(address, data.len()) {
             Some((offset, device)) => {

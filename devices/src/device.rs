@@ -1,5 +1,5 @@
-//! What every emulated device offers the machine: an identity, saved state, and a life around a
-//! pause.
+//! The interface of every emulated device to the machine: identity, saved state, and the calls
+//! around a pause.
 //!
 //! The machine calls these from its own thread, always with the vCPUs stopped; a device never sees
 //! `save` or `load` at the same time as a guest access.
@@ -8,8 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::{fmt, io};
 
-/// Names one device of a machine: the kind and which of that kind, as it stands in saved state and
-/// in error messages.
+/// Identifies one device of a machine by kind and instance, in saved state and in error messages.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeviceId {
     /// The kind, in lower case, for example `virtio-blk`.
@@ -24,10 +23,10 @@ impl fmt::Display for DeviceId {
     }
 }
 
-/// A device could not give its state.
+/// A device could not save its state.
 #[derive(Debug, thiserror::Error)]
 pub enum SaveError {
-    /// The device was told to fail, by the fault device or a test.
+    /// The fault device or a test made the step fail.
     #[error("told to fail in save")]
     Injected,
     /// The state could not be encoded or read; the text says what and why.
@@ -35,7 +34,7 @@ pub enum SaveError {
     Failed(String),
 }
 
-/// A device refused a saved state, or could not take it.
+/// A device refused a saved state, or could not load it.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The saved state has a version that this build does not read.
@@ -49,18 +48,18 @@ pub enum LoadError {
     /// The bytes do not decode as this device's state.
     #[error("state does not decode: {0}")]
     Malformed(String),
-    /// A field lies outside what the device allows.
+    /// A field is outside the device's limits.
     #[error("{field} = {value}: {allowed}")]
     OutOfBounds {
         /// The field of the saved state.
         field: &'static str,
         /// The value found, as text.
         value: String,
-        /// What would have been accepted.
+        /// The values that are accepted.
         allowed: String,
     },
-    /// The device was told to fail, by the fault device or a test; the text names the step (`load`
-    /// or `post_load`).
+    /// The fault device or a test made the step fail; the text names the step (`load` or
+    /// `post_load`).
     #[error("told to fail in {0}")]
     Injected(&'static str),
     /// The state is fine but this host cannot provide it (a feature, a file); the text says what
@@ -74,61 +73,62 @@ pub enum LoadError {
 pub struct Offer {
     /// Feature bits (virtio 1.2 §2.2); 0 for a device without any.
     pub features: u64,
-    /// Bytes that it stores, for a device that stores some.
+    /// Capacity in bytes, for a storage device.
     pub capacity: Option<u64>,
-    /// The guest may only read what it stores.
+    /// The guest may only read the storage.
     pub read_only: bool,
 }
 
-/// Storage that other processes may open, too: which file it is, and what is shown to them at it.
+/// Storage that other processes may open, too: the file, and the locks by which they see this
+/// process's use of it.
 ///
-/// What may wait for storage says so; the rest does not.
+/// Methods that may wait for storage are documented so; the others do not wait.
 pub trait Storage: Send + Sync {
-    /// Where it was opened.
+    /// The path at which it was opened.
     fn path(&self) -> &Path;
 
     /// The guest may only read it.
     fn is_read_only(&self) -> bool;
 
-    /// Begins to make durable what the guest has written so far: a pause that comes soon then has
-    /// less to do. A failure shows at the pause.
+    /// Begins to make the guest's writes so far durable, so that a pause soon after has less to do.
+    /// A failure is reported at the pause.
     fn flush_ahead(&self);
 
-    /// For a source: lets the destination find `nonce` in this file, if it has opened the same,
-    /// until [`Storage::end_proof`]. May wait for storage.
+    /// For a source: shows `nonce` to a destination that has opened the same file, until
+    /// [`Storage::end_proof`]. May wait for storage.
     ///
     /// # Errors
-    /// When the file system gives no lock, or another process has all of the file locked.
+    /// When the file system grants no lock, or another process has locked the whole file.
     fn show_proof(&self, nonce: u64) -> io::Result<()>;
 
     /// Ends what [`Storage::show_proof`] began. May wait for storage.
     ///
     /// # Errors
-    /// When the file system does not take the lock back.
+    /// When the file system cannot release the lock.
     fn end_proof(&self, nonce: u64) -> io::Result<()>;
 
     /// For a destination: whether a source shows `nonce` in this very file. May wait for storage.
     ///
     /// # Errors
-    /// When the file system does not say which locks there are.
+    /// When the file system cannot report its locks.
     fn sees_proof(&self, nonce: u64) -> io::Result<bool>;
 
-    /// For a destination: a guest is about to come. Boots from this file are kept away, by any path
-    /// and with any record, from the next [`Storage::follow_handover`] until this process has its
-    /// lock, or [`Storage::leave_handover`].
+    /// For a destination: a guest is about to arrive. From the next [`Storage::follow_handover`]
+    /// on, boots from this file are refused, by any path and with any record, until this process
+    /// has its lock, or [`Storage::leave_handover`].
     fn expect_handover(&self);
 
-    /// The guest is another process's for good, or has not come: from the next
-    /// [`Storage::follow_handover`] on this process keeps no boot away any more. Whether it does so
-    /// until then.
+    /// The guest belongs to another process for good, or has not arrived: from the next
+    /// [`Storage::follow_handover`] on this process blocks no boot. Returns whether it was to block
+    /// boots until now.
     fn leave_handover(&self) -> bool;
 
-    /// Carries out the newest of the two. May wait for storage.
+    /// Carries out the latest of the two calls. May wait for storage.
     fn follow_handover(&self);
 }
 
-/// What can be done with a device at all times, also while another thread loads, saves or pauses
-/// it.
+/// Operations on a device that are possible at all times, also while another thread loads, saves or
+/// pauses it.
 pub trait Handle: Send + Sync {
     /// Makes a [`Device::quiesce`] that waits fail at once: the pause is no longer wanted. Later
     /// ones are not affected.
@@ -150,12 +150,12 @@ pub trait Device: Send {
     /// The version of the state that [`Device::save`] writes.
     fn state_version(&self) -> u32;
 
-    /// What it offers its guest; of a guest that was loaded, what it was offered where it booted.
+    /// The device's offer to its guest; after a load, the offer with which the guest booted.
     fn offer(&self) -> Offer {
         Offer::default()
     }
 
-    /// What can be done with it beside its life; `None` if nothing can.
+    /// The operations that are possible at all times; `None` if there are none.
     fn handle(&self) -> Option<Arc<dyn Handle>> {
         None
     }
@@ -164,10 +164,10 @@ pub trait Device: Send {
     /// see.
     fn save(&mut self) -> Result<Vec<u8>, SaveError>;
 
-    /// Takes a state that `save` wrote, checking every field against the device's own limits.
+    /// Loads a state that `save` wrote, checking every field against the device's own limits.
     fn load(&mut self, version: u32, payload: &[u8]) -> Result<(), LoadError>;
 
-    /// Does what must wait until all devices are loaded (checks across devices, guest memory, host
+    /// Completes the load when all devices are loaded (checks across devices, guest memory, host
     /// resources).
     fn post_load(&mut self) -> Result<(), LoadError> {
         Ok(())
@@ -179,19 +179,20 @@ pub trait Device: Send {
         Ok(())
     }
 
-    /// Lets go of what only a running guest may hold (the disk's lock), after `quiesce`.
+    /// Releases the resources that only a running guest may hold (the disk's lock), after
+    /// `quiesce`.
     fn release(&mut self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Back to power-on state, for a reset of the whole machine; the vCPUs are stopped. What only
-    /// a running guest may hold stays held, and background work that was running goes on.
+    /// Back to power-on state, for a reset of the whole machine; the vCPUs are stopped. The
+    /// resources of a running guest stay held, and background work goes on.
     fn reset(&mut self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Takes what a guest that may run must hold (the disk's lock). Touches neither guest memory
-    /// nor the disk's contents, so a guest that arrives stopped stays as it came.
+    /// Acquires the resources that a guest must hold to run (the disk's lock). Touches neither
+    /// guest memory nor the disk's contents, so a guest that arrives stopped stays unchanged.
     fn acquire(&mut self) -> io::Result<()> {
         Ok(())
     }

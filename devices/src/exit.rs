@@ -2,7 +2,7 @@
 //! keyboard-controller reset.
 //!
 //! The machine puts [`ExitDevice`] at port 0x501 and [`I8042`] at ports 0x60 to 0x64, and hands
-//! both the same handler. Neither has state: what a guest asked for is the machine's to carry out.
+//! both the same handler. Neither has state: the machine carries out the guest's requests.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ const EXIT_REBOOT: u8 = 1;
 const I8042_COMMAND: u64 = 4;
 const I8042_PULSE_RESET: u8 = 0xfe;
 
-/// What the guest asked for.
+/// A request of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitRequest {
     /// Power off.
@@ -33,17 +33,17 @@ pub enum ExitRequest {
 }
 
 /// Carries a request out. Called on the vCPU's thread, possibly on several at once, so it should
-/// only take note.
+/// only record the request.
 pub type ExitHandler = Arc<dyn Fn(ExitRequest) + Send + Sync>;
 
 /// Port 0x501: writing 0 shuts the machine down, writing 1 reboots it. Other values do nothing;
-/// reads give 0.
+/// reads return 0.
 pub struct ExitDevice {
     handler: ExitHandler,
 }
 
 impl ExitDevice {
-    /// With `handler` told what the guest asks for.
+    /// Calls `handler` with each request of the guest.
     #[must_use]
     pub fn new(handler: ExitHandler) -> Self {
         ExitDevice { handler }
@@ -67,14 +67,14 @@ impl BusDevice for ExitDevice {
 /// The keyboard controller, as far as restarting a PC needs it: 0xfe written to port 0x64 pulses
 /// the reset line.
 ///
-/// Reads give 0: no key, input buffer empty, so that a guest that waits for the controller goes on
-/// at once.
+/// Reads return 0 (no key, input buffer empty), so a guest that waits for the controller goes on at
+/// once.
 pub struct I8042 {
     handler: ExitHandler,
 }
 
 impl I8042 {
-    /// With `handler` told when the guest resets the machine.
+    /// Calls `handler` when the guest resets the machine.
     #[must_use]
     pub fn new(handler: ExitHandler) -> Self {
         I8042 { handler }

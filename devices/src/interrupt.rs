@@ -1,10 +1,9 @@
-//! The line on which a device interrupts the guest: it knows edges, and not who carries them.
+//! The line on which a device interrupts the guest: it sends edges, however they are delivered.
 //!
-//! The machine connects each device's line to KVM's interrupt controllers. A device pulses it from
-//! whichever thread has something to tell, and when [`InterruptLine::pulse`] returns the interrupt
-//! controller has the edge. An irqfd would be less code, but KVM gives an edge for the I/O APIC to
-//! a kernel worker, and on a host with too much to do that worker was seen to come 15 seconds
-//! later.
+//! The machine connects each device's line to KVM's interrupt controllers. A device may pulse it
+//! from any thread, and when [`InterruptLine::pulse`] returns the interrupt controller has received
+//! the edge. An irqfd would be less code, but KVM passes an edge for the I/O APIC to a kernel
+//! worker, which ran 15 seconds late on an overloaded host.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -21,12 +20,12 @@ pub struct InterruptLine {
 }
 
 impl InterruptLine {
-    /// Connects the line, once: what is connected later is not heard.
+    /// Connects the line, once: later calls have no effect.
     pub fn connect(&self, wire: impl Fn() + Send + Sync + 'static) {
         let _connected_before = self.wire.set(Box::new(wire));
     }
 
-    /// Interrupts the guest. Nothing happens to a line that is not connected, but the edge counts.
+    /// Interrupts the guest. A line that is not connected delivers nothing, but counts the edge.
     pub fn pulse(&self) {
         self.edges.fetch_add(1, Ordering::Relaxed);
         if let Some(wire) = self.wire.get() {

@@ -1,10 +1,10 @@
 //! Emulated devices and the buses that route a guest's accesses to them.
 //!
-//! Nothing here knows KVM, sockets or migration: a device sees guest memory, eventfds, its
+//! No code here depends on KVM, sockets or migration: a device sees guest memory, eventfds, its
 //! interrupt line and plain saved-state values. The machine (`ferry-machine`) builds devices, puts
 //! them on buses, and saves and loads them through [`Device`].
 
-// A message must not end the thread that it comes from.
+// `println!` and `eprintln!` panic on a closed pipe: a message must not end its thread.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod advice;
@@ -25,6 +25,6 @@ pub use interrupt::InterruptLine;
 
 /// Guest memory as every device sees it.
 ///
-/// Its bitmap (one bit for each 4 KiB page) records what devices write, because KVM's dirty log
-/// sees only the vCPUs.
+/// Its bitmap (one bit for each 4 KiB page) records the pages that devices write, because KVM's
+/// dirty log covers only the vCPUs.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<vm_memory::bitmap::AtomicBitmap>;

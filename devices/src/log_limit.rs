@@ -1,7 +1,7 @@
 //! Keeps a guest from filling the log: warnings that it can cause at will pass at most once a
 //! second.
 //!
-//! Devices ask [`LogLimit::pass`] before they warn about what a driver did wrong.
+//! Devices call [`LogLimit::pass`] before they warn about an error of a driver.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};

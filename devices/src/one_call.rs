@@ -1,21 +1,21 @@
 //! One call at a time to storage that may hang.
 //!
-//! A thread in the kernel cannot be called back. Each call that may hang is therefore made on a
-//! thread of its own, and its caller stops waiting at a deadline. A client that asks again, and a
-//! migration that is tried again, would leave one more such thread each time: a [`OneCall`] allows
-//! one per question, and refuses the next at once while that one is overdue.
+//! A thread that waits in the kernel cannot be cancelled. Each call that may hang is therefore made
+//! on a thread of its own, and its caller stops waiting at a deadline. A client or a migration that
+//! retries would leave one more such thread each time: a [`OneCall`] allows one per question, and
+//! refuses the next at once while that one is overdue.
 
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A question to storage, of which one call at a time is under way.
+/// A kind of call to storage, of which one at a time is under way.
 #[derive(Clone, Debug, Default)]
 pub struct OneCall(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// Since when a call is under way.
+    /// When the call that is under way began.
     since: Mutex<Option<Instant>>,
     ended: Condvar,
 }
@@ -27,17 +27,17 @@ pub struct Open(Arc<State>);
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum NoAnswer {
-    /// None has come in time.
+    /// No answer arrived in time.
     Late,
     /// An earlier call is overdue, so none was made.
     StillHangs,
-    /// The host gave no thread.
+    /// The host could not start a thread.
     Thread(std::io::Error),
 }
 
 impl OneCall {
-    /// Begins a call. One that is under way is waited for until `within` has passed since its
-    /// beginning; `None` if it goes on after that.
+    /// Begins a call, once an earlier one has ended or `within` has passed since it began; `None`
+    /// if the earlier one is still under way then.
     #[must_use]
     pub fn begin(&self, within: Duration) -> Option<Open> {
         let since = self.0.since.lock().unwrap_or_else(PoisonError::into_inner);
@@ -51,8 +51,8 @@ impl OneCall {
         Some(Open(self.0.clone()))
     }
 
-    /// Asks `question` on a thread of its own, named `thread`, and waits as long as `within` for
-    /// the answer.
+    /// Runs `question` on a thread of its own, named `thread`, and waits up to `within` for the
+    /// answer.
     ///
     /// # Errors
     /// When there is no answer in time, or an earlier call still hangs.
@@ -76,7 +76,7 @@ impl OneCall {
 }
 
 impl Open {
-    /// What is under way is another call from now on: a wait for its end is measured from here.
+    /// Marks the beginning of another call: deadlines for its end count from here.
     pub fn restart(&self) {
         *self.0.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }

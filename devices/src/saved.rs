@@ -1,15 +1,15 @@
 //! The encoding that all saved states share: postcard of a plain struct, with nothing before it
 //! and nothing after it.
 //!
-//! Devices call [`encode`] in `save` and [`decode`] in `load`; what the fields mean, and which
-//! values are legal, stays theirs.
+//! Devices call [`encode`] in `save` and [`decode`] in `load`; each device defines what its fields
+//! mean and which values are legal.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::device::{LoadError, SaveError};
 
-/// No device's state comes near this many bytes; more is refused before it is looked at.
+/// No device's state comes near this many bytes; a longer one is refused before it is decoded.
 const MAX_STATE_BYTES: usize = 64 * 1024;
 
 /// Encodes a state.
@@ -32,7 +32,7 @@ pub(crate) fn decode<T: DeserializeOwned>(version: u32, supported: u32, payload:
     Ok(state)
 }
 
-/// An [`LoadError::OutOfBounds`] unless `legal`.
+/// Returns [`LoadError::OutOfBounds`] unless `legal`.
 pub(crate) fn check(
     legal: bool,
     field: &'static str,

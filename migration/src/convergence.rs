@@ -1,15 +1,15 @@
-//! When to stop the guest: what the rounds so far say about the downtime to come.
+//! When to stop the guest: the downtime to expect from the rounds so far.
 //!
 //! QEMU switches at the first moment when the expected downtime is under `downtime-limit`. That
 //! moment is rarely the best: rounds shrink geometrically while the guest writes slower than the
-//! link, and one more short round may save most of the downtime. So the limit is what may not be
-//! exceeded, and rounds go on below it as long as they pay: until the expected downtime is
-//! [`SHORT_ENOUGH_US`], or a round no longer shrinks what remains to [`PAYS_PERCENT`] of what it
-//! was. Then a few short ones more may find a moment that is as good as the best so far.
+//! link, and one more short round may save most of the downtime. So the limit is an upper bound,
+//! and rounds go on below it as long as they pay: until the expected downtime is
+//! [`SHORT_ENOUGH_US`], or a round no longer shrinks the remaining pages to [`PAYS_PERCENT`] of
+//! their number before it. Then a few more short rounds may end as well as the best so far.
 //!
 //! A guest that writes faster than the link carries never gets there. Where the operator allows it
-//! (`auto-converge`), the rounds also say by how much its vCPUs are to be slowed down:
-//! [`Convergence::throttle`]. The page thread asks after each round.
+//! (`auto-converge`), the rounds also decide how far its vCPUs are throttled: the page thread reads
+//! [`Convergence::throttle`] after each round.
 
 mod throttle;
 
@@ -19,18 +19,18 @@ use crate::parameters::{OnLimit, Parameters, PostcopyWhen};
 /// Below this expected time for the last pages, in microseconds, nothing is gained by another
 /// round.
 pub const SHORT_ENOUGH_US: u64 = 500;
-/// A further round pays when what remains shrank to at most this percentage in the last one.
+/// A further round pays if the last one shrank the remaining pages to at most this percentage.
 pub const PAYS_PERCENT: u64 = 75;
 /// Rounds in a row without progress below the limit before the switch.
 const PATIENCE: u32 = 2;
-/// What remains varies from round to round, most where sender and receiver wait for a core. While
-/// rounds are as short as this, so many more are sent to end with one that leaves no more than
-/// this percentage of what the best one left.
+/// The number of remaining pages varies from round to round, most if sender and receiver wait for a
+/// core. While a round is expected to take at most `SHORT_ROUND_US`, up to `MORE_ROUNDS` more are
+/// sent until one leaves at most `GOOD_PERCENT` of the pages that the best one left.
 const SHORT_ROUND_US: u64 = 50_000;
 const MORE_ROUNDS: u32 = 4;
 const GOOD_PERCENT: u64 = 125;
 
-/// What a finished round measured.
+/// The measurements of a finished round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RoundReport {
     /// Counts from 1.
@@ -48,7 +48,7 @@ pub struct RoundReport {
 /// What to do after a round.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Decision {
-    /// Send what was dirtied.
+    /// Send the dirtied pages.
     Again,
     /// Stop the guest and send the rest.
     Switch,
@@ -74,8 +74,8 @@ impl Convergence {
         Convergence { throttling: auto_converge.then(Throttling::default), ..Convergence::default() }
     }
 
-    /// Percentage of the time for which vCPUs are to be kept from running, from now on; 0 is not
-    /// at all, and 99 the most.
+    /// Percentage of their time for which vCPUs are to be throttled from now on, from 0 (not at
+    /// all) to 99.
     #[must_use]
     pub fn throttle(&self) -> u8 {
         self.throttling.as_ref().map_or(0, Throttling::percentage)
@@ -85,7 +85,7 @@ impl Convergence {
     pub fn judge(&mut self, report: RoundReport, parameters: &Parameters) -> Decision {
         let decision = self.decide(report, parameters);
         if let Some(throttling) = &mut self.throttling {
-            // Who is within the limit, or goes another way, needs no slower guest.
+            // Within the limit, or if rounds end here, the guest need not be slower.
             let converges = decision != Decision::Again || is_within_limit(report, parameters);
             throttling.judge(report, converges, parameters);
         }

@@ -1,4 +1,4 @@
-//! What a machine is, as far as its peer must know before any memory moves.
+//! The description of a machine, which its peer compares before any memory is sent.
 //!
 //! The source sends its description in `Hello`; the destination compares it with its own in
 //! [`check`] and refuses with the first item that differs, so that an impossible migration ends
@@ -39,8 +39,7 @@ pub struct DeviceDescription {
     pub state_version: u32,
     /// Virtio feature bits offered to the guest; 0 for other devices.
     pub features: u64,
-    /// What is attached and must be there on the other side: the capacity of a disk in bytes, for
-    /// example.
+    /// Capacity of the attached disk in bytes; `None` if nothing is attached.
     pub capacity: Option<u64>,
     /// The attached disk refuses writes.
     pub read_only: bool,
@@ -130,7 +129,7 @@ fn check_devices(source: &MachineDescription, destination: &MachineDescription) 
                 format!("{:#x}", other.features),
             );
         }
-        // A larger disk does: the guest keeps the capacity that it was offered.
+        // A larger disk is accepted: the guest keeps the capacity that it was offered.
         if device.capacity.is_some() != other.capacity.is_some() || device.capacity > other.capacity {
             return differs(&format!("{item} capacity in bytes"), capacity(device), capacity(other));
         }

@@ -1,9 +1,9 @@
-//! What travels beside `Hello`: who is being migrated, and the machine that must be matched.
+//! The attachment of `Hello`: the guest's name, and the machine that the destination must match.
 //!
-//! In a local hand-over the memory itself is announced behind it, and taken in the attachment of
-//! `HelloAck`. Behind that follows what both sides must mean alike ([`Identity`]); a source of
-//! version 4 has none. Then come the hand-overs through which the guest has come
-//! ([`Identity::through`]). What follows then is of a later version, and is passed over.
+//! In a local hand-over the memory is announced behind it, and accepted in the attachment of
+//! `HelloAck`. Then follow the [`Identity`], which a source of version 4 does not send, and the
+//! hand-overs through which the guest has come ([`Identity::through`]). Further bytes are of a
+//! later version and are ignored.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,25 +14,25 @@ use crate::ownership::Handover;
 /// The attachment of `Hello`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Greeting {
-    /// The guest's name, which must be the destination's.
+    /// The guest's name, which must equal the destination's.
     pub vm: String,
     /// The machine as the guest sees it.
     pub machine: MachineDescription,
     /// Bulk links that the source opens beside the control link.
     pub bulk_links: u8,
-    /// Chunks of memory that hold something, one bit for each, as an encoded bitmap: the
-    /// destination may make room for them ahead. Empty: not known.
+    /// Chunks of memory that are populated, one bit for each, as an encoded bitmap: the destination
+    /// may populate them ahead. Empty: not known.
     pub filled_chunks: Vec<u8>,
-    /// The ownership record's part, if the source has one.
+    /// The announced hand-over, if the source has an ownership record.
     pub record: Option<Announced>,
-    /// Milliseconds without a sign of life after which either side gives the other up.
+    /// Milliseconds without a sign of life after which either side counts the other as lost.
     pub heartbeat_timeout_ms: u64,
 }
 
 /// What a destination needs to take part in a hand-over by the ownership record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announced {
-    /// Who hands over what.
+    /// The hand-over.
     pub handover: Handover,
     /// The number that the destination must find in its own view of the record.
     pub nonce: u64,
@@ -57,7 +57,7 @@ impl Greeting {
         let mut bytes = postcard::to_stdvec(self).expect(PLAIN);
         match (passed, identity) {
             (Some(passed), _) => bytes.extend(passed.encode()),
-            // No file is empty: the room of the memory that is not handed over.
+            // 0 stands for no memory handed over: a memory file is never empty.
             (None, Some(_)) => bytes.extend(PassedMemory { bytes: 0 }.encode()),
             (None, None) => {}
         }
@@ -68,8 +68,8 @@ impl Greeting {
         bytes
     }
 
-    /// Reads the attachment of `Hello`. What follows the hand-overs is of a later version, and
-    /// none of this one's business.
+    /// Reads the attachment of `Hello`. Bytes after the hand-overs are of a later version and are
+    /// ignored.
     ///
     /// # Errors
     /// When it does not decode.
@@ -92,7 +92,7 @@ impl Greeting {
 }
 
 impl PassedMemory {
-    /// The attachment of a `HelloAck` that takes this memory.
+    /// The attachment of a `HelloAck` that accepts this memory.
     ///
     /// # Panics
     /// Never: it is plain data.
@@ -101,7 +101,7 @@ impl PassedMemory {
         postcard::to_stdvec(self).expect("a size is plain data")
     }
 
-    /// Whether this attachment of `HelloAck` takes this memory.
+    /// Whether this attachment of `HelloAck` accepts this memory.
     #[must_use]
     pub fn is_taken_by(&self, attachment: &[u8]) -> bool {
         attachment == self.encode()

@@ -2,9 +2,9 @@
 //! explorer.
 //!
 //! Each [`Guard`] names one decision that protects a promise of the switchover (`docs/explorer.md`
-//! lists which). The explorer in `ferry-tests` takes one away at a time and must then find a way
-//! to break the promise: so no change can remove a guard unnoticed, and none is there for nothing.
-//! Only an explorer turns one off; the runtime has no way to.
+//! lists which). The explorer in `ferry-tests` turns off one at a time and must then find a way to
+//! break the promise: so every guard is necessary, and its removal is noticed. The runtime cannot
+//! turn a guard off.
 
 use std::fmt;
 
@@ -13,54 +13,51 @@ use std::fmt;
 pub enum Guard {
     /// Source: a record that the destination does not see decides nothing.
     UnsharedRecordIsNone,
-    /// Source: a link that is lost after the permit does not let the guest resume.
+    /// Source: the loss of a link after the permit does not resume the guest.
     StaysStoppedAfterPermit,
     /// Source: a cancel after the permit is refused.
     RefusesLateCancel,
-    /// Source: a record that names the destination does not let the guest resume.
+    /// Source: a record that names the destination does not resume the guest.
     TakeBackLostStaysStopped,
-    /// Source: a record that cannot be reached does not let the guest resume.
+    /// Source: a record that cannot be reached does not resume the guest.
     TakeBackUnreachableStaysStopped,
     /// Source: a destination that has claimed the guest, and may still give it back, is not yet
     /// its owner for good.
     ClaimedIsNotSettled,
-    /// Source: a destination's word that it has not started is checked against the record, which
-    /// it may have changed.
+    /// Source: `NotStarted` is checked against the record, which the destination may have changed.
     NotStartedAsksRecord,
-    /// Source: a migration that is given up while the machine is being stopped or saved waits for
-    /// the end of that.
+    /// Source: a migration given up while the machine is being stopped or saved waits until that
+    /// ends.
     WindingWaits,
     /// Source: the end of a link in postcopy is not the end of the postcopy.
     LinkEndIsNotDrained,
-    /// Source: having sent every page is not their arrival.
+    /// Source: a postcopy is not complete when every page has been sent; `DrainedAck` completes it.
     SentIsNotReceived,
-    /// Source: memory that the destination has outrun is never run, even if an operator asks for
-    /// it.
+    /// Source: once the destination has run the guest, the source's memory is outdated and never
+    /// runs, even if an operator requests it.
     PausedNeverResolvesToSource,
-    /// Source: a link that was lost before the destination's word came is not forgotten when it
-    /// comes.
+    /// Source: a link lost before `Started` arrived still counts as lost after it.
     StartedRemembersLink,
-    /// Source: signs of life go again when an uncertainty ends.
+    /// Source: heartbeats are sent again when an uncertainty ends.
     BeatsAfterUncertainty,
-    /// Source: the record says that a migration is under way, with any handshake.
+    /// Source: with any handshake, the record announces the migration.
     EveryHandshakeAnnounces,
-    /// Source: only a process that runs the guest, or holds its disk, says that no migration is
-    /// under way.
+    /// Source: only a process that runs the guest, or holds its disk, settles the record.
     SettlesOnlyWhatItHolds,
-    /// Source: an operator's word that the guest is here is checked against the record.
+    /// Source: an operator's decision that the source owns the guest is checked against the record.
     ResolveAsksRecord,
     /// Destination: nothing starts without the permit.
     StartNeedsPermit,
-    /// Destination: with a record, nothing starts before the record was asked.
+    /// Destination: with a record, nothing starts before the claim.
     StartNeedsClaim,
     /// Destination: a claim that was lost does not start the guest.
     ClaimLostStaysStopped,
     /// Destination: a claim without an answer does not start the guest.
     ClaimUnreachableStaysStopped,
-    /// Destination: a claimed guest that does not start is given back before that is said.
+    /// Destination: a claimed guest that does not start is given back before `NotStarted` is sent.
     GivesBackFirst,
-    /// Destination: nothing that becomes of the link after the permit undoes what the permit set
-    /// going.
+    /// Destination: no message and no loss of the link after the permit stops the claim or the
+    /// start.
     PermitOutlivesLink,
     /// Destination: nothing happens after the end.
     NothingAfterDone,
@@ -72,46 +69,48 @@ pub enum Guard {
     PermitNeedsGeneration,
     /// Destination: a source of another run of the guest cannot recover this postcopy.
     RecoverNeedsGeneration,
-    /// Destination: a postcopy is complete when every page is here, not when the source says so.
+    /// Destination: a postcopy is complete when every page is here, not when the source sends
+    /// `Drained`.
     CompletesWithAllPages,
-    /// Destination: a fault handler that died before the start keeps the guest from starting here.
+    /// Destination: the fault handler's death during the claim or the start is acted on when that
+    /// ends.
     FaultsDeathIsRemembered,
-    /// Destination: a link that was lost during the start is not forgotten after it.
+    /// Destination: a link lost during the start still counts as lost after it.
     StartRemembersLink,
-    /// Destination: a link that is lost while paused takes the rest of its connection with it.
+    /// Destination: a link that is lost while paused closes the rest of its connection.
     PausedClosesLostLink,
-    /// Destination: a process that is told to end while it claims the guest gives it back.
+    /// Destination: a process that has to end while it claims the guest gives it back.
     LeavingGivesBack,
     /// A process that boots the guest: not while a migration is under way.
     BootNeedsSettled,
     /// A process that boots the guest: the record must still be as it was read.
     BootSwapsWhatItRead,
-    /// A process to which the guest came without a claim: a record that tells of the hand-over of
-    /// a process which has no part in that is left as it is.
+    /// A process to which the guest came without a claim does not change a record that announces
+    /// the hand-over of an unrelated process.
     ArrivalLeavesHandovers,
-    /// A process to which the guest came without a claim: a source by which the guest has come may
-    /// have got it back since, and then keeps the record.
+    /// A process to which the guest came without a claim: an earlier source may have got the guest
+    /// back since, and then keeps the record.
     ArrivalTakesItsHandover,
-    /// A process to which the guest came without a claim: the guest does not leave before the
-    /// record names the process, which would end a migration's announcement in the middle of it.
+    /// A process to which the guest came without a claim starts no migration of it before the
+    /// record names the process: that change would remove the migration's announcement.
     ArrivalNamesFirst,
-    /// Both sides: a guest that runs at the end of a switchover does so with a look at the record,
-    /// which an operator may have given to another process meanwhile.
+    /// Both sides: a guest that runs at the end of a switchover runs only after a read of the
+    /// record, which an operator may have given to another process meanwhile.
     RunsWithALook,
-    /// `cont`: a guest whose disk was let go of runs again only once the record names its process.
+    /// `cont`: a guest whose disk was released runs again only once the record names its process.
     ContAsksRecord,
-    /// `cont`: not of such a guest while another migration of it is announced, which goes by the
-    /// generation that it has found.
+    /// `cont`: such a guest is not claimed while another migration of it is announced, which relies
+    /// on the generation that it has read.
     ContWaitsForMigration,
-    /// `cont`: a try that is refused does not give away what a stopped guest has.
+    /// `cont`: a refused attempt does not release the disk that a stopped guest holds.
     RefusedContKeeps,
     /// Source: such a guest is claimed as for `cont` before it runs at the end of a further
     /// migration.
     ResumeClaimsFirst,
-    /// Source: nor does a further migration of it that ends early say that none is under way.
+    /// Source: nor is the record settled when a further migration of it ends early.
     SettleNeedsDisk,
-    /// `cont` and source: a guest that was claimed is not said to be here before it runs, or
-    /// stands still with its disk.
+    /// `cont` and source: the record of a claimed guest is settled only when the guest runs, or is
+    /// stopped with its disk held.
     SettlesWhenItRuns,
 }
 
@@ -178,13 +177,13 @@ pub struct Guards {
 }
 
 impl Guards {
-    /// Every guard: what everything but an explorer uses.
+    /// Every guard. Only an explorer uses anything else.
     #[must_use]
     pub const fn all() -> Self {
         Guards { off: 0 }
     }
 
-    /// All but one. Only an explorer asks for this.
+    /// All but one, for an explorer.
     #[must_use]
     pub const fn without(guard: Guard) -> Self {
         Guards { off: 1 << guard as u64 }

@@ -1,9 +1,9 @@
-//! What both sides of a migration must mean alike, beyond the machine: the guest by its name, what
-//! it boots, and the file behind each writable disk.
+//! What both sides of a migration must agree on, beyond the machine: the guest's name, its boot
+//! images, and the file behind each writable disk.
 //!
-//! The source says it in an [`Identity`] behind its greeting. The destination compares in
-//! [`check_name`] and [`Boot::check`], and finds by [`Identity::proof_of`] what it has to look for
-//! in its own image. What differs is refused by name, before anything moves.
+//! The source sends an [`Identity`] behind its greeting. The destination compares in [`check_name`]
+//! and [`Boot::check`], and gets from [`Identity::proof_of`] the nonce to look for in its own
+//! image. A difference is refused by name, before any page is sent.
 
 use std::fmt;
 
@@ -15,14 +15,14 @@ use crate::parameters::DiskSharing;
 
 /// Longest command line in bytes.
 pub const COMMAND_LINE_MAX: usize = 0xffff;
-/// Most disks that are told of.
+/// Most disks in an identity.
 pub const DISKS_MAX: usize = 16;
-/// Most hand-overs that are told of; older ones are forgotten.
+/// Most hand-overs in an identity; older ones are dropped.
 pub const THROUGH_MAX: usize = 16;
-/// Most bytes of a name that are shown.
+/// Most characters of a name that are shown.
 const SHOWN_MAX: usize = 64;
 
-/// What a source means, besides its machine.
+/// A source's guest, besides its machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// What the guest boots.
@@ -30,31 +30,31 @@ pub struct Identity {
     /// Its writable disks.
     pub disks: Vec<Disk>,
     /// The announced hand-overs through which the guest has come to the source, the newest last. A
-    /// record that still tells of one of them need not be left to the process that it names. They
-    /// travel behind the rest; a source that does not know of them has none.
+    /// record that still announces one of them may be taken from the process that it names. They
+    /// are sent behind the rest; an older source sends none.
     #[serde(skip)]
     pub through: Vec<Handover>,
 }
 
-/// What a guest was booted with, and boots again at a reset.
+/// The images and the command line that a guest was booted with, and boots with again at a reset.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Boot {
     /// The kernel.
     pub kernel: Content,
     /// The initial RAM disk, if there is one.
     pub initrd: Option<Content>,
-    /// The command line as the guest gets it. It goes with the guest.
+    /// The guest's command line. It moves with the guest.
     pub command_line: String,
 }
 
-/// What is in an image.
+/// The content of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Content {
     /// It is part of the program.
     pub built_in: bool,
     /// Its length.
     pub bytes: u64,
-    /// XXH3 of it: what differs by mistake differs here.
+    /// Its XXH3, which detects accidental differences.
     pub hash: u128,
 }
 
@@ -63,11 +63,11 @@ pub struct Content {
 pub struct Disk {
     /// Which `virtio-blk`.
     pub instance: u32,
-    /// By what the destination knows its file.
+    /// How the destination recognises its file.
     pub file: DiskFile,
 }
 
-/// By what a destination knows that its image is the source's.
+/// How a destination recognises that its image is the source's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DiskFile {
     /// The source holds the lock of this nonce on it.
@@ -77,14 +77,14 @@ pub enum DiskFile {
     },
     /// The source could not take that lock.
     Unproven,
-    /// It is another file, by the operator's word.
+    /// It is another file, as the operator has set.
     Copied,
 }
 
-/// The two sides do not mean the same.
+/// The two sides do not agree.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
-    /// Two guests.
+    /// The guests' names differ.
     #[error(
         "name: the source's guest is '{source_has}', this destination waits for '{here}': start the destination with --name {source_has}"
     )]
@@ -106,7 +106,7 @@ pub enum IdentityError {
         /// What to do.
         remedy: &'static str,
     },
-    /// The source says something that cannot be.
+    /// The source's identity is malformed.
     #[error("its {0}")]
     Form(&'static str),
     /// The file behind a disk is not known to be the source's.
@@ -129,14 +129,14 @@ const SAY_COPIED_HERE: &str = "if it is, or is a copy on purpose, start this des
                                to copied here, and then migrate-incoming";
 
 impl IdentityError {
-    /// The destination's image at `path` has been looked at, and is not the source's file.
+    /// The destination's image at `path` was checked, and is not the source's file.
     #[must_use]
     pub fn other_file(instance: u32, path: &str) -> Self {
         let why = format!("the destination's image {path} is not the file that the source's guest uses");
         IdentityError::Disk { instance, why, how: SAY_COPIED }
     }
 
-    /// The destination's image at `path` could not be looked at.
+    /// The destination's image at `path` could not be checked.
     #[must_use]
     pub fn unknown_file(instance: u32, path: &str, error: &str) -> Self {
         let why = format!(
@@ -149,15 +149,15 @@ impl IdentityError {
 /// The number by which a migration's source proves its disk.
 #[must_use]
 pub fn nonce_of(migration_id: u128) -> u64 {
-    // The low half is on every frame and in the ownership record. A nonce of 0 is none, and two
-    // bits are the lock's.
+    // The low bits are on every frame. A nonce of 0 is none, and two bits are reserved for the
+    // lock.
     (migration_id >> 66) as u64 | 1
 }
 
 /// Compares the guests by name.
 ///
 /// # Errors
-/// They are two.
+/// The names differ.
 pub fn check_name(source: &str, here: &str) -> Result<(), IdentityError> {
     if source == here {
         return Ok(());
@@ -167,10 +167,10 @@ pub fn check_name(source: &str, here: &str) -> Result<(), IdentityError> {
 }
 
 impl Identity {
-    /// Whether what came can be meant: within its bounds, and each disk once.
+    /// Checks a received identity: within its bounds, and each disk once.
     ///
     /// # Errors
-    /// What cannot.
+    /// The part that is malformed.
     pub fn check_form(&self) -> Result<(), IdentityError> {
         let line = self.boot.command_line.as_bytes();
         if line.len() > COMMAND_LINE_MAX || line.contains(&0) {
@@ -186,8 +186,8 @@ impl Identity {
         Ok(())
     }
 
-    /// The hand-overs through which a guest has come that arrives now: those of the source, and
-    /// its own, if the source has announced it.
+    /// The hand-overs through which an arriving guest has come: those of the source, and this one,
+    /// if the source has announced it.
     #[must_use]
     pub fn through(of: Option<&Identity>, own: Option<&Handover>) -> Vec<Handover> {
         let mut through = of.map(|identity| identity.through.clone()).unwrap_or_default();
@@ -196,11 +196,11 @@ impl Identity {
         through
     }
 
-    /// What a destination with a writable disk `instance` at `path` has to find in it: a nonce, or
-    /// by an operator's word nothing.
+    /// The nonce that a destination has to find in its writable disk `instance` at `path`; `None`
+    /// if an operator has set that the disk is a copy.
     ///
     /// # Errors
-    /// There is no proof to be had, and no operator has said that none is needed.
+    /// The source offers no proof, and no operator has set that the disk is a copy.
     pub fn proof_of(
         of: Option<&Identity>,
         (instance, path): (u32, &str),
@@ -224,7 +224,7 @@ impl Identity {
 const _: () = assert!(OLDEST_VERSION == 4, "with no source left that has no identity, it need not be optional");
 
 impl Boot {
-    /// Compares what a source's guest boots with what the destination would. The command line goes
+    /// Compares the boot images of a source's guest with the destination's. The command line moves
     /// with the guest, and may differ.
     ///
     /// # Errors
@@ -258,7 +258,7 @@ impl Boot {
 }
 
 impl Content {
-    /// Whether a guest cannot tell one from the other.
+    /// Whether both have the same bytes.
     fn is_same(&self, other: &Content) -> bool {
         (self.bytes, self.hash) == (other.bytes, other.hash)
     }

@@ -104,16 +104,16 @@ pub struct RamStats {
     pub downtime_bytes: u64,
     /// Bytes sent while the destination ran the guest.
     pub postcopy_bytes: u64,
-    /// Pages that the destination asked for.
+    /// Pages that the destination requested.
     pub postcopy_requests: u64,
 }
 
-/// How the guest's memory arrives in postcopy. The counts of pages are live on both sides; what
-/// concerns waits is known only to the destination, where they happen.
+/// How the guest's memory arrives in postcopy. The counts of pages are live on both sides; waits
+/// are known only to the destination, where they happen.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct PostcopyStats {
-    /// `minor` or `missing`: how the destination's host tells of a page that is not here.
+    /// `minor` or `missing`: how the destination's host reports a missing page.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault_mode: Option<String>,
     /// Pages that are here (seen from the source: sent), of those that were missing at the
@@ -130,7 +130,7 @@ pub struct PostcopyStats {
     pub waits: Option<PageWaits>,
 }
 
-/// Waits for pages that had to be asked for, in microseconds.
+/// Waits for pages that had to be requested, in microseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct PageWaits {
@@ -140,13 +140,13 @@ pub struct PageWaits {
     pub total_us: u64,
     /// The longest.
     pub longest_us: u64,
-    /// Half of them took no longer.
+    /// The median.
     pub p50_us: u64,
-    /// 99 of 100 took no longer.
+    /// The 99th percentile.
     pub p99_us: u64,
-    /// Accesses that were let through without the source, because the page was here or is zero.
+    /// Accesses that were resolved without the source, because the page was here or is zero.
     pub local: u64,
-    /// Missing pages that a vCPU or a device has accessed, and has not got yet.
+    /// Missing pages that a vCPU or a device has accessed and still waits for.
     pub pending: u64,
 }
 
@@ -164,8 +164,7 @@ pub struct Downtime {
     pub package_transfer_us: u64,
     /// Loading on the destination, as it reported.
     pub load_us: u64,
-    /// From the permit's sending to its arrival: half of what the ways of `Ready` and of the
-    /// permit took together.
+    /// One-way latency of the permit: half of the latencies of `Ready` and the permit together.
     pub permit_us: u64,
     /// From the permit to the first guest instruction, as the destination reported.
     pub start_us: u64,
@@ -207,10 +206,10 @@ pub struct MigrationInfo {
     /// What the downtime would be if the switchover began now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expected_downtime: Option<u64>,
-    /// Percentage of their time that vCPUs are kept from running, while `auto-converge` does that.
+    /// Percentage of their time for which vCPUs are throttled, while `auto-converge` throttles.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_throttle_percentage: Option<u64>,
-    /// The highest that it was in this migration.
+    /// The highest percentage in this migration.
     #[serde(rename = "x-ferry-cpu-throttle-highest", skip_serializing_if = "Option::is_none")]
     pub x_ferry_cpu_throttle_highest: Option<u64>,
     /// Why the migration failed.
@@ -228,13 +227,13 @@ pub struct MigrationInfo {
     /// The handshake in force.
     #[serde(rename = "x-ferry-handshake", skip_serializing_if = "Option::is_none")]
     pub x_ferry_handshake: Option<Handshake>,
-    /// Why it is not the one that was to be expected, if so.
+    /// Why it is not the expected one, if it is not.
     #[serde(rename = "x-ferry-handshake-why", skip_serializing_if = "Option::is_none")]
     pub x_ferry_handshake_why: Option<String>,
-    /// True where the memory was handed over as a whole; left out elsewhere.
+    /// True if the memory was handed over as a whole; left out otherwise.
     #[serde(rename = "x-ferry-local", default, skip_serializing_if = "std::ops::Not::not")]
     pub x_ferry_local: bool,
-    /// Destination: the mean wait for a page that was asked for, in nanoseconds.
+    /// Destination: the mean wait for a page that was requested, in nanoseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub postcopy_latency: Option<u64>,
     /// Destination: how many of these waits took 2^n to 2^(n+1) microseconds, from n = 0.

@@ -1,5 +1,5 @@
-//! The migration protocol of Ferry: what the two sides say, the state machine of each, and which
-//! pages remain.
+//! The migration protocol of Ferry: the messages between the two sides, the state machine of each,
+//! and which pages remain.
 //!
 //! Sans-IO: no KVM, sockets, threads, clock or page data. The runtime, `ferry-transfer`, drives these
 //! types with the real things; tests drive the same types with made-up ones.

@@ -1,4 +1,4 @@
-//! What the two sides say to each other on the control link.
+//! The messages of the control link.
 //!
 //! The state machines send and receive these values; [`crate::wire`] turns them into frames. They
 //! are small and hashable, so that an explorer can hold many of them: everything bulky (a machine
@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::named::named;
 
-/// The protocol's version, which a source speaks.
+/// The protocol version of this build's source.
 pub const PROTOCOL_VERSION: u16 = 5;
-/// The oldest version of a source that a destination takes. Since then, only what follows the
+/// The oldest source version that a destination accepts. Since then, only the data behind the
 /// greeting has changed.
 pub const OLDEST_VERSION: u16 = 4;
 
-/// Whether a destination of this build takes a source of this version.
+/// Whether a destination of this build accepts a source of this version.
 #[must_use]
 pub fn takes_version(version: u16) -> bool {
     (OLDEST_VERSION..=PROTOCOL_VERSION).contains(&version)
@@ -32,18 +32,18 @@ pub struct Failure {
     pub reason: String,
 }
 
-/// What ends the switchover: who may run the guest, and who says so. See `docs/protocol.md`.
+/// How a switchover decides which side runs the guest. See `docs/protocol.md`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Handshake {
-    /// Package and run in one go, as QEMU before 10.2. A failed load strands the guest. For
+    /// Package and run in one go, as QEMU before 10.2. A failed load loses the guest. For
     /// comparison only.
     None,
     /// The destination's answer after loading is taken as proof that it runs. A lost answer makes
     /// two runners. For comparison only.
     Pong,
     /// The destination starts only with the source's permit. Safe; a link lost at the wrong moment
-    /// leaves it uncertain who owns the guest until an operator says so.
+    /// leaves it uncertain which side owns the guest until an operator resolves it.
     #[default]
     Setup,
     /// The permit, and an ownership record that both sides see. Safe, and decided while the record
@@ -95,14 +95,15 @@ pub enum ToDestination {
         postcopy: bool,
     },
     /// The destination may run the guest. From here on the source does not resume by itself.
-    /// Attachment: what the operator wants.
+    /// Attachment: the run state that the operator requests.
     Permit {
         /// As in `Hello`.
         generation: u64,
     },
     /// Postcopy: every remaining page has been sent.
     Drained,
-    /// Postcopy, on a new link after a break: go on. The destination answers with what it has.
+    /// Postcopy, on a new link after a break: go on. The destination answers with its received
+    /// bitmap.
     Recover {
         /// As in `Hello`.
         generation: u64,
@@ -130,7 +131,7 @@ pub enum ToSource {
     },
     /// A sign of life.
     Heartbeat,
-    /// Every bulk link has delivered this marker: what was sent before it is in guest memory.
+    /// Every bulk link has delivered this marker: everything sent before it is in guest memory.
     MarkerReached {
         /// The marker's number.
         marker: u32,
@@ -141,7 +142,7 @@ pub enum ToSource {
     RehearsalFailed(Failure),
     /// Everything that can fail has been done; waiting for the permit.
     Ready {
-        /// Microseconds from the package's arrival to the end of loading, and of that the wait for
+        /// Microseconds from the package's arrival to the end of loading, including the wait for
         /// the last pages.
         load_us: u64,
         /// Microseconds from the package's arrival until the last pages were there.
@@ -153,13 +154,14 @@ pub enum ToSource {
     Started {
         /// Microseconds from the permit's arrival to the first `KVM_RUN`.
         start_us: u64,
-        /// Microseconds from the sending of `Ready` to the permit's arrival; 0 when the permit
-        /// came unasked.
+        /// Microseconds from the sending of `Ready` to the permit's arrival; 0 if no permit was
+        /// awaited.
         permit_us: u64,
     },
     /// Postcopy: every page is here; the source may free its memory.
     DrainedAck,
-    /// Postcopy, on a new link: this is what has been received. Attachment: the received bitmap.
+    /// Postcopy, on a new link: go on with the pages that are missing. Attachment: the received
+    /// bitmap.
     RecoverAck,
     /// The destination is not in the postcopy that the source wants to recover.
     RecoverRefused {

@@ -1,8 +1,8 @@
 //! Names for the values of an enum, and the table of all of them, from one list.
 //!
-//! Messages and outputs use it: logs, traces and fault points speak of them by these names, and
-//! the fault matrix makes its cells from the tables. A value without a name does not compile, so a
-//! new message or step is in the matrix from its first day.
+//! Messages and outputs use it: logs, traces and fault points use these names, and the fault matrix
+//! makes its cells from the tables. A value without a name does not compile, so a new message or
+//! step is in the matrix at once.
 
 /// `named!(Type, "what the names are": Pattern => "Name", …)` gives `Type` a `name` and the table
 /// `NAMES`.

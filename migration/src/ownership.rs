@@ -1,9 +1,9 @@
-//! Who may run a guest: the ownership record, its bytes, and the rules by which it changes.
+//! Who may run a guest: the ownership record, its bytes, and the rules of its changes.
 //!
 //! A record names one process as the owner of one guest. It has no lease and no clock: only a
-//! compare-and-swap changes it. Everything here is pure. The state machines and the explorer
-//! reason with [`Handover`] and [`judge`]; the backends in `ferry-record` keep the bytes of
-//! [`mod@file`] on storage that both sides see. `docs/ownership-record.md` has the tables.
+//! compare-and-swap changes it. Everything here is pure. The state machines and the explorer use
+//! [`Handover`] and [`judge`]; the backends in `ferry-record` keep the bytes of [`mod@file`] on
+//! storage that both sides see. `docs/ownership-record.md` has the tables.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -22,7 +22,7 @@ pub use swap::{Change, Expected, RuleError, Swap, Verdict, judge};
 /// Who owns a guest.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Record {
-    /// The guest's name. A record is about one guest for ever.
+    /// The guest's name. A record never changes its guest.
     pub vm: Name,
     /// Which run of the guest this is: one more with every change of the owner.
     pub generation: u64,
@@ -34,12 +34,12 @@ pub struct Record {
     /// locked, or is dead. While this is false, a stopped process without any lock may hold the
     /// newest state of the guest.
     pub settled: bool,
-    /// What the source wrote for the destination to read back, as proof that both see the same
-    /// record; 0 is none.
+    /// A number that the source wrote for the destination to read back, which proves that both see
+    /// the same record; 0 is none.
     pub nonce: u64,
 }
 
-/// A ferry process, told from every other by a random number.
+/// A ferry process, identified by a random number.
 ///
 /// Two are the same if their numbers are; the label is for people and is not compared.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! The attachment of a package: device state, and in postcopy the pages that remain.
 //!
-//! Four bytes give the length of the sections; what follows them is the bitmap of remaining pages
-//! as runs ([`PageBitmap::encode`]), nothing when none remain.
+//! Four bytes give the length of the sections; behind them comes the bitmap of remaining pages as
+//! runs ([`PageBitmap::encode`]), empty when none remain.
 
 use crate::pages::{BitmapError, PageBitmap};
 use crate::section::{self, Section, SectionError};
@@ -20,7 +20,7 @@ pub enum PackageError {
     Remaining(#[from] BitmapError),
 }
 
-/// Puts sections that [`section::encode`] framed and the remaining pages together.
+/// Joins sections that [`section::encode`] framed with the remaining pages.
 #[must_use]
 pub fn encode(sections: &[u8], remaining: Option<&PageBitmap>) -> Vec<u8> {
     let runs = remaining.map(PageBitmap::encode).unwrap_or_default();
@@ -34,7 +34,7 @@ pub fn encode(sections: &[u8], remaining: Option<&PageBitmap>) -> Vec<u8> {
 /// Reads what [`encode`] wrote, for a machine of `pages` pages.
 ///
 /// # Errors
-/// What is damaged.
+/// The part that is damaged.
 pub fn decode(bytes: &[u8], pages: u64) -> Result<(Vec<Section>, PageBitmap), PackageError> {
     let (head, rest) = bytes.split_first_chunk::<4>().ok_or(PackageError::Truncated)?;
     let len = u32::from_le_bytes(*head) as usize;

@@ -72,7 +72,7 @@ impl PageBitmap {
         self.words[(page / 64) as usize] |= 1 << (page % 64);
     }
 
-    /// Takes `page` out.
+    /// Removes `page`.
     pub fn clear(&mut self, page: u64) {
         if page < self.pages {
             self.words[(page / 64) as usize] &= !(1 << (page % 64));
@@ -120,7 +120,7 @@ impl PageBitmap {
         self.trim();
     }
 
-    /// Takes the pages of `words` out, which begin at page `first` (a multiple of 64).
+    /// Removes the pages of `words`, which begin at page `first` (a multiple of 64).
     ///
     /// # Panics
     /// When `first` is no multiple of 64.
@@ -188,7 +188,7 @@ impl PageBitmap {
         })
     }
 
-    /// Takes every page of `other` out.
+    /// Removes every page of `other`.
     pub fn subtract(&mut self, other: &PageBitmap) {
         for (own, other) in self.words.iter_mut().zip(&other.words) {
             *own &= !other;
@@ -220,7 +220,7 @@ impl PageBitmap {
     }
 }
 
-/// Why bytes are no set of pages.
+/// Why bytes are not a set of pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BitmapError {
     /// A number ends early or has more than 64 bits.

@@ -1,9 +1,8 @@
-//! What an operator may set about a migration: QEMU's parameters under QEMU's names, and Ferry's
-//! own.
+//! The parameters of a migration: QEMU's under QEMU's names, and Ferry's own.
 //!
-//! QMP reads and writes these as they stand (`migrate-set-parameters`,
-//! `query-migrate-parameters`); the runtime takes a copy when a migration starts and watches
-//! `max-bandwidth` and `downtime-limit` for changes while it runs.
+//! QMP reads and writes these unchanged (`migrate-set-parameters`, `query-migrate-parameters`); the
+//! runtime takes a copy when a migration starts and watches `max-bandwidth` and `downtime-limit`
+//! for changes while it runs.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,10 +12,10 @@ mod given;
 
 pub use self::given::{Given, OwnSettings};
 
-/// Most bulk links that a destination takes.
+/// Most bulk links that a destination accepts.
 pub const BULK_LINKS_MAX: u8 = 32;
 
-/// Most that vCPUs may be throttled, in percent of their time: the guest has to go on.
+/// Most that vCPUs may be throttled, in percent of their time: the guest must make progress.
 pub const CPU_THROTTLE_MAX: u64 = 99;
 
 /// Least `max-bandwidth` that is a limit, in bytes a second. A figure meant in MiB a second or
@@ -38,7 +37,7 @@ pub enum OnLimit {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PostcopyWhen {
-    /// Only when told to (`migrate-start-postcopy`).
+    /// Only on the command `migrate-start-postcopy`.
     #[default]
     Manual,
     /// When the first round has ended.
@@ -51,22 +50,22 @@ pub enum PostcopyWhen {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Compression {
-    /// They travel as they are.
+    /// Not at all.
     #[default]
     None,
-    /// Each chunk that gets shorter by it is one block of LZ4.
+    /// Each chunk that shrinks is sent as one block of LZ4.
     Lz4,
 }
 
-/// What the destination's image of a writable disk is to the source's.
+/// How the destination's image of a writable disk relates to the source's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DiskSharing {
     /// The same file, which the two sides prove to each other.
     #[default]
     Shared,
-    /// Another file, or one of which no proof can be had: the operator has seen to it that both
-    /// hold the same, and that no other guest has it.
+    /// Another file, or one without a proof: the operator guarantees that both have the same
+    /// content and that no other guest uses it.
     Copied,
 }
 
@@ -86,8 +85,8 @@ pub struct Parameters {
     pub cpu_throttle_increment: u64,
     /// Where it ends, in percent of their time (QEMU: `max-cpu-throttle`).
     pub max_cpu_throttle: u64,
-    /// Of the bytes that a round sent, before compression, the percentage that may be dirtied
-    /// meanwhile before it begins or rises (QEMU: `throttle-trigger-threshold`).
+    /// Throttling begins or rises when the guest dirties more than this percentage of the bytes
+    /// that a round sent, before compression (QEMU: `throttle-trigger-threshold`).
     pub throttle_trigger_threshold: u64,
     /// Rounds after which precopy stops waiting to converge; 0 is no limit.
     #[serde(rename = "x-ferry-max-rounds")]
@@ -105,7 +104,7 @@ pub struct Parameters {
     /// to `Started`.
     #[serde(rename = "x-ferry-load-timeout-ms")]
     pub load_timeout_ms: u64,
-    /// Milliseconds without a sign of life after which the peer is given up.
+    /// Milliseconds without a sign of life after which the peer counts as lost.
     #[serde(rename = "x-ferry-heartbeat-timeout-ms")]
     pub heartbeat_timeout_ms: u64,
     /// When postcopy starts by itself, where the capability `postcopy-ram` allows it.
@@ -124,11 +123,11 @@ pub struct Parameters {
     /// How pages are compressed on bulk links. Answers to page requests never are.
     #[serde(rename = "x-ferry-compression")]
     pub compression: Compression,
-    /// Hand the memory over as a whole to a process on this host, over a Unix socket: no page is
-    /// copied.
+    /// Hand the memory over as a whole to a process on this host, over a Unix socket, without
+    /// copying a page.
     #[serde(rename = "x-ferry-local")]
     pub local: bool,
-    /// What the destination's image of a writable disk is to the source's.
+    /// How the destination's image of a writable disk relates to the source's.
     #[serde(rename = "x-ferry-disk")]
     pub disk: DiskSharing,
 }
@@ -159,7 +158,7 @@ impl Default for Parameters {
     }
 }
 
-/// What an operator may switch on (QEMU's `MigrationCapability`): those that Ferry has.
+/// The capabilities (QEMU's `MigrationCapability`) that Ferry has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Capability {
@@ -218,7 +217,7 @@ mod asked_handshake {
     }
 }
 
-/// A parameter has a value that cannot work.
+/// A parameter has a value out of its range.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("parameter '{name}' is {value}: {allowed}")]
 pub struct ParameterError {

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A saved state, tagged with what may load it.
+/// A saved state, tagged with the device and version that may load it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Section {
     /// The kind of device, for example `virtio-blk` or `vcpu`.
@@ -43,7 +43,7 @@ pub enum SectionError {
         /// The section.
         name: String,
     },
-    /// A section's name is no lower-case word.
+    /// A section's name is empty, too long, or has illegal characters.
     #[error("section {at} has no valid device name")]
     Name {
         /// Counted from 0.

@@ -1,13 +1,13 @@
-//! The timers that the state machines ask for. Time itself belongs to their driver.
+//! The timers that the state machines request. The driver has the clock.
 
-/// Names a timer; how long each runs is the driver's matter, from the parameters.
+/// Names a timer; the driver takes its duration from the parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Timer {
     /// Connecting and `Hello` took too long.
     Setup,
-    /// The peer gave no sign of life. Any message from it starts this anew.
+    /// The peer gave no sign of life in time. Any message from it restarts this.
     PeerSilent,
-    /// It is time to give a sign of life.
+    /// A heartbeat is due.
     Heartbeat,
     /// The rehearsal took too long.
     Rehearsal,
@@ -15,9 +15,9 @@ pub enum Timer {
     Stop,
     /// The last pages and loading on the destination took too long.
     Load,
-    /// The destination did not say in time whether it runs.
+    /// The destination did not report in time whether it runs.
     Start,
-    /// It is time to try the ownership record again.
+    /// The next attempt to change the ownership record is due.
     RetryRecord,
     /// The other side did not confirm in time that postcopy goes on.
     Recover,

@@ -1,17 +1,15 @@
 //! Frames: how messages and pages look on a link, byte for byte. See `docs/protocol.md` for the
 //! tables.
 //!
-//! Four formats, all little-endian, each with a CRC-32C that is checked before anything is
-//! believed:
-//! - the *preamble* (40 bytes) opens every connection and says which link of which migration it
-//!   is;
+//! Four formats, all little-endian, each with a CRC-32C that is checked before the content is used:
+//! - the *preamble* (40 bytes) opens every connection and names its link and its migration;
 //! - a *control frame* is a 24-byte header, a message, and an attachment;
 //! - a *bulk frame* is a 160-byte header, then the pages that its first bitmap names (on bulk
 //!   links and on the urgent link);
 //! - a *page request* is 24 bytes on the urgent link, destination to source.
 //!
 //! Decoding never allocates: the runtime reads a header, gets lengths that are within the cap for
-//! the message's kind, and only then makes room.
+//! the message's kind, and only then allocates.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -49,7 +47,7 @@ pub enum WireError {
         /// Which frame.
         what: &'static str,
     },
-    /// A frame's header holds a value that cannot be.
+    /// A frame's header holds an illegal value.
     #[error("{what}: {field} is {value}, {allowed}")]
     Field {
         /// Which frame.
@@ -61,7 +59,7 @@ pub enum WireError {
         /// What would have been accepted.
         allowed: &'static str,
     },
-    /// A packed chunk did not unpack.
+    /// The pages of a compressed chunk could not be decompressed.
     #[error("the pages of chunk {chunk} do not unpack: {why}; the link corrupts data")]
     Packed {
         /// Which chunk.
@@ -74,10 +72,10 @@ pub enum WireError {
     Message {
         /// The message's name.
         kind: &'static str,
-        /// What postcard said.
+        /// The error of postcard.
         why: String,
     },
-    /// A frame belongs to another migration, or came twice, or one is missing.
+    /// A frame came twice, or one is missing.
     #[error("{what} is frame {found} where {expected} was expected: a frame was lost, repeated or replayed")]
     Sequence {
         /// Which frame.
@@ -113,9 +111,9 @@ pub const STATE_CAP: u32 = 16 << 20;
 pub const BITMAP_CAP: u32 = 16 << 20;
 /// Most bytes of a machine description.
 pub const GREETING_CAP: u32 = 1 << 20;
-/// Most bytes of the word that memory was taken as a whole.
+/// Most bytes of the `HelloAck` attachment (`PassedMemory`).
 pub const TAKEN_CAP: u32 = 16;
-/// Most bytes of what an operator wants of the guest.
+/// Most bytes of the run state that an operator requests.
 pub const WISHES_CAP: u32 = 16;
 /// Most bytes of a message without its attachment; reasons are texts for people.
 pub const MESSAGE_CAP: u32 = 16 << 10;

@@ -2,8 +2,8 @@
 //!
 //! `ferry run --serial stdio` starts a [`Console`] beside the machine. A terminal is put into raw
 //! mode, so that every key reaches the guest, save those after Ctrl-A; but only while the process
-//! is in the terminal's foreground. What the guest does not take is held back and offered again
-//! when it has read, so nothing typed or piped in is lost; meanwhile no more is read.
+//! is in the terminal's foreground. Input that the guest does not take is held back and offered
+//! again when it has read, so nothing typed or piped in is lost; meanwhile no more is read.
 
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
@@ -25,8 +25,8 @@ mod terminal;
 
 /// Bytes read from standard input at once.
 const INPUT_BYTES: usize = 256;
-/// Between two looks at who has the terminal: no signal tells a process that it comes to the
-/// foreground.
+/// Between two checks of the terminal's foreground: no signal notifies a process that it has come
+/// there.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 const HINT: &str = "Ctrl-A x leaves, Ctrl-A h helps\r\n";
@@ -34,7 +34,7 @@ const HINT: &str = "Ctrl-A x leaves, Ctrl-A h helps\r\n";
 const HELP: &str =
     "\r\nCtrl-A x  leave, ending the guest\r\nCtrl-A h  this help\r\nCtrl-A Ctrl-A  send Ctrl-A to the guest\r\n";
 
-/// Passes standard input to a serial port until dropped; then the terminal is as it was.
+/// Passes standard input to a serial port until dropped, then restores the terminal.
 #[derive(Debug)]
 pub(crate) struct Console {
     stop: Arc<EventFd>,
@@ -88,9 +88,9 @@ struct Pump {
     stop: Arc<EventFd>,
     /// Only a terminal has an escape key.
     keys: Option<Keys>,
-    /// In raw mode while it is ours.
+    /// In raw mode while this process is in its foreground.
     terminal: Option<Terminal>,
-    /// The user has been told of the escape key.
+    /// The hint about the escape key was shown.
     hinted: bool,
     /// Read, and not yet taken by the guest.
     waiting: Vec<u8>,
@@ -100,7 +100,7 @@ struct Pump {
 }
 
 impl Pump {
-    /// Until told to stop, or all input has been taken.
+    /// Runs until stopped, or until all input has been taken.
     fn run(&mut self, input: &impl AsFd) -> io::Result<()> {
         while !(self.ended && self.waiting.is_empty()) {
             let is_ours = self.look()?;
@@ -108,7 +108,7 @@ impl Pump {
             if stopped {
                 return Ok(());
             }
-            // Told again for the next time that the FIFO runs empty.
+            // Reset, for the next time that the FIFO runs empty.
             let _ = self.serial.input_room().read();
             // The terminal may have gone to another process while this one waited.
             if readable && self.look()? {
@@ -119,8 +119,8 @@ impl Pump {
         Ok(())
     }
 
-    /// Whether input may be read now: at all times, but for a terminal in whose background this
-    /// process is.
+    /// Whether input may be read now: always, except while this process is in the background of its
+    /// terminal.
     fn look(&mut self) -> io::Result<bool> {
         let Some(terminal) = &self.terminal else { return Ok(true) };
         let place = terminal.look()?;
@@ -130,14 +130,14 @@ impl Pump {
         Ok(place != Place::Background)
     }
 
-    /// Waits for the order to stop, for room in the port, or, when nothing is held back and it
-    /// `is_ours`, for input; with a terminal for a while only.
+    /// Waits for the stop event, for room in the port, or, if nothing is held back and it
+    /// `is_ours`, for input; with a terminal, for at most [`LOOK_EVERY`].
     fn wait(&self, input: &impl AsFd, is_ours: bool) -> io::Result<(bool, bool)> {
         let wants_input = is_ours && self.waiting.is_empty() && !self.ended;
         // SAFETY: both eventfds live as long as `self`.
         let (stop, room) = unsafe { (borrow(&self.stop), borrow(self.serial.input_room())) };
         let mut fds = vec![PollFd::new(&stop, PollFlags::IN), PollFd::new(&room, PollFlags::IN)];
-        // A hung-up input would be ready at all times while nothing can be done about it.
+        // `poll` would report a hung-up input at all times, even if it is not to be read.
         if wants_input {
             fds.push(PollFd::new(input, PollFlags::IN));
         }

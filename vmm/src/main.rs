@@ -1,7 +1,7 @@
-//! The `ferry` command: it puts a machine, its migrations and their management together.
+//! The `ferry` command: it joins a machine, its migrations and their management.
 //!
-//! What each of them does is in a crate of its own, below this one; here are the command line, the
-//! terminal, signals and standard error.
+//! Each of them is in a crate of its own, below this one; here are the command line, the terminal,
+//! signals and standard error.
 
 // A message must not end the thread that it comes from: see `stderr`, and `cli::print` for
 // results.

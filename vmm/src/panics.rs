@@ -1,9 +1,9 @@
-//! What a panic tells, on standard error, without waiting for its reader.
+//! Prints panics on standard error, without waiting for its reader.
 //!
 //! The standard library's own hook writes to the file at once: with a full pipe that no process
-//! reads, the thread that panicked would stay in there, and what waits for its end would wait for
-//! ever. Here the text takes the way of every other message (see [`crate::stderr`]), and
-//! what becomes of the thread is as before.
+//! reads, the thread that panicked would block there, and so would every thread that joins it. Here
+//! the text is queued as every other message (see [`crate::stderr`]), and the thread unwinds as
+//! before.
 
 use std::backtrace::Backtrace;
 use std::ffi::OsStr;
@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use crate::stderr;
 
-/// Longest that a thread which has panicked waits for its text to be written: the panic may be one
-/// that ends the process at once, as one in a destructor does.
+/// Longest that a thread which has panicked waits for its text to be written: the panic may end the
+/// process at once, as one in a destructor does.
 const LAST_WORD: Duration = Duration::from_millis(100);
 
-/// From now on, panics are told this way. To be called before the first of them.
+/// Installs the hook. To be called before the first panic.
 pub(crate) fn tell() {
     let style = Style::of(std::env::var_os("RUST_BACKTRACE").as_deref());
     std::panic::set_hook(Box::new(move |info| {
@@ -45,7 +45,7 @@ impl Style {
     }
 }
 
-/// A panic, for people: the thread, the place, the message, and how it came to that.
+/// The text of a panic: the thread, the place, the message, and the backtrace.
 struct Told<'a> {
     info: &'a PanicHookInfo<'a>,
     style: Style,

@@ -1,7 +1,6 @@
 //! The real target of the commands: this process's machine and its migrations.
 //!
-//! `ferry run` builds one, hands it to the server, and hears from it when an incoming migration
-//! has ended.
+//! `ferry run` builds one, hands it to the server, and is notified of a failed incoming migration.
 
 use std::sync::Arc;
 use std::thread;
@@ -20,7 +19,7 @@ use ferry_transfer::{MigrationError, Migrations, Needed};
 
 use crate::stderr;
 
-/// Hears why an incoming migration failed.
+/// Receives the reason why an incoming migration failed.
 type OnFailure = Arc<dyn Fn(MigrationError) + Send + Sync>;
 
 /// A machine and its migrations, as management clients see them.
@@ -43,11 +42,11 @@ impl Process {
         Process { machine, migrations, on_incoming_failed }
     }
 
-    /// Listens for an incoming migration, tells the address on standard error and follows it to
-    /// its end.
+    /// Listens for an incoming migration, prints the address on standard error and follows the
+    /// migration to its end.
     ///
     /// # Errors
-    /// When the process takes no guest, listens already, or cannot listen there.
+    /// When the process accepts no guest, listens already, or cannot listen there.
     pub(crate) fn listen(&self, at: &Endpoint, exit_on_error: bool) -> Result<(), MigrationError> {
         let at = self.migrations.incoming(at)?;
         // Scripts that gave port 0 read this line.

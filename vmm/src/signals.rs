@@ -1,5 +1,5 @@
-//! The process's signals: those that ask it to end are messages, and those that would end or stop
-//! it by the way are ignored.
+//! The process's signals: those that request its end are messages, and those that would end or stop
+//! it incidentally are ignored.
 //!
 //! Ctrl-C and its kin arrive on a channel, where every command waits anyway. The signals are
 //! blocked in every thread and taken by one that waits for them, so no code runs in a signal
@@ -16,7 +16,7 @@ use std::thread;
 pub(crate) struct Signal(pub i32);
 
 impl Signal {
-    /// Its name, as `kill` knows it.
+    /// Its name, as for `kill`.
     #[must_use]
     pub(crate) fn name(self) -> &'static str {
         match self.0 {
@@ -31,7 +31,7 @@ impl Signal {
 /// The signals that end the process, taken from the start of a command on.
 ///
 /// Until [`Signals::messages`] is called, the first of them ends the process at once, as if it had
-/// never been taken: also one that waits for storage that does not answer.
+/// never been taken, even while the process waits for storage that does not answer.
 #[derive(Debug)]
 pub(crate) struct Signals {
     taker: Arc<Mutex<Option<Sender<Signal>>>>,
@@ -71,7 +71,7 @@ impl Signals {
         Ok(Signals { taker })
     }
 
-    /// From now on they are messages.
+    /// From now on, signals are messages.
     #[must_use]
     pub(crate) fn messages(&self) -> Receiver<Signal> {
         let (sender, receiver) = channel();
@@ -81,8 +81,8 @@ impl Signals {
 }
 
 /// Lets a write to a file that may not grow fail with `EFBIG`, as a write to a pipe without a
-/// reader fails with `EPIPE` (the standard library sees to that one): a log or an image that
-/// reaches a limit is no reason to end a guest.
+/// reader fails with `EPIPE` (the standard library ignores SIGPIPE): a log or an image that reaches
+/// a limit must not end a guest.
 pub(crate) fn ignore_file_size() {
     // SAFETY: sets a disposition that has no handler.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
@@ -97,8 +97,8 @@ pub(crate) fn ignore_terminal_stops() {
     }
 }
 
-/// Undoes, in a child before its `exec`, what a child would inherit. Makes only calls that are
-/// safe between fork and exec.
+/// Resets, in a child before its `exec`, the dispositions and the mask that it would inherit. Makes
+/// only calls that are safe between fork and exec.
 ///
 /// # Errors
 /// When the mask cannot be set.
@@ -144,7 +144,7 @@ pub(crate) fn die_of(Signal(signal): Signal) {
 fn is_ignored(signal: i32) -> bool {
     // SAFETY: all zeros are a valid value of this plain structure.
     let mut present: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: asks only; the structure is writable.
+    // SAFETY: queries only; the structure is writable.
     let asked = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut present) };
     asked == 0 && present.sa_sigaction == libc::SIG_IGN
 }

@@ -1,10 +1,10 @@
 //! Standard error, without waiting for its reader: log lines and messages queue here, and a thread
 //! of its own writes them.
 //!
-//! A pipe whose reader has stopped, or a terminal on hold, blocks a write for as long as it likes;
-//! a disk that is full fails it. Neither may reach the threads that run or move a guest. The queue
-//! has a bound: what does not fit is dropped and counted, and the count is written as soon as the
-//! reader goes on. An error of the file is no error of the process.
+//! A pipe whose reader has stopped, or a terminal on hold, can block a write indefinitely; a full
+//! disk fails it. Neither may reach the threads that run or move a guest. The queue has a bound:
+//! messages that do not fit are dropped and counted, and the count is written as soon as the reader
+//! goes on. An error of the file is no error of the process.
 
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-/// Bytes that may wait.
+/// Most bytes in the queue.
 const CAPACITY: usize = 1 << 20;
 /// Longest that the end of the process waits for the reader.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -32,20 +32,20 @@ pub(crate) fn say(line: impl Display) {
 pub(crate) fn write(bytes: Vec<u8>) {
     match STDERR.get_or_init(start) {
         Some(queue) => queue.push(bytes),
-        // A host without a thread to spare: the message is worth the wait.
+        // The host has no thread to spare: the message is worth the wait.
         None => drop(io::stderr().write_all(&bytes)),
     }
 }
 
-/// Waits until all is written, for so long at most.
+/// Waits until all is written, for at most `within`.
 pub(crate) fn flush_within(within: Duration) {
     if let Some(Some(queue)) = STDERR.get() {
         queue.flush(within);
     }
 }
 
-/// Dropped at the end of the process, also when that is a panic: waits until all is written, for a
-/// second at most.
+/// Dropped at the end of the process, even by a panic: waits until all is written, for a second at
+/// most.
 #[derive(Debug)]
 pub(crate) struct Farewell;
 
@@ -138,7 +138,7 @@ impl State {
         self.waiting.push_back(bytes);
     }
 
-    /// Queues the count of what was dropped, in the place where it is missing.
+    /// Queues the count of the dropped messages in their place.
     fn note_dropped(&mut self) {
         let dropped = std::mem::take(&mut self.dropped);
         if dropped > 0 {
@@ -155,7 +155,7 @@ impl Shared {
     fn run(&self, file: &impl AsFd) {
         loop {
             let bytes = self.next();
-            // A reader that has gone, or a disk that is full, loses the message.
+            // A closed pipe or a full disk loses the message.
             let _ = write_all(file, &bytes);
             self.lock().writing = false;
             self.changed.notify_all();

@@ -8,22 +8,22 @@ pub const MAX_DELAY_MS: u64 = 600_000;
 /// The largest `skew` either way, in milliseconds: a year.
 pub const MAX_SKEW_MS: u64 = 366 * 24 * 3_600_000;
 
-/// What happens there.
+/// What happens at a fault point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FaultAction {
-    /// It fails at once.
+    /// The operation fails at once.
     Fail,
-    /// It is not done, and fails with this error of the system.
+    /// The operation is not carried out, and fails with this errno.
     Errno(Errno),
-    /// It does not return until it is interrupted or its rule is cleared.
+    /// The thread waits until it is interrupted or the rules are cleared.
     Hang,
-    /// It takes this much longer.
+    /// The thread waits for this long first.
     Delay(Duration),
-    /// The process ends there, as by `SIGKILL`.
+    /// The process ends, by `SIGKILL`.
     Kill,
-    /// The process stands still there, as by `SIGSTOP`, until it gets a `SIGCONT`.
+    /// The process stops, by `SIGSTOP`, until it receives a `SIGCONT`.
     Freeze,
-    /// The clock is off by so many milliseconds.
+    /// The wall clock is off by this many milliseconds.
     Skew(i64),
 }
 
@@ -37,7 +37,7 @@ pub struct Errno {
 macro_rules! errnos {
     ($($name:ident),* $(,)?) => {
         const ERRNOS: &[Errno] = &[$(Errno { name: stringify!($name), number: libc::$name }),*];
-        /// Their names, for an error.
+        /// The names, for an error message.
         pub(super) const ERRNO_NAMES: &str = concat!($("|", stringify!($name)),*);
     };
 }
@@ -48,7 +48,7 @@ errnos! {
 }
 
 impl Errno {
-    /// The number, as the system has it.
+    /// The errno as a number.
     #[must_use]
     pub fn number(self) -> i32 {
         self.number
@@ -56,7 +56,7 @@ impl Errno {
 }
 
 impl FaultAction {
-    /// What comes before the colon.
+    /// The part of `do=` before the colon.
     pub(super) fn kind(self) -> &'static str {
         match self {
             FaultAction::Fail => "fail",

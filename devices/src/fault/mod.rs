@@ -1,11 +1,11 @@
-//! The fault device: saved and loaded like any other, and told to fail, hang or be slow while that
-//! happens.
+//! The fault device: it is saved and loaded like any other, and fails, hangs or is slow in these
+//! steps if a rule requires it.
 //!
 //! It lets an operator and the fault matrix try every way in which a device can spoil a migration.
 //! The guest does not see it. Its rules may also name another device, a call to the kernel, a step
-//! or a message of the migration, or something that the process asks of its host: the thread that
-//! is there asks [`FaultControl`] first. `--device fault,…` and QMP `x-ferry-fault-set` end in
-//! [`FaultSpec`] and [`FaultControl`].
+//! or a message of the migration, or another operation on the host: the thread that reaches it
+//! calls [`FaultControl`] first. `--device fault,…` and QMP `x-ferry-fault-set` build a
+//! [`FaultSpec`] and add it to a [`FaultControl`].
 
 mod action;
 mod point;
@@ -31,8 +31,8 @@ const PATTERN_WORDS: usize = 8;
 
 /// A device whose only behaviour is how it is saved and loaded.
 ///
-/// Its state is a counter (how often a guest was started with it) and a pattern that follows from
-/// the counter, so that a state that was damaged or mixed up on its way is noticed.
+/// Its state is a counter (how often a guest was started with it) and a pattern derived from the
+/// counter, which detects a state that was damaged or mixed up in transit.
 pub struct FaultDevice {
     id: DeviceId,
     control: Arc<FaultControl>,
@@ -46,7 +46,7 @@ struct Saved {
 }
 
 impl FaultDevice {
-    /// The `instance`th fault device, which does what `control` says.
+    /// The `instance`th fault device, which follows the rules of `control`.
     #[must_use]
     pub fn new(instance: u32, control: Arc<FaultControl>) -> Self {
         FaultDevice { id: DeviceId { name: "fault", instance }, control, starts: 0 }

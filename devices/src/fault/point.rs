@@ -1,7 +1,7 @@
 //! Where a fault can happen: the table of places, and how rules name them all.
 //!
-//! [`FaultSpec`](super::FaultSpec) reads a [`FaultPoint`] after `at=`; a thread that is at one
-//! asks [`FaultControl`](super::FaultControl). Calls, outputs and messages have tables of their
+//! [`FaultSpec`](super::FaultSpec) parses a [`FaultPoint`] after `at=`; a thread that reaches one
+//! calls [`FaultControl`](super::FaultControl). Calls, outputs and messages have tables of their
 //! own elsewhere: here only their form is checked.
 
 use std::fmt;
@@ -66,7 +66,7 @@ impl Moment {
 
 macro_rules! places {
     ($($(#[$doc:meta])* $place:ident = $name:literal,)*) => {
-        /// Where this process asks its host for something.
+        /// An operation on the host: on storage, network, threads, memory or the clock.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Place {
             $($(#[$doc])* $place,)*
@@ -92,7 +92,7 @@ places! {
     RecordRead = "record:read",
     /// A slot of the ownership record is about to be written.
     RecordWrite = "record:write",
-    /// What was written to the ownership record is about to be made durable.
+    /// Writes to the ownership record are about to be made durable.
     RecordSync = "record:sync",
     /// The lock of the ownership record is about to be taken.
     RecordLock = "record:lock",
@@ -106,21 +106,20 @@ places! {
     DiskRead = "disk:read",
     /// Data is about to be written to the disk image.
     DiskWrite = "disk:write",
-    /// The disk image is about to be made durable because the guest asks for it.
+    /// The disk image is about to be made durable because the guest has requested it.
     DiskSync = "disk:sync",
     /// The disk image is about to be made durable because the guest was stopped, as in a
     /// switchover.
     DiskFlush = "disk:flush",
     /// A link to the destination is about to be opened.
     HostConnect = "host:connect",
-    /// A connection of a source is about to be taken.
+    /// A connection of a source is about to be accepted.
     HostAccept = "host:accept",
     /// A worker thread of a migration is about to be started.
     HostThread = "host:thread",
     /// A userfaultfd is about to be opened.
     HostUserfaultfd = "host:userfaultfd",
-    /// Memory is about to be emptied for a guest that arrives, or given to a page that arrives by
-    /// postcopy.
+    /// Memory is about to be discarded before a guest arrives, or allocated to a page of postcopy.
     HostMemory = "host:memory",
     /// The wall clock is read, to carry the guest's clocks over.
     ClockRealtime = "clock:realtime",
@@ -134,14 +133,14 @@ pub enum FaultPoint {
     /// In place of, or before, a call of this name to the kernel, made while the machine's state
     /// is saved or loaded.
     Call(String),
-    /// In place of, or before, something that is asked of the host.
+    /// In place of, or before, an operation on the host.
     Place(Place),
-    /// At a moment of a migration's driver, of this output or message.
+    /// At this moment of a migration's driver, for this output or message.
     Moment(Moment, String),
 }
 
 impl FaultPoint {
-    /// What may be done there, as `do=` takes it.
+    /// The actions that the point supports, in the syntax of `do=`.
     pub(super) fn actions(&self) -> &'static str {
         match self {
             FaultPoint::Step(_) => "fail|hang|delay:MS|kill|freeze",

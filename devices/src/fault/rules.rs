@@ -1,9 +1,9 @@
-//! The handle by which the operator steers a fault device while it works, or while it hangs.
+//! The handle by which the operator controls a fault device, also while it hangs.
 //!
-//! QMP (`x-ferry-fault-set`) changes rules through it; the migration runtime ends a hang through
-//! it when a deadline passes. The device asks it, in each step, what to do; so does the machine,
-//! before each step of its other devices and before each call that saves or loads state, and a
-//! thread that is at a [`Place`] or a [`Moment`]. Without a rule that costs one load of a flag.
+//! QMP (`x-ferry-fault-set`) changes rules through it; the migration runtime ends a hang through it
+//! when a deadline passes. The device consults it in each step; so does the machine, before each
+//! step of its other devices and before each call that saves or loads state, and each thread that
+//! reaches a [`Place`] or a [`Moment`]. Without a rule that costs one load of a flag.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -46,7 +46,7 @@ struct Rule {
     left: Option<u32>,
 }
 
-/// A step or a call was told to fail.
+/// A rule makes a step or a call fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Injected {
     /// At once.
@@ -86,7 +86,7 @@ impl FaultControl {
         Ok(())
     }
 
-    /// Forgets all rules; a step that hangs or is delayed goes on at once and succeeds.
+    /// Removes all rules; a step that hangs or is delayed goes on at once and succeeds.
     pub fn clear(&self) {
         let mut inner = self.lock();
         inner.rules.clear();
@@ -95,15 +95,15 @@ impl FaultControl {
         self.changed.notify_all();
     }
 
-    /// Makes a step that hangs or is delayed right now fail as if told to. Later steps are not
-    /// affected.
+    /// Ends the waits of steps that hang or are delayed now, with [`Injected::Interrupted`]. Later
+    /// steps are not affected.
     pub fn interrupt(&self) {
         self.lock().interrupts += 1;
         self.changed.notify_all();
     }
 
-    /// Tells which way this process migrates from now on: a destination becomes a source once it
-    /// runs the guest.
+    /// Sets the direction of this process's migrations: a destination becomes a source once it runs
+    /// the guest.
     pub fn set_direction(&self, direction: Direction) {
         self.lock().direction = direction;
     }
@@ -126,7 +126,7 @@ impl FaultControl {
         self.lock().waiting > 0
     }
 
-    /// The fault device is in `step`: does what the rules say.
+    /// Applies the rules for the fault device in `step`.
     pub(super) fn enter(&self, step: FaultStep) -> Result<(), Injected> {
         self.meet(
             None,
@@ -137,19 +137,18 @@ impl FaultControl {
         )
     }
 
-    /// `device`, whichever of the machine's, is about to be in `step`: does what the rules say
-    /// that name it.
+    /// Applies the rules that name `device`, which is about to enter `step`.
     ///
     /// # Errors
-    /// The step is to fail.
+    /// A rule makes the step fail.
     pub fn before_step(&self, step: FaultStep, device: &DeviceId) -> Result<(), Injected> {
         self.meet(None, |rule| rule.at == FaultPoint::Step(step) && names(rule, device), |_| ())
     }
 
-    /// The machine is about to make this call to the kernel about `part`: does what the rules say.
+    /// Applies the rules for a call to the kernel that the machine is about to make for `part`.
     ///
     /// # Errors
-    /// The call is to fail, and must not be made.
+    /// A rule makes the call fail; it must not be made.
     pub fn before_call(&self, call: &str, part: &DeviceId) -> Result<(), Injected> {
         let is_here = |rule: &FaultSpec| {
             let at = matches!(&rule.at, FaultPoint::Call(name) if name == call);
@@ -158,19 +157,19 @@ impl FaultControl {
         self.meet(None, is_here, |_| ())
     }
 
-    /// This process is about to ask its host for something: does what the rules say. A hang or a
-    /// delay that is interrupted is over, and no failure: it stands for a host that is slow.
+    /// Applies the rules for an operation on the host that is about to start. A hang or a delay
+    /// that is interrupted is no failure: it stands for a slow host.
     ///
     /// # Errors
-    /// It is to fail, as the host would fail it, and must not be done.
+    /// A rule makes the operation fail, with an error of the host; it must not be done.
     pub fn before(&self, place: Place) -> io::Result<()> {
         self.ask_host(|rule| rule.at == FaultPoint::Place(place))
     }
 
-    /// As [`FaultControl::before`], about the worker thread of this name.
+    /// As [`FaultControl::before`], for the worker thread of this name.
     ///
     /// # Errors
-    /// As there.
+    /// As [`FaultControl::before`].
     pub fn before_thread(&self, name: &str) -> io::Result<()> {
         let is_it = |of: &str| of.strip_suffix("/0") == Some(name);
         self.ask_host(|rule| rule.at == FaultPoint::Place(Place::HostThread) && rule.of.as_deref().is_none_or(is_it))
@@ -184,15 +183,15 @@ impl FaultControl {
         }
     }
 
-    /// A migration's driver, of the side that `direction` names, is at this moment of the output
-    /// or message `name`: does what the rules say, and goes on.
+    /// Applies the rules for this moment of a migration's driver, for the output or message `name`.
+    /// `direction` names the driver's side.
     pub fn reach(&self, direction: Direction, moment: Moment, name: &str) {
         let is_here = |rule: &FaultSpec| matches!(&rule.at, FaultPoint::Moment(at, of) if *at == moment && of == name);
         // However a wait ends, the driver goes on: an output that was decided on is carried out.
         let _ = self.meet(Some(direction), is_here, |_| ());
     }
 
-    /// By how many milliseconds the wall clock is off, as it is read now.
+    /// The skew of the wall clock for this read, in milliseconds.
     #[must_use]
     pub fn clock_skew_ms(&self) -> i64 {
         if !self.armed.load(Relaxed) {
@@ -204,7 +203,7 @@ impl FaultControl {
         }
     }
 
-    /// `direction` counts in place of the process's own.
+    /// `direction` overrides the process's own.
     fn meet(
         &self,
         direction: Option<Direction>,
@@ -231,12 +230,12 @@ impl FaultControl {
                 drop(inner);
                 stop_here(libc::SIGSTOP)
             }
-            // A clock is asked for its skew, and takes nothing else.
+            // Only `clock_skew_ms` applies a skew.
             FaultAction::Skew(_) => Ok(()),
         }
     }
 
-    /// Until the deadline, a clear, or an interrupt, which is an error.
+    /// Waits until the deadline, a clear, or an interrupt; the last is an error.
     fn wait(&self, mut inner: MutexGuard<'_, Inner>, deadline: Option<Instant>) -> Result<(), Injected> {
         let (interrupts, clears) = (inner.interrupts, inner.clears);
         inner.waiting += 1;
@@ -264,8 +263,8 @@ impl FaultControl {
     }
 }
 
-/// Ends the process, or halts it until it is told to continue: the signal reaches this thread
-/// before anything after this call.
+/// Ends the process, or stops it until `SIGCONT`: the signal is delivered to this thread before the
+/// call returns.
 fn stop_here(signal: i32) -> Result<(), Injected> {
     // SAFETY: neither signal can be caught, so no handler runs; raise(3) has no other
     // requirements.
@@ -273,13 +272,13 @@ fn stop_here(signal: i32) -> Result<(), Injected> {
     Ok(())
 }
 
-/// Whether a rule is about this part by name.
+/// Whether a rule names this part.
 fn names(rule: &FaultSpec, part: &DeviceId) -> bool {
     rule.of.as_deref().is_some_and(|of| of == part.to_string())
 }
 
 impl Inner {
-    /// The point and the action of the first rule that applies, which is used up by one.
+    /// The point and the action of the first rule that applies; its remaining count drops by one.
     fn take_action(
         &mut self,
         direction: Option<Direction>,

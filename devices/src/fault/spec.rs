@@ -1,8 +1,8 @@
 //! One rule of the fault device: `at=POINT,do=ACTION[,of=PART][,times=N][,in=incoming|outgoing]`.
 //!
-//! The command line and QMP (`x-ferry-fault-set`) both end in a [`FaultSpec`], one from text, the
-//! other from key and value pairs. Which calls, parts, outputs and messages there are only the
-//! machine knows: it refuses rules that could never apply.
+//! The command line (from text) and QMP's `x-ferry-fault-set` (from key and value pairs) both build
+//! a [`FaultSpec`]. The machine has the lists of calls, parts, outputs and messages, and refuses
+//! rules that could never apply.
 
 use std::fmt;
 use std::str::FromStr;
@@ -33,20 +33,20 @@ impl Direction {
 /// One rule: when it applies, and what happens then.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct FaultSpec {
-    /// Where.
+    /// Where the rule applies.
     pub at: FaultPoint,
-    /// The part of the machine, for example `serial/0` or `vcpu/1`. `None`: of steps, the fault
-    /// device's own; otherwise any.
+    /// The part of the machine, for example `serial/0` or `vcpu/1`. `None`: for steps, the fault
+    /// device itself; otherwise any part.
     pub of: Option<String>,
     /// What happens.
     pub action: FaultAction,
-    /// Only the first so many times; every time if `None`.
+    /// How many times the rule applies; every time if `None`.
     pub times: Option<u32>,
     /// Only in a process of this direction; in both if `None`.
     pub direction: Option<Direction>,
 }
 
-/// A fault specification that means nothing.
+/// An invalid fault specification.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FaultSpecError {
     /// A part without `=`.
@@ -76,17 +76,17 @@ pub enum FaultSpecError {
         /// What it accepts.
         allowed: &'static str,
     },
-    /// An action that makes no sense there.
+    /// An action that the fault point does not support.
     #[error("fault: at={at} takes no do={action}: write do={allowed}")]
     Unfit {
-        /// Where.
+        /// The fault point.
         at: FaultPoint,
-        /// What was to happen.
+        /// The action given.
         action: FaultAction,
-        /// What can happen there.
+        /// The actions that the point supports.
         allowed: &'static str,
     },
-    /// An error of the system that no rule knows.
+    /// An errno that is not supported.
     #[error("fault: do={0}: write errno: and one of {names}", names = &ERRNO_NAMES[1..])]
     Errno(String),
 }
@@ -102,12 +102,11 @@ const TIMES: (&str, &str) = ("times", "N, from 1");
 const IN: (&str, &str) = ("in", "incoming|outgoing");
 
 impl FaultSpec {
-    /// From keys and values as QMP gives them.
+    /// Builds a rule from keys and values, the form of QMP's arguments.
     ///
     /// # Errors
     ///
-    /// A key is unknown, missing or given twice, or its value means nothing; the error names the
-    /// key.
+    /// A key is unknown, missing or given twice, or its value is invalid; the error names the key.
     pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, FaultSpecError> {
         let (mut at, mut action, mut of, mut times, mut direction) = (None, None, None, None, None);
         for (key, value) in pairs {
@@ -152,7 +151,7 @@ impl FromStr for FaultSpec {
     }
 }
 
-/// As [`FaultSpec::from_str`] reads it.
+/// In the form that [`FaultSpec::from_str`] parses.
 impl fmt::Display for FaultSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "at={},do={}", self.at, self.action)?;

@@ -5,7 +5,7 @@ use std::thread::{Builder, JoinHandle};
 
 use super::rules::FaultControl;
 
-/// Their names, as the runtime starts them.
+/// The names under which the runtime starts them.
 pub const WORKERS: [&str; 18] = [
     "ferry-source",
     "ferry-src-connect",
@@ -32,7 +32,7 @@ impl FaultControl {
     /// [`WORKERS`].
     ///
     /// # Errors
-    /// The rule's, or the host's that gives no thread.
+    /// The rule's error, or the host's when it cannot start a thread.
     pub fn spawn<T: Send + 'static>(
         &self,
         name: &str,

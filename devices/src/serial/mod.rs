@@ -53,7 +53,7 @@ impl Serial {
         Ok(Serial { id: DeviceId { name: "serial", instance }, uart, line, room, output })
     }
 
-    /// Has an edge whenever the port raises its interrupt.
+    /// The interrupt line: one edge whenever the port raises its interrupt.
     #[must_use]
     pub fn interrupt(&self) -> &InterruptLine {
         &self.line.edges
@@ -65,7 +65,7 @@ impl Serial {
         &self.room.0
     }
 
-    /// Offers input to the guest and tells how many bytes the port took: fewer than offered, or
+    /// Offers input to the guest and returns how many bytes the port took: fewer than offered, or
     /// none, when its FIFO is full or looped back. Offer the rest after [`Serial::input_room`] was
     /// signalled.
     ///
@@ -148,8 +148,8 @@ impl Device for Arc<Serial> {
         self.set_state(&saved.check()?)
     }
 
-    /// Gives output a moment to be written. A sink that does not read is no reason to keep a guest
-    /// from moving.
+    /// Waits a moment for output to be written. A sink that does not read must not block a
+    /// migration.
     fn quiesce(&mut self) -> io::Result<()> {
         if let Err(error) = self.drain_output(QUIESCE_DEADLINE) {
             tracing::warn!(%error, device = %self.id, "going on without waiting for the rest of the output");
@@ -161,15 +161,15 @@ impl Device for Arc<Serial> {
         self.set_state(&SerialState::default()).map_err(io::Error::other)
     }
 
-    /// Raises a pending interrupt again: the one before may have been lost between this port and
-    /// the interrupt controller's state, and one too many is harmless.
+    /// Raises a pending interrupt again: an earlier one may have been lost between this port and
+    /// the interrupt controller's state, and a spurious one is harmless.
     fn resume(&mut self) -> io::Result<()> {
         let pending = interrupt_pending(&self.lock().state());
         if pending { self.line.trigger() } else { Ok(()) }
     }
 }
 
-/// The interrupt line, as the register model pulls it.
+/// The interrupt line, as the register model triggers it.
 #[derive(Clone, Default)]
 struct Line {
     edges: Arc<InterruptLine>,
@@ -187,7 +187,7 @@ impl Trigger for Line {
     }
 }
 
-/// Tells the thread that feeds the port that its FIFO ran empty.
+/// Notifies the thread that feeds the port that its FIFO is empty.
 #[derive(Clone)]
 struct InputRoom(Arc<EventFd>);
 
@@ -200,8 +200,8 @@ impl SerialEvents for InputRoom {
     }
 }
 
-/// Signals a non-blocking eventfd. A counter that is full has not been read yet, so its reader
-/// will hear this one too.
+/// Signals a non-blocking eventfd. While the counter is full, its reader has yet to read it and
+/// needs no further signal.
 fn signal(event: &EventFd) -> io::Result<()> {
     match event.write(1) {
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),

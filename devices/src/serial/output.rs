@@ -1,11 +1,11 @@
-//! Takes a serial port's output off the vCPU's hands: bytes wait here for a thread of their own
-//! that writes them out.
+//! Output of a serial port: a buffer for its bytes, and a thread that writes them out in place of
+//! the vCPU.
 //!
-//! A terminal that is stopped, or a pipe that no process reads, may block a write for ever, and a
-//! vCPU must not wait for that. So [`Output::write`] only ever appends to a buffer of [`CAPACITY`]
+//! A terminal that is stopped, or a pipe that no process reads, may block a write indefinitely, and
+//! a vCPU must not wait for it. So [`Output::write`] only ever appends to a buffer of [`CAPACITY`]
 //! bytes. When the buffer is full, further bytes are dropped and counted. A sink that reports an
-//! error other than "try again" is given up: output is discarded from then on, with one warning,
-//! and the guest never notices.
+//! error other than "try again" is given up: output is discarded from then on, with one warning;
+//! the guest is not affected.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 /// Bytes that may wait for the sink.
 pub(crate) const CAPACITY: usize = 1024 * 1024;
 
-/// How long to leave a sink alone that has no room.
+/// Pause before the next write to a sink that has no room.
 const RETRY: Duration = Duration::from_millis(10);
 
-/// How long a port that goes away waits for its last bytes to be written.
+/// How long a port that is dropped waits for its last bytes to be written.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 
 /// The guest's end of the buffer. Clones share it; the thread ends when the last is gone.
@@ -42,7 +42,7 @@ struct Buffer {
     waiting: VecDeque<u8>,
     /// The thread has taken bytes that are not written yet.
     writing: bool,
-    /// No more bytes will come: end when all is written.
+    /// No more bytes follow: the thread ends when all are written.
     closed: bool,
     /// The sink failed; bytes are discarded.
     given_up: bool,
@@ -88,7 +88,7 @@ impl Drop for End {
     fn drop(&mut self) {
         self.shared.lock().closed = true;
         self.shared.changed.notify_all();
-        // A sink that still blocks after that keeps its thread, and nothing else.
+        // A sink that still blocks then holds up only its thread.
         let _ = self.shared.drain(CLOSE_DEADLINE);
     }
 }
@@ -129,7 +129,7 @@ impl Shared {
         Ok(())
     }
 
-    /// The thread: until the port is gone and everything is written, or the sink fails.
+    /// The thread's loop, until the port is dropped and everything is written, or the sink fails.
     fn feed(&self, mut sink: Box<dyn Write + Send>) {
         while let Some(bytes) = self.next() {
             if let Err(error) = self.write_out(&mut *sink, &bytes) {

@@ -1,7 +1,7 @@
 //! The saved state of a serial port: the registers and the bytes that the guest has not read yet.
 //!
-//! [`Serial`](super::Serial) encodes and decodes it; [`SavedSerial::check`] lets nothing through
-//! that the port itself could not have reached.
+//! [`Serial`](super::Serial) encodes and decodes it; [`SavedSerial::check`] refuses a state that
+//! the port could not have reached.
 
 use serde::{Deserialize, Serialize};
 use vm_superio::serial::SerialState;
@@ -43,7 +43,7 @@ pub(super) struct SavedSerial {
 }
 
 impl SavedSerial {
-    /// Every field within what a port can reach.
+    /// Checks that a port can reach the value of every field.
     pub(super) fn check(self) -> Result<SerialState, LoadError> {
         let ier = self.interrupt_enable;
         check(ier & !IER_BITS == 0, "interrupt_enable", ier, "bits 0 to 3")?;
@@ -87,7 +87,7 @@ impl From<SerialState> for SavedSerial {
     }
 }
 
-/// Whether a port in this state holds its interrupt line up.
+/// Whether a port in this state asserts its interrupt.
 pub(super) fn interrupt_pending(state: &SerialState) -> bool {
     let (ier, iir) = (state.interrupt_enable, state.interrupt_identification);
     (ier & IER_RECEIVED != 0 && iir & IIR_RECEIVED != 0) || (ier & IER_TRANSMITTER != 0 && iir & IIR_TRANSMITTER != 0)

@@ -1,4 +1,4 @@
-//! What a virtio device is, behind its transport, and a request as it meets one.
+//! The interface of a virtio device to its transport, and its requests.
 
 use std::io;
 
@@ -10,20 +10,20 @@ use vm_memory::GuestAddress;
 use crate::GuestMemory;
 use crate::device::{DeviceId, LoadError, Offer, Storage};
 
-/// What a kind of virtio device is made of, behind its transport.
+/// A kind of virtio device, behind its transport.
 ///
 /// The workers of its queues call [`serve`](VirtioDevice::serve) and
-/// [`flush`](VirtioDevice::flush), only between `acquire` and the end of `quiesce`. A vCPU's thread
+/// [`flush`](VirtioDevice::flush), only between `resume` and the end of `quiesce`. A vCPU's thread
 /// reads the configuration space; the rest is called from the machine's thread.
 pub trait VirtioDevice: Send + Sync + 'static {
-    /// What a saved state says about the backend, so that a load onto a different one is refused;
-    /// `()` for a device without one.
+    /// The facts about the backend in a saved state, by which a load onto a different one is
+    /// refused; `()` for a device without one.
     type Facts: Serialize + DeserializeOwned;
 
     /// Which device this is.
     fn id(&self) -> DeviceId;
 
-    /// What it is, for messages: `disk image /images/a.img`.
+    /// A description for messages: `disk image /images/a.img`.
     fn label(&self) -> String {
         self.id().to_string()
     }
@@ -31,8 +31,8 @@ pub trait VirtioDevice: Send + Sync + 'static {
     /// The virtio device ID (§5).
     fn device_type(&self) -> u32;
 
-    /// What both sides of a migration must agree on: all feature bits offered to the driver,
-    /// `VIRTIO_F_VERSION_1` among them (§2.2), and what else its kind has.
+    /// The offer that both sides of a migration must agree on: all feature bits offered to the
+    /// driver, `VIRTIO_F_VERSION_1` among them (§2.2), and the properties of its kind.
     fn offer(&self) -> Offer;
 
     /// The largest size of each queue, a power of two.
@@ -45,12 +45,11 @@ pub trait VirtioDevice: Send + Sync + 'static {
     /// Executes a request of this queue.
     fn serve(&self, queue: usize, request: Chain<'_>) -> Done;
 
-    /// Makes durable what has been acknowledged to the driver: the end of a pause. No request is in
-    /// flight.
+    /// Makes acknowledged writes durable, at the end of a pause. No request is in flight.
     ///
     /// # Errors
     ///
-    /// It cannot be made durable.
+    /// They cannot be made durable.
     fn flush(&self) -> io::Result<()> {
         Ok(())
     }
@@ -60,14 +59,14 @@ pub trait VirtioDevice: Send + Sync + 'static {
         None
     }
 
-    /// What the saved state should say about the backend.
+    /// The facts about the backend for a saved state.
     fn facts(&self) -> Self::Facts;
 
-    /// Makes this backend, to its guest, the one that a state was saved with.
+    /// Adopts the facts of a saved state, so that the guest sees the same backend.
     ///
     /// # Errors
     ///
-    /// It cannot be; the error names the fact, and nothing has changed.
+    /// This backend does not match; the error names the fact, and nothing has changed.
     fn take_facts(&self, facts: &Self::Facts) -> Result<(), LoadError>;
 
     /// See [`Device::acquire`](crate::Device::acquire).

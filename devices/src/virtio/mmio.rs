@@ -41,7 +41,7 @@ pub struct VirtioMmio<D> {
 
 struct Transport {
     registers: Registers,
-    /// Where a queue stands that the device does not work on: as loaded, and 0 after a reset.
+    /// The position in each queue that no worker serves: as loaded, and 0 after a reset.
     parked: Vec<QueuePosition>,
     /// A load has begun and `post_load` has not succeeded since: unfit to run.
     half_loaded: bool,
@@ -73,13 +73,13 @@ impl<D: VirtioDevice> VirtioMmio<D> {
         &self.device
     }
 
-    /// Has an edge at every interrupt.
+    /// The interrupt line: one edge for every interrupt.
     pub fn interrupt(&self) -> &InterruptLine {
         self.signals.interrupt()
     }
 
-    /// For an ioeventfd at [`QUEUE_NOTIFY`](super::QUEUE_NOTIFY) with datamatch `queue`; `None`
-    /// beyond the last queue.
+    /// The eventfd for an ioeventfd at [`QUEUE_NOTIFY`](super::QUEUE_NOTIFY) with datamatch
+    /// `queue`; `None` beyond the last queue.
     pub fn kick(&self, queue: usize) -> Option<&EventFd> {
         self.workers.get(queue).map(Worker::kick)
     }
@@ -155,7 +155,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
         Ok(())
     }
 
-    /// Hands the queues to the device.
+    /// Hands the queues to the workers.
     fn start(&self, transport: &Transport) -> Result<(), StartError> {
         let registers = &transport.registers;
         let features = registers.driver_features;
@@ -169,7 +169,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
         started.map_err(StartError::Device)
     }
 
-    /// Gives all queues up, after waiting for what is in flight.
+    /// Stops all queues, and waits for requests in flight.
     fn stop(&self) -> io::Result<()> {
         self.workers.iter().try_for_each(Worker::stop)
     }
@@ -209,7 +209,7 @@ impl<D: VirtioDevice> BusDevice for VirtioMmio<D> {
     }
 }
 
-/// The register at `offset`, if one can be.
+/// The register at `offset`, if that is aligned and below the configuration space.
 fn register(offset: u64) -> Option<u32> {
     let offset = u32::try_from(offset).ok()?;
     (u64::from(offset) < CONFIG && offset.is_multiple_of(4)).then_some(offset)
@@ -232,13 +232,12 @@ impl<D: VirtioDevice> Device for Arc<VirtioMmio<D>> {
         Some(Arc::<VirtioMmio<D>>::clone(self))
     }
 
-    /// Works while the device does, too: then requests in flight are left for the loading side to
-    /// execute again.
+    /// Works also while the device runs: the loading side then executes requests in flight again.
     fn save(&mut self) -> Result<Vec<u8>, SaveError> {
         let transport = self.lock();
         let registers = &transport.registers;
-        // Positions before the interrupt: a request that completes in between is then done twice,
-        // never lost.
+        // Positions are read before the interrupt status: a request that completes in between is
+        // executed twice, never lost.
         let queues = registers.queues.iter().zip(&transport.parked).enumerate();
         let queues = queues.map(|(index, (queue, parked))| {
             let QueuePosition { next_avail, next_used } = self.workers[index].position().unwrap_or(*parked);
@@ -283,12 +282,12 @@ impl<D: VirtioDevice> Device for Arc<VirtioMmio<D>> {
         Ok(())
     }
 
-    /// Checks the queues against guest memory, without looking at what is in it, and hands them to
-    /// the device.
+    /// Checks the queues against guest memory, without reading its content, and hands them to the
+    /// workers.
     fn post_load(&mut self) -> Result<(), LoadError> {
         let mut transport = self.lock();
         self.stop().map_err(host)?;
-        // As at the source: neither a driver nor a device that has given up goes on before a
+        // As at the source: after `FAILED` or `DEVICE_NEEDS_RESET` the queues stay stopped until a
         // reset.
         let fit = !transport.registers.is_failed() && !self.signals.needs_reset();
         if transport.registers.is_started() && fit {
@@ -298,13 +297,13 @@ impl<D: VirtioDevice> Device for Arc<VirtioMmio<D>> {
         Ok(())
     }
 
-    /// The first queue's worker is the last to be parked, and has the device flush.
+    /// The first queue's worker is the last to be parked, and flushes the device.
     fn quiesce(&mut self) -> io::Result<()> {
         self.workers.iter().enumerate().rev().try_for_each(|(queue, worker)| worker.quiesce(queue == 0))
     }
 
-    /// Quiesces first if that was not done: without what a running guest holds, no request may be
-    /// served.
+    /// Quiesces first if that was not done: no request may be served without the resources of a
+    /// running guest.
     fn release(&mut self) -> io::Result<()> {
         let running = self.workers.iter().map(Worker::is_running).collect::<io::Result<Vec<_>>>()?;
         if running.contains(&true) {

@@ -3,8 +3,8 @@
 //!
 //! [`VirtioMmio`] is the transport (§4.2.2): registers, status, features, saved state, and a worker
 //! thread for each queue (`worker`), which takes requests from its ring in batches (`ring`). It
-//! drives anything that implements [`VirtioDevice`], such as [`block::Block`]: what a device is made
-//! of, and how it serves one request.
+//! drives any [`VirtioDevice`], such as [`block::Block`], which defines the device's features and
+//! configuration space and serves its requests.
 
 pub mod block;
 mod device;

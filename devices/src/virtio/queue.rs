@@ -1,7 +1,7 @@
 //! A queue between the registers that describe it and the `virtio-queue` type that works on it.
 //!
-//! The transport calls [`build`] when the driver says that it is ready and again when a saved
-//! state is loaded; both need the same checks against guest memory.
+//! The transport calls [`build`] when the driver sets `DRIVER_OK` and again when a saved state is
+//! loaded; both need the same checks against guest memory.
 
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueState, QueueT};
@@ -10,7 +10,8 @@ use super::registers::QueueRegisters;
 use crate::GuestMemory;
 
 /// How far a device has come in a queue (§2.7): the next entry of the available ring that it will
-/// look at, and the next entry of the used ring that it will fill. Both count on, modulo 65,536.
+/// read, and the next entry of the used ring that it will fill. Both are free-running, modulo
+/// 65,536.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueuePosition {
     /// Next index into the available ring.

@@ -1,8 +1,8 @@
-//! A queue as its worker sees it, with everything that other threads need to know about its work.
+//! A queue as its worker sees it, with the state of the work that other threads read.
 //!
 //! One lock guards a [`Ring`]. The worker takes requests out of it and puts results into it, and
-//! lets go of the lock in between, while the device serves them. So the queue's indexes are
-//! consistent whenever another thread looks.
+//! releases the lock in between, while the device serves them. So other threads always read
+//! consistent indexes.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -18,7 +18,7 @@ use crate::GuestMemory;
 /// Requests taken at once.
 const BATCH: u16 = 16;
 
-/// The queue, and what the worker was told.
+/// The queue, and the orders for its worker.
 #[derive(Default)]
 pub(super) struct Ring {
     /// The queue, between the driver's `DRIVER_OK` and a reset.
@@ -27,41 +27,39 @@ pub(super) struct Ring {
     pub(super) popped: u16,
     /// The features that the driver took.
     pub(super) features: u64,
-    /// Between `acquire` and `quiesce`.
+    /// Requests are served: between `resume` and `quiesce`.
     pub(super) run: bool,
     /// The worker has ended.
     pub(super) gone: bool,
-    /// Making durable what was acknowledged, for `quiesce`.
+    /// The flush of acknowledged data, for `quiesce`.
     pub(super) sync: SyncStep,
 }
 
-/// Where a `quiesce` stands.
+/// The state of the flush of a `quiesce`.
 #[derive(Debug, Default)]
 pub(super) enum SyncStep {
-    /// None is waiting.
+    /// No flush is requested.
     #[default]
     None,
-    /// The worker should do it.
+    /// The worker is to flush.
     Wanted,
-    /// The worker has done it.
+    /// The worker has flushed, with this result.
     Done(io::Result<()>),
 }
 
 impl Ring {
-    /// Where the next `save` would let another side begin: at the oldest request that is not
-    /// completed.
+    /// The position that the next `save` would record: the oldest request that is not completed.
     pub(super) fn position(&self) -> Option<QueuePosition> {
         let queue = self.queue.as_ref()?;
         let next_avail = queue.next_avail().wrapping_sub(self.popped);
         Some(QueuePosition { next_avail, next_used: queue.next_used() })
     }
 
-    /// Takes up to [`BATCH`] requests. When there is none, the driver was asked to signal the
-    /// next.
+    /// Takes up to [`BATCH`] requests. When there is none, notifications are enabled for the next.
     ///
     /// # Errors
     ///
-    /// The driver's rings make no sense; only a reset helps.
+    /// The driver's rings are invalid; only a reset helps.
     pub(super) fn pop<'m>(&mut self, memory: &'m GuestMemory) -> Result<Vec<DescriptorChain<&'m GuestMemory>>, Error> {
         let Some(queue) = &mut self.queue else { return Ok(Vec::new()) };
         let mut waiting = waiting(queue, memory)?;
@@ -79,12 +77,12 @@ impl Ring {
         Ok(chains)
     }
 
-    /// Writes the last bytes, puts the requests into the used ring and tells whether the driver
+    /// Writes the last bytes, puts the requests into the used ring and returns whether the driver
     /// wants an interrupt.
     ///
     /// # Errors
     ///
-    /// The driver's rings make no sense; only a reset helps.
+    /// The driver's rings are invalid; only a reset helps.
     pub(super) fn complete(&mut self, memory: &GuestMemory, done: &[Done]) -> Result<bool, Error> {
         let Some(queue) = &mut self.queue else { return Ok(false) };
         if done.is_empty() {
@@ -103,7 +101,7 @@ impl Ring {
         Ok(wanted && (queue.event_idx_enabled() || interrupts_wanted(queue, memory)?))
     }
 
-    /// Leaves requests that were taken, and not begun, to the thread that works on the queue next.
+    /// Returns requests that were taken and not begun to the available ring.
     pub(super) fn give_back(&mut self) {
         if let Some(queue) = &mut self.queue {
             queue.set_next_avail(queue.next_avail().wrapping_sub(self.popped));

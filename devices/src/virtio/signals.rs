@@ -1,9 +1,8 @@
-//! What a virtio device tells its driver: interrupts, configuration changes, and that it needs a
-//! reset.
+//! Notifications from a virtio device to its driver: interrupts, configuration changes, and the
+//! need for a reset.
 //!
-//! Shared between the transport, which shows it in registers, and the device's threads, which
-//! cause it. Nothing here takes a lock, so that a vCPU that reads or acknowledges an interrupt
-//! never waits for a device.
+//! The transport shows them in registers; the device's threads cause them. Nothing here takes a
+//! lock, so that a vCPU that reads or acknowledges an interrupt never waits for a device.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -26,18 +25,18 @@ pub(super) struct Signals {
 pub(super) const INTERRUPT_BITS: u32 = VIRTIO_MMIO_INT_VRING | VIRTIO_MMIO_INT_CONFIG;
 
 impl Signals {
-    /// Has an edge at every interrupt.
+    /// The interrupt line: one edge for every interrupt.
     #[must_use]
     pub(super) fn interrupt(&self) -> &InterruptLine {
         &self.line
     }
 
-    /// Buffers were used: the driver should look at its queues (§2.3, used buffer notification).
+    /// Sends a used buffer notification (§2.3).
     pub(super) fn used_buffers(&self) {
         self.raise(VIRTIO_MMIO_INT_VRING);
     }
 
-    /// The device cannot go on until the driver resets it (§2.1.2); the driver is told by a
+    /// The device cannot go on until the driver resets it (§2.1.2); the driver is notified by a
     /// configuration change.
     pub(super) fn need_reset(&self) {
         self.needs_reset.store(true, Ordering::SeqCst);
@@ -64,7 +63,7 @@ impl Signals {
         self.interrupt_status.fetch_and(!bits, Ordering::SeqCst);
     }
 
-    /// After a reset, or with values from a saved state; raises no interrupt.
+    /// Sets the values after a reset, or from a saved state; raises no interrupt.
     pub(super) fn set(&self, interrupt_status: u32, config_generation: u32, needs_reset: bool) {
         self.interrupt_status.store(interrupt_status, Ordering::SeqCst);
         self.config_generation.store(config_generation, Ordering::SeqCst);
@@ -72,7 +71,7 @@ impl Signals {
     }
 
     /// Raises a pending interrupt again: an edge may have come after the interrupt controller's
-    /// state was saved, and one too many is harmless.
+    /// state was saved, and a spurious one is harmless.
     pub(super) fn raise_pending(&self) {
         let pending = self.interrupt_status();
         if pending != 0 {
@@ -86,8 +85,8 @@ impl Signals {
     }
 }
 
-/// Signals a non-blocking eventfd. It can only refuse because its counter is full: then its reader
-/// has yet to look anyway.
+/// Signals a non-blocking eventfd. A write fails only when the counter is full, and then the reader
+/// has yet to read it.
 pub(super) fn signal(event: &EventFd) {
     let _ = event.write(1);
 }

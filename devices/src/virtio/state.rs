@@ -2,7 +2,7 @@
 //! backend.
 //!
 //! [`VirtioMmio`](super::VirtioMmio) fills it in `save` and takes it in `load`, after
-//! [`SavedVirtio::check`]. What can only be checked against guest memory waits for `post_load`.
+//! [`SavedVirtio::check`]. Checks against guest memory are made in `post_load`.
 
 use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1};
@@ -19,7 +19,7 @@ pub(super) const VERSION: u32 = 1;
 /// `DEVICE_NEEDS_RESET` as the status register shows it.
 pub(super) const NEEDS_RESET: u32 = VIRTIO_CONFIG_S_NEEDS_RESET;
 
-/// Everything but guest memory that the device needs to go on elsewhere.
+/// Everything but guest memory that the device needs to go on in another process.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SavedVirtio<F> {
     pub(super) status: u32,
@@ -46,7 +46,7 @@ pub(super) struct SavedQueue {
 }
 
 impl<F> SavedVirtio<F> {
-    /// Every field within what a device with these registers can reach.
+    /// Checks that a device with these registers can reach the value of every field.
     pub(super) fn check(&self, device: &Registers) -> Result<(), LoadError> {
         let known = DRIVER_STATUS_BITS | NEEDS_RESET;
         check(self.status & !known == 0, "status", format!("{:#x}", self.status), format!("bits {known:#x}"))?;

@@ -1,14 +1,14 @@
 //! The thread that serves the requests of one queue, and how others start, stop and watch it.
 //!
 //! ```text
-//!          acquire                 a kick, or acquire itself
+//!          resume                  a kick, or resume itself
 //!  parked ─────────▶ running, idle ◀────────────────────────▶ serving a batch
 //!    ▲                                                           │
 //!    └───────────────────────────────────────────────────────────┘
 //!       quiesce: finish the request at hand, give the rest of the batch back, flush
 //! ```
 //!
-//! Parked, the worker leaves kicks in their eventfd. Every wait for it has a deadline.
+//! A parked worker leaves kicks in their eventfd. Every wait for the worker has a deadline.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -31,13 +31,13 @@ use crate::log_limit::LogLimit;
 /// Results are handed to the driver when this many bytes were moved, or the batch is done.
 const COMPLETE_BYTES: u64 = 256 * 1024;
 
-/// How long to leave a lock alone that another thread holds.
+/// Pause before the next attempt to take a lock that another thread holds.
 const LOCK_RETRY: Duration = Duration::from_millis(1);
 
-/// How often a wait that may be interrupted looks whether it was.
+/// How often an interruptible wait checks for an interrupt.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// How long the end of a device waits for its worker.
+/// How long a device that is dropped waits for its worker.
 const EXIT_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long a reset, or a load, waits for a request at hand.
@@ -50,7 +50,7 @@ const QUIESCE_DEADLINE: Duration = Duration::from_secs(30);
 pub(super) struct Shared<D> {
     memory: Arc<GuestMemory>,
     device: Arc<D>,
-    /// Which of the device's queues it is.
+    /// The index of the queue among the device's.
     queue: usize,
     signals: Arc<Signals>,
     /// From the driver: there are requests.
@@ -63,14 +63,14 @@ pub(super) struct Shared<D> {
     runs: AtomicBool,
     /// The worker should end. Outside the ring, whose lock a stuck worker may hold.
     exit: AtomicBool,
-    /// Goes up with every interrupt of those that wait for a pause.
+    /// Incremented by every interrupt of the threads that wait for a pause.
     interrupts: AtomicU64,
-    /// The ring changed in a way that a thread may wait for.
+    /// Notified when the ring has changed in a way that a thread may wait for.
     changed: Condvar,
     warnings: LogLimit,
 }
 
-/// The thread; dropping it ends it.
+/// The worker; dropping it ends its thread.
 pub(super) struct Worker<D> {
     pub(super) shared: Arc<Shared<D>>,
     thread: Option<JoinHandle<()>>,
@@ -108,8 +108,8 @@ impl<D: VirtioDevice> Worker<D> {
         &self.shared.kick
     }
 
-    /// Takes the queue that the driver set up, with `features` negotiated; `None` if it left it
-    /// out.
+    /// Starts on the queue that the driver set up, with the negotiated `features`; `None` if the
+    /// driver did not set it up.
     ///
     /// # Errors
     ///
@@ -124,12 +124,11 @@ impl<D: VirtioDevice> Worker<D> {
         Ok(())
     }
 
-    /// Gives the queue up, after waiting for what is in flight; guest memory is not touched from
-    /// then on.
+    /// Stops the queue and waits for requests in flight; guest memory is not touched after that.
     ///
     /// # Errors
     ///
-    /// What is in flight did not end in time.
+    /// Requests in flight did not end in time.
     pub(super) fn stop(&self) -> io::Result<()> {
         let shared = &self.shared;
         let patience = Patience::of(STOP_DEADLINE);
@@ -138,8 +137,7 @@ impl<D: VirtioDevice> Worker<D> {
         shared.wait(ring, patience, |ring| ring.popped == 0).map(drop)
     }
 
-    /// Where the device stands in a started queue: at the oldest request that it has not
-    /// completed.
+    /// The device's position in a started queue: the oldest request that it has not completed.
     pub(super) fn position(&self) -> Option<QueuePosition> {
         self.shared.lock().position()
     }
@@ -148,17 +146,17 @@ impl<D: VirtioDevice> Worker<D> {
     ///
     /// # Errors
     ///
-    /// The worker does not let anything look at its queue.
+    /// The worker does not release its lock in time.
     pub(super) fn is_running(&self) -> io::Result<bool> {
         Ok(self.shared.lock_within(Patience::of(STOP_DEADLINE))?.run)
     }
 
-    /// Parks the worker, after the request at hand; the last worker of a device to be parked also
-    /// has it flush.
+    /// Parks the worker after its current request; with `flush`, the worker then flushes the
+    /// device.
     ///
     /// # Errors
     ///
-    /// That did not end in time, was interrupted, or the flush failed.
+    /// The wait timed out or was interrupted, or the flush failed.
     pub(super) fn quiesce(&self, flush: bool) -> io::Result<()> {
         let shared = &self.shared;
         let patience = shared.patience_until_interrupted(QUIESCE_DEADLINE);
@@ -180,12 +178,12 @@ impl<D: VirtioDevice> Worker<D> {
     ///
     /// # Errors
     ///
-    /// The worker has died, or does not let anything look at its queue.
+    /// The worker has died, or does not release its lock in time.
     pub(super) fn resume(&self) -> io::Result<()> {
         let shared = &self.shared;
         if shared.runs.load(Ordering::SeqCst) {
-            // It was not quiesced: what it does it goes on doing, be it that it waits for a page
-            // which is on its way.
+            // The worker was not quiesced, and goes on, even if it waits for a page that is still
+            // to arrive.
             return Ok(());
         }
         // After a pause that was given up, the worker may still be in a request or in a flush, and
@@ -218,12 +216,12 @@ impl<D> Drop for Worker<D> {
     }
 }
 
-/// How long a thread waits for the worker, from its beginning to the end of all that it waits for.
+/// The deadline of a thread that waits for the worker: one for all of its waits together.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
     within: Duration,
     deadline: Instant,
-    /// Of [`Shared::interrupt`] when it began, if that may end it.
+    /// The count of [`Shared::interrupt`] when the wait began, if an interrupt may end it.
     interrupts: Option<u64>,
 }
 
@@ -258,7 +256,7 @@ impl<D> Shared<D> {
         self.interrupts.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Waits until the worker has ended, and tells whether it has.
+    /// Waits until the worker has ended, and returns whether it has.
     fn wait_gone(&self, deadline: Instant) -> bool {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -276,8 +274,8 @@ impl<D> Shared<D> {
 }
 
 impl<D: VirtioDevice> Shared<D> {
-    /// As [`Shared::lock`], for threads that have to answer in time: the worker may be stuck with
-    /// the lock, on a page of guest memory that a migration has yet to bring.
+    /// As [`Shared::lock`], with a deadline: the worker may hold the lock while it waits for a page
+    /// of guest memory that a migration has yet to deliver.
     ///
     /// # Errors
     ///
@@ -295,7 +293,7 @@ impl<D: VirtioDevice> Shared<D> {
         }
     }
 
-    /// What is left of `patience`.
+    /// The time left of `patience`.
     fn left(&self, patience: Patience) -> io::Result<Duration> {
         if patience.interrupts.is_some_and(|at_first| at_first != self.interrupts.load(Ordering::SeqCst)) {
             let text = format!("{}: the wait for its requests was given up with the migration", self.device.label());
@@ -410,8 +408,8 @@ impl<D: VirtioDevice> Shared<D> {
         self.complete(&mut done);
     }
 
-    /// Hands results to the driver; tells whether to go on with the batch. Otherwise, the rest of
-    /// it was given back.
+    /// Hands results to the driver; returns whether to go on with the batch. If not, the rest of it
+    /// was returned to the available ring.
     fn complete(&self, done: &mut Vec<Done>) -> bool {
         let mut ring = self.lock();
         match ring.complete(&self.memory, done) {
@@ -432,7 +430,7 @@ impl<D: VirtioDevice> Shared<D> {
         go_on
     }
 
-    /// The rings make no sense: only the driver can help (§2.1.2).
+    /// The rings are invalid: only a reset by the driver helps (§2.1.2).
     fn give_up(&self, ring: &mut Ring, error: &virtio_queue::Error) {
         self.warn(&format!("its rings make no sense ({error}); the device needs a reset"));
         ring.queue = None;
@@ -463,7 +461,7 @@ impl<D: VirtioDevice> Shared<D> {
     }
 }
 
-/// Tells the threads that wait for it when the worker is gone, even if it panicked.
+/// Notifies waiting threads when the worker ends, even if it panicked.
 struct Farewell<'a, D>(&'a Shared<D>);
 
 impl<D> Drop for Farewell<'_, D> {

@@ -4,8 +4,8 @@
 //! QEMU's `auto-converge`, with QEMU's parameters: when the guest dirtied more than
 //! `throttle-trigger-threshold` percent of the bytes that a round sent, twice in a row, vCPUs lose
 //! `cpu-throttle-initial` percent of their time, and each further time `cpu-throttle-increment`
-//! more, up to `max-cpu-throttle`. [`Convergence`](super::Convergence) asks after each round; the
-//! throttling itself is the machine's.
+//! more, up to `max-cpu-throttle`. [`Convergence`](super::Convergence) calls this after each round;
+//! the machine does the throttling.
 
 use super::RoundReport;
 use crate::pages::PAGE_SIZE;
@@ -14,7 +14,7 @@ use crate::parameters::{CPU_THROTTLE_MAX, Parameters};
 /// Rounds in a row that dirty too much before the guest is slowed down, or slowed down further.
 const PATIENCE: u32 = 2;
 
-/// What the rounds so far have come to.
+/// The state after the rounds so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Throttling {
     percentage: u8,
@@ -27,7 +27,7 @@ impl Throttling {
         self.percentage
     }
 
-    /// Judges a round that needs another, or, if it `converges`, does not need a slower guest.
+    /// Judges a round. If it `converges`, the guest need not be slower.
     pub(super) fn judge(&mut self, report: RoundReport, converges: bool, parameters: &Parameters) {
         let too_dirty = !converges && is_too_dirty(report, parameters);
         self.too_dirty = if too_dirty { self.too_dirty + 1 } else { 0 };

@@ -1,11 +1,11 @@
 //! Whether a host can be the processor that a guest has seen so far, register by register of
 //! CPUID.
 //!
-//! A guest takes the CPUID that it booted with along: the destination loads it into its vCPUs.
-//! `KVM_SET_CPUID2` does not check it against the host, so a feature that is not there shows as
-//! #UD, #GP or a wrong reserved-bit fault in the guest. Hence every bit that the source's guest
-//! sees must be equal at the destination, unless [`RULES`] says how it may differ. Leaves that the
-//! guest does not see may be anything.
+//! A guest keeps the CPUID that it booted with: the destination loads it into its vCPUs.
+//! `KVM_SET_CPUID2` does not check it against the host, so a missing feature shows as #UD, #GP or a
+//! wrong reserved-bit fault in the guest. Hence every bit that the source's guest sees must be
+//! equal at the destination, unless [`RULES`] says how it may differ. Leaves that the guest does
+//! not see are not compared.
 //!
 //! Sources: Intel SDM volume 2 (CPUID), AMD APM volume 3 (appendix E), Linux
 //! `arch/x86/kvm/cpuid.c`, and QEMU's feature words (`target/i386/cpu.c`).
@@ -15,13 +15,13 @@ use super::{CpuidLeaf, Incompatibility, MachineDescription, differs};
 /// How bits of a register may differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rule {
-    /// Each bit promises something: the destination may have more, never less.
+    /// Each bit is a feature: the destination may have more, never fewer.
     Features,
     /// Each bit takes something away: the destination may have fewer, never more.
     Limits,
     /// A number: the destination's may be higher.
     AtLeast,
-    /// The same on both sides; what it is, for the error.
+    /// The same on both sides. The text names the value in the error.
     Equal(&'static str),
     /// Not compared: the guest keeps what it has seen, and nothing in the processor depends on it.
     /// The text is the reason.
@@ -56,8 +56,8 @@ const RATE: &str = "frequencies: the rate of the TSC is compared with the vCPU's
 const RUNNING: &str = "follows control registers of the running guest, set by KVM";
 const SIZE: &str = "the size of the XSAVE area, which follows from the components; those are compared by themselves";
 
-/// What need not be equal: leaf, sub-leaves, register, bits, and how they may differ. Bits that
-/// are in no line must be equal.
+/// Bits that may differ: leaf, sub-leaves, register, bits, and how. Bits that are in no line must
+/// be equal.
 #[rustfmt::skip]
 const RULES: &[(u32, Index, usize, u32, Rule)] = &[
     (0x0, Only(0), EAX, ALL, Kept(HIGHEST)),
@@ -84,7 +84,7 @@ const RULES: &[(u32, Index, usize, u32, Rule)] = &[
     (0x7, Only(1), ECX, ALL, Features),
     (0x7, Only(1), EDX, ALL, Features),
     (0x7, Only(2), EDX, ALL, Features),
-    // Performance counters: version, counters, their width, and how many events EBX is about.
+    // Performance counters: version, counters, their width, and the number of events in EBX.
     (0xa, Only(0), EAX, 0x0000_00ff, AtLeast),
     (0xa, Only(0), EAX, 0x0000_ff00, AtLeast),
     (0xa, Only(0), EAX, 0x00ff_0000, AtLeast),
@@ -104,8 +104,7 @@ const RULES: &[(u32, Index, usize, u32, Rule)] = &[
     (0xd, Only(1), EDX, ALL, Features),
     (0xd, From(2), EAX, ALL, Equal("size of an XSAVE component")),
     (0xd, From(2), EBX, ALL, Equal("place of an XSAVE component")),
-    // Processor trace. LIP (ECX bit 31) says how addresses are reported, which is neither more nor
-    // less.
+    // Processor trace. LIP (ECX bit 31) is the kind of addresses reported, not a feature.
     (0x14, Only(0), EAX, ALL, Kept(HIGHEST)),
     (0x14, Only(0), EBX, ALL, Features),
     (0x14, Only(0), ECX, 1 << 31, Equal("LIP, the kind of addresses in a processor trace")),
@@ -151,8 +150,8 @@ const RULES: &[(u32, Index, usize, u32, Rule)] = &[
     (0x8000_0006, Only(0), ANY, ALL, Kept(CACHES)),
     (0x8000_0007, Only(0), EBX, ALL, Features),
     (0x8000_0007, Only(0), EDX, ALL, Features),
-    // MAXPHYADDR decides which bits of a page table entry are reserved, and the processor that
-    // runs the guest enforces its own.
+    // MAXPHYADDR decides which bits of a page table entry are reserved, and the host's processor
+    // enforces its own.
     (0x8000_0008, Only(0), EAX, 0x0000_00ff, Equal("width of physical addresses")),
     (0x8000_0008, Only(0), EAX, 0x0000_ff00, AtLeast),
     (0x8000_0008, Only(0), EAX, 0x00ff_0000, Kept("up to where a guest may map devices; Ferry's lie below 4 GiB")),
@@ -188,7 +187,7 @@ pub(super) fn check(source: &MachineDescription, destination: &MachineDescriptio
     for ours in &source.cpuid {
         let same = |leaf: &&CpuidLeaf| (leaf.function, leaf.index) == (ours.function, ours.index);
         let theirs = destination.cpuid.iter().find(same).map_or([0; 4], |leaf| leaf.registers);
-        // A leaf of zeros is as one that is not there: it promises nothing.
+        // A leaf of zeros is equivalent to a missing one: it has no features.
         if ours.registers == [0; 4] {
             continue;
         }

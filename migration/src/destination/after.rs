@@ -42,8 +42,8 @@ impl Destination {
                 self.state = State::Unsure;
                 let mut out = vec![];
                 if !self.link_lost {
-                    // The source is not to wait for an answer that may never come: it asks the
-                    // record itself.
+                    // The source must not wait for an answer that may never come: with the link
+                    // closed, it asks the record itself.
                     self.link_lost = true;
                     out.push(Output::CloseLinks);
                 }

@@ -21,7 +21,7 @@ impl Destination {
         match (&self.state, result) {
             (State::Checking, Ok(record_shared)) => {
                 if self.handshake == Handshake::Owned && !record_shared {
-                    // The source falls back or gives up; either way no record will be asked here.
+                    // The source falls back or gives up; either way this side does not claim.
                     self.handshake = Handshake::Setup;
                 }
                 self.state = State::Receiving;
@@ -95,7 +95,7 @@ impl Destination {
         vec![ready]
     }
 
-    /// The link is gone, or silent, or carried nonsense.
+    /// The link is lost or silent, or carried invalid data.
     pub(super) fn lost(&mut self, reason: String) -> Vec<Output> {
         self.link_lost = true;
         match self.state {
@@ -104,8 +104,8 @@ impl Destination {
             {
                 vec![]
             }
-            // A part of the connection on which the source wants to recover: without it the rest
-            // is of no use.
+            // A link of the connection on which the source wants to recover: without it the others
+            // are useless.
             State::Paused if self.guards.has(Guard::PausedClosesLostLink) => vec![Output::CloseLinks],
             State::Paused => vec![],
             State::Active => self.paused(),

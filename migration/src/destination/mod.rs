@@ -13,7 +13,7 @@
 //!
 //! Until the permit is here, every way out is safe: the guest is the source's. From the permit on
 //! the ownership record (where there is one) decides, even if the link is lost. A destination that
-//! gives up says so (`NotStarted`) when it can, and never runs after it.
+//! gives up sends `NotStarted` if it can, and never runs after it.
 //!
 //! The module [`before`] goes up to the permit, [`after`] from there on.
 
@@ -25,16 +25,16 @@ use crate::message::{Failure, Handshake, ToDestination, ToSource};
 use crate::named::named;
 use crate::timer::Timer;
 
-/// It is this side that takes so long, and not the source.
+/// The delay is on this side, not at the source.
 const CHECK_IS_LATE: &str = "the destination did not get ready in time; see whether its host or its storage is held up, then \
                              try again";
 
-/// What can happen to a destination.
+/// An input of a destination.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Input {
-    /// The source said something.
+    /// A message from the source.
     Message(ToDestination),
-    /// A link broke or carried nonsense; the text says which and how.
+    /// A link broke or carried invalid data; the text says which and how.
     LinkLost(String),
     /// A timer that was started ran out.
     Timer(Timer),
@@ -45,23 +45,23 @@ pub enum Input {
     MarkerReached(u32),
     /// Loading (on trial, or for real) has ended.
     Loaded(Result<LoadTimes, Failure>),
-    /// The ownership record was asked to name this side.
+    /// The attempt to claim the guest in the ownership record has ended.
     Claimed(Claim),
-    /// The ownership record was asked to name the source again.
+    /// The attempt to give the guest back in the ownership record has ended.
     GaveBack(GiveBack),
     /// The vCPUs run, or could not be started; microseconds since the permit.
     Started(Result<u64, Failure>),
     /// Postcopy: every page is here.
     AllReceived,
-    /// Postcopy: what serves missing pages has died; the text says how.
+    /// Postcopy: the fault handler has died; the text says how.
     FaultsDied(String),
     /// The operator breaks the link on purpose (`migrate-pause`).
     Pause,
-    /// The guest has ended here, or the process has been told to end: the text says why.
+    /// The guest has ended here, or the process has to end: the text says why.
     Ends(String),
 }
 
-/// What came of claiming the guest in the ownership record.
+/// The result of claiming the guest in the ownership record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Claim {
     /// The record names this side.
@@ -72,7 +72,7 @@ pub enum Claim {
     Unreachable,
 }
 
-/// What came of giving the guest back in the ownership record.
+/// The result of giving the guest back in the ownership record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GiveBack {
     /// The record names the source.
@@ -86,7 +86,7 @@ pub enum GiveBack {
 pub struct LoadTimes {
     /// Microseconds from the package's arrival to the end of loading.
     pub load_us: u64,
-    /// Microseconds of these that went into waiting for the last pages.
+    /// Of these, microseconds spent waiting for the last pages.
     pub pages_us: u64,
 }
 
@@ -95,7 +95,7 @@ pub struct LoadTimes {
 pub enum Output {
     /// Compare the greeting with this machine; answer with `Checked`.
     CheckGreeting,
-    /// Take pages from the bulk links; report `MarkerReached`.
+    /// Receive pages from the bulk links; report `MarkerReached`.
     ReceivePages,
     /// Send on the control link, with its attachment.
     Send(ToSource),
@@ -104,7 +104,7 @@ pub enum Output {
     /// Stop a timer.
     StopTimer(Timer),
     /// Load the last state received, `post_load` included; answer with `Loaded`. In postcopy the
-    /// remaining pages are armed first.
+    /// remaining pages are registered with userfaultfd first.
     Load {
         /// Whether this is the rehearsal.
         rehearsal: bool,
@@ -117,9 +117,9 @@ pub enum Output {
     Claim,
     /// Make the ownership record name the source again; answer with `GaveBack`.
     GiveBack,
-    /// Make the ownership record say that the guest runs here for good. There is no answer: the
-    /// driver asks again until the record has it, also after the end; until then the source keeps
-    /// what it holds.
+    /// Settle the ownership record: the guest runs here for good. There is no answer: the driver
+    /// retries until the record is settled, even after the end; until then the source keeps its
+    /// state.
     Settle,
     /// Take the disk and run the guest (if it ran at the source); answer with `Started`.
     Start,
@@ -128,7 +128,7 @@ pub enum Output {
     Paused,
     /// Postcopy: the link is back.
     Resumed,
-    /// The guest cannot go on: a page that it needs will never come.
+    /// The guest cannot go on: a page that it needs will never arrive.
     LoseGuest(String),
     /// Close all links.
     CloseLinks,
@@ -176,12 +176,12 @@ enum State {
     },
     Loading,
     AwaitPermit,
-    /// The record is being asked.
+    /// The claim is under way.
     Claiming,
-    /// The record did not answer; it is asked again.
+    /// The record could not be reached; the claim is retried.
     Unsure,
     Starting,
-    /// It could not start: the record must name the source before that is said.
+    /// It could not start: the record must name the source before `NotStarted` is sent.
     GivingBack(Failure),
     Active,
     Paused,
@@ -199,9 +199,9 @@ pub struct Destination {
     marker_reached: u32,
     all_received: bool,
     link_lost: bool,
-    /// What serves missing pages died while the start was under way.
+    /// The fault handler died while the start was under way.
     faults_died: Option<String>,
-    /// The process was told to end while the start was under way; why.
+    /// The process has to end while the start is under way; the reason.
     leaving: Option<String>,
     guards: Guards,
 }
@@ -219,7 +219,7 @@ impl Destination {
         Self::with_guards(Guards::all())
     }
 
-    /// The same with some guard off: only an explorer asks for this, to see what the guard is for.
+    /// The same with some guard off, for an explorer.
     #[must_use]
     pub fn with_guards(guards: Guards) -> Self {
         Destination {
@@ -260,7 +260,7 @@ impl Destination {
         self.postcopy_offered
     }
 
-    /// Takes one input and says what to do.
+    /// Takes one input and returns the outputs to carry out.
     pub fn step(&mut self, input: Input) -> Vec<Output> {
         if self.state == State::Done && self.guards.has(Guard::NothingAfterDone) {
             return vec![];
@@ -284,7 +284,7 @@ impl Destination {
 
     fn message(&mut self, message: ToDestination) -> Vec<Output> {
         let mut out = match (&self.state, message) {
-            // Nothing that comes after the permit may stop what the permit set going.
+            // No message after the permit may stop the claim or the start.
             (State::Claiming | State::Unsure | State::Starting | State::GivingBack(_), _)
                 if self.guards.has(Guard::PermitOutlivesLink) =>
             {
@@ -342,7 +342,7 @@ impl Destination {
                 vec![Output::Send(ToSource::Heartbeat), Output::StartTimer(Timer::Heartbeat)]
             }
             (Timer::Setup, State::AwaitHello) => self.lost("the source did not introduce itself in time".into()),
-            // The driver names what has not answered, if it knows.
+            // The driver names the part that has not answered, if it is known.
             (Timer::Setup, State::Checking) => self.lost(CHECK_IS_LATE.to_owned()),
             (Timer::PeerSilent, _) if self.hears_peer() => self.lost("the source gave no sign of life in time".into()),
             (Timer::Recover, State::Paused) => self.lost("the source did not ask to recover in time".into()),

@@ -1,5 +1,5 @@
-//! Who may own a guest outside of a claim: a process that boots it, one that lets it run again
-//! after a failed migration, and one to which it came without the record.
+//! Which processes may own a guest outside of a claim: one that boots it, one that resumes it after
+//! a failed migration, and one to which it came without the record.
 //!
 //! ```text
 //!   a boot      reads the record ─► takes the disk's lock ─► swaps it as it was read ─► runs
@@ -7,11 +7,11 @@
 //!   an arrival  takes the disk's lock ─► runs ─► reads the record ─► swaps it as it was read
 //! ```
 //!
-//! Each holds the disk's lock while it changes the record, so of two that want the guest one sees
-//! what the other has done. The runtime carries these changes out; the explorer does so too, and
-//! shows what breaks without each rule. It carries out neither a record that is created nor an
-//! arrival that asks to be alone: unit tests here and in the runtime do. Of the ways on which a
-//! guest comes through several hand-overs it knows some: `docs/explorer.md` says which.
+//! Each holds the disk's lock while it changes the record, so of two processes the second sees the
+//! first one's change. The runtime carries these changes out; the explorer does so too, and shows
+//! what breaks without each rule. It covers neither the creation of a record nor an arrival that
+//! must be alone (unit tests here and in the runtime do), and only some chains of several
+//! hand-overs: `docs/explorer.md` says which.
 
 use crate::guards::{Guard, Guards};
 use crate::ownership::{Change, Expected, Handover, Name, OwnerId, Record, RuleError, Standing};
@@ -22,7 +22,7 @@ pub enum Refusal {
     /// A process that is stopped and holds no lock may have the newest state of the guest.
     #[error("a migration of the guest is under way, or ended without an answer")]
     InHandover(Box<Record>),
-    /// The guest is another process's.
+    /// Another process owns the guest.
     #[error("it names another process")]
     NamesAnother(Box<Record>),
     /// The record is about another guest, or its generations have run out.
@@ -30,18 +30,18 @@ pub enum Refusal {
     Rule(#[from] RuleError),
 }
 
-/// What a process that boots the guest asks of the record, once it holds the disk's lock.
+/// The change that a process requests to boot the guest, once it holds the disk's lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Boot {
     /// There is no record: this is the first.
     Create(Record),
-    /// The record as it was read gives way to this one.
+    /// The record that was read is replaced with this one.
     Swap(Change),
 }
 
 /// Whether `me` may boot the guest `vm` over the record that it has read, before it takes or
-/// changes anything. `even_in_handover` is the operator's word that every other process of the
-/// guest has ended.
+/// changes anything. `even_in_handover`: the operator asserts that every other process of the guest
+/// has ended.
 ///
 /// # Errors
 /// When another process may have the guest's newest state.
@@ -64,35 +64,34 @@ pub fn boot(
     Ok(Boot::Swap(Change { expected, record: settled(vm, next(there.generation)?, me, 0) }))
 }
 
-/// What a process to which a guest has come without a claim asks of the record. It has the guest
-/// and its disk already.
+/// The change requested by a process to which a guest has come without a claim. The process has the
+/// guest and its disk already.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Arrival {
     /// Nothing: the record names this process already, in this generation.
     Named(u64),
     /// There is no record: this is the first.
     Create(Record),
-    /// The record as it was read gives way to this one.
+    /// The record that was read is replaced with this one.
     Swap {
         /// From what was read.
         change: Change,
-        /// Only while no other process shows that it has the guest: the record names one that has
-        /// no part in this.
+        /// Only while no other process shows its presence: the record names an unrelated one.
         alone: bool,
     },
 }
 
-/// What `me` asks of the record about the guest `vm`, which the migration `migration_id` has
-/// brought without a claim: by the handshake `setup` or an older one. `through` are the announced
-/// hand-overs through which the guest has come, this one included.
+/// The change that `me` requests for the guest `vm`, which the migration `migration_id` has brought
+/// without a claim (by the handshake `setup` or a weaker one). `through`: the announced hand-overs
+/// through which the guest has come, this one included.
 ///
-/// The guest runs here already, even if the record names another process. What another process may
-/// still do with the guest must not be hidden by that: from a process that has no part in the
-/// migration the record is taken only as a boot would take it.
+/// The guest runs here already, even if the record names another process. That must not hide that
+/// another process may still run it: the record of an unrelated process is taken only under the
+/// conditions of a boot.
 ///
 /// # Errors
-/// When the record is about another guest, or tells of a hand-over of another process. The guest
-/// may run twice then, and the record is to be left as it is.
+/// When the record is about another guest, or announces a hand-over of another process. The guest
+/// may then run twice, and the record must not be changed.
 pub fn arrived(
     there: Option<&Record>,
     (vm, me): (&Name, &OwnerId),
@@ -106,7 +105,7 @@ pub fn arrived(
     if is_named && there.settled {
         return Ok(Arrival::Named(there.generation));
     }
-    // What a source that the guest has left has not settled, it never will. One that has been
+    // A source that the guest has left does not settle the record any more. A source that has been
     // named again since, or has settled the record, has its guest back.
     let is_open = |from: &Handover| {
         let tells = !there.settled && there.migration_id == from.migration_id();
@@ -115,7 +114,7 @@ pub fn arrived(
             false => from.take_back().record.owner == there.owner,
         }
     };
-    // The next generation fences a process that was to take it over.
+    // The next generation fences a process that is about to take it over.
     let is_part = is_named || through.iter().any(is_open);
     if !is_part && !there.settled && guards.has(Guard::ArrivalLeavesHandovers) {
         return Err(Refusal::InHandover(Box::new(there.clone())));
@@ -126,24 +125,24 @@ pub fn arrived(
 }
 
 /// Whether a guest may be migrated. `arriving`: it has come here without a claim, and the record
-/// is still to be asked to name this process. That says in the middle of the migration that none
-/// is under way.
+/// does not name this process yet. The change that does so would settle the record in the middle of
+/// a migration.
 #[must_use]
 pub fn may_migrate(arriving: bool, guards: Guards) -> bool {
     !(arriving && guards.has(Guard::ArrivalNamesFirst))
 }
 
-/// When a guest runs again whose disk may have been let go of in a switchover that failed.
+/// Why a guest runs again after its disk may have been released in a failed switchover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Again {
-    /// Its operator says `cont`.
+    /// Its operator has issued `cont`.
     Cont,
     /// A further migration of it has failed.
     Resume,
 }
 
-/// Whether a guest must be claimed with [`run_again`] before it runs. `let_go`: its disk was let
-/// go of, and another process may have run the guest since.
+/// Whether a guest must be claimed with [`run_again`] before it runs. `let_go`: its disk was
+/// released, and another process may have run the guest since.
 #[must_use]
 pub fn must_claim(let_go: bool, again: Again, guards: Guards) -> bool {
     let guard = match again {
@@ -153,33 +152,33 @@ pub fn must_claim(let_go: bool, again: Again, guards: Guards) -> bool {
     let_go && guards.has(guard)
 }
 
-/// Whether it may be claimed now. `announced`: the record tells of a migration of it that goes on.
-/// The claim would take that announcement out of the record: a process that boots the guest would
-/// not learn of the migration, which goes on and stops the guest all the same.
+/// Whether it may be claimed now. `announced`: the record announces a migration of it that goes on.
+/// The claim would remove the announcement: a booting process would not see the migration, which
+/// would still stop the guest.
 #[must_use]
 pub fn may_claim(announced: bool, again: Again, guards: Guards) -> bool {
     !(announced && again == Again::Cont && guards.has(Guard::ContWaitsForMigration))
 }
 
-/// Whether a process keeps the disk of its stopped guest when it is refused to run it: what it had
-/// before (`held`), and nothing more.
+/// Whether a process keeps the disk of its stopped guest when running it is refused: only if it had
+/// the disk before (`held`).
 #[must_use]
 pub fn keeps_disk(held: bool, guards: Guards) -> bool {
     held && guards.has(Guard::RefusedContKeeps)
 }
 
-/// Whether a source whose migration has ended here says that none is under way. `let_go` as in
-/// [`must_claim`]: a further migration of such a guest may end before it comes to the disk. That
-/// the present one could not take the disk back is seen here as well as by its state machine.
+/// Whether a source whose migration has ended here settles the record. `let_go` as in
+/// [`must_claim`]: a further migration of such a guest may end before it takes the disk. If the
+/// present one could not take the disk back, its state machine does not settle either.
 #[must_use]
 pub fn may_settle(let_go: bool, guards: Guards) -> bool {
     !(let_go && guards.has(Guard::SettleNeedsDisk) && guards.has(Guard::SettlesOnlyWhatItHolds))
 }
 
-/// What `me` asks of the record before it lets a guest run again whose disk it has let go of. Won,
-/// the record names it in a new generation, so that a change which another process has asked for
-/// in the old one is lost. It goes on to tell of a migration until the guest runs: one that cannot
-/// run after all loses its disk again, and a boot would run over it.
+/// The change that `me` requests before it resumes a guest whose disk it has released. Once it is
+/// won, the record names `me` in a new generation, so that another process's change to the old one
+/// is lost. The record stays unsettled until the guest runs: a guest that cannot run loses its disk
+/// again, and a settled record would allow a boot over its newest state.
 ///
 /// # Errors
 /// When the record names another process: it may have run the guest.
@@ -192,7 +191,7 @@ pub fn run_again(there: &Record, me: &OwnerId, migration_id: u128, guards: Guard
     Ok(Change { expected: Expected::reign(there.generation, me.clone()), record })
 }
 
-/// What a source asks of the record whose operator knows that the destination, which may have
+/// The change that a source requests if its operator knows that the destination, which may have
 /// claimed the guest, never ran it.
 ///
 /// # Errors

@@ -54,13 +54,13 @@ pub enum FormatError {
     /// No slot is whole.
     #[error("no slot is whole (slot 0: {}; slot 1: {})", slots[0], slots[1])]
     Unreadable {
-        /// What slots 0 and 1 are.
+        /// The content of slots 0 and 1.
         slots: Box<[Slot; 2]>,
     },
     /// Both slots are whole, but no series of writes leaves them so.
     #[error("the slots contradict each other (slot 0: {}; slot 1: {})", slots[0], slots[1])]
     Conflict {
-        /// What slots 0 and 1 are.
+        /// The content of slots 0 and 1.
         slots: Box<[Slot; 2]>,
     },
     /// The file is shorter or longer than it was created.

@@ -1,4 +1,4 @@
-//! One hand-over as data: the changes that its two sides may ask for, and what a record means to
+//! One hand-over as data: the changes that its two sides may request, and what a record means to
 //! each of them.
 //!
 //! ```text
@@ -7,9 +7,9 @@
 //!                 └─ take_back ─► {g+1, S}
 //! ```
 //!
-//! Both ways out of `{g, S}` expect the same record, so one of them loses. The state machines ask
-//! for these changes; the explorer uses the same type to check that no process runs a guest that
-//! the record gives to another.
+//! Both ways out of `{g, S}` expect the same record, so one of them loses. The state machines
+//! request these changes; the explorer uses the same type to check that no process runs a guest
+//! that the record gives to another.
 
 use serde::{Deserialize, Serialize};
 
@@ -24,11 +24,11 @@ pub struct Handover {
     source: OwnerId,
 }
 
-/// What a record says to one side of a hand-over.
+/// What a record means to one side of a hand-over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Standing {
-    /// Undecided: the source's, from before the hand-over. A side may run only once it has won a
-    /// swap; before the permit, the source may run without one.
+    /// Undecided: the record names the source, as before the hand-over. A side may run only once it
+    /// has won a swap; before the permit, the source may run without one.
     Open,
     /// Decided for this side: it may run the guest.
     Mine,
@@ -64,7 +64,7 @@ impl Handover {
         self.migration_id
     }
 
-    /// The source, before `Hello`: a hand-over is under way, and here is the number that the
+    /// The source's change before `Hello`: a hand-over is under way, with the nonce that the
     /// destination must read back.
     #[must_use]
     pub fn announce(&self, nonce: u64) -> Change {
@@ -72,25 +72,26 @@ impl Handover {
         Change { expected, record: Record { nonce, ..self.record(0, &self.source) } }
     }
 
-    /// The destination, with the permit: the guest is its own. Won, this is the commit.
+    /// The destination's change after the permit: it owns the guest. Once won, this is the commit.
     #[must_use]
     pub fn commit(&self, destination: &OwnerId) -> Change {
         self.change(0, &self.source, destination)
     }
 
-    /// The source, after the permit: the guest stays. Won, the destination is fenced.
+    /// The source's change after the permit: it keeps the guest. Once won, the destination is
+    /// fenced.
     #[must_use]
     pub fn take_back(&self) -> Change {
         self.change(0, &self.source, &self.source)
     }
 
-    /// The destination, when it committed and cannot start.
+    /// The destination's change if it has committed and cannot start.
     #[must_use]
     pub fn give_back(&self, destination: &OwnerId) -> Change {
         self.change(1, destination, &self.source)
     }
 
-    /// What `record` says to `me`, one of the two sides.
+    /// What `record` means to `me`, one of the two sides.
     #[must_use]
     pub fn standing(&self, me: &OwnerId, record: Option<&Record>) -> Standing {
         let Some(record) = record.filter(|r| r.vm == self.vm && r.generation >= self.generation) else {
@@ -99,15 +100,15 @@ impl Handover {
         match (record.generation == self.generation, &record.owner) {
             (true, owner) if *owner == self.source => Standing::Open,
             // Another owner in the source's own generation: the source was never the owner that it
-            // said it was.
+            // claimed to be.
             (true, _) => Standing::Unrelated,
             (false, owner) if owner == me => Standing::Mine,
             (false, _) => Standing::Theirs,
         }
     }
 
-    /// Whether `record` is this hand-over's claim by the destination, which has not said yet that
-    /// it runs the guest, and may still give it back.
+    /// Whether `record` is this hand-over's claim by the destination, which has not settled it yet
+    /// and may still give the guest back.
     #[must_use]
     pub fn is_claimed(&self, record: &Record) -> bool {
         let claim = self.generation + 1 == record.generation && record.migration_id == self.migration_id;
@@ -132,8 +133,7 @@ impl Handover {
 }
 
 impl Record {
-    /// The change by which its owner says that no hand-over is under way any more: it runs the
-    /// guest.
+    /// The change by which its owner, which runs the guest, records that no hand-over is under way.
     #[must_use]
     pub fn settle(&self) -> Change {
         let expected = Expected::reign(self.generation, self.owner.clone());

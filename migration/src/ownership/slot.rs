@@ -1,7 +1,7 @@
 //! One slot of an ownership record, byte for byte: 512 bytes, little-endian, closed by a CRC-32C.
 //!
 //! [`super::file`] puts two of them into a file. A slot is one disk sector, so hardware rarely
-//! tears it; a torn slot still holds bytes that [`decode`] tells apart from a record.
+//! tears it; a torn slot still holds bytes that [`decode`] distinguishes from a record.
 
 use std::fmt;
 
@@ -30,7 +30,7 @@ const CRC: usize = 508;
 
 const SETTLED: u8 = 1;
 
-/// What a slot's bytes are.
+/// The content of a slot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Slot {
     /// Zeros: never written.
@@ -42,7 +42,7 @@ pub enum Slot {
         /// The record.
         record: Record,
     },
-    /// A write that did not reach its end, or rot.
+    /// An incomplete write, or bit rot.
     Torn(Tear),
     /// Not an ownership record.
     Foreign {
@@ -56,14 +56,14 @@ pub enum Slot {
     },
 }
 
-/// What shows that a slot is not whole.
+/// Why a slot is not whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Tear {
     /// The bytes end before the slot does.
     CutOff,
     /// The checksum does not match.
     Checksum,
-    /// The checksum matches, but this field cannot be.
+    /// The checksum matches, but this field is impossible.
     Field(&'static str),
 }
 
@@ -106,8 +106,8 @@ pub fn encode(sequence: u64, record: &Record) -> [u8; SLOT_LEN] {
     out
 }
 
-/// Says what the bytes of a slot are. Any bytes will do, also fewer than a slot has; bytes after
-/// it are not looked at.
+/// Classifies the bytes of a slot. Accepts any bytes, even fewer than a slot has; bytes after it
+/// are ignored.
 #[must_use]
 pub fn decode(bytes: &[u8]) -> Slot {
     let Some(slot) = bytes.first_chunk::<SLOT_LEN>() else {
@@ -135,9 +135,8 @@ fn unnamed(slot: &[u8; SLOT_LEN]) -> Slot {
     if is_part_of_first_write(slot) { Slot::Torn(Tear::Checksum) } else { foreign(slot) }
 }
 
-/// Whether a write of this format over zeros, of which any bytes may have landed, can have left
-/// these bytes: where it has a constant, there is that or still the zero. Where it has a value,
-/// there may be anything.
+/// Whether a partial write of this format over zeros can have left these bytes: each constant is
+/// written or still zero, and values may be anything.
 fn is_part_of_first_write(slot: &[u8; SLOT_LEN]) -> bool {
     let version = FORMAT_VERSION.to_le_bytes();
     let begun = slot.iter().zip(MAGIC.iter().chain(&version)).all(|(found, written)| *found == 0 || found == written);

@@ -1,22 +1,21 @@
 //! The rules of the compare-and-swap, the same for every backend.
 //!
-//! A backend reads the record, asks [`judge`], and writes or not, all under its lock. What it does
-//! about a lost reply is here as well: a change that was applied already is won when it is asked
-//! for again.
+//! A backend reads the record, calls [`judge`], and writes or not, all under its lock. Lost replies
+//! are handled here as well: a change that was applied already is won when it is requested again.
 
 use serde::{Deserialize, Serialize};
 
 use crate::ownership::{Name, OwnerId, Record};
 
-/// What must be true of the record for a change to be applied.
+/// The condition on the record for a change to be applied.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Expected {
     /// The generation before the change.
     pub generation: u64,
     /// The owner before the change.
     pub owner: OwnerId,
-    /// Whether the record must be settled, or must not be. A boot asks for what it has read: a
-    /// migration that has begun since then changes this alone.
+    /// Whether the record must be settled, or must not be. A boot expects the value that it has
+    /// read: a migration that has begun since then changes only this.
     pub settled: Option<bool>,
 }
 
@@ -27,7 +26,7 @@ impl Expected {
         Expected { generation, owner, settled: None }
     }
 
-    /// The record as it was read, but for its migration and nonce.
+    /// The record as it was read, except for its migration and nonce.
     #[must_use]
     pub fn as_read(record: &Record) -> Self {
         Expected { settled: Some(record.settled), ..Expected::reign(record.generation, record.owner.clone()) }
@@ -43,18 +42,18 @@ impl Expected {
 /// One compare-and-swap.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Change {
-    /// What must be there.
+    /// The condition on the present record.
     pub expected: Expected,
-    /// What is to be there.
+    /// The new record.
     pub record: Record,
 }
 
 /// How a compare-and-swap ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Swap {
-    /// The record is as asked for, and durable.
+    /// The record is as requested, and durable.
     Won,
-    /// Another process changed the record first. Asking again cannot win.
+    /// Another process changed the record first. A retry cannot win.
     Lost(Record),
 }
 
@@ -63,7 +62,7 @@ pub enum Swap {
 pub enum Verdict {
     /// Write the new record; then it is won.
     Write,
-    /// This very change was applied before and its reply was lost: make what is there durable;
+    /// This very change was applied before and its reply was lost: make the present record durable;
     /// then it is won.
     Repeat,
     /// Write nothing; it is lost.
@@ -85,12 +84,12 @@ pub enum RuleError {
     /// The record is about another guest.
     #[error("the record is about guest '{found}', not '{wanted}'")]
     OtherGuest {
-        /// Whom the record is about.
+        /// The record's guest.
         found: Name,
-        /// Whom the change is about.
+        /// The change's guest.
         wanted: Name,
     },
-    /// Generations have run out, which only a forged number can bring about.
+    /// Generations have run out, which only a forged number can cause.
     #[error("generation {generation} leaves none to hand the guest over with")]
     Exhausted {
         /// The generation.
@@ -100,7 +99,7 @@ pub enum RuleError {
 
 /// What a backend whose newest record is `current` must do with `expected → new`.
 ///
-/// A generation that grows by one is a swap, also when it stays with its owner (that fences a
+/// A generation that grows by one is a swap, even if the owner stays the same (that fences a
 /// destination). A generation that stays is an update of `settled`, nonce and migration id by the
 /// owner.
 ///

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{Capability, Parameters};
 
-/// Some of the parameters with new values, as a client gives them: the others stay as they are.
+/// New values for some of the parameters, as a client gives them: the others stay unchanged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Given(Map<String, Value>);
 
@@ -15,7 +15,7 @@ impl Given {
         serde_json::from_value::<Parameters>(Value::Object(members.clone())).map(|_| Given(members))
     }
 
-    /// `present` with these values in it.
+    /// `present` with these values replaced.
     ///
     /// # Panics
     /// Never: each member has been read as a parameter.
@@ -29,12 +29,12 @@ impl Given {
     }
 }
 
-/// What `migrate` gives to one migration alone: it ends with it.
+/// Settings given to `migrate`, for that migration alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OwnSettings {
-    /// In the place of the process's parameters.
+    /// Override the process's parameters.
     pub parameters: Given,
-    /// In the place of the process's capabilities; of two for one capability the later.
+    /// Override the process's capabilities; the last one for a capability counts.
     pub capabilities: Vec<(Capability, bool)>,
 }
 

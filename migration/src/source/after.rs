@@ -34,7 +34,7 @@ impl Source {
             return self.completed();
         }
         if self.link_lost && self.guards.has(Guard::StartedRemembersLink) {
-            // The word came on the control link while a bulk link was gone already.
+            // `Started` arrived on the control link after a bulk link was lost.
             return self.destination_owns();
         }
         self.state = State::Active(Drain::Sending);
@@ -45,7 +45,7 @@ impl Source {
             Output::StartTimer(Timer::PeerSilent),
         ];
         if self.guards.has(Guard::BeatsAfterUncertainty) {
-            // While it was uncertain who owns the guest no signs of life went.
+            // No heartbeats were sent while it was uncertain which side owns the guest.
             out.push(Output::StartTimer(Timer::Heartbeat));
         }
         out
@@ -67,7 +67,7 @@ impl Source {
         )))
     }
 
-    /// The migration has failed, and what this side holds of the guest must never run.
+    /// The migration has failed, and the guest's state on this side must never run.
     fn fail_without_guest(&mut self, outcome: Outcome) -> Vec<Output> {
         self.state = State::Done(outcome.clone());
         vec![
@@ -82,7 +82,7 @@ impl Source {
     pub(super) fn not_started(&mut self, failure: Failure) -> Vec<Output> {
         let reason = format!("the destination did not start the guest: {failure}");
         match (&self.state, self.plan.handshake) {
-            // The destination may have taken the record and given it back: the record must name
+            // The destination may have claimed the guest and given it back: the record must name
             // this side before it runs.
             (State::AwaitStarted | State::TakingBack(_) | State::Uncertain(_), Handshake::Owned)
                 if self.guards.has(Guard::NotStartedAsksRecord) =>
@@ -98,7 +98,7 @@ impl Source {
         }
     }
 
-    /// The link is gone, or silent, or carried nonsense.
+    /// The link is lost or silent, or carried invalid data.
     pub(super) fn lost(&mut self, reason: String) -> Vec<Output> {
         match &self.state {
             State::AwaitStarted if !self.guards.has(Guard::StaysStoppedAfterPermit) => {
@@ -170,8 +170,8 @@ impl Source {
             }
             (_, Some(Owner::Destination)) => (Ok(()), self.destination_owns()),
             (_, Some(Owner::Source)) if asked.is_some_and(|asked| asked.never_ran) => (Ok(()), self.kept_by(reason)),
-            // A claim may yet be given back: what this side holds is kept until the record says
-            // for good.
+            // A claimed guest may still be given back: this side keeps its state until the record
+            // is settled.
             (TakeBack::Claimed, _) => (Err(IS_CLAIMED), self.ask_again(reason)),
             (TakeBack::Unreachable, _) => (Err(IS_UNREACHABLE), self.ask_again(reason)),
         };
@@ -192,12 +192,12 @@ impl Source {
         self.give_up(Outcome::Failed(format!("{reason}; the operator gave the guest to the source")))
     }
 
-    /// A third process has booted the guest: what this side holds is another history.
+    /// A third process has booted the guest: the state on this side is obsolete.
     fn taken(&mut self, reason: &str) -> Vec<Output> {
         self.fail_without_guest(Outcome::Failed(format!("{reason}; {NAMES_ANOTHER}")))
     }
 
-    /// The record, or the operator, says that the destination has the guest, and the link is gone.
+    /// The record, or the operator, has given the guest to the destination, and the link is lost.
     fn destination_owns(&mut self) -> Vec<Output> {
         if !self.go_postcopy {
             return self.completed();
@@ -233,8 +233,8 @@ impl Source {
                 self.kept_by(reason)
             }
             (State::Uncertain(_) | State::TakingBack(_), Owner::Destination) => self.destination_owns(),
-            // The destination's last word was lost, or it is lost itself: an operator who has
-            // looked there ends it here.
+            // `DrainedAck` or the destination itself was lost: an operator who has checked the
+            // destination ends the migration here.
             (State::Paused(_), Owner::Destination) => self.completed(),
             (State::Active(_) | State::Recovering(_), Owner::Source) => vec![Output::Refuse(OUTRUN)],
             (State::Paused(_), Owner::Source) if self.guards.has(Guard::PausedNeverResolvesToSource) => {
@@ -247,8 +247,8 @@ impl Source {
         }
     }
 
-    /// The destination's word has come before the record's answer: the operator who waits for that
-    /// is answered by it.
+    /// The destination's message has arrived before the record's answer, and answers the waiting
+    /// operator.
     pub(super) fn answer_operator(&mut self, owner: Owner) -> Option<Output> {
         let asked = self.asked.take()?;
         let otherwise = if owner == Owner::Destination { HAS_STARTED } else { NOT_STARTED };

@@ -40,7 +40,7 @@ impl Source {
         out
     }
 
-    /// The same when what was being done to the guest has just ended.
+    /// The same, when stopping or saving the guest has just ended.
     pub(super) fn give_up_stopped(&mut self, outcome: Outcome) -> Vec<Output> {
         let mut out = vec![Output::Interrupt];
         out.extend(self.farewell(&outcome));
@@ -75,9 +75,9 @@ impl Source {
         self.finish(outcome, held)
     }
 
-    /// Ends a migration whose guest is here. `held`: its disk is, too; a guest that stays stopped
-    /// without its disk's lock is the newest state of the guest all the same, and the record goes
-    /// on to say so.
+    /// Ends a migration whose guest is here. `held`: so is its disk. Otherwise the guest stays
+    /// stopped without its disk's lock, still with its newest state, and the record stays
+    /// unsettled.
     fn finish(&mut self, outcome: Outcome, held: bool) -> Vec<Output> {
         let status = if outcome == Outcome::Cancelled { Status::Cancelled } else { Status::Failed };
         self.state = State::Done(outcome.clone());

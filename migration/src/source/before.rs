@@ -76,7 +76,7 @@ impl Source {
             Output::SendRound,
         ];
         if self.go_postcopy {
-            // Asked for while the link was opened: the first round only begins the dirty log.
+            // Requested while the link was being opened: the first round only begins the dirty log.
             out.push(Output::EndRound);
         }
         out
@@ -104,7 +104,7 @@ impl Source {
             return vec![];
         }
         match decision {
-            // Wanted by a parameter, but not allowed: the rounds go on, within their own limits.
+            // Requested by a parameter, but not allowed: the rounds go on, within their own limits.
             Decision::Postcopy if !self.plan.postcopy => return vec![Output::SendRound],
             Decision::Postcopy => self.go_postcopy = true,
             Decision::GiveUp(reason) if !self.go_postcopy => return self.give_up(Outcome::Failed(reason)),
@@ -139,8 +139,7 @@ impl Source {
         if self.go_postcopy {
             out.extend(self.step(Input::RoundDone(Decision::Postcopy)));
         } else {
-            // The guest went on writing during the rehearsal: what that dirtied is sent before the
-            // guest stops.
+            // The guest went on writing during the rehearsal: those pages are sent before it stops.
             out.push(Output::SendRound);
         }
         out

@@ -1,4 +1,4 @@
-//! What a source's state machine is told, and what it asks for.
+//! The inputs and outputs of a source's state machine.
 
 use crate::convergence::Decision;
 use crate::info::Status;
@@ -6,7 +6,7 @@ use crate::message::{Failure, Handshake, ToDestination, ToSource};
 use crate::named::named;
 use crate::timer::Timer;
 
-/// What an operator asked for.
+/// The plan of a migration, from the operator's settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Plan {
     /// Which run of the guest this is.
@@ -20,25 +20,25 @@ pub struct Plan {
     /// With `Owned`: give up when the destination does not see the record, in place of going on
     /// with `Setup`.
     pub insist_on_record: bool,
-    /// This side has an ownership record: it says that a migration is under way from before the
-    /// stop of the guest on, with every handshake.
+    /// This side has an ownership record. With every handshake, the migration is announced there
+    /// before the guest stops.
     pub has_record: bool,
 }
 
-/// What can happen to a source.
+/// An input of a source.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Input {
     /// The control link is open.
     Connected,
     /// A new nonce stands in the ownership record, or could not be written.
     NonceWritten(Result<(), String>),
-    /// The destination said something.
+    /// A message from the destination.
     Message(ToSource),
-    /// A link broke, could not be opened, or carried nonsense; the text says which and how.
+    /// A link broke, could not be opened, or carried invalid data; the text says which and how.
     LinkLost(String),
     /// A timer that was started ran out.
     Timer(Timer),
-    /// A round has been sent or was ended, and this is what its numbers say.
+    /// A round has been sent or was ended, with the decision from its numbers.
     RoundDone(Decision),
     /// The state for the rehearsal was saved; the guest runs.
     Snapshotted(Result<(), Failure>),
@@ -52,7 +52,7 @@ pub enum Input {
         /// The marker's number.
         marker: u32,
     },
-    /// The ownership record was asked to name the source again.
+    /// The attempt to take the guest back in the ownership record has ended.
     TookBack(TakeBack),
     /// Postcopy: every page that the destination lacks has been handed to the links.
     AllSent,
@@ -60,14 +60,15 @@ pub enum Input {
     Resumed(Result<(), Failure>),
     /// The guest shut down or the process is about to end.
     GuestGone(String),
-    /// The operator wants the destination to run now.
+    /// The operator requests postcopy now.
     StartPostcopy,
     /// The operator breaks the link on purpose (`migrate-pause`).
     Pause,
     /// The operator reconnects a paused postcopy (`migrate` with `resume`).
     Recover,
-    /// The operator says who owns the guest, the other side being fenced (`x-ferry-resolve`): in
-    /// an uncertainty, or, that the destination needs nothing more, in a paused postcopy.
+    /// The operator decides which side owns the guest, with the other side fenced
+    /// (`x-ferry-resolve`): in an uncertainty, or in a paused postcopy whose destination needs
+    /// nothing more.
     Resolve(Resolution),
     /// The operator cancels.
     Cancel,
@@ -82,25 +83,25 @@ pub enum Owner {
     Destination,
 }
 
-/// An operator's word about who owns the guest.
+/// An operator's decision about which side owns the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Resolution {
-    /// Who does.
+    /// The owner.
     pub owner: Owner,
-    /// The operator knows that the destination has never run the guest: then the source may have
-    /// it although its record cannot be reached, or names the destination in this very migration.
+    /// The operator knows that the destination has never run the guest: then the source may have it
+    /// even if the record cannot be reached, or names the destination in this very migration.
     pub never_ran: bool,
 }
 
 impl Resolution {
-    /// The guest is `owner`'s; nothing is said of what the destination did.
+    /// The guest is `owner`'s; the destination may have run it.
     #[must_use]
     pub fn to(owner: Owner) -> Self {
         Resolution { owner, never_ran: false }
     }
 }
 
-/// What came of taking the guest back in the ownership record.
+/// The result of taking the guest back in the ownership record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TakeBack {
     /// The record names the source: the destination is fenced.
@@ -119,13 +120,13 @@ pub enum TakeBack {
 /// What the driver must do.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Output {
-    /// Tell clients.
+    /// Publish the status.
     Status(Status),
     /// Open the control link; answer with `Connected` or `LinkLost`.
     Connect,
     /// Write a new nonce to the ownership record; answer with `NonceWritten`.
     WriteNonce,
-    /// Tell clients which handshake is in force.
+    /// Publish the handshake in force.
     Handshake(Handshake),
     /// Send on the control link, with its attachment.
     Send(ToDestination),
@@ -143,7 +144,7 @@ pub enum Output {
     StopGuest,
     /// Save the final state; answer with `Saved`.
     Save,
-    /// Send what is dirty (in postcopy only find out what it is), then a marker; answer with
+    /// Send the dirty pages (in postcopy only determine which they are), then a marker; answer with
     /// `LastPagesSent`.
     SendLastPages {
         /// Leave the pages for after the start.
@@ -151,9 +152,9 @@ pub enum Output {
     },
     /// Postcopy: serve page requests and send the rest in the background; answer with `AllSent`.
     ServePages,
-    /// Postcopy, after a recover: the same, but for what the destination says it lacks.
+    /// Postcopy, after a recover: the same, for the pages that the destination lacks.
     ServeMissingPages,
-    /// End what is being sent or saved, at once. Pending answers may still come, or not.
+    /// Abort sending and saving at once. Pending answers may still arrive, or not.
     Interrupt,
     /// Try to make the ownership record name the source; answer with `TookBack`.
     TakeBack,
@@ -163,12 +164,12 @@ pub enum Output {
     HandOver,
     /// Close all links.
     CloseLinks,
-    /// Tell the operator that the command does not fit, and why.
+    /// Refuse the operator's command, with the reason.
     Refuse(&'static str),
     /// Answer the operator whose [`Resolution`] had to wait for the record.
     Resolved(Result<(), &'static str>),
-    /// Make the ownership record say that no migration is under way: the guest is here, and its
-    /// disk is held. There is no answer: the driver asks again until the record has it.
+    /// Settle the ownership record: no migration is under way, the guest is here, and its disk is
+    /// held. There is no answer: the driver retries until the record is settled.
     Settle,
     /// The migration has ended.
     Finish(Outcome),
@@ -208,7 +209,7 @@ pub enum Outcome {
     Completed,
     /// The guest stays here; the text says why.
     Failed(String),
-    /// The guest may be nowhere: only the handshake `none` can end like this.
+    /// The guest may run nowhere: only the handshake `none` can end like this.
     Stranded(String),
     /// The operator cancelled; the guest stays here.
     Cancelled,

@@ -12,10 +12,10 @@
 //!                          Winding ─► Resuming ─► Done(Failed | Cancelled)
 //! ```
 //!
-//! Who drives it (the drivers in `ferry-transfer`, a simulator, an explorer) feeds one [`Input`] at a
-//! time and carries out the [`Output`]s in order. The promise that everything here serves: after
-//! `Send(Permit)` the source resumes only when the ownership record is its own again, or, without
-//! a record, when the destination has said that it has not run and never will.
+//! The caller (a driver in `ferry-transfer`, a simulator, an explorer) feeds one [`Input`] at a
+//! time and carries out the [`Output`]s in order. The promise of this module: after `Send(Permit)`
+//! the source resumes by itself only when the ownership record names it again, or, without a
+//! record, when the destination has sent `NotStarted`.
 //!
 //! The module [`before`] goes up to the stop, [`switchover`] from there to the permit, [`after`]
 //! from the permit on, [`back`] holds every way back to a guest that runs here.
@@ -48,9 +48,9 @@ enum State {
     LastPages,
     AwaitReady,
     AwaitStarted,
-    /// Asking the record for the guest; the text is why.
+    /// Taking the guest back in the record; the text is the reason.
     TakingBack(String),
-    /// The record did not answer (it is asked again), or there is none (an operator decides).
+    /// The record has not decided (it is asked again), or there is none (an operator decides).
     Uncertain(String),
     Active(Drain),
     Paused(Drain),
@@ -76,9 +76,9 @@ pub struct Source {
     plan: Plan,
     /// The guest is to go by postcopy at the next opportunity.
     go_postcopy: bool,
-    /// Some link of the present connection is gone, whether or not that mattered when it went.
+    /// A link of the present connection is lost, even if that had no effect at the time.
     link_lost: bool,
-    /// An operator's word that waits for the record's answer.
+    /// An operator's resolution that waits for the record's answer.
     asked: Option<Resolution>,
     guards: Guards,
 }
@@ -90,7 +90,7 @@ impl Source {
         Self::with_guards(plan, Guards::all())
     }
 
-    /// The same with some guard off: only an explorer asks for this, to see what the guard is for.
+    /// The same with some guard off, for an explorer.
     #[must_use]
     pub fn with_guards(plan: Plan, guards: Guards) -> Self {
         Source { state: State::Idle, plan, go_postcopy: false, link_lost: false, asked: None, guards }
@@ -106,8 +106,7 @@ impl Source {
         vec![Output::Status(Status::Setup), Output::StartTimer(Timer::Setup), Output::Connect]
     }
 
-    /// Whether the destination may have been permitted to run the guest and has not said that it
-    /// will not.
+    /// Whether the permit may have been delivered and the destination has not sent `NotStarted`.
     #[must_use]
     pub fn permit_may_be_out(&self) -> bool {
         matches!(
@@ -140,8 +139,7 @@ impl Source {
         self.plan.handshake
     }
 
-    /// Whether an operator's word waits for the record's answer: `Output::Resolved` is still to
-    /// come.
+    /// Whether an operator's resolution waits for the record's answer: `Output::Resolved` follows.
     #[must_use]
     pub fn is_resolving(&self) -> bool {
         self.asked.is_some()
@@ -156,8 +154,8 @@ impl Source {
         }
     }
 
-    /// What was lost after the permit, while the record or the operator has not said who owns the
-    /// guest.
+    /// The loss after the permit, while neither the record nor the operator has decided which side
+    /// owns the guest.
     #[must_use]
     pub fn lost_after_permit(&self) -> Option<&str> {
         match &self.state {
@@ -166,7 +164,7 @@ impl Source {
         }
     }
 
-    /// Takes one input and says what to do.
+    /// Takes one input and returns the outputs to carry out.
     pub fn step(&mut self, input: Input) -> Vec<Output> {
         match input {
             Input::Message(message) => self.message(message),
@@ -212,16 +210,16 @@ impl Source {
                 "the destination could not load the device state in rehearsal: {failure}"
             ))),
             (State::AwaitReady, ToSource::Ready { .. }) => self.ready(),
-            // Without a handshake the destination's word comes when the source has let go already.
+            // With the handshake `none` the package was the permit, and `Ready` changes nothing.
             (State::AwaitStarted, ToSource::Ready { .. }) if self.plan.handshake == Handshake::None => vec![],
             (State::AwaitReady | State::AwaitStarted, ToSource::LoadFailed(failure)) => self.load_failed(failure),
             (State::AwaitStarted | State::TakingBack(_) | State::Uncertain(_), ToSource::Started { .. }) => {
                 self.started()
             }
-            // With `pong` the source goes on at `Ready`, and this comes after it.
+            // With `pong` the source goes on at `Ready`; `Started` follows it.
             (State::Active(_), ToSource::Started { .. }) => vec![],
-            // The destination counts the pages itself, and may be done before this side has
-            // noticed that it is. So it may be on a connection that was to recover it.
+            // The destination counts the pages itself, and may be complete before this side knows,
+            // even on a connection that was opened to recover it.
             (State::Active(_) | State::Recovering(_), ToSource::DrainedAck) => self.completed(),
             (State::Recovering(_), ToSource::RecoverAck) => self.recovered(),
             (State::Recovering(_), ToSource::RecoverRefused { reason } | ToSource::Refused { reason }) => {
@@ -274,7 +272,7 @@ impl Source {
         }
     }
 
-    /// Whether heartbeats go and are expected.
+    /// Whether heartbeats are sent and expected.
     fn hears_peer(&self) -> bool {
         matches!(
             self.state,
@@ -290,7 +288,7 @@ impl Source {
         )
     }
 
-    /// What was going on, for errors.
+    /// The present activity, for errors.
     fn doing(&self) -> &'static str {
         match self.state {
             State::Idle | State::Connecting => "while connecting",

@@ -1,9 +1,9 @@
 //! Bulk frames: the pages of one chunk, or a marker.
 //!
 //! A chunk's frame carries two bitmaps of 512 bits: pages that follow as data, in ascending order,
-//! and pages that are all zero. A packed chunk's pages follow as one block of LZ4 (its block
-//! format), which is shorter than they are. A marker says that everything before it on this link
-//! has been sent; the package names the marker to wait for.
+//! and pages that are all zero. A packed (compressed) chunk's pages follow as one block of LZ4 (its
+//! block format), which is shorter than they are. A marker shows that everything before it on this
+//! link has been sent; the package names the marker to wait for.
 
 use crate::pages::{CHUNK_PAGES, CHUNK_WORDS, PAGE_SIZE};
 use crate::wire::WireError;
@@ -17,7 +17,7 @@ const KIND_SWITCH: u32 = 3;
 const KIND_PACKED: u32 = 4;
 const WHAT: &str = "a bulk frame";
 
-/// What a bulk frame says.
+/// The content of a bulk frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// Pages of a chunk.
@@ -26,8 +26,8 @@ pub enum Frame {
     Packed(Chunk, u32),
     /// Everything sent before this has now been received on this link.
     Marker(u32),
-    /// The same, and pages that follow are postcopy's: they land one by one while the guest may be
-    /// running.
+    /// The same, and pages that follow are postcopy's: they are placed one by one while the guest
+    /// may be running.
     Switch(u32),
 }
 

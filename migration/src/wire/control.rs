@@ -22,7 +22,7 @@ pub struct Header {
     covered: u32,
 }
 
-/// Builds the bytes of a frame up to its attachment, which follows as it is.
+/// Builds the bytes of a frame up to its attachment, which follows unchanged.
 ///
 /// # Errors
 /// The message or the attachment is above the cap of its kind.
@@ -46,13 +46,14 @@ pub fn encode<M: Message>(message: &M, attachment: &[u8], session: u32, sequence
     Ok(out)
 }
 
-/// Reads a header and checks everything but the checksum, which covers what follows too.
+/// Reads a header and checks everything but the checksum, which covers the message and the
+/// attachment too.
 ///
 /// # Errors
 /// Not a frame of this migration, out of sequence, an unknown kind, or a length above the cap.
 pub fn decode_header<M: Message>(bytes: &[u8; HEADER_LEN], session: u32, sequence: u32) -> Result<Header, WireError> {
     if let Some(found) = preamble::version_of(bytes) {
-        // A destination that speaks another version answers a preamble with its own.
+        // A destination of another version answers a preamble with its own.
         return Err(WireError::Version { found });
     }
     let magic = u16::from_le_bytes([bytes[0], bytes[1]]);

@@ -1,6 +1,6 @@
 //! The preamble: the first 40 bytes of every connection from source to destination.
 //!
-//! It makes a stranger's connection recognisable at once, and ties each link to one migration.
+//! It makes a foreign connection recognisable at once, and ties each link to one migration.
 
 use crate::message::{PROTOCOL_VERSION, takes_version};
 use crate::wire::WireError;
@@ -20,13 +20,13 @@ pub enum LinkRole {
     Urgent,
 }
 
-/// What a connection says of itself.
+/// How a connection introduces itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Preamble {
     /// Random, new for each migration.
     pub migration_id: u128,
-    /// Counts the connections of the migration, from 0: a recover makes the next. What belongs to
-    /// an earlier one is not taken.
+    /// Counts the connections of the migration, from 0: a recover makes the next. Links of an
+    /// earlier one are refused.
     pub connection: u32,
     /// Which link.
     pub link: LinkRole,

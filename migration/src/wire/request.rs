@@ -1,9 +1,9 @@
-//! Page requests: what a destination in postcopy asks of its source, on the urgent link.
+//! Page requests, which a destination in postcopy sends to its source on the urgent link.
 //!
 //! A request names one page that a vCPU, a device or KVM itself is waiting for. The answer is a
-//! bulk frame on the same link, or the page is on its way on a bulk link already. Requests carry
-//! no sequence number: asking twice is harmless, and a link that loses or repeats bytes fails the
-//! checksum.
+//! bulk frame on the same link, unless the page is on its way on a bulk link already. Requests
+//! carry no sequence number: a repeated request is harmless, and a link that loses or repeats bytes
+//! fails the checksum.
 
 use crate::wire::WireError;
 

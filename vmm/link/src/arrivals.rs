@@ -1,8 +1,8 @@
-//! Takes connections at the address of an incoming migration and finds out what each is.
+//! Accepts connections at the address of an incoming migration and reads their preambles.
 //!
-//! One thread waits for all of them. A connection must introduce itself with a preamble in time;
-//! one that does not is closed, after a word of why where that helps, and the driver sees only
-//! links that are Ferry's.
+//! One thread waits for all of them. A connection that does not send a preamble in time is closed;
+//! a Ferry of another version receives this side's preamble first. The driver sees only Ferry's
+//! links.
 //!
 //! ```text
 //!   listen queue ──► stranger ──► arrival ──► driver
@@ -10,8 +10,8 @@
 //! ```
 //!
 //! While there is no room, further connections wait in the kernel's queue, and none is closed for
-//! them: each may be the source. A stranger leaves within [`INTRODUCTION`] with all that it sends,
-//! so no connection waits for much longer than that.
+//! them: each may be the source. A stranger is closed or becomes an arrival within
+//! [`INTRODUCTION`], so no connection waits for much longer than that.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -29,26 +29,23 @@ use rustix::io::Errno;
 use crate::Link;
 use crate::listener::Listener;
 
-/// Longest that a connection may take to introduce itself, from when it was taken: all of it, not
-/// one read.
+/// Time limit for the whole preamble of a connection, from when it was accepted.
 const INTRODUCTION: Duration = Duration::from_secs(2);
-/// Pause before the next try when the host had nothing to take a connection with.
+/// Pause before the next try after the host was too short of something to accept a connection.
 const SCARCITY: Duration = Duration::from_millis(100);
-/// How often the driver is looked at that has not taken what has arrived.
+/// Interval of checks for room while there is none.
 const LOOK: Duration = Duration::from_millis(20);
-/// Connections that may be introducing themselves, or wait for the driver, at a time: several
-/// times what a migration and its reconnection open, which is a control, an urgent and 32 bulk
-/// links each.
+/// Most strangers and arrivals at a time: several times the links of a migration and its
+/// reconnection, each a control, an urgent and 32 bulk links.
 const ROOM: usize = 256;
 
-/// Ends the thread that listens, when it is dropped: the address is free again however its owner
-/// ends.
+/// Ends the listening thread when dropped: the address is freed however its owner ends.
 pub struct Listening {
     stop: Arc<OwnedFd>,
     live: Arc<AtomicBool>,
 }
 
-/// What the thread that listens has of its [`Listening`].
+/// The listening thread's end of a [`Listening`].
 pub struct Stop {
     stop: Arc<OwnedFd>,
     live: Arc<AtomicBool>,
@@ -84,17 +81,17 @@ impl Drop for Listening {
     }
 }
 
-/// A link that has introduced itself. It keeps its place in the room until the driver has it.
+/// A link that has sent its preamble. It counts as waiting until the driver has taken it.
 #[derive(Debug)]
 pub struct Arrival {
-    /// What it says of itself.
+    /// The preamble that it sent.
     pub preamble: Preamble,
     /// The connection.
     pub link: Link,
     _place: Place,
 }
 
-/// What is told of the connections that come.
+/// Events of the listening thread.
 #[derive(Debug)]
 pub enum News {
     /// A link is here.
@@ -103,7 +100,7 @@ pub enum News {
     Failed(io::Error),
 }
 
-/// Hands news to the driver.
+/// Sends news to the driver.
 type Tell = Box<dyn Fn(News) + Send>;
 
 /// A place among the arrivals that the driver has not taken.
@@ -123,7 +120,7 @@ impl Drop for Place {
     }
 }
 
-/// Starts the thread that listens until `stop` is signalled, and tells what comes.
+/// Starts the thread that listens until `stop` is signalled, and reports to `tell`.
 ///
 /// # Errors
 /// When the host gives no thread.
@@ -136,18 +133,18 @@ pub fn listen(
     Door::new(listener, stop, Box::new(tell), faults, ROOM).start()
 }
 
-/// What the thread that listens has in hand.
+/// State of the listening thread.
 struct Door {
     listener: Listener,
     stop: Stop,
     tell: Tell,
     faults: Arc<FaultControl>,
-    /// Strangers and arrivals that there may be.
+    /// Most strangers and arrivals.
     most: usize,
     strangers: Vec<Stranger>,
     /// Arrivals that the driver has not taken.
     waiting: Arc<AtomicUsize>,
-    /// The host was short of something: no connection is taken before.
+    /// The host was short of something: no connection is accepted before this time.
     rest: Option<Instant>,
     full: bool,
 }
@@ -169,7 +166,7 @@ impl Door {
                 }
             };
             let Door { listener, stop, tell, .. } = self;
-            // The address is free before the failure is told: it may be listened on again.
+            // The address is freed before the failure is reported: it may be listened on again.
             drop(listener);
             stop.live.store(false, SeqCst);
             if let Some(error) = ended {
@@ -182,7 +179,7 @@ impl Door {
         self.most.saturating_sub(self.strangers.len() + self.waiting.load(SeqCst))
     }
 
-    /// Waits for what is next, and does it; false when told to stop.
+    /// Waits for the next event and handles it; false when stopped.
     fn turn(&mut self) -> io::Result<bool> {
         self.rest = self.rest.filter(|until| *until > Instant::now());
         let takes = self.rest.is_none() && self.room() > 0;
@@ -215,14 +212,14 @@ impl Door {
         Ok(true)
     }
 
-    /// When something is to be done though nothing comes.
+    /// When to wake up without an event.
     fn wake(&self, takes: bool) -> Option<Instant> {
         let look = (!takes && self.rest.is_none()).then(|| Instant::now() + LOOK);
         self.strangers.iter().map(|stranger| stranger.until).chain(self.rest).chain(look).min()
     }
 
-    /// Reads what strangers have sent, and closes those whose time is up. What was here in time is
-    /// read first: this thread may be the one that is late.
+    /// Reads from strangers, and closes those whose time is up. Bytes that have arrived are read
+    /// first: this thread itself may be late.
     fn hear(&mut self, ready: &[bool]) {
         for (mut stranger, ready) in std::mem::take(&mut self.strangers).into_iter().zip(ready) {
             let left = if *ready { stranger.hear() } else { Heard::Less };
@@ -242,12 +239,12 @@ impl Door {
         }
     }
 
-    /// Takes a connection that waits.
+    /// Accepts a waiting connection.
     fn take(&mut self) -> io::Result<()> {
         match self.listener.take(&self.faults) {
             Ok(Some(link)) => {
                 let mut stranger = Stranger::new(link);
-                // A source introduces itself at once.
+                // A source sends its preamble at once.
                 let heard = stranger.hear();
                 self.follow(stranger, heard);
             }
@@ -266,26 +263,27 @@ impl Door {
     }
 }
 
-/// Whether the host is short of something, which passes (accept(2)).
+/// Whether the host is temporarily short of something (accept(2)).
 fn is_scarcity(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
-/// A connection that is introducing itself.
+/// A connection whose preamble is awaited.
 struct Stranger {
     link: Link,
     until: Instant,
     bytes: [u8; PREAMBLE_LEN],
     filled: usize,
-    /// It was told which version is spoken here, and its end is awaited so that it can read that.
+    /// This side's version was sent; the connection stays open until the peer, having read it,
+    /// closes.
     answered: bool,
 }
 
-/// What has come of a look at a stranger.
+/// The result of reading from a stranger.
 enum Heard {
-    /// More is to come.
+    /// More bytes are expected.
     Less,
-    /// It is no link, or has left.
+    /// It is no link, or was closed.
     Nothing,
     /// It is a link.
     Preamble(Preamble),
@@ -297,7 +295,7 @@ impl Stranger {
         Stranger { link, until, bytes: [0; PREAMBLE_LEN], filled: 0, answered: false }
     }
 
-    /// Reads what is here, and no byte beyond the preamble.
+    /// Reads the bytes that are here, and none beyond the preamble.
     fn hear(&mut self) -> Heard {
         let mut forgotten = [0; 4096];
         let room = if self.answered { &mut forgotten[..] } else { &mut self.bytes[self.filled..] };
@@ -325,8 +323,8 @@ impl Stranger {
         }
     }
 
-    /// Our own preamble tells the other Ferry which version is spoken here. It is read by its end
-    /// of the connection only if this side reads on until that closes.
+    /// Sends our own preamble, which shows our version. The peer is sure to read it only if this
+    /// side reads on until the peer closes.
     fn tell_version(&mut self) -> Heard {
         let ours = Preamble { migration_id: 0, connection: 0, link: LinkRole::Control };
         // A socket that has sent nothing yet has room for it.

@@ -1,9 +1,9 @@
 //! Connecting to a destination: all of its addresses are tried within one deadline, and a cancel
 //! ends all of it.
 //!
-//! The addresses of a name are begun one after another, a short time apart, and the first that
-//! connects is taken (RFC 8305): one that swallows packets costs a quarter of a second, not the
-//! whole deadline.
+//! Connections to the addresses of a name are begun one after another, a short time apart, and the
+//! first that succeeds is used (RFC 8305): an address that drops packets costs a quarter of a
+//! second, not the whole deadline.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -26,7 +26,7 @@ use crate::until::Until;
 
 /// Time that one address has to itself, before the next is tried beside it.
 const STAGGER: Duration = Duration::from_millis(250);
-/// Addresses of one name that are tried.
+/// Most addresses of one name that are tried.
 const MOST_ADDRESSES: usize = 16;
 /// Pause before the next try at a Unix socket whose queue is full.
 const FULL: Duration = Duration::from_millis(20);
@@ -35,7 +35,7 @@ impl Link {
     /// Connects, until `deadline` or until `cancel` is signalled, the look-up of a name included.
     ///
     /// # Errors
-    /// What each address answered; `TimedOut` at the deadline; `Interrupted` when cancelled.
+    /// The error of each address; `TimedOut` at the deadline; `Interrupted` when cancelled.
     pub fn connect(to: &Endpoint, deadline: Instant, cancel: &EventFd) -> io::Result<Self> {
         connect(to, &lookup::SYSTEM, Until { deadline, cancel: Some(cancel) })
     }
@@ -48,7 +48,7 @@ fn connect(to: &Endpoint, resolver: &'static Resolver, until: Until<'_>) -> io::
             let addresses = in_turn(look_up(resolver, host, *port, until)?);
             let is_literal = lookup::literal(host, *port).is_some();
             Race::new(addresses, until).run()?.map_err(|mut tried| match tried.0.pop() {
-                // The one that calls has the address in its own message.
+                // The caller's message has the address already.
                 Some((_, error)) if is_literal => error,
                 last => {
                     tried.0.extend(last);
@@ -97,7 +97,7 @@ fn in_turn(addresses: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
     out
 }
 
-/// What each address answered.
+/// The error of each address.
 #[derive(Debug)]
 pub struct Tried(pub Vec<(SocketAddr, io::Error)>);
 
@@ -131,13 +131,13 @@ struct Race<'a> {
 
 impl<'a> Race<'a> {
     fn new(waiting: VecDeque<SocketAddr>, until: Until<'a>) -> Self {
-        // Also with little time each address is tried.
+        // Each address is tried even if there is little time.
         let left = until.deadline.saturating_duration_since(Instant::now());
         let stagger = STAGGER.min(left / (waiting.len() as u32 + 1));
         Race { until, stagger, waiting, begun: Vec::new(), failed: Vec::new() }
     }
 
-    /// The outer error: it was given up, or cannot be waited for.
+    /// The outer error: the wait was cancelled, or failed.
     fn run(mut self) -> io::Result<Result<Link, Tried>> {
         let mut next = Instant::now();
         loop {
@@ -165,7 +165,7 @@ impl<'a> Race<'a> {
                         Ok(()) => return Link::new(fd).map(Ok),
                         Err(error) => self.failed.push((address, error.into())),
                     }
-                    // The next need not wait for its turn.
+                    // The next address is tried at once.
                     next = Instant::now();
                 }
                 None if self.until.has_passed() => return Ok(Err(self.too_late())),
@@ -182,7 +182,7 @@ impl<'a> Race<'a> {
     }
 }
 
-/// Begins to connect; whether it is connected already.
+/// Begins to connect; true if it is connected already.
 fn begin(address: SocketAddr) -> io::Result<(OwnedFd, bool)> {
     let fd = socket(if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 })?;
     match rustix::net::connect(&fd, &address) {

@@ -1,9 +1,9 @@
 //! The control link: whole messages over a [`Link`], each with a deadline for all of it.
 //!
-//! Sending takes a driver a moment at most: what the socket has not taken by then goes on in a
-//! thread of its own ([`Outbox`]). Receiving waits as long as it takes for a message to begin, and
-//! not for long until it is complete. [`Unread`] says whether there is more to come of what has
-//! arrived, which a driver looks at before it believes a timer.
+//! Sending blocks a driver for a moment at most: a thread sends the rest ([`Outbox`]). Receiving
+//! waits without limit for a message to begin, and only briefly for the rest of it. [`Unread`]
+//! shows whether bytes that have arrived are still to be delivered, which a driver checks before it
+//! acts on a timer.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -16,7 +16,7 @@ use ferry_migration::wire::{Message, WireError};
 use crate::link::{Allowance, Link};
 use crate::outbox::Outbox;
 
-/// Why nothing more comes from, or goes to, the peer.
+/// Why a link no longer carries messages.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// The peer closed the connection.
@@ -30,15 +30,15 @@ pub enum LinkError {
     Io {
         /// Which link.
         link: &'static str,
-        /// What the socket said.
+        /// The socket's error.
         source: io::Error,
     },
-    /// The peer sent what is no frame of this migration.
+    /// The peer sent something that is no frame of this migration.
     #[error("on the {link} link: {source}")]
     Wire {
         /// Which link.
         link: &'static str,
-        /// What is wrong with it.
+        /// The error in the frame.
         source: WireError,
     },
 }
@@ -82,17 +82,17 @@ impl Sender {
         Sender { outbox: Outbox::new(link, failed), session, sequence: 0 }
     }
 
-    /// Sends one message with its attachment, or at least begins to: it does not wait for a peer
-    /// for more than a moment.
+    /// Sends one message with its attachment, or at least begins to: it waits for the peer for a
+    /// moment at most.
     ///
     /// # Errors
-    /// The link has failed, or has far too much to carry already.
+    /// The link has failed, or its outbox is full.
     pub fn send<M: Message>(&mut self, message: &M, attachment: &[u8]) -> Result<(), LinkError> {
         self.send_with(message, attachment, None)
     }
 
-    /// As [`Sender::send`], and with the frame's first byte a descriptor, which only a Unix socket
-    /// takes.
+    /// As [`Sender::send`], with a descriptor at the frame's first byte, which only a Unix socket
+    /// can carry.
     ///
     /// # Errors
     /// As there.
@@ -121,13 +121,13 @@ impl Sender {
         let head =
             control::encode(message, attachment, self.session, self.sequence).map_err(LinkError::wire("control"))?;
         self.sequence = self.sequence.wrapping_add(1);
-        // Noted before: the peer may have it before this thread goes on, and what may have been
-        // sent counts as sent.
+        // Traced before: the peer may have it before this thread goes on, and a message that may
+        // have been sent counts as sent.
         ferry_observe::trace::sent(message, head.len() + attachment.len());
         Ok(head)
     }
 
-    /// Nothing more is sent; the peer still gets all of what was.
+    /// Ends the sending direction; the peer still receives everything sent before.
     pub fn finish_sending(&self) {
         self.outbox.finish();
     }
@@ -155,8 +155,7 @@ const READING: u8 = 1;
 /// It reads no more.
 const ENDED: u8 = 2;
 
-/// Looks from outside whether there is more to come from a [`Receiver`] without a further byte
-/// from the peer.
+/// Shows whether a [`Receiver`] will deliver more without a further byte from the peer.
 #[derive(Clone, Debug)]
 pub struct Unread {
     link: Link,
@@ -164,10 +163,10 @@ pub struct Unread {
 }
 
 impl Unread {
-    /// Whether there is. After `false`, what the receiver had read before has been delivered.
+    /// Whether it will. After `false`, everything that the receiver had read has been delivered.
     #[must_use]
     pub fn is_there(&self) -> bool {
-        // In this order: a receiver says that it reads before it takes anything out of the socket.
+        // In this order: a receiver stores `READING` before it takes anything out of the socket.
         let waits = self.link.is_readable();
         match self.state.load(SeqCst) {
             IDLE => waits,
@@ -184,17 +183,17 @@ impl Receiver {
         Receiver { link, session, sequence: 0, state: Arc::default() }
     }
 
-    /// Says what is still to come from it.
+    /// Shows whether it has more to deliver.
     #[must_use]
     pub fn unread(&self) -> Unread {
         Unread { link: self.link.clone(), state: self.state.clone() }
     }
 
-    /// Waits for the next message and its attachment. What was received before has been delivered
-    /// by the time of this call.
+    /// Waits for the next message and its attachment. The caller has delivered the previous one by
+    /// the time of this call.
     ///
     /// # Errors
-    /// The link ended, or carried something else than the next frame of this migration, or only a
+    /// The link ended, carried something other than the next frame of this migration, or only a
     /// part of it in time.
     pub fn receive<M: Message>(&mut self) -> Result<(M, Vec<u8>), LinkError> {
         self.await_frame()?;

@@ -1,5 +1,5 @@
-//! Where a migration or a QMP socket is: `tcp:HOST:PORT` or `unix:PATH`, as on the command line
-//! and in QMP.
+//! The address of a migration or a QMP socket: `tcp:HOST:PORT` or `unix:PATH`, as on the command
+//! line and in QMP.
 
 use std::ffi::CStr;
 use std::fmt;

@@ -1,12 +1,12 @@
-//! What bytes travel on: addresses, listeners, links with deadlines, control messages, descriptors
-//! that go along, a limit to the rate.
+//! The transport: addresses, listeners, links with deadlines, control messages, passed descriptors,
+//! a rate limit.
 //!
-//! The drivers of a migration know no socket. A [`Link`] reads into guest memory and writes from it,
-//! is ended from outside, and tells when the peer has gone or nothing moves; below it is a `wire`,
-//! of which a stream socket is one kind. [`control`] carries whole messages over a link, each with a
-//! deadline for all of it; [`arrivals`] takes the links that come.
+//! The drivers of a migration use no socket. A [`Link`] reads into guest memory and writes from it,
+//! can be ended by another thread, and reports when the peer has gone or nothing moves; below it is
+//! a `wire`, of which a stream socket is one kind. [`control`] carries whole messages over a link,
+//! each with a deadline for all of it; [`arrivals`] accepts incoming links.
 
-// Printing is the command line's: a message must not end the thread that it comes from.
+// Only the command line prints: a message must not end the thread that writes it.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod arrivals;

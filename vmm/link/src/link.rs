@@ -1,8 +1,8 @@
-//! A link: what the bytes of a migration travel on.
+//! A link: a connection that carries the bytes of a migration.
 //!
-//! Both drivers and their page threads use it, and none of them knows what is below ([`Wire`]).
-//! Reads and writes block; another thread ends them with [`Link::shutdown`], which is how an attempt
-//! that is given up gets its threads back from a peer that does not answer.
+//! Both drivers and their page threads use it, and none depends on the transport below ([`Wire`]).
+//! Reads and writes block; another thread ends them with [`Link::shutdown`], so that a cancelled
+//! attempt can join threads that wait for a silent peer.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -26,11 +26,11 @@ pub use self::transfer::{Allowance, LOOK, Unconfirmed, silent};
 #[derive(Clone, Debug)]
 pub struct Link(Arc<Shared>);
 
-/// The wire, and what the transfers on it have in common.
+/// The wire, and the state that all transfers on it share.
 #[derive(Debug)]
 struct Shared {
     wire: Box<dyn Wire>,
-    /// Bytes that have come.
+    /// Bytes received.
     received: AtomicU64,
     /// How long a transfer that has begun may stand still; 0: as long as one call may wait.
     patience_ms: AtomicU64,
@@ -56,7 +56,7 @@ impl Link {
         &*self.0.wire
     }
 
-    /// How long one read may wait; `None` waits for ever.
+    /// How long one read may wait; `None` waits indefinitely.
     ///
     /// # Errors
     /// When the host refuses it.
@@ -64,7 +64,7 @@ impl Link {
         self.wire().set_receive_wait(timeout)
     }
 
-    /// How long one write may wait; `None` waits for ever.
+    /// How long one write may wait; `None` waits indefinitely.
     ///
     /// # Errors
     /// When the host refuses it.
@@ -77,11 +77,11 @@ impl Link {
         self.wire().end();
     }
 
-    /// Ends what this side sends; the peer still reads all of it, as long as this side goes on
-    /// reading.
+    /// Ends the sending direction; the peer still reads everything sent, as long as this side goes
+    /// on reading.
     ///
-    /// A socket that is closed with unread bytes in it takes back what the peer has not
-    /// acknowledged: a last word would be lost.
+    /// A socket that is closed with unread bytes in it drops data that the peer has not
+    /// acknowledged: a last message would be lost.
     pub fn finish_sending(&self) {
         self.wire().finish_sending();
     }
@@ -89,19 +89,19 @@ impl Link {
     /// Whether the peer has closed its end, or the connection has failed.
     ///
     /// # Errors
-    /// When the kernel does not tell.
+    /// When the kernel does not report it.
     pub fn is_closed_by_peer(&self) -> io::Result<bool> {
         self.wire().is_closed_by_peer()
     }
 
-    /// Where the other end is: the address in numbers that a name has led to. `asked` where the
-    /// connection has no such address.
+    /// The peer's address in numbers; `asked` where the connection has no such address.
     #[must_use]
     pub fn reached(&self, asked: &Endpoint) -> Endpoint {
         self.wire().peer().map_or_else(|| asked.clone(), Endpoint::from)
     }
 
-    /// Waits until a read of one of these would not wait, and says which; `None` after `within`.
+    /// Waits until a read of one of these would not block, and returns which; `None` after
+    /// `within`.
     ///
     /// # Panics
     /// Without a link.
@@ -109,12 +109,12 @@ impl Link {
         let fds: Vec<_> = links.map(Link::receive_fd).collect();
         let mut fds: Vec<_> = fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
         assert!(!fds.is_empty(), "no link to wait for");
-        // An interruption, or a kernel that is short of memory, is as good as a wait in vain.
+        // An interruption, or a kernel that is short of memory, counts as a timeout.
         let _ = poll(&mut fds, Timespec::try_from(within).ok().as_ref());
         fds.iter().position(|fd| !fd.revents().is_empty())
     }
 
-    /// Readable when a read would not wait.
+    /// Readable when a read would not block.
     pub(crate) fn receive_fd(&self) -> BorrowedFd<'_> {
         self.wire().receive_fd()
     }

@@ -1,4 +1,4 @@
-//! A listening socket of either family, where a source is awaited.
+//! A listening socket, TCP or Unix, for an incoming migration.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -17,16 +17,16 @@ use crate::lookup::{self, Resolver, look_up};
 use crate::unix_socket::{self, FileId, ListenError, file_id};
 use crate::until::Until;
 
-/// Longest that a name to listen on may take to be looked up.
+/// Time limit for the look-up of a name to listen on.
 const LOOKUP: Duration = Duration::from_secs(5);
 
 /// An address could not be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// The name has led to no address.
+    /// The name could not be resolved.
     #[error("{0}")]
     Name(#[source] io::Error),
-    /// What each address of a TCP host answered.
+    /// The error of each address of a TCP host.
     #[error("{0}; choose another address, or end what holds this one")]
     Tcp(#[source] Tried),
     /// A Unix socket.
@@ -49,7 +49,7 @@ impl BindError {
     }
 }
 
-/// Where to listen, with what a name stands for.
+/// Where to listen, with names resolved.
 #[derive(Debug)]
 pub enum Wanted {
     /// Any of these.
@@ -59,10 +59,10 @@ pub enum Wanted {
 }
 
 impl Wanted {
-    /// Looks up an address that is to be listened on.
+    /// Looks up an address to listen on.
     ///
     /// # Errors
-    /// When its name leads to none.
+    /// When its name cannot be resolved.
     pub fn find(at: &Endpoint) -> Result<Self, BindError> {
         Self::find_with(at, &lookup::SYSTEM)
     }
@@ -78,7 +78,7 @@ impl Wanted {
     }
 }
 
-/// Where a listener is.
+/// The address of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Bound {
     /// With the port that was chosen.
@@ -97,8 +97,8 @@ impl Bound {
         }
     }
 
-    /// Whether a source that comes to `wanted` comes here. A path is compared by its file: it may
-    /// be written in several ways, and a file that was removed lets no connection in.
+    /// Whether a source that connects to `wanted` reaches this listener. A path is compared by its
+    /// file: it may be written in several ways, and a file that was removed lets no connection in.
     #[must_use]
     pub fn is_at(&self, wanted: &Wanted) -> bool {
         match (self, wanted) {
@@ -108,8 +108,8 @@ impl Bound {
         }
     }
 
-    /// Whether this may be what keeps `wanted` from being listened on: the same port, at an
-    /// address that includes the other.
+    /// Whether this may be why `wanted` cannot be listened on: the ports are equal, and one address
+    /// may include the other.
     #[must_use]
     pub fn is_in_the_way_of(&self, wanted: &Wanted) -> bool {
         match (self, wanted) {
@@ -118,7 +118,7 @@ impl Bound {
         }
     }
 
-    /// To listen there again.
+    /// The same address, to listen on again.
     #[must_use]
     pub fn again(&self) -> Wanted {
         match self {
@@ -128,7 +128,7 @@ impl Bound {
     }
 }
 
-/// A listening socket; a Unix socket's file goes with it.
+/// A listening socket; dropping it removes a Unix socket's file.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
@@ -154,12 +154,12 @@ impl Listener {
     /// Listens at `at`.
     ///
     /// # Errors
-    /// What each address answered.
+    /// The error of each address.
     pub fn bind(at: &Endpoint) -> Result<Self, BindError> {
         Self::at(&Wanted::find(at)?)
     }
 
-    /// Listens at the first of the addresses that can be had.
+    /// Listens at the first of the addresses that is available.
     ///
     /// # Errors
     /// As [`Listener::bind`].
@@ -174,7 +174,7 @@ impl Listener {
                 Listener { bound: Bound::Tcp(bound), socket: Socket::Tcp(socket) }
             }
         };
-        // A connection that is gone before it is taken must not make the one that takes it wait.
+        // If a connection is gone before it is accepted, accept(2) must not block.
         rustix::io::ioctl_fionbio(&listener, true).map_err(|error| BindError::Host(error.into()))?;
         Ok(listener)
     }
@@ -185,12 +185,11 @@ impl Listener {
         &self.bound
     }
 
-    /// Takes the next connection that waits; `None` when none does. `faults` may spoil the taking
-    /// of it.
+    /// Accepts the next waiting connection; `None` if there is none. `faults` may inject a failure.
     ///
     /// # Errors
     /// When the socket itself fails, or the host is short of something. A connection that is gone
-    /// before it is taken is no error.
+    /// before it is accepted is no error.
     pub fn take(&self, faults: &FaultControl) -> io::Result<Option<Link>> {
         faults.before(Place::HostAccept)?;
         loop {
@@ -218,7 +217,7 @@ impl Listener {
     }
 }
 
-/// Whether accept(2) passes on an error of the connection that it was about to return.
+/// Whether an error of accept(2) belongs to the connection that it was about to return.
 fn is_of_the_connection(error: Errno) -> bool {
     matches!(
         error,

@@ -1,8 +1,7 @@
-//! Which addresses a TCP host has, asked for no longer than there is time.
+//! Looks up the addresses of a TCP host, within a deadline.
 //!
 //! The system's resolver takes neither a deadline nor a cancel: it is called on a thread of its
-//! own, which is left behind when its answer is not awaited any more, and ends with the resolver's
-//! own patience.
+//! own, which is not joined after a timeout or a cancel, and ends when the resolver returns.
 
 use std::fmt;
 use std::io;
@@ -16,7 +15,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::until::{Until, eventfd};
 
-/// Look-ups that may hang at a time.
+/// Most look-ups that may hang at a time.
 const MOST_LOOKUPS: usize = 8;
 
 /// A resolver, and how many look-ups it has not answered.
@@ -27,7 +26,7 @@ pub(crate) struct Resolver {
 }
 
 impl Resolver {
-    /// One that gives the addresses of a host, each with the port.
+    /// A resolver whose `call` returns the addresses of a host, each with the port.
     #[must_use]
     pub(crate) const fn new(call: fn(&str, u16) -> io::Result<Vec<SocketAddr>>) -> Self {
         Resolver { call, hanging: AtomicUsize::new(0) }
@@ -37,7 +36,7 @@ impl Resolver {
 /// The system's resolver.
 pub(crate) static SYSTEM: Resolver = Resolver::new(|host, port| Ok((host, port).to_socket_addrs()?.collect()));
 
-/// The address that a host written in numbers is, with the scope of an IPv6 address if it has one.
+/// The address of a host written in numbers, with the scope of an IPv6 address if it has one.
 #[must_use]
 pub(crate) fn literal(host: &str, port: u16) -> Option<SocketAddr> {
     format!("{host}:{port}").parse().or_else(|_| format!("[{host}]:{port}").parse()).ok()
@@ -46,7 +45,7 @@ pub(crate) fn literal(host: &str, port: u16) -> Option<SocketAddr> {
 /// The addresses of a host; one written in numbers is not looked up.
 ///
 /// # Errors
-/// What the resolver answered; `TimedOut` when it did not; `Interrupted` when cancelled.
+/// The resolver's error; `TimedOut` when it did not answer; `Interrupted` when cancelled.
 pub(crate) fn look_up(
     resolver: &'static Resolver,
     host: &str,
@@ -64,7 +63,7 @@ pub(crate) fn look_up(
     }
 }
 
-/// A name has led to no address.
+/// A name could not be resolved.
 #[derive(Debug)]
 struct LookupError {
     host: String,
@@ -87,7 +86,7 @@ fn ask(resolver: &'static Resolver, host: &str, port: u16, until: Until<'_>) -> 
     std::thread::Builder::new().name("ferry-lookup".to_owned()).spawn(move || {
         let found = (resolver.call)(&name, port);
         drop(place);
-        // The asker may have left.
+        // The caller may have stopped waiting.
         let _ = answer.send(found);
         // An eventfd takes 2^64 signals before a write could fail.
         let _ = signal.write(1);

@@ -1,9 +1,9 @@
-//! What a control link is to carry and its socket has not taken yet.
+//! Messages that a control link's socket has not taken yet.
 //!
-//! A driver writes by itself and waits a moment at most. A peer, or a path, that takes a large
-//! message slowly gets the rest of it from a thread of its own, and behind it what is sent
-//! meanwhile: the driver goes on, looks at its timers and answers its operator. What a message may
-//! take as a whole is its [`Allowance`].
+//! A driver writes by itself and waits a moment at most. If a peer, or a path, takes a large
+//! message slowly, a thread sends the rest of it, and then the messages sent meanwhile: the driver
+//! goes on, checks its timers and answers its operator. The time limit of a whole message is its
+//! [`Allowance`].
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -35,9 +35,9 @@ struct Waiting {
     bytes: usize,
     /// A thread writes them.
     writing: bool,
-    /// When all is written, so is the end.
+    /// The sending direction ends once all is written.
     ends: bool,
-    /// The link has failed: what follows a frame that is not whole would be nonsense.
+    /// The link has failed: the peer could not parse bytes that follow an incomplete frame.
     broken: bool,
 }
 
@@ -48,7 +48,7 @@ impl std::fmt::Debug for Outbox {
 }
 
 impl Outbox {
-    /// Nothing waits. What fails later than its `send` is told to `failed`.
+    /// An empty outbox. A failure after `send` has returned is reported to `failed`.
     pub(crate) fn new(link: Link, failed: impl Fn(io::Error) + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Outbox { link, waiting: Mutex::default(), failed: Box::new(failed) })
     }
@@ -61,7 +61,7 @@ impl Outbox {
     /// Sends a frame in two parts, and a descriptor with its first byte.
     ///
     /// # Errors
-    /// The link has failed, or more waits for it than it can ever be owed.
+    /// The link has failed, or the outbox is full.
     pub(crate) fn send(self: &Arc<Self>, frame: &[&[u8]; 2], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let len = frame[0].len() + frame[1].len();
         let mut waiting = self.waiting();
@@ -75,7 +75,7 @@ impl Outbox {
             waiting.add(frame.concat());
             return Ok(());
         }
-        // Only this thread writes while none of ours does.
+        // While no outbox thread writes, only this thread does.
         drop(waiting);
         let mut slices = [IoSlice::new(frame[0]), IoSlice::new(frame[1])];
         let mut moment = Allowance::of(MOMENT);
@@ -108,7 +108,7 @@ impl Outbox {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
-    /// Ends what is sent, behind all that was.
+    /// Ends the sending direction, after everything sent before.
     pub(crate) fn finish(&self) {
         let mut waiting = self.waiting();
         waiting.ends = true;
@@ -117,14 +117,14 @@ impl Outbox {
         }
     }
 
-    /// The rest of a frame goes on in a thread.
+    /// Sends the rest of a frame from a thread.
     fn go_on(self: &Arc<Self>, rest: Vec<u8>) -> io::Result<()> {
         let mut waiting = self.waiting();
         waiting.add(rest);
         waiting.writing = true;
         let own = self.clone();
         let thread = std::thread::Builder::new().name("ferry-outbox".to_owned()).spawn(move || own.write_all());
-        // It ends with the link, whose end it is told by the kernel.
+        // The thread ends with the link: its write then fails.
         thread.map(drop).inspect_err(|_| waiting.fail())
     }
 
@@ -148,7 +148,7 @@ impl Outbox {
                 Err(error) => error,
             };
             self.waiting().fail();
-            // Said before the end of the link is, which says less.
+            // Reported before the shutdown, whose error would say less.
             (self.failed)(error);
             return self.link.shutdown();
         }

@@ -1,5 +1,5 @@
-//! Bandwidth: the operator's cap on pages, in bytes on the link, and what the link was measured to
-//! carry, in bytes before compression.
+//! Bandwidth: the operator's cap on pages, in bytes on the link, and the measured rate of the link,
+//! in bytes before compression.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 /// Longest single pause, so that an interrupt or a raised cap is seen soon.
 const STEP: Duration = Duration::from_millis(10);
-/// Transfers below this say more about buffers than about the link.
+/// Shorter transfers measure buffers rather than the link.
 const LEAST_SAMPLE: u64 = 1 << 20;
 
 /// Paces one sender, or several together, to a number of bytes a second.
 ///
-/// What is owed is counted in bytes and not in time, so that a cap that is raised, lowered or
-/// lifted holds at once, also for what was sent before it changed.
+/// The debt is counted in bytes and not in time, so that a change of the cap takes effect at once,
+/// also for bytes sent before.
 #[derive(Debug)]
 pub struct Limiter {
     bucket: Mutex<Bucket>,
@@ -69,7 +69,7 @@ impl Bucket {
     /// follow.
     fn send(&mut self, bytes: u64, rate: u64, now: Instant) -> f64 {
         self.advance(rate, now);
-        // A sender saves nothing up for later: what it did not use has gone.
+        // Unused bandwidth does not accumulate.
         self.paid = self.paid.min(self.sent);
         self.sent += bytes as f64;
         self.sent
@@ -79,7 +79,7 @@ impl Bucket {
     fn left(&mut self, mark: f64, rate: u64, now: Instant) -> Duration {
         self.advance(rate, now);
         let owed = (mark - self.paid) / rate as f64;
-        // What is longer than a step is asked again.
+        // An upper bound is enough: `pace` asks again after each step.
         if owed > 0.0 { Duration::from_secs_f64(owed.min(1e6)) } else { Duration::ZERO }
     }
 
@@ -89,25 +89,24 @@ impl Bucket {
     }
 }
 
-/// What the link carries, in bytes a second before compression.
+/// The measured rate of the link, in bytes a second before compression.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Measured(Option<f64>);
 
 impl Measured {
-    /// Takes a transfer into account; short ones only while nothing better is known, or where the
-    /// link is not `even`: where compression makes one page longer than another, the few that are
-    /// written again and again may be the long ones.
+    /// Takes a transfer into account; a short one only while there is no estimate, or if pages are
+    /// not `even`: with compression, the few pages that are written again and again may be the long
+    /// ones.
     pub fn sample(&mut self, bytes: u64, took: Duration, even: bool) {
         if took.is_zero() || bytes == 0 || (even && bytes < LEAST_SAMPLE && self.0.is_some()) {
             return;
         }
         let rate = bytes as f64 / took.as_secs_f64();
-        // A larger transfer says more; the newest says most.
+        // A large transfer replaces the estimate; a smaller one is averaged with it.
         self.0 = Some(self.0.map_or(rate, |old| if bytes < LEAST_SAMPLE * 16 { (old + rate) / 2.0 } else { rate }));
     }
 
-    /// How long `bytes` would take, in microseconds; nothing is known of a link that has carried
-    /// nothing.
+    /// How long `bytes` would take, in microseconds; 0 while there is no estimate.
     #[must_use]
     pub fn expected_us(&self, bytes: u64) -> u64 {
         self.0.map_or(0, |rate| (bytes as f64 * 1e6 / rate) as u64)

@@ -1,4 +1,4 @@
-//! The wire that is a stream socket, of TCP or of the Unix family.
+//! A stream socket as a wire, TCP or Unix.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -16,11 +16,11 @@ use rustix::net::{
 
 use crate::wire::{Ready, Wire};
 
-/// Descriptors that are kept of what comes with one call: one is expected, a second tells that
-/// something is wrong, and all others are closed.
+/// Most descriptors kept per call: one is expected, a second shows that something is wrong, and all
+/// others are closed.
 const KEPT: usize = 2;
 
-/// A connected socket that blocks.
+/// A connected blocking socket.
 #[derive(Debug)]
 pub(crate) struct Socket(OwnedFd);
 
@@ -108,13 +108,13 @@ impl Wire for Socket {
         }
     }
 
-    /// On a Unix socket, what the peer has not read.
+    /// On a Unix socket, bytes that the peer has not read.
     fn unconfirmed(&self) -> u64 {
         let mut bytes: libc::c_int = 0;
         // SAFETY: the descriptor is open for as long as `self` is borrowed, and TIOCOUTQ writes
         // one int.
         let done = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
-        // A kernel that does not say leaves it to the other means.
+        // If the kernel does not report it, the other checks remain.
         if done == 0 { u64::try_from(bytes).unwrap_or(0) } else { 0 }
     }
 

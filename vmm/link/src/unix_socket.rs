@@ -1,12 +1,11 @@
-//! Listening on a Unix socket: of the QMP server, and of an incoming migration.
+//! Listening on a Unix socket, for the QMP server and for an incoming migration.
 //!
-//! A process that was killed leaves its socket file behind. [`listen`] replaces such a file, and
-//! never one that a process still listens on, nor one that is no socket.
+//! A process that was killed leaves its socket file behind. [`listen`] replaces such a file, but
+//! neither one that a process still listens on nor one that is no socket.
 //!
-//! The end of [`Listening`] is the same the other way round: the file goes first, and the socket
-//! is closed when nothing leads to it any more. In the other order, the file of a successor would
-//! be removed that has replaced it in between. While the socket is open no other file can have the
-//! number of its inode either, by which its file is known.
+//! Dropping [`Listening`] removes the file first and then closes the socket. In the other order, a
+//! successor could replace the file in between, and its file would be removed. Also, while the
+//! socket is open no other file can have its inode number, which identifies the file.
 
 use std::fs::{self, File};
 use std::io;
@@ -46,7 +45,7 @@ pub enum ListenError {
     /// The system refused.
     #[error("cannot {what}: {source}; see whether the folder exists and may be written to, or give another path")]
     Io {
-        /// What was being done.
+        /// The operation that failed.
         what: &'static str,
         /// The system's answer.
         source: io::Error,
@@ -61,7 +60,7 @@ fn io<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> ListenError {
 /// Which file a path names: device and inode.
 pub type FileId = (u64, u64);
 
-/// The file at `path` itself, a link not followed; `None` when there is none that can be seen.
+/// The file at `path` itself, a symbolic link not followed; `None` when none can be seen.
 #[must_use]
 pub fn file_id(path: &Path) -> Option<FileId> {
     fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
@@ -77,7 +76,7 @@ pub struct Listening {
 }
 
 impl Listening {
-    /// Which file it has.
+    /// Its file.
     #[must_use]
     pub fn id(&self) -> FileId {
         self.file.id
@@ -129,8 +128,8 @@ impl Drop for SocketFile {
 pub fn listen(path: &Path) -> Result<Listening, ListenError> {
     let reached = Address::of(path).map_err(io("use the path"))?;
     let address = reached.get();
-    // Between the look at the file and the first moment at which a connection is let in, no other
-    // process may do the same: each would take the other's socket for one that was left behind.
+    // Between the look at the file and `listen(2)`, no other process may do the same: each would
+    // take the other's socket for a stale one.
     let alone = lock_folder(path);
     remove_stale(path, address)?;
     let socket = socket().map_err(io("create a socket"))?;
@@ -141,7 +140,7 @@ pub fn listen(path: &Path) -> Result<Listening, ListenError> {
     let listening =
         Listening { file: SocketFile { path: path.to_owned(), id: (found.dev(), found.ino()) }, socket: socket.into() };
     let begun = begin(&listening, path, found.permissions().mode());
-    // A file that is to be removed again takes the lock itself.
+    // After a failure, removing the file takes the lock itself.
     drop(alone);
     begun.map(|()| listening)
 }
@@ -149,7 +148,7 @@ pub fn listen(path: &Path) -> Result<Listening, ListenError> {
 /// Lets connections in.
 fn begin(listening: &Listening, path: &Path, mode: u32) -> Result<(), ListenError> {
     if mode & 0o777 != MODE {
-        // A umask that takes from the owner.
+        // The umask restricts the owner.
         fs::set_permissions(path, fs::Permissions::from_mode(MODE)).map_err(io("set the socket's mode"))?;
     }
     rustix::net::listen(listening, BACKLOG).map_err(io("listen"))?;
@@ -174,7 +173,7 @@ fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), ListenError
         // EAGAIN: its queue is full, so a process listens, however busy it is.
         Ok(()) | Err(Errno::AGAIN) => Err(ListenError::InUse),
         Err(Errno::CONNREFUSED) => match fs::remove_file(path) {
-            // It was on its way out.
+            // Its owner has just removed it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => removed.map_err(io("remove what a process left behind")),
         },
@@ -194,7 +193,7 @@ fn lock_folder(path: &Path) -> Option<File> {
             Ok(()) => return Some(folder),
             Err(Errno::INTR) => {}
             Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(LOCK_PAUSE),
-            // Also when a stranger keeps the lock: in a folder for all, anybody may.
+            // Also when another user keeps the lock, as is possible in a shared folder.
             Err(_) => return None,
         }
     }

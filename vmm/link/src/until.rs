@@ -1,4 +1,4 @@
-//! How long something is awaited: until a deadline, and until it is given up.
+//! How long to wait: until a deadline, or a cancel.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -11,9 +11,9 @@ use vmm_sys_util::eventfd::EventFd;
 /// The end of a wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Until<'a> {
-    /// Of all of it.
+    /// For the whole operation.
     pub deadline: Instant,
-    /// Signalled when it is given up.
+    /// Signalled to cancel it.
     pub cancel: Option<&'a EventFd>,
 }
 
@@ -25,7 +25,7 @@ pub(crate) fn eventfd(fd: &EventFd) -> BorrowedFd<'_> {
 }
 
 impl Until<'_> {
-    /// Without a way to give it up.
+    /// Without a cancel.
     #[must_use]
     pub(crate) fn at(deadline: Instant) -> Self {
         Until { deadline, cancel: None }
@@ -37,17 +37,17 @@ impl Until<'_> {
         Instant::now() >= self.deadline
     }
 
-    /// Waits until one of `fds` is ready, and tells which; `None` at `wake`, or at the deadline if
-    /// that is earlier.
+    /// Waits until one of `fds` is ready, and returns which; `None` at `wake`, or at the deadline
+    /// if that is earlier.
     ///
     /// # Errors
-    /// `Interrupted` when it was given up; what the kernel answers.
+    /// `Interrupted` when cancelled; the kernel's error.
     pub(crate) fn wait(&self, fds: &[BorrowedFd<'_>], flags: PollFlags, wake: Instant) -> io::Result<Option<usize>> {
         let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, flags)).collect();
         polled.extend(self.cancel.map(|cancel| PollFd::from_borrowed_fd(eventfd(cancel), PollFlags::IN)));
         loop {
             let left = wake.min(self.deadline).saturating_duration_since(Instant::now());
-            // A wait that is longer than the kernel can count has no end that matters.
+            // A wait that is longer than the kernel can count needs no timeout.
             let timeout = Timespec::try_from(left).ok();
             match poll(&mut polled, timeout.as_ref()) {
                 Ok(_) => {}

@@ -46,13 +46,12 @@ use crate::kvm::{DirtyLog, Vm, create_all};
 
 const SERIAL_PORT: u64 = 0x3f8;
 const SERIAL_IRQ: u32 = 4;
-/// Where the registers of the first virtio device lie.
+/// Address of the registers of the first virtio device.
 const VIRTIO_ADDRESS: u64 = 0xd000_0000;
 /// The interrupts of virtio devices, in order.
 const VIRTIO_IRQS: [u32; 4] = [5, 6, 7, 9];
 
-/// Everything of a machine but its threads. Nothing runs yet; unless the guest comes from
-/// elsewhere, it is loaded.
+/// Builds all of a machine but its threads. No guest is loaded and nothing runs yet.
 pub(super) fn assemble(config: &MachineConfig, events: Arc<Events>) -> Result<Parts, MachineError> {
     if config.cpus == 0 || config.cpus > CPUS_MAX {
         return Err(MachineError::Cpus(config.cpus));
@@ -113,7 +112,7 @@ struct Board<'a> {
     ports: Bus,
     mmio: Bus,
     devices: Vec<Box<dyn Device>>,
-    /// By which the guest finds the devices that it cannot find by itself.
+    /// Command-line words for devices that the guest cannot detect by itself.
     boot_words: Vec<String>,
 }
 
@@ -124,7 +123,7 @@ fn command_line(config: &MachineConfig, boot_words: &[String]) -> String {
     words.filter(|word| !word.is_empty()).cloned().collect::<Vec<_>>().join(" ")
 }
 
-/// A disk with its image; the content of one from which a guest boots is looked at.
+/// A disk with its image; if a guest boots from it, its content is checked.
 fn attach(
     disk: &DiskConfig,
     memory: &Memory,
@@ -191,7 +190,7 @@ impl Board<'_> {
     /// Connects a device's interrupt line to a pin of KVM's interrupt controllers (KVM API,
     /// `KVM_IRQ_LINE`): up and down, an edge.
     fn connect(&self, name: &str, line: &InterruptLine, pin: u32) {
-        // A worker that is left behind in a stuck request must not keep the machine.
+        // A worker that hangs in a request must not keep the machine alive.
         let (vm, device) = (Arc::downgrade(self.vm.fd()), name.to_owned());
         line.connect(move || {
             let Some(vm) = vm.upgrade() else { return };
@@ -218,7 +217,7 @@ fn sink(config: &SerialSink, has_spoken: Arc<AtomicBool>) -> Result<Box<dyn Writ
     Ok(Box::new(Listened { inner, has_spoken }))
 }
 
-/// Takes note of the guest's first output.
+/// Records that the guest has written output.
 struct Listened {
     inner: Box<dyn Write + Send>,
     has_spoken: Arc<AtomicBool>,

@@ -1,4 +1,4 @@
-//! What a machine is made of, as the command line asks for it.
+//! The configuration of a machine, as given on the command line.
 
 use std::path::PathBuf;
 
@@ -32,7 +32,7 @@ pub struct DiskConfig {
     pub raw: bool,
 }
 
-/// What [`Machine::build`](super::Machine::build) builds.
+/// The configuration for [`Machine::build`](super::Machine::build).
 #[derive(Clone, Debug)]
 pub struct MachineConfig {
     /// The guest's name; both ends of a migration must agree on it.
@@ -45,7 +45,7 @@ pub struct MachineConfig {
     pub kernel: Option<PathBuf>,
     /// Initial RAM disk.
     pub initrd: Option<PathBuf>,
-    /// Kernel command line; the machine appends what its devices need.
+    /// Kernel command line; the machine appends the words that its devices need.
     pub command_line: String,
     /// The disk, if any.
     pub disk: Option<DiskConfig>,

@@ -1,16 +1,16 @@
-//! Who is asked before a guest runs again whose disk this process has let go of.
+//! Permission to run a guest again after this process has released its disk.
 
 use ferry_migration::ownership::custody::Again;
 
-/// Makes the record say that the guest is here.
+/// Settles the record: the guest is here.
 pub type Settle = Box<dyn FnOnce() + Send>;
 
-/// The ownership record, as far as the machine knows it.
+/// The ownership record, as the machine sees it.
 pub trait Custody: Send + Sync + std::fmt::Debug {
-    /// Makes the record name this process. The caller holds the guest's disk, and runs the guest
-    /// if the record agrees. When it does, what is returned is called: until then the record goes
-    /// on to say that a migration is under way, which keeps a boot from a guest that could not run
-    /// after all and has lost its disk again.
+    /// Makes the record name this process. The caller holds the guest's disk, and runs the guest if
+    /// this succeeds; it then calls the returned [`Settle`]. Until then the record still shows a
+    /// migration under way, which prevents a boot in case the guest cannot run after all and loses
+    /// its disk again.
     ///
     /// # Errors
     /// Why the guest may not run here: another process may have run it, a migration of it is under

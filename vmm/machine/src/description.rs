@@ -1,4 +1,4 @@
-//! What a migration's two sides compare before anything moves.
+//! The description that the two sides of a migration compare before anything is sent.
 
 use ferry_devices::{Device, DeviceId, Offer};
 use ferry_memory::Memory;
@@ -28,7 +28,8 @@ pub(super) fn describe(memory: &Memory, vcpus: &[Vcpu], devices: &[Box<dyn Devic
     }
 }
 
-/// What the guest was offered where it booted, which may be less than these devices have.
+/// Keeps the capacities that the guest was offered where it booted, which may be less than these
+/// devices have.
 pub(super) fn keep_offers(machine: &mut MachineDescription, devices: &[Box<dyn Device>]) {
     for device in devices {
         let id = device.id();
@@ -38,7 +39,7 @@ pub(super) fn keep_offers(machine: &mut MachineDescription, devices: &[Box<dyn D
     }
 }
 
-/// CPUID as the guest sees it, without what only tells of this host's calibration.
+/// CPUID as the guest sees it, without the leaves that only describe this host's calibration.
 pub(super) fn cpuid_of(vcpu: &Vcpu) -> Vec<CpuidLeaf> {
     let leaf = |entry: &kvm_bindings::kvm_cpuid_entry2| CpuidLeaf {
         function: entry.function,

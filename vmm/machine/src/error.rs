@@ -1,4 +1,4 @@
-//! What the machine refuses or fails to do, and why a guest ended.
+//! Errors of the machine, and the reasons for a guest's end.
 
 use std::io;
 use std::time::Duration;
@@ -34,7 +34,7 @@ pub enum MachineError {
     /// The serial port's file does not open.
     #[error("--serial file:{0}")]
     Serial(#[source] OutputFileError),
-    /// A rule of the fault device that is not taken.
+    /// A rule of the fault device that is refused.
     #[error(transparent)]
     Faults(#[from] FaultRuleError),
     /// Two devices at one address.
@@ -62,13 +62,13 @@ pub enum MachineError {
     /// The guest belongs to another process.
     #[error("the guest was handed over to another process and cannot run here; quit this one")]
     HandedOver,
-    /// The guest is on its way out, and so is what its operator wanted.
+    /// The guest is being handed over, and the requested run state was sent with it.
     #[error(
         "the guest is being handed over: the destination may run it already; tell that side, or this one again if the \
          migration fails"
     )]
     Leaving,
-    /// This process has let go of the guest's disk, and may not run the guest again.
+    /// This process has released the guest's disk, and may not run the guest again.
     #[error("the guest stays stopped: {0}")]
     NotOurs(String),
     /// The guest has not arrived.
@@ -77,13 +77,13 @@ pub enum MachineError {
     /// The guest ended.
     #[error("the guest has ended ({0}); quit and start it again")]
     Ended(String),
-    /// Something long is going on with the machine.
+    /// A long operation on the machine is under way.
     #[error("the machine is busy with {doing}; try again, or cancel the migration if one is going on")]
     Busy {
-        /// What is going on.
+        /// The operation.
         doing: &'static str,
     },
-    /// What was to come from one stop would come from two.
+    /// Data that must come from one stop would come from two.
     #[error("the guest has run on since it was stopped for this; try again")]
     RanOn,
     /// vCPUs that did not come out of the guest in time.
@@ -91,7 +91,7 @@ pub enum MachineError {
     Stuck {
         /// The ids.
         vcpus: String,
-        /// How long it was waited for.
+        /// How long the caller waited.
         within: Duration,
     },
 }
@@ -104,7 +104,7 @@ impl MachineError {
     }
 }
 
-/// A rule that this machine does not take.
+/// A rule that this machine refuses.
 #[derive(Debug, thiserror::Error)]
 pub enum FaultRuleError {
     /// No such call.
@@ -120,12 +120,12 @@ pub enum FaultRuleError {
     Moment {
         /// Where the fault was to happen.
         at: String,
-        /// What comes before the colon.
+        /// The text before the colon.
         moment: &'static str,
         /// The names that there are.
         known: String,
     },
-    /// There is only one of it.
+    /// The point does not concern a part of the machine.
     #[error("fault: at={at} is not about a part of the machine: leave of= out")]
     NoPart {
         /// Where the fault was to happen.
@@ -137,7 +137,7 @@ pub enum FaultRuleError {
         /// Where the fault was to happen.
         at: String,
     },
-    /// It has happened already.
+    /// The point has passed already.
     #[error("fault: at={at} happens when the process starts: give it with --device fault,…")]
     Past {
         /// Where the fault was to happen.
@@ -204,7 +204,7 @@ pub enum GuestFailure {
         vcpu: u32,
         /// KVM's suberror; 1 is a failed emulation.
         suberror: u32,
-        /// Where the guest was.
+        /// The guest's instruction pointer.
         rip: u64,
         /// The bytes there, in hexadecimal.
         bytes: String,
@@ -233,15 +233,15 @@ pub enum GuestFailure {
         /// The error, as text.
         error: String,
     },
-    /// The guest resets itself by triple faults without getting anywhere.
+    /// The guest resets itself by triple faults and makes no progress.
     #[error("vCPU {vcpu}: triple fault, {why}; check the kernel and its command line")]
     TripleFaults {
         /// Which vCPU.
         vcpu: u32,
-        /// What makes it hopeless.
+        /// Why a further reset would not help.
         why: &'static str,
     },
-    /// A vCPU's thread ended without being told to.
+    /// A vCPU's thread ended unexpectedly.
     #[error("vCPU {vcpu}: its thread died; this is a fault of the program, report it")]
     VcpuDied {
         /// Which vCPU.

@@ -1,10 +1,10 @@
 //! Rules of the fault device, checked against what this machine has: a rule that could never apply
 //! is refused.
 //!
-//! The command line and QMP set rules through [`Machine::set_fault`];
-//! [`super::sections`] asks before each step of a device, and
-//! [`Calls`](crate::kvm::calls::Calls) before each call to the kernel. The drivers of a migration,
-//! the disk's image and the ownership record ask [`Machine::faults`] themselves.
+//! The command line and QMP set rules through [`Machine::set_fault`]; [`super::sections`] checks
+//! them before each step of a device, and [`Calls`](crate::kvm::calls::Calls) before each call to
+//! the kernel. The drivers of a migration, the disk's image and the ownership record use
+//! [`Machine::faults`] themselves.
 
 use ferry_devices::Device;
 use ferry_devices::fault::{Direction, FaultPoint, FaultSpec, FaultStep, Injected, Moment, Place, WORKERS};
@@ -21,7 +21,7 @@ impl Machine {
     /// Adds a rule to the fault device.
     ///
     /// # Errors
-    /// When the rule could never apply here, naming what could, or there are too many.
+    /// When the rule could never apply here, naming those that could, or there are too many.
     pub fn set_fault(&self, rule: FaultSpec) -> Result<(), FaultRuleError> {
         if comes_first(&rule) {
             return Err(FaultRuleError::Past { at: rule.at.to_string() });
@@ -35,14 +35,13 @@ pub(super) fn set(parts: &Parts, rule: FaultSpec) -> Result<(), FaultRuleError> 
     Ok(parts.faults.set(rule)?)
 }
 
-/// Whether a rule is about what happens while the machine is put together, so that it must be in
-/// force before.
+/// Whether a rule applies while the machine is built, so that it must be in force before.
 pub(super) fn comes_first(rule: &FaultSpec) -> bool {
     rule.at == FaultPoint::Place(Place::DiskOpen)
 }
 
-/// The call that a rule is about, if it is about one. On success some machine knows the call,
-/// output or message that it names.
+/// The call that a rule names, if it names one. On success the call, output or message that it
+/// names exists in some machine.
 ///
 /// # Errors
 /// When there is no such call, output or message.
@@ -67,8 +66,7 @@ pub fn call_of(rule: &FaultSpec) -> Result<Option<StateCall>, FaultRuleError> {
     }
 }
 
-/// Outputs at which nothing is carried out that could be interrupted, or that have a moment of
-/// their own.
+/// Outputs without an action that could be interrupted, or with a moment of their own.
 const NO_STEP: [&str; 7] = ["Send", "StartTimer", "StopTimer", "Interrupt", "Status", "Handshake", "Refuse"];
 
 /// The names that a moment can have: on that side, or on either.
@@ -125,7 +123,7 @@ fn check(parts: &Parts, rule: &FaultSpec) -> Result<(), FaultRuleError> {
     }
 }
 
-/// Does what the rules say about `step` of `device`.
+/// Applies the rules for `step` of `device`.
 pub(super) fn before(parts: &Parts, step: FaultStep, device: &dyn Device) -> Result<(), DeviceFailure> {
     let id = device.id();
     let told = |why: Injected| {

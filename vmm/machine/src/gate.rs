@@ -10,10 +10,10 @@
 //! Closing sets `immediate_exit` and sends a signal to every thread inside. The flag stays until
 //! the thread has seen it, so a kick that comes between two runs is not lost; the signal gets a
 //! thread out of the guest. With the flag set, `KVM_RUN` first finishes a port or MMIO access that
-//! is pending and then gives EINTR: a thread that waits has nothing pending.
+//! is pending and then returns EINTR: a thread that waits has nothing pending.
 //!
-//! A guest that is throttled rests at times: the threads come out and wait here as if the gate
-//! were closed, so a thread that closes it meanwhile has nothing to wait for.
+//! A throttled guest rests at times: the threads come out and wait here as if the gate were closed,
+//! so closing the gate meanwhile involves no wait.
 
 use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
@@ -69,7 +69,7 @@ impl Gate {
         Gate { state, opened: Condvar::new(), moved: Condvar::new() }
     }
 
-    /// A vCPU's thread waits until it may run; `false` tells it to end.
+    /// Blocks a vCPU's thread until it may run; on `false` the thread must end.
     pub(super) fn enter(&self, vcpu: usize) -> bool {
         let mut state = self.lock();
         while !state.lets_in() && !state.ending {
@@ -89,8 +89,7 @@ impl Gate {
         true
     }
 
-    /// A thread inside was interrupted: whether it must leave. If not, it was for nothing and it
-    /// runs on.
+    /// Whether a thread inside that was interrupted must leave. If not, it runs on.
     pub(super) fn must_leave(&self, vcpu: usize) -> bool {
         let state = self.lock();
         let runs_on = state.lets_in();
@@ -170,17 +169,17 @@ impl Gate {
     /// Waits until no thread is inside.
     ///
     /// # Errors
-    /// The vCPUs that still are when `within` has passed.
+    /// The vCPUs that are still inside when `within` has passed.
     pub(super) fn wait_empty(&self, within: Duration) -> Result<(), Vec<usize>> {
         self.wait(within, |state, vcpu| state.vcpus[vcpu].inside.is_none())
     }
 
-    /// Waits until every thread that there is has gone in, or the gate is closed again: a guest
-    /// that ends or resets at once is out before the caller has seen it inside. In a rest they go
-    /// in by themselves, when it ends.
+    /// Waits until every thread that has not ended has gone in, or the gate is closed again: a
+    /// guest that ends or resets at once is out before the caller has seen it inside. Threads that
+    /// rest go in by themselves when the rest ends.
     ///
     /// # Errors
-    /// The vCPUs that are not when the deadline has passed.
+    /// The vCPUs that are not inside when the deadline has passed.
     pub(super) fn wait_full(&self) -> Result<(), Vec<usize>> {
         self.wait(DEADLINE, |state, vcpu| {
             let passenger = &state.vcpus[vcpu];
@@ -191,7 +190,7 @@ impl Gate {
     /// Waits until every thread has ended.
     ///
     /// # Errors
-    /// The vCPUs whose threads have not when `within` has passed.
+    /// The vCPUs whose threads have not ended when `within` has passed.
     pub(super) fn wait_gone(&self, within: Duration) -> Result<(), Vec<usize>> {
         self.wait(within, |state, vcpu| state.vcpus[vcpu].gone)
     }

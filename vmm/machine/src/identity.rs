@@ -1,5 +1,5 @@
-//! What a migration's two sides must mean alike: what the guest boots, and the file behind its
-//! disk.
+//! Identities that must be equal on the two sides of a migration: those of the guest's boot images
+//! and of the file behind its disk.
 
 use std::io;
 use std::sync::{Arc, PoisonError};
@@ -11,8 +11,7 @@ use ferry_migration::ownership::Handover;
 
 use super::Machine;
 
-/// A machine's writable disk, as far as its file goes. It outlives the machine where storage
-/// hangs.
+/// The file behind a machine's writable disk. It outlives the machine if storage hangs.
 #[derive(Clone)]
 pub struct DiskFile {
     instance: u32,
@@ -20,7 +19,7 @@ pub struct DiskFile {
     calls: DiskCalls,
 }
 
-/// What migrations ask of the image's storage, which may hang: each one at a time.
+/// Calls of migrations to the image's storage, which may hang: one of each kind at a time.
 #[derive(Clone, Default)]
 pub(super) struct DiskCalls {
     prove: OneCall,
@@ -34,25 +33,24 @@ pub struct DiskProof {
 }
 
 impl Machine {
-    /// What the guest boots at its next reset.
+    /// The images and command line that the guest boots at its next reset.
     #[must_use]
     pub fn boot_identity(&self) -> Boot {
         self.parts.boot.identity()
     }
 
-    /// A guest arrives with this command line; one of an older source with none, and then that of
-    /// this process counts.
+    /// Sets the command line of an arriving guest; `None`, from an older source, keeps that of this
+    /// process.
     pub fn set_command_line(&self, arrived: Option<String>) {
         self.parts.boot.set_command_line(arrived);
     }
 
-    /// A guest arrives that has come through these announced hand-overs, this one included.
+    /// Sets the announced hand-overs that an arriving guest has gone through, this one included.
     pub fn set_came_through(&self, through: Vec<Handover>) {
         *self.parts.came_through.lock().unwrap_or_else(PoisonError::into_inner) = through;
     }
 
-    /// Through which announced hand-overs the guest has come here; a guest that booted here
-    /// through none.
+    /// The announced hand-overs that the guest has gone through; none if it booted here.
     #[must_use]
     pub fn came_through(&self) -> Vec<Handover> {
         self.parts.came_through.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -78,25 +76,25 @@ impl DiskFile {
         self.instance
     }
 
-    /// Where the image was opened, for people.
+    /// The path at which the image was opened, for messages.
     #[must_use]
     pub fn path(&self) -> String {
         self.storage().path().display().to_string()
     }
 
-    /// Proofs of this disk: from the call that shows one until it is given back.
+    /// The call that shows a proof of this disk, under way until the proof is released.
     #[must_use]
     pub fn proving(&self) -> &OneCall {
         &self.calls.prove
     }
 
-    /// Looks for the source's proof in this disk.
+    /// The call that looks for the source's proof in this disk.
     #[must_use]
     pub fn looking(&self) -> &OneCall {
         &self.calls.look
     }
 
-    /// Lets the destination find `nonce` in this file, if it has opened the same. May wait for
+    /// Shows `nonce` at this file, to a destination that has opened the same file. May wait for
     /// storage.
     ///
     /// # Errors
@@ -106,20 +104,21 @@ impl DiskFile {
         Ok(DiskProof { disk: self.clone(), nonce })
     }
 
-    /// The guest is about to come: from the next [`DiskFile::follow_handover`] on boots of the image
-    /// are kept away, by any path and with any record. Asks no storage.
+    /// Called before the guest arrives: from the next [`DiskFile::follow_handover`] on the image
+    /// refuses boots, by any path and with any record. Does not access storage.
     pub fn expect_handover(&self) {
         self.storage().expect_handover();
     }
 
-    /// The guest is another process's for good, or has not come: no boot is kept away any more from
-    /// the next [`DiskFile::follow_handover`] on. Whether one is until then. Asks no storage.
+    /// Called when the guest belongs to another process for good, or has not arrived: the image
+    /// allows boots again from the next [`DiskFile::follow_handover`] on. Returns whether it
+    /// refuses them until then. Does not access storage.
     #[must_use]
     pub fn leave_handover(&self) -> bool {
         self.storage().leave_handover()
     }
 
-    /// Carries out the newest of the two. May wait for storage.
+    /// Carries out the later of these two calls. May wait for storage.
     pub fn follow_handover(&self) {
         self.storage().follow_handover();
     }
@@ -127,7 +126,7 @@ impl DiskFile {
     /// Whether the source shows `nonce` in this very file. May wait for storage.
     ///
     /// # Errors
-    /// When the file system does not say which locks there are.
+    /// When the file system does not report its locks.
     pub fn sees(&self, nonce: u64) -> io::Result<bool> {
         self.storage().sees_proof(nonce)
     }

@@ -14,7 +14,7 @@
 //! QMP is the operator; a migration holds, saves, loads and releases. Both use a
 //! [`Machine`] from any thread.
 
-// Printing is the command line's: a message must not end the thread that it comes from.
+// Only the command line prints: a message must not end the thread that writes it.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod boot;
@@ -77,7 +77,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Builds the machine and, unless the guest comes from elsewhere or is to wait, lets it run.
+    /// Builds the machine and lets it run, unless the guest is incoming or starts paused.
     ///
     /// # Errors
     /// When a part of the configuration is not possible on this host, naming it.
@@ -86,7 +86,7 @@ impl Machine {
         if !config.incoming {
             reset::load_guest(&parts)?;
         }
-        // The guest is loaded: rules are about what comes.
+        // The guest is loaded: these rules apply from here on.
         for rule in config.faults.iter().filter(|rule| !faults::comes_first(rule)) {
             faults::set(&parts, rule.clone())?;
         }
@@ -104,8 +104,7 @@ impl Machine {
         let thread = std::thread::Builder::new().name("reset".to_owned()).spawn(move || reset::serve(&serving));
         machine.reset_thread = Some(thread.map_err(|error| MachineError::Thread("resets", error))?);
         let _turn = parts.control.turn.take("starting")?;
-        // A guest that is to wait takes nothing yet: its record may say that it must not be
-        // booted.
+        // A paused guest acquires nothing yet: its record may forbid a boot.
         if !machine.awaits_guest() && machine.wants_to_run() {
             parts.begin()?;
         }
@@ -115,7 +114,7 @@ impl Machine {
     fn spawn_vcpu(&self, index: usize) -> Result<(), MachineError> {
         let parts = self.parts.clone();
         let thread = std::thread::Builder::new().name(format!("vcpu-{index}")).spawn(move || vcpu::run(&parts, index));
-        // The gate learns of its end; no thread joins it.
+        // It notifies the gate of its end; no thread joins it.
         thread.map(drop).map_err(|error| {
             (index..self.parts.vcpus.len()).for_each(|never_started| self.parts.control.gate.gone(never_started));
             MachineError::Thread("a vCPU", error)
@@ -155,16 +154,15 @@ impl Machine {
         }
     }
 
-    /// Begins to make durable what the guest has written to its disk, and does not wait for it: a
-    /// stop that comes soon is then shorter. May be called at any time; a failure shows at the
-    /// stop.
+    /// Begins to flush the guest's disk writes, without waiting: a stop that comes soon is then
+    /// shorter. May be called at any time; a failure shows at the stop.
     pub fn flush_ahead(&self) {
         for storage in self.parts.handles.iter().filter_map(|(_, handle)| handle.storage()) {
             storage.flush_ahead();
         }
     }
 
-    /// The fault device's rules, for a thread that is at a point that they can name.
+    /// The fault device's rules, for threads that reach a point that rules can name.
     #[must_use]
     pub fn faults(&self) -> &Arc<FaultControl> {
         &self.parts.faults
@@ -176,8 +174,8 @@ impl Machine {
         &self.parts.serial
     }
 
-    /// Who is asked before the guest runs again after this process has let go of its disk; without
-    /// one, the disk's lock alone decides. The first one given counts.
+    /// Sets the record to claim before the guest runs again after this process has released its
+    /// disk; without one, the disk's lock alone decides. Only the first call has an effect.
     pub fn set_custody(&self, custody: Arc<dyn Custody>) {
         // A second one would be another record of the same guest.
         let _ = self.parts.custody.set(custody);
@@ -189,7 +187,8 @@ impl Machine {
         &self.parts.name
     }
 
-    /// What `Hello` compares: of a guest that came from elsewhere, with the CPUID that it sees.
+    /// The description that `Hello` compares; for a guest that arrived, with the CPUID that it
+    /// sees.
     #[must_use]
     pub fn description(&self) -> Arc<MachineDescription> {
         self.parts.description()

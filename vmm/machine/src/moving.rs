@@ -1,7 +1,7 @@
-//! What a migration asks of a machine: hold it, save it, load it, let it go.
+//! A migration's operations on a machine: hold, save, load, release.
 //!
-//! The drivers call this. [`Machine::hold`] either leaves the guest stopped or, on error, as it
-//! was before; so does [`Machine::release_hold`] the other way round.
+//! The drivers call this. [`Machine::hold`] leaves the guest stopped, and [`Machine::release_hold`]
+//! ends that; on error, the guest is as it was before.
 
 use std::time::Instant;
 
@@ -17,12 +17,12 @@ use super::{Machine, sections, turn};
 
 impl Machine {
     /// Stops the vCPUs (returns when none is in KVM_RUN) and keeps them stopped. A switchover's
-    /// hold may become [`Hold::HandedOver`]. A guest that was throttled is no more. What is
-    /// returned reads the machine at this stop.
+    /// hold may become [`Hold::HandedOver`]. Ends throttling. The result reads the machine at this
+    /// stop.
     ///
     /// # Errors
-    /// When the guest has ended or belongs elsewhere, or a vCPU does not stop. What held the
-    /// machine before still does, and only that.
+    /// When the guest has ended or belongs to another process, or a vCPU does not stop. Only an
+    /// earlier hold then remains.
     pub fn hold(&self, hold: Hold) -> Result<Stopped, MachineError> {
         let control = &self.parts.control;
         if hold == Hold::HandedOver && self.hand_over_stopped() {
@@ -44,7 +44,7 @@ impl Machine {
         let mut status = control.status();
         let result = match (stopped, &status.ended) {
             (Err(error), _) => Err(error),
-            // A guest that is handed over is gone, also if it has ended by itself.
+            // A hand-over succeeds even if the guest has ended by itself.
             (Ok(()), Some(reason)) if hold != Hold::HandedOver => Err(MachineError::Ended(reason.to_string())),
             (Ok(()), _) => Ok(()),
         };
@@ -55,8 +55,8 @@ impl Machine {
         result.map(|()| Stopped::new(&self.parts))
     }
 
-    /// Hands over a guest that the switchover has stopped, without the turn: no thread that has it
-    /// may keep this from being final.
+    /// Hands over a guest that the switchover has stopped, without the turn: no thread that holds
+    /// the turn may delay it.
     fn hand_over_stopped(&self) -> bool {
         let mut status = self.parts.control.status();
         let stopped = status.hold == Some(Hold::Switchover) && !status.running;
@@ -66,7 +66,7 @@ impl Machine {
         stopped
     }
 
-    /// As [`Machine::release_hold_if`], for a guest that no record is kept of.
+    /// As [`Machine::release_hold_if`], for a guest without a record.
     ///
     /// # Errors
     /// As there.
@@ -74,15 +74,15 @@ impl Machine {
         self.release_hold_if(|| Ok(()))
     }
 
-    /// Ends the hold: takes what running needs and, if wanted and `allowed`, runs; returns once
-    /// the vCPUs are entering `KVM_RUN`. From then on a guest that came from elsewhere is this
-    /// process's own. `allowed` is asked with the disk held.
+    /// Ends the hold: acquires the guest's resources (its disk's lock) and, if the operator wants
+    /// it and `allowed` agrees, runs the guest; returns once the vCPUs are entering `KVM_RUN`. From
+    /// then on a guest that arrived is this process's own. `allowed` is called with the disk held.
     ///
     /// # Errors
-    /// When the guest belongs elsewhere, or a device cannot begin to run (its disk is locked by
-    /// another process). The hold then stays. Where the guest fails to start after its disk was
-    /// taken, the disk is given up, also if it was held before: the sign of a hand-over is shown at
-    /// it.
+    /// When the guest belongs to another process, or a device cannot begin to run (its disk is
+    /// locked by another process). The hold then stays. If the guest fails to start after its disk
+    /// was acquired, the disk is released, also if it was held before: the sign of a hand-over is
+    /// shown at it.
     pub fn release_hold_if(&self, allowed: impl FnOnce() -> Result<(), String>) -> Result<(), MachineError> {
         let control = &self.parts.control;
         let _turn = control.turn.take("starting the guest")?;
@@ -94,7 +94,7 @@ impl Machine {
         let guest = arrives.then(|| self.parts.describe_guest());
         self.parts.acquire_patiently()?;
         allowed().map_err(MachineError::NotOurs).inspect_err(|_| self.parts.give_up_resources())?;
-        // The guest of a second migration, whose disk was let go of in the first.
+        // The guest of a second migration, whose disk was released in the first.
         let claim = self.parts.claim(Again::Resume).inspect_err(|_| self.parts.give_up_resources())?;
         {
             let mut status = control.status();
@@ -126,15 +126,15 @@ impl Machine {
         Ok(())
     }
 
-    /// When the first vCPU entered `KVM_RUN` after the guest was last let go, if one has.
+    /// When the first vCPU entered `KVM_RUN` after the guest was last started, if one has.
     #[must_use]
     pub fn first_entry(&self) -> Option<Instant> {
         self.parts.control.gate.first_in()
     }
 
     /// Ends a switchover's hold without running the guest, when [`Machine::release_hold`] could
-    /// not: it stays stopped until the operator's `cont`, which tries again to take what running
-    /// needs, and asks [`Custody`](super::Custody) first.
+    /// not: it stays stopped until the operator's `cont`, which tries again to acquire its
+    /// resources, and claims the guest by [`Custody`](super::Custody) before it runs.
     pub fn leave_stopped(&self) {
         let mut status = self.parts.control.status();
         if status.hold == Some(Hold::Switchover) {
@@ -143,8 +143,8 @@ impl Machine {
         }
     }
 
-    /// Whether the record may say that no migration of the guest is under way, when one has ended
-    /// here: not while its disk, let go of in a switchover, has not been taken back.
+    /// Whether the record may be settled when a migration of the guest has ended here: not until a
+    /// disk that was released in a switchover has been acquired again.
     #[must_use]
     pub fn may_settle(&self) -> bool {
         custody::may_settle(self.parts.control.status().let_go, Guards::all())
@@ -153,7 +153,7 @@ impl Machine {
     /// Saves everything but memory between two guest instructions.
     ///
     /// # Errors
-    /// The device that could not be saved, and why; the guest goes on all the same.
+    /// The device that could not be saved, and why; the guest goes on in any case.
     pub fn snapshot(&self) -> Result<Vec<Section>, DeviceFailure> {
         self.while_stopped("saving device state", Stopped::save)
     }
@@ -168,7 +168,7 @@ impl Machine {
         sections::load(&self.parts, sections)
     }
 
-    /// Lets KVM write what a load has left out to guest memory, which must be the guest's own;
+    /// Makes KVM write the deferred part of a load to guest memory, which must be the guest's own;
     /// without this, the start does it. vCPUs stopped.
     ///
     /// # Errors
@@ -190,8 +190,8 @@ impl Machine {
     }
 
     /// For a destination that runs the guest while pages are missing: from now on, and until the
-    /// last is here, a vCPU may stand still in KVM where nothing reaches it. Such a guest can be
-    /// stopped all the same, and what needs all vCPUs out of KVM (a reset) waits.
+    /// last is here, a vCPU may block in KVM where no signal reaches it. Such a guest can still be
+    /// stopped, but a reset, which needs all vCPUs out of KVM, waits.
     pub fn set_memory_arrives(&self, arrives: bool) {
         self.parts.control.status().memory_arrives = arrives;
         // A reset may have waited for the last page.
@@ -205,8 +205,8 @@ impl Machine {
         }
     }
 
-    /// For a source that lets the destination run the guest: what the operator wants of it, which
-    /// may have changed since the state was saved. From here on a wish would come too late for the
+    /// For a source that sends the permit: the requested run state and reset, which may have
+    /// changed since the state was saved. From here on a command would come too late for the
     /// destination, and is refused until the switchover has ended.
     #[must_use]
     pub fn last_wishes(&self) -> Vec<u8> {
@@ -216,11 +216,11 @@ impl Machine {
         sections::wishes(&self.parts).expect("wishes are plain data")
     }
 
-    /// For a destination that may run the guest: what the source's operator wants; what this
-    /// process's has said counts more.
+    /// For a destination that has the permit: adopts what the source's operator has requested; a
+    /// `cont` or `stop` of this process's operator overrides it.
     ///
     /// # Errors
-    /// When these are no wishes.
+    /// When the bytes do not decode.
     pub fn take_wishes(&self, bytes: &[u8]) -> Result<(), postcard::Error> {
         sections::take_wishes(&self.parts, bytes)
     }

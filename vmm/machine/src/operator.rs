@@ -1,8 +1,8 @@
-//! What the operator asks of a machine: go on, stop, reset, quit.
+//! The operator's commands: `cont`, `stop`, `system_reset`, `quit`.
 //!
-//! QMP and the console call this. A wish that a hold forbids for now is remembered and fulfilled
-//! when the hold ends, here or at the destination: it travels with the state and, if it comes
-//! later, with the permit. Behind that it would be lost, and is refused.
+//! QMP and the console call this. A command that a hold forbids for now is recorded and carried out
+//! when the hold ends, here or at the destination: it travels with the state or, if it comes later,
+//! with the permit. After the permit it would be lost, and is refused.
 
 use super::error::{ExitReason, GuestFailure, MachineError};
 use super::status::{Hold, ResetCause};
@@ -10,17 +10,17 @@ use super::turn::TurnGuard;
 use super::{Machine, reset};
 
 impl Machine {
-    /// The operator's `cont`. Remembered while a hold is in place.
+    /// The operator's `cont`. Only recorded while a hold is in place.
     ///
     /// # Errors
     /// When the guest is or was handed over or has ended, a device cannot begin to run, or another
-    /// process may have run the guest since its disk was let go of here. The guest then stays as
-    /// it was, and so does what its operator wants.
+    /// process may have run the guest since its disk was released here. The guest and the requested
+    /// run state then do not change.
     pub fn cont(&self) -> Result<(), MachineError> {
         self.carry_out(true, "cont", |_| self.parts.begin())
     }
 
-    /// Takes what running needs (the disk's lock) before the guest is first let run, and keeps it.
+    /// Acquires the guest's resources (its disk's lock) before its first start, and keeps them.
     ///
     /// # Errors
     /// The device that could not begin to run, and why: another process has its disk.
@@ -29,19 +29,19 @@ impl Machine {
         self.parts.acquire()
     }
 
-    /// The operator's `stop`. Remembered while a hold is in place.
+    /// The operator's `stop`. Only recorded while a hold is in place.
     ///
     /// # Errors
-    /// When the guest is or was handed over or has ended, or a vCPU does not stop. The guest then
-    /// runs on, as its operator wanted before.
+    /// When the guest is or was handed over or has ended, or a vCPU does not stop. The guest and
+    /// the requested run state then do not change.
     pub fn stop(&self) -> Result<(), MachineError> {
         self.carry_out(false, "stop", |_| self.halt_for_operator())
     }
 
     fn halt_for_operator(&self) -> Result<(), MachineError> {
         self.parts.control.stop()?;
-        // Memory stands still while the guest is stopped; but while it arrives, a disk may wait
-        // for a page that no source sends, and the operator with it.
+        // Draining keeps memory unchanged while the guest is stopped; but while pages arrive, a
+        // disk may wait for one that no source sends, and would block the operator.
         if !self.parts.control.status().memory_arrives
             && let Err(failure) = self.parts.quiesce()
         {
@@ -50,9 +50,9 @@ impl Machine {
         Ok(())
     }
 
-    /// Does what the operator wants. Under a hold the wish is noted, and the end of the hold
-    /// fulfils it. Otherwise the turn comes first: a command that is refused because the machine
-    /// is busy leaves no wish behind.
+    /// Carries out a command. Under a hold it is only recorded, and the end of the hold carries it
+    /// out. Otherwise the turn comes first: a command that is refused because the machine is busy
+    /// is not recorded.
     fn carry_out(
         &self,
         run: bool,
@@ -63,7 +63,7 @@ impl Machine {
             return Ok(());
         }
         let turn = self.parts.control.turn.take(doing)?;
-        // A hold that came meanwhile takes the wish along.
+        // Under a hold that began meanwhile the command is recorded.
         if self.note_under_hold(run)? {
             return Ok(());
         }
@@ -79,7 +79,7 @@ impl Machine {
         })
     }
 
-    /// Notes what the operator wants if a hold is in place; whether one is.
+    /// Records the command if a hold is in place; returns whether one is.
     fn note_under_hold(&self, run: bool) -> Result<bool, MachineError> {
         let mut status = self.parts.control.status();
         match (&status.ended, status.hold) {
@@ -98,8 +98,8 @@ impl Machine {
         self.parts.control.status().hold.is_some()
     }
 
-    /// The operator's `system_reset`. While a hold is in place it is remembered and travels with
-    /// the guest; while the guest is stopped it is carried out at once. While pages of the guest are
+    /// The operator's `system_reset`. While a hold is in place it is recorded and travels with the
+    /// guest; while the guest is stopped it is carried out at once. While pages of the guest are
     /// missing it waits: until every page is here and the guest is to run.
     ///
     /// # Errors
@@ -121,7 +121,7 @@ impl Machine {
             control.request_reset(ResetCause::Operator);
             return Ok(());
         }
-        // The turn comes first: a reset that is refused because the machine is busy must not come
+        // The turn comes first: a reset that is refused because the machine is busy must not happen
         // later.
         let _turn = control.turn.take("a reset")?;
         let asked_before = control.status().reset.is_some();
@@ -159,7 +159,7 @@ impl Machine {
         self.parts.control.status().ended.is_some()
     }
 
-    /// Blocks until the guest has ended, and says why.
+    /// Blocks until the guest has ended, and returns why.
     #[must_use]
     pub fn wait_exit(&self) -> ExitReason {
         let status = self.parts.control.wait_until(|status| status.ended.is_some());

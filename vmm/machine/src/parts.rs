@@ -1,4 +1,4 @@
-//! The parts of a machine, as its threads share them, and what is done with all of them at once.
+//! The parts of a machine, as its threads share them.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -17,8 +17,8 @@ use super::run_control::RunControl;
 use crate::boot::BootSource;
 use crate::kvm::{DirtyLog, Vcpu, Vm};
 
-/// What the machine's threads share. A thread that cannot be ended keeps it, and with it guest
-/// memory, alive.
+/// State that the machine's threads share. A thread that cannot be ended keeps it, and with it
+/// guest memory, alive.
 pub(super) struct Parts {
     pub(super) name: String,
     pub(super) boot: BootSource,
@@ -27,22 +27,22 @@ pub(super) struct Parts {
     pub(super) ports: Bus,
     pub(super) mmio: Bus,
     pub(super) devices: Mutex<Vec<Box<dyn Device>>>,
-    /// Of the devices, in order: a load that hangs has the devices locked.
+    /// Names of the devices, in order: a load that hangs has the devices locked.
     pub(super) device_names: Vec<String>,
     pub(super) serial: Arc<Serial>,
-    /// For what must not wait for the devices' lock.
+    /// For calls that must not wait for the devices' lock.
     pub(super) handles: Vec<(DeviceId, Arc<dyn Handle>)>,
-    /// Of migrations to the disk's storage.
+    /// Calls of migrations to the disk's storage.
     pub(super) disk_calls: DiskCalls,
     pub(super) faults: Arc<FaultControl>,
     /// This host's offer.
     pub(super) description: Arc<MachineDescription>,
-    /// With the CPUID and the disk capacity of a guest that came from elsewhere, once it is this
+    /// The same with the CPUID and the disk capacity of a guest that arrived, once it is this
     /// process's own.
     pub(super) arrived: Mutex<Option<Arc<MachineDescription>>>,
-    /// The announced hand-overs through which the guest has come here.
+    /// The announced hand-overs that the guest has gone through.
     pub(super) came_through: Mutex<Vec<Handover>>,
-    /// Asked before the guest runs again after its disk was let go of.
+    /// The record to claim before the guest runs again after its disk was released.
     pub(super) custody: OnceLock<Arc<dyn Custody>>,
     pub(super) vcpus: Vec<Mutex<Vcpu>>,
     pub(super) dirty_log: Arc<DirtyLog>,
@@ -59,7 +59,7 @@ impl Parts {
         self.devices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the next destination must have: what the guest sees, which has been loaded.
+    /// The description that the next destination must match: that of the loaded guest.
     pub(super) fn describe_guest(&self) -> MachineDescription {
         let mut own = MachineDescription {
             cpuid: description::cpuid_of(&self.vcpu(0)),
@@ -69,13 +69,13 @@ impl Parts {
         own
     }
 
-    /// What is compared with the other side of a migration.
+    /// The description to compare with the other side of a migration.
     pub(super) fn description(&self) -> Arc<MachineDescription> {
         self.arrived().as_ref().unwrap_or(&self.description).clone()
     }
 
-    /// The guest that arrived, of this description, is this process's own from now on; or it is
-    /// not after all, and another may come.
+    /// Sets the description of a guest that arrived and is this process's own from now on; `None`
+    /// if it is not after all, and another may arrive.
     pub(super) fn keep_description(&self, guest: Option<MachineDescription>) {
         *self.arrived() = guest.map(Arc::new);
     }

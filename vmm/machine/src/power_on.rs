@@ -23,7 +23,7 @@ impl PowerOn {
     }
 }
 
-/// Names the part that a state could not be had of, or given to.
+/// Names the part whose state could not be saved or set.
 pub(super) fn of_part(part: impl Into<String>) -> impl FnOnce(StateError) -> MachineError {
     let part = part.into();
     move |source| MachineError::State { part, source }

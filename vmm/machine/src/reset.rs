@@ -2,10 +2,10 @@
 //! guest.
 //!
 //! A guest that resets itself does so from a vCPU, which cannot wait for itself to stop; so the
-//! vCPU only asks. While a migration holds the machine the request waits: it travels with the
-//! state, and the side that runs the guest next carries it out. It also waits while pages of the
-//! guest are missing: it writes to memory and needs every vCPU out of KVM, and would keep the turn
-//! from all others until the last of them has come, which a broken link may put off for long.
+//! vCPU only requests it. While a migration holds the machine the request waits: it travels with
+//! the state, and the side that runs the guest next carries it out. It also waits while pages of
+//! the guest are missing: a reset writes to memory and needs every vCPU out of KVM, and would hold
+//! the turn until the last page has come, which a broken link may delay for long.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,7 +18,7 @@ use super::power_on::{PowerOn, of_part};
 use super::status::ResetCause;
 use crate::kvm::chips;
 
-/// The life of the reset thread: waits for requests until the machine is dropped.
+/// Runs the reset thread: waits for requests until the machine is dropped.
 pub(super) fn serve(parts: &Arc<Parts>) {
     let control = &parts.control;
     loop {
@@ -29,9 +29,9 @@ pub(super) fn serve(parts: &Arc<Parts>) {
         if control.wait_until(due).dropped {
             return;
         }
-        // Busy: something long goes on, and the request is still there afterwards.
+        // Busy: a long operation is under way, and the request stays pending.
         let Ok(_turn) = control.turn.take("a reset") else { continue };
-        // A hold that came first takes the request along.
+        // Under a hold that came first the request stays pending.
         if !control.status().running {
             continue;
         }
@@ -41,9 +41,9 @@ pub(super) fn serve(parts: &Arc<Parts>) {
     }
 }
 
-/// Carries out a reset that was asked for, unless it may have to wait for pages: then the reset
-/// thread does that once every page is here and the guest is to run. The caller has the turn, and
-/// no hold is in place.
+/// Carries out a pending reset, unless it may have to wait for pages: then the reset thread does so
+/// once every page is here and the guest is to run. The caller has the turn, and no hold is in
+/// place.
 pub(super) fn carry_out_pending(parts: &Parts) -> Result<(), MachineError> {
     let may_wait = parts.control.status().memory_arrives;
     match may_wait {

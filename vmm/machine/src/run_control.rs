@@ -1,9 +1,9 @@
 //! Starts and stops the vCPUs by the one rule: they run if and only if the operator has requested
 //! it and no hold is in place.
 //!
-//! vCPU threads report here what ends or resets the guest; clients are told by events. What takes
-//! long is done by the thread that has the [`Turn`]; the status itself is only ever locked for a
-//! moment, so that a question is answered at all times.
+//! vCPU threads report here that the guest ends or resets; clients receive events. The thread that
+//! has the [`Turn`] does the long operations; the status itself is only locked for a moment, so
+//! that queries are answered at all times.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,11 +18,11 @@ use super::status::{ResetCause, Status};
 use super::throttle::Throttle;
 use super::turn::Turn;
 
-/// So many triple faults within [`TRIPLE_FAULT_WINDOW`] are a loop.
+/// This many triple faults within [`TRIPLE_FAULT_WINDOW`] count as a loop.
 const TRIPLE_FAULTS: usize = 3;
 const TRIPLE_FAULT_WINDOW: Duration = Duration::from_secs(1);
-/// How long vCPUs may take to get out of the guest before they are taken for waiting for a page,
-/// if one may be missing.
+/// How long vCPUs may take to get out of the guest before they count as waiting for a page, if one
+/// may be missing.
 const PAGE_PATIENCE: Duration = Duration::from_millis(200);
 
 /// The control of a machine.
@@ -53,12 +53,12 @@ impl RunControl {
         }
     }
 
-    /// The status, for a moment.
+    /// The status, to be locked only for a moment.
     pub(super) fn status(&self) -> MutexGuard<'_, Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until `done` of the status.
+    /// Waits until `done` is true of the status.
     pub(super) fn wait_until(&self, done: impl Fn(&Status) -> bool) -> MutexGuard<'_, Status> {
         self.changed.wait_while(self.status(), |status| !done(status)).unwrap_or_else(PoisonError::into_inner)
     }
@@ -68,8 +68,8 @@ impl RunControl {
         self.changed.notify_all();
     }
 
-    /// Marks the guest as running and lets the vCPUs in; returns when they are. The caller has the
-    /// turn, and the devices have what running needs.
+    /// Marks the guest as running and lets the vCPUs in; returns when they are inside. The caller
+    /// has the turn, and the devices have their resources.
     pub(super) fn start(&self) -> Result<(), MachineError> {
         let mut status = self.status();
         if !status.should_run() || status.running {
@@ -89,8 +89,9 @@ impl RunControl {
         self.let_in(self.status(), None)
     }
 
-    /// The vCPUs come first: another thread that wakes up may be given the core that they are
-    /// about to run on. What they do is told after the event, for which it takes the status.
+    /// The gate opens before the event is published: a thread that the event wakes may take the
+    /// core from a vCPU. The status stays locked until then, so that events caused by the vCPUs
+    /// come after this one.
     fn let_in(&self, mut status: MutexGuard<'_, Status>, event: Option<Event>) -> Result<(), MachineError> {
         let may_enter = self.open_gate(&mut status);
         event.into_iter().for_each(|event| self.events.publish(event));
@@ -98,23 +99,23 @@ impl RunControl {
         let entered = self.gate.wait_full();
         self.notify();
         match entered {
-            // The guest may have ended, or asked for a reset, before the last vCPU was in.
+            // The guest may have ended, or requested a reset, before the last vCPU was in.
             Err(vcpus) if may_enter && self.status().may_enter() => Err(stuck(&vcpus, DEADLINE)),
             _ => Ok(()),
         }
     }
 
-    /// Marks the guest as stopped and gets the vCPUs out; returns when they are, or wait for a
-    /// page and are out as soon as they have it. The caller has the turn. On error the guest runs
-    /// as before.
+    /// Marks the guest as stopped and gets the vCPUs out; returns when they are out, or wait for a
+    /// page and leave as soon as they have it. The caller has the turn. On error the guest runs as
+    /// before.
     pub(super) fn stop(&self) -> Result<(), MachineError> {
         if !self.status().running {
             return Ok(());
         }
         self.gate.close();
         match self.wait_halted() {
-            // The gate stays closed: who waits for a page executes nothing, and leaves when it
-            // comes.
+            // The gate stays closed: a vCPU that waits for a page executes nothing, and leaves when
+            // it comes.
             Err(error) if self.status().memory_arrives => tracing::debug!(%error, "stopped"),
             halted => halted.inspect_err(|_| self.reopen())?,
         }
@@ -125,7 +126,7 @@ impl RunControl {
         Ok(())
     }
 
-    /// Gets the vCPUs out without telling anyone; returns when they are. On error they are let in
+    /// Gets the vCPUs out without an event; returns when they are out. On error they are let in
     /// again.
     pub(super) fn halt(&self) -> Result<(), MachineError> {
         self.gate.close();
@@ -136,7 +137,7 @@ impl RunControl {
         self.open_gate(&mut self.status());
     }
 
-    /// Opens the gate, if vCPUs may enter; tells whether they may.
+    /// Opens the gate, if vCPUs may enter; returns whether they may.
     fn open_gate(&self, status: &mut Status) -> bool {
         let may_enter = status.may_enter();
         if may_enter {
@@ -146,13 +147,13 @@ impl RunControl {
         may_enter
     }
 
-    /// Waits until vCPUs that were told to come out are.
+    /// Waits until vCPUs are out after the gate was closed.
     pub(super) fn wait_halted(&self) -> Result<(), MachineError> {
         let within = if self.status().memory_arrives { PAGE_PATIENCE } else { DEADLINE };
         self.gate.wait_empty(within).map_err(|vcpus| stuck(&vcpus, within))
     }
 
-    /// The guest ended. The first reason counts.
+    /// Ends the guest. The first reason counts.
     pub(super) fn end(&self, reason: ExitReason) {
         let mut status = self.status();
         if status.ended.is_some() {
@@ -166,7 +167,7 @@ impl RunControl {
             ExitReason::Shutdown => self.events.publish(Event::Shutdown { guest: true, reason: "guest-shutdown" }),
             ExitReason::Quit(reason) => self.events.publish(Event::Shutdown { guest: false, reason }),
             ExitReason::Failed(failure) => {
-                // The caller of `wait_exit` tells the operator.
+                // The caller of `wait_exit` informs the operator.
                 tracing::debug!("{failure}");
                 if was_running {
                     self.events.publish(Event::Stop);
@@ -176,8 +177,8 @@ impl RunControl {
         self.notify();
     }
 
-    /// The guest or the operator asked for a reset: the vCPUs come out, and the reset thread does
-    /// the rest.
+    /// Requests a reset, for the guest or the operator: the vCPUs come out, and the reset thread
+    /// does the rest.
     pub(super) fn request_reset(&self, cause: ResetCause) {
         let mut status = self.status();
         if status.ended.is_some() || status.reset.is_some() {
@@ -189,7 +190,7 @@ impl RunControl {
         self.notify();
     }
 
-    /// A vCPU triple-faulted: the machine resets, as a PC does, unless that gets it nowhere.
+    /// A vCPU triple-faulted: the machine resets, as a PC does, unless that makes no progress.
     pub(super) fn triple_fault(&self, vcpu: u32) {
         let mut faults = self.triple_faults.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();

@@ -20,12 +20,12 @@ use crate::kvm::chips::{IRQCHIP, PIT};
 use crate::kvm::clock::KVMCLOCK;
 use crate::kvm::{StateError, chips, clock, state, vcpu};
 
-/// What no device knows.
+/// State that belongs to no device.
 #[derive(Debug, Serialize, Deserialize)]
 struct SavedMachine {
     /// The operator wants the guest to run.
     wants: bool,
-    /// A reset was asked for and not carried out yet.
+    /// A reset was requested and not carried out yet.
     reset_pending: bool,
 }
 
@@ -82,7 +82,7 @@ pub(super) fn load(parts: &Parts, sections: &[Section]) -> Result<(), DeviceFail
     Ok(())
 }
 
-/// What the operator wants of the guest, as it travels.
+/// The requested run state and reset, encoded to be sent.
 pub(super) fn wishes(parts: &Parts) -> postcard::Result<Vec<u8>> {
     let own = {
         let status = parts.control.status();
@@ -91,7 +91,8 @@ pub(super) fn wishes(parts: &Parts) -> postcard::Result<Vec<u8>> {
     postcard::to_stdvec(&own)
 }
 
-/// Takes over what the source's operator wants; what this process's own has said counts more.
+/// Adopts what the source's operator has requested; a `cont` or `stop` of this process's operator
+/// overrides it.
 pub(super) fn take_wishes(parts: &Parts, bytes: &[u8]) -> postcard::Result<()> {
     postcard::from_bytes(bytes).map(|own| adopt(parts, &own))
 }

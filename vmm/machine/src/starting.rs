@@ -1,4 +1,4 @@
-//! Takes what running needs, and lets the guest run; or gives it up again.
+//! Acquires the guest's resources and lets it run; or releases them again.
 //!
 //! Every caller has the machine's turn.
 
@@ -43,8 +43,8 @@ impl Parts {
         Ok(())
     }
 
-    /// Of a guest whose disk was let go of, and is held again: asks whether it may run here. What
-    /// is returned is for [`Parts::has_its_disk`].
+    /// For a guest whose disk was released, and is held again: claims it. The result is for
+    /// [`Parts::has_its_disk`].
     pub(super) fn claim(&self, again: Again) -> Result<Option<Settle>, MachineError> {
         let let_go = self.control.status().let_go;
         let Some(custody) = self.custody.get().filter(|_| custody::must_claim(let_go, again, Guards::all())) else {
@@ -53,7 +53,8 @@ impl Parts {
         custody.claim(again).map(Some).map_err(MachineError::NotOurs)
     }
 
-    /// A guest whose disk may have been let go of runs here again, or stands still with its disk.
+    /// Called when a guest whose disk may have been released runs here again, or is stopped with
+    /// its disk held.
     pub(super) fn has_its_disk(&self, claim: Option<Settle>) {
         self.control.status().let_go = false;
         if let Some(settle) = claim {
@@ -61,8 +62,8 @@ impl Parts {
         }
     }
 
-    /// With what running needs in hand: carries out a reset that is due, and lets the guest run if
-    /// the operator wants it.
+    /// With the resources held: carries out a pending reset, and lets the guest run if the operator
+    /// wants it.
     pub(super) fn run_if_wanted(&self) -> Result<(), MachineError> {
         reset::carry_out_pending(self)?;
         if !self.control.status().wants {
@@ -73,7 +74,7 @@ impl Parts {
         }
         self.complete_load()?;
         for vcpu in &self.vcpus {
-            // One that is locked waits in KVM for a page: it was not out.
+            // A locked vCPU waits in KVM for a page: it was not paused.
             if let Ok(vcpu) = vcpu.try_lock() {
                 vcpu.note_pause();
             }
@@ -85,10 +86,10 @@ impl Parts {
         self.control.start()
     }
 
-    /// Lets KVM write to guest memory what the last load has left out, if anything.
+    /// Makes KVM write the deferred part of the last load to guest memory, if any.
     pub(super) fn complete_load(&self) -> Result<(), MachineError> {
         for vcpu in &self.vcpus {
-            // One that is locked waits in KVM for a page: it has run since.
+            // A locked vCPU waits in KVM for a page: it has run since the load.
             if let Ok(mut vcpu) = vcpu.try_lock() {
                 let id = vcpu.id();
                 vcpu.complete_load().map_err(|source| MachineError::State { part: part(id).to_string(), source })?;
@@ -109,8 +110,8 @@ impl Parts {
         }
     }
 
-    /// Takes what running needs for every device, or for none. What was held before is kept in any
-    /// case: with the lock of its disk a stopped guest would lose its newest state to a boot.
+    /// Acquires the resources of all devices, or of none. Those held before are kept in any case:
+    /// without the lock of its disk a stopped guest could lose its newest state to a boot.
     pub(super) fn acquire(&self) -> Result<(), MachineError> {
         let held = self.control.status().holds;
         let mut devices = self.devices();
@@ -141,8 +142,8 @@ impl Parts {
 
     /// A vCPU triple-faulted.
     pub(super) fn triple_fault(&self, vcpu: u32) {
-        // What the guest has said may still be on its way to the sink. A sink that takes nothing
-        // is told of elsewhere.
+        // The guest's output may still be on its way to the sink. A sink that takes nothing is
+        // reported elsewhere.
         let _ = self.serial.drain_output(OUTPUT_DEADLINE);
         self.control.triple_fault(vcpu);
     }

@@ -1,10 +1,10 @@
-//! What state the machine is in: who wants it to run, who holds it, how it ended.
+//! The state of the machine: the requested run state, the hold, how it ended.
 
 use ferry_observe::RunState;
 
 use super::error::ExitReason;
 
-/// Who holds the machine stopped although the operator may want it to run.
+/// Why the machine is stopped although the operator may want it to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hold {
     /// An incoming migration has not arrived yet.
@@ -15,7 +15,7 @@ pub enum Hold {
     HandedOver,
 }
 
-/// Who asked for a reset.
+/// Who requested a reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ResetCause {
     Guest,
@@ -33,20 +33,21 @@ pub(super) struct Status {
     pub(super) hold: Option<Hold>,
     /// Clients see the guest as running: between RESUME and STOP.
     pub(super) running: bool,
-    /// How often vCPUs have been let in: between two equal counts the guest has stood still.
+    /// How often vCPUs have been let in: between two equal counts the guest has not run.
     pub(super) entries: u64,
     pub(super) ever_ran: bool,
     pub(super) ended: Option<ExitReason>,
     pub(super) reset: Option<ResetCause>,
-    /// What the operator wants has been sent with the permit: a later wish would not go with the
-    /// guest.
+    /// The requested run state has been sent with the permit: a later command would not reach the
+    /// destination.
     pub(super) wishes_left: bool,
     /// Guest memory is still on its way: a vCPU may wait in KVM for a page, where no signal
     /// reaches it.
     pub(super) memory_arrives: bool,
-    /// What only a running guest may hold (its disk's lock) is held.
+    /// The resources of a running guest (its disk's lock) are held.
     pub(super) holds: bool,
-    /// The disk was let go of and could not be taken back: another process may have run the guest.
+    /// The disk was released and could not be acquired again: another process may have run the
+    /// guest.
     pub(super) let_go: bool,
     /// The machine is being taken apart.
     pub(super) dropped: bool,

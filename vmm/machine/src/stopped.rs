@@ -1,4 +1,4 @@
-//! A machine that is stopped, as a value: what must come from one stop is read through it.
+//! A stopped machine, as a value: data that must come from one stop is read through it.
 //!
 //! Device state and the last read of the dirty log belong together only if no guest instruction
 //! was executed in between. Both are methods of [`Stopped`], and each of them is refused once the
@@ -21,7 +21,7 @@ pub struct Stopped {
     parts: Arc<Parts>,
     /// How often vCPUs had been let in by then.
     entries: u64,
-    /// Its maker has the machine's turn for as long as this lives.
+    /// Its creator has the machine's turn for as long as this lives.
     in_turn: bool,
 }
 
@@ -47,7 +47,7 @@ impl Stopped {
         self.parts.quiesce()
     }
 
-    /// Releases what only a running guest may hold (disk locks).
+    /// Releases the resources of a running guest (disk locks).
     ///
     /// # Errors
     /// The device that could not, and why.
@@ -99,11 +99,11 @@ impl Stopped {
 }
 
 impl Machine {
-    /// Stops the vCPUs for the shortest time that `read` takes, then lets them go on; a guest that
-    /// is stopped stays so. Clients see no event.
+    /// Stops the vCPUs for the shortest time that `read` takes, then lets them go on; a stopped
+    /// guest stays stopped. Clients see no event.
     ///
     /// # Errors
-    /// Those of `read`, or why the vCPUs could not be stopped; the guest goes on all the same.
+    /// Those of `read`, or why the vCPUs could not be stopped; the guest goes on in any case.
     pub fn while_stopped<T, E: From<MachineError>>(
         &self,
         doing: &'static str,

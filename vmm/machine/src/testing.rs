@@ -1,6 +1,6 @@
-//! What tests of this crate and of those above it share.
+//! Helpers for the tests of this crate and of those above it.
 
-// A test says why it is skipped, and fails where it cannot begin.
+// A test prints why it is skipped, and fails where it cannot begin.
 #![allow(clippy::print_stderr, clippy::missing_panics_doc)]
 
 use std::sync::Arc;
@@ -23,8 +23,8 @@ pub fn has_kvm() -> bool {
     true
 }
 
-/// A machine with a disk whose storage hangs when it is asked for a proof, and its image. `None`
-/// where tests that need KVM are skipped.
+/// A machine with a disk whose storage hangs at a request for a proof, and its image. `None` where
+/// tests that need KVM are skipped.
 #[must_use]
 pub fn with_hanging_disk() -> Option<(Arc<Machine>, NamedTempFile)> {
     if !has_kvm() {

@@ -4,11 +4,11 @@
 //!   percentage 80:   run 10 ms │ rest 40 ms          │ run 10 ms │ rest 40 ms          │ …
 //! ```
 //!
-//! A migration asks for it ([`Machine::throttle`](super::Machine::throttle)) when the guest writes faster than the link
-//! carries. The thread is there only while it has something to do, so a guest that is not
-//! throttled pays nothing. A rest is a state of the [`Gate`]: a thread that stops, resets or ends
-//! the machine waits for no rest, and the end of the throttling is the end of the rest. A hold of
-//! the machine ends it as well: a guest that is resumed, here or elsewhere, runs at its full
+//! A migration starts it ([`Machine::throttle`](super::Machine::throttle)) when the guest writes
+//! faster than the link carries. The thread exists only while the guest is throttled, so other
+//! guests pay nothing. A rest is a state of the [`Gate`]: a thread that stops, resets or ends the
+//! machine waits for no rest, and the end of the throttling is the end of the rest. A hold of the
+//! machine ends throttling as well: a guest that is resumed, here or elsewhere, runs at its full
 //! speed.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,10 +18,10 @@ use super::gate::Gate;
 
 /// How long the guest runs between two rests (QEMU: `CPU_THROTTLE_TIMESLICE_NS`).
 const RUN: Duration = Duration::from_millis(10);
-/// With more the guest would not run at all.
+/// At 100 the guest would not run at all.
 pub(super) const MOST: u8 = 99;
 
-/// How much a guest is slowed down.
+/// The throttling of a guest.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
     rhythm: Mutex<Rhythm>,
@@ -30,15 +30,15 @@ pub(super) struct Throttle {
 
 #[derive(Debug, Default)]
 pub(super) struct Rhythm {
-    /// Of the time, which vCPUs rest; 0 is not at all.
+    /// Share of the time for which vCPUs rest; 0 is not at all.
     pub(super) percentage: u8,
-    /// A thread keeps it.
+    /// A thread keeps the rhythm.
     pub(super) kept: bool,
 }
 
 impl Throttle {
-    /// Ends it, and the present rest with it. The thread ends by itself, and touches the gate no
-    /// more.
+    /// Ends throttling, and the present rest with it. The thread ends by itself, and does not
+    /// change the gate any more.
     pub(super) fn end(&self, gate: &Gate) {
         let mut rhythm = self.lock();
         rhythm.percentage = 0;
@@ -46,14 +46,14 @@ impl Throttle {
         self.changed.notify_all();
     }
 
-    /// The life of the thread that keeps the rhythm.
+    /// Runs the thread that keeps the rhythm.
     pub(super) fn keep(&self, gate: &Gate) {
         let mut rhythm = self.lock();
-        // The gate is told only under the lock: after the end there is no further rest.
+        // The gate is changed only under the lock: after the end there is no further rest.
         while rhythm.percentage > 0 {
             drop(rhythm);
-            // On a busy host threads are late: the time that the guest has begins when they are
-            // in. One that does not get there keeps the others from nothing.
+            // On a busy host threads are late: the guest's time begins when they are in. A thread
+            // that does not get there is no error.
             let _ = gate.wait_full();
             rhythm = self.pause(self.lock(), RUN);
             if rhythm.percentage > 0 {
@@ -66,7 +66,7 @@ impl Throttle {
         rhythm.kept = false;
     }
 
-    /// Waits for as long, or until the throttling ends.
+    /// Waits for `time`, or until the throttling ends.
     fn pause<'a>(&self, rhythm: MutexGuard<'a, Rhythm>, time: Duration) -> MutexGuard<'a, Rhythm> {
         let goes_on = |rhythm: &mut Rhythm| rhythm.percentage > 0;
         self.changed.wait_timeout_while(rhythm, time, goes_on).unwrap_or_else(PoisonError::into_inner).0
@@ -77,7 +77,7 @@ impl Throttle {
     }
 }
 
-/// So long that vCPUs rest for this percentage of the whole.
+/// Length of a rest, so that vCPUs rest for this percentage of the time.
 fn rest(percentage: u8) -> Duration {
     RUN * u32::from(percentage) / u32::from(100 - percentage)
 }

@@ -1,4 +1,4 @@
-//! A migration that slows the guest down.
+//! Throttling of the guest by a migration.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use super::throttle::MOST;
 
 impl Machine {
     /// Keeps all vCPUs from running for this percentage of the time, 99 at most, from now on until
-    /// [`Machine::end_throttle`] or a hold; 0 ends it, and of a guest that is held it changes
-    /// nothing. Clients do not hear of it: the guest counts as running.
+    /// [`Machine::end_throttle`] or a hold; 0 stops throttling. No effect while a hold is in place.
+    /// Emits no event: the guest counts as running.
     ///
     /// # Errors
     /// When the host gives no thread; the guest then runs at its full speed.
@@ -21,7 +21,7 @@ impl Machine {
         }
         let control = &self.parts.control;
         let mut rhythm = control.throttle.lock();
-        // Looked for under the lock: a hold that comes later ends what begins here.
+        // Checked under the lock: a hold that comes later ends the throttling that begins here.
         if control.status().hold.is_some() {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! One at a time: who may start, stop, save, load or reset the machine.
+//! One operation on the machine at a time: start, stop, save, load or reset.
 //!
 //! A lock with a deadline and a name: loading a device may hang, and a caller that wants the
 //! machine meanwhile gets [`MachineError::Busy`] in place of hanging as well.

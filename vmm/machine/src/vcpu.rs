@@ -20,10 +20,10 @@ const HAS_INSTRUCTION_BYTES: u64 = 1;
 
 /// How often in a row `KVM_RUN` may fail to reach guest memory when no page is missing.
 const UNREACHABLE_MAX: u32 = 16;
-/// How long a vCPU that could not reach guest memory is left alone before the next try.
+/// Pause before a vCPU that could not reach guest memory tries again.
 const UNREACHABLE_PAUSE: Duration = Duration::from_millis(1);
 
-/// The life of a vCPU's thread.
+/// Runs a vCPU's thread.
 pub(super) fn run(parts: &Arc<Parts>, index: usize) {
     let farewell = Farewell { parts, index };
     warm_up(parts, index);
@@ -35,8 +35,8 @@ pub(super) fn run(parts: &Arc<Parts>, index: usize) {
     drop(farewell);
 }
 
-/// Enters KVM and leaves it before the guest's first instruction: what KVM does once for a VM,
-/// which takes a thread of its own, is done before a guest that arrives is waited for.
+/// Enters KVM and leaves it before the guest's first instruction, so that KVM's one-time work for a
+/// VM, which starts a thread, is done before an incoming guest is waited for.
 fn warm_up(parts: &Parts, index: usize) {
     let mut vcpu = parts.vcpu(index);
     // SAFETY: this thread holds the vCPU. The gate takes the flag back when it lets the thread in.
@@ -46,7 +46,7 @@ fn warm_up(parts: &Parts, index: usize) {
     }
 }
 
-/// Tells the machine when the thread ends, also by a panic, which no other thread would notice.
+/// Notifies the machine when the thread ends, also by a panic, which no other thread would notice.
 struct Farewell<'a> {
     parts: &'a Parts,
     index: usize,
@@ -104,7 +104,7 @@ fn run_guest(parts: &Parts, index: usize) {
                 GuestFailure::UnexpectedExit { vcpu: vcpu.id(), exit }
             }
             Err(error) => match error.errno() {
-                // A processor that waits for its start gives EAGAIN when the start has come.
+                // For a processor that waited for its start, EAGAIN: the start has come.
                 libc::EAGAIN => continue,
                 libc::EINTR if parts.control.gate.must_leave(index) => return,
                 libc::EINTR => continue,
@@ -119,22 +119,22 @@ fn run_guest(parts: &Parts, index: usize) {
     }
 }
 
-/// Whether a vCPU that could not reach guest memory, and is to run on, runs on. The signal may
-/// have been one of the process, or one of the gate, which was opened again meanwhile: the page is
-/// still on its way, and `KVM_RUN` waits for it once more. Where no page is missing, it may have
-/// come between the failure and this look, so that only a failure that stays is one.
+/// Whether a vCPU that could not reach guest memory, and may run, tries again. The signal may have
+/// come from the process, or from the gate, which was opened again meanwhile: the page is still on
+/// its way, and `KVM_RUN` waits for it once more. If no page is missing, the last may have come
+/// between the failure and this check, so only a failure that persists counts.
 pub(super) fn may_try_again(parts: &Parts, in_a_row: &mut u32) -> bool {
     *in_a_row = if parts.control.status().memory_arrives { 0 } else { *in_a_row + 1 };
     tracing::debug!(in_a_row = *in_a_row, "a vCPU could not reach guest memory");
     if *in_a_row > UNREACHABLE_MAX {
         return false;
     }
-    // A failure that stays does not keep a core busy for as long as pages are missing.
+    // A failure that persists must not keep a core busy while pages are missing.
     std::thread::sleep(UNREACHABLE_PAUSE);
     true
 }
 
-/// Describes an internal error with where the guest was and what it was about to do.
+/// Describes an internal error with the guest's instruction pointer and the instruction there.
 fn internal_error(parts: &Parts, vcpu: &mut Vcpu) -> GuestFailure {
     // SAFETY: this thread runs the vCPU, which it holds.
     let (suberror, data, count) = unsafe { vcpu.run_area().internal_error() };
@@ -153,7 +153,7 @@ fn internal_error(parts: &Parts, vcpu: &mut Vcpu) -> GuestFailure {
     GuestFailure::InternalError { vcpu: vcpu.id(), suberror, rip, bytes }
 }
 
-/// Reads what lies at the instruction pointer through the guest's page tables, as far as it is on
+/// Reads the bytes at the instruction pointer through the guest's page tables, as far as it is on
 /// one page.
 fn read_instruction(parts: &Parts, vcpu: &mut Vcpu, rip: u64) -> Option<Vec<u8>> {
     let base = vcpu.fd().get_sregs().ok()?.cs.base;

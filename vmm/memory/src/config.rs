@@ -36,9 +36,9 @@ impl fmt::Display for Backing {
 pub struct MemoryConfig {
     /// RAM in bytes: from [`SIZE_MIN`] to [`SIZE_MAX`], a multiple of [`SIZE_UNIT`].
     pub size: u64,
-    /// What backs it.
+    /// Its backing.
     pub backing: Backing,
-    /// The host allocates all of it before anything else happens: no first touch costs time later.
+    /// The host allocates all of it at the start, so that no first touch costs time later.
     pub prealloc: bool,
 }
 
@@ -60,7 +60,7 @@ pub enum MemoryConfigError {
     /// The backing is not known.
     #[error("memory backing '{0}' is not known: give backing=memfd or backing=anon")]
     Backing(String),
-    /// It is neither to be allocated at once nor not.
+    /// The value of `prealloc` is neither on nor off.
     #[error("prealloc '{0}' is not known: give prealloc=on or prealloc=off")]
     Prealloc(String),
     /// A key after the size is not known.

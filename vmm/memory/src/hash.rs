@@ -1,7 +1,7 @@
 //! A hash over all guest memory, so that a test can say "both sides hold the same" in one line.
 //!
-//! Pages that the host never allocated are zero and stay unread: looking at them would take memory
-//! for them. QMP's `x-ferry-memory-hash` asks for it, on a stopped guest.
+//! Pages that the host never allocated are zero and stay unread: reading them would allocate
+//! memory. QMP's `x-ferry-memory-hash` returns it for a stopped guest.
 
 use std::num::NonZero;
 use std::panic::resume_unwind;
@@ -15,18 +15,18 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use crate::Memory;
 
-/// Threads at most: reading memory is soon limited by the memory.
+/// Most threads: memory bandwidth soon limits reading.
 const MAX_THREADS: usize = 8;
 
-/// The hash of guest memory: equal exactly (but for a chance of 2^-128) when all pages are.
+/// The hash of guest memory: equal if and only if all pages are (but for a chance of 2^-128).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryHash {
-    /// The sum of the XXH3 hashes of all pages that hold something else than zeros, each seeded
-    /// with its page number.
+    /// The sum of the XXH3 hashes of all pages that hold anything but zeros, each seeded with its
+    /// page number.
     pub sum: u128,
     /// Bytes of guest RAM.
     pub bytes: u64,
-    /// Pages that hold something else than zeros.
+    /// Pages that hold anything but zeros.
     pub nonzero_pages: u64,
 }
 
@@ -39,7 +39,7 @@ impl fmt::Display for MemoryHash {
 /// Hashes all of `memory`, reading only the pages that the host has allocated.
 ///
 /// # Errors
-/// When the host does not tell which pages it has allocated.
+/// When the host does not report which pages it has allocated.
 pub fn hash(memory: &Memory) -> io::Result<MemoryHash> {
     let populated = memory.populated()?;
     let next_chunk = AtomicU64::new(0);

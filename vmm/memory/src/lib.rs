@@ -4,7 +4,7 @@
 //! as densely numbered pages. RAM begins at address 0, leaves a hole from 3 GiB to 4 GiB for
 //! devices, and goes on above it. [`userfault`] lets the guest run before all of it is there.
 
-// Printing is the command line's: a message must not end the thread that it comes from.
+// Only the command line prints: a message must not end the thread that writes it.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod config;
@@ -83,7 +83,7 @@ pub struct Memory {
     untouched: AtomicBool,
 }
 
-/// What holds the pages, and what tells which of them there are.
+/// The backing, and the file that shows which pages are allocated.
 #[derive(Debug)]
 enum Store {
     Memfd(RwLock<Held>),
@@ -100,8 +100,8 @@ struct Region {
 }
 
 impl Memory {
-    /// Maps memory as configured. Every page reads as zeros, and none is allocated yet, unless all
-    /// were to be at once.
+    /// Maps memory as configured. Every page reads as zeros, and none is allocated yet, unless
+    /// `prealloc` is set.
     ///
     /// # Errors
     /// When the configuration is not possible or the host gives no memory.
@@ -186,11 +186,11 @@ impl Memory {
         self.ranges[at].start + (page - self.regions[at].first_page) * PAGE_SIZE
     }
 
-    /// Pages that may hold something else than zeros: those the host has allocated. Never
-    /// allocates or touches any.
+    /// Pages that may hold anything but zeros: those that the host has allocated. Never allocates
+    /// or touches any.
     ///
     /// # Errors
-    /// When the host does not tell.
+    /// When the host does not report them.
     pub fn populated(&self) -> io::Result<PageBitmap> {
         let mut pages = PageBitmap::new(self.pages());
         self.each_populated(0, self.pages(), |first, count| pages.set_range(first, count))?;
@@ -200,7 +200,7 @@ impl Memory {
     /// Chunks of which the host has allocated more than half: one bit for each.
     ///
     /// # Errors
-    /// When the host does not tell.
+    /// When the host does not report them.
     pub fn filled_chunks(&self) -> io::Result<PageBitmap> {
         let populated = self.populated()?;
         let mut filled = PageBitmap::new(populated.chunks());
@@ -217,7 +217,7 @@ impl Memory {
     /// for each in `words`, which are overwritten. Bits past the last page are zero.
     ///
     /// # Errors
-    /// When the host does not tell.
+    /// When the host does not report them.
     ///
     /// # Panics
     /// When `first_page` is no multiple of 64.
@@ -259,9 +259,9 @@ impl Memory {
     }
 
     /// Gives every page back to the host: all of guest RAM reads as zeros again, and nothing is
-    /// allocated. What an attempt that failed has received is gone with it. No other thread may
-    /// use the memory meanwhile. Memory that another process passed stays as it is, and is no
-    /// longer this guest's.
+    /// allocated. Pages that a failed attempt has received are lost. No other thread may use the
+    /// memory meanwhile. Memory that another process passed is replaced here, and its contents do
+    /// not change.
     ///
     /// # Errors
     /// When the host refuses; some pages may keep what they held.
@@ -280,14 +280,14 @@ impl Memory {
         }
     }
 
-    /// Readies memory for a guest that comes from elsewhere: all of it reads as zeros, and is
-    /// allocated if it was to be. No other thread may use it meanwhile.
+    /// Prepares memory for an incoming guest: all of it reads as zeros, and is allocated if
+    /// `prealloc` is set. No other thread may use it meanwhile.
     ///
     /// # Errors
     /// When the host refuses.
     pub fn clear(&self) -> io::Result<()> {
-        // What was allocated at the beginning serves the first guest at once; only if that one
-        // fails the next has to wait.
+        // The first incoming guest uses the memory allocated at the start; only a later one has to
+        // wait.
         if self.untouched.swap(false, Relaxed) {
             return Ok(());
         }
@@ -305,7 +305,7 @@ impl Memory {
         populate::in_parallel(self, 0..self.pages().div_ceil(CHUNK_PAGES))
     }
 
-    /// What backs the memory.
+    /// The backing of the memory.
     #[must_use]
     pub fn backing(&self) -> Backing {
         match self.store {

@@ -13,20 +13,19 @@ use std::time::{Duration, Instant};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munmap};
 
-/// What one page directory covers on x86-64 (Intel SDM volume 3, 4.5): 1 GiB, aligned.
+/// Bytes that one page directory covers on x86-64 (Intel SDM volume 3, 4.5), aligned to as many.
 const DIRECTORY: usize = 1 << 30;
 
-/// What one call takes out of the process when a mapping is replaced bit by bit: a fraction of a
-/// millisecond, if it was touched.
+/// Bytes unmapped per call when a mapping is replaced bit by bit (well under 1 ms if populated).
 const BIT: usize = 4 << 20;
-/// After so long the core is offered to others.
+/// Time after which the thread yields its core.
 const TURN: Duration = Duration::from_micros(250);
 
-/// What may be done through a mapping.
+/// The access that a mapping allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
-    /// Reading. A write is stopped: the kernel's by an error, this process's by a signal that ends
-    /// it.
+    /// Reading. A write by the kernel fails with an error; one by this process ends it with a
+    /// signal.
     Read,
     /// Reading and writing.
     ReadWrite,
@@ -56,10 +55,10 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps fresh zero pages; the kernel is asked for huge ones, which make the first touch cheap.
+    /// Maps fresh zero pages and requests huge pages, which make the first touch cheap.
     pub(super) fn anonymous(len: usize) -> io::Result<Self> {
         let mapping = Self::reserve(len)?;
-        // SAFETY: the range lies in a reservation that no other code knows yet.
+        // SAFETY: the range lies in a reservation that no other code uses yet.
         unsafe {
             mmap_anonymous(
                 mapping.at.cast(),
@@ -82,9 +81,9 @@ impl Mapping {
         Ok(mapping)
     }
 
-    /// Maps `memfd`, sealed against shrinking, from `offset` on, shared, at the same addresses and
-    /// in place of what is mapped there now. A thread that uses the range meanwhile finds one or
-    /// the other; KVM hears of it from the kernel.
+    /// Maps `memfd`, sealed against shrinking, from `offset` on, shared, at the same addresses, in
+    /// place of the current mapping. A thread that uses the range meanwhile finds one or the other;
+    /// the kernel notifies KVM.
     ///
     /// On failure the range may be without memory: no thread may use it before another call
     /// succeeds.
@@ -93,9 +92,9 @@ impl Mapping {
         self.advise(Advice::LinuxDontDump)
     }
 
-    /// As [`Mapping::show`], so that others get on meanwhile: the kernel takes long to take out
-    /// what was touched (40 ms a GiB), and does nothing else on this core until a call is over. A
-    /// guest's vCPU may be waiting for it.
+    /// As [`Mapping::show`], in steps between which other threads run: the kernel needs 40 ms to
+    /// unmap a populated GiB, and runs nothing else on this core until a call returns. A guest's
+    /// vCPU may be waiting for the core.
     pub(super) fn show_bit_by_bit(&self, memfd: &File, offset: u64, access: Access) -> io::Result<()> {
         let mut since = Instant::now();
         for from in (0..self.len).step_by(BIT) {
@@ -117,19 +116,19 @@ impl Mapping {
         Ok(())
     }
 
-    /// Changes what may be done through a mapping of a memfd that is open for both.
+    /// Changes the access of a mapping of a memfd that is open for reading and writing.
     ///
-    /// Piece by piece, each with a page table directory of its own: where nothing was touched
-    /// there is none, and the kernel skips the piece. Otherwise it tells KVM that everything from
-    /// there to the end changes, and KVM without EPT or NPT looks at every page.
+    /// Piece by piece, one page directory each: a piece that was never touched has no directory,
+    /// and the kernel skips it. Otherwise it notifies KVM of a change from there to the end, and
+    /// KVM without EPT or NPT walks every page.
     pub(super) fn allow(&self, access: Access) -> io::Result<()> {
         let end = self.at as usize + self.len;
         let mut at = self.at as usize;
         while at < end {
             let next = (at + 1).next_multiple_of(DIRECTORY).min(end);
             let start = self.at.wrapping_add(at - self.at as usize);
-            // SAFETY: the range is this mapping's own; what its users may do with it becomes more,
-            // or is given up by the caller.
+            // SAFETY: the range is this mapping's own; its users gain access, or the caller gives
+            // access up.
             unsafe { mprotect(start.cast(), next - at, access.flags().1)? };
             at = next;
         }
@@ -141,11 +140,11 @@ impl Mapping {
         self.at
     }
 
-    /// From one directory's beginning to another's end: a directory that is shared with what else
-    /// this process has mapped is never empty, and [`Mapping::allow`] would pay for it.
+    /// Reserves whole page directories: one that is shared with other mappings of this process is
+    /// never empty, and [`Mapping::allow`] would be slow.
     fn reserve(len: usize) -> io::Result<Self> {
         let reserved_len = len.next_multiple_of(DIRECTORY) + DIRECTORY;
-        // SAFETY: no address is asked for, so nothing mapped before can be replaced.
+        // SAFETY: no address is requested, so no earlier mapping can be replaced.
         let reserved = unsafe {
             mmap_anonymous(null_mut(), reserved_len, ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE)?
         }

@@ -9,16 +9,16 @@
 //!             forget_passed, discard
 //! ```
 //!
-//! Until the guest is this process's, it only *views* the passed memory: it is mapped to be read.
-//! Nothing that a load does can write to a guest that may have to go on at the source: KVM and
-//! system calls get an error, a device that writes all the same ends the process, which leaves the
-//! guest where it is. To take it is to allow writes, which takes as long for any size, since
-//! nothing of it has been touched yet. The destination's driver views at `Hello` and takes right
-//! before it starts the guest; the source's parts with memory that it has handed over.
+//! Until this process owns the guest, it only *views* the passed memory: the mapping is read-only.
+//! So a load cannot write to a guest that may have to resume at the source: KVM and system calls
+//! fail, and a device that writes ends the process, which leaves the guest at the source. To take
+//! the memory is to allow writes, in constant time, since none of it has been touched yet. The
+//! destination's driver views at `Hello` and takes right before it starts the guest; the source's
+//! driver unmaps memory that it has handed over.
 //!
-//! The process that takes it turns a *mark* over that both sides see, and that outlives them: one
-//! permission bit of the file, which means nothing otherwise. A source that is left in doubt knows
-//! by it whether what it remembers of the guest still fits the memory.
+//! The process that takes it flips a *mark* that both sides see, and that outlives them: one
+//! permission bit of the file, which has no other use. From the mark an uncertain source sees
+//! whether its state of the guest still fits the memory.
 
 use std::fs::File;
 use std::io;
@@ -33,11 +33,11 @@ use rustix::fs::{
 use super::mapping::{Access, Mapping, sealed_memfd};
 use super::{Memory, Store};
 
-/// `TMPFS_MAGIC` of linux/magic.h: what a memfd of ordinary pages lies in. One of huge pages does
-/// not.
+/// `TMPFS_MAGIC` of linux/magic.h: the file system of a memfd with ordinary pages, but not of one
+/// with huge pages.
 const TMPFS: u64 = 0x0102_1994;
 
-/// The bit that is the mark.
+/// The permission bit that serves as the mark.
 const MARK: Mode = Mode::ROTH;
 
 /// The memfd behind guest memory.
@@ -51,9 +51,9 @@ pub(super) struct Held {
 enum Whose {
     /// Made here.
     Own,
-    /// Another process's, whose guest it is.
+    /// Another process's, which owns the guest.
     Viewed,
-    /// Another process's, whose guest is here.
+    /// Made by another process, whose guest is here now.
     Taken,
 }
 
@@ -66,20 +66,20 @@ impl Held {
 /// Why guest memory cannot be taken over from another process.
 #[derive(Debug, thiserror::Error)]
 pub enum PassedError {
-    /// This side has nothing in whose place a memfd could be.
+    /// This side's memory is anonymous: a memfd cannot replace it.
     #[error("its guest memory is anonymous: start it with --memory SIZE,backing=memfd")]
     NoMemfdHere,
-    /// What was passed is no memfd.
+    /// The passed descriptor is no memfd.
     #[error(
         "the descriptor that came for guest memory is no memfd of ordinary pages: the source is no Ferry, or is damaged"
     )]
     NotMemfd,
-    /// What was passed cannot be both read and written.
+    /// The passed memfd is not open for both reading and writing.
     #[error(
         "the memfd that came for guest memory is not open for reading and writing: the source is no Ferry, or is damaged"
     )]
     Mode,
-    /// What was passed could shrink under the guest, or be made read-only.
+    /// The passed memfd could shrink under the guest, or be made read-only.
     #[error(
         "the memfd that came for guest memory has the seals {found:#x} and not {needed:#x}, so its size is not settled: the source \
          is no Ferry, or is damaged"
@@ -90,7 +90,7 @@ pub enum PassedError {
         /// Those that it must have.
         needed: u32,
     },
-    /// What was passed, or announced, has another size than this guest's memory.
+    /// The size passed or announced differs from that of this guest's memory.
     #[error(
         "the memory that was passed has {found} bytes, and the guest's here {expected}: start both sides with the same --memory"
     )]
@@ -105,24 +105,24 @@ pub enum PassedError {
     Host(#[source] io::Error),
 }
 
-/// What [`sealed_memfd`] seals.
+/// Seals that [`sealed_memfd`] sets.
 const NEEDED: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
-/// What would keep it from being written to.
+/// Seals that forbid writes.
 const READ_ONLY: SealFlags = SealFlags::WRITE.union(SealFlags::FUTURE_WRITE);
 
 impl Memory {
-    /// Shows the passed memory, announced to have so many bytes, in place of this machine's own,
-    /// whose contents are given up. Addresses stay, for KVM as well. It can only be read here. No
-    /// other thread may use the memory meanwhile.
+    /// Maps the passed memory, announced with `bytes` bytes, read-only in place of this machine's
+    /// own, whose contents are lost. Addresses do not change, for KVM either. No other thread may
+    /// use the memory meanwhile.
     ///
     /// # Errors
-    /// When this is no such memory, or the host refuses; the machine then has empty memory of its
-    /// own.
+    /// When this is no such memory: nothing has changed then. When the host refuses: the machine
+    /// then has empty memory of its own.
     pub fn view_passed(&self, passed: OwnedFd, bytes: u64) -> Result<(), PassedError> {
         let Store::Memfd(held) = &self.store else { return Err(PassedError::NoMemfdHere) };
         let passed = self.check_passed(passed, bytes)?;
         let mut held = change(held);
-        // Before the mapping: even if that fails, the passed memory is not to be emptied.
+        // Before the mapping: even if that fails, the passed memory must not be emptied.
         *held = Held { memfd: Arc::new(passed), whose: Whose::Viewed };
         self.show_bit_by_bit(&held.memfd, Access::Read).map_err(PassedError::Host).inspect_err(|_| {
             if let Err(error) = self.renew(&mut held) {
@@ -131,8 +131,8 @@ impl Memory {
         })
     }
 
-    /// Makes memory that is viewed the guest's own: from now on it can be written to, for
-    /// everybody who maps it. Memory that is no other process's stays as it is.
+    /// Makes viewed memory the guest's own: from now on this process may write to it, and every
+    /// process that maps it sees the writes. No effect on memory that was made here.
     ///
     /// # Errors
     /// When the host refuses; the memory must then be forgotten.
@@ -141,18 +141,18 @@ impl Memory {
         let mut held = change(held);
         if held.whose == Whose::Viewed {
             turn_mark(&held.memfd)?;
-            // What a failure leaves may be writable in part.
+            // After a failure, part of the memory may be writable.
             held.whose = Whose::Taken;
             self.mappings().try_for_each(|(mapping, _)| mapping.allow(Access::ReadWrite))?;
         }
         Ok(())
     }
 
-    /// The mark as it is now: one that has been turned over since tells that another process has
-    /// taken this memory.
+    /// The current mark: if it has flipped since the last look, another process has taken this
+    /// memory.
     ///
     /// # Errors
-    /// When the host does not tell.
+    /// When the host does not report it.
     pub fn mark(&self) -> io::Result<bool> {
         match &self.store {
             Store::Memfd(held) => mark_of(&look_at(held).memfd),
@@ -160,23 +160,22 @@ impl Memory {
         }
     }
 
-    /// Lets go of another process's memory, whose guest has not run here, and has empty memory of
-    /// its own instead. Without such memory it does nothing.
+    /// Replaces another process's memory, whose guest has not run here, with empty memory of this
+    /// process. Does nothing if there is none.
     ///
     /// # Errors
-    /// When the host refuses; part of the memory may then still be the other's.
+    /// When the host refuses; part of the other process's memory may then still be mapped.
     pub fn forget_passed(&self) -> io::Result<()> {
         let Store::Memfd(held) = &self.store else { return Ok(()) };
         let mut held = change(held);
         if held.whose == Whose::Own { Ok(()) } else { self.give_back(&mut held) }
     }
 
-    /// The guest is another process's, and its memory with it: from now on nothing that this
-    /// process does reaches it. The guest runs meanwhile, maybe on this core, so it is done bit by
-    /// bit.
+    /// Unmaps memory that was handed over with its guest: from now on this process cannot access
+    /// it. The guest runs meanwhile, maybe on this core, so it is unmapped bit by bit.
     ///
     /// # Errors
-    /// When the host refuses; part of the memory may then still be shown here.
+    /// When the host refuses; part of the memory may then still be mapped here.
     pub fn part_with(&self) -> io::Result<()> {
         let Store::Memfd(held) = &self.store else { return Ok(()) };
         let mut held = change(held);
@@ -186,7 +185,7 @@ impl Memory {
         Ok(())
     }
 
-    /// For [`Memory::discard`]: only what is this process's own is emptied.
+    /// For [`Memory::discard`]: empties memory only if it was made here.
     pub(super) fn empty(&self, held: &RwLock<Held>) -> io::Result<()> {
         let mut held = change(held);
         if held.whose == Whose::Own {
@@ -197,7 +196,7 @@ impl Memory {
         }
     }
 
-    /// Only when nothing is written to it any more the mark says so.
+    /// The mark flips back only once this process can no longer write to the memory.
     fn give_back(&self, held: &mut Held) -> io::Result<()> {
         let (passed, whose) = (held.memfd.clone(), held.whose);
         self.renew(held)?;
@@ -215,7 +214,7 @@ impl Memory {
         self.mappings().try_for_each(|(mapping, offset)| mapping.show(memfd, offset, access))
     }
 
-    /// For when a guest runs elsewhere on this host.
+    /// For use while a guest runs elsewhere on this host.
     fn show_bit_by_bit(&self, memfd: &File, access: Access) -> io::Result<()> {
         self.mappings().try_for_each(|(mapping, offset)| mapping.show_bit_by_bit(memfd, offset, access))
     }
@@ -230,7 +229,7 @@ impl Memory {
 
     fn check_passed(&self, passed: OwnedFd, announced: u64) -> Result<File, PassedError> {
         let host = |error: rustix::io::Errno| PassedError::Host(error.into());
-        // Only a file system with seals answers this at all.
+        // Only a file system with seals supports this call.
         let seals = fcntl_get_seals(&passed).map_err(|_| PassedError::NotMemfd)?;
         if fstatfs(&passed).map_err(host)?.f_type as u64 != TMPFS {
             return Err(PassedError::NotMemfd);
@@ -263,7 +262,7 @@ fn turn_mark(memfd: &File) -> io::Result<()> {
     Ok(fchmod(memfd, mode ^ MARK)?)
 }
 
-/// The memfd as it is now.
+/// The current memfd.
 pub(super) fn look_at(held: &RwLock<Held>) -> RwLockReadGuard<'_, Held> {
     held.read().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,8 +1,8 @@
-//! Has the host allocate guest memory before anybody touches it: the first touch of a page costs
-//! several times what filling it does.
+//! Has the host allocate guest memory before its first use: the first touch of a page costs several
+//! times as much as filling it.
 //!
-//! Called when memory is made with `prealloc=on`, and chunk by chunk by a destination that knows
-//! what will come (the destination's driver).
+//! Called when memory is made with `prealloc=on`, and chunk by chunk by the destination's driver,
+//! which knows the chunks that will come.
 
 use std::io;
 use std::ops::Range;
@@ -15,7 +15,7 @@ use super::Memory;
 /// More threads than this would wait for each other in the kernel.
 const THREADS_MOST: usize = 8;
 
-/// Populates one chunk. Bytes that are there already stay.
+/// Populates one chunk. Existing contents do not change.
 ///
 /// # Errors
 /// When the host has no memory, or is older than Linux 5.14.

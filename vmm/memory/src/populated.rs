@@ -1,8 +1,8 @@
 //! Which pages the host has allocated, found without touching or allocating any.
 //!
 //! A page that the host never allocated reads as zeros, so a migration need not look at it. For a
-//! memfd the file system knows (`lseek(2)`, `SEEK_DATA` and `SEEK_HOLE`); for anonymous memory the
-//! page table does, through the `PAGEMAP_SCAN` ioctl of Linux 6.7 or else through
+//! memfd the file system reports them (`lseek(2)`, `SEEK_DATA` and `SEEK_HOLE`); for anonymous
+//! memory the page table does, through the `PAGEMAP_SCAN` ioctl of Linux 6.7 or else through
 //! `/proc/self/pagemap` (kernel documentation, `admin-guide/mm/pagemap`).
 
 use std::fs::File;
@@ -86,8 +86,8 @@ pub(super) fn in_anonymous(
     scan_or_read(pagemap, start as u64, len, PAGE_IS_PFNZERO, &mut found)
 }
 
-/// As [`in_anonymous`], for memory of any kind: runs that an access finds in the page table, be it
-/// only the shared page of zeros.
+/// As [`in_anonymous`], for memory of any kind: runs with entries in the page table, the shared
+/// zero page included.
 pub(super) fn in_page_table(
     pagemap: &File,
     start: *const u8,

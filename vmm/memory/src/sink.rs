@@ -1,8 +1,8 @@
 //! Page sinks: where the pages of a received chunk go.
 //!
-//! A receiver reads frames and gives each chunk to a [`PageSink`], with the way to its contents
-//! ([`Contents`]): a link that still carries them, or a block that was unpacked. A sink takes them
-//! from there straight to where they belong.
+//! A receiver reads frames and gives each chunk to a [`PageSink`], with a reader of its contents
+//! ([`Contents`]): a link that still carries them, or a decompressed block. A sink moves them from
+//! there straight to their place.
 
 mod direct;
 mod placed;
@@ -32,10 +32,10 @@ pub trait Contents {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<()>;
 }
 
-/// They are here already.
+/// Contents that are in memory already.
 ///
 /// # Panics
-/// When there are fewer than are asked for.
+/// When fewer bytes are left than requested.
 impl Contents for &[u8] {
     fn fill(&mut self, pages: &mut Incoming<'_>) -> io::Result<()> {
         let bytes = pages.pieces().iter().map(|piece| piece.iov_len).sum();

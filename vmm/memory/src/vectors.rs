@@ -2,7 +2,7 @@
 //!
 //! A `&[u8]` promises that its bytes do not change, and the guest may write its memory while a page
 //! is sent. Page data is therefore named by `iovec`s (`readv(2)`, `writev(2)`), which the kernel
-//! follows. What this process copies itself, it copies by volatile access.
+//! follows. Copies by this process itself use volatile access.
 
 use std::marker::PhantomData;
 
@@ -12,20 +12,20 @@ use vm_memory::VolatileSlice;
 
 use crate::Memory;
 
-/// A head, and the separate runs that a chunk has at most. `writev` takes 1024.
+/// One for a head, and the most runs that a chunk can have. `writev` takes 1024.
 const MOST: usize = 1 + CHUNK_PAGES as usize / 2;
 
-/// What the kernel reads: bytes, and guest memory behind them.
+/// Memory that the kernel reads: bytes, then guest memory.
 pub type Outgoing<'a> = Vectors<'a, false>;
-/// Guest memory that the kernel fills. Prerequisite: this process may write its memory, which it
-/// may not where it only [views](crate::Memory::view_passed) another's; `readv(2)` says so then, a
-/// copy ends the process.
+/// Guest memory that the kernel fills. Prerequisite: this process may write its memory. Where it
+/// only [views](crate::Memory::view_passed) another's, `readv(2)` fails and a copy ends the
+/// process.
 pub type Incoming<'a> = Vectors<'a, true>;
 
 /// Pieces of memory, one after the other. `FILL`: the kernel writes to them.
 pub struct Vectors<'a, const FILL: bool> {
     pieces: [iovec; MOST],
-    /// The ones before have been transferred.
+    /// Pieces before this one have been transferred.
     first: usize,
     end: usize,
     memory: PhantomData<&'a [u8]>,
@@ -63,7 +63,7 @@ impl<'a, const FILL: bool> Vectors<'a, FILL> {
         }
     }
 
-    /// What is left to be transferred, for `readv(2)` or `writev(2)`. No piece is empty.
+    /// The pieces left to transfer, for `readv(2)` or `writev(2)`. No piece is empty.
     #[must_use]
     pub fn pieces(&self) -> &[iovec] {
         &self.pieces[self.first..self.end]

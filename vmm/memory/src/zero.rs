@@ -1,7 +1,7 @@
-//! Tells which pages of guest memory are all zero.
+//! Finds which pages of guest memory are all zero.
 //!
-//! Called for every page that a migration sends, so it gives up at the first byte that says no,
-//! and reads the rest in wide steps.
+//! Called for every page that a migration sends, so it stops at the first difference, and reads in
+//! wide steps.
 
 use std::arch::x86_64::{__m128i, _mm_cmpeq_epi8, _mm_movemask_epi8, _mm_or_si128, _mm_setzero_si128};
 use std::ptr;
@@ -12,13 +12,13 @@ use crate::Memory;
 
 const STEP: usize = size_of::<__m128i>();
 const STEPS: usize = PAGE_SIZE as usize / STEP;
-/// Steps between two looks at what was read.
+/// Steps read between two checks.
 const LANES: usize = 8;
 
 /// Those of `pages` in chunk `index` that are zero.
 ///
-/// The guest may write them meanwhile: the answer is then that of some moment in between, and the
-/// dirty log tells of the write.
+/// The guest may write them meanwhile: the result is then that of some moment in between, and the
+/// dirty log has the write.
 ///
 /// # Panics
 /// When the machine has no such pages.

@@ -1,4 +1,4 @@
-//! How an error is told to people: on one line, with its causes.
+//! The text of an error for people: on one line, with its causes.
 
 use ferry_devices::advice;
 
@@ -9,7 +9,7 @@ pub fn causes(error: &dyn std::error::Error) -> String {
     let mut next = error.source();
     while let Some(cause) = next {
         let cause_text = cause.to_string();
-        // An error that shows its source in its own text needs it no second time.
+        // An error whose text includes its source does not need it twice.
         if !text.contains(&cause_text) {
             text = format!("{text}: {cause_text}");
         }

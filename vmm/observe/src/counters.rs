@@ -1,4 +1,5 @@
-//! Counters of the pages that a migration moves: page threads count, the progress and the trace read.
+//! Counters of a migration's pages: page threads increment them, the progress and the trace read
+//! them.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -7,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 pub struct PageCounters {
     /// Bytes on the bulk links, headers included.
     pub bytes: AtomicU64,
-    /// What compression has kept off them. Counted at the source.
+    /// Bytes that compression has saved on the bulk links. Counted at the source.
     pub saved_bytes: AtomicU64,
     /// Pages as data.
     pub data_pages: AtomicU64,
@@ -23,19 +24,19 @@ pub struct PageCounters {
     pub byte_rate: AtomicU64,
     /// The same before compression.
     pub unpacked_rate: AtomicU64,
-    /// What the last pages would take now, in microseconds.
+    /// The time that the last pages would take now, in microseconds.
     pub expected_us: AtomicU64,
     /// Bytes sent before the vCPUs stopped.
     pub precopy_bytes: AtomicU64,
     /// Percentage of their time that vCPUs are kept from running now; 0 is not at all.
     pub cpu_throttle: AtomicU64,
-    /// The highest that it was.
+    /// The highest value so far.
     pub cpu_throttle_highest: AtomicU64,
     /// Postcopy has begun.
     pub is_postcopy: AtomicBool,
-    /// Pages that were missing when it did.
+    /// Pages that were missing when postcopy began.
     pub missing_at_first: AtomicU64,
-    /// Pages that the destination asked for.
+    /// Pages that the destination requested.
     pub requests: AtomicU64,
     /// Of `bytes`, answers to page requests.
     pub urgent_bytes: AtomicU64,
@@ -44,7 +45,7 @@ pub struct PageCounters {
 }
 
 impl PageCounters {
-    /// Pages as data, pages as zero bits, and bytes so far: what a round is measured by.
+    /// Pages as data, pages as zero bits, and bytes so far, by which a round is measured.
     #[must_use]
     pub fn sent(&self) -> [u64; 3] {
         [&self.data_pages, &self.zero_pages, &self.bytes].map(|counter| counter.load(Relaxed))

@@ -1,8 +1,8 @@
-//! What happens in a Ferry process that a client may want to hear about, and who hears it.
+//! Events of a Ferry process for its clients, and the subscriptions to them.
 //!
 //! The machine and the migration runtime publish; the QMP server subscribes. Publishing never
-//! blocks: a subscriber that is [`BACKLOG`] events behind loses what comes next until it has read
-//! some, and the log says so.
+//! blocks: a subscriber that is [`BACKLOG`] events behind loses further events until it has read
+//! some, with a warning in the log.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -21,16 +21,16 @@ pub enum Event {
     Stop,
     /// The vCPUs run again.
     Resume,
-    /// The guest is gone; `guest` tells whether it asked for it.
+    /// The guest is gone; `guest`: at its own request.
     Shutdown {
-        /// Whether the guest asked for it.
+        /// Whether the guest requested it.
         guest: bool,
         /// QEMU's `ShutdownCause`, for example `guest-shutdown` or `host-qmp-quit`.
         reason: &'static str,
     },
-    /// The machine was reset; `guest` tells whether the guest asked for it.
+    /// The machine was reset; `guest`: at the guest's request.
     Reset {
-        /// Whether the guest asked for it.
+        /// Whether the guest requested it.
         guest: bool,
         /// QEMU's `ShutdownCause`, for example `guest-reset` or `host-qmp-system-reset`.
         reason: &'static str,
@@ -42,8 +42,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// As a trace names it. Statuses and rounds are noted there with their numbers, where these are
-    /// known.
+    /// The event's name in a trace. Statuses and rounds are noted elsewhere, with their numbers.
     fn traced(&self) -> Option<String> {
         match self {
             Event::Stop => Some("STOP".to_owned()),
@@ -72,7 +71,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// Tells every subscriber.
+    /// Sends an event to every subscriber.
     pub fn publish(&self, event: Event) {
         tracing::debug!(?event, "event");
         crate::trace::event(|| event.traced());
@@ -90,12 +89,12 @@ impl Events {
         self.published.load(Relaxed)
     }
 
-    /// Hears everything published from now on.
+    /// Receives every event published from now on.
     pub fn subscribe(&self) -> Subscription {
         self.subscribe_counted().0
     }
 
-    /// The same, with how many were published before.
+    /// As [`Events::subscribe`], with the number of events published before.
     pub fn subscribe_counted(&self) -> (Subscription, u64) {
         let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.published();
@@ -104,8 +103,7 @@ impl Events {
         (Subscription { backlog, before }, before)
     }
 
-    /// Ends every subscription: a subscriber still reads what was published before, then finds the
-    /// end.
+    /// Ends every subscription: a subscriber still receives earlier events, then the end.
     pub fn close(&self) {
         let subscribers = std::mem::take(&mut *self.subscribers.lock().unwrap_or_else(PoisonError::into_inner));
         subscribers.iter().for_each(|subscriber| subscriber.close());
@@ -118,7 +116,7 @@ impl Drop for Events {
     }
 }
 
-/// What waits for one subscriber.
+/// The events that wait for one subscriber.
 #[derive(Debug, Default)]
 struct Backlog {
     waiting: Mutex<Waiting>,
@@ -132,7 +130,7 @@ struct Waiting {
     read: u64,
     /// Events that did not fit into it.
     lost: u64,
-    /// The last loss has been logged, and nothing has fitted since.
+    /// The last loss has been logged, and no event has fitted since.
     losing: bool,
     closed: bool,
 }
@@ -165,7 +163,7 @@ impl Backlog {
     }
 }
 
-/// A subscriber's end.
+/// A subscriber's end of the queue.
 #[derive(Debug)]
 pub struct Subscription {
     backlog: Arc<Backlog>,
@@ -194,8 +192,8 @@ impl Subscription {
         waiting.take()
     }
 
-    /// How many of all events published have been read, or were lost on the way to what was read
-    /// last. All, when nothing waits.
+    /// How many of all published events this subscriber has read; all, lost ones included, when
+    /// none waits.
     #[must_use]
     pub fn taken(&self) -> u64 {
         let waiting = self.backlog.lock();

@@ -1,9 +1,10 @@
-//! What a Ferry process shows of itself: events for clients, the trace of its migrations, counters
-//! of pages, errors with their causes, and the files that all this is written to.
+//! Observability of a Ferry process: events for clients, the trace of its migrations, counters of
+//! pages, errors with their causes, and the files that these are written to.
 //!
-//! Nothing here knows KVM, a socket or a migration's driver: they publish, note and count.
+//! No code here depends on KVM, sockets or a migration's driver: those publish, note and count.
 
-// Printing is the command line's: a message must not end the thread that it comes from.
+// Only the command line prints: `println!` panics on a closed pipe, and a message must not end its
+// thread.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod causes;

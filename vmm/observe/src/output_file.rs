@@ -1,10 +1,9 @@
-//! Files that Ferry writes because they were named: the serial log, the trace, the pages of a
-//! report. None is another's.
+//! Files that Ferry writes to a path from the operator: the serial log, the trace, the pages of a
+//! report. No other file is overwritten.
 //!
-//! A path is mistyped easily, and a file that is emptied is lost. So nothing is emptied before it
-//! is known to be of the kind that is about to be written; logs and traces are only ever appended
-//! to; and a file that another process has locked, as a running guest's disk image is, is left
-//! alone.
+//! A path is mistyped easily, and a file that is emptied is lost. So a file is emptied only if its
+//! content is of the kind that is about to be written; logs and traces are only ever appended to;
+//! and a file that another process has locked, as a running guest's disk image is, is left alone.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -15,14 +14,14 @@ use std::path::{Path, PathBuf};
 use ferry_devices::advice;
 use ferry_devices::virtio::block::format as image_format;
 
-/// Bytes at the start of a file that tell what it is.
+/// Bytes at the start of a file that identify its kind.
 const START_BYTES: u64 = 1024;
-/// What the first line of a trace holds, in every version.
+/// Text in the first line of a trace, in every version.
 const TRACE: &str = r#""format":"ferry-trace/"#;
 /// Bytes in a sector of a disk.
 const SECTOR: usize = 512;
 
-/// What a file is written for.
+/// The purpose of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// The guest's serial output: any text.
@@ -38,32 +37,32 @@ pub enum Purpose {
 /// Why a file is not written.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputFileError {
-    /// It does not open, or cannot be looked at.
+    /// It cannot be opened or examined.
     #[error("{} cannot be opened: {source}; {}", path.display(), advice::opening(source))]
     Open {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// It opens, and takes no text.
+    /// It was opened, but cannot be written.
     #[error("{} cannot be written: {source}", path.display())]
     Write {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// A FIFO at whose other end there is no process.
+    /// A FIFO that no process reads.
     #[error("{} is a FIFO that no process reads: start its reader first", path.display())]
     NoReader {
         /// The FIFO.
         path: PathBuf,
     },
-    /// No file of the kind that is wanted.
+    /// Not a regular file.
     #[error("{} is no regular file: give the path of one, or of one that is not there yet", path.display())]
     NotAFile {
-        /// What it is called.
+        /// Its path.
         path: PathBuf,
     },
     /// Another process has locked it.
@@ -72,7 +71,7 @@ pub enum OutputFileError {
         /// The file.
         path: PathBuf,
     },
-    /// It holds something else than what would be written.
+    /// It holds content of another kind.
     #[error("{} holds {holds}, and is left as it is: give another path", path.display())]
     Holds {
         /// The file.
@@ -82,8 +81,8 @@ pub enum OutputFileError {
     },
 }
 
-/// Opens the file at `path` to append to it, making it if there is none. What was in it stays.
-/// Does not wait: a serial log may also be a FIFO or a terminal, of which a write then fails with
+/// Opens the file at `path` to append to it, making it if there is none. Its content stays. Does
+/// not wait: a serial log may also be a FIFO or a terminal, where a write may then fail with
 /// `WouldBlock`.
 ///
 /// # Errors
@@ -132,7 +131,7 @@ fn check(file: &File, path: &Path, purpose: Purpose) -> Result<(), OutputFileErr
     }
 }
 
-/// What a file with this start holds, if it is not what is wanted.
+/// The content of a file with this start, if it is not of the wanted kind.
 fn objection(start: &[u8], purpose: Purpose) -> Option<&'static str> {
     let is_trace = String::from_utf8_lossy(start).lines().next().is_some_and(|line| line.contains(TRACE));
     let is_right = match purpose {
@@ -170,7 +169,7 @@ fn is_raw_disk(start: &[u8]) -> bool {
 }
 
 /// The first bytes, through an opening of their own: the file may be open for writing only. A log
-/// that may not be read has none.
+/// that may not be read yields none.
 fn start_of(file: &File, purpose: Purpose) -> io::Result<Vec<u8>> {
     let mut start = Vec::new();
     match File::open(format!("/proc/self/fd/{}", file.as_raw_fd())) {

@@ -1,9 +1,9 @@
-//! What a guest is doing, in QEMU's words.
+//! The run state of a guest, in QEMU's terms.
 
 /// QEMU's RunState (qapi/run-state.json), as `query-status` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RunState {
-    /// Built, and told to wait before the first instruction.
+    /// Built, and stopped before the first instruction.
     Prelaunch,
     /// The vCPUs run.
     Running,

@@ -20,12 +20,12 @@ use super::framing::Framer;
 
 /// Bytes in one value from a server at most.
 const MAX_VALUE: usize = 4 << 20;
-/// Events kept at most; older ones are forgotten.
+/// Events kept at most; older ones are dropped.
 const MAX_EVENTS: usize = 4096;
 /// Between two attempts to reach a server that does not listen yet.
 const RETRY: Duration = Duration::from_millis(5);
 
-/// How long a client reads what a process has sent before it closed the connection.
+/// How long a client reads the data that a process has sent before it closed the connection.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Why a conversation with a server failed.
@@ -39,7 +39,7 @@ pub enum ClientError {
         /// The system's answer.
         source: io::Error,
     },
-    /// The server did not do something in time.
+    /// Something awaited from the server did not arrive in time.
     #[error("QMP socket {}: {awaited} did not come within {} ms", path.display(), timeout.as_millis())]
     Timeout {
         /// The path.
@@ -56,7 +56,7 @@ pub enum ClientError {
         path: PathBuf,
         /// What was awaited.
         awaited: String,
-        /// What ended, as far as the process has told.
+        /// What ended, as far as the process has reported.
         why: &'static str,
     },
     /// The connection broke.
@@ -69,7 +69,7 @@ pub enum ClientError {
         /// The system's answer.
         source: io::Error,
     },
-    /// What arrived is not what QMP promises.
+    /// The data received is not QMP.
     #[error("QMP socket {}: {why}; is this a QMP server?", path.display())]
     Protocol {
         /// The path.
@@ -84,12 +84,12 @@ pub enum ClientError {
         command: String,
         /// QEMU's error class.
         class: String,
-        /// What the server says.
+        /// The server's text.
         desc: String,
     },
 }
 
-/// The other end of the connection has gone.
+/// The other end has closed the connection.
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
@@ -121,8 +121,8 @@ impl Client {
         Ok(client)
     }
 
-    /// As [`Client::connect`], to a process that may still be starting: tries again until
-    /// `timeout` has passed, or `lives` says that the process has ended.
+    /// As [`Client::connect`], to a process that may still be starting: tries again until `timeout`
+    /// has passed, or `lives` reports that the process has ended.
     pub fn connect_when_up(
         path: &Path,
         timeout: Duration,
@@ -137,7 +137,7 @@ impl Client {
         }
     }
 
-    /// Sends a command and waits for what it returns.
+    /// Sends a command and waits for its return value.
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, ClientError> {
         self.last_id += 1;
         let id = Value::from(self.last_id);
@@ -167,7 +167,7 @@ impl Client {
         }
     }
 
-    /// As [`Client::execute`], without arguments, into a type of one's own.
+    /// As [`Client::execute`], without arguments, with the reply as a `T`.
     pub fn query<T: DeserializeOwned>(&mut self, command: &str) -> Result<T, ClientError> {
         let value = self.execute(command, json!({}))?;
         serde_json::from_value(value).map_err(|error| self.protocol(format!("the reply to '{command}': {error}")))
@@ -179,7 +179,7 @@ impl Client {
     }
 
     /// The next event of this name, among those kept and those to come; events before it are
-    /// forgotten.
+    /// dropped.
     pub fn wait_event(&mut self, name: &str, timeout: Duration) -> Result<Value, ClientError> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -244,7 +244,7 @@ impl Client {
         }
     }
 
-    /// The process does not read any more: what it has said before tells why.
+    /// The process does not read any more: the events that it has sent give the reason.
     fn closed(&mut self, awaited: &str) -> ClientError {
         let deadline = Instant::now() + LAST_WORDS;
         loop {
@@ -256,7 +256,7 @@ impl Client {
         }
     }
 
-    /// The connection is at its end.
+    /// The connection has ended.
     fn ended(&self, awaited: &str) -> ClientError {
         let why = match self.events.iter().rev().find(|event| event["event"] == "SHUTDOWN") {
             Some(event) if event["data"]["guest"] == true => "the guest has shut down, and its process ended",

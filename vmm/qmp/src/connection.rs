@@ -2,7 +2,7 @@
 //! events.
 //!
 //! It waits only in `poll`, so a client that sends half a request, or never reads, costs this
-//! thread and bounded memory, and no other client anything. Started by the server.
+//! thread and bounded memory, and does not affect other clients. Started by the server.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -42,7 +42,7 @@ pub(crate) fn serve(stream: &UnixStream, mut session: Session, outbox: &Outbox) 
         if (state.closing || ended) && linger.is_over(Instant::now(), has_read) {
             return Ok(());
         }
-        // The socket has taken what stopped the answers: there may be no other event to wait for.
+        // The socket has taken the bytes that stopped the answers: no other event may come.
         if !all_answered && state.unsent < HIGH_WATER {
             continue;
         }
@@ -102,15 +102,15 @@ fn wait(stream: &UnixStream, outbox: &Outbox, state: State, read: bool, by: Opti
         outbox.woken();
     }
     let stream = fds[0].revents();
-    // `poll` reports a peer that is gone altogether with any interest; without this the loop would
-    // spin.
+    // `poll` reports a peer that has closed both directions with any interest; without this the
+    // loop would spin.
     if stream.contains(PollFlags::ERR) || stream.contains(PollFlags::HUP) && !stream.contains(PollFlags::IN) {
         return Err(io::ErrorKind::ConnectionReset.into());
     }
     Ok(stream.contains(PollFlags::IN))
 }
 
-/// Takes what has arrived; false at the end of the stream.
+/// Reads the bytes that have arrived; false at the end of the stream.
 fn receive(mut stream: &UnixStream, framer: &mut Framer) -> io::Result<bool> {
     let mut buffer = [0; 4096];
     match stream.read(&mut buffer) {

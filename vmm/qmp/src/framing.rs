@@ -28,7 +28,7 @@ pub(crate) enum FramingError {
     /// More brackets are open than [`MAX_DEPTH`].
     #[error("JSON nesting depth limit exceeded: at most {MAX_DEPTH} brackets may be open")]
     TooDeep,
-    /// A bracket closes something else than what is open.
+    /// A closing bracket does not match the open one.
     #[error("JSON parse error, '{found}' does not close '{open}'")]
     Mismatch {
         /// The closing bracket.
@@ -39,7 +39,7 @@ pub(crate) enum FramingError {
     /// A string holds a tab or a line break, which JSON wants escaped.
     #[error("JSON parse error, control character {0:#04x} inside of a string; escape it")]
     ControlCharacter(u8),
-    /// A byte that no JSON text holds; what was unfinished has ended with it.
+    /// A byte that no JSON text holds; the unfinished value has ended with it.
     #[error("JSON parse error, stray byte {0:#04x}; what follows it is read as a new request")]
     Stray(u8),
     /// The client closed its side inside of a value.
@@ -47,7 +47,7 @@ pub(crate) enum FramingError {
     Unfinished,
 }
 
-/// Where the scan stands.
+/// The state of the scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scan {
     /// Between values.
@@ -79,8 +79,8 @@ impl Framer {
         Framer { limit, scan: Scan::Outside, open: Vec::new(), value: Vec::new(), ready: VecDeque::new() }
     }
 
-    /// Takes what was read. Memory held afterwards is at most the limit plus `bytes`, until
-    /// [`Framer::next_value`] is called.
+    /// Takes the bytes that were read. Memory held afterwards is at most the limit plus `bytes`,
+    /// until [`Framer::next_value`] is called.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         for byte in bytes {
             if let Err(error) = self.take(*byte) {

@@ -1,7 +1,7 @@
 //! JSON as QEMU reads it (`qobject/json-parser.c`): an object with a key twice is refused.
 //!
 //! `serde_json` keeps the last of the two. A filter ahead of the socket that reads the first would
-//! let pass what is then carried out.
+//! pass a request that it should have refused.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ pub(super) fn read(text: &[u8]) -> Result<Value, serde_json::Error> {
     serde_json::from_slice(text).map(|Strict(value)| value)
 }
 
-/// A value of which no object has a key twice.
+/// A value in which no object has a key twice.
 struct Strict(Value);
 
 impl<'de> Deserialize<'de> for Strict {

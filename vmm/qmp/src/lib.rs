@@ -1,5 +1,4 @@
-//! QMP, the language in which management programs talk to a Ferry process: QEMU's protocol, names
-//! and shapes.
+//! QMP, the management protocol of a Ferry process, with QEMU's names and shapes.
 //!
 //! Bytes become values in `framing`, values become requests in `wire`, requests find their command
 //! in `commands`, and commands act on a [`Target`]: the process's machine and migrations. `server`

@@ -16,26 +16,26 @@ use ferry_record::OwnershipInfo;
 use super::target::{Done, Target};
 use super::wire::CommandError;
 
-/// Remembers what it was told.
+/// Records the calls that it receives.
 pub struct Mock {
     /// Where its events go.
     pub events: Arc<Events>,
     state: Mutex<State>,
 }
 
-/// What it was told, and what it answers.
+/// The calls received, and the answers.
 pub struct State {
     /// The answer to `query-status`.
     pub run_state: RunState,
-    /// How often it was told to end.
+    /// How often `quit` was called.
     pub quits: usize,
     /// The answer to `query-migrate`.
     pub info: MigrationInfo,
-    /// Where migrations were to go.
+    /// The addresses to which migrations were begun.
     pub migrations: Vec<Endpoint>,
-    /// What each of them was given for itself.
+    /// The settings of each of them.
     pub own: Vec<OwnSettings>,
-    /// What the migration that goes on has, where it differs.
+    /// The settings of the running migration, if they differ.
     pub in_force: Option<(Parameters, Vec<Capability>)>,
     /// Why a migration is refused; it is accepted when there is no reason.
     pub no_migration: Option<&'static str>,
@@ -47,22 +47,22 @@ pub struct State {
     pub faults: Vec<String>,
     /// Capabilities that are on.
     pub capabilities: Vec<Capability>,
-    /// How often it was told to start postcopy.
+    /// How often postcopy was started.
     pub start_postcopy: usize,
-    /// How often it was told to break a postcopy's links.
+    /// How often a postcopy was paused.
     pub pauses: usize,
     /// Paused postcopies that were resumed.
     pub resumed: Vec<(Endpoint, Given)>,
-    /// Where sources of paused postcopies were to be awaited.
+    /// Addresses at which to listen for sources of paused postcopies.
     pub recovered: Vec<Endpoint>,
-    /// What was said about the owner.
+    /// The resolutions received.
     pub resolved: Vec<(Resolution, bool)>,
     /// Why a cancel is refused; it is accepted when there is no reason.
     pub no_cancel: Option<&'static str>,
 }
 
 impl Mock {
-    /// One that waits to be told something.
+    /// A mock that has received no call.
     pub fn new() -> Arc<Self> {
         let state = State {
             run_state: RunState::Paused,
@@ -86,7 +86,7 @@ impl Mock {
         Arc::new(Mock { events: Arc::default(), state: Mutex::new(state) })
     }
 
-    /// What it was told so far; may be changed.
+    /// The calls so far and the answers; may be changed.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }

@@ -1,8 +1,7 @@
-//! What waits to be written to one client: replies from its own thread, events from the server's,
-//! with a bound on both.
+//! Data to be written to one client: replies from its own thread, events from the server's, with a
+//! bound on both.
 //!
-//! No thread waits for a client: what it does not read stays here up to the bound, then the
-//! connection ends.
+//! No thread waits for a client: unread data stays here up to the bound, then the connection ends.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -13,7 +12,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 /// Unsent bytes above which no further request of this client is answered until it reads.
 pub(crate) const HIGH_WATER: usize = 64 << 10;
-/// Unsent bytes above which a client that hears events is dropped.
+/// Unsent bytes above which a client that receives events is dropped.
 pub(crate) const LIMIT: usize = 1 << 20;
 
 /// Unsent bytes of one client, and a descriptor that wakes its thread.
@@ -31,7 +30,7 @@ struct Queue {
     closing: bool,
 }
 
-/// What a connection must know before it waits.
+/// The state that a connection checks before it waits.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct State {
     /// Bytes unsent.
@@ -43,7 +42,7 @@ pub(crate) struct State {
 }
 
 impl Outbox {
-    /// An empty one, for a client that does not hear events yet.
+    /// An empty one, for a client that does not receive events yet.
     pub(crate) fn new() -> io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Outbox { queue: Mutex::default(), wake })
@@ -54,7 +53,7 @@ impl Outbox {
         self.lock().bytes.extend(line);
     }
 
-    /// Adds an event, if the client hears events.
+    /// Adds an event, if the client receives events.
     pub(crate) fn event(&self, line: &[u8]) {
         let mut queue = self.lock();
         if !queue.hears_events || queue.overflow {
@@ -69,7 +68,7 @@ impl Outbox {
         self.wake();
     }
 
-    /// From now on the client hears events.
+    /// From now on the client receives events.
     pub(crate) fn hear_events(&self) {
         self.lock().hears_events = true;
     }
@@ -80,7 +79,7 @@ impl Outbox {
         self.wake();
     }
 
-    /// What is to be done.
+    /// The present state.
     pub(crate) fn state(&self) -> State {
         let queue = self.lock();
         State { unsent: queue.bytes.len(), overflow: queue.overflow, closing: queue.closing }
@@ -107,7 +106,7 @@ impl Outbox {
         self.wake.as_fd()
     }
 
-    /// Forgets what made [`Outbox::wake_fd`] readable.
+    /// Makes [`Outbox::wake_fd`] unreadable until the next wake-up.
     pub(crate) fn woken(&self) {
         drain(&self.wake);
     }

@@ -1,5 +1,4 @@
-//! The QMP socket: listens, gives every client a thread, spreads events, and leaves nothing
-//! behind.
+//! The QMP socket: listens, gives every client a thread, spreads events, and cleans up.
 //!
 //! ```text
 //!   acceptor ──► connection (one thread each, at most MAX_CLIENTS) ──► session ──► commands ──► target
@@ -29,11 +28,11 @@ use super::session::{Order, Session, Shared};
 use super::target::Target;
 use super::wire::{self, CommandError};
 
-/// Clients at a time; a further one is told so and closed.
+/// Clients at a time; a further one gets an error and is closed.
 pub(crate) const MAX_CLIENTS: usize = 16;
-/// How long [`Server::finish`] waits for clients to take what is left.
+/// How long [`Server::finish`] waits for clients to read the rest.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long accepting rests after an error such as "too many open files".
+/// How long accepting pauses after an error such as "too many open files".
 const ACCEPT_REST: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// The socket could not be set up.
@@ -74,7 +73,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens at `path`; commands act on `target`, clients hear `events`.
+    /// Listens at `path`; commands act on `target`, clients receive `events`.
     ///
     /// A socket file on which no process listens is replaced.
     pub fn start(path: &Path, target: Arc<dyn Target>, events: &Arc<Events>) -> Result<Self, ServerError> {
@@ -108,13 +107,13 @@ impl Server {
         self.clients.lock().len()
     }
 
-    /// Goes on serving until no client is connected, and no longer than `within`.
+    /// Serves until no client is connected, for at most `within`.
     pub fn linger(&self, within: Duration) {
         let outboxes = self.clients.lock();
         drop(self.clients.one_left.wait_timeout_while(outboxes, within, |left| !left.is_empty()));
     }
 
-    /// Sends every client what is left for it, closes all connections and removes the socket file.
+    /// Sends every client the rest of its data, closes all connections and removes the socket file.
     /// Takes two seconds at most; ends the subscriptions of all of `events`.
     pub fn finish(self) {
         drop(self);
@@ -123,11 +122,11 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // New clients would find a process that no longer serves: the socket and its file go
-        // first.
+        // The socket and its file are removed first: no client may connect to a process that no
+        // longer serves.
         notify(&self.stop);
         self.acceptor.take().map(JoinHandle::join);
-        // The spreader ends when it has spread what was published.
+        // The spreader ends when it has spread all published events.
         self.events.close();
         self.spreader.take().map(JoinHandle::join);
         self.clients.close_all(FINISH_TIMEOUT);
@@ -153,7 +152,7 @@ impl Clients {
     }
 }
 
-/// A client's place among [`MAX_CLIENTS`], given up however its thread ends.
+/// A client's place among [`MAX_CLIENTS`], released however its thread ends.
 struct Place {
     clients: Arc<Clients>,
     outbox: Arc<Outbox>,
@@ -222,7 +221,7 @@ fn log_client(error: &io::Error) {
     tracing::debug!(%error, "a QMP client's connection ended");
 }
 
-/// Gives events to the clients until the publisher closes.
+/// Sends events to the clients until the publisher closes.
 fn spread(events: &Subscription, clients: &Clients, shared: &Shared) {
     while let Some(stamped) = events.next() {
         let about_migration = matches!(stamped.event, Event::Migration(_) | Event::MigrationPass(_));
@@ -230,7 +229,7 @@ fn spread(events: &Subscription, clients: &Clients, shared: &Shared) {
             let line = wire::event(&stamped);
             clients.lock().iter().for_each(|outbox| outbox.event(&line));
         }
-        // Those that were lost before this one count as spread: no reply may wait for them.
+        // Events that were lost before this one count as spread: no reply may wait for them.
         shared.order.spread(events.taken());
     }
 }

@@ -1,7 +1,7 @@
 //! One client's conversation: the negotiation, then requests to replies. No I/O, so that a test
 //! can hold a conversation.
 //!
-//! A connection owns a session and feeds it what the framer cut.
+//! A connection owns a session and feeds it the values from the framer.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -20,9 +20,9 @@ use super::wire::{self, CommandError, Request};
 /// What all clients of a server share, as QEMU's monitors do.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
-    /// The migration capability `events`: whether clients hear `MIGRATION` and `MIGRATION_PASS`.
+    /// The migration capability `events`: whether clients receive `MIGRATION` and `MIGRATION_PASS`.
     pub migration_events: AtomicBool,
-    /// What has been published, and how much of it has reached the clients' outboxes.
+    /// The events published, and how many of them have reached the clients' outboxes.
     pub order: Order,
 }
 
@@ -44,7 +44,7 @@ impl Order {
         Order { events: Some(events), spread: Mutex::new(count), moved: Condvar::new() }
     }
 
-    /// As many events are in the outboxes, or lost, of those that were published since the start.
+    /// `count` of the events published since the start are in the outboxes, or lost.
     pub(crate) fn spread(&self, count: u64) {
         *self.spread.lock().unwrap_or_else(PoisonError::into_inner) = count;
         self.moved.notify_all();
@@ -55,8 +55,7 @@ impl Order {
         let Some(events) = &self.events else { return };
         let published = events.published();
         let spread = self.spread.lock().unwrap_or_else(PoisonError::into_inner);
-        // Late events are a nuisance, a client without its reply is stuck: the wait ends either
-        // way.
+        // Late events are tolerable, but a client without its reply hangs: the wait has a limit.
         let _ = self.moved.wait_timeout_while(spread, Self::PATIENCE, |spread| *spread < published);
     }
 }
@@ -83,7 +82,7 @@ impl Session {
         Session { target, shared, negotiated: false }
     }
 
-    /// Whether the client sent `qmp_capabilities`: only then it hears events.
+    /// Whether the client sent `qmp_capabilities`: only then it receives events.
     #[must_use]
     pub(crate) fn negotiated(&self) -> bool {
         self.negotiated

@@ -1,7 +1,7 @@
 //! What the commands act on: one process with its machine and its migrations, as QMP sees them.
 //!
-//! The commands call only this, so that they and the server can be tested without KVM.
-//! [`super::Process`] is the real one. No method may wait for a migration: the socket answers at
+//! The commands call only this, so that they and the server can be tested without KVM. The real one
+//! is `Process` in `vmm/src/process.rs`. No method may wait for a migration: the socket answers at
 //! all times.
 
 use ferry_devices::fault::FaultSpec;
@@ -23,11 +23,11 @@ pub type Done = Result<(), CommandError>;
 pub trait Target: Send + Sync {
     /// The guest's name.
     fn name(&self) -> String;
-    /// What the machine is doing.
+    /// The machine's run state.
     fn run_state(&self) -> RunState;
     /// Stops the vCPUs.
     fn stop(&self) -> Done;
-    /// Lets the vCPUs run, now or as soon as a migration lets them.
+    /// Lets the vCPUs run, now or as soon as a migration allows it.
     fn cont(&self) -> Done;
     /// Resets the machine.
     fn reset(&self) -> Done;
@@ -47,16 +47,15 @@ pub trait Target: Send + Sync {
     /// Reconnects a paused postcopy of which this process is the source; `given` is in force for
     /// it from then on.
     fn resume_migration(&self, to: Endpoint, given: Given) -> Done;
-    /// Parameters of the migration from here that goes on, and the capabilities that are on for
-    /// it.
+    /// Parameters and enabled capabilities of the running outgoing migration.
     fn in_force(&self) -> Option<(Parameters, Vec<Capability>)>;
-    /// Lets the destination of the migration that goes on run the guest now.
+    /// Lets the destination of the running migration run the guest now.
     fn start_postcopy(&self) -> Done;
     /// Breaks the links of a postcopy, on either side.
     fn pause_migration(&self) -> Done;
     /// Waits at another address for the source of a paused postcopy.
     fn recover(&self, at: &Endpoint) -> Done;
-    /// Says who owns the guest, the other side being fenced; with `drop_pages` also if the
+    /// Decides which side owns the guest, with the other side fenced; with `drop_pages` even if the
     /// destination may need pages from here.
     fn resolve(&self, resolution: Resolution, drop_pages: bool) -> Done;
     /// Who owns the guest, by the ownership record; none without a record.
@@ -69,7 +68,7 @@ pub trait Target: Send + Sync {
     fn set_capability(&self, capability: Capability, on: bool);
     /// The process's migration parameters.
     fn parameters(&self) -> Parameters;
-    /// Sets the parameters that are given, for the process and for the migration that goes on.
+    /// Sets the parameters that are given, for the process and for the running migration.
     fn set_parameters(&self, given: &Given) -> Done;
     /// Adds a rule to the fault device.
     fn set_fault(&self, rule: FaultSpec) -> Done;

@@ -1,8 +1,7 @@
 //! The shapes of QMP on the wire: greeting, request, reply, error, event (QEMU
 //! `docs/interop/qmp-spec`).
 //!
-//! Connections read [`Request`]s and write the lines made here; nothing here knows what a command
-//! does.
+//! Connections read [`Request`]s and write the lines made here; nothing here depends on a command.
 
 use std::time::UNIX_EPOCH;
 
@@ -12,7 +11,7 @@ use serde_json::{Map, Value, json};
 use ferry_observe::causes;
 use ferry_observe::events::{Event, Stamped};
 
-/// QEMU's error classes that Ferry has a use for (`qapi/error.json`).
+/// QEMU's error classes that Ferry uses (`qapi/error.json`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum ErrorClass {
     /// Everything without a class of its own.
@@ -48,7 +47,7 @@ impl CommandError {
     }
 }
 
-/// What a client asks.
+/// A client's request.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Request {
     /// The command's name.
@@ -69,7 +68,7 @@ pub(crate) struct BadRequest {
 }
 
 impl Request {
-    /// Reads one JSON text, with QEMU's words for what is wrong (`qobject/json-parser.c`,
+    /// Reads one JSON text, with QEMU's error texts (`qobject/json-parser.c`,
     /// `qapi/qmp-dispatch.c`).
     pub(crate) fn parse(text: &[u8]) -> Result<Self, BadRequest> {
         let bad = |id: Option<Value>, desc: String| BadRequest { id, error: CommandError::generic(desc) };

@@ -1,8 +1,8 @@
 //! Why an ownership record could not be read or changed, and what the operator can do about it.
 //!
-//! Two kinds matter to the state machines. *Unreachable* is a matter of time: ask again.
-//! Everything else stays until a person has looked: the record is not what it should be, and no
-//! backend writes to it.
+//! The state machines distinguish two kinds. *Unreachable* may pass: they try again. Every other
+//! error remains until an operator acts: the record is not as it should be, and no backend writes
+//! to it.
 
 use std::io;
 
@@ -19,9 +19,10 @@ pub enum OwnershipError {
         at: String,
         /// What was being done.
         doing: &'static str,
-        /// The new record may be there all the same: only a repeat of the call can tell.
+        /// The new record may have been written all the same: only a repeat of the call can show
+        /// it.
         maybe_applied: bool,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
         /// What the operator can do.
         advice: &'static str,
@@ -56,7 +57,7 @@ pub enum OwnershipError {
         /// The versions.
         source: FormatError,
     },
-    /// The record was taken away or exchanged while this process used it, so others may see
+    /// The record was removed or replaced while this process used it, so other processes may see
     /// another one.
     #[error(
         "the ownership record {at} was {how} while this process used it; nothing was changed. Put the original back, or stop every ferry of this guest and decide which one goes on"
@@ -75,7 +76,7 @@ pub enum OwnershipError {
         /// Where the record should be.
         at: String,
     },
-    /// Another process, which lives, has the guest.
+    /// Another living process has the guest.
     #[error(
         "another process has the guest of the ownership record {at}: it runs the guest, keeps it stopped, or is taking it over. End that process first"
     )]
@@ -83,7 +84,7 @@ pub enum OwnershipError {
         /// Where the record is.
         at: String,
     },
-    /// The change may not follow what is there.
+    /// The rules forbid this change of the present record.
     #[error(
         "the ownership record {at} was not changed: {source}; check that both sides name the record of the same guest"
     )]
@@ -96,7 +97,7 @@ pub enum OwnershipError {
 }
 
 impl OwnershipError {
-    /// Whether time may cure it: asking again is right.
+    /// Whether the error may pass, so that trying again is right.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
         matches!(self, OwnershipError::Unreachable { .. })
@@ -119,7 +120,7 @@ impl OwnershipError {
         matches!(kind, io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
     }
 
-    /// Whether the new record may be there although the call failed.
+    /// Whether the new record may have been written although the call failed.
     #[must_use]
     pub fn maybe_applied(&self) -> bool {
         matches!(self, OwnershipError::Unreachable { maybe_applied: true, .. })

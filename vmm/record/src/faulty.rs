@@ -1,7 +1,8 @@
-//! A backend that fails on purpose: compiled into every build, inert until told otherwise.
+//! A backend that fails on purpose: compiled into every build, inert until a plan is set.
 //!
-//! Tests and the fault matrix wrap the real backend in [`Faulty`] and plan one [`Fault`] at a
-//! time, as the fault device does for devices: so many times, then all is well again.
+//! Tests and the fault matrix wrap the real backend in [`Faulty`] and plan one [`Fault`] at a time,
+//! as the fault device does for devices: it strikes a number of calls, and later ones are
+//! unaffected.
 
 use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -23,11 +24,11 @@ pub enum Strikes {
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
-    /// The call fails, nothing is applied, and the caller knows.
+    /// The call fails, nothing is applied, and the error says so.
     Unreachable,
-    /// Nothing is applied, and the caller cannot know.
+    /// The call fails, nothing is applied, and the error leaves that open.
     RequestLost,
-    /// The call is carried out, and the caller does not hear of it.
+    /// The call is carried out, and its result is lost.
     ReplyLost,
     /// The call is carried out after this long, or as soon as the plan is changed.
     Slow(Duration),
@@ -36,20 +37,20 @@ pub enum Fault {
     Torn(usize),
 }
 
-/// A fault, and whom it strikes how often.
+/// A fault, the calls that it strikes, and how often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Plan {
     /// Which calls.
     pub strikes: Strikes,
     /// What happens to them.
     pub fault: Fault,
-    /// How many of them; none is without end.
+    /// How many of them; all if `None`.
     pub times: Option<u32>,
 }
 
 /// A backend whose writes can be torn.
 pub trait Tear: Ownership {
-    /// The next change of an existing record puts only its first `bytes` bytes, then fails as
+    /// The next change of an existing record writes only its first `bytes` bytes, then fails as
     /// unreachable and maybe applied.
     fn tear_next_write(&self, bytes: usize);
 }
@@ -76,8 +77,7 @@ impl<B: Tear> Faulty<B> {
         Faulty { inner, plan: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// Replaces the plan; with none, all is well from now on. Ends a [`Fault::Slow`] that is being
-    /// waited for.
+    /// Replaces the plan; with none, no call is struck. Ends the wait of a [`Fault::Slow`].
     pub fn set(&self, plan: Option<Plan>) {
         let mut state = self.state();
         state.plan = plan;

@@ -3,9 +3,10 @@
 //! The rules and the bytes are in `ferry_migration::ownership`; a backend of [`Ownership`] adds the
 //! storage, its lock and its failures. [`file::FileRecord`] keeps the record in a file;
 //! [`faulty::Faulty`] breaks any backend on purpose. [`OwnRecord`] and [`HandoverRecord`] carry out
-//! the compare-and-swaps that the state machines of `ferry-migration` ask for.
+//! the compare-and-swaps that the state machines of `ferry-migration` request.
 
-// Printing is the command line's: a message must not end the thread that it comes from.
+// Only the command line prints: `println!` panics on a closed pipe, and a message must not end its
+// thread.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 use std::fmt::Debug;
@@ -26,9 +27,9 @@ pub use own::{ANSWER_DEADLINE, Call, HandoverRecord, OwnRecord, OwnershipInfo, R
 
 /// A place that keeps the ownership record of one guest.
 ///
-/// Every call waits for storage: call it from a thread that may wait as long as the storage does.
-/// A wait for another process has a deadline of its own. After any error the record is as it was,
-/// or as asked for, never something else.
+/// Every call that accesses the record waits for storage: make it on a thread that may wait that
+/// long. A wait for another process has a deadline of its own. After any error the record is as it
+/// was, or as requested, never something else.
 pub trait Ownership: Send + Sync + Debug {
     /// Where the record is, for people: `file:/images/a.owner`.
     fn place(&self) -> String;
@@ -51,33 +52,33 @@ pub trait Ownership: Send + Sync + Debug {
     /// very change was made before; lost when another process changed it first.
     ///
     /// # Errors
-    /// [`OwnershipError`]. After [`OwnershipError::maybe_applied`], ask again: the answer will be
-    /// true.
+    /// [`OwnershipError`]. After [`OwnershipError::maybe_applied`], repeat the call: its result is
+    /// then correct.
     fn swap(&self, expected: &Expected, record: &Record) -> Result<Swap, OwnershipError>;
 
-    /// Which stay of a guest at this process it is. Asks no storage.
+    /// The present stay of a guest at this process. Does not access storage.
     fn stay(&self) -> Stay;
 
-    /// Shows every process that sees the record that this one has the guest, until
+    /// Shows to every process that opens the record that this one has the guest, until
     /// [`Ownership::end_presence`] or the process's end. `alone`: only if no other process shows
-    /// it; afterwards others may, that do not ask to be alone. If `stay` has ended, there is
-    /// nothing to show: a call that waits for storage may come back after that.
+    /// its presence; afterwards others may, unless they request to be alone. Has no effect if
+    /// `stay` has ended while the call waited for storage.
     ///
     /// # Errors
     /// [`OwnershipError::Present`] when another process excludes it, [`OwnershipError::Missing`]
-    /// when there is no record yet, or what the storage says.
+    /// when there is no record yet, or an error of the storage.
     fn show_presence(&self, alone: bool, stay: Stay) -> Result<(), OwnershipError>;
 
-    /// This process has the guest no longer: its stay ends, also for a call that is under way.
-    /// Asks no storage; what is returned does.
+    /// Ends this process's presence and the guest's stay, also for a call that is under way. Does
+    /// not access storage; dropping the result does.
     fn end_presence(&self) -> Sign;
 }
 
-/// A guest's stay at this process: it ends when the guest goes, or has not come.
+/// A guest's stay at this process: it ends when the guest leaves, or does not arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stay(u64);
 
-/// What shows a presence that has ended. It goes when this is dropped, which may wait for storage.
+/// The lock of a presence that has ended. Dropping this releases it, which may wait for storage.
 #[derive(Debug)]
 pub struct Sign(#[expect(dead_code, reason = "it is there to be dropped")] Option<Arc<File>>);
 
@@ -100,7 +101,7 @@ impl Stays {
 /// An identity for this process, new at every call: make one at start and keep it.
 ///
 /// # Errors
-/// When the kernel gives no random numbers.
+/// When the kernel provides no random numbers.
 pub fn new_owner() -> std::io::Result<OwnerId> {
     Ok(OwnerId { id: random()?, label: label() })
 }
@@ -108,7 +109,7 @@ pub fn new_owner() -> std::io::Result<OwnerId> {
 /// A number that no other call of any process returns.
 ///
 /// # Errors
-/// When the kernel gives no random numbers.
+/// When the kernel provides no random numbers.
 pub fn random() -> std::io::Result<u128> {
     let mut bytes = [0; 16];
     let taken = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;

@@ -48,7 +48,7 @@ fn case(out: &mut String, cell: &Cell) {
     let _ = writeln!(out, "{case}>\n{verdict}<system-out>{}</system-out>\n</testcase>", escaped(&said));
 }
 
-/// What each judge said, one a line.
+/// The finding of each oracle, one a line.
 fn findings(cell: &Cell) -> String {
     cell.oracles.iter().map(|oracle| format!("{} {:?}: {}\n", oracle.name, oracle.verdict, oracle.says)).collect()
 }

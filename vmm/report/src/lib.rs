@@ -1,5 +1,5 @@
-//! Reports: what a run of the fault matrix, or one migration, came to, as one HTML page that needs
-//! nothing else.
+//! Reports: the outcome of a run of the fault matrix, or of migrations, as one self-contained HTML
+//! page.
 //!
 //! `ferry report` calls [`read`] and then [`Report::html`] or [`Report::junit`]. [`matrix`] is the
 //! data of the fault matrix, which its runner fills; [`story`] is made of the traces that `ferry
@@ -7,7 +7,8 @@
 //! scripts draw it in the reader's browser: a matrix has a thousand cells, and a reader opens a
 //! few.
 
-// Printing is the command line's: a message must not end the thread that it comes from.
+// Only the command line prints: `println!` panics on a closed pipe, and a message must not end its
+// thread.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod junit;
@@ -31,15 +32,15 @@ pub enum ReportError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A file is of no format that is known here.
+    /// A file has an unknown format.
     #[error("{} is no matrix and no trace: {says}; give files that ci/matrix or ferry run --trace has written", path.display())]
     Unknown {
         /// The file.
         path: PathBuf,
-        /// What it is, as far as can be told.
+        /// What was found in its place.
         says: String,
     },
     /// A matrix does not fit its format.
@@ -86,7 +87,7 @@ pub enum ReportError {
     Nothing,
 }
 
-/// What there is to show.
+/// The data of a report.
 #[derive(Debug)]
 pub enum Report {
     /// A run of the fault matrix.
@@ -96,7 +97,7 @@ pub enum Report {
 }
 
 impl Report {
-    /// The page: one document with all that it needs.
+    /// The page, as one self-contained document.
     #[must_use]
     pub fn html(&self) -> String {
         page::render(self)
@@ -122,7 +123,7 @@ pub fn read(paths: &[PathBuf]) -> Result<Report, ReportError> {
     let mut shards = Vec::new();
     let mut traces = Vec::new();
     for path in paths {
-        // Bytes that are no text are shown as such: a guest may have written anything into a log.
+        // Invalid UTF-8 is replaced: a guest may have written any bytes into a log.
         let bytes = std::fs::read(path).map_err(|source| ReportError::Read { path: path.clone(), source })?;
         let text = String::from_utf8_lossy(&bytes);
         match format(&text) {
@@ -145,7 +146,7 @@ enum Format {
     Trace,
 }
 
-/// What a file says it is: a matrix is one value, a trace has a value in each line.
+/// The format that a file names: a matrix is one value, a trace has a value in each line.
 fn format(text: &str) -> Result<Format, String> {
     #[derive(serde::Deserialize)]
     struct Named {
@@ -163,7 +164,7 @@ fn format(text: &str) -> Result<Format, String> {
     }
 }
 
-/// How a file is called in a page: without where it is.
+/// The name of a file in a page: without its folder.
 fn file_name(path: &Path) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }

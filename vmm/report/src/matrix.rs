@@ -1,7 +1,7 @@
-//! The fault matrix as data: what a run of it leaves behind, as one JSON file.
+//! The fault matrix as data: the result of a run, as one JSON file.
 //!
-//! The runner of the matrix writes it, `ferry report` reads it, several of them (shards of one
-//! run) as one. Field names are those of the JSON; lists and optional fields may be left out.
+//! The runner of the matrix writes it; `ferry report` reads one, or several (shards of one run) as
+//! one. Field names are those of the JSON; lists and optional fields may be left out.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -20,29 +20,29 @@ pub struct Matrix {
     pub format: String,
     /// When the run began, as RFC 3339 has it.
     pub made: String,
-    /// What the cells' own seeds were made from.
+    /// The seed from which the cells' own seeds are derived.
     pub seed: u64,
     /// The machine that it ran on, for people.
     pub host: String,
     /// The command that made it.
     pub command: String,
-    /// How long the run took; of shards, all of them added up.
+    /// How long the run took; for shards, the sum of all.
     pub seconds: f64,
     /// The values of [`Cell::when`] in the protocol's order. One that is missing here comes where
     /// it first appears.
     #[serde(default)]
     pub order: Vec<String>,
-    /// What was tried.
+    /// The cells.
     #[serde(default)]
     pub cells: Vec<Cell>,
 }
 
-/// One migration with one fault, and what the oracles made of it.
+/// One migration with one fault, and the findings of the oracles.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
     /// Unique in a matrix; the page's address of the cell.
     pub name: String,
-    /// How memory was to travel.
+    /// How memory was to be sent.
     pub mode: Mode,
     /// What ends the switchover, as `x-ferry-handshake` names it.
     pub handshake: String,
@@ -54,9 +54,9 @@ pub struct Cell {
     pub what: String,
     /// What the fault concerns: rows are grouped by it.
     pub place: Place,
-    /// What the cell's own choices were made from.
+    /// The seed of the cell's own choices.
     pub seed: u64,
-    /// What the oracles come to.
+    /// The verdict that follows from the oracles.
     pub verdict: Verdict,
     /// How long the cell took.
     pub millis: u64,
@@ -66,24 +66,24 @@ pub struct Cell {
     pub injected: String,
     /// Where the guest ended up, for example `the source runs the guest`.
     pub ending: String,
-    /// How long the guest stood still before it ran again, in milliseconds.
+    /// How long the guest was stopped before it ran again, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume_ms: Option<f64>,
     /// Why it failed, or was skipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// Who judged, and how.
+    /// The oracles, with their findings.
     #[serde(default)]
     pub oracles: Vec<Oracle>,
     /// What happened, in any order.
     #[serde(default)]
     pub timeline: Vec<Entry>,
-    /// What the processes said.
+    /// The logs of the processes.
     #[serde(default)]
     pub logs: Vec<Log>,
 }
 
-/// How memory was to travel.
+/// How memory was to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
@@ -137,7 +137,7 @@ impl Place {
     }
 }
 
-/// What a cell came to.
+/// The verdict on a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
@@ -149,10 +149,10 @@ pub enum Verdict {
     Skip,
 }
 
-/// One judge's word.
+/// The finding of one oracle.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Oracle {
-    /// Which judge.
+    /// The name of the oracle.
     pub name: String,
     /// What it found.
     pub verdict: Finding,
@@ -160,7 +160,7 @@ pub struct Oracle {
     pub says: String,
 }
 
-/// What a judge found.
+/// What an oracle found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Finding {
@@ -168,7 +168,7 @@ pub enum Finding {
     Pass,
     /// It is not.
     Fail,
-    /// The judge had nothing to judge.
+    /// The oracle did not apply.
     None,
 }
 
@@ -177,11 +177,11 @@ pub enum Finding {
 pub struct Entry {
     /// Microseconds since the beginning.
     pub at_us: i64,
-    /// Where.
+    /// Where it happened.
     pub lane: Lane,
     /// What kind of thing.
     pub kind: Kind,
-    /// What, for people.
+    /// The text, for people.
     pub text: String,
     /// Of a message or of pages: where it went.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -189,7 +189,7 @@ pub struct Entry {
     /// Of a message or of pages: on which link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<String>,
-    /// What became of it on its way, if that was not what was meant: lost, held, cut, …
+    /// What happened to it in transit, if it did not arrive as usual: lost, held, cut, …
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fate: Option<String>,
 }
@@ -216,7 +216,7 @@ pub enum Lane {
 pub enum Kind {
     /// The migration's status changed.
     Status,
-    /// What a client heard of.
+    /// An event that clients received.
     Event,
     /// A message of the control link.
     Message,
@@ -230,10 +230,10 @@ pub enum Kind {
     Note,
 }
 
-/// What one process said.
+/// The log of one process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Log {
-    /// Whose, and which.
+    /// The process, and which of its logs.
     pub name: String,
     /// All of it.
     pub text: String,
@@ -247,7 +247,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Matrix, ReportError> {
 /// Makes one matrix of the shards of a run.
 ///
 /// # Errors
-/// When a cell is in it twice: which of the two counts cannot be known.
+/// When a cell is in it twice: it is unknown which of the two counts.
 pub(super) fn merge(shards: Vec<(PathBuf, Matrix)>) -> Result<Matrix, ReportError> {
     let mut seen: HashMap<String, PathBuf> = HashMap::new();
     let mut whole: Option<Matrix> = None;

@@ -1,9 +1,9 @@
 //! Puts data into the page: styles, scripts and data are in the document itself, and nothing is
 //! fetched.
 //!
-//! What guests and processes have said is in the data, so it must not end the element that holds
-//! it, or begin another. The scripts write it as text only, and the page's own policy lets nothing
-//! in from elsewhere.
+//! The data contains output of guests and processes, so it must not end the element that holds it,
+//! or begin another. The scripts write it as text only, and the page's content security policy
+//! blocks everything from elsewhere.
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ use super::Report;
 
 const PAGE: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/style.css");
-/// In the order in which they need each other.
+/// In the order of their dependencies.
 const SCRIPTS: [&str; 8] = [
     include_str!("page/core.js"),
     include_str!("page/diagram.js"),
@@ -30,8 +30,7 @@ pub(super) fn render(report: &Report) -> String {
         Report::Migrations(story) => ("Ferry migration", json!({ "story": story })),
     };
     let scripts = SCRIPTS.concat();
-    // Each is put in its place once, and nothing that is put in is looked at again: data may hold
-    // any text.
+    // Each value is inserted once, and inserted text is not searched again: data may hold any text.
     let mut page = String::new();
     let mut rest = PAGE;
     for (place, value) in

@@ -1,8 +1,8 @@
-//! `ferry migrate`: moves a guest through its process's QMP socket, shows how it goes, and says
-//! how it went.
+//! `ferry migrate`: moves a guest through its process's QMP socket, shows the progress, and reports
+//! the result.
 //!
-//! Everything it does is plain QMP that any client could send; nothing here is known to the
-//! migrating process.
+//! Everything it does is plain QMP that any client could send; the migrating process does not
+//! depend on it.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -21,9 +21,9 @@ use super::style::Style;
 use super::{CliError, QMP_TIMEOUT, qmp_path, say, summary, units};
 use crate::signals::{Signal, Signals};
 
-/// Between two looks at the migration.
+/// Between two queries of the migration.
 const POLL: Duration = Duration::from_millis(50);
-/// How long an accepted cancel may take to come about.
+/// How long an accepted cancel may take to complete.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The options of `ferry migrate`.
@@ -96,7 +96,7 @@ pub(super) struct Options {
     keep_source: bool,
 }
 
-/// How the memory goes.
+/// How the memory is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Mode {
     Precopy,
@@ -117,8 +117,8 @@ pub(super) fn run(options: &Options) -> Result<(), CliError> {
     migrate(options, || signals.messages())
 }
 
-/// The signals are asked for when there is a migration that they may cancel; before that they end
-/// the command.
+/// `signals` is called when there is a migration that they may cancel; before that they end the
+/// command.
 fn migrate(options: &Options, signals: impl FnOnce() -> Receiver<Signal>) -> Result<(), CliError> {
     let mut client = Client::connect(&options.qmp, QMP_TIMEOUT)?;
     let to = for_anyone(&options.to)?.to_string();
@@ -163,8 +163,8 @@ fn begin_and_watch(
 }
 
 impl Options {
-    /// The arguments of QMP `migrate`: what was asked for goes with it, so that a refused one
-    /// changes nothing and the next migration begins with the process's own values.
+    /// The arguments of QMP `migrate`: the settings from the command line go with it, so that a
+    /// refused command changes nothing and the next migration begins with the process's own values.
     fn arguments(&self, to: &str) -> Value {
         let mut all = Map::from_iter([("uri".to_owned(), to.into()), ("resume".to_owned(), self.resume.into())]);
         let (parameters, capabilities) = (self.parameters(), self.capabilities());
@@ -177,7 +177,7 @@ impl Options {
         all.into()
     }
 
-    /// Capabilities that were asked for, on or off.
+    /// Capabilities from the command line, on or off.
     fn capabilities(&self) -> Vec<Value> {
         let postcopy = self.mode.map(|mode| (Capability::PostcopyRam, mode == Mode::Postcopy));
         let multifd = self.channels.map(|channels| (Capability::Multifd, channels > 1));
@@ -186,7 +186,7 @@ impl Options {
         asked.map(|(capability, state)| json!({ "capability": capability, "state": state })).collect()
     }
 
-    /// What differs from the process's present parameters because it was asked for.
+    /// Parameters from the command line; the others keep the process's values.
     fn parameters(&self) -> Map<String, Value> {
         let rehearsal = self.no_rehearsal.then_some(false);
         let when = match (self.mode, self.postcopy_when) {
@@ -212,7 +212,7 @@ impl Options {
     }
 }
 
-/// An address that means the same to the process: its directory may be another one.
+/// The address with an absolute path: the process may have another working directory.
 fn for_anyone(to: &Endpoint) -> Result<Endpoint, CliError> {
     match to {
         Endpoint::Unix(path) => std::path::absolute(path)
@@ -230,15 +230,15 @@ fn reason(info: &MigrationInfo) -> &str {
     info.error_desc.as_deref().unwrap_or("the process gave no reason")
 }
 
-/// Follows a migration to its end, cancelling it when asked to.
+/// Follows a migration to its end, cancelling it on request.
 struct Watch<'a> {
     client: &'a mut Client,
     signals: &'a Receiver<Signal>,
-    /// The operator asked for a cancel by a signal.
+    /// The operator has requested a cancel by a signal.
     interrupted: bool,
-    /// When the operator's patience ends.
+    /// When `--timeout` expires.
     patience: Option<Instant>,
-    /// By when an accepted cancel must have come about.
+    /// By when an accepted cancel must have completed.
     cancelled_by: Option<Instant>,
 }
 
@@ -248,7 +248,7 @@ impl Watch<'_> {
         loop {
             let info = self.client.query_migrate()?;
             let status = info.status.unwrap_or_default();
-            // Neither goes on by itself, but for a record that is asked again.
+            // Neither goes on by itself, except where the ownership record is asked again.
             let waits_for_operator = status == Status::PostcopyPaused
                 || (status == Status::Uncertain && info.x_ferry_handshake != Some(Handshake::Owned));
             if !status.is_active() || waits_for_operator {
@@ -287,7 +287,7 @@ impl Watch<'_> {
         Ok(())
     }
 
-    /// Cancels; inside, why the process refused to.
+    /// Cancels; the inner error is the process's refusal.
     fn cancel(&mut self, progress: &Progress, why: &str) -> Result<Result<(), String>, CliError> {
         match self.client.execute("migrate_cancel", json!({})) {
             Ok(_) => {

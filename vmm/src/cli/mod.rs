@@ -1,7 +1,7 @@
-//! The `ferry` command: what it takes, what it answers, and how it ends.
+//! The `ferry` command: its arguments, its output, and its exit status.
 //!
-//! Exit status 0: the guest shut down or was handed over, the command did what it was asked. 1: an
-//! error, told in one line with its causes. 2: bad usage, with what would be right.
+//! Exit status 0: the guest shut down or was handed over, the command succeeded. 1: an error,
+//! printed in one line with its causes. 2: bad usage, with what would be right.
 
 mod demo;
 mod migrate;
@@ -66,7 +66,7 @@ pub(crate) fn main() -> ExitCode {
     signals::ignore_file_size();
     match Cli::try_parse() {
         Ok(cli) => run_command(&cli),
-        // Help and the version are results; wrong usage is told on standard error.
+        // Help and the version are results; wrong usage is reported on standard error.
         Err(told) => match told.print() {
             Err(error) if !told.use_stderr() && error.kind() != io::ErrorKind::BrokenPipe => failed(&unprinted(error)),
             _ => ExitCode::from(told.exit_code() as u8),
@@ -94,13 +94,13 @@ fn failed(error: &CliError) -> ExitCode {
     error.exit_code()
 }
 
-/// Why a command did not do what it was asked: one line, with the causes.
+/// Why a command failed: one line, with the causes.
 #[derive(Debug, thiserror::Error)]
 enum CliError {
     /// Something failed.
     #[error("{0}")]
     Failed(String),
-    /// What was given on the command line makes no sense.
+    /// The command line is invalid.
     #[error("{0}")]
     Usage(String),
 }
@@ -130,8 +130,8 @@ impl From<ClientError> for CliError {
     }
 }
 
-/// Prints the result of a command, without which it has failed. A reader that has read enough is
-/// no failure.
+/// Prints the result of a command, without which it has failed. A pipe closed by its reader is not
+/// a failure.
 fn print(text: &str) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
     let printed = writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush());
@@ -145,7 +145,7 @@ fn unprinted(error: io::Error) -> CliError {
     CliError::failed("the result cannot be written to standard output", error)
 }
 
-/// Prints what is said beside the result, which is not lost with it.
+/// Prints a text beside the result. The command succeeds even if this text is lost.
 fn say(text: &str) {
     let _ = writeln!(io::stdout(), "{}", text.trim_end_matches('\n'));
 }
@@ -159,7 +159,7 @@ fn start_log(filter: Option<&str>) -> Result<(), CliError> {
         ))
     })?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr::Log::default).with_ansi(false);
-    // A line that cannot be made is no reason to end the thread that logs.
+    // A line that cannot be formatted must not end the thread that logs.
     log.log_internal_errors(false).init();
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! A migration as it goes: one live line on a terminal, a line for each change elsewhere.
+//! The progress of a migration: one live line on a terminal, a line for each change elsewhere.
 //!
-//! `ferry migrate` and `ferry demo` feed it what `query-migrate` says.
+//! `ferry migrate` and `ferry demo` feed it the replies of `query-migrate`.
 
 use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
@@ -22,13 +22,13 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// For standard error as it is: live on a terminal, else line by line.
+    /// For standard error: live on a terminal, else line by line.
     #[must_use]
     pub(super) fn new() -> Self {
         Progress { bar: stderr().is_terminal().then(live_bar), last: None }
     }
 
-    /// Shows where the migration stands.
+    /// Shows the state of the migration.
     pub(super) fn show(&mut self, info: &MigrationInfo) {
         let status = info.status.unwrap_or_default();
         let ram = info.ram.clone().unwrap_or_default();
@@ -50,7 +50,7 @@ impl Progress {
         }
     }
 
-    /// Says something without disturbing the live line.
+    /// Prints a text without disturbing the live line.
     pub(super) fn note(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
@@ -80,7 +80,7 @@ fn live_bar() -> ProgressBar {
     ProgressBar::new(1).with_style(style.progress_chars("━╸─"))
 }
 
-/// Round, what remains, how fast it goes, and what the downtime would be now.
+/// Round, bytes left, rates, and the expected downtime.
 fn details(info: &MigrationInfo, ram: &RamStats) -> String {
     let mut parts = Vec::new();
     if ram.dirty_sync_count > 0 {
@@ -91,7 +91,7 @@ fn details(info: &MigrationInfo, ram: &RamStats) -> String {
         let (link, pages) = ((ram.mbps * 1e6 / 8.0) as u64, ram.pages_per_second.saturating_mul(ram.page_size));
         parts.push(format!("{}/s", units::bytes(link)));
         if pages > link + link / 10 {
-            // What is dirtied is to be compared with this.
+            // The rate of dirtied pages is to be compared with this.
             parts.push(format!("{}/s of pages", units::bytes(pages)));
         }
     }

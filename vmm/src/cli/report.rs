@@ -1,5 +1,5 @@
-//! `ferry report`: makes a page, and JUnit XML, of what a run of the fault matrix or a traced
-//! migration has left behind.
+//! `ferry report`: makes a page, and JUnit XML, from the files of a run of the fault matrix or of a
+//! traced migration.
 
 use std::path::{Path, PathBuf};
 
@@ -39,7 +39,7 @@ pub(super) fn run(options: &Options) -> Result<(), CliError> {
     print(&out.display().to_string())
 }
 
-/// The name may be that of any file: only one that an earlier report has left is replaced.
+/// The path may be that of any file: only a file from an earlier report is replaced.
 fn write(path: &Path, purpose: Purpose, text: &str) -> Result<(), CliError> {
     output_file::replace(path, purpose, text).map_err(CliError::because)
 }

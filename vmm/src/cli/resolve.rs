@@ -1,5 +1,5 @@
-//! `ferry resolve`: the operator says who owns a guest of which that is uncertain, the other side
-//! being fenced.
+//! `ferry resolve`: the operator decides which side owns a guest when that is uncertain, with the
+//! other side fenced.
 
 use std::path::PathBuf;
 

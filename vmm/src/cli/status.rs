@@ -53,7 +53,7 @@ pub(super) fn run(options: &Options) -> Result<(), CliError> {
     print(&text)
 }
 
-/// A record that no process need be asked for.
+/// Shows a record by itself, without a process.
 fn show_record(options: &Options) -> Result<(), CliError> {
     let path = options.ownership.clone().unwrap_or_default();
     let faults = Arc::new(FaultControl::new(Direction::Outgoing));

@@ -3,7 +3,7 @@
 
 use std::io::{IsTerminal, stderr, stdout};
 
-/// Paints text, or leaves it as it is.
+/// Paints text, or leaves it unchanged.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Style {
     colour: bool,
@@ -34,25 +34,25 @@ impl Style {
         self.colour
     }
 
-    /// For what matters most.
+    /// For emphasis.
     #[must_use]
     pub(super) fn bold(self, text: &str) -> String {
         self.paint("1", text)
     }
 
-    /// For what matters least.
+    /// For secondary text.
     #[must_use]
     pub(super) fn dim(self, text: &str) -> String {
         self.paint("2", text)
     }
 
-    /// For what went well.
+    /// For successes.
     #[must_use]
     pub(super) fn good(self, text: &str) -> String {
         self.paint("32", text)
     }
 
-    /// For what failed.
+    /// For failures.
     #[must_use]
     pub(super) fn bad(self, text: &str) -> String {
         self.paint("31", text)

@@ -1,5 +1,4 @@
-//! What a person wants to know when a guest has moved: how long it took, how long the guest stood
-//! still and why, and what was sent.
+//! The summary of a migration: its duration, the downtime with its parts, and the amount sent.
 
 use std::fmt::Write;
 
@@ -61,7 +60,7 @@ fn downtime(text: &mut String, info: &MigrationInfo, style: Style) {
     }
 }
 
-/// The parts of a downtime in the order in which they pass.
+/// The parts of a downtime in order of time.
 fn named(parts: &Downtime) -> [(&'static str, u64); 7] {
     [
         ("stop", parts.stop_us),

@@ -50,7 +50,7 @@ pub(super) fn count(count: u64) -> String {
 /// Reads `1000`, `64K`, `10M` or `2G` (powers of 1024).
 ///
 /// # Errors
-/// What would be right, when the text is none of these.
+/// When the text is none of these, with what would be right.
 pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
     let wrong = || format!("'{text}' is not a number of bytes; write for example 500K, 100M or 1G");
     let (digits, shift) = match text.as_bytes().last() {
@@ -63,10 +63,10 @@ pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
     value.checked_mul(1 << shift).ok_or_else(wrong)
 }
 
-/// As [`parse_bytes`], for a limit of bytes a second: 0, or what QMP takes.
+/// As [`parse_bytes`], for a limit of bytes a second: 0, or a value that QMP accepts.
 ///
 /// # Errors
-/// As [`parse_bytes`], and when a figure in another unit was meant.
+/// As [`parse_bytes`], and when the limit is so low that another unit was meant.
 pub(super) fn parse_bandwidth(text: &str) -> Result<u64, String> {
     match parse_bytes(text)? {
         limit @ 1..MAX_BANDWIDTH_LEAST => Err(format!(

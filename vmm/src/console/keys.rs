@@ -1,9 +1,9 @@
-//! The escape key: Ctrl-A, and what the next key then means.
+//! The escape key: Ctrl-A, and the meaning of the key after it.
 
 /// Ctrl-A.
 const ESCAPE: u8 = 1;
 
-/// What a key press asks for.
+/// The action of a key press.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     /// Wait for the next key.
@@ -34,7 +34,7 @@ impl Keys {
             (true, b'x' | b'X') => Action::Leave,
             (true, b'h' | b'H' | b'?') => Action::Help,
             (true, ESCAPE) => Action::Send(ESCAPE),
-            // An escape that means nothing is not the guest's.
+            // An unknown escape is not sent to the guest.
             (true, _) => Action::Nothing,
         }
     }

@@ -3,13 +3,13 @@
 //!
 //! A process in the background (`ferry run … &`) leaves the terminal's settings and its input to
 //! the foreground: changing or reading them would stop every thread, those of the guest too
-//! (`tty_ioctl(4)`, SIGTTOU and SIGTTIN). [`Terminal::look`] is called every now and then: it
-//! enters raw mode when the process has come to the foreground, and again after a stop, since the
-//! shell has used the terminal meanwhile.
+//! (`tty_ioctl(4)`, SIGTTOU and SIGTTIN). [`Terminal::look`] is called periodically: it enters raw
+//! mode when the process has come to the foreground, and again after a stop, since the shell has
+//! used the terminal meanwhile.
 //!
 //! Dropping [`Terminal`] ends raw mode; so does a panic hook, because other threads may panic, and
 //! a handler of the signals that end a process. The handler calls nothing but functions that are
-//! safe in one (signal-safety(7)), then lets the signal do its work.
+//! safe in one (signal-safety(7)), then raises the signal again.
 
 use std::io;
 use std::sync::Once;
@@ -17,20 +17,20 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 const SIGNALS: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
 
-/// The settings to go back to; never freed, because a signal may come at any time.
+/// The settings to restore; never freed, because a signal may come at any time.
 static BEFORE: AtomicPtr<libc::termios> = AtomicPtr::new(std::ptr::null_mut());
 static IS_RAW: AtomicBool = AtomicBool::new(false);
 /// The process was stopped and goes on (SIGCONT).
 static CONTINUED: AtomicBool = AtomicBool::new(false);
 
-/// What a look at the terminal has found.
+/// The result of [`Terminal::look`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// Raw mode has just begun: the terminal's input is ours from now on.
+    /// Raw mode has just begun: the terminal's input belongs to this process from now on.
     Entered,
-    /// It is ours, as before.
+    /// This process is in the foreground, as before.
     Foreground,
-    /// It is another process's.
+    /// This process is in the background.
     Background,
 }
 
@@ -45,10 +45,11 @@ impl Terminal {
         Terminal(())
     }
 
-    /// Finds out whether the terminal is ours, and puts it into raw mode when it has become so.
+    /// Checks whether this process is in the foreground, and enters raw mode when it has come
+    /// there.
     pub(super) fn look(&self) -> io::Result<Place> {
         if !is_foreground() {
-            // The foreground has settings of its own.
+            // The foreground process has settings of its own.
             IS_RAW.store(false, Ordering::SeqCst);
             return Ok(Place::Background);
         }
@@ -85,8 +86,8 @@ fn enter() -> io::Result<()> {
     check(unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &raw const settings) })
 }
 
-/// Whether the terminal lets this process read. One that is not the process's controlling terminal
-/// knows no background.
+/// Whether the terminal lets this process read. A terminal that is not the process's controlling
+/// one has no background.
 fn is_foreground() -> bool {
     // SAFETY: neither call has a precondition, and both are safe in a signal handler.
     let (group, ours) = unsafe { (libc::tcgetpgrp(libc::STDIN_FILENO), libc::getpgrp()) };
@@ -117,11 +118,11 @@ fn install_ways_out() {
     });
 }
 
-/// A handler that is there already ends the process in an orderly way, and that drops the console.
+/// An existing handler ends the process in an orderly way, which drops the console.
 fn handle_unless_handled(signal: libc::c_int, handler: extern "C" fn(libc::c_int), flags: libc::c_int) {
     // SAFETY: all zeros are a valid value of this plain structure.
     let mut present: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: asks only.
+    // SAFETY: queries only.
     let asked = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut present) };
     if asked == 0 && present.sa_sigaction == libc::SIG_DFL {
         let mut ours = present;
@@ -134,8 +135,8 @@ fn handle_unless_handled(signal: libc::c_int, handler: extern "C" fn(libc::c_int
 
 extern "C" fn restore_and_die(signal: libc::c_int) {
     restore();
-    // SAFETY: `raise` is safe in a handler; the default action is back and comes when the handler
-    // returns.
+    // SAFETY: `raise` is safe in a handler; the default action is restored and follows when the
+    // handler returns.
     unsafe { libc::raise(signal) };
 }
 

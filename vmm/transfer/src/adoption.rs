@@ -1,8 +1,7 @@
-//! Whether a guest's memory can be handed over as a whole (`x-ferry-local`), as far as its source
-//! can tell.
+//! Checks at the source whether a guest's memory can be handed over as a whole (`x-ferry-local`).
 //!
-//! Asked by `migrate` before anything begins. What only the destination knows it says in its
-//! answer to `Hello`.
+//! Called by `migrate` before anything begins. The destination makes its own checks before it
+//! answers `Hello`.
 
 use ferry_memory::{Backing, Memory};
 use ferry_migration::{Handshake, Parameters};
@@ -30,10 +29,10 @@ pub enum LocalError {
     Handshake,
 }
 
-/// Looks at one side's part.
+/// Checks the source's part.
 ///
 /// # Errors
-/// The first thing that is in the way.
+/// The first obstacle.
 pub(crate) fn check(to: &Endpoint, memory: &Memory, parameters: &Parameters, postcopy: bool) -> Result<(), LocalError> {
     if matches!(to, Endpoint::Tcp { .. }) {
         return Err(LocalError::NotUnix(to.clone()));
@@ -50,8 +49,7 @@ pub(crate) fn check(to: &Endpoint, memory: &Memory, parameters: &Parameters, pos
     }
 }
 
-/// Whether a handshake keeps two processes from running one guest: here they would do so in one
-/// memory.
+/// Whether a handshake prevents two processes from running one guest, here in one memory.
 #[must_use]
 pub(crate) fn is_safe(handshake: Handshake) -> bool {
     matches!(handshake, Handshake::Setup | Handshake::Owned)

@@ -30,7 +30,7 @@ impl Packer {
         Packer { pages: vec![0; CHUNK], packed, len: 0, table: CompressTable::large() }
     }
 
-    /// Compresses the pages of `data` in chunk `index`. Returns the length of the block, or nothing
+    /// Compresses the pages of `data` in chunk `index`. Returns the length of the block, or `None`
     /// when it is no shorter than the pages.
     ///
     /// # Panics
@@ -41,8 +41,8 @@ impl Packer {
         let mut end = 0;
         for (first, len) in runs(data) {
             let bytes = len as usize * PAGE;
-            // SAFETY: the chunk is mapped for as long as `memory` is borrowed; a volatile slice is
-            // read while others write.
+            // SAFETY: the chunk is mapped for as long as `memory` is borrowed; a volatile slice may
+            // be read while others write.
             let pages = unsafe { VolatileSlice::new(base.add(first as usize * PAGE), bytes) };
             pages.copy_to(&mut self.pages[end..end + bytes]);
             end += bytes;
@@ -52,7 +52,7 @@ impl Packer {
         (self.len < end).then_some(self.len as u32)
     }
 
-    /// The block that was made last.
+    /// The last block.
     #[must_use]
     pub(crate) fn block(&self) -> &[u8] {
         &self.packed[..self.len]
@@ -72,7 +72,8 @@ impl Unpacker {
         Unpacker { block: vec![0; CHUNK], pages: vec![0; CHUNK] }
     }
 
-    /// Room for a block of `len` bytes, less than a chunk has, to be read into from the link.
+    /// Buffer for a compressed block of `len` bytes (less than a chunk), to be filled from the
+    /// link.
     ///
     /// # Panics
     /// When it is longer.
@@ -84,7 +85,7 @@ impl Unpacker {
     /// block.
     ///
     /// # Errors
-    /// When they are no block of LZ4, or of another number of pages.
+    /// When the bytes are no LZ4 block, or one of another number of pages.
     pub(crate) fn unpack(&mut self, chunk: &Chunk, len: u32) -> Result<&[u8], WireError> {
         let pages = &mut self.pages[..chunk.data_bytes() as usize];
         let wrong = |why| WireError::Packed { chunk: chunk.index, why };

@@ -1,4 +1,4 @@
-//! The ownership record as the machine asks it, and the guest that leaves this process for good.
+//! The ownership record as the machine uses it, and the release of a guest that leaves for good.
 
 use std::sync::Arc;
 
@@ -6,17 +6,17 @@ use ferry_machine::{Custody, DiskFile, Machine, Settle};
 use ferry_migration::ownership::custody::Again;
 use ferry_record::OwnRecord;
 
-/// The record's word on whether this process may run again a guest whose disk it has let go of.
+/// Asks the record whether this process may run a guest again whose disk it has released.
 ///
-/// That is the guest of a failed switchover whose disk was locked by another process when it was
-/// to be taken back: since then that process, or a third one, may have run it.
+/// That is the guest of a failed switchover whose disk was locked by another process when it was to
+/// be acquired again: since then that process, or a third one, may have run it.
 #[derive(Debug)]
 pub struct Custodian {
     own: Arc<OwnRecord>,
 }
 
 impl Custodian {
-    /// By this record.
+    /// Uses this record.
     #[must_use]
     pub fn new(own: Arc<OwnRecord>) -> Self {
         Custodian { own }
@@ -29,9 +29,9 @@ impl Custody for Custodian {
     }
 }
 
-/// The guest is another process's for good, or has not come: this process keeps no boot of it away
-/// any more, by the sign at its image and by its presence at the record. `thread` is the name of
-/// the thread for the image.
+/// Called when the guest belongs to another process for good, or has not arrived: ends the sign at
+/// its image and this process's presence at the record, so that it can be booted again. `thread` is
+/// the name of the thread for the image.
 pub(super) fn let_guest_go(machine: &Machine, own: Option<&OwnRecord>, thread: &str) {
     if let Some(disk) = machine.writable_disk().filter(DiskFile::leave_handover)
         && let Err(error) = machine.faults().spawn(thread, move || disk.follow_handover())

@@ -1,4 +1,4 @@
-//! What a process waits for before it ends: its incoming migration, and the words that are owed.
+//! The end of a process: it waits for its migrations, and for writes to the record.
 
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -11,12 +11,13 @@ use crate::migrations::{Current, FAREWELL, Migrations};
 use crate::threads::INTERRUPT_AGAIN;
 
 /// Longest that a process which is about to end waits for an incoming migration to end: a guest
-/// that was claimed and has not run is given back, for which the record is asked.
+/// that was claimed and has not run is given back by the record.
 const GIVE_BACK: Duration = Duration::from_secs(5);
 
 impl Migrations {
     /// Blocks until an incoming migration has ended; without one, until there is one. `failed`
-    /// learns why it failed, naming the device if one did, before another one can begin.
+    /// receives the reason if it failed, naming the device if one did, before another one can
+    /// begin.
     pub fn follow_incoming(&self, failed: impl FnOnce(MigrationError)) {
         let waiting = |current: &mut Current| current.incoming.is_none();
         let current = self.changed.wait_while(self.current(), waiting).unwrap_or_else(PoisonError::into_inner);
@@ -30,8 +31,9 @@ impl Migrations {
         self.changed.notify_all();
     }
 
-    /// The guest has shut down or the process is about to end: an outgoing migration is given up,
-    /// and the source of an incoming one learns that it is needed no more, or gets its guest back.
+    /// Called when the guest has shut down or the process is about to end: gives up an outgoing
+    /// migration, and notifies the source of an incoming one that it is no longer needed, or gives
+    /// the guest back.
     pub fn guest_gone(&self, reason: &str) {
         let until = Instant::now() + FAREWELL;
         if let Some(outgoing) = &self.current().outgoing {
@@ -41,7 +43,7 @@ impl Migrations {
         if let Some(incoming) = &incoming {
             incoming.ends(reason);
         }
-        // Locked only for each look: clients go on asking meanwhile.
+        // Locked only for each look: clients can send commands meanwhile.
         while self.current().outgoing.as_ref().is_some_and(|o| !o.has_ended()) && Instant::now() < until {
             std::thread::park_timeout(INTERRUPT_AGAIN);
         }

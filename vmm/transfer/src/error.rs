@@ -8,22 +8,22 @@ use ferry_record::RecordError;
 use crate::adoption::LocalError;
 use crate::request::Unanswered;
 
-/// Why a command about a migration was refused, or what an incoming migration came to.
+/// Why a command about a migration was refused, or an incoming migration failed.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrationError {
     /// One at a time.
     #[error("a migration is going on already: wait for its end, or cancel it")]
     Busy,
-    /// One at a time, and this one needs its operator.
+    /// One at a time, and this one is paused.
     #[error("a postcopy is going on and is paused: set resume to reconnect it, or end it with x-ferry-resolve")]
     Paused,
-    /// What is missing here cannot be given away.
+    /// Memory of which pages are missing cannot be migrated.
     #[error("the guest's memory is still arriving by postcopy: wait for the end of that, and migrate then")]
     Arriving,
-    /// A destination has no guest to give away.
+    /// A destination has no guest to migrate.
     #[error("this process waits for an incoming migration and has no guest to migrate")]
     NoGuest,
-    /// A destination has nothing that could be hashed.
+    /// A destination has no memory to hash.
     #[error("no guest has arrived here: ask again when query-migrate says that the migration to here is completed")]
     NotArrived,
     /// Pages are missing.
@@ -38,7 +38,7 @@ pub enum MigrationError {
     /// The guest went to another process.
     #[error("the guest was handed over: this process has no guest any more; end it with quit")]
     HandedOver,
-    /// Only a process started for it can take a guest.
+    /// Only a process started with `--incoming` accepts a guest.
     #[error("this process was not started with --incoming: it has a guest of its own")]
     NotIncoming,
     /// The process ends.
@@ -47,7 +47,7 @@ pub enum MigrationError {
     /// An incoming migration has been given an address already.
     #[error("this process listens for a migration already, at {0}")]
     Listening(Endpoint),
-    /// The permit is out.
+    /// It comes too late, or does not fit the state of the migration.
     #[error("{0}")]
     TooLate(&'static str),
     /// The migration's driver is busy with something else.
@@ -58,10 +58,10 @@ pub enum MigrationError {
     Listen {
         /// The address.
         at: Endpoint,
-        /// What it answered.
+        /// Its error.
         source: BindError,
     },
-    /// Nor could the one before, which had to be given up for it.
+    /// Neither could the previous address, which had to be released for it.
     #[error(
         "cannot listen at {at}: {source}; nor again where the source was awaited before: {before}. The source is awaited \
          nowhere: give another address with migrate-recover"
@@ -69,9 +69,9 @@ pub enum MigrationError {
     Nowhere {
         /// The address.
         at: Endpoint,
-        /// What it answered.
+        /// Its error.
         source: BindError,
-        /// What the one before answered.
+        /// The error of the previous address.
         before: BindError,
     },
     /// The host did not give a thread or a descriptor.
@@ -89,13 +89,13 @@ pub enum MigrationError {
          file:PATH, or leave x-ferry-handshake at auto"
     )]
     NoRecord,
-    /// The guest has arrived without its record, which may come to name this process yet.
+    /// The guest has arrived without its record, which may still come to name this process.
     #[error(
         "the handshake owned needs an ownership record that names this process, and {0} does not: the guest has arrived without \
          it. See x-ferry-query-ownership; try again once it is owned here, or set x-ferry-handshake to auto"
     )]
     NotNamed(String),
-    /// The command needs a migration that goes on.
+    /// The command needs an active migration.
     #[error("no migration is going on")]
     NoMigration,
     /// The memory cannot be handed over as a whole.

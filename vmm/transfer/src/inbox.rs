@@ -1,16 +1,14 @@
-//! What a driver waits for: events from its threads, timers, and the loss of a page link, in an
-//! order that is fair to all.
+//! The inbox of a driver: events from its threads, timers, and the loss of a page link, in an order
+//! that is fair to all.
 //!
-//! **What has arrived comes first.** A timer that has run out, and a page link that is gone, wait
-//! until the driver has looked at what its peer had said by then, also at what is still in the
-//! control link's socket or in the hands of the thread that reads it ([`Unread`]): after a pause
-//! of the whole process (a debugger, SIGSTOP) the peer's messages are waiting, and its silence was
-//! this side's.
+//! **Queued messages come first.** A timer that has run out, and the loss of a page link, wait
+//! until the driver has handled the messages that had arrived by then, also those still in the
+//! control link's socket or its reader ([`Unread`]): time for which this process was stopped (a
+//! debugger, SIGSTOP) must not count against the peer.
 //!
-//! **And not for ever.** How far a timer gives way is bounded, so a peer that talks without end
-//! does not starve it. How much of a peer's talk is in the inbox is bounded too: a thread that
-//! reads a link has a [`Quota`] of events that the driver has not looked at, and waits before it
-//! reads on.
+//! **But not indefinitely.** The number of events that come before a timer is bounded, so a peer
+//! that sends without end does not starve it. So is the number of a peer's events in the inbox: a
+//! thread that reads a link has a [`Quota`] of unhandled events, and waits before it reads on.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -21,31 +19,31 @@ use ferry_migration::Timer;
 
 use crate::timers::Timers;
 
-/// How long a driver waits when no timer runs: it looks at nothing else, so only to wait again.
+/// How long a driver waits when no timer runs; afterwards it only waits again.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// How long the loss of a page link waits for the control link's word. Both end together when a
-/// peer gives up, and only the control link says why; on a busy host the thread that reads it may
-/// have to wait for its turn.
+/// How long the loss of a page link is held back for a message on the control link. Both end
+/// together when a peer gives up, and only the control link carries the reason; on a busy host its
+/// reader may run late.
 const GRACE: Duration = Duration::from_millis(200);
 
-/// Events that a timer which has run out gives way to: more than all links together may have under
-/// way.
+/// Most events that come before a timer that has run out: more than all links together may have in
+/// the inbox.
 const MOST_BEFORE: u32 = 256;
-/// Looks at the control link that it gives way to, while the thread that reads it is at work.
+/// Most looks at the control link before such a timer, while the link's reader is at work.
 const MOST_LOOKS: u32 = 200;
-/// Time for that thread between two looks.
+/// Time for the reader between two looks.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Events of one link that the driver may not have looked at yet.
+/// Most unhandled events of one link.
 const QUOTA: usize = 4;
 
-/// How many events a link's thread may have under way; clones share it.
+/// Bounds the unhandled events of a link's thread; clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Quota(Arc<(Mutex<usize>, Condvar)>);
 
 impl Quota {
-    /// For one more event, as soon as that is within the quota. The ticket goes with the event.
+    /// Waits until one more event is within the quota. The ticket goes with the event.
     #[must_use]
     pub(crate) fn take(&self) -> Ticket {
         let (taken, freed) = &*self.0;
@@ -57,7 +55,7 @@ impl Quota {
     }
 }
 
-/// An event's part of a quota: free again when the event has been looked at, or has gone with its
+/// An event's part of a quota: released when the event has been handled, or dropped with its
 /// driver.
 #[derive(Debug)]
 pub(crate) struct Ticket(Quota);
@@ -70,16 +68,16 @@ impl Drop for Ticket {
     }
 }
 
-/// What came.
+/// The next thing to handle.
 #[derive(Debug)]
 pub(crate) enum Next<E> {
     /// An event.
     Event(E),
     /// A timer ran out.
     Timer(Timer),
-    /// A page link was lost a while ago, and the control link has said nothing.
+    /// A page link was lost a while ago, and the control link has brought no reason.
     PagesLost(String),
-    /// Nothing came until the time that was asked for.
+    /// Nothing came until `wake_at`.
     Nothing,
 }
 
@@ -102,14 +100,14 @@ impl HeldLoss {
     }
 }
 
-/// How far what is due has given way.
+/// How many events and looks may still come before something that is due.
 #[derive(Debug)]
 struct Late {
     events: u32,
     looks: u32,
 }
 
-/// The order in which a driver takes what comes.
+/// The order in which a driver handles events.
 #[derive(Debug, Default)]
 pub(crate) struct Order {
     late: Option<Late>,
@@ -149,11 +147,11 @@ impl Order {
         }
     }
 
-    /// What has arrived, as far as it may go before what is due.
+    /// An event that has arrived, if it may come before something that is due.
     fn before_what_is_due<E>(&mut self, events: &Receiver<E>, unread: Option<&Unread>) -> Option<E> {
         let late = self.late.get_or_insert(Late { events: MOST_BEFORE, looks: MOST_LOOKS });
         while late.events > 0 {
-            // Looked at first: what is not to be read any more has come into the channel by then.
+            // Checked first: if there is nothing more to read, all of it is in the channel by then.
             let more = unread.is_some_and(Unread::is_there);
             if let Ok(event) = events.try_recv() {
                 late.events -= 1;

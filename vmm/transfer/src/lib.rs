@@ -1,11 +1,11 @@
 //! Moves a guest: drives the state machines of `ferry-migration` with real links, threads and the
 //! machine.
 //!
-//! [`Migrations`] is what a management client commands. Under it, `source` and `destination` each
-//! run one state machine on a thread of its own, with workers for what blocks: the guest, the
+//! [`Migrations`] takes a management client's commands. Under it, `source` and `destination` each
+//! run one state machine on a thread of its own, with workers for blocking work: the guest, the
 //! pages, the links.
 
-// Printing is the command line's: a message must not end the thread that it comes from.
+// Only the command line prints: a message must not end the thread that writes it.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod adoption;

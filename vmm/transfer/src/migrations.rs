@@ -1,4 +1,4 @@
-//! The migrations of one process, as its management clients command them.
+//! The migrations of one process, and the commands of its management clients.
 //!
 //! Commands go in, progress comes out, and none of them waits for a migration.
 
@@ -21,10 +21,10 @@ use crate::progress::{Direction, Progress};
 use crate::settings::Settings;
 use crate::source::{self, Command, Outgoing};
 
-/// Longest that a process which is about to end waits for its migration to tell the destination.
+/// Longest that a process which is about to end waits for its migration to notify the destination.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Why the heartbeat stays as it is.
+/// Why the heartbeat cannot be changed.
 const AGREED: &str =
     "x-ferry-heartbeat-timeout-ms was agreed with the destination when the migration began: leave it out";
 
@@ -39,12 +39,12 @@ pub struct Migrations {
     pub(crate) changed: Condvar,
 }
 
-/// What a process must not end for.
+/// Why a process must not end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needed {
     /// The migration.
     pub migration: u128,
-    /// What would be lost.
+    /// What would be lost, as text.
     pub why: &'static str,
 }
 
@@ -52,7 +52,7 @@ pub struct Needed {
 pub(crate) struct Current {
     pub(crate) outgoing: Option<Outgoing>,
     pub(crate) incoming: Option<Arc<Incoming>>,
-    /// What `query-migrate` shows.
+    /// The migration that `query-migrate` shows.
     newest: Option<Arc<Progress>>,
 }
 
@@ -78,8 +78,8 @@ impl Migrations {
     }
 
     /// QMP `migrate`: returns as soon as the migration has begun; what follows is in
-    /// [`Migrations::info`] and in events. `own` is in force for this migration alone, in the
-    /// place of the process's values.
+    /// [`Migrations::info`] and in events. `own` is in force for this migration alone, instead of
+    /// the process's values.
     ///
     /// # Errors
     /// When one is going on, when there is no guest to migrate, or when a parameter is out of its
@@ -89,7 +89,7 @@ impl Migrations {
         self.settings.for_migration(own)?;
         let mut current = self.may_migrate()?;
         if let Some(record) = self.record.as_ref().filter(|record| !record.is_named_or_without(Duration::ZERO)) {
-            // Clients may ask meanwhile.
+            // Clients can send commands meanwhile.
             drop(current);
             if !record.is_named_or_without(ANSWER_DEADLINE) {
                 return Err(RecordError::NotYet { place: record.place() }.into());
@@ -109,7 +109,7 @@ impl Migrations {
     }
 
     /// Whether this process has a guest that may be migrated now. No other migration begins while
-    /// what is returned is held.
+    /// the result is held.
     fn may_migrate(&self) -> Result<MutexGuard<'_, Current>, MigrationError> {
         let current = self.current();
         let paused = current.outgoing.as_ref().is_some_and(|o| o.progress.status() == Some(Status::PostcopyPaused));
@@ -122,7 +122,7 @@ impl Migrations {
         if self.machine.awaits_guest() {
             return Err(MigrationError::NoGuest);
         }
-        // A guest that has arrived may leave at once; its arrival is put away first.
+        // A guest that has arrived may leave at once; its incoming migration is removed first.
         let arriving =
             |current: &mut Current| current.incoming.as_ref().is_some_and(|incoming| !incoming.lacks_pages());
         let (mut current, _) =
@@ -152,7 +152,7 @@ impl Migrations {
             return Err(MigrationError::NotIncoming);
         }
         // The driver publishes an end just before its thread exits: a client that reacts at once
-        // waits here until the migration is put away.
+        // waits here until the migration is removed.
         let ending = |current: &mut Current| current.incoming.as_ref().is_some_and(|previous| !previous.goes_on());
         let (current, _) =
             self.changed.wait_timeout_while(current, FAREWELL, ending).unwrap_or_else(PoisonError::into_inner);
@@ -163,7 +163,7 @@ impl Migrations {
         };
         is_free(&current)?;
         drop(current);
-        // A name may take its time to be looked up: clients go on asking meanwhile.
+        // The look-up of a name may take long: clients can send commands meanwhile.
         let listen_failed = |source| MigrationError::Listen { at: at.clone(), source };
         let listener = Listener::bind(at).map_err(listen_failed)?;
         let mut current = self.current();
@@ -184,7 +184,7 @@ impl Migrations {
     /// as in QEMU.
     ///
     /// # Errors
-    /// After the permit, saying why.
+    /// After the permit, with the reason.
     pub fn cancel(&self) -> Result<(), MigrationError> {
         match self.command(Command::Cancel) {
             Err(MigrationError::NoMigration) => Ok(()),
@@ -222,7 +222,7 @@ impl Migrations {
         incoming.recover(at)
     }
 
-    /// What the ownership record says, if this process has one.
+    /// The content of the ownership record, if this process has one.
     #[must_use]
     pub fn ownership(&self) -> Option<OwnershipInfo> {
         self.record.as_ref().map(|own| own.info())
@@ -243,14 +243,14 @@ impl Migrations {
         self.command(Command::Recover(to, given))
     }
 
-    /// The settings of the migration from here that goes on.
+    /// The settings of the active migration from here.
     #[must_use]
     pub fn of_running(&self) -> Option<Arc<Settings>> {
         self.current().of_running()
     }
 
-    /// Whether guest memory here is all of it, and the guest's own, so that a hash over it says
-    /// something.
+    /// Whether guest memory here is complete and the guest's own, so that a hash over it is
+    /// meaningful.
     ///
     /// # Errors
     /// Why not, and when it will be.
@@ -262,14 +262,14 @@ impl Migrations {
         newest.map_or(Ok(()), |progress| progress.memory_is_whole(self.machine.is_handed_over()))
     }
 
-    /// QMP `x-ferry-resolve`: the operator says who owns the guest, the other side being fenced.
-    /// With `drop_pages` it also ends a paused postcopy. Where there is an ownership record, the
-    /// guest becomes the source's only if the record can be made to say so, or, if the destination
-    /// never ran the guest, also if it is out of reach or names the destination.
+    /// QMP `x-ferry-resolve`: the operator decides who owns the guest, the other side being fenced.
+    /// With `drop_pages` it also ends a paused postcopy. With an ownership record, the guest
+    /// becomes the source's only if the record can be made to name the source or, if the
+    /// destination never ran the guest, also if it is unreachable or names the destination.
     ///
     /// # Errors
-    /// When that is not uncertain, the record names another process, or the destination may need
-    /// pages from here that are not to be dropped.
+    /// When the owner is not uncertain, the record names another process, or the destination may
+    /// need pages from here that are not to be dropped.
     pub fn resolve(&self, resolution: Resolution, drop_pages: bool) -> Result<(), MigrationError> {
         self.command(Command::Resolve { resolution, drop_pages })
     }
@@ -319,8 +319,8 @@ impl Migrations {
         self.settings.parameters()
     }
 
-    /// QMP `migrate-set-parameters`: sets what is given, for the process and for the migration
-    /// that goes on.
+    /// QMP `migrate-set-parameters`: sets the given values, for the process and for its active
+    /// migration.
     ///
     /// # Errors
     /// The first parameter that is out of its range; nothing is changed then.
@@ -337,7 +337,7 @@ impl Migrations {
         Ok(())
     }
 
-    /// Where an incoming migration is awaited.
+    /// The address at which an incoming migration is awaited.
     #[must_use]
     pub fn listening_at(&self) -> Option<Endpoint> {
         let current = self.current();

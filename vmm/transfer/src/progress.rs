@@ -1,4 +1,4 @@
-//! What is known about a process's present or last migration, for `query-migrate`.
+//! The progress of a process's present or last migration, for `query-migrate`.
 //!
 //! Page threads count into atomics, once a chunk; the driver writes the rest when its state
 //! changes; QMP reads at any time and never waits for a migration.
@@ -40,15 +40,15 @@ struct Facts {
     waits: Waits,
 }
 
-/// What is known of accesses to missing pages.
+/// Figures about accesses to missing pages.
 #[derive(Debug, Default)]
 enum Waits {
     /// No postcopy, or this is its source.
     #[default]
     None,
-    /// They happen now.
+    /// Postcopy is under way.
     Live(Arc<Faults>),
-    /// What they came to.
+    /// The final figures.
     Past(&'static str, Box<Blocktime>),
 }
 
@@ -94,7 +94,7 @@ impl Progress {
         Arc::new(Progress { pages, ram_bytes, facts: Mutex::new(facts), events })
     }
 
-    /// What the trace asks how far the migration is; nothing more once this is gone.
+    /// Reads the progress for the trace; `None` once this is gone.
     pub(crate) fn watched(self: &Arc<Self>) -> impl Fn() -> Option<MigrationInfo> + Send + 'static {
         let watched = Arc::downgrade(self);
         move || watched.upgrade().map(|progress| progress.info())
@@ -129,13 +129,13 @@ impl Progress {
         self.facts().status
     }
 
-    /// Why it failed, or what is uncertain. Set before the status that it explains.
+    /// Sets why it failed or is uncertain, before the status that this explains.
     pub(crate) fn set_error(&self, reason: String) {
         ferry_observe::trace::note(|| ferry_observe::trace::What::Error { text: reason.clone() });
         self.facts().error = Some(reason);
     }
 
-    /// What was wrong is so no more.
+    /// The error no longer applies.
     pub(crate) fn clear_error(&self) {
         self.facts().error = None;
     }
@@ -145,7 +145,7 @@ impl Progress {
         self.facts().handshake = handshake;
     }
 
-    /// Why the handshake is not the one that was to be expected.
+    /// Why the handshake is not the expected one.
     pub(crate) fn set_handshake_why(&self, why: String) {
         self.facts().handshake_why = Some(why);
     }
@@ -156,9 +156,9 @@ impl Progress {
         self.facts().local = true;
     }
 
-    /// Destination: postcopy has begun, and `faults` knows how it goes.
+    /// Destination: postcopy has begun, and `faults` has its figures.
     ///
-    /// `missing` pages lacked when it was armed: some may have come since.
+    /// `missing` pages were missing when memory was armed: some may have come since.
     pub(crate) fn watch_faults(&self, faults: Arc<Faults>, missing: u64) {
         self.pages.is_postcopy.store(true, Relaxed);
         self.pages.missing_at_first.store(missing, Relaxed);
@@ -174,8 +174,8 @@ impl Progress {
         }
     }
 
-    /// Whether guest memory here is all of it and the guest's own, as far as this migration
-    /// matters; `is_handed_over` says that the guest belongs to the destination for good.
+    /// Whether guest memory here is complete and the guest's own, as far as this migration matters;
+    /// `is_handed_over`: the guest belongs to the destination for good.
     ///
     /// # Errors
     /// Why not.
@@ -183,7 +183,7 @@ impl Progress {
         let facts = self.facts();
         match (facts.direction, facts.status) {
             (Direction::Incoming, Some(status)) if self.pages.is_postcopy.load(Relaxed) => match status {
-                // The last page may be here a moment before both sides have said so.
+                // The last page may be here a moment before both sides have reported it.
                 _ if self.pages.remaining_pages.load(Relaxed) == 0 => Ok(()),
                 Status::Failed => Err(MigrationError::PagesLost),
                 _ => Err(MigrationError::PagesMissing),
@@ -207,14 +207,14 @@ impl Progress {
         self.pages.cpu_throttle_highest.fetch_max(percentage.into(), Relaxed);
     }
 
-    /// Destination: so many pages have arrived; a page that comes again is counted again.
+    /// Destination: `pages` more have arrived; a page that comes again is counted again.
     pub(crate) fn arrived(&self, pages: u64) {
         let left = |remaining: u64| Some(remaining.saturating_sub(pages));
-        // The closure always gives a value.
+        // The closure always returns a value.
         let _ = self.pages.remaining_pages.fetch_update(Relaxed, Relaxed, left);
     }
 
-    /// Tells clients that a round begins.
+    /// Notifies clients that a round begins.
     pub(crate) fn begin_round(&self) {
         let round = self.pages.rounds.fetch_add(1, Relaxed) + 1;
         self.events.publish(Event::MigrationPass(round));

@@ -1,5 +1,5 @@
-//! What an operator asks of a driver: the driver takes it, or the caller takes it back when its
-//! patience ends, and never both.
+//! Commands of an operator to a driver: either the driver takes a command, or its caller withdraws
+//! it after a timeout, never both.
 //!
 //! ```text
 //!   caller ── Request ──► inbox ──► driver: take ──► answer ──► caller
@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A driver may be busy with a peer for longer than a client waits. A command that it carried out
-//! after its caller was told of a failure would come at a time of its own: an address given up for
-//! one that nothing waits for, a word on the owner that holds no more.
+//! after its caller had received an error would come unexpectedly: an address released for one that
+//! is no longer wanted, a decision on the owner that no longer holds.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,10 +21,10 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unanswered {
-    /// The driver has not taken the command, and finds it no more.
+    /// The driver has not taken the command, which is withdrawn.
     #[error("the migration is held up and does not answer: nothing was done; see query-migrate, and try again")]
     HeldUp,
-    /// The driver has taken the command and is still at it.
+    /// The driver has taken the command and has not finished it.
     #[error("the migration is held up while it does what was asked: query-migrate tells how it ends")]
     UnderWay,
     /// There is no driver any more.
@@ -32,7 +32,7 @@ pub enum Unanswered {
     Ended,
 }
 
-/// A command of which the driver has not begun.
+/// A command that the driver has not begun.
 #[derive(Debug)]
 pub(crate) struct Request<C, A> {
     command: Arc<Mutex<Option<C>>>,
@@ -40,7 +40,7 @@ pub(crate) struct Request<C, A> {
 }
 
 impl<C, A> Request<C, A> {
-    /// Takes the command, with where the answer goes; `None` if its caller has taken it back.
+    /// Takes the command, with the channel for its answer; `None` if its caller has withdrawn it.
     #[must_use]
     pub(crate) fn take(self) -> Option<(C, Sender<A>)> {
         let command = take(&self.command)?;
@@ -57,7 +57,7 @@ fn take<C>(command: &Mutex<Option<C>>) -> Option<C> {
 ///
 /// # Errors
 /// When there is no answer in time, or never will be. Unless the driver has taken the command, it
-/// is gone by then, with all that it held.
+/// has been dropped by then.
 pub(crate) fn ask<C, A, E>(
     events: &Sender<E>,
     command: C,

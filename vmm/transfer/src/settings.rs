@@ -1,9 +1,9 @@
 //! Parameters and capabilities: the process's own, and those of one migration.
 //!
-//! A client sets the process's values with `migrate-set-parameters` and
-//! `migrate-set-capabilities`. A migration takes a copy when it starts, with what `migrate` gave
-//! it alone on top, and reads only that copy; both are a [`Settings`]. What a client sets later,
-//! while the migration runs, goes into both.
+//! A client sets the process's values with `migrate-set-parameters` and `migrate-set-capabilities`.
+//! A migration takes a copy when it starts, overridden by the values given to `migrate`, and reads
+//! only that copy; both are a [`Settings`]. Parameters that a client sets while the migration runs
+//! go into both.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,7 +27,7 @@ impl Settings {
         self.parameters.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What the parameters would be with `given`.
+    /// The parameters, overridden by `given`.
     ///
     /// # Errors
     /// The first that is out of its range.
@@ -36,7 +36,7 @@ impl Settings {
         parameters.check().map(|()| parameters)
     }
 
-    /// Replaces all parameters by what [`Settings::with`] has returned.
+    /// Replaces all parameters by the result of [`Settings::with`].
     pub fn replace(&self, parameters: Parameters) {
         self.max_bandwidth.store(parameters.max_bandwidth, Relaxed);
         *self.parameters.lock().unwrap_or_else(PoisonError::into_inner) = parameters;
@@ -95,7 +95,7 @@ impl Settings {
         }
     }
 
-    /// The cap on bandwidth, in bytes a second, as it changes.
+    /// The cap on bandwidth, in bytes a second; the value changes with the parameter.
     #[must_use]
     pub fn max_bandwidth(&self) -> Arc<AtomicU64> {
         self.max_bandwidth.clone()

@@ -11,7 +11,7 @@ use ferry_machine::Machine;
 pub(super) const INTERRUPT_AGAIN: Duration = Duration::from_millis(5);
 
 /// Waits for threads of an attempt that is given up; interrupts a device that hangs in them,
-/// however late it begins to.
+/// however late the hang begins.
 pub(super) fn join_interrupting(machine: &Machine, threads: impl IntoIterator<Item = JoinHandle<()>>) {
     for thread in threads {
         while !thread.is_finished() {
@@ -24,8 +24,8 @@ pub(super) fn join_interrupting(machine: &Machine, threads: impl IntoIterator<It
     }
 }
 
-/// Starts a worker whose death would leave another thread waiting for ever: a panic is told
-/// through `died`.
+/// Starts a worker whose death would leave another thread waiting indefinitely: a panic is reported
+/// to `died`.
 pub(super) fn spawn_watched(
     faults: &FaultControl,
     name: &str,
@@ -34,15 +34,14 @@ pub(super) fn spawn_watched(
 ) -> std::io::Result<JoinHandle<()>> {
     let reason = format!("the thread {name} ended unexpectedly; see the log");
     faults.spawn(name, move || {
-        // What the closure holds is not used any more after a panic.
+        // The closure's state is not used any more after a panic.
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err() {
             died(reason);
         }
     })
 }
 
-/// Puts away threads that have ended: a postcopy that is broken and recovered for long starts
-/// many.
+/// Joins threads that have ended: a postcopy that breaks and recovers again and again starts many.
 pub(super) fn join_finished(threads: &mut Vec<JoinHandle<()>>) {
     for thread in threads.extract_if(.., |thread| thread.is_finished()) {
         if thread.join().is_err() {
@@ -51,7 +50,7 @@ pub(super) fn join_finished(threads: &mut Vec<JoinHandle<()>>) {
     }
 }
 
-/// What a thread that has panicked has left is as good as any.
+/// The state that a thread leaves when it panics is usable.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

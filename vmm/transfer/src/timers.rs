@@ -1,11 +1,11 @@
-//! The timers that a state machine asked for, on the real clock.
+//! The timers that a state machine has started, on the real clock.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ferry_migration::{Parameters, Timer};
 
-/// How often a side gives a sign of life, as a part of the time after which it is missed.
+/// Heartbeats that a side sends within the time after which it counts as silent.
 const HEARTBEATS_PER_TIMEOUT: u32 = 5;
 
 /// How often a record that did not answer is asked again.
@@ -18,7 +18,7 @@ pub(crate) struct Durations {
     pub setup: Duration,
     /// Rehearsing, stopping, loading and starting, each.
     pub load: Duration,
-    /// Without a sign of life.
+    /// Silence after which the peer counts as lost.
     pub heartbeat: Duration,
 }
 

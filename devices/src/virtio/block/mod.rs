@@ -1,8 +1,8 @@
 //! A virtio disk (virtio 1.2 §5.2) on an image.
 //!
-//! Reads, writes, flush and "get ID"; discard and write-zeroes are not offered. One queue, whose
-//! requests are taken apart (`request`), and their data moved between guest memory and the image
-//! without a copy (`transfer`). The image ([`Image`]) is locked exactly while a guest may run.
+//! Reads, writes, flush and "get ID"; discard and write-zeroes are not offered. There is one queue:
+//! `request` parses its requests, and `transfer` moves their data between guest memory and the
+//! image without a copy. The image ([`Image`]) is locked if and only if a guest may run.
 
 mod config;
 mod image;
@@ -33,7 +33,7 @@ pub struct Block {
     capacity: AtomicU64,
 }
 
-/// What must be the same wherever the guest goes.
+/// The facts that must be the same at both sides of a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockFacts {
     sectors: u64,
@@ -48,7 +48,7 @@ impl Block {
         Block { id: DeviceId { name: "virtio-blk", instance }, id_text: config::id(instance), image, capacity }
     }
 
-    /// Puts it behind registers, with its queue in `memory`.
+    /// Puts the disk behind registers, with its queue in `memory`.
     ///
     /// # Errors
     ///
@@ -58,7 +58,8 @@ impl Block {
         VirtioMmio::new(self, memory).map_err(|source| BlockError::Host { path, source })
     }
 
-    /// Size of the disk in bytes: that of the image when the guest booted, wherever that was.
+    /// Size of the disk in bytes: that of the image when the guest booted, here or in another
+    /// process.
     fn capacity(&self) -> u64 {
         self.capacity.load(Ordering::SeqCst)
     }
@@ -108,7 +109,7 @@ impl VirtioDevice for Block {
         BlockFacts { sectors: self.capacity() / SECTOR_BYTES, read_only: self.image.is_read_only() }
     }
 
-    /// An image that has grown since the guest booted does: the guest keeps its capacity, also
+    /// Accepts an image that has grown since the guest booted: the guest keeps its capacity, also
     /// over a reset.
     fn take_facts(&self, facts: &BlockFacts) -> Result<(), LoadError> {
         let sectors = self.image.bytes() / SECTOR_BYTES;

@@ -2,8 +2,7 @@
 //!
 //! The worker hands each chain to [`serve`]. A driver may lay a request out over descriptors as it
 //! likes (§2.7.4), and a hostile one may put anything into them: every address and length is
-//! checked, and what cannot be a request is refused with an error status where there is a byte to
-//! write it to.
+//! checked, and an invalid request is refused with an error status if it has a byte for one.
 
 use std::io::{self, ErrorKind};
 
@@ -24,15 +23,15 @@ use crate::virtio::device::{Chain, Done};
 /// Type, reserved word and sector, all little-endian.
 const HEADER_BYTES: usize = 16;
 
-/// What requests are served from.
+/// The resources from which requests are served.
 struct Backend<'a> {
     image: &'a dyn Image,
     /// The size of the guest's disk, in bytes.
     capacity: u64,
     id: &'a [u8; ID_BYTES],
     memory: &'a GuestMemory,
-    /// The driver did not take `VIRTIO_BLK_F_FLUSH`: what is written must be durable when its
-    /// request completes (§5.2.6.2).
+    /// The driver did not accept `VIRTIO_BLK_F_FLUSH`: a write must be durable when it completes
+    /// (§5.2.6.2).
     write_through: bool,
 }
 
@@ -72,8 +71,8 @@ struct Moved {
     cost: u64,
 }
 
-/// A chain taken apart: what the device may read, what it may write, and the status byte at the
-/// end of that.
+/// A parsed chain: the segments that the device may read, those that it may write, and the status
+/// byte at their end.
 #[derive(Debug, Default)]
 struct Layout {
     readable: Vec<Segment>,
@@ -82,8 +81,7 @@ struct Layout {
 }
 
 impl Layout {
-    /// Walks the chain. With an error comes the place of the status byte, if the chain is whole
-    /// enough to have one.
+    /// Walks the chain. An error includes the address of the status byte, if the chain has one.
     fn of(chain: DescriptorChain<&GuestMemory>) -> Result<Layout, (Option<GuestAddress>, Refusal)> {
         let mut layout = Layout::default();
         let mut refusal = None;
@@ -116,7 +114,7 @@ impl Layout {
     }
 }
 
-/// Cuts the last byte off and gives its address.
+/// Removes the last byte and returns its address.
 fn take_last_byte(segments: &mut Vec<Segment>) -> Option<GuestAddress> {
     while segments.pop_if(|segment| segment.len == 0).is_some() {}
     let last = segments.last_mut()?;
@@ -124,7 +122,7 @@ fn take_last_byte(segments: &mut Vec<Segment>) -> Option<GuestAddress> {
     last.address.0.checked_add(last.len as u64).map(GuestAddress)
 }
 
-/// A request that makes sense so far.
+/// A request with a complete header.
 struct Request {
     kind: u32,
     sector: u64,
@@ -133,7 +131,7 @@ struct Request {
 }
 
 impl Request {
-    /// Reads the header off the front of what is readable.
+    /// Reads the header from the front of the readable segments.
     fn read(layout: Layout, memory: &GuestMemory) -> Result<Request, Refusal> {
         let mut header = [0; HEADER_BYTES];
         let mut filled = 0;

@@ -1,9 +1,9 @@
 //! Moves data between the image and guest memory, without a copy in between: vectored reads and
 //! writes on guest pages.
 //!
-//! A read fills guest memory behind the back of `vm-memory`, so its pages are marked in the
-//! memory's bitmap here, after the read: that bitmap is how live migration learns what devices
-//! wrote.
+//! `vm-memory` does not track these reads into guest memory, so their pages are marked in the
+//! memory's bitmap here, after the read: live migration takes the pages that devices wrote from
+//! that bitmap.
 
 use std::io;
 
@@ -13,7 +13,7 @@ use vm_memory::{GuestAddress, GuestMemory as _, Permissions, VolatileSlice};
 use super::image::{Image, Vectors};
 use crate::GuestMemory;
 
-/// Bytes of a page: what a migration brings at a time.
+/// Bytes of a page, which a migration places as a whole.
 const PAGE_BYTES: usize = 4096;
 
 /// A stretch of guest memory that a descriptor names.
@@ -66,9 +66,9 @@ fn resolve<'a>(
     Ok(slices)
 }
 
-/// Waits here for pages that a migration has yet to bring. In the file operation it would be with
-/// the lock of the image's inode held: as long as a broken postcopy lasts, a process that so much
-/// as removed the image would hang where no signal reaches it.
+/// Waits here for pages that a migration has yet to deliver. The file operation would wait with the
+/// lock of the image's inode held: while a postcopy is broken, a process that removes the image
+/// would then hang, and no signal would end it.
 fn await_pages<B: BitmapSlice>(slices: &[VolatileSlice<'_, B>]) {
     for slice in slices.iter().filter(|slice| !slice.is_empty()) {
         let guard = slice.ptr_guard();

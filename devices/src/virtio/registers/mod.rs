@@ -2,8 +2,8 @@
 //! state machine (§2.1, §3.1).
 //!
 //! Plain values: nothing here touches guest memory, waits or signals.
-//! [`VirtioMmio`](super::VirtioMmio) holds them under its lock, and carries out what
-//! [`Registers::write`] says has to follow.
+//! [`VirtioMmio`](super::VirtioMmio) holds them under its lock, and carries out the [`Effect`] that
+//! [`Registers::write`] returns.
 
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FAILED,
@@ -36,7 +36,7 @@ const VENDOR: u32 = u32::from_le_bytes(*b"Frry");
 /// `SHMLen` and `SHMBase` of a shared memory region that does not exist.
 const NO_REGION: u32 = u32::MAX;
 
-/// What must follow a register write.
+/// The action that must follow a register write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
     /// Nothing.
@@ -49,7 +49,7 @@ pub(super) enum Effect {
     Stop,
     /// Stop this queue, then [`Registers::queue_stopped`].
     StopQueue(usize),
-    /// The driver did what the specification forbids; the write was ignored, and this is why.
+    /// The specification forbids the write; it was ignored for this reason.
     Ignored(&'static str),
 }
 
@@ -64,7 +64,7 @@ pub(super) struct QueueRegisters {
     pub(super) used: u64,
 }
 
-/// All registers with a memory of their own.
+/// All registers that store a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Registers {
     pub(super) device_type: u32,
@@ -92,7 +92,7 @@ impl Registers {
         }
     }
 
-    /// As after power-on. The device has been stopped.
+    /// Sets the power-on values. The device has been stopped.
     pub(super) fn reset(&mut self) {
         let sizes: Vec<u16> = self.queues.iter().map(|queue| queue.max_size).collect();
         *self = Registers::new(self.device_type, self.offered, &sizes);
@@ -137,7 +137,7 @@ impl Registers {
         }
     }
 
-    /// A queue was stopped on the driver's wish.
+    /// A queue was stopped at the driver's request.
     pub(super) fn queue_stopped(&mut self, queue: usize) {
         if let Some(queue) = self.queues.get_mut(queue) {
             queue.ready = false;
@@ -165,7 +165,7 @@ impl Registers {
         match (self.is_failed(), added & DRIVER_OK != 0) {
             (false, true) => Effect::Start,
             // §2.1: the driver has given up on the device, and may use its buffers for something
-            // else. It must reset it before it goes on (§2.1.1).
+            // else. It must reset the device before it goes on (§2.1.1).
             (true, _) if was_started && added & FAILED != 0 => Effect::Stop,
             _ => Effect::None,
         }

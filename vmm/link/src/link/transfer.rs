@@ -2,12 +2,12 @@
 //! all the same.
 //!
 //! Two rules, one for each kind of link. On a link that carries pages, *something moves*: a
-//! transfer that has begun may take as long as it likes, but not a
-//! [patience](Link::set_patience) without a byte. A control message has an [`Allowance`] for the
-//! whole of it, however it trickles.
+//! transfer that has begun may take any time, but not a [patience](Link::set_patience) without a
+//! byte. A control message has one [`Allowance`] for the whole of it.
 //!
-//! Waiting is counted in looks, and a look counts for [`LOOK`] at most: time in which this process
-//! itself stood still (SIGSTOP, a debugger, a host without a free core) is not the peer's.
+//! Waiting is counted in looks, and a look counts for [`LOOK`] at most: time for which this process
+//! itself was stopped (SIGSTOP, a debugger, a host without a free core) does not count against the
+//! peer.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -20,13 +20,13 @@ use ferry_memory::vectors::{Incoming, Outgoing};
 use super::Link;
 use crate::wire::Ready;
 
-/// Longest that a transfer waits before it looks at why.
+/// Longest that a transfer waits before it checks the link.
 pub const LOOK: Duration = Duration::from_millis(200);
-/// So many looks make a patience that is short.
+/// Looks per patience, when the patience is short.
 const LOOKS_PER_PATIENCE: u32 = 8;
-/// Time for a control message that is short.
+/// Time limit for a short control message.
 const MESSAGE: Duration = Duration::from_secs(5);
-/// A second more is allowed for so many bytes of it: a link that carries less is of no use to a
+/// Bytes of a message that extend the limit by one second: a slower link is of no use to a
 /// migration.
 const BYTES_A_SECOND: u64 = 64 << 10;
 
@@ -41,7 +41,7 @@ impl Allowance {
         Allowance(MESSAGE + Duration::from_millis(bytes as u64 * 1000 / BYTES_A_SECOND))
     }
 
-    /// This long.
+    /// An allowance of `time`.
     #[must_use]
     pub fn of(time: Duration) -> Self {
         Allowance(time)
@@ -62,7 +62,7 @@ impl Allowance {
     }
 }
 
-/// Bytes that were written and that the peer's kernel has not confirmed, as they change.
+/// Watches the bytes that were written and that the peer's kernel has not confirmed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unconfirmed {
     bytes: u64,
@@ -70,8 +70,8 @@ pub struct Unconfirmed {
 }
 
 impl Unconfirmed {
-    /// Looks again, after `waited`. Returns for how long nothing has changed while there was
-    /// something to confirm.
+    /// Looks again, after `waited`. Returns for how long the number has not changed while it was
+    /// not 0.
     pub fn look(&mut self, link: &Link, waited: Duration) -> Duration {
         let bytes = link.unconfirmed();
         if bytes == 0 || bytes != self.bytes {
@@ -83,7 +83,7 @@ impl Unconfirmed {
     }
 }
 
-/// What is said of a link on which nothing has moved for so long.
+/// The error of a link on which nothing has moved for `patience`.
 #[must_use]
 pub fn silent(patience: Duration) -> io::Error {
     let text = format!("nothing has moved on it for {} ms (x-ferry-heartbeat-timeout-ms)", patience.as_millis());
@@ -91,8 +91,7 @@ pub fn silent(patience: Duration) -> io::Error {
 }
 
 impl Link {
-    /// Bytes that have come on it so far: two looks that find the same have found a peer that was
-    /// silent.
+    /// Bytes received so far: if two looks find the same number, the peer was silent in between.
     #[must_use]
     pub fn received(&self) -> u64 {
         self.0.received.load(Relaxed)
@@ -104,8 +103,8 @@ impl Link {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// From now on a transfer that has begun fails once nothing has moved for so long, and looks
-    /// at why it waits much more often.
+    /// From now on a transfer that has begun fails once nothing has moved for `patience`, and
+    /// checks the link much more often.
     ///
     /// # Errors
     /// When the host refuses it.
@@ -117,7 +116,7 @@ impl Link {
         self.wire().set_send_wait(Some(look))
     }
 
-    /// How long a call waits before it looks.
+    /// How long a call waits before the link is checked.
     #[must_use]
     pub fn look(&self) -> Duration {
         Duration::from_millis(self.0.look_ms.load(Relaxed))
@@ -130,7 +129,7 @@ impl Link {
         self.wire().unconfirmed()
     }
 
-    /// An interruption is as good as being ready: the call is made, and finds nothing.
+    /// An interruption counts as ready: the call that follows then finds nothing.
     fn wait_ready(&self, to: Ready, within: Option<Duration>) -> io::Result<bool> {
         match self.wire().wait_ready(to, within) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(true),
@@ -138,23 +137,22 @@ impl Link {
         }
     }
 
-    /// Waits until a read would not wait, which the end of the connection does not either.
+    /// Waits until a read would not block, which includes the end of the connection.
     ///
     /// # Errors
-    /// When the kernel does not say.
+    /// When the kernel does not report it.
     pub fn wait_readable(&self) -> io::Result<()> {
         while !self.wait_ready(Ready::ToReceive, None)? {}
         Ok(())
     }
 
-    /// Whether a read would not wait.
+    /// Whether a read would not block.
     #[must_use]
     pub fn is_readable(&self) -> bool {
         self.wait_ready(Ready::ToReceive, Some(Duration::ZERO)).unwrap_or(false)
     }
 
-    /// A call came back with nothing: the next one is made, unless the patience is at its end, or
-    /// there is none.
+    /// A call timed out: it is repeated, unless the patience is used up, or there is none.
     fn stalled(&self, quiet: &mut Duration) -> io::Result<()> {
         let patience = Duration::from_millis(self.0.patience_ms.load(Relaxed));
         if patience.is_zero() {
@@ -164,7 +162,7 @@ impl Link {
         if *quiet >= patience { Err(silent(patience)) } else { Ok(()) }
     }
 
-    /// So many bytes have come.
+    /// Counts received bytes.
     pub(crate) fn note(&self, bytes: usize) {
         self.0.received.fetch_add(bytes as u64, Relaxed);
     }
@@ -178,8 +176,8 @@ impl Link {
         self.read_on(buffer, 0)
     }
 
-    /// As [`Link::read_exact`], of what need not come: only what has begun must end. `idle` is
-    /// asked at every look until then.
+    /// As [`Link::read_exact`], but waits without limit for the first byte. `idle` is called at
+    /// every look until then.
     ///
     /// # Errors
     /// As there, and what `idle` returns.
@@ -215,7 +213,7 @@ impl Link {
         Ok(())
     }
 
-    /// Fills guest memory, in as few calls as the socket gives it.
+    /// Fills guest memory, in as few calls as the socket allows.
     ///
     /// # Errors
     /// As [`Link::read_exact`].
@@ -258,7 +256,7 @@ impl Link {
     /// Sends all of `bytes`.
     ///
     /// # Errors
-    /// As the socket says; `TimedOut` past the patience, or, without one, past the write timeout.
+    /// The socket's error; `TimedOut` past the patience, or, without one, past the write timeout.
     pub fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         let mut quiet = Duration::ZERO;
         while !bytes.is_empty() {
@@ -274,10 +272,10 @@ impl Link {
         Ok(())
     }
 
-    /// Sends what the socket takes without waiting. Returns how much that was.
+    /// Sends what the socket takes without waiting. Returns how many bytes that was.
     ///
     /// # Errors
-    /// As the socket says.
+    /// The socket's error.
     pub fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
         let sent = self.wire().send(&[IoSlice::new(bytes)], false);
         sent.or_else(|error| if is_nothing(&error) { Ok(0) } else { Err(error) })
@@ -287,7 +285,7 @@ impl Link {
     /// bytes that was.
     ///
     /// # Errors
-    /// As the socket says; what was sent by then is not known.
+    /// The socket's error; how much was sent by then is not known.
     pub fn write_within(&self, mut slices: &mut [IoSlice<'_>], allowance: &mut Allowance) -> io::Result<usize> {
         let mut all = 0;
         IoSlice::advance_slices(&mut slices, 0);
@@ -307,13 +305,12 @@ impl Link {
         Ok(all)
     }
 
-    /// Sends bytes and guest memory on a link on which the peer sends nothing, or only requests:
-    /// the peer's end of the connection is noticed also while a write waits. A peer that has closed
-    /// with a full window need not say so to a writer. `judge` is told at every look for how long
-    /// nothing has moved.
+    /// Sends bytes and guest memory on a link on which the peer sends nothing, or only requests. It
+    /// checks also while a write waits whether the peer has closed: with a full window the write
+    /// itself need not fail. `judge` receives at every look the time for which nothing has moved.
     ///
     /// # Errors
-    /// As the socket says; `UnexpectedEof` when the peer has closed; what `judge` returns.
+    /// The socket's error; `UnexpectedEof` when the peer has closed; what `judge` returns.
     pub fn write_all_while_open(
         &self,
         memory: &mut Outgoing<'_>,
@@ -345,10 +342,10 @@ impl Link {
         Ok(())
     }
 
-    /// Takes what has come, without waiting: `None` if nothing has, 0 bytes at the peer's end.
+    /// Reads without waiting: `None` if there is nothing, 0 bytes at the peer's end.
     ///
     /// # Errors
-    /// As the wire says.
+    /// The wire's error.
     pub(crate) fn read_now(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         match self.wire().receive(buffer, false) {
             Ok(taken) => {
@@ -360,12 +357,12 @@ impl Link {
         }
     }
 
-    /// As [`Link::write_within`], and with the first byte `descriptor`. A descriptor that comes
-    /// with any other byte is closed by the kernel, because the read of that byte asks for none.
+    /// As [`Link::write_within`], with `descriptor` at the first byte. The kernel closes a
+    /// descriptor that comes with any other byte, because the read of that byte requests none.
     ///
     /// # Errors
-    /// As there; `TimedOut` when not even the first byte went; `Unsupported` where descriptors
-    /// cannot go.
+    /// As there; `TimedOut` when not even the first byte was sent; `Unsupported` where descriptors
+    /// cannot be passed.
     pub(crate) fn write_within_with(
         &self,
         descriptor: BorrowedFd<'_>,
@@ -412,7 +409,7 @@ fn is_nothing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-/// What becomes of a call that has failed: it is made again, or its error is told.
+/// Whether a failed call is repeated (`Ok`), or its error is returned.
 fn retry(error: io::Error) -> io::Result<()> {
     match error.kind() {
         io::ErrorKind::Interrupted => Ok(()),

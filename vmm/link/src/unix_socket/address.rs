@@ -19,7 +19,7 @@ pub const NAME_MAX: usize = 64;
 /// Bytes in a path (limits.h), with the closing zero after them.
 pub const PATH_MAX: usize = 4095;
 
-/// Where a socket is, as the kernel takes it.
+/// The address of a socket, in the form that the kernel takes.
 #[derive(Debug)]
 pub struct Address {
     address: SocketAddrUnix,
@@ -37,14 +37,14 @@ impl Address {
         Ok(Address { address: SocketAddrUnix::new(&path)?, _folder: folder })
     }
 
-    /// As a call takes it, for as long as `self` lives.
+    /// The address for a system call, valid for as long as `self` lives.
     #[must_use]
     pub fn get(&self) -> &SocketAddrUnix {
         &self.address
     }
 }
 
-/// A path of the same file that fits an address, and what it goes through.
+/// A path of the same file that fits an address, and the descriptor that it goes through.
 fn reachable(path: &Path) -> io::Result<(PathBuf, Option<OwnedFd>)> {
     if path.as_os_str().len() <= ADDRESS_MAX {
         return Ok((path.to_owned(), None));
@@ -61,7 +61,7 @@ fn reachable(path: &Path) -> io::Result<(PathBuf, Option<OwnedFd>)> {
 /// Connects to the socket at `path`.
 ///
 /// # Errors
-/// What the kernel answered.
+/// The kernel's error.
 pub fn connect(path: &Path) -> io::Result<OwnedFd> {
     let address = Address::of(path)?;
     let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
@@ -74,7 +74,7 @@ pub fn connect(path: &Path) -> io::Result<OwnedFd> {
     }
 }
 
-/// Why `path` can be no socket's; none when it can.
+/// Why `path` cannot be a socket's; `None` if it can.
 #[must_use]
 pub fn objection(path: &Path) -> Option<&'static str> {
     let whole = path.as_os_str();

@@ -20,7 +20,7 @@ const XLF_KERNEL_64: u16 = 1;
 const ENTRY_64: u64 = 0x200;
 const SECTOR: u64 = 512;
 
-/// A checked bzImage and where it goes.
+/// A checked bzImage and its load address.
 #[derive(Debug)]
 pub(super) struct BzImage {
     /// The header as the file has it.
@@ -28,11 +28,11 @@ pub(super) struct BzImage {
     offset: u64,
     len: u64,
     load: u64,
-    /// First address past what the kernel needs while it unpacks itself.
+    /// First address past the space that the kernel needs to decompress itself.
     pub(super) end: u64,
 }
 
-/// Whether the image has the setup header's mark.
+/// Whether the image has the setup header's magic number.
 pub(super) fn is_bzimage(image: &Image) -> bool {
     let mut magic = [0; 4];
     image.read(0x202, &mut magic, "setup header").is_ok() && u32::from_le_bytes(magic) == MAGIC

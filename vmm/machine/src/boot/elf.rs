@@ -27,7 +27,7 @@ const PT_NOTE: u32 = 4;
 const EM_386: u16 = 3;
 const EM_X86_64: u16 = 62;
 
-/// What a checked ELF image wants.
+/// A checked ELF image.
 #[derive(Debug)]
 pub(super) struct Elf {
     segments: Vec<Segment>,
@@ -37,7 +37,7 @@ pub(super) struct Elf {
     pub(super) end: u64,
 }
 
-/// How wide the file's addresses are, and so where its fields lie.
+/// Width of the file's addresses, on which the offsets of its fields depend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
     Elf32,
@@ -53,7 +53,7 @@ struct Segment {
     end: u64,
 }
 
-/// Whether the image says that it is ELF.
+/// Whether the image begins with ELF's magic number.
 pub(super) fn is_elf(magic: [u8; 4]) -> bool {
     magic == *b"\x7fELF"
 }
@@ -99,7 +99,7 @@ impl Elf {
 }
 
 impl Class {
-    /// By the bytes that both classes begin with: the identification, the type and the processor.
+    /// From the bytes that both classes begin with: the identification, the type and the processor.
     fn of(start: &[u8; 20]) -> Result<Self, Problem> {
         if start[5] != 1 {
             return Err(Problem::WrongElf("it is big-endian"));
@@ -117,7 +117,7 @@ impl Class {
         if self == Class::Elf32 { 52 } else { 64 }
     }
 
-    /// Where the program headers begin, how long each is, and how many there are.
+    /// Offset of the program headers, length of each, and their number.
     fn table(self, header: &[u8]) -> (u64, u16, u16) {
         match self {
             Class::Elf32 => (u32_at(header, 28).into(), u16_at(header, 42), u16_at(header, 44)),

@@ -1,4 +1,4 @@
-//! What can be wrong with a kernel, an initrd or a command line, each with what to do about it.
+//! Errors in a kernel, an initrd or a command line, each with a remedy.
 
 use std::fmt;
 use std::io;
@@ -28,14 +28,14 @@ impl fmt::Display for Input {
 #[derive(Debug, thiserror::Error)]
 #[error("{input}: {problem}")]
 pub struct BootError {
-    /// What was being read or loaded.
+    /// The input that was being read or loaded.
     pub input: Input,
-    /// What is wrong with it.
+    /// The problem in it.
     #[source]
     pub problem: Problem,
 }
 
-/// What is wrong with an image.
+/// A problem in an image.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     /// The file does not open.
@@ -47,7 +47,7 @@ pub enum Problem {
     /// A directory, a pipe, a device.
     #[error("is not a regular file; give the path of an image file")]
     NotAFile,
-    /// Nothing in it.
+    /// The file is empty.
     #[error("is empty; give a complete image")]
     Empty,
     /// The file ends before something that its headers promise.
@@ -75,7 +75,7 @@ pub enum Problem {
     /// No PT_LOAD segment.
     #[error("has nothing to load; give an executable kernel, not an object file")]
     NoSegments,
-    /// A segment lies where no RAM is.
+    /// A segment lies outside of RAM.
     #[error(
         "needs guest memory from {start:#x} to {end:#x}, which is not there; give more with --memory or link it lower"
     )]
@@ -94,7 +94,7 @@ pub enum Problem {
     /// Two segments overlap.
     #[error("has two segments that overlap at {at:#x}; link it again")]
     Overlap {
-        /// The first address that both want.
+        /// The first address that both need.
         at: u64,
     },
     /// The entry point lies in no loaded segment.

@@ -94,7 +94,7 @@ impl Image {
         Ok(())
     }
 
-    /// What is in it, for a destination to compare.
+    /// Identifies its content, for a destination to compare.
     pub(super) fn identity(&self) -> Result<Identity, Problem> {
         let mut hash = Xxh3::new();
         let mut buffer = vec![0; COPY_BYTES.min(self.len as usize)];

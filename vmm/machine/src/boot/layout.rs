@@ -1,7 +1,7 @@
-//! Where boot data lies in guest memory, and the memory map that every boot protocol tells the
-//! guest.
+//! Addresses of boot data in guest memory, and the memory map that every boot protocol passes to
+//! the guest.
 //!
-//! All of it lies below 1 MiB, where no kernel segment may, so that a reset can write it again
+//! All of it lies below 1 MiB, where no kernel segment may lie, so that a reset can write it again
 //! over a running system.
 
 use ferry_migration::description::RamRange;
@@ -30,7 +30,7 @@ pub(super) const MP_TABLE: u64 = 0xf_0000;
 /// The first address that a kernel may occupy.
 pub(super) const KERNEL_MIN: u64 = 0x10_0000;
 
-/// What a range of the memory map is (the numbers of e820 and of Xen's PVH agree on these).
+/// The kind of a range of the memory map (the numbers of e820 and of Xen's PVH agree on these).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum Kind {
@@ -47,7 +47,7 @@ pub(super) struct MapEntry {
     pub start: u64,
     /// Bytes.
     pub len: u64,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
 }
 

@@ -1,5 +1,5 @@
-//! Loads a kernel, its initrd and its command line into guest memory, and says in which state the
-//! first vCPU begins.
+//! Loads a kernel, its initrd and its command line into guest memory, and determines the state in
+//! which the first vCPU begins.
 //!
 //! The machine opens a [`BootSource`] once and loads it at power-on and at every reset. A kernel
 //! with a PVH note boots by PVH; a Linux bzImage or `vmlinux` boots by the Linux 64-bit protocol.
@@ -31,8 +31,7 @@ use layout::{COMMAND_LINE, COMMAND_LINE_MAX};
 
 use ferry_memory::Memory;
 
-/// The highest address of an initrd when the kernel does not say (boot protocol,
-/// `initrd_addr_max`).
+/// The highest address of an initrd when the kernel sets none (boot protocol, `initrd_addr_max`).
 const INITRD_MAX: u64 = 0x37ff_ffff;
 
 /// Where and how a kernel is entered.
@@ -53,14 +52,14 @@ impl Entry {
     }
 }
 
-/// What boots: the open images and the command line.
+/// The open images and the command line to boot.
 #[derive(Debug)]
 pub(crate) struct BootSource {
     kernel: Image,
     initrd: Option<Image>,
-    /// What the images hold, and the command line that was given here.
+    /// Identities of the images, and this process's command line.
     own: Boot,
-    /// The command line of a guest that came from elsewhere.
+    /// The command line of a guest that arrived.
     arrived: Mutex<Option<String>>,
     cpus: u32,
 }
@@ -100,20 +99,19 @@ impl BootSource {
         Ok(BootSource { kernel, initrd, own, arrived: Mutex::default(), cpus })
     }
 
-    /// What boots here at the next reset.
+    /// The images and command line that boot at the next reset.
     #[must_use]
     pub(crate) fn identity(&self) -> Boot {
         let arrived = self.arrived().clone();
         Boot { command_line: arrived.unwrap_or_else(|| self.own.command_line.clone()), ..self.own.clone() }
     }
 
-    /// The command line of a guest that boots here, which is empty before.
+    /// Sets the command line of a guest that boots here; it is empty before.
     pub(crate) fn set_own_command_line(&mut self, command_line: String) {
         self.own.command_line = command_line;
     }
 
-    /// The guest comes from elsewhere with this command line; without one, the one that was given
-    /// here counts.
+    /// Sets the command line of a guest that arrives; `None` keeps this process's own.
     pub(crate) fn set_command_line(&self, arrived: Option<String>) {
         *self.arrived() = arrived;
     }

@@ -1,4 +1,4 @@
-//! The MP table, from which a guest without ACPI learns of its processors and of the IOAPIC (Intel
+//! The MP table, which describes the processors and the IOAPIC to a guest without ACPI (Intel
 //! MultiProcessor Specification 1.4, chapter 4).
 
 use ferry_devices::GuestMemory;
@@ -33,7 +33,7 @@ fn table(cpus: u8) -> Vec<u8> {
     let ioapic_id = cpus;
     let mut entries = Vec::new();
     for id in 0..cpus {
-        // Usable; the first is the one that boots. Then family 6 and the features FPU and APIC.
+        // Usable; the first one boots. Then family 6 and the features FPU and APIC.
         let flags = if id == 0 { 0b11 } else { 0b01 };
         entries.extend([0, id, LAPIC_VERSION, flags]);
         entries.extend(0x600u32.to_le_bytes());

@@ -1,4 +1,4 @@
-//! The PVH boot protocol: `hvm_start_info` version 1 and what it points at (Xen
+//! The PVH boot protocol: `hvm_start_info` version 1 and the tables that it points at (Xen
 //! `docs/misc/pvh.pandoc`).
 
 use ferry_devices::GuestMemory;

@@ -17,7 +17,7 @@ const EFER_LMA: u64 = 1 << 10;
 /// RFLAGS with interrupts off; bit 1 is always set.
 const RFLAGS: u64 = 2;
 
-/// Selectors of the table that both protocols share; Linux asks for 0x10 and 0x18.
+/// Selectors of the table that both protocols share; Linux requires 0x10 and 0x18.
 const CODE: u16 = 0x10;
 const DATA: u16 = 0x18;
 const TASK: u16 = 0x20;

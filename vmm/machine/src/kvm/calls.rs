@@ -1,5 +1,5 @@
-//! The calls that save and load state, by name: the only way to make one, and where each can be
-//! made to fail.
+//! The calls that save and load state, by name: the only way to make one, and the place to inject a
+//! failure of it.
 //!
 //! The modules beside this one make every such call through [`Calls`]; the machine checks rules of
 //! the fault device against [`StateCall::ALL`]; tests go through the same table, so that a new
@@ -26,7 +26,7 @@ macro_rules! state_calls {
             /// Every one.
             pub const ALL: &[StateCall] = &[$(StateCall::$call),*];
 
-            /// As Linux calls it.
+            /// Its name in Linux.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {
@@ -103,13 +103,13 @@ impl Calls {
         self.faults.clone()
     }
 
-    /// How far off the wall clock is, by the rules of the fault device.
+    /// Skew of the wall clock, by the rules of the fault device.
     pub(super) fn clock_skew_ns(&self) -> i64 {
         self.faults.clock_skew_ms() * 1_000_000
     }
 
-    /// Makes a call, unless a rule of the fault device makes it fail. That looks as when the
-    /// kernel refuses.
+    /// Makes a call, unless a rule of the fault device makes it fail. The failure looks like one of
+    /// the kernel.
     pub(super) fn make<T>(&self, call: StateCall, ioctl: impl FnOnce() -> Result<T, Errno>) -> Result<T, StateError> {
         let injected = self.faults.before_call(call.name(), &self.part).map_err(|injected| match injected {
             Injected::Failed => Errno::new(libc::EINVAL),

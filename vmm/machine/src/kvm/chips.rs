@@ -37,8 +37,8 @@ pub(crate) fn save_irqchip(vm: &Vm) -> Result<Vec<u8>, StateError> {
     encode(&SavedChips { chips })
 }
 
-/// Sets the interrupt controllers. The local APICs must be set before: the IOAPIC hands over what
-/// is pending at once.
+/// Sets the interrupt controllers. The local APICs must be set before: the IOAPIC delivers pending
+/// interrupts at once.
 pub(crate) fn load_irqchip(vm: &Vm, version: u32, payload: &[u8]) -> Result<(), StateError> {
     let saved: SavedChips = decode(version, IRQCHIP_VERSION, payload)?;
     for (Exact(chip), id) in saved.chips.iter().zip(CHIPS) {

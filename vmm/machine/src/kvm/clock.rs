@@ -2,7 +2,7 @@
 //!
 //! The guest's clocks go on by the real time that passed between save and load. Where this host
 //! cannot set a TSC (the guest reads the host's own), a pending TSC deadline is moved instead, so
-//! that no timer sleeps for ever.
+//! that no timer sleeps indefinitely.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -21,15 +21,16 @@ pub(crate) const KVMCLOCK: DeviceId = DeviceId { name: "kvmclock", instance: 0 }
 /// Version of the `kvmclock` state.
 pub(crate) const VERSION: u32 = 1;
 
-/// The longest time that a clock is moved forward. More than that is a host whose clock is wrong.
+/// The longest time that a clock is moved forward. More than that means that a host's clock is
+/// wrong.
 const ELAPSED_MAX_NS: u64 = 10 * 60 * 1_000_000_000;
 
-/// Nanoseconds since 1970, as this host's clock has it.
+/// Nanoseconds since 1970, by this host's clock.
 fn host_ns() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
 }
 
-/// Nanoseconds since 1970, off by what the rules of the fault device say.
+/// Nanoseconds since 1970, with the skew of the fault device's rules.
 pub(super) fn real_ns(calls: &Calls) -> u64 {
     host_ns().saturating_add_signed(calls.clock_skew_ns())
 }
@@ -96,16 +97,16 @@ pub(crate) enum Tsc {
 }
 
 impl Tsc {
-    /// Looks at the TSC of a vCPU that has just been created: its own starts near 0, the host's is
-    /// the host's.
+    /// Classifies the TSC of a vCPU that has just been created: its own starts near 0, the host's
+    /// does not.
     pub(super) fn probe(fresh_vcpu_tsc: u64) -> Self {
         // SAFETY: every x86-64 processor has `rdtsc`.
         let host = unsafe { std::arch::x86_64::_rdtsc() };
         if fresh_vcpu_tsc > host / 2 { Tsc::Hosts } else { Tsc::Own }
     }
 
-    /// What the TSC and the TSC deadline of a vCPU become that had `tsc` and `deadline`,
-    /// `elapsed_ns` ago at `khz`.
+    /// The new TSC and TSC deadline of a vCPU that had `tsc` and `deadline` `elapsed_ns` ago, at
+    /// `khz`.
     pub(super) fn resumed(self, tsc: u64, deadline: u64, elapsed_ns: u64, khz: u32) -> (Option<u64>, u64) {
         let elapsed = (u128::from(elapsed_ns) * u128::from(khz) / 1_000_000) as u64;
         let expected = tsc.wrapping_add(elapsed);
@@ -115,8 +116,8 @@ impl Tsc {
                 // SAFETY: every x86-64 processor has `rdtsc`.
                 let here = unsafe { std::arch::x86_64::_rdtsc() };
                 let jump = here.wrapping_sub(expected);
-                // On the host that it was saved on the TSC has simply gone on; what is left is the
-                // time of reading it.
+                // On the host where it was saved, the TSC has simply gone on; the rest is the time
+                // of reading it.
                 let same_host = (jump as i64).unsigned_abs() < u64::from(khz) * 1000;
                 if deadline == 0 || same_host { (None, deadline) } else { (None, deadline.wrapping_add(jump)) }
             }

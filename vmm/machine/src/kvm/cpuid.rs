@@ -1,5 +1,5 @@
-//! The processor that a guest sees: what KVM supports here, with a topology of one package and one
-//! thread a core.
+//! The processor that a guest sees: all that KVM supports here, with a topology of one package and
+//! one thread a core.
 
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm};
@@ -9,10 +9,11 @@ use super::error::{KvmError, call};
 /// KVM's feature leaf (Linux `Documentation/virt/kvm/x86/cpuid.rst`).
 const KVM_FEATURES: u32 = 0x4000_0001;
 /// Asynchronous page faults: KVM_FEATURE_ASYNC_PF (4), _ASYNC_PF_VMEXIT (10), _ASYNC_PF_INT (14).
-/// With them a page that postcopy has not brought yet costs a guest forty times what it costs
+/// With them, a page that postcopy has not brought yet costs a guest forty times as much as
 /// without.
 const ASYNC_PAGE_FAULTS: u32 = 1 << 4 | 1 << 10 | 1 << 14;
-/// Where hypervisors tell the rate of the TSC (EAX) and of the local APIC's timer (EBX), in kHz.
+/// The leaf in which hypervisors give the rate of the TSC (EAX) and of the local APIC's timer
+/// (EBX), in kHz.
 const TIMING: u32 = 0x4000_0010;
 const HYPERVISOR_BASE: u32 = 0x4000_0000;
 /// KVM's local APIC timer runs at 1 GHz.
@@ -24,7 +25,7 @@ const HYPERVISOR: u32 = 1 << 31;
 /// Leaf 1, EDX: more than one logical processor in the package.
 const HTT: u32 = 1 << 28;
 
-/// What this host offers to every vCPU.
+/// The CPUID that this host offers to every vCPU.
 pub(super) fn offered(kvm: &Kvm, tsc_khz: u32) -> Result<Vec<kvm_cpuid_entry2>, KvmError> {
     let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(call("KVM_GET_SUPPORTED_CPUID"))?;
     let deadline_timer = kvm.check_extension(Cap::TscDeadlineTimer);
@@ -44,8 +45,8 @@ pub(super) fn offered(kvm: &Kvm, tsc_khz: u32) -> Result<Vec<kvm_cpuid_entry2>, 
     Ok(entries)
 }
 
-/// Whether a leaf tells about this host's calibration rather than about features, and so may
-/// differ between hosts.
+/// Whether a leaf describes this host's calibration rather than features, and so may differ between
+/// hosts.
 #[must_use]
 pub(crate) fn is_calibration(function: u32) -> bool {
     function == TIMING

@@ -39,8 +39,8 @@ impl DirtyLog {
     }
 
     /// Starts logging: from its return on, every write to RAM by a vCPU, KVM or a device is
-    /// recorded. A log that was already started starts anew. What the first harvest holds beyond
-    /// that depends on the host: it may be every page.
+    /// recorded. A log that was already started starts anew. The first harvest may hold more, up to
+    /// every page, depending on the host.
     ///
     /// # Errors
     /// When KVM refuses.
@@ -55,7 +55,7 @@ impl DirtyLog {
         self.set_logging(&mut state, true)
     }
 
-    /// Ends logging; what was recorded and not harvested is gone.
+    /// Ends logging; bits that were not harvested are lost.
     ///
     /// # Errors
     /// When KVM refuses.
@@ -69,7 +69,7 @@ impl DirtyLog {
     /// log clears itself when read). Bits that a harvest returns are the caller's.
     ///
     /// # Errors
-    /// When logging was not started or KVM refuses; `into` then has what was read so far.
+    /// When logging was not started or KVM refuses; `into` then has the bits read so far.
     pub fn harvest(&self, into: &mut PageBitmap) -> io::Result<()> {
         let mut state = self.lock();
         if !state.logging {
@@ -88,8 +88,8 @@ impl DirtyLog {
     }
 
     /// Clears the log for the pages set in `words`, one element for each chunk from `first_chunk`
-    /// on, and protects them again. Call it after a harvest that has returned these pages and
-    /// right before reading them: what is written later is in the next harvest.
+    /// on, and protects them again. Call it after a harvest that has returned these pages and right
+    /// before reading them: later writes are in the next harvest.
     ///
     /// # Errors
     /// When KVM refuses.

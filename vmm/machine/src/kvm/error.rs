@@ -1,8 +1,8 @@
-//! What can go wrong with KVM, naming the call, and what the user can do.
+//! Errors of KVM, with the call and a remedy.
 
 use kvm_ioctls::Error as Errno;
 
-/// KVM could not give what a machine needs.
+/// KVM does not provide something that a machine needs.
 #[derive(Debug, thiserror::Error)]
 pub enum KvmError {
     /// `/dev/kvm` does not open.
@@ -11,21 +11,21 @@ pub enum KvmError {
          /dev/kvm, and on a virtual machine enable nested virtualization"
     )]
     Open(Errno),
-    /// This kernel's KVM lacks what every machine needs.
+    /// This kernel's KVM lacks a capability that every machine needs.
     #[error("this host's KVM lacks {0}; use Linux 5.10 or newer with KVM for x86-64")]
     Missing(&'static str),
     /// A call failed.
     #[error("{call}: {errno}; see the KVM API documentation for this call, and the kernel log")]
     Call {
-        /// The ioctl, with what it was for.
+        /// The ioctl, with its purpose.
         call: &'static str,
         /// Why not.
         errno: Errno,
     },
-    /// More vCPUs than KVM gives.
+    /// More vCPUs than KVM supports.
     #[error("{wanted} vCPUs are more than this host gives; give at most {most} with --cpus")]
     Cpus {
-        /// vCPUs asked for.
+        /// vCPUs requested.
         wanted: u32,
         /// vCPUs possible.
         most: u32,
@@ -58,7 +58,7 @@ pub enum StateError {
         /// The value that it should have taken.
         value: u64,
     },
-    /// The kernel did not give a model-specific register that it lists.
+    /// The kernel did not return a model-specific register that it lists.
     #[error("MSR {index:#x} cannot be read")]
     MsrUnreadable {
         /// The register.
@@ -75,17 +75,17 @@ pub enum StateError {
     /// The bytes are no such state.
     #[error("state does not decode: {0}")]
     Malformed(String),
-    /// A field has a value that cannot be.
+    /// A field has an impossible value.
     #[error("{field} = {value}: {allowed}")]
     OutOfBounds {
         /// The field.
         field: &'static str,
-        /// What it holds.
+        /// Its value.
         value: u64,
-        /// What it could hold.
+        /// The values that are possible.
         allowed: &'static str,
     },
-    /// The guest counts time at another rate than this host can give.
+    /// The guest's TSC runs at a rate that this host cannot provide.
     #[error(
         "the guest's TSC runs at {saved} kHz, this host's at {here} kHz and cannot be scaled; use a host of that rate"
     )]

@@ -1,7 +1,7 @@
 //! KVM's structures as values of a saved state: their bytes, and never one byte more or less.
 //!
-//! `kvm-bindings` can serialise them itself, but pads a short state with zeros and cuts a long
-//! one, in silence.
+//! `kvm-bindings` can serialise them itself, but silently pads a short state with zeros and
+//! truncates a long one.
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -1,7 +1,7 @@
-//! KVM: the virtual machine, its vCPUs, what they save and load, and the dirty log.
+//! KVM: the virtual machine, its vCPUs, their saved state, and the dirty log.
 //!
 //! Everything here is a thin, checked layer over ioctls (Linux `Documentation/virt/kvm/api.rst`);
-//! the machine decides when to call it. A capability is probed before what it guards is called.
+//! the machine decides when to call it. A capability is probed before the call that it guards.
 
 pub(crate) mod calls;
 pub(crate) mod chips;

@@ -13,9 +13,9 @@ pub(super) const TSC: u32 = 0x10;
 pub(super) const TSC_DEADLINE: u32 = 0x6e0;
 
 /// KVM's registers for asynchronous page faults (KVM documentation, x86 MSRs), a feature that
-/// guests are not shown. Writing the first drops what KVM's own halt of a vCPU waits for, a page
-/// that the host has yet to bring, and the vCPU would stay halted for ever (seen on 6.18): a reset
-/// in postcopy did that.
+/// guests are not shown. If KVM itself has halted a vCPU until the host brings a page, writing the
+/// first register drops that page's notification, and the vCPU stays halted indefinitely (seen on
+/// 6.18, after a reset in postcopy).
 const ASYNC_PAGE_FAULTS: [u32; 3] = [0x4b56_4d02, 0x4b56_4d06, 0x4b56_4d07];
 
 /// `MSR_KVM_WALL_CLOCK` and `MSR_KVM_SYSTEM_TIME`, each under its old and its new number (KVM
@@ -26,7 +26,7 @@ pub(super) const CLOCKS: [u32; 4] = [0x11, 0x12, 0x4b56_4d00, 0x4b56_4d01];
 /// Registers in one call; KVM takes fewer than 256.
 const BATCH: usize = 255;
 
-/// The registers of KVM's own list that can be read here and set to what was read, found out on a
+/// The registers of KVM's own list that can be read here and set to the value read, as tried on a
 /// fresh vCPU.
 pub(super) fn list(kvm: &Kvm, calls: &Calls, fresh: &VcpuFd) -> Result<Vec<u32>, KvmError> {
     let listed = kvm.get_msr_index_list().map_err(call("KVM_GET_MSR_INDEX_LIST"))?;
@@ -35,7 +35,7 @@ pub(super) fn list(kvm: &Kvm, calls: &Calls, fresh: &VcpuFd) -> Result<Vec<u32>,
     usable.dedup();
     usable.retain(|index| !ASYNC_PAGE_FAULTS.contains(index));
     loop {
-        // Each failure takes one register out, so this ends.
+        // Each failure removes one register, so this ends.
         let (index, why) = match get(calls, fresh, &usable).and_then(|entries| set(calls, fresh, &entries)) {
             Ok(()) => return Ok(usable),
             Err(StateError::MsrUnreadable { index }) => (index, "read"),

@@ -1,4 +1,4 @@
-//! All that a stopped vCPU knows, as one saved value.
+//! The whole state of a stopped vCPU, as one saved value.
 //!
 //! Saving and loading is repeatable: a load sets everything that a save took, from any state that
 //! the vCPU was in. The order of the calls matters and is kept in [`Vcpu::save`] and
@@ -93,8 +93,9 @@ impl VcpuState {
         if vcpu.host.has_debug_registers {
             calls.make(StateCall::SetDebugRegs, || fd.set_debug_regs(&self.debug_registers.0))?;
         }
-        // The MSRs after the local APIC: its mode decides whether IA32_TSC_DEADLINE takes, and
-        // without the deadline a guest that sleeps on it would sleep for ever.
+        // The MSRs after the local APIC: its mode decides whether a write of IA32_TSC_DEADLINE
+        // takes effect, and without the deadline a guest that sleeps on it would sleep
+        // indefinitely.
         calls.make(StateCall::SetLapic, || fd.set_lapic(&self.lapic.0))?;
         let (pending_msrs, msrs): (_, Vec<_>) =
             self.msrs_now(vcpu).into_iter().partition(|msr| msrs::CLOCKS.contains(&msr.index));
@@ -105,7 +106,7 @@ impl VcpuState {
         Ok(())
     }
 
-    /// KVM takes CPUID only before the first run, unless nothing changes.
+    /// KVM accepts CPUID only before the first run, unless nothing changes.
     fn apply_cpuid(&self, vcpu: &mut Vcpu) -> Result<(), StateError> {
         let same = vcpu.cpuid.len() == self.cpuid.len() && vcpu.cpuid.iter().zip(&self.cpuid).all(|(a, b)| *a == b.0);
         if !same {
@@ -150,7 +151,8 @@ impl Vcpu {
     /// When KVM refuses a part, naming it.
     pub(crate) fn save(&self) -> Result<Vec<u8>, StateError> {
         let (fd, host, calls) = (&self.fd, &self.host, &self.calls);
-        // First, because asking makes KVM take pending INIT and SIPI, which changes registers.
+        // First, because this call makes KVM process pending INIT and SIPI, which changes
+        // registers.
         let mp_state = calls.make(StateCall::GetMpState, || fd.get_mp_state())?;
         let xcrs = match host.has_xcrs {
             true => calls.make(StateCall::GetXcrs, || fd.get_xcrs())?,
@@ -184,17 +186,18 @@ impl Vcpu {
     }
 
     /// Sets the stopped vCPU to a state that [`Vcpu::save`] took, here or on another host.
-    /// Repeatable. Guest memory stays as it is: what KVM writes there is left to [`Vcpu::complete_load`].
+    /// Repeatable. Guest memory does not change: MSRs that make KVM write to it are left to
+    /// [`Vcpu::complete_load`].
     ///
     /// # Errors
-    /// When the state is no such state, or this host cannot provide it, naming what. The vCPU can
-    /// then be loaded again, but not run.
+    /// When the bytes are no such state, or this host cannot provide it, naming the part. The vCPU
+    /// can then be loaded again, but not run.
     pub(crate) fn load(&mut self, version: u32, payload: &[u8]) -> Result<(), StateError> {
         VcpuState::decode(version, payload)?.apply(self)
     }
 
-    /// Sets what of the last load makes KVM write to guest memory, which must be the guest's own
-    /// by now. To be called before it runs; does nothing the second time.
+    /// Sets the MSRs of the last load that make KVM write to guest memory, which must be the
+    /// guest's own by now. To be called before the guest runs; a second call does nothing.
     ///
     /// # Errors
     /// When KVM refuses.
@@ -225,7 +228,7 @@ fn get_xsave(calls: &Calls, fd: &VcpuFd, len: usize) -> Result<Vec<u32>, StateEr
     }
     let mut xsave = xsave_of(len)?;
     calls.make(StateCall::GetXsave2, || {
-        // SAFETY: the area is as long as KVM says that it writes, and nothing enables features
+        // SAFETY: the area is as long as KVM reports that it writes, and nothing enables features
         // later.
         unsafe { fd.get_xsave2(&mut xsave) }
     })?;
@@ -233,7 +236,7 @@ fn get_xsave(calls: &Calls, fd: &VcpuFd, len: usize) -> Result<Vec<u32>, StateEr
     Ok(region.iter().chain(xsave.as_slice()).copied().collect())
 }
 
-/// Sets the area; a source's that is longer than this host's must be empty past it.
+/// Sets the area; if the source's is longer than this host's, the rest must be zero.
 fn set_xsave(calls: &Calls, fd: &VcpuFd, words: &[u32], len: usize) -> Result<(), StateError> {
     let here = words.len().min(len / 4);
     if words[here..].iter().any(|word| *word != 0) {
@@ -246,7 +249,7 @@ fn set_xsave(calls: &Calls, fd: &VcpuFd, words: &[u32], len: usize) -> Result<()
     unsafe { xsave.as_mut_fam_struct() }.xsave.region.as_mut_bytes().copy_from_slice(head.as_bytes());
     xsave.as_mut_slice()[..tail.len()].copy_from_slice(tail);
     calls.make(StateCall::SetXsave, || {
-        // SAFETY: the area is as long as KVM says that it reads.
+        // SAFETY: the area is as long as KVM reports that it reads.
         unsafe { fd.set_xsave2(&xsave) }
     })
 }

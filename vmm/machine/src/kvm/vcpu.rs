@@ -18,14 +18,14 @@ use super::vm::Vm;
 use super::{cpuid, msrs};
 use crate::boot::{Entry, registers};
 
-/// What all vCPUs of a machine have in common on this host.
+/// Properties that all vCPUs of a machine share on this host.
 #[derive(Clone, Debug)]
 pub(crate) struct Host {
     /// MSRs that are saved.
     pub msrs: Vec<u32>,
     /// How the TSC behaves.
     pub tsc: Tsc,
-    /// Rate of the TSC in kHz; 0 when the host does not tell.
+    /// Rate of the TSC in kHz; 0 when the host does not report it.
     pub tsc_khz: u32,
     pub(super) xsave_len: usize,
     pub(super) has_xcrs: bool,
@@ -41,7 +41,7 @@ pub(crate) struct Vcpu {
     pub(super) cpuid: Vec<kvm_cpuid_entry2>,
     pub(super) host: Arc<Host>,
     pub(super) calls: Calls,
-    /// What was loaded and is only set when the guest is to run here.
+    /// MSRs that were loaded and are only set when the guest is to run here.
     pub(super) pending_msrs: Vec<kvm_msr_entry>,
 }
 
@@ -73,7 +73,7 @@ pub(crate) fn create_all(vm: &Vm, count: u32) -> Result<Vec<Vcpu>, KvmError> {
     Ok(vcpus)
 }
 
-/// How a vCPU is called where parts of the machine are named.
+/// The name of a vCPU as a part of the machine.
 pub(crate) fn part(id: u32) -> DeviceId {
     DeviceId { name: "vcpu", instance: id }
 }
@@ -126,13 +126,14 @@ impl Vcpu {
         &self.cpuid
     }
 
-    /// What this host gives to all vCPUs.
+    /// Properties that all vCPUs share on this host.
     #[must_use]
     pub(crate) fn host(&self) -> &Arc<Host> {
         &self.host
     }
 
-    /// Sets the registers for a kernel's first instruction; everything else stays as at power-on.
+    /// Sets the registers for a kernel's first instruction; everything else keeps its power-on
+    /// state.
     ///
     /// # Errors
     /// When KVM refuses.
@@ -143,8 +144,8 @@ impl Vcpu {
         self.calls.make(StateCall::SetRegs, || self.fd.set_regs(&registers::general(entry)))
     }
 
-    /// Tells the guest's kvmclock that it was stopped, so that its watchdogs forgive (KVM API,
-    /// `KVM_KVMCLOCK_CTRL`). A guest without kvmclock needs no telling.
+    /// Marks the guest's kvmclock as paused, so that the guest's watchdogs do not fire (KVM API,
+    /// `KVM_KVMCLOCK_CTRL`). A guest without kvmclock needs no mark.
     pub(crate) fn note_pause(&self) {
         if let Err(error) = self.fd.kvmclock_ctrl() {
             tracing::trace!(vcpu = self.id, %error, "the guest does not use kvmclock");
@@ -169,8 +170,7 @@ unsafe impl Send for RunArea {}
 unsafe impl Sync for RunArea {}
 
 impl RunArea {
-    /// Makes the present or next `KVM_RUN` finish what is pending and return EINTR, until taken
-    /// back.
+    /// Makes the present or next `KVM_RUN` finish a pending access and return EINTR, until reset.
     ///
     /// # Safety
     /// The vCPU still exists.

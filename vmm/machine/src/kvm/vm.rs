@@ -15,7 +15,7 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 use super::calls::Calls;
 use super::error::{KvmError, call};
 
-/// Three pages that KVM wants on Intel hosts, in the hole below 4 GiB and away from every device.
+/// Three pages that KVM needs on Intel hosts, in the hole below 4 GiB and away from every device.
 const TSS_ADDRESS: usize = 0xfffb_d000;
 /// One more such page.
 const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
@@ -31,7 +31,7 @@ pub enum Protection {
     ManualInitiallySet,
 }
 
-/// A range of RAM as KVM knows it.
+/// A range of RAM as a KVM memory slot.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
     pub(super) number: u32,
@@ -53,7 +53,7 @@ pub struct Vm {
 
 impl Vm {
     /// Creates the machine around `memory`, which must stay mapped as long as it lives. `faults`
-    /// may spoil the calls that save and load its state.
+    /// may inject failures into the calls that save and load its state.
     ///
     /// # Errors
     /// When `/dev/kvm` does not open or KVM lacks or refuses something, naming the call.
@@ -82,12 +82,12 @@ impl Vm {
         Ok(vm)
     }
 
-    /// The way to make calls about this part of the machine's state.
+    /// Makes calls that save or load this part of the machine's state.
     pub(crate) fn calls(&self, part: DeviceId) -> Calls {
         Calls::new(part, self.faults.clone())
     }
 
-    /// KVM itself, for what belongs to the host rather than to this machine.
+    /// KVM itself, for calls about the host rather than this machine.
     #[must_use]
     pub fn kvm(&self) -> &Kvm {
         &self.kvm
@@ -109,7 +109,7 @@ impl Vm {
         &self.slots
     }
 
-    /// Maps every slot, with or without a dirty log. Switching a log off throws its bits away.
+    /// Maps every slot, with or without a dirty log. Switching a log off discards its bits.
     pub(super) fn set_dirty_logging(&self, on: bool) -> Result<(), kvm_ioctls::Error> {
         for slot in &self.slots {
             let region = kvm_userspace_memory_region {
@@ -126,8 +126,8 @@ impl Vm {
     }
 }
 
-/// `KVM_CREATE_VM` gives EINTR when a signal arrives; then it is called again, a bounded number of
-/// times.
+/// `KVM_CREATE_VM` returns EINTR when a signal arrives; it is then called again, a bounded number
+/// of times.
 fn create(kvm: &Kvm) -> Result<VmFd, KvmError> {
     const ATTEMPTS: u32 = 10;
     let mut attempt = 1;

@@ -9,11 +9,11 @@ use ferry_migration::wire::bulk::Chunk;
 use super::{Contents, PageSink, SinkError};
 use crate::userfault::{Faults, Landing, UserfaultError};
 
-/// A sink into armed memory. A page that has come before, or was never missing, is dropped.
+/// A sink into armed memory. A page that arrived before, or was never missing, is dropped.
 #[derive(Debug)]
 pub struct Placed {
     landing: Landing,
-    /// What is to go wrong here.
+    /// Faults to inject here.
     injected: Arc<FaultControl>,
 }
 

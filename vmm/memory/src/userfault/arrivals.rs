@@ -1,4 +1,4 @@
-//! Which pages are here, and who may place one that is not.
+//! Which pages have arrived, and which thread may place a missing one.
 //!
 //! The urgent link and the bulk links race for the same page. The thread that claims it first
 //! places it; the others discard their copy, because the guest may have written the page since.
@@ -33,7 +33,7 @@ impl Arrivals {
         self.claimed.get(at).map_or(0, |word| pages & !word.fetch_or(pages, SeqCst))
     }
 
-    /// Gives claimed pages back that could not be placed.
+    /// Gives back claimed pages that could not be placed.
     pub(super) fn unclaim(&self, at: usize, pages: u64) {
         self.claimed[at].fetch_and(!pages, SeqCst);
     }

@@ -19,8 +19,7 @@ const FINE: usize = STEPS * (1 + BUCKETS);
 /// Waits for missing pages so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Blocktime {
-    /// Pages that had to be asked of the source. Several threads that wait for one page count
-    /// once.
+    /// Pages requested from the source. Several threads that wait for one page count once.
     pub requests: u64,
     /// Accesses that waited although the page was here, or is zero: they were let through without
     /// the source.

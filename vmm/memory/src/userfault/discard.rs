@@ -1,9 +1,9 @@
 //! Makes outdated pages truly missing, so that the next access waits.
 //!
-//! Precopy has left old contents in pages that the guest wrote since. Arming calls this with the
-//! vCPUs of the source stopped, so it must be quick: it looks into the page table first and
-//! touches nothing that is missing already, and it hands the kernel many ranges at once. The
-//! driver may call it before, while the source still runs, to leave less for later.
+//! Precopy has left old contents in pages that the guest has written since. Arming calls this with
+//! the vCPUs of the source stopped, so it must be quick: it looks into the page table first and
+//! touches nothing that is missing already, and it hands the kernel many ranges at once. The driver
+//! may call it before, while the source still runs, to leave less for later.
 
 use std::fs::File;
 use std::io;
@@ -17,15 +17,14 @@ use super::error::UserfaultError;
 use super::range::{Range, cover};
 use crate::{Memory, populated};
 
-/// When at most one page in so many is outdated, to look for it in the page table takes longer
-/// than to discard it.
+/// If at most one page in this many is outdated, a scan of the page table takes longer than to
+/// discard without one.
 const FEW: u64 = 64;
 /// Ranges that one system call takes (IOV_MAX).
 const BATCH: usize = 1024;
 
-/// Takes `outdated` pages out of the guest's page table. A memfd keeps their old contents in the
-/// page cache, to be written over; anonymous memory gives them back. No thread may use these pages
-/// meanwhile.
+/// Drops `outdated` pages from the page table. A memfd keeps their old contents in the page cache,
+/// to be overwritten; anonymous memory frees them. No thread may use these pages meanwhile.
 ///
 /// # Errors
 /// When the list is of another machine or the host refuses.

@@ -1,5 +1,5 @@
-//! The end of the watch: when every page is here, when a failed attempt releases its pages, and
-//! when the last owner drops it.
+//! Unregisters memory: when every page is here, when a failed attempt releases its pages, and when
+//! the last owner drops it.
 
 use std::sync::PoisonError;
 
@@ -14,8 +14,8 @@ impl Faults {
             if let Err(error) = self.uffd.unregister(range.start().cast(), range.len()) {
                 tracing::debug!(%error, first = range.first_page, "a range was not watched");
             }
-            // The kernel wakes before it takes the watch off (seen on 6.18): a fault in between
-            // would sleep for ever.
+            // The kernel wakes threads before it removes the registration (seen on 6.18): a fault
+            // in between would sleep indefinitely.
             if let Err(error) = self.uffd.wake(range.start().cast(), range.len()) {
                 tracing::error!(%error, first = range.first_page, "who waits for these pages may not have been woken");
             }

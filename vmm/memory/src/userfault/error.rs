@@ -4,7 +4,7 @@ use std::io;
 
 use crate::Backing;
 
-/// What postcopy cannot do with guest memory on this host.
+/// Why postcopy fails with guest memory on this host.
 #[derive(Debug, thiserror::Error)]
 pub enum UserfaultError {
     /// The host forbids it to this user.
@@ -13,7 +13,7 @@ pub enum UserfaultError {
          or set the sysctl vm.unprivileged_userfaultfd to 1, or grant CAP_SYS_PTRACE; or use precopy"
     )]
     NotPermitted(#[source] io::Error),
-    /// The kernel has it not at all.
+    /// The kernel has no userfaultfd.
     #[error(
         "this kernel has no userfaultfd, and postcopy needs it: use Linux 5.11 or newer with CONFIG_USERFAULTFD, or precopy"
     )]
@@ -26,12 +26,12 @@ pub enum UserfaultError {
     NoFeature {
         /// The kind of memory.
         backing: Backing,
-        /// What is lacking.
+        /// The missing feature.
         feature: &'static str,
         /// The first kernel that has it.
         since: &'static str,
     },
-    /// The descriptor could not be had for another reason.
+    /// The descriptor could not be opened for another reason.
     #[error("userfaultfd cannot be opened; free descriptors or memory, or use precopy")]
     Open(#[source] io::Error),
     /// The list of pages is of another machine.
@@ -42,7 +42,7 @@ pub enum UserfaultError {
         /// Pages of the list.
         found: u64,
     },
-    /// What precopy left in missing pages could not be removed.
+    /// Old contents of missing pages could not be removed.
     #[error("outdated pages {first} to {last} cannot be discarded; migrate again, or use precopy")]
     Discard {
         /// First page of the range.
@@ -52,7 +52,7 @@ pub enum UserfaultError {
         /// Why not.
         source: io::Error,
     },
-    /// The kernel refused to watch a range.
+    /// The kernel refused to register a range.
     #[error(
         "pages {first} to {last} ({backing}) cannot be watched with userfaultfd; the kernel log may say more; use precopy"
     )]
@@ -61,12 +61,12 @@ pub enum UserfaultError {
         first: u64,
         /// Last page of the range.
         last: u64,
-        /// What backs them.
+        /// Their backing.
         backing: Backing,
         /// Why not.
         source: io::Error,
     },
-    /// A page arrived and could not be put in its place. It counts as missing still.
+    /// A page arrived and could not be placed. It still counts as missing.
     #[error("page {page} has arrived but cannot be placed; free memory on this host, then recover the migration")]
     Place {
         /// Which page.
@@ -74,13 +74,13 @@ pub enum UserfaultError {
         /// Why not.
         source: io::Error,
     },
-    /// A fault could not be read: no thread learns of waiting accesses any more.
+    /// A fault could not be read: waiting accesses are no longer noticed.
     #[error("faults of the guest cannot be read; pages still arrive in the background; recover the migration")]
     Read(#[source] io::Error),
     /// Pages are no longer awaited.
     #[error("the pages are no longer awaited: this migration has ended; start another one")]
     Ended,
-    /// Only a complete memory may be let go.
+    /// Only complete memory may be unregistered.
     #[error("{remaining} pages are still missing; wait for them, or recover the migration")]
     Incomplete {
         /// How many.

@@ -1,4 +1,4 @@
-//! Hears of accesses to pages that are not here.
+//! Reads faults: accesses to pages that are not here.
 //!
 //! The thread that serves missing pages waits here. Accesses that do not need the source (the page
 //! is here but not mapped, or was never written) are let through at once.
@@ -20,10 +20,10 @@ use super::open::errno;
 /// Faults that one read takes.
 const BATCH: usize = 64;
 
-/// What a wait ended with.
+/// The result of a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// A page that a thread waits for, and that has not been asked for before.
+    /// A page that a thread waits for, and that has not been requested before.
     Page(u64),
     /// No thread has touched a missing page in the time given.
     TimedOut,
@@ -43,12 +43,12 @@ impl Handler {
         Handler { faults, events: EventBuffer::new(BATCH), wanted: VecDeque::with_capacity(BATCH) }
     }
 
-    /// Waits for the next page to ask for, until `timeout` has passed or `cancel` is signalled
-    /// (and left so).
+    /// Waits for the next page to request, until `timeout` has passed or `cancel` is signalled (and
+    /// left so).
     ///
     /// # Errors
     /// When faults cannot be read, or one that does not need the source cannot be let through. A
-    /// thread may wait for ever then unless the caller acts.
+    /// thread may then wait indefinitely unless the caller acts.
     pub(super) fn next(&mut self, timeout: Duration, cancel: &EventFd) -> Result<Next, UserfaultError> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -77,7 +77,7 @@ impl Handler {
                 };
             }
         };
-        // The kernel tells of a fault once: an error must not swallow those behind it.
+        // The kernel reports a fault once: an error must not drop the faults behind it.
         let mut result = Ok(());
         for event in events {
             match self.faults.take(event) {
@@ -111,7 +111,7 @@ impl Handler {
 }
 
 impl Faults {
-    /// The page that the source must be asked for, if any.
+    /// The page to request from the source, if any.
     fn take(&self, event: userfaultfd::Result<Event>) -> Result<Option<u64>, UserfaultError> {
         let event = event.map_err(|error| UserfaultError::Read(errno(&error)))?;
         let Event::Pagefault { rw, addr, .. } = event else {
@@ -127,7 +127,7 @@ impl Faults {
         }
     }
 
-    /// Whether the source must be asked for `page`, which a thread waits for.
+    /// Whether `page`, which a thread waits for, must be requested from the source.
     fn is_wanted(&self, page: u64, write: bool) -> Result<bool, UserfaultError> {
         if self.arrivals.is_received(page) {
             self.answer(page, write)?;

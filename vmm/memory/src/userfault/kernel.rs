@@ -1,8 +1,7 @@
-//! The kernel's calls that put pages in place, with the answers that are no errors
-//! (`ioctl_userfaultfd(2)`).
+//! The ioctls that place pages, with the results that are no errors (`ioctl_userfaultfd(2)`).
 //!
-//! EAGAIN is a call that ended early: it goes on where it stopped. EEXIST is a page that is there
-//! already. ENOENT is memory that is not watched any more, and like all others an error.
+//! EAGAIN: the call ended early, and goes on where it stopped. EEXIST: the page is there already.
+//! ENOENT: the memory is no longer registered, which is an error like all others.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -23,7 +22,7 @@ pub(super) struct Stopped {
     pub(super) error: io::Error,
 }
 
-/// Copies whole pages to `to`, which are all missing, and wakes who waits for them
+/// Copies whole pages to `to`, where all are missing, and wakes the threads that wait for them
 /// (`UFFDIO_COPY`).
 pub(super) fn copy(uffd: &Uffd, from: &[u8], to: *mut u8) -> Result<(), Stopped> {
     step_through(from.len(), |done| {
@@ -42,7 +41,7 @@ pub(super) fn copy(uffd: &Uffd, from: &[u8], to: *mut u8) -> Result<(), Stopped>
     })
 }
 
-/// Maps pages that the page cache of a memfd holds, and wakes who waits for them
+/// Maps pages that the page cache of a memfd holds, and wakes the threads that wait for them
 /// (`UFFDIO_CONTINUE`).
 pub(super) fn map(uffd: &Uffd, at: *mut u8, pages: u64) -> Result<(), Stopped> {
     step_through(pages as usize * PAGE, |done| {
@@ -54,8 +53,8 @@ pub(super) fn map(uffd: &Uffd, at: *mut u8, pages: u64) -> Result<(), Stopped> {
     })
 }
 
-/// Places pages of zeros, except where there are pages already, and wakes who waits for them
-/// (`UFFDIO_ZEROPAGE`).
+/// Places pages of zeros, except where there are pages already, and wakes the threads that wait for
+/// them (`UFFDIO_ZEROPAGE`).
 pub(super) fn zero(uffd: &Uffd, at: *mut u8, pages: u64) -> Result<(), Stopped> {
     let mut one_by_one = false;
     step_through(pages as usize * PAGE, |done| {
@@ -66,7 +65,7 @@ pub(super) fn zero(uffd: &Uffd, at: *mut u8, pages: u64) -> Result<(), Stopped> 
         match unsafe { uffd.zeropage(here, len, true) } {
             Ok(bytes) => Ok(bytes),
             Err(error) => match errno(&error) {
-                // How far the call came is lost on its way here.
+                // The library does not return how far the call got.
                 error if error.raw_os_error() == Some(libc::EAGAIN) && !one_by_one => {
                     one_by_one = true;
                     Ok(0)

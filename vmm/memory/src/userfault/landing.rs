@@ -1,7 +1,7 @@
-//! Where the pages of one link arrive: a small buffer that stays in the cache, from which they are
-//! put in place.
+//! The landing of one link's pages: a small buffer that stays in the cache, from which they are
+//! placed.
 //!
-//! Each receiving thread has its own. A page that another thread was faster with is dropped here.
+//! Each receiving thread has its own. A page that another thread has placed first is dropped here.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub const LANDING_PAGES: usize = 64;
 
 const PAGE: usize = PAGE_SIZE as usize;
 
-/// One thread's way to place pages.
+/// Places pages for one thread.
 #[derive(Debug)]
 pub struct Landing {
     faults: Arc<Faults>,
@@ -28,23 +28,23 @@ impl Landing {
         Landing { faults, buffer: vec![[0; PAGE]; LANDING_PAGES] }
     }
 
-    /// Room for the bytes of `pages` pages (at most [`LANDING_PAGES`]), to be read into from the
-    /// link.
+    /// Buffer for `pages` pages (at most [`LANDING_PAGES`]), to be filled from the link.
     ///
     /// # Panics
-    /// When more pages are asked for.
+    /// When more pages are requested.
     pub fn buffer(&mut self, pages: u32) -> &mut [u8] {
         self.buffer[..pages as usize].as_flattened_mut()
     }
 
-    /// Places the first pages of the buffer: one for each bit of `pages`, in ascending order; bit
-    /// 0 is page `first_page`, a multiple of 64. Wakes who waits for them.
+    /// Places the first pages of the buffer: one for each bit of `pages`, in ascending order; bit 0
+    /// is page `first_page`, a multiple of 64. Wakes the threads that wait for them.
     ///
     /// Returns those that were placed. The others were not missing: they had arrived before, or
     /// were never expected.
     ///
     /// # Errors
-    /// When the pages have been released or given up ([`Faults::give_up`]), or a page cannot be placed; it can arrive again then.
+    /// When the pages have been released or given up ([`Faults::give_up`]), or a page cannot be
+    /// placed; it can then arrive again.
     ///
     /// # Panics
     /// When `first_page` is no multiple of 64.
@@ -64,7 +64,7 @@ impl Landing {
     }
 }
 
-/// What the pages to place hold.
+/// Contents of the pages to place.
 #[derive(Clone, Copy)]
 enum Contents<'a> {
     /// One page after the other.
@@ -107,8 +107,8 @@ impl Faults {
         Ok(placed)
     }
 
-    /// Marks placed pages as received, then looks who waited for them, in this order: see
-    /// [`super::waiting`].
+    /// Marks placed pages as received, then looks which of them threads waited for, in this order:
+    /// see [`super::waiting`].
     fn arrived(&self, at: usize, pages: u64) -> u64 {
         self.arrivals.receive(at, pages);
         self.waiting.end(at, pages, |time| self.counters.waited(time))

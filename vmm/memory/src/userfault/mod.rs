@@ -3,15 +3,15 @@
 //!
 //! The destination's driver arms guest memory with the set of missing pages before the guest runs,
 //! and disarms it when all have arrived. From then on three kinds of threads meet here: a thread
-//! that touches a missing page (for a vCPU, KVM, a device or one of our own system calls) sleeps
-//! in the kernel (`userfaultfd(2)`); [`Faults::serve`] learns of it and asks a [`PageSource`]; a
+//! that touches a missing page (for a vCPU, KVM, a device or one of our own system calls) sleeps in
+//! the kernel (`userfaultfd(2)`); [`Faults::serve`] reads the fault and calls a [`PageSource`]; a
 //! [`Landing`] for each link puts pages in place as they arrive.
 //!
 //! ```text
 //!   arm ──▶ armed ──guest_started──▶ running ──disarm──▶ disarmed      every page is here
 //!             │                         │
-//!          release                     drop: accesses to missing pages wait for ever, as zeros would corrupt the guest
-//!             ▼
+//!          release                     drop: accesses to missing pages wait indefinitely
+//!             ▼                         (zeros would corrupt the guest)
 //!          released   accesses to missing pages find zeros; the attempt has failed
 //! ```
 //!
@@ -71,10 +71,10 @@ pub use serve::{PageSource, ServeError};
 
 /// Received neighbours that are mapped along with a page that a thread waits for.
 const MAP_AROUND: u64 = 8;
-/// What a rule of the fault device calls learning of a missing page: the thread that reads faults
-/// asks it first.
+/// Name of a read of faults in the rules of the fault device, which the reading thread checks
+/// first.
 pub const HEAR: &str = "USERFAULTFD_READ";
-/// What a page that holds nothing reads as.
+/// Contents of a page that was never written.
 static ZERO_PAGE: [u8; PAGE_SIZE as usize] = [0; PAGE_SIZE as usize];
 
 /// Guest memory with missing pages.
@@ -100,13 +100,13 @@ enum Phase {
 }
 
 impl Faults {
-    /// Makes every access to a page of `missing` wait until the page is placed. What precopy left
-    /// in them is discarded. Other pages stay as they are.
+    /// Makes every access to a page of `missing` wait until the page is placed. Their contents from
+    /// precopy are discarded. Other pages do not change.
     ///
     /// Prerequisite: no vCPU and no device uses guest memory yet.
     ///
     /// # Errors
-    /// When the host does not offer what is needed, or `missing` is of another machine. Nothing
+    /// When the host lacks a feature that is needed, or `missing` is of another machine. Nothing
     /// waits then; missing pages may have been discarded.
     pub fn arm(memory: &Memory, missing: &PageBitmap) -> Result<Arc<Self>, UserfaultError> {
         Self::arm_after(memory, missing, &PageBitmap::new(memory.pages()))
@@ -142,7 +142,7 @@ impl Faults {
             phase: RwLock::new(Phase::Armed),
         };
         for range in &faults.ranges {
-            // On failure the drop gives back what was registered before.
+            // On failure the drop unregisters the ranges before.
             faults.register(range, backing)?;
         }
         Ok(Arc::new(faults))
@@ -151,7 +151,7 @@ impl Faults {
     fn register(&self, range: &Range, backing: Backing) -> Result<(), UserfaultError> {
         let mode = match backing {
             Backing::Anon => RegisterMode::MISSING,
-            // A hole raises a missing fault, and would be filled with zeros without it.
+            // A hole raises a missing fault; without this mode the kernel would fill it with zeros.
             Backing::Memfd => RegisterMode::MISSING | RegisterMode::MINOR,
         };
         self.uffd.register_with_mode(range.start().cast(), range.len(), mode).map(drop).map_err(|error| {
@@ -164,8 +164,8 @@ impl Faults {
         })
     }
 
-    /// From now on, before the first vCPU runs, missing pages are the guest's: no access may find
-    /// zeros in place of them.
+    /// Called before the first vCPU runs: from now on no access may find zeros in place of missing
+    /// pages.
     ///
     /// # Errors
     /// When the pages have been released, so that the guest must not run.
@@ -188,8 +188,8 @@ impl Faults {
         }
     }
 
-    /// Ends the watch when every page is here: memory is as fast as any other again. Doing it
-    /// twice does no harm.
+    /// Unregisters memory when every page is here: it is as fast as any other again. A second call
+    /// has no effect.
     ///
     /// # Errors
     /// When pages are missing, or have been released.
@@ -234,8 +234,8 @@ impl Faults {
         *self.phase.write().unwrap_or_else(PoisonError::into_inner) = Phase::GivenUp;
     }
 
-    /// How the host tells of missing pages: `minor` faults on a memfd, `missing` faults on
-    /// anonymous memory.
+    /// How the host reports missing pages: `minor` faults on a memfd, `missing` faults on anonymous
+    /// memory.
     #[must_use]
     pub fn mode(&self) -> &'static str {
         if self.memfd.is_some() { "minor" } else { "missing" }
@@ -254,8 +254,8 @@ impl Faults {
         self.arrivals.received()
     }
 
-    /// The missing pages that threads wait for, ascending: after a lost link they must be asked
-    /// for again.
+    /// The missing pages that threads wait for, ascending: after a lost link they must be requested
+    /// again.
     #[must_use]
     pub fn awaited(&self) -> Vec<u64> {
         self.awaited_for(Duration::ZERO)
@@ -279,14 +279,13 @@ impl Faults {
         Landing::new(self.clone())
     }
 
-    /// What hears of faults. One thread uses it; a second handler would take faults from the
-    /// first.
+    /// A reader of faults. One thread uses it; a second handler would take faults from the first.
     #[must_use]
     fn handler(self: &Arc<Self>) -> Handler {
         Handler::new(self.clone())
     }
 
-    /// Writes to pages that the caller has claimed, maps them and wakes who waits.
+    /// Writes to pages that the caller has claimed, maps them and wakes the waiting threads.
     fn place(&self, page: u64, contents: &[u8]) -> Result<(), Stopped> {
         let range = self.range_of(page)?;
         match &self.memfd {
@@ -301,8 +300,8 @@ impl Faults {
 
     /// Makes claimed pages zero without taking memory for them, if possible.
     ///
-    /// In a memfd only a hole takes none. An access to one raises a fault still, which
-    /// [`Faults::let_through`] answers.
+    /// In a memfd only a hole takes none. An access to a hole still raises a fault, which
+    /// [`Faults::let_through`] resolves.
     fn place_zero(&self, page: u64, pages: u64) -> Result<(), Stopped> {
         let range = self.range_of(page)?;
         match &self.memfd {
@@ -320,7 +319,7 @@ impl Faults {
         let range = self.range_of(page)?;
         let host = range.host(page);
         if self.memfd.is_none() {
-            // A write would have to replace the shared page of zeros at once: it gets one of its
+            // A write would replace the shared zero page at once, so the page gets memory of its
             // own.
             return if write {
                 kernel::present_or(kernel::copy(&self.uffd, &ZERO_PAGE, host), &self.uffd, host)
@@ -330,7 +329,7 @@ impl Faults {
         }
         let around = self.arrivals.received_run(page).clamp(1, MAP_AROUND);
         match kernel::map(&self.uffd, host, around) {
-            // The first page has been mapped, no access needs a hole behind it yet.
+            // The first page has been mapped; no access needs the hole behind it yet.
             Err(stopped) if stopped.done_pages > 0 => Ok(()),
             // EFAULT: a hole.
             Err(stopped) if stopped.error.raw_os_error() == Some(libc::EFAULT) => kernel::zero(&self.uffd, host, 1),
@@ -338,7 +337,7 @@ impl Faults {
         }
     }
 
-    /// Wakes who waits for pages that are zero. In a memfd they are holes until then.
+    /// Wakes the threads that wait for zero pages, which are holes in a memfd until then.
     fn show_zeros(&self, first_page: u64, pages: u64) -> Result<(), Stopped> {
         if self.memfd.is_none() {
             return Ok(());
@@ -362,13 +361,13 @@ impl Faults {
         })
     }
 
-    /// Keeps the watch up while pages are placed; `None` where none is to be placed any more.
+    /// Keeps memory registered while pages are placed; `None` when none may be placed any more.
     fn watched(&self) -> Option<RwLockReadGuard<'_, Phase>> {
         let phase = self.phase.read().unwrap_or_else(PoisonError::into_inner);
         matches!(*phase, Phase::Armed | Phase::Running).then_some(phase)
     }
 
-    /// Whether the watch has ended because every page is here.
+    /// Whether memory was unregistered because every page is here.
     fn is_disarmed(&self) -> bool {
         *self.phase.read().unwrap_or_else(PoisonError::into_inner) == Phase::Disarmed
     }

@@ -1,4 +1,4 @@
-//! Opens a userfaultfd that also catches the kernel's own accesses, or says what the host would
+//! Opens a userfaultfd that also catches the kernel's own accesses, or explains what the host would
 //! have to allow.
 //!
 //! The device `/dev/userfaultfd` (Linux 6.1) and the system call have separate permissions; either
@@ -17,7 +17,7 @@ use crate::Backing;
 
 // UFFD_API and UFFD_FEATURE_* of linux/userfaultfd.h.
 const API: u64 = 0xaa;
-/// Above what a process of this kind has open.
+/// Above all descriptors that a process of this kind has open.
 const HIGH: i32 = 512;
 const MISSING_SHMEM: u64 = 1 << 5;
 const MINOR_SHMEM: u64 = 1 << 10;
@@ -33,27 +33,27 @@ struct ApiArguments {
 }
 
 /// Whether this host can wait for missing pages of such memory, found by trying. `faults` may
-/// spoil the try.
+/// inject a failure.
 ///
 /// # Errors
-/// What is lacking, and what the operator can do.
+/// The missing feature or permission, and what the operator can do.
 pub fn support(backing: Backing, faults: &FaultControl) -> Result<(), UserfaultError> {
     before_open(backing, faults)?;
     open(backing).map(drop)
 }
 
-/// Whether the rules of the fault device let a userfaultfd be opened.
+/// Whether the rules of the fault device allow a userfaultfd to be opened.
 ///
 /// # Errors
-/// As when the host does not.
+/// As when the host does not allow it.
 pub fn before_open(backing: Backing, faults: &FaultControl) -> Result<(), UserfaultError> {
     faults.before(Place::HostUserfaultfd).map_err(|error| explain(error, backing))
 }
 
-/// A non-blocking userfaultfd with what `backing` needs.
+/// A non-blocking userfaultfd with the features that `backing` needs.
 ///
-/// It gets a high number: a process that ends gives up its descriptors from the highest down, and
-/// the watch must go before the VM, which waits for the pages that it has asked for.
+/// It gets a high number: an exiting process releases its descriptors from the highest down, and
+/// the userfaultfd must close before the VM, which waits for the pages that it has touched.
 pub(super) fn open(backing: Backing) -> Result<Uffd, UserfaultError> {
     let uffd = open_anywhere(backing)?;
     match rustix::io::fcntl_dupfd_cloexec(&uffd, HIGH) {
@@ -111,7 +111,7 @@ fn explain(error: io::Error, backing: Backing) -> UserfaultError {
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => UserfaultError::NotPermitted(error),
         Some(libc::ENOSYS) => UserfaultError::NoKernelSupport(error),
-        // The handshake refuses features that the kernel does not know.
+        // UFFDIO_API refuses features that the kernel does not know.
         Some(libc::EINVAL) if backing == Backing::Memfd => {
             UserfaultError::NoFeature { backing, feature: "minor", since: "5.14" }
         }
@@ -120,7 +120,7 @@ fn explain(error: io::Error, backing: Backing) -> UserfaultError {
     }
 }
 
-/// The system's error behind one of the library.
+/// The system's error in an error of the library.
 pub(super) fn errno(error: &Error) -> io::Error {
     match error {
         Error::CopyFailed(errno) | Error::ZeropageFailed(errno) | Error::SystemError(errno) => {

@@ -1,5 +1,5 @@
-//! The ranges of guest memory that are watched: the chunks around missing pages, and the mapping
-//! that each lies in.
+//! The registered ranges of guest memory: the chunks around missing pages, and the mapping that
+//! each lies in.
 //!
 //! Only these raise faults. Elsewhere the guest touches memory at full speed, with huge pages.
 
@@ -59,8 +59,8 @@ impl Range {
     }
 }
 
-/// A huge page would be all there or all missing, and the host may make one of what a discard has
-/// left, with zeros in the gaps.
+/// A huge page is present or missing as a whole, and the host may build one from the pages that a
+/// discard has left, with zeros in the gaps.
 pub(super) fn refuse_huge_pages(memory: &Memory, ranges: &[Range]) {
     if memory.backing() == Backing::Anon {
         ranges.iter().for_each(|range| range.advise(Advice::LinuxNoHugepage));

@@ -1,7 +1,7 @@
 //! The pages that threads wait for.
 //!
-//! The fault handler enters a page, the thread that places it takes it out. A bitmap beside the
-//! table lets bulk data, for which no thread waits, pass without the lock.
+//! The fault handler enters a page, the thread that places it removes it. A bitmap beside the table
+//! lets bulk data, for which no thread waits, pass without the lock.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -36,7 +36,7 @@ impl Waiting {
     }
 
     /// No thread has to wait any more for `pages` of word `at`. Returns those that a thread waited
-    /// for; `ended` learns how long each wait was.
+    /// for; `ended` receives the length of each wait.
     pub(super) fn end(&self, at: usize, pages: u64, mut ended: impl FnMut(Duration)) -> u64 {
         if self.marks[at].load(SeqCst) & pages == 0 {
             return 0;

@@ -5,7 +5,7 @@ use ferry_migration::pages::PAGE_SIZE;
 use ferry_migration::{Handshake, Status};
 use serde::{Deserialize, Serialize};
 
-/// What the first line says the file is.
+/// The format that the first line names.
 pub const FORMAT: &str = "ferry-trace/1";
 
 /// One line.
@@ -24,7 +24,7 @@ pub struct Entry {
 pub enum What {
     /// The process begins to write.
     Start(Start),
-    /// A migration begins: all that follows is its, until the next.
+    /// A migration begins: all entries up to the next one belong to it.
     Migration {
         /// Which side of it this process is.
         side: Side,
@@ -44,7 +44,7 @@ pub enum What {
         /// To this.
         status: Status,
     },
-    /// A client heard this.
+    /// An event was published to clients.
     Event {
         /// As QMP names it.
         name: String,
@@ -58,35 +58,35 @@ pub enum What {
     Sent(Message),
     /// A message arrived on the control link.
     Received(Message),
-    /// The state machine wants this done.
+    /// An output of the state machine.
     Step {
         /// The output's name.
         name: String,
         /// The output with what it holds.
         detail: String,
     },
-    /// The state machine was told this: a job's end, a timer, a link's loss, an answer of the
+    /// An input of the state machine: a job's end, a timer, a link's loss, an answer of the
     /// ownership record.
     Input {
         /// The input with what it holds.
         detail: String,
     },
-    /// The record was told how a hand-over has ended.
+    /// A change of the ownership record was tried.
     Record {
-        /// What it was to say.
+        /// The change.
         call: String,
-        /// What came of it.
+        /// The result.
         answer: String,
     },
     /// A precopy round has been sent, or the last pages.
     Round(Round),
-    /// How far the migration is.
+    /// The progress of the migration.
     Sample(Sample),
     /// What a client reads at the migration's end.
     Summary(Box<MigrationInfo>),
     /// The writer could not keep up.
     Lost {
-        /// So many entries are missing here.
+        /// The number of entries missing here.
         entries: u64,
     },
 }
@@ -138,7 +138,7 @@ pub struct Message {
 /// What a round sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Round {
-    /// Counts from 1; `None` for the last pages, which go while the guest stands still.
+    /// Counts from 1; `None` for the last pages, which are sent while the guest is stopped.
     pub number: Option<u64>,
     /// Pages as data.
     pub pages: u64,
@@ -148,18 +148,18 @@ pub struct Round {
     pub bytes: u64,
     /// How long it took, in microseconds.
     pub took_us: u64,
-    /// Pages that the guest dirtied meanwhile; not known of the last pages, nor of a round that
-    /// was ended early.
+    /// Pages that the guest dirtied meanwhile; unknown for the last pages, and for a round that was
+    /// ended early.
     pub dirty_pages: Option<u64>,
     /// Percentage of their time that vCPUs were kept from running meanwhile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_throttle: Option<u64>,
 }
 
-/// How far a migration is.
+/// The progress of a migration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
-    /// Bytes that have travelled.
+    /// Bytes transferred.
     pub transferred: u64,
     /// Pages left in this round, or in postcopy.
     pub remaining_pages: u64,
@@ -169,13 +169,13 @@ pub struct Sample {
     pub bandwidth: u64,
     /// The handshake in force.
     pub handshake: Option<Handshake>,
-    /// How postcopy goes.
+    /// The progress of postcopy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub postcopy: Option<PostcopyStats>,
 }
 
 impl Sample {
-    /// From what a client would read.
+    /// Takes the sample from the data of `query-migrate`.
     #[must_use]
     pub fn of(info: MigrationInfo) -> Self {
         let ram = info.ram.unwrap_or_default();

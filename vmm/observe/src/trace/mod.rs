@@ -1,10 +1,10 @@
 //! `ferry run --trace FILE`: what happens in this process's migrations, one JSON object a line.
 //!
-//! There is one trace in a process, as there is one log. What happens is noted where everything of
-//! its kind passes: the drivers' inputs and outputs, the control link, the progress, the events.
-//! Without `--trace` a note costs the look at one variable. With it an entry goes into a queue; a
-//! thread of its own turns it into text and hands that to the kernel at once, so no other thread
-//! waits for a file, and what a killed process had noted is there. `ferry report` draws it.
+//! A process has one trace, as it has one log. Entries are noted where everything of their kind
+//! passes: the drivers' inputs and outputs, the control link, the progress, the events. Without
+//! `--trace` a note costs the read of one variable. With it an entry goes into a queue; a thread of
+//! its own turns it into text and writes that at once, so no other thread waits for a file, and the
+//! file of a killed process has its entries. `ferry report` draws it.
 
 mod entry;
 #[cfg(test)]
@@ -32,26 +32,27 @@ static WRITER: OnceLock<Writer> = OnceLock::new();
 pub fn start(path: &std::path::Path, start: Start) -> Result<(), TraceError> {
     let writer = Writer::open(path)?;
     writer.put(What::Start(start));
-    // A second one would find the first at work.
+    // A second call leaves the first trace in place.
     let _ = WRITER.set(writer);
     Ok(())
 }
 
-/// Waits, for a while at most, until all that was noted is in the file.
+/// Waits, for a limited time, until all earlier entries are in the file.
 pub fn finish() {
     if let Some(writer) = WRITER.get() {
         writer.flush();
     }
 }
 
-/// Notes what `what` makes; without a trace it makes nothing.
+/// Notes the result of `what`, which is not called without a trace.
 pub fn note(what: impl FnOnce() -> What) {
     if let Some(writer) = WRITER.get() {
         writer.put(what());
     }
 }
 
-/// A migration begins; `info` is asked how far it is until it has ended, or there is none any more.
+/// A migration begins; `info` is polled for its progress until the migration has ended, or `info`
+/// returns `None`.
 pub fn migration(
     side: Side,
     id: u128,
@@ -72,7 +73,7 @@ pub fn connection(number: u32) {
     }
 }
 
-/// The migration's status has changed; `info` tells how far it is.
+/// The migration's status has changed; `info` returns its progress.
 pub fn status(status: Status, info: impl Fn() -> MigrationInfo) {
     note(|| What::Status { status });
     note(|| match status.is_active() {
@@ -108,17 +109,17 @@ fn name<M: wire::Message>(message: &M) -> &'static str {
     M::limits(message.kind()).map_or("", |(name, ..)| name)
 }
 
-/// The state machine wants `output`, of this name, carried out.
+/// The state machine has returned `output`, of this name.
 pub fn step(name: &str, output: &impl Debug) {
     note(|| What::Step { name: name.to_owned(), detail: format!("{output:?}") });
 }
 
-/// The state machine is told `input`.
+/// The state machine receives `input`.
 pub fn input(input: &impl Debug) {
     note(|| What::Input { detail: format!("{input:?}") });
 }
 
-/// The ownership record was to `call`, and this came of it.
+/// A change of the ownership record, `call`, and its result.
 pub fn record<E: std::error::Error>(call: &str, result: &Result<(), E>) {
     let answer = || result.as_ref().map_or_else(|error| crate::causes(error), |()| "done".to_owned());
     note(|| What::Record { call: call.to_owned(), answer: answer() });

@@ -13,13 +13,13 @@ use ferry_migration::MigrationInfo;
 use super::entry::{Entry, Message, Sample, What};
 use crate::output_file::{self, OutputFileError, Purpose};
 
-/// Entries that may wait: storage that hangs costs some megabytes, and then entries.
+/// Most entries in the queue: storage that hangs costs some megabytes, then further entries.
 const QUEUE: usize = 1 << 15;
 /// Entries that are written together.
 const BATCH: usize = 256;
 /// From one sample of a migration to the next.
 const SAMPLE_EVERY: Duration = Duration::from_millis(200);
-/// Longest that the end of the process waits for the file.
+/// Longest time that the end of the process waits for the file.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Why there is no trace.
@@ -28,12 +28,12 @@ pub enum TraceError {
     /// The file could not be opened.
     #[error("the trace {0}")]
     Open(#[source] OutputFileError),
-    /// The host gave no thread.
+    /// The host could not start a thread.
     #[error("no thread can be started to write the trace: {0}")]
     Thread(std::io::Error),
 }
 
-/// Answers with how far a migration is, or that it is over.
+/// Returns the progress of a migration, or `None` when it is over.
 pub(super) type Watched = Box<dyn Fn() -> Option<MigrationInfo> + Send>;
 
 enum Order {
@@ -83,13 +83,13 @@ impl Writer {
         }
     }
 
-    /// Waits until what was noted before is in the file, for as long as [`FAREWELL`] at most.
+    /// Waits until earlier entries are in the file, for [`FAREWELL`] at most.
     pub fn flush(&self) {
         let (done, wait) = channel();
         let until = Instant::now() + FAREWELL;
-        // A full queue is that of a file that hangs.
+        // A full queue means that the file hangs.
         if self.orders.try_send(Order::Flush(done)).is_ok() {
-            // Too late is too late.
+            // A timeout is ignored: the process ends all the same.
             let _ = wait.recv_timeout(until.saturating_duration_since(Instant::now()));
         }
     }
@@ -121,7 +121,7 @@ struct Job {
     file: File,
     shared: Arc<Shared>,
     text: Vec<u8>,
-    /// The log has been told that the file takes no more.
+    /// The failure to write has been logged.
     told: bool,
 }
 

@@ -65,8 +65,8 @@ enum Side {
     Destination,
 }
 
-/// `x-ferry-resolve`: the operator says who owns the guest. Only one who has made sure that the
-/// other side does not run it, and never will, can say so.
+/// `x-ferry-resolve`: the operator decides which side owns the guest, after making sure that the
+/// other side does not run it and never will.
 pub(super) fn resolve(session: &Session, arguments: Resolve) -> Done {
     if !arguments.peer_fenced {
         return Err(CommandError::generic(
@@ -81,7 +81,8 @@ pub(super) fn resolve(session: &Session, arguments: Resolve) -> Done {
     session.target.resolve(Resolution { owner, never_ran: arguments.never_ran }, arguments.drop_pages)
 }
 
-/// `x-ferry-query-ownership`: what the ownership record says; an empty object without a record.
+/// `x-ferry-query-ownership`: the content of the ownership record; an empty object without a
+/// record.
 pub(super) fn query_ownership(session: &Session, _: Nothing) -> Outcome {
     session.target.ownership().map_or(Ok(json!({})), value)
 }
@@ -97,7 +98,7 @@ pub(super) fn memory_hash(session: &Session, _: Nothing) -> Outcome {
     };
     stopped()?;
     let hash = session.target.memory_hash()?;
-    // A `cont` of another client may have come in between.
+    // Another client may have issued `cont` in between.
     stopped()?;
     Ok(json!({ "hash": hash.to_string(), "bytes": hash.bytes, "nonzero-pages": hash.nonzero_pages }))
 }

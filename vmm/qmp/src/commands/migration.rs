@@ -1,4 +1,4 @@
-//! Commands about a migration (QEMU `qapi/migration.json`): begin, listen, cancel, ask.
+//! Commands about a migration (QEMU `qapi/migration.json`): begin, listen, cancel, query.
 
 use ferry_link::endpoint::Endpoint;
 use ferry_migration::Parameters;
@@ -19,11 +19,11 @@ use crate::wire::CommandError;
 struct Migrate {
     uri: Option<String>,
     channels: Option<Vec<Channel>>,
-    /// QEMU takes and ignores it: a migration begun through QMP never holds the connection.
+    /// QEMU accepts and ignores it: a migration begun through QMP never blocks the connection.
     #[serde(rename = "detach")]
     _detach: Option<bool>,
     resume: Option<bool>,
-    /// Read for its errors alone, which name the member: what counts is which members were given.
+    /// Read only for its errors, which name the member: only the members that were given are set.
     #[serde(rename = "x-ferry-parameters")]
     _parameters: Option<Parameters>,
     #[serde(rename = "x-ferry-capabilities", default)]
@@ -44,7 +44,7 @@ pub(super) struct MigrateIncoming {
     exit_on_error: Option<bool>,
 }
 
-/// QEMU's `MigrationChannel`; of its transports, sockets.
+/// QEMU's `MigrationChannel`, with the transport `socket` only.
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct Channel {

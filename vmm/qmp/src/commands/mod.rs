@@ -1,4 +1,4 @@
-//! The commands, as one table: name and what it does. `query-commands` reads the same table.
+//! The commands, as one table: name and function. `query-commands` reads the same table.
 //!
 //! A command is a function from its argument struct to a value; [`dispatch`] finds it, and the
 //! closures of the table turn JSON into the one and the other into JSON.
@@ -31,7 +31,7 @@ pub(crate) fn dispatch(session: &Session, request: Request) -> Outcome {
 }
 
 const COMMANDS: &[Command] = &[
-    // A connection negotiates before it dispatches (`connection.rs`); here it is too late.
+    // A session negotiates before it dispatches (`session.rs`); here it is too late.
     Command { name: "qmp_capabilities", run: |_, _| Err(already_negotiated()) },
     Command { name: "query-version", run: |_, a| read::<Nothing>(a).map(|_| wire::version()) },
     Command { name: "query-commands", run: |_, a| read::<Nothing>(a).map(|_| names()) },

@@ -1,5 +1,4 @@
-//! Migration parameters and capabilities (QEMU `qapi/migration.json`): what an operator may set,
-//! and what is set.
+//! Migration parameters and capabilities (QEMU `qapi/migration.json`): set and query.
 
 use std::sync::atomic::Ordering;
 
@@ -14,14 +13,14 @@ use crate::target::Done;
 use crate::wire::CommandError;
 use serde::{Deserialize, Serialize};
 
-/// Sets the parameters that are given and leaves the others as they are.
+/// Sets the parameters that are given and leaves the others unchanged.
 pub(super) fn set_parameters(session: &Session, given: Arguments) -> Done {
     // For an error that names the member.
     read::<Parameters>(given.clone())?;
     session.target.set_parameters(&some(given)?)
 }
 
-/// What the client gave, once its members and types have been checked.
+/// The client's parameters, once their names and types have been checked.
 pub(super) fn some(given: Arguments) -> Result<Given, CommandError> {
     Given::new(given).map_err(|error| CommandError::from_chain(&error))
 }

@@ -2,7 +2,7 @@
 //! of another.
 //!
 //! The file is written and made durable under a name of its own, then linked to the record's:
-//! `link` fails when the name is taken, on every file system that has it, also across hosts.
+//! `link` fails when the name is taken, on every file system that supports it, also across hosts.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -22,21 +22,23 @@ impl FileRecord {
         let draft = Draft::write(self.draft_path().map_err(failed)?, record, &self.faults).map_err(failed)?;
         match fs::hard_link(&draft.path.0, &self.path) {
             Ok(()) => {
-                // Open from here on: a file that takes its place before its first use is noticed.
+                // Kept open from here on, so that a replacement of the file before its first use is
+                // detected.
                 *self.held() = Some(self.linked(draft));
                 self.sync_folder().map(|()| true)
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-            // Refused: by the file system, which has no links, or for want of permission.
+            // Refused: the file system has no links, or the permission is missing.
             Err(error) if is_refusal(&error) => Err(failed(error)),
             // A file system on another host may have carried it out and lost the answer.
             Err(error) => Err(self.unreachable("creating it", true, error)),
         }
     }
 
-    /// The file of `draft`, which has the record's name now: opened by that name, so that the holder
-    /// of its lock is found by it, and so that no draft's name of an open file is removed (NFS
-    /// would keep one beside the record). It is the draft's own where the name does not lead to it.
+    /// The file of `draft`, which has the record's name now: opened by that name, so that
+    /// lslocks(8) shows it for the holder of its lock, and so that the draft's name is not that of
+    /// an open file when it is removed (NFS would keep it beside the record). Returns the draft's
+    /// own file if the name leads to another one.
     fn linked(&self, draft: Draft) -> File {
         match self.open() {
             Ok(Some(file)) if is_same(&file, &draft.file) => file,
@@ -77,7 +79,8 @@ fn is_same(one: &File, other: &File) -> bool {
     matches!((id(one), id(other)), (Ok(one), Ok(other)) if one == other)
 }
 
-/// A file that is on its way; its first name goes when this does, after the file was closed.
+/// A file that is being created; its first name is removed when this is dropped, after the file was
+/// closed.
 struct Draft {
     file: File,
     path: DraftName,

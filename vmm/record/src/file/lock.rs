@@ -1,10 +1,10 @@
 //! The OFD locks of a record's file (fcntl(2), "Open file description locks"): one around each
 //! operation, on the record's bytes, and one for as long as a process has the guest, on the byte
-//! behind them.
+//! after them.
 //!
-//! It belongs to the open file, not to the process: threads with files of their own exclude each
-//! other, and closing one file does not end the lock of another. The kernel ends it when its
-//! holder dies.
+//! Such a lock belongs to the open file, not to the process: threads with files of their own
+//! exclude each other, and closing one file does not end the lock of another. The kernel releases
+//! it when its holder dies.
 
 use std::fs::File;
 use std::io;
@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 
 use ferry_migration::ownership::file::FILE_LEN;
 
-/// Whether others may hold it at the same time.
+/// Whether others may hold the lock at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Others that hold it shared.
+    /// Others may, if they hold it shared.
     Shared,
-    /// No other.
+    /// No other may.
     Exclusive,
 }
 
@@ -38,18 +38,18 @@ struct Bytes {
     len: usize,
 }
 
-/// An operation's.
+/// The lock of an operation.
 const RECORD: Bytes = Bytes { start: 0, len: FILE_LEN };
-/// That of a process which has the guest. The file never has this byte; a lock needs none.
+/// The lock of a process that has the guest. The file never has this byte; a lock does not need it.
 const PRESENCE: Bytes = Bytes { start: FILE_LEN, len: 1 };
 
 const FIRST_PAUSE: Duration = Duration::from_micros(200);
-/// Longer than the lock is held by one write on a good disk, shorter than anyone would notice.
+/// Longer than the lock is held by one write on a good disk, shorter than an operator would notice.
 const LONGEST_PAUSE: Duration = Duration::from_millis(5);
 
 /// Takes the lock, or fails with `TimedOut` at the deadline.
 ///
-/// It asks again and again, because waiting in the kernel (`F_OFD_SETLKW`) knows no deadline.
+/// It polls, because waiting in the kernel (`F_OFD_SETLKW`) has no deadline.
 pub(super) fn acquire(file: &File, kind: Kind, deadline: Instant) -> io::Result<()> {
     let mut pause = FIRST_PAUSE;
     loop {
@@ -66,13 +66,13 @@ pub(super) fn acquire(file: &File, kind: Kind, deadline: Instant) -> io::Result<
     }
 }
 
-/// Lets the lock go.
+/// Releases the lock.
 pub(super) fn release(file: &File) -> io::Result<()> {
     set(file, RECORD, libc::F_UNLCK)
 }
 
-/// Takes the lock of a process that has the guest, or changes its kind; false: another process's
-/// excludes it. Closing the file ends it.
+/// Takes the lock of a process that has the guest, or changes its kind; false if another process's
+/// lock excludes it. Closing the file releases it.
 pub(super) fn show_presence(file: &File, kind: Kind) -> io::Result<bool> {
     match set(file, PRESENCE, kind.as_raw()) {
         Ok(()) => Ok(true),

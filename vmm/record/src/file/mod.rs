@@ -2,9 +2,9 @@
 //! the guest's disk.
 //!
 //! Every operation takes an OFD lock, checks that the path still names the file that is open, and
-//! lets the lock go. The file stays open between operations, so that its inode number cannot be
-//! given to another. A write goes to the slot that is not the newest and counts after `fdatasync`;
-//! the bytes are those of `ferry_migration::ownership::file`.
+//! releases the lock. The file stays open between operations, so that its inode number cannot be
+//! reused. A write goes to the slot that is not the newest and counts after `fdatasync`; the bytes
+//! are those of `ferry_migration::ownership::file`.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -26,8 +26,8 @@ mod create;
 mod lock;
 mod presence;
 
-/// How long an operation waits for another process's lock, unless told otherwise. A lock is held
-/// for one write at a time.
+/// How long an operation waits for another process's lock, by default. A lock is held for one write
+/// at a time.
 pub const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A record in a file.
@@ -35,7 +35,7 @@ pub const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct FileRecord {
     path: PathBuf,
     lock_timeout: Duration,
-    /// Open from the first operation that finds the file on.
+    /// Open since the first operation that found the file.
     held: Mutex<Option<File>>,
     /// Open, with its lock, as long as this process shows that it has the guest.
     presence: Mutex<Option<Arc<File>>>,
@@ -49,7 +49,7 @@ pub struct FileRecord {
 
 impl FileRecord {
     /// The record at `path`, which need not exist yet. Nothing is opened before the first
-    /// operation. `faults` may spoil what is asked of the storage.
+    /// operation. `faults` may make operations on the storage fail.
     #[must_use]
     pub fn new(path: PathBuf, lock_timeout: Duration, faults: Arc<FaultControl>) -> Self {
         let (held, presence, showing, stays, tear) = <_>::default();
@@ -84,18 +84,18 @@ impl FileRecord {
         locked.map_err(|error| self.unreachable("locking it", false, error))?;
         let result = self.check_in_place(file).and_then(|()| operate(file));
         let stale = matches!(&result, Err(OwnershipError::Unreachable { source, .. }) if is_stale(source));
-        // Closing ends a lock as well, and lets a file that its server has forgotten be opened
-        // anew.
+        // Closing also releases the lock, and allows a file that is stale on its server to be
+        // opened anew.
         if lock::release(file).is_err() || stale {
             *held = None;
         }
         result.map(Some)
     }
 
-    /// Opens the file if there is one, and nothing but a file.
+    /// Opens the file if there is one; refuses anything but a regular file.
     fn open(&self) -> Result<Option<File>, OwnershipError> {
-        // O_NONBLOCK: a FIFO or a device in the file's place must not make the open wait. It means
-        // nothing to a file.
+        // O_NONBLOCK: a FIFO or a device in the file's place must not block the open. The flag has
+        // no effect on a file.
         let flags = libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let file = match OpenOptions::new().read(true).write(true).custom_flags(flags).open(&self.path) {
             Ok(file) => file,
@@ -135,7 +135,7 @@ impl FileRecord {
 
     fn newest(&self, file: &File) -> Result<Newest, OwnershipError> {
         self.faults.before(Place::RecordRead).map_err(|error| self.unreachable("reading it", false, error))?;
-        // One byte more than is right, to notice what is too long.
+        // One byte more than the format has, to detect a file that is too long.
         let mut bytes = [0; format::FILE_LEN + 1];
         let mut filled = 0;
         while filled < bytes.len() {
@@ -184,8 +184,8 @@ impl Ownership for FileRecord {
     }
 
     fn create(&self, record: &Record) -> Result<Swap, OwnershipError> {
-        // The process whose file is there first decides; the second look meets what the first look
-        // missed.
+        // The first process to create the file wins; the second pass finds a file that the first
+        // pass missed.
         for _ in 0..2 {
             if let Some(swap) = self.locked(Kind::Exclusive, |file| self.create_over(file, record))? {
                 return Ok(swap);

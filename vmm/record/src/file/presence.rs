@@ -1,9 +1,9 @@
-//! The sign of a process that has the guest: a lock that the kernel drops with the process.
+//! The sign of a process that has the guest: a lock that the kernel releases when the process ends.
 //!
-//! The lock of a writable disk keeps a second boot away. A guest without one, or with a device
-//! that two hosts see, has only its record; and a record that is settled does not say whether its
+//! The lock of a writable disk prevents a second boot. A guest without such a disk, or with a
+//! device that two hosts see, has only its record; and a settled record does not say whether its
 //! owner lives. The two sides of a hand-over have the guest at the same time, so the sign is
-//! shared; a boot wants to be alone.
+//! shared; a boot requires it to be exclusive.
 
 use std::fs::File;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -13,15 +13,15 @@ use super::lock::{self, Kind};
 use crate::{Ownership, OwnershipError, Sign, Stay};
 
 impl FileRecord {
-    /// Only the look at what is shown, and the change of it, are made under its lock: an end must
-    /// not wait for storage.
+    /// Only reads and changes of `presence` are made under its lock: the end of a stay must not
+    /// wait for storage.
     pub(super) fn take_presence(&self, alone: bool, stay: Stay) -> Result<(), OwnershipError> {
         let _showing = self.showing.lock().unwrap_or_else(PoisonError::into_inner);
         let shown = self.presence().clone();
         if let Some(shown) = shown {
             return if alone { self.set_presence(&shown, true) } else { Ok(()) };
         }
-        // A file of its own: one that is closed after an operation must not end the sign.
+        // A file of its own: closing the file of an operation must not end the sign.
         let file = self.open()?.ok_or_else(|| OwnershipError::Missing { at: self.place() })?;
         self.check_in_place(&file)?;
         self.set_presence(&file, alone)?;
@@ -38,7 +38,8 @@ impl FileRecord {
         Sign(presence.take())
     }
 
-    /// Shared in the end. One that was shared before, and cannot be had alone, still is.
+    /// Takes the lock shared; with `alone`, exclusive first. A lock that is shared already stays so
+    /// if that fails.
     fn set_presence(&self, file: &File, alone: bool) -> Result<(), OwnershipError> {
         let set = |kind| lock::show_presence(file, kind).map_err(|error| self.unreachable("locking it", false, error));
         if (!alone || set(Kind::Exclusive)?) && set(Kind::Shared)? {

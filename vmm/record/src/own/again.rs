@@ -1,7 +1,7 @@
-//! Asks the ownership record before a guest runs again whose disk this process has let go of.
+//! Claims the ownership record before a guest runs again whose disk this process has released.
 //!
-//! That is the guest of a failed switchover whose disk was locked by another process when it was
-//! to be taken back: since then that process, or a third one, may have run it.
+//! That is the guest of a failed switchover whose disk was locked by another process when this one
+//! tried to take it back: since then that process, or a third one, may have run it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -17,13 +17,12 @@ use super::call::{ANSWER_DEADLINE, THREAD};
 use super::error::RecordError;
 use super::process::OwnRecord;
 
-/// Makes the record say that the guest is here; called when it is.
+/// Settles the record; to be called when the guest is here.
 pub type Settle = Box<dyn FnOnce() + Send>;
 
 impl OwnRecord {
-    /// Makes the record name this process, of whose guest the caller holds the disk. When the guest
-    /// is here, what is returned is called: until then the record goes on to say that a migration
-    /// is under way.
+    /// Makes the record name this process; the caller holds the disk of its guest. The caller calls
+    /// the result when the guest is here: until then the record says that a migration is under way.
     ///
     /// # Errors
     /// Why the guest may not run here.
@@ -47,8 +46,8 @@ impl OwnRecord {
         Ok(Box::new(move || own.settle_claim(claimed)))
     }
 
-    /// Makes the record name this process in a new generation, unsettled; not any more once
-    /// `given_up` says that its caller has stopped waiting.
+    /// Makes the record name this process in a new generation, unsettled, unless `given_up`: the
+    /// caller has stopped waiting.
     pub(super) fn claim_again(&self, again: Again, given_up: &AtomicBool) -> Result<Record, RecordError> {
         let migration_id = crate::random().map_err(RecordError::Random)?;
         self.while_nobody_changes_it(|| {
@@ -73,8 +72,8 @@ impl OwnRecord {
         })
     }
 
-    /// Makes the record say that no migration is under way, unless one has begun since this claim.
-    /// This process holds the guest's disk.
+    /// Settles the record, unless a migration has begun since this claim. This process holds the
+    /// guest's disk.
     fn settle_claim(self: &Arc<Self>, claimed: Record) {
         let _first_try = self.insist("say that the guest is here", move |own| {
             match own.backend.read()? {

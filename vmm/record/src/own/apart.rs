@@ -1,4 +1,4 @@
-//! What is asked of storage on threads that nothing waits for.
+//! Calls to storage on threads that are not joined.
 
 use std::io;
 use std::sync::Arc;
@@ -8,15 +8,15 @@ use ferry_devices::fault::FaultControl;
 use super::call::THREAD;
 use super::process::OwnRecord;
 
-/// Most threads that ask the record for migrations at a time. One migration has three at most; the
-/// others belong to earlier ones, which storage that hangs has outlived.
+/// Most threads that call the record for migrations at a time. One migration has three at most; the
+/// others are left from earlier migrations, because storage hangs.
 const MOST: usize = 8;
 
 impl OwnRecord {
-    /// Asks the record on a thread of its own, named `thread`.
+    /// Runs `ask`, a call to the record, on a thread of its own, named `thread`.
     ///
     /// # Errors
-    /// When the host gives no thread, or [`MOST`] threads still wait for the record.
+    /// When the host cannot start a thread, or [`MOST`] threads still wait for the record.
     pub fn ask_apart(
         &self,
         faults: &FaultControl,
@@ -24,7 +24,7 @@ impl OwnRecord {
         ask: impl FnOnce() + Send + 'static,
     ) -> io::Result<()> {
         let asking = self.asking.clone();
-        // This one, and the record's own.
+        // Two references are not a thread's: this one, and the record's own.
         if Arc::strong_count(&asking) > MOST + 1 {
             return Err(io::Error::other(format!(
                 "{MOST} earlier calls still wait for the storage of {}: see what keeps it",
@@ -38,11 +38,11 @@ impl OwnRecord {
         faults.spawn(thread, ask).map(drop)
     }
 
-    /// The guest is another process's for good, or has not come: its stay has ended. Does not wait
-    /// for storage.
+    /// The guest belongs to another process for good, or has not arrived: ends its stay. Does not
+    /// wait for storage.
     pub fn let_guest_go(&self) {
         let sign = self.backend.end_presence();
-        // Without a thread it goes here.
+        // Without a thread the sign is dropped here.
         let _ = std::thread::Builder::new().name(THREAD.into()).spawn(move || drop(sign));
     }
 }

@@ -20,7 +20,7 @@ impl Background {
         Open(self.clone())
     }
 
-    /// Waits until there is none, for so long at most. Tells whether there is none.
+    /// Waits up to `within` until there is none; returns whether there is none.
     pub(super) fn wait_none(&self, within: Duration) -> bool {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.changed.wait_timeout_while(open, within, |open| *open > 0);

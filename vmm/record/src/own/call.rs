@@ -6,19 +6,19 @@ use std::time::{Duration, Instant};
 /// How long a driver waits for the record's answer before it goes on as if there were none.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
 
-/// The name of threads that ask the record for the process, and not for a migration.
+/// The name of threads that call the record for the process, not for a migration.
 pub(super) const THREAD: &str = "ferry-record";
 
-/// The call to a record that a driver has under way. Storage may hang: the driver then hears at a
-/// deadline that the record is unreachable, asks again later, and the thread that hangs answers
-/// the later question when it comes back.
+/// The call to a record that a driver has under way. Storage may hang: at a deadline the driver
+/// then treats the record as unreachable and asks again later, and the hanging thread answers the
+/// later question when its call returns.
 #[derive(Debug)]
 pub struct Call<Q> {
-    /// What the driver waits for, and until when.
+    /// The question whose answer the driver waits for, and its deadline.
     asked: Option<(Q, Instant)>,
-    /// What the newest thread was asked, while it has not answered.
+    /// The question of the newest thread, while that has not answered.
     hanging: Option<Q>,
-    /// Tells the threads apart.
+    /// Distinguishes the threads.
     serial: u32,
 }
 
@@ -30,8 +30,8 @@ impl<Q> Default for Call<Q> {
 }
 
 impl<Q: Copy + PartialEq> Call<Q> {
-    /// The driver asks `question`; `spawn` starts a thread that will answer with this number,
-    /// unless one hangs over the same.
+    /// The driver asks `question`; `spawn` starts a thread that answers with this serial, unless
+    /// one hangs with the same question.
     pub fn ask(&mut self, question: Q, spawn: impl FnOnce(u32) -> std::io::Result<()>) {
         self.asked = Some((question, Instant::now() + ANSWER_DEADLINE));
         if self.hanging == Some(question) {
@@ -44,7 +44,7 @@ impl<Q: Copy + PartialEq> Call<Q> {
         }
     }
 
-    /// A thread has answered; whether the driver still waits for that.
+    /// A thread has answered; returns whether the driver still waits for the answer.
     pub fn answered(&mut self, serial: u32) -> bool {
         if serial != self.serial {
             return false;
@@ -53,7 +53,7 @@ impl<Q: Copy + PartialEq> Call<Q> {
         self.asked.take().is_some()
     }
 
-    /// When the driver must hear something at the latest.
+    /// The deadline of the question that the driver waits for.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.asked.map(|(_, at)| at)

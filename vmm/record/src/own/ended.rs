@@ -1,14 +1,14 @@
-//! The hand-overs that have ended, and of whose end the record has not been told.
+//! The hand-overs that have ended, and whose end the record may not show yet.
 
 use ferry_migration::ownership::Handover;
 
-/// Hand-overs that have ended, and of which the record may tell.
+/// Hand-overs that have ended, and that the record may still name.
 #[derive(Debug, Default)]
 pub(super) struct Ended {
     pub(super) list: Vec<Handover>,
-    /// The thread that tells the record; 0 is none.
+    /// The thread that settles the record; 0 is none.
     pub(super) worker: u64,
-    /// Of the newest thread.
+    /// The serial of the newest thread.
     pub(super) serial: u64,
 }
 

@@ -9,13 +9,13 @@ use super::call::ANSWER_DEADLINE;
 /// Why a record could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// The record did not answer, or holds what is no record.
+    /// The record did not answer, or is not usable.
     #[error(transparent)]
     Ownership(#[from] OwnershipError),
-    /// The kernel gave no random number for this process's identity.
+    /// The kernel provided no random number.
     #[error("no random number can be had: {0}")]
     Random(std::io::Error),
-    /// Some process may still hold the guest's memory.
+    /// Another process may still hold the guest's memory.
     #[error(
         "the ownership record {place} says that a hand-over is under way, and names {owner} in generation {generation}: a \
          process that is stopped may have the guest's newest state. If it is not to go on there, end every other process of \
@@ -24,9 +24,9 @@ pub enum RecordError {
     InHandover {
         /// Where the record is.
         place: String,
-        /// Who owns the guest.
+        /// The owner of the guest.
         owner: String,
-        /// Since which generation.
+        /// The owner's generation.
         generation: u64,
     },
     /// Another process owns the guest.
@@ -34,19 +34,19 @@ pub enum RecordError {
     NotOurs {
         /// Where the record is.
         place: String,
-        /// Who owns the guest.
+        /// The owner of the guest.
         owner: String,
-        /// Since which generation.
+        /// The owner's generation.
         generation: u64,
     },
-    /// This process itself has changed the record since it was looked at.
+    /// This process itself has changed the record since it was read.
     #[error(
         "the ownership record {place} was changed by another command of this process (generation {generation}): try again"
     )]
     Changed {
         /// Where the record is.
         place: String,
-        /// What it says now.
+        /// The record's present generation.
         generation: u64,
     },
     /// Another process has made itself the owner since the guest was stopped here.
@@ -57,12 +57,13 @@ pub enum RecordError {
     Taken {
         /// Where the record is.
         place: String,
-        /// Who owns the guest.
+        /// The owner of the guest.
         owner: String,
-        /// Since which generation.
+        /// The owner's generation.
         generation: u64,
     },
-    /// The record of a guest that has arrived without it names a process that had no part in that.
+    /// The record of a guest that has arrived without a claim names a process that had no part in
+    /// the migration.
     #[error(
         "the guest that has arrived here has an ownership record {place}, and it names {owner} in generation {generation}, {why}: \
          the guest may run twice. Look at both processes and end one of them; the record is left as it is"
@@ -70,9 +71,9 @@ pub enum RecordError {
     Twice {
         /// Where the record is.
         place: String,
-        /// Who owns the guest.
+        /// The owner of the guest.
         owner: String,
-        /// Since which generation.
+        /// The owner's generation.
         generation: u64,
         /// Why it is not taken from that process.
         why: Twice,
@@ -83,10 +84,10 @@ pub enum RecordError {
         /// Where the record is.
         place: String,
     },
-    /// The host gave no thread to ask the record with.
+    /// The host could not start a thread for the call.
     #[error("no thread can be started to ask the ownership record: {0}; raise the limit of processes")]
     Thread(#[source] std::io::Error),
-    /// The guest has arrived, and the record could not be asked for it yet.
+    /// The guest has arrived, and the record does not name this process yet.
     #[error(
         "the ownership record {place} does not name this process yet, to which the guest has come: see in the log or with \
          x-ferry-query-ownership what keeps it, then try again"
@@ -95,7 +96,7 @@ pub enum RecordError {
         /// Where the record is.
         place: String,
     },
-    /// Too many hand-overs have ended of which the record may still tell.
+    /// Too many hand-overs have ended that the record may still name.
     #[error(
         "the ownership record {place} has not been told yet that earlier hand-overs have ended: see in the log or with \
          x-ferry-query-ownership what keeps its storage, then try again"
@@ -107,7 +108,7 @@ pub enum RecordError {
     /// The migration has ended before it was announced.
     #[error("the migration has ended meanwhile")]
     Over,
-    /// A guest whose disk was let go of is to run, and is on its way elsewhere already.
+    /// A guest whose disk was released is to run, but a migration of it is already under way.
     #[error("a migration of the guest is under way: wait for its end or cancel it, then try again")]
     Announced,
     /// The guest's name cannot stand in a record.
@@ -137,16 +138,17 @@ impl std::fmt::Display for Twice {
 }
 
 impl RecordError {
-    /// Whether the record may have been changed all the same.
+    /// Whether the record may have been changed despite the error.
     pub(super) fn maybe_applied(&self) -> bool {
         matches!(self, RecordError::Ownership(error) if error.maybe_applied())
     }
 
-    /// Whether another try may succeed: the storage comes back, the change follows what another
-    /// process has written meanwhile, or that process ends.
+    /// Whether another attempt may succeed: the storage recovers, the change is made to the newer
+    /// record, or the other process ends.
     pub(super) fn may_pass(&self) -> bool {
         match self {
-            // A boot that asks to be alone is refused by the record in a moment.
+            // A boot that requests to be alone is soon refused by the record, and ends its
+            // presence.
             RecordError::Ownership(error) => error.is_unreachable() || error.is_present(),
             RecordError::NotOurs { .. }
             | RecordError::Changed { .. }

@@ -1,5 +1,5 @@
-//! The record during one migration, on either side: the changes of the switchover, answered in the
-//! state machines' words.
+//! The record during one migration, on either side: the changes of the switchover, with results in
+//! the state machines' types.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -16,8 +16,8 @@ use super::call::THREAD;
 use super::error::RecordError;
 use super::process::OwnRecord;
 
-/// Longest that the resume of a guest waits for a look at the record: before the permit no other
-/// process can own the guest, unless an operator has said so.
+/// Longest time that the resume of a guest waits for a read of the record: before the permit no
+/// other process can own the guest, except by an operator's command.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// The record during one migration.
@@ -26,11 +26,11 @@ pub struct HandoverRecord {
     pub(super) own: Arc<OwnRecord>,
     pub(super) handover: Handover,
     pub(super) nonce: u64,
-    /// Of the guest at this process, when the hand-over began.
+    /// The stay of the guest at this process when the hand-over began.
     pub(super) stay: Stay,
-    /// The record may tell of it.
+    /// The record may name this hand-over.
     pub(super) in_record: AtomicBool,
-    /// The guest is here for good: an announcement that has not been written yet must not be.
+    /// The guest is here for good: an announcement that is still to be written must not be written.
     pub(super) is_over: Arc<AtomicBool>,
     /// The operator knows that the destination's claim was never used.
     pub(super) never_ran: AtomicBool,
@@ -76,7 +76,7 @@ impl OwnRecord {
 }
 
 impl HandoverRecord {
-    /// The process's part of it.
+    /// The record of this process's guest.
     #[must_use]
     pub fn own(&self) -> &Arc<OwnRecord> {
         &self.own
@@ -103,7 +103,8 @@ impl HandoverRecord {
             if self.own.is_behind() {
                 return Err(RecordError::Behind { place: self.own.place() });
             }
-            // In this order: an end that comes now finds the one or says the other.
+            // In this order: an end that comes now either finds `in_record` set or has set
+            // `is_over`.
             self.in_record.store(true, SeqCst);
             if self.is_over.load(SeqCst) || !self.begins() {
                 return Err(RecordError::Over);
@@ -116,7 +117,7 @@ impl HandoverRecord {
         announced.inspect_err(|error| self.in_record.store(error.maybe_applied(), SeqCst))
     }
 
-    /// Notes that the record is about to tell of this migration, unless it has ended.
+    /// Notes that the record is about to name this migration, unless that has ended.
     fn begins(&self) -> bool {
         let mut announced = self.own.announced();
         let begins = !self.has_ended.load(SeqCst);
@@ -126,7 +127,7 @@ impl HandoverRecord {
         begins
     }
 
-    /// Source: the migration has ended, even if the record still tells of it.
+    /// Source: the migration has ended, even if the record still names it.
     pub fn end(&self) {
         let mut announced = self.own.announced();
         self.has_ended.store(true, SeqCst);
@@ -159,7 +160,7 @@ impl HandoverRecord {
         }
     }
 
-    /// Source: the guest may have come back by another way while the record was asked for it.
+    /// Source: settles the record if the guest has come back in another way while the call waited.
     fn settle_late(&self) {
         if self.is_over.load(SeqCst) {
             self.own.settle(&self.handover);
@@ -167,8 +168,8 @@ impl HandoverRecord {
     }
 
     /// Either side, before its guest runs at the end of a switchover, with the disk held: whether
-    /// the record, if it answers at once, leaves the guest to this side. An operator may have had
-    /// it booted meanwhile.
+    /// the record, if it answers at once, allows this side to run the guest. An operator may have
+    /// booted it elsewhere meanwhile.
     ///
     /// # Errors
     /// The record names a process that has no part in this migration.
@@ -176,7 +177,7 @@ impl HandoverRecord {
         let own = self.own.clone();
         let Ok(Ok(there)) = self.own.calls.allows.ask(THREAD, LOOK, move || own.backend.read()) else { return Ok(()) };
         match (self.handover.standing(&self.own.me, there.as_ref()), there) {
-            // Written over as soon as the record takes it.
+            // `seize` overwrites it as soon as the record can be written.
             (Standing::Theirs, Some(there)) if self.never_ran.load(SeqCst) && self.handover.is_claimed(&there) => {
                 Ok(())
             }
@@ -189,8 +190,8 @@ impl HandoverRecord {
     #[must_use]
     pub fn claim(&self) -> Claim {
         let change = self.handover.commit(&self.own.me);
-        // First: the source, which also shows that it has the guest, may end once this side has
-        // it.
+        // Presence comes first: the source, which shows its own, may end once this side has the
+        // guest.
         match self.own.show_presence(false, self.stay).and_then(|()| self.swap(&change)) {
             Ok(Swap::Won) => {
                 self.own.generation.store(change.record.generation, SeqCst);
@@ -211,7 +212,7 @@ impl HandoverRecord {
     #[must_use]
     pub fn give_back(&self) -> GiveBack {
         match self.swap(&self.handover.give_back(&self.own.me)) {
-            // Lost: it names another process already, which is what giving back is for.
+            // Lost: the record names another process already, which is the purpose.
             Ok(_) => {
                 self.own.guest_has_gone();
                 GiveBack::Done
@@ -223,9 +224,8 @@ impl HandoverRecord {
         }
     }
 
-    /// Either side, when the guest is here for good: makes the record say that no hand-over is
-    /// under way any more. Goes on in the background until the record has it, or belongs to
-    /// another process or to another hand-over.
+    /// Either side, when the guest is here for good: settles the record. Retries in the background
+    /// until that is written, or the record belongs to another process or to another hand-over.
     pub fn settle(&self) {
         self.is_over.store(true, SeqCst);
         if self.in_record.load(SeqCst) {
@@ -234,8 +234,8 @@ impl HandoverRecord {
     }
 
     /// Source, whose operator knows that the destination has never run the guest: makes the record
-    /// name this side, also if it names the destination's claim. Goes on in the background while
-    /// the record is out of reach. The first try's end comes through what is returned.
+    /// name this side, even over the destination's claim. Retries in the background while the
+    /// record is unreachable. The receiver gets the result of the first attempt.
     #[must_use]
     pub fn seize(&self) -> Receiver<Result<(), String>> {
         self.never_ran.store(true, SeqCst);
@@ -256,8 +256,8 @@ impl HandoverRecord {
                 return Err(own.taken(&there));
             };
             own.generation.store(named.generation, SeqCst);
-            // The end of the hand-over, which is written beside this, found nothing to settle
-            // then.
+            // The end of the hand-over, which is written concurrently, had nothing to settle in
+            // that case.
             if is_over.load(SeqCst) && own.is_unsettled(&named, &handover) {
                 let change = named.settle();
                 own.backend.swap(&change.expected, &change.record)?;

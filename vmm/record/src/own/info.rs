@@ -28,10 +28,10 @@ pub struct OwnershipInfo {
     /// Counts the changes of owner.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
-    /// Who owns the guest: `HOST:PID` of the process.
+    /// The owner of the guest: `HOST:PID` of the process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
-    /// The owner is the process that was asked.
+    /// The owner is the process that received the query.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owned_here: Option<bool>,
     /// No hand-over is under way.
@@ -42,17 +42,17 @@ pub struct OwnershipInfo {
 /// Why the guest may run twice.
 #[derive(Debug)]
 pub(super) struct MayRunTwice {
-    /// Of the guest at this process.
+    /// The stay of the guest at this process.
     pub(super) stay: Stay,
-    /// Whom the record named.
+    /// The owner that the record named.
     pub(super) owner: String,
-    /// Since which generation.
+    /// The owner's generation.
     pub(super) generation: u64,
     pub(super) why: String,
 }
 
 impl OwnershipInfo {
-    /// What the record at `backend` says; `me` is who asks.
+    /// What the record at `backend` says; `me` is the process that asks.
     #[must_use]
     pub fn read(backend: &dyn Ownership, me: Option<&OwnerId>) -> Self {
         let read = backend.read();
@@ -75,7 +75,7 @@ impl OwnershipInfo {
         }
     }
 
-    /// Of a record at `place` that has not answered.
+    /// For a record at `place` that has not answered.
     pub(super) fn unanswered(place: String, why: &NoAnswer) -> Self {
         let error = match why {
             NoAnswer::Late => format!("no answer within {} s; {SEE_STORAGE}", ANSWER_DEADLINE.as_secs()),

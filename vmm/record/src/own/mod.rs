@@ -1,8 +1,8 @@
 //! The ownership record as one process and one hand-over use it.
 //!
 //! [`OwnRecord`] is the process's: which record, who this process is, and which generation it
-//! holds. [`HandoverRecord`] is one migration's, on either side: it asks for the changes of the
-//! switchover and answers in the state machines' words. Every call may take as long as the storage
+//! holds. [`HandoverRecord`] is one migration's, on either side: it makes the changes of the
+//! switchover and returns the state machines' types. Every call may take as long as the storage
 //! does, so each is made on a thread that may wait.
 
 mod again;

@@ -20,10 +20,10 @@ use super::ended::Ended;
 use super::error::{RecordError, Twice};
 use super::info::{MayRunTwice, OwnershipInfo};
 
-/// How often a record that did not answer is asked again by a change that must be made.
+/// Pause before a change that must be made is tried again.
 const INSIST_AGAIN: Duration = Duration::from_millis(500);
 
-/// What is asked of the record again and again, each one at a time.
+/// Calls to the record that may be repeated, one of each kind at a time.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
     info: OneCall,
@@ -37,23 +37,23 @@ pub struct OwnRecord {
     pub(super) backend: Arc<dyn Ownership>,
     pub(super) me: OwnerId,
     pub(super) vm: Name,
-    /// A guest does without where the record cannot be made.
+    /// The guest runs without a record where it cannot be made.
     pub(super) optional: bool,
     pub(super) generation: AtomicU64,
-    /// The migration that the record tells of, while it goes on with this process as its source.
+    /// The migration that the record names, while it is under way with this process as its source.
     pub(super) announced: Mutex<Option<u128>>,
     /// A guest has arrived, and the record does not name this process yet.
     arrivals: Arc<Background>,
     /// Changes that go on in the background.
     background: Arc<Background>,
-    /// What is asked again and again while the storage may hang.
+    /// Calls that may be repeated while the storage hangs.
     pub(super) calls: Calls,
-    /// Cloned into each thread that asks for a migration.
+    /// Cloned into each thread that calls the record for a migration.
     pub(super) asking: Arc<()>,
     pub(super) ended: Mutex<Ended>,
     /// Why the guest may run twice, by the record as it was then.
     pub(super) may_run_twice: Mutex<Option<MayRunTwice>>,
-    /// Held from a look at the record to the change that follows from it: the end of one hand-over
+    /// Held from a read of the record to the change that follows from it: the end of one hand-over
     /// must not be written over the beginning of the next.
     changing: Mutex<()>,
 }
@@ -62,7 +62,7 @@ impl OwnRecord {
     /// The record at `backend` for the guest named `vm`, as this new process will use it.
     ///
     /// # Errors
-    /// When the name does not fit, or the kernel gives no random number.
+    /// When the name does not fit, or the kernel provides no random number.
     pub fn new(backend: Arc<dyn Ownership>, vm: &str) -> Result<Self, RecordError> {
         let me = crate::new_owner().map_err(RecordError::Random)?;
         Ok(OwnRecord {
@@ -87,8 +87,8 @@ impl OwnRecord {
     ///
     /// # Errors
     /// When the record does not answer, or is damaged; or, unless `even_in_handover`, when it says
-    /// that a hand-over is under way: some process may still hold the guest's memory, and would
-    /// lose it here.
+    /// that a hand-over is under way: another process may still hold the guest's memory, which
+    /// would then be lost.
     pub fn look_at_boot(&self, even_in_handover: bool) -> Result<Boot, RecordError> {
         let there = self.backend.read()?;
         custody::boot(there.as_ref(), &self.vm, &self.me, even_in_handover, Guards::all())
@@ -96,11 +96,12 @@ impl OwnRecord {
     }
 
     /// Makes this process the owner of a guest that it boots afresh. The disk's lock is held: if
-    /// the record is still as it was looked at, no process runs the guest that it names.
+    /// the record has not changed since [`OwnRecord::look_at_boot`], no process runs the guest that
+    /// it names.
     ///
     /// # Errors
-    /// When the record does not answer, or has changed since it was looked at: a migration has
-    /// begun, or another process boots the guest.
+    /// When the record does not answer, or has changed since then: a migration has begun, or
+    /// another process boots the guest.
     pub fn take_at_boot(&self, boot: &Boot) -> Result<(), RecordError> {
         let stay = self.stay();
         let (record, won) = match boot {
@@ -116,7 +117,7 @@ impl OwnRecord {
         match won {
             Swap::Won => {
                 if matches!(boot, Boot::Create(_)) {
-                    // There was no place for it before.
+                    // Before, there was no record to show it at.
                     self.show_presence(true, stay)?;
                 }
                 self.generation.store(record.generation, SeqCst);
@@ -127,8 +128,8 @@ impl OwnRecord {
         }
     }
 
-    /// Which stay of the guest at this process it is. What goes on in the background takes the one
-    /// in which it was begun, and changes nothing in a later one.
+    /// The present stay of the guest at this process. Background work takes the stay in which it
+    /// began, and changes nothing in a later one.
     #[must_use]
     pub fn stay(&self) -> Stay {
         self.backend.stay()
@@ -139,13 +140,13 @@ impl OwnRecord {
         self.backend.show_presence(alone, stay)
     }
 
-    /// The guest is another process's now, or has not come: its stay has ended.
-    /// May wait for storage.
+    /// The guest belongs to another process now, or has not arrived: ends its stay. May wait for
+    /// storage.
     pub fn guest_has_gone(&self) {
         drop(self.backend.end_presence());
     }
 
-    /// Who owns the guest by the record, for the message of a boot that finds its disk locked.
+    /// The guest's owner by the record, for the message of a boot that finds its disk locked.
     #[must_use]
     pub fn owner_there(&self) -> Option<String> {
         let record = self.backend.read().ok()??;
@@ -162,8 +163,8 @@ impl OwnRecord {
 
     /// Makes the record name this process, which has a guest that arrived without a claim, unless
     /// it names another process for a good reason ([`custody::arrived`]). `through` are the
-    /// hand-overs through which the guest has come. Goes on in the background until the record has
-    /// it or the guest has gone.
+    /// hand-overs by which the guest has arrived. Retries in the background until the record is
+    /// written or the guest has gone.
     pub fn assert_ownership(self: &Arc<Self>, migration_id: u128, through: Vec<Handover>) {
         let (stay, open) = (self.stay(), self.arrivals.begin());
         let _first_try = self.insist("name this process", move |own| {
@@ -172,15 +173,15 @@ impl OwnRecord {
         });
     }
 
-    /// Whether the record names this process, or is another's for good; waits for that as long as
-    /// `within`. Otherwise the guest has arrived, and the record will name this process at some
-    /// moment, settled: a migration that it does not tell of must not go on then.
+    /// Whether the record names this process, or belongs to another for good; waits up to `within`
+    /// for that. Otherwise the guest has arrived, and the record will name this process later, as
+    /// settled: no migration may be under way then.
     pub fn is_named_or_without(&self, within: Duration) -> bool {
         custody::may_migrate(!self.arrivals.wait_none(within), Guards::all())
     }
 
     fn take_at_arrival(&self, migration_id: u128, through: &[Handover], stay: Stay) -> Result<(), RecordError> {
-        // Storage may take its time, and the guest may have gone on meanwhile.
+        // Storage may be slow, and the guest may have left meanwhile.
         let has_gone = || self.stay() != stay;
         let there = self.backend.read()?;
         let me = (&self.vm, &self.me);
@@ -220,9 +221,9 @@ impl OwnRecord {
         }
     }
 
-    /// Repeats `change` on a thread of its own until it succeeds; a record that is no record is
-    /// left alone. The first try's end comes through what is returned: an error means that the
-    /// record names another process for good.
+    /// Repeats `change` on a thread of its own until it succeeds or fails for good (`may_pass`).
+    /// The receiver gets the result of the first attempt: an error means that the record names
+    /// another process for good.
     pub(super) fn insist(
         self: &Arc<Self>,
         what: &'static str,
@@ -259,16 +260,15 @@ impl OwnRecord {
                 std::thread::sleep(INSIST_AGAIN);
             }
         };
-        // It ends with the record's answer or with the process: storage that hangs must not keep a
-        // migration from ending.
+        // The thread is not joined: storage that hangs must not delay the end of a migration.
         if let Err(error) = std::thread::Builder::new().name(THREAD.into()).spawn(run) {
             tracing::warn!(%error, "no thread to make the ownership record {what}");
         }
         first_try
     }
 
-    /// Waits until the changes that go on in the background are written, for so long at most: a
-    /// process that ends before would leave a record that speaks of a hand-over.
+    /// Waits up to `within` until the background changes are written: a process that ends earlier
+    /// would leave a record that names a hand-over.
     pub fn wait_written(self: &Arc<Self>, within: Duration) {
         self.tell_ended();
         self.background.wait_none(within);
@@ -286,8 +286,8 @@ impl OwnRecord {
         self.backend.place()
     }
 
-    /// What the record says now, for an operator. Storage that hangs counts as unreachable after a
-    /// while.
+    /// What the record says now, for an operator. Storage that hangs counts as unreachable after
+    /// [`ANSWER_DEADLINE`].
     #[must_use]
     pub fn info(self: &Arc<Self>) -> OwnershipInfo {
         let own = self.clone();
@@ -298,7 +298,7 @@ impl OwnRecord {
         info
     }
 
-    /// Whether the record holds `nonce`: the source's view and this one are the same.
+    /// Whether the record holds `nonce`: if so, the source and this process see the same record.
     ///
     /// # Errors
     /// When the record cannot be read.
@@ -342,7 +342,7 @@ impl OwnRecord {
     }
 }
 
-/// Says why the record does not `what`: loudly if the guest may run twice.
+/// Logs why the record does not `what`: as an error if the guest may run twice.
 fn tell(what: &'static str, error: &RecordError) {
     let again = if error.may_pass() { " yet; this is tried again" } else { "" };
     let text = ferry_observe::causes(error);

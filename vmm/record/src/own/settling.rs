@@ -1,4 +1,4 @@
-//! Says that hand-overs have ended: on one thread for all of them, however long storage hangs.
+//! Settles the record after hand-overs: on one thread for all of them, even while storage hangs.
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -9,35 +9,34 @@ use super::ended::Ended;
 use super::error::RecordError;
 use super::process::OwnRecord;
 
-/// Most hand-overs that the record may still tell of after their end. At this number no other is
+/// Most hand-overs that the record may still name after their end. At this number no other is
 /// announced.
 const MOST: usize = 64;
 
-/// A thread that tells the record, until this is dropped.
+/// A thread that settles the record, until this is dropped.
 struct Work {
     own: Arc<OwnRecord>,
     serial: u64,
 }
 
 impl OwnRecord {
-    /// Makes the record say that `handover` is under way no more, if it tells of it. Goes on in the
-    /// background until the record has it, or belongs to another process or to another hand-over.
-    /// A record that its operator has to mend first is told at the next end of a hand-over, or of
-    /// the process.
+    /// Settles the record if it names `handover`. Retries in the background until that is written,
+    /// or the record belongs to another process or to another hand-over. A record that the operator
+    /// must repair first is tried again at the end of the next hand-over, or of the process.
     pub(super) fn settle(self: &Arc<Self>, handover: &Handover) {
         self.ended().list.push(handover.clone());
         self.tell_ended();
     }
 
-    /// A swap whose answer was lost may have made the record name this process in a generation
-    /// that it does not know of.
+    /// After a swap whose answer was lost, the record may name this process in a newer generation
+    /// than the one noted.
     fn learn_generation(&self, record: &Record) {
         if record.owner == self.me {
             self.generation.fetch_max(record.generation, SeqCst);
         }
     }
 
-    /// Starts the thread, unless it is at work or there is nothing to tell.
+    /// Starts the thread, unless it is at work or there is nothing to settle.
     pub(super) fn tell_ended(self: &Arc<Self>) {
         let work = {
             let mut ended = self.ended();
@@ -48,11 +47,12 @@ impl OwnRecord {
             ended.worker = ended.serial;
             Work { own: self.clone(), serial: ended.serial }
         };
-        // Where there is no thread, the list waits for the next hand-over or the process's end.
+        // If no thread starts, the list waits for the next hand-over or the process's end.
         let _first_try = self.insist("say that the hand-over has ended", move |own| {
             let result = own.settle_ended(&work);
             if result.as_ref().is_err_and(|error| !error.may_pass()) {
-                // Its operator may mend the record: it is told when it is next needed.
+                // The operator may repair the record: it is tried again at the next end of a
+                // hand-over.
                 own.ended().leave(work.serial);
             }
             result
@@ -80,7 +80,7 @@ impl OwnRecord {
         }
     }
 
-    /// Whether the ends of [`MOST`] hand-overs are still to be told.
+    /// Whether the ends of [`MOST`] hand-overs are still to be written.
     pub(super) fn is_behind(self: &Arc<Self>) -> bool {
         let is_behind = self.ended().list.len() >= MOST;
         if is_behind {

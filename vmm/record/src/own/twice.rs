@@ -1,4 +1,4 @@
-//! What a client reads of a guest that may run twice, for as long as that holds.
+//! The warning to clients about a guest that may run twice, for as long as that holds.
 
 use std::sync::PoisonError;
 
@@ -7,7 +7,7 @@ use super::info::{MayRunTwice, OwnershipInfo};
 use super::process::OwnRecord;
 
 impl OwnRecord {
-    /// Keeps what a try to take the record has found.
+    /// Keeps the finding of an attempt to take the record.
     pub(super) fn note_twice(&self, result: &Result<(), RecordError>) {
         let Err(error @ RecordError::Twice { owner, generation, .. }) = result else { return };
         let (stay, why) = (self.stay(), error.to_string());

@@ -1,4 +1,4 @@
-//! A guest that does without a record: it has none yet, and this process may not make one.
+//! A guest that runs without a record: it has none yet, and this process may not make one.
 
 use ferry_migration::ownership::{Record, Swap};
 
@@ -7,15 +7,15 @@ use crate::OwnershipError;
 use super::process::OwnRecord;
 
 impl OwnRecord {
-    /// The same record; where it is not there, and this process may not make it, a guest does
-    /// without.
+    /// Makes the record optional: a guest runs without one where there is none and this process may
+    /// not make it.
     #[must_use]
     pub fn optional(mut self) -> Self {
         self.optional = true;
         self
     }
 
-    /// Makes the record where there is none; `None` if the guest does without it.
+    /// Makes the record where there is none; `None` if the guest runs without one.
     pub(super) fn create(&self, record: &Record) -> Result<Option<Swap>, OwnershipError> {
         match self.backend.create(record) {
             Err(error) if self.optional && error.is_read_only() && !error.maybe_applied() => {

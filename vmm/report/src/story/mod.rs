@@ -1,8 +1,8 @@
-//! Migrations as their traces tell them: the two sides of each put together, for the page to draw.
+//! Migrations from their traces: the two sides of each are combined, for the page to draw.
 //!
 //! [`read`] finds the sides in the files, [`timeline`] makes the rows of the sequence diagram. The
-//! clocks of two hosts differ: what the messages between them say of that is taken off the
-//! destination's times.
+//! clocks of two hosts differ: the difference, estimated from the messages between them, is
+//! subtracted from the destination's times.
 
 pub mod read;
 #[cfg(test)]
@@ -29,16 +29,16 @@ struct Migration {
     id: String,
     /// Microseconds since 1970; all other times count from here.
     began_us: u64,
-    /// From the first to the last that was noted.
+    /// From the first entry to the last.
     took_us: u64,
-    /// By how much the destination's clock was ahead of the source's, in microseconds, as far as
-    /// the messages tell.
+    /// By how much the destination's clock was ahead of the source's, in microseconds, estimated
+    /// from the messages.
     skew_us: i64,
     sides: Vec<Seen>,
     timeline: Vec<matrix::Entry>,
 }
 
-/// What one side saw.
+/// The entries of one side.
 #[derive(Debug, Serialize)]
 struct Seen {
     side: Side,
@@ -64,7 +64,7 @@ struct Timed<T> {
     what: T,
 }
 
-/// Puts the migrations of `traces` together.
+/// Combines the sides of each migration in `traces`.
 #[must_use]
 pub fn tell(traces: &[Trace]) -> Story {
     let mut all: Vec<Vec<Part<'_>>> = Vec::new();
@@ -127,8 +127,8 @@ fn seen(part: &Part<'_>, began: i64) -> Seen {
     seen
 }
 
-/// How far the destination's clock is ahead: half of what the quickest messages of the two ways
-/// seem to differ. One host has one clock.
+/// How far the destination's clock is ahead: half the difference between the apparent latencies of
+/// the quickest message each way. One host has one clock.
 fn skew(parts: &[Part<'_>]) -> i64 {
     if parts.iter().all(|part| part.start.host == parts[0].start.host) {
         return 0;

@@ -17,7 +17,7 @@ pub struct Trace {
     pub torn: bool,
 }
 
-/// One side of one migration: all that its trace says.
+/// One side of one migration: all entries of its trace.
 #[derive(Debug)]
 pub(super) struct Part<'a> {
     /// The file's name.
@@ -30,16 +30,16 @@ pub(super) struct Part<'a> {
     pub id: String,
     /// The other side's address.
     pub peer: Option<String>,
-    /// From its beginning to the next one's.
+    /// From the beginning of the migration to that of the next.
     pub entries: &'a [Entry],
     /// As [`Trace::torn`].
     pub torn: bool,
 }
 
-/// Reads a trace, up to where a killed process was cut off.
+/// Reads a trace, up to the line that a killed process left incomplete.
 ///
 /// # Errors
-/// The first line that is none.
+/// The first line that is no entry.
 pub fn parse(path: &Path, text: &str) -> Result<Trace, ReportError> {
     let mut trace = Trace { path: path.to_owned(), entries: Vec::new(), torn: false };
     for (at, line) in text.split_inclusive('\n').enumerate().filter(|(_, line)| !line.trim().is_empty()) {
@@ -53,7 +53,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Trace, ReportError> {
 }
 
 /// The migrations of a trace, in order. Several processes may have appended to one file, and a
-/// process may see several.
+/// process may have several migrations.
 pub(super) fn parts(trace: &Trace) -> Vec<Part<'_>> {
     let mut start = Start::default();
     let mut out: Vec<Part<'_>> = Vec::new();

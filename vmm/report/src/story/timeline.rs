@@ -1,4 +1,4 @@
-//! The rows of a migration's sequence diagram, from what its sides have noted.
+//! The rows of a migration's sequence diagram, from the entries of its sides.
 
 use std::collections::HashMap;
 
@@ -7,10 +7,10 @@ use ferry_observe::trace::{Entry as Noted, Round, Side, What};
 use super::read::Part;
 use crate::matrix::{Entry, Kind, Lane};
 
-/// A message that takes longer says so, in microseconds.
+/// A message that takes longer is marked with its latency. In microseconds.
 const LATE_US: i64 = 20_000;
 
-/// A message, as far as the traces know of it.
+/// A message, as far as the traces contain it.
 #[derive(Debug)]
 pub(super) struct Message<'a> {
     pub from: Side,
@@ -56,8 +56,8 @@ pub(super) fn messages<'a>(parts: &[Part<'a>]) -> Vec<Message<'a>> {
     out
 }
 
-/// The messages as arrows; `skew_us` is how far the destination's clock is ahead. One that both
-/// sides would have noted and only its sender did was lost.
+/// The messages as arrows; `skew_us` is how far the destination's clock is ahead. With traces of
+/// both sides, a message that only its sender noted was lost.
 pub(super) fn arrows(parts: &[Part<'_>], began: i64, skew_us: i64) -> Vec<Entry> {
     let both =
         parts.iter().any(|part| part.side == Side::Source) && parts.iter().any(|part| part.side == Side::Destination);
@@ -84,7 +84,7 @@ pub(super) fn arrows(parts: &[Part<'_>], began: i64, skew_us: i64) -> Vec<Entry>
     messages(parts).into_iter().filter_map(arrow).collect()
 }
 
-/// Small ones are all alike.
+/// The size of a message, unless it is small.
 fn size(bytes: u64) -> String {
     match bytes {
         0..1024 => String::new(),
@@ -92,7 +92,7 @@ fn size(bytes: u64) -> String {
     }
 }
 
-/// What one side noted beside messages.
+/// The entries of one side, except messages.
 pub(super) fn rows(part: &Part<'_>, began: i64) -> impl Iterator<Item = Entry> {
     part.entries.iter().filter_map(move |noted| {
         let (kind, text) = row(&noted.what)?;
@@ -131,10 +131,10 @@ fn row(what: &What) -> Option<(Kind, String)> {
     })
 }
 
-/// Inputs that no other row tells.
+/// Inputs that no other row shows.
 fn input(detail: &str) -> Option<(Kind, String)> {
     match detail.split(['(', ' ', '{']).next().unwrap_or_default() {
-        // What the page worker and the peer say is in rounds and messages.
+        // Rounds and messages have rows of their own.
         "Message" | "RoundDone" | "MarkerReached" => None,
         "LinkLost" | "GuestGone" | "FaultsDied" => Some((Kind::Note, detail.to_owned())),
         "Timer" | "Cancel" | "Pause" | "Recover" | "Resolve" | "StartPostcopy" => {

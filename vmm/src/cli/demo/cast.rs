@@ -1,5 +1,4 @@
-//! Who plays: the processes of the demo, all the same machine, and the steps that every act is
-//! made of.
+//! The processes of the demo, all with the same machine, and the steps that the acts share.
 
 use ferry_guest::Workload;
 use ferry_guest::workload::Rate;
@@ -23,7 +22,7 @@ const RATE: u64 = 48 << 20;
 /// Between two reports of the guest.
 const REPORT_MS: u64 = 250;
 
-/// How a migration is to go.
+/// The settings of a migration.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
     /// After the first round the guest runs at the destination, and the rest of its memory
@@ -35,7 +34,7 @@ pub(super) struct Plan {
     pub max_bandwidth: u64,
 }
 
-/// Everything as it is by default.
+/// The defaults.
 pub(super) const PRECOPY: Plan = Plan { postcopy: false, rehearsal: true, max_bandwidth: 0 };
 
 /// Starts a process that boots the guest, or with `--incoming` waits for it.
@@ -77,7 +76,7 @@ pub(super) fn begin(source: &mut FerryRun, to: &str, plan: Plan) -> Result<(), C
     source.client.execute("migrate-set-capabilities", json!({ "capabilities": allow }))?;
     let parameters = json!({
         "x-ferry-postcopy-when": if plan.postcopy { "first-round" } else { "manual" },
-        // Postcopy even where precopy would do.
+        // Postcopy even where precopy would converge.
         "downtime-limit": if plan.postcopy { 0 } else { 300 },
         "x-ferry-rehearsal": plan.rehearsal,
         "max-bandwidth": plan.max_bandwidth,
@@ -98,7 +97,7 @@ pub(super) fn migrate(
     stage.follow_migration(source)
 }
 
-/// The migration must have ended as the act wants it.
+/// The migration must have ended with the status `wanted`.
 pub(super) fn expect(info: &MigrationInfo, wanted: Status) -> Result<(), CliError> {
     if info.status == Some(wanted) {
         return Ok(());
@@ -112,7 +111,7 @@ pub(super) fn reason(info: &MigrationInfo) -> &str {
     info.error_desc.as_deref().unwrap_or("no reason was given")
 }
 
-/// Tells of a migration that has completed, with its numbers.
+/// Prints a completed migration, with its numbers.
 pub(super) fn tell_moved(stage: &Stage, info: &MigrationInfo) {
     let took = info.total_time.map(units::millis).unwrap_or_default();
     stage.good(&format!("moved in {took}; the process it left can go"));
@@ -121,7 +120,8 @@ pub(super) fn tell_moved(stage: &Stage, info: &MigrationInfo) {
     stage.text(&numbers);
 }
 
-/// The guest has gone to `destination`: the process that it has left ends, and the guest goes on.
+/// The guest has moved to `destination`: ends the source's process, and checks that the guest goes
+/// on.
 pub(super) fn leave(stage: &mut Stage, mut source: FerryRun, destination: &mut FerryRun) -> Result<Account, CliError> {
     source.client.execute("quit", json!({}))?;
     stage.wait_until("the end of the source's process", |_| source.ended())?;
@@ -129,7 +129,7 @@ pub(super) fn leave(stage: &mut Stage, mut source: FerryRun, destination: &mut F
     goes_on(stage, destination)
 }
 
-/// The guest runs in `process`, and the record says so.
+/// Checks that the guest runs in `process`, and that the record names it.
 pub(super) fn goes_on(stage: &mut Stage, process: &mut FerryRun) -> Result<Account, CliError> {
     let before = stage.log.account();
     let after = stage.guest_goes_on(CPUS, &before)?;

@@ -1,4 +1,4 @@
-//! One `ferry run` of the demo: started from this very binary, spoken to by QMP, gone when
+//! One `ferry run` of the demo: started from this very binary, controlled by QMP, killed when
 //! dropped.
 
 use std::fs::{self, File};
@@ -61,13 +61,13 @@ impl FerryRun {
         }
     }
 
-    /// What it is called: the first process, the second.
+    /// Its name: the first process, the second.
     #[must_use]
     pub(super) fn name(&self) -> &'static str {
         self.name
     }
 
-    /// The statuses that its migration has passed through since events were last looked at, as one
+    /// The statuses that its migration has passed through since events were last taken, as one
     /// line.
     pub(super) fn statuses(&mut self) -> Result<String, CliError> {
         // A reply comes after the events that happened before it.
@@ -78,12 +78,12 @@ impl FerryRun {
         Ok(migration.filter_map(of_event).collect::<Vec<_>>().join(" → "))
     }
 
-    /// What the ownership record says, as this process sees it.
+    /// The ownership record, as this process sees it.
     pub(super) fn ownership(&mut self) -> Result<OwnershipInfo, CliError> {
         Ok(self.client.query("x-ferry-query-ownership")?)
     }
 
-    /// Waits until this destination has everything, and returns its account of the migration.
+    /// Waits until this destination has every page, and returns its account of the migration.
     pub(super) fn ended_well(&mut self, stage: &mut Stage) -> Result<MigrationInfo, CliError> {
         stage.wait_until("the destination's last page", |_| {
             Ok(Some(self.client.query_migrate()?).filter(|info| info.status == Some(Status::Completed)))
@@ -95,7 +95,7 @@ impl FerryRun {
         self.child.try_wait().map_err(|error| CliError::failed("cannot ask for a process's end", error))
     }
 
-    /// The last thing the process said, without the program's name.
+    /// The last line that the process printed, without the program's name.
     #[must_use]
     pub(super) fn last_words(&self) -> String {
         let line = last_line(&self.log).unwrap_or_else(|| "nothing".into());

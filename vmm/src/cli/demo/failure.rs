@@ -1,4 +1,4 @@
-//! A destination that cannot take the guest: found in postcopy's switchover, and with the
+//! A destination that cannot load the guest: detected in postcopy's switchover, and with the
 //! rehearsal long before it.
 
 use ferry_migration::{MigrationInfo, Status};
@@ -29,8 +29,8 @@ pub(super) fn play(stage: &mut Stage, mut source: FerryRun) -> Result<(FerryRun,
     Ok((source, account))
 }
 
-/// Migrates to a process with a broken device; returns how that ended, and the last words of the
-/// process.
+/// Migrates to a process with a broken device; returns the result, and the last line that the
+/// process printed.
 fn fail(
     stage: &mut Stage,
     source: &mut FerryRun,

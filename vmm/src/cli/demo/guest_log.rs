@@ -1,4 +1,4 @@
-//! What the guest says about itself on its serial port, followed from process to process.
+//! The guest's reports on its serial port, followed from process to process.
 //!
 //! The guest's counters live in its memory, so they go on counting wherever it runs; its output
 //! goes to a file of the process that runs it. A line that was begun in one process and ended in
@@ -44,8 +44,7 @@ pub(super) struct Account {
 }
 
 impl GuestLog {
-    /// Goes on reading in another file, from its beginning; in the file that is read already,
-    /// where it was.
+    /// Continues reading in another file from its beginning, or in the present file where it was.
     pub(super) fn follow(&mut self, path: &Path) -> io::Result<()> {
         self.read()?;
         if self.file.as_ref().is_none_or(|(present, _)| present != path) {
@@ -54,7 +53,7 @@ impl GuestLog {
         Ok(())
     }
 
-    /// Takes in what was written since the last call.
+    /// Reads the output written since the last call.
     pub(super) fn read(&mut self) -> io::Result<()> {
         let Some((_, file)) = &mut self.file else { return Ok(()) };
         file.read_to_end(&mut self.partial)?;
@@ -65,7 +64,7 @@ impl GuestLog {
         Ok(())
     }
 
-    /// Forgets the longest gap so far, so that the next account tells of what comes now.
+    /// Resets the longest gap, so that the next account covers only the time from now on.
     pub(super) fn begin_act(&mut self) {
         self.gap_us = 0;
     }
@@ -96,7 +95,7 @@ impl GuestLog {
         self.lines
     }
 
-    /// What the guest found wrong first, if anything.
+    /// The first error that the guest reported, if any.
     #[must_use]
     pub(super) fn complaint(&self) -> Option<&str> {
         self.complaint.as_deref()

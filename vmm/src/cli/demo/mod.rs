@@ -1,10 +1,9 @@
 //! `ferry demo`: the whole story on one machine, with nothing to prepare. A guest boots, moves by
-//! precopy and by postcopy, survives a destination that cannot take it, a network that is cut and
-//! a hand-over in doubt; it watches itself all the time and has the last word.
+//! precopy and by postcopy, survives a destination that cannot load it, a network that is cut and a
+//! hand-over in doubt; it checks itself all the time and its account is printed at the end.
 //!
-//! Everything is done as a user would do it: `ferry run` processes, driven by QMP. Each act is a
-//! module, whose `play` takes the process that runs the guest and returns the one that runs it
-//! afterwards.
+//! Everything is done as by a user: `ferry run` processes, driven by QMP. Each act is a module,
+//! whose `play` takes the process that runs the guest and returns the one that runs it afterwards.
 
 mod boot;
 mod cast;

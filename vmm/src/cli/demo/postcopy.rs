@@ -43,7 +43,7 @@ pub(super) fn play(stage: &mut Stage, mut source: FerryRun) -> Result<(FerryRun,
     Ok((destination, account))
 }
 
-/// What the destination says of missing pages.
+/// The destination's numbers about missing pages.
 fn waits(info: &MigrationInfo, style: Style) -> String {
     let Some(stats) = &info.x_ferry_postcopy else { return String::new() };
     let waits = stats.waits.clone().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The guest moves by precopy, to a process that is well.
+//! The guest moves by precopy, to a process without faults.
 
 use ferry_migration::Status;
 

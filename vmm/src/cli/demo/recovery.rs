@@ -11,7 +11,7 @@ use super::guest_log::Account;
 use super::stage::Stage;
 use crate::cli::{CliError, units};
 
-/// How long the guest is given to ask for what it needs all the time, before the cut.
+/// Time for the guest to request the pages that it needs all the time, before the cut.
 const SETTLE: Duration = Duration::from_millis(400);
 /// Bytes a second of the background stream: so few that most pages are still missing at the cut.
 const TRICKLE: u64 = 2 << 20;
@@ -60,14 +60,14 @@ fn tell_paused(stage: &mut Stage, source: &mut FerryRun, destination: &mut Ferry
         })?;
         let missing = info.x_ferry_postcopy.as_ref().map(|stats| stats.missing_pages).unwrap_or_default();
         let missing = units::count(missing);
-        // What to do about it, which comes after the reason, is what this act does.
+        // The remedy, which follows the reason, is what this act does.
         let why = cast::reason(&info).split(';').next().unwrap_or_default();
         stage.bad(&format!("the {} process: postcopy-paused, {missing} pages to go: {why}", process.name()));
     }
     Ok(())
 }
 
-/// The guest goes on until it needs what is not there.
+/// The guest goes on until it needs missing pages.
 fn wait_for_pages(stage: &mut Stage, destination: &mut FerryRun, before: &Account) -> Result<(), CliError> {
     let waits = stage.wait_until("a guest that needs missing pages", |_| {
         let stats = destination.client.query_migrate()?.x_ferry_postcopy;

@@ -1,8 +1,8 @@
 //! The demo's network: a byte relay on loopback that can be cut, by hand or when a chosen message
 //! passes.
 //!
-//! It follows the frames of control links by `ferry_migration::wire`, so "the permit is on its
-//! way" is a place in the stream and no race. Everything else it passes on as it comes.
+//! It follows the frames of control links by `ferry_migration::wire`, so "the permit is on its way"
+//! is a place in the stream and no race. It forwards everything else unchanged.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -39,7 +39,7 @@ struct State {
 }
 
 impl Relay {
-    /// A relay to `target` (`tcp:ADDRESS:PORT`) that cuts everything in place of passing on the
+    /// A relay to `target` (`tcp:ADDRESS:PORT`) that cuts everything in place of forwarding the
     /// message `cut_at`.
     pub(super) fn new(target: &str, cut_at: Option<&'static str>) -> io::Result<Self> {
         let target = target.strip_prefix("tcp:").and_then(|address| address.parse().ok());
@@ -77,7 +77,7 @@ impl Drop for Relay {
     fn drop(&mut self) {
         self.cut();
         if let Some(thread) = self.accepting.take() {
-            // A relay that panicked has said so.
+            // A panic has been printed already.
             let _ = thread.join();
         }
     }
@@ -91,14 +91,14 @@ impl Shared {
     fn cut(&self) {
         let mut state = self.lock();
         state.is_cut = true;
-        // Wakes the thread that accepts; what is closed already is as it should be.
+        // Wakes the thread that accepts; one that is closed already needs no wake-up.
         let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
         for stream in state.streams.drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
 
-    /// Takes note of streams so that a cut closes them; false when the cut was first.
+    /// Records streams so that a cut closes them; false when the cut was first.
     fn note(&self, streams: [TcpStream; 2]) -> bool {
         let mut state = self.lock();
         if !state.is_cut {
@@ -113,12 +113,12 @@ fn accept_all(shared: &Arc<Shared>) {
     while let Ok((near, _)) = shared.listener.accept() {
         match connect(shared, near) {
             Ok(threads) => pumps.extend(threads),
-            // The source is told by a connection that closes.
+            // The source sees its connection close.
             Err(error) => tracing::debug!(%error, "a connection through the relay was not made"),
         }
     }
     for pump in pumps {
-        // A pump that panicked has said so.
+        // A panic has been printed already.
         let _ = pump.join();
     }
 }
@@ -132,7 +132,7 @@ fn connect(shared: &Arc<Shared>, near: TcpStream) -> io::Result<[JoinHandle<()>;
     if !shared.note([near.try_clone()?, far.try_clone()?]) {
         return Err(ErrorKind::ConnectionAborted.into());
     }
-    // Only the source says what link this is; the other direction waits to hear it.
+    // Only the source's preamble names the link; the other direction waits for it.
     let (tell, told) = channel();
     let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| thread::Builder::new().name(name.into()).spawn(work);
     let (to_far, to_near) = (shared.clone(), shared.clone());
@@ -147,12 +147,12 @@ fn connect(shared: &Arc<Shared>, near: TcpStream) -> io::Result<[JoinHandle<()>;
     Ok([forth, back])
 }
 
-/// An end is passed on as an end.
+/// Forwards the end of a stream.
 fn finish(outcome: io::Result<()>, to: &TcpStream) {
     if let Err(error) = outcome {
         tracing::debug!(%error, "a connection through the relay ended");
     }
-    // What is closed already needs no end.
+    // A stream that is closed already needs no end.
     let _ = to.shutdown(Shutdown::Write);
 }
 
@@ -183,7 +183,7 @@ fn from_destination(
     match told.recv() {
         Ok(Some(session)) => pass_messages::<ToSource>(shared, from, to, session),
         Ok(None) => io::copy(&mut from, &mut to).map(drop),
-        // The other direction has ended before it knew.
+        // The other direction has ended before the preamble.
         Err(_) => Ok(()),
     }
 }

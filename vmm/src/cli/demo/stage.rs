@@ -1,4 +1,5 @@
-//! Where the demo plays: a temporary directory, the clock, Ctrl-C, and the words on the terminal.
+//! The demo's environment: a temporary directory, the clock, Ctrl-C, and the output on the
+//! terminal.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -17,7 +18,7 @@ use crate::signals::{Signal, Signals};
 
 /// How long any step may take before the demo gives up.
 const STEP_TIMEOUT: Duration = Duration::from_secs(20);
-/// Between two looks at something that is awaited.
+/// Between two checks of an awaited condition.
 const POLL: Duration = Duration::from_millis(20);
 
 /// Everything that the acts share.
@@ -26,12 +27,12 @@ pub(super) struct Stage {
     signals: Receiver<Signal>,
     style: Style,
     acts: u32,
-    /// What the guest says, in whichever process it is.
+    /// The guest's output, from the process that runs it.
     pub log: GuestLog,
 }
 
 impl Stage {
-    /// An empty stage with a directory of its own, which goes away with it.
+    /// An empty stage with a directory of its own, which is removed with it.
     pub(super) fn new() -> Result<Self, CliError> {
         let signals = Signals::take().map_err(|error| CliError::failed("cannot watch for signals", error))?.messages();
         let dir = tempfile::Builder::new().prefix("ferry-demo-").tempdir();
@@ -61,22 +62,22 @@ impl Stage {
         }
     }
 
-    /// Tells what went as it should.
+    /// Prints a success.
     pub(super) fn good(&self, text: &str) {
         say(&format!("  {} {text}", self.style.good("✓")));
     }
 
-    /// Tells what failed, as it was meant to.
+    /// Prints an expected failure.
     pub(super) fn bad(&self, text: &str) {
         say(&format!("  {} {text}", self.style.bad("✗")));
     }
 
-    /// Tells a fact under its name.
+    /// Prints a value under its name.
     pub(super) fn line(&self, name: &str, value: &str) {
         say(&format!("  {} {value}", self.style.dim(name)));
     }
 
-    /// Tells several lines, as they are.
+    /// Prints several lines unchanged.
     pub(super) fn text(&self, text: &str) {
         say(text);
     }
@@ -87,12 +88,12 @@ impl Stage {
         self.style
     }
 
-    /// Tells the guest's own account.
+    /// Prints the guest's own account.
     pub(super) fn guest_says(&self, account: &Account) {
         self.line("the guest:", &told(account));
     }
 
-    /// Lets the guest work for a while, and on a terminal shows how it does.
+    /// Lets the guest work for a while, and on a terminal shows its account.
     pub(super) fn watch_guest(&mut self, time: Duration) -> Result<(), CliError> {
         let until = Instant::now() + time;
         let live = ProgressBar::new_spinner().with_style(live_line());
@@ -144,13 +145,13 @@ impl Stage {
         })
     }
 
-    /// Goes on reading what the guest says where `process` writes it.
+    /// Continues reading the guest's output in the file of `process`.
     pub(super) fn follow_guest(&mut self, process: &FerryRun) -> Result<(), CliError> {
         self.log.follow(&process.serial).map_err(|error| CliError::failed("cannot read what the guest prints", error))
     }
 
-    /// Waits until `check` gives something, while the guest's words are taken in. Ends on Ctrl-C,
-    /// and when the guest complains.
+    /// Waits until `check` returns a value, and reads the guest's output meanwhile. Fails on
+    /// Ctrl-C, and when the guest reports an error.
     pub(super) fn wait_until<T>(
         &mut self,
         awaited: &str,

@@ -1,8 +1,8 @@
 //! The files that `ferry run` names: no two options may name the same one, if either writes it.
 //!
-//! A log that is a disk's image, or a record that is a log, is destroyed by the first byte. So
-//! this is looked at before anything is opened. Files are told apart as the kernel does it, by
-//! device and inode; one that is not there yet, by its folder and its name.
+//! A log that is a disk's image, or a record that is a log, is destroyed by the first byte. So this
+//! is checked before anything is opened. Files are identified as the kernel does it, by device and
+//! inode; one that does not exist yet, by its folder and its name.
 
 use std::fmt;
 use std::fs::{self, File, Metadata};
@@ -19,7 +19,7 @@ use super::Options;
 use super::options::Incoming;
 use crate::cli::CliError;
 
-/// Links that are followed to a file that is not there.
+/// Most symbolic links that are followed to a missing file.
 const LINKS_MAX: usize = 40;
 
 /// A file that an option names.
@@ -38,7 +38,7 @@ impl fmt::Display for Named {
     }
 }
 
-/// What makes a file the same as another.
+/// The identity of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Identity {
     File { device: u64, inode: u64 },
@@ -95,7 +95,7 @@ fn named(options: &Options) -> Vec<Named> {
     all
 }
 
-/// How the record's file is called where the user has not named it.
+/// The name of the record's file in errors.
 fn record_option(disk: Option<&DiskConfig>, record: Option<&Path>) -> &'static str {
     let beside = disk.and_then(|disk| ferry_record::file::FileRecord::beside(&disk.path).ok());
     if beside.as_deref() == record { "the ownership record" } else { "--ownership file:" }
@@ -120,7 +120,7 @@ fn standard_output(all: &[Named]) -> Option<Named> {
     )
 }
 
-/// Terminals and the like may be named as often as one likes.
+/// Terminals and other character devices may be named any number of times.
 fn identity_of(metadata: &Metadata) -> Option<Identity> {
     let kind = metadata.file_type();
     if kind.is_block_device() {
@@ -130,7 +130,8 @@ fn identity_of(metadata: &Metadata) -> Option<Identity> {
     counts.then(|| Identity::File { device: metadata.dev(), inode: metadata.ino() })
 }
 
-/// The file at `path`, links followed. None for what cannot be told: opening it will.
+/// The file at `path`, links followed. `None` if that is not known: opening the file reports the
+/// error.
 fn identity(path: &Path, links: usize) -> Option<Identity> {
     match fs::metadata(path) {
         Ok(metadata) => identity_of(&metadata),
@@ -143,7 +144,7 @@ fn identity(path: &Path, links: usize) -> Option<Identity> {
     }
 }
 
-/// What a socket is to be made as: its name, links not followed.
+/// The identity of a socket that is to be created at `path`.
 fn identity_of_name(path: &Path, links: usize) -> Option<Identity> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_symlink() => identity(path, links),

@@ -25,8 +25,8 @@ use crate::process::Process;
 use crate::signals::{self, Signal, Signals};
 use crate::stderr;
 
-/// How long a destination that has failed answers the clients that are connected: they learn of the
-/// end from the source, or by asking now and then, and want to know why.
+/// How long a failed destination answers its connected clients, which learn of the end from the
+/// source or by polling and then query the reason.
 const LAST_QUESTION: Duration = Duration::from_millis(200);
 
 /// Runs `ferry run`.
@@ -65,7 +65,8 @@ fn run_machine(options: &Options, signals: &Signals) -> Result<(), CliError> {
     let server = options.qmp.as_deref().map(|path| Server::start(path, process.clone(), &events));
     let server = server.transpose().map_err(CliError::because)?;
     if options.paused && options.incoming.is_some() {
-        // Said before the guest arrives, it counts more than what the source's operator wanted.
+        // A `stop` before the guest arrives overrides the run state that the source's operator
+        // requested.
         machine.stop().map_err(CliError::because)?;
     }
     match &options.incoming {
@@ -81,9 +82,9 @@ fn run_machine(options: &Options, signals: &Signals) -> Result<(), CliError> {
     let console = console.transpose().map_err(|error| CliError::failed("standard input cannot be used", error))?;
 
     let reason = machine.wait_exit();
-    // The terminal is as it was before anything else is said.
+    // The terminal is restored before anything else is printed.
     drop(console);
-    // A migration that ends because the process does is no failure of the process.
+    // A migration that ends because the process does is not a failure of the process.
     let failure = incoming_failure.get();
     if let (Some(_), Some(server)) = (failure, &server) {
         server.linger(LAST_QUESTION);
@@ -101,7 +102,7 @@ fn run_machine(options: &Options, signals: &Signals) -> Result<(), CliError> {
 }
 
 /// Ends the guest on the first signal, unless that would lose one that runs elsewhere, and the
-/// process on the second; returns where the first is noted.
+/// process on the second; returns the cell for the first signal.
 fn quit_on_signal(
     signals: Receiver<Signal>,
     machine: Weak<Machine>,
@@ -130,13 +131,13 @@ fn quit_on_signal(
     Ok(first)
 }
 
-/// For which migration the operator has been told what a signal would end.
+/// The migration for which the operator has been warned about a signal.
 #[derive(Default)]
 struct Warning(Option<u128>);
 
 impl Warning {
-    /// Whether the operator is to be told now. Once for each migration: during another one, hours
-    /// later, the first signal is the first again.
+    /// Whether the operator is to be warned now: once for each migration, so that a later one has a
+    /// warning of its own.
     fn is_due(&mut self, needed: Needed) -> bool {
         self.0.replace(needed.migration) != Some(needed.migration)
     }

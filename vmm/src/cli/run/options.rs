@@ -1,4 +1,4 @@
-//! What `ferry run` takes, and the small languages of its values.
+//! The options of `ferry run`, and the parsers of their values.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -72,7 +72,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Begins the trace, if there is to be one.
+    /// Begins the trace, if one is requested.
     ///
     /// # Errors
     /// When its file cannot be opened.
@@ -132,7 +132,7 @@ impl FromStr for Incoming {
     }
 }
 
-/// A name that can stand in an ownership record, which any guest may come to need.
+/// A name that is valid in an ownership record, which any guest may need later.
 fn name(text: &str) -> Result<String, String> {
     Name::try_from(text).map(String::from).map_err(|error| error.to_string())
 }
@@ -158,7 +158,7 @@ fn disk(text: &str) -> Result<DiskConfig, String> {
     Ok(disk)
 }
 
-/// A path and the options behind it. Two commas are one of the path, as QEMU has it.
+/// A path and the options behind it. Two commas stand for one in the path, as in QEMU.
 fn path_and_options(text: &str) -> (String, Vec<&str>) {
     let mut path = String::new();
     let mut rest = text;

@@ -1,4 +1,4 @@
-//! `--ownership`: where the guest's ownership record is, and how this process comes by it.
+//! `--ownership`: where the guest's ownership record is, and how this process takes it at boot.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -15,7 +15,7 @@ use crate::cli::CliError;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OwnershipOption {
     place: Place,
-    /// Boot the guest even if the record tells of a hand-over.
+    /// Boot the guest even if the record announces a hand-over.
     pub take: bool,
 }
 
@@ -31,7 +31,7 @@ impl FromStr for OwnershipOption {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // Two commas are one of the path.
+        // Two commas stand for one in the path.
         let taken = text.strip_suffix(",take").filter(|place| !place.ends_with(','));
         let (place, take) = (taken.unwrap_or(text), taken.is_some());
         let place = match (place, place.strip_prefix("file:")) {
@@ -61,7 +61,7 @@ impl OwnershipOption {
     }
 
     /// The record of the guest named `vm`, if it is to have one. Nothing is read or written yet.
-    /// `faults` may spoil what is asked of its storage.
+    /// `faults` may make requests to its storage fail.
     ///
     /// # Errors
     /// When the guest's name cannot stand in a record, or the disk's image cannot be found.
@@ -78,9 +78,9 @@ impl OwnershipOption {
     }
 
     /// Makes this process the owner of the guest that it is about to boot. The record is read
-    /// before anything is taken or changed; then the disk is locked; then the record is changed,
-    /// if it still is as it was read. With `auto`, a folder that takes no record is no reason to
-    /// fail: migrations then go without.
+    /// before anything is taken or changed; then the disk is locked; then the record is changed, if
+    /// it is unchanged since then. With `auto`, a folder in which no record can be created is not
+    /// an error: migrations then have none.
     ///
     /// # Errors
     /// What is wrong with the record, or that another process has the guest; nothing was changed
@@ -98,7 +98,7 @@ impl OwnershipOption {
     }
 }
 
-/// Another process has the guest: tells also which one it is, if the record says so.
+/// Another process has the guest: the error names it, if the record does.
 fn names_another(own: &OwnRecord, error: impl std::error::Error + Send + Sync + 'static) -> CliError {
     match own.owner_there() {
         Some(owner) => CliError::failed(&format!("the ownership record {} names {owner}", own.place()), error),

@@ -1,4 +1,4 @@
-//! What reaches a destination's driver: from its workers, its links and its operator.
+//! Events of a destination's driver: from its workers, its links and its operator.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::destination::requests::PageNews;
 use crate::inbox::Ticket;
 use crate::request::Request;
 
-/// What reaches the driver.
+/// An event for the driver.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// For the state machine.
@@ -26,26 +26,25 @@ pub(crate) enum Event {
     Prepared(Result<(), String>),
     /// The ownership record has answered the call of this number.
     Record(u32, Input),
-    /// The disk has been looked at: it is the source's, which has announced this of its record; or
-    /// why the guest is not taken.
+    /// The disk has been checked: it is the source's, which has announced this about its record; or
+    /// why the guest is refused.
     DiskSeen(Result<Option<Announced>, String>),
     /// From the connection of this number.
     OfLink(u32, LinkEvent),
-    /// Postcopy: the remaining pages are armed, and this thread hears who waits for one.
+    /// Postcopy: the remaining pages are armed, and this thread reads the faults on them.
     Armed(Arc<Postcopy>, JoinHandle<()>),
     /// A link of some migration is here, or nothing more can arrive.
     Arriving(News),
-    /// The operator commands; the answer says whether it is accepted.
+    /// The operator's command; the answer is whether it is accepted.
     Command(Request<Command, Answer>),
 }
 
-/// What comes of a connection; a connection that has been replaced is not heard any more.
+/// An event of a connection; events of a replaced connection are ignored.
 #[derive(Debug)]
 pub(crate) enum LinkEvent {
-    /// The source said its first word on this connection, with this attachment, and with these
-    /// descriptors.
+    /// The source's first message on this connection, with its attachment and descriptors.
     FirstMessage(ToDestination, Vec<u8>, Vec<OwnedFd>, Ticket),
-    /// The source said something, with this attachment.
+    /// A message of the source, with its attachment.
     Message(ToDestination, Vec<u8>, Ticket),
     /// A page link was lost; the text says which and how.
     PagesLost(String),
@@ -55,18 +54,18 @@ pub(crate) enum LinkEvent {
     SendFailed(String),
 }
 
-/// What an operator may want of an incoming migration.
+/// An operator's command to an incoming migration.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Break the link of a postcopy.
     Pause,
     /// Wait for the source of a paused postcopy here.
     Recover(Listener),
-    /// Say whether the source of a paused postcopy is awaited.
+    /// Report whether the source of a paused postcopy is awaited.
     Listens,
-    /// Wait for the source of a paused postcopy at an address that cannot be had beside the
-    /// present one. The driver does all of it: if the caller gives up half-way, the present
-    /// address is not lost for nothing.
+    /// Wait for the source of a paused postcopy at an address that cannot be listened on beside the
+    /// present one. The driver does all of it, so that a caller that gives up half-way does not
+    /// lose the present address.
     RecoverInPlace(Wanted),
 }
 
@@ -82,12 +81,12 @@ pub(crate) enum Refusal {
     /// The address cannot be listened at.
     #[error(transparent)]
     Bind(BindError),
-    /// Nor can the one before, which had to be given up for it.
+    /// Neither can the previous address, which had to be released for it.
     #[error("{wanted}; nor can the source be awaited where it was: {before}")]
     Nowhere {
-        /// What is wrong with the address.
+        /// The error of the address.
         wanted: BindError,
-        /// What is wrong with the one before.
+        /// The error of the previous address.
         before: BindError,
     },
 }

@@ -22,7 +22,7 @@ use crate::threads::lock;
 const RECOVERING: &str = "another migrate-recover is under way: see query-migrate, and try again once it has ended";
 
 impl Refusal {
-    /// Of a command that names this address, if any.
+    /// The error of a command that names this address, if any.
     fn about(self, at: &Endpoint) -> MigrationError {
         match self {
             Refusal::Unfit(why) => MigrationError::TooLate(why),
@@ -37,11 +37,11 @@ impl Refusal {
 pub(crate) struct Incoming {
     events: Sender<Event>,
     thread: Mutex<Option<JoinHandle<Outcome>>>,
-    /// Kept by the driver: it changes with the listener, and not before.
+    /// Updated by the driver, together with the listener.
     bound: Arc<Mutex<Bound>>,
-    /// One at a time: each compares what it is given with what there is.
+    /// One at a time: each compares its address with the present one.
     recovering: Mutex<()>,
-    /// What is known about it.
+    /// Its progress.
     pub progress: Arc<Progress>,
 }
 
@@ -49,7 +49,7 @@ impl Incoming {
     /// Waits for a source at `listener`.
     ///
     /// # Errors
-    /// When a thread or a descriptor cannot be had.
+    /// When a thread or a descriptor cannot be created.
     pub(crate) fn listen(
         machine: Arc<Machine>,
         listener: Listener,
@@ -87,7 +87,7 @@ impl Incoming {
 
     /// The guest has ended here, or the process is about to end.
     pub(crate) fn ends(&self, reason: &str) {
-        // A migration that has ended needs no word.
+        // A migration that has ended needs no notice.
         let _ = self.events.send(Event::Input(Input::Ends(reason.to_owned())));
     }
 
@@ -106,9 +106,9 @@ impl Incoming {
         ask(&self.events, Command::Pause, Event::Command)?.map_err(|refusal| refusal.about(&at))
     }
 
-    /// Waits at `at` for the source of a paused postcopy; where it was awaited before it is no
-    /// more. Returns the address with the port that was chosen. Where it is awaited at `at`
-    /// already, nothing changes.
+    /// Waits at `at` for the source of a paused postcopy, and no longer at the previous address.
+    /// Returns the address with the port that was chosen. If the source is awaited at `at` already,
+    /// nothing changes.
     ///
     /// # Errors
     /// When no postcopy is paused, another call is under way, the address cannot be listened at,

@@ -1,7 +1,8 @@
-//! What the bulk links of one connection have brought, taken together: a marker counts once it has
-//! come on all of them.
+//! The markers of the bulk links of one connection: a marker counts once it has come on all of
+//! them.
 //!
-//! The threads that receive pages tell each mark here; the one that completes it tells the driver.
+//! The threads that receive pages record each marker here; the one that completes it notifies the
+//! driver.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -24,14 +25,15 @@ impl Markers {
         Markers { newest: Mutex::new(vec![Newest::default(); links.into()]) }
     }
 
-    /// The link of this number is here; false when it was not announced, or is here already.
+    /// Records the link of this number; false when it was not announced, or is here already.
     #[must_use]
     pub(super) fn arrives(&self, link: u8) -> bool {
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         newest.get_mut(usize::from(link)).is_some_and(|link| !std::mem::replace(&mut link.arrived, true))
     }
 
-    /// `marker` has come on a link. `Some` marker has now come on all of them, and had not before.
+    /// Records `marker` on a link. Returns the marker that has now come on all of them, if it had
+    /// not before.
     #[must_use]
     pub(super) fn reached(&self, link: u8, marker: u32) -> Option<u32> {
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);

@@ -18,7 +18,7 @@ use crate::destination::postcopy::{Armed, Postcopy};
 use crate::destination::silence::URGENT;
 use crate::progress::Progress;
 
-/// What a frame that is not pages said.
+/// A frame without pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Marker {
     /// Everything before it is in guest memory.
@@ -77,7 +77,7 @@ impl PageReceiver {
         PageReceiver { memory, stream, link, session, sequence: 0, progress, populating, unpacker: None }
     }
 
-    /// The sink of rounds: memory that is all zero, and whose vCPUs do not run.
+    /// The sink of rounds: memory that is all zero, in a machine whose vCPUs do not run.
     #[must_use]
     pub(crate) fn direct(&self) -> Direct {
         Direct::new(self.memory.clone())
@@ -86,7 +86,7 @@ impl PageReceiver {
     /// Precopy: takes frames into memory until the next marker.
     ///
     /// # Errors
-    /// The link ended or failed, or carried what is no frame of this migration.
+    /// The link ended or failed, or carried something that is no frame of this migration.
     pub(crate) fn until_marker(&mut self, sink: &mut Direct) -> Result<Marker, ReceiveError> {
         let progress = self.progress.clone();
         self.receive(sink, |_, chunk, _| progress.arrived(chunk.pages()))
@@ -95,8 +95,8 @@ impl PageReceiver {
     /// Postcopy: places pages until the link ends, as soon as the memory is armed.
     ///
     /// # Errors
-    /// How the link ended, or why pages could not be placed. There is no other way out, but for an
-    /// attempt that has ended.
+    /// How the link ended, or why pages could not be placed. It returns `Ok` only for an attempt
+    /// that has ended.
     pub(crate) fn land_all(&mut self, armed: &Armed) -> Result<(), ReceiveError> {
         let Some(postcopy) = armed.wait() else { return Ok(()) };
         let mut sink = postcopy.sink();
@@ -111,8 +111,8 @@ impl PageReceiver {
         }
     }
 
-    /// Takes frames into `sink` until the next marker. `taken` learns of each chunk, and of the
-    /// bytes that its pages took on the link.
+    /// Takes frames into `sink` until the next marker. `taken` receives each chunk, and the number
+    /// of bytes that its pages took on the link.
     ///
     /// # Errors
     /// As for [`PageReceiver::until_marker`], or the sink has not taken a chunk.
@@ -149,7 +149,7 @@ impl PageReceiver {
 
     fn next_frame(&mut self) -> Result<Frame, LinkError> {
         let mut head = [0; HEADER_LEN];
-        // Nothing need come. What has begun must go on.
+        // A frame need not come, but one that has begun must go on.
         self.stream.read_next(&mut head, || Ok(())).map_err(LinkError::io(self.link))?;
         let pages = self.memory.pages();
         let frame = bulk::decode(&head, self.session, self.sequence, pages).map_err(LinkError::wire(self.link))?;
@@ -158,7 +158,7 @@ impl PageReceiver {
         Ok(frame)
     }
 
-    /// Counts a chunk of postcopy's that has taken `payload` bytes on the link.
+    /// Counts a chunk of postcopy that has taken `payload` bytes on the link.
     fn landed(&self, payload: u64, postcopy: &Postcopy) {
         let pages = &self.progress.pages;
         let class = if self.link == URGENT { &pages.urgent_bytes } else { &pages.background_bytes };
@@ -174,7 +174,7 @@ impl PageReceiver {
     }
 }
 
-/// Reads a packed chunk's block and restores its pages.
+/// Reads a compressed chunk's block and restores its pages.
 fn unpack<'a>(
     unpacker: &'a mut Option<Unpacker>,
     stream: &Link,

@@ -1,11 +1,11 @@
-//! Gives the destination's memory its pages ahead of their contents: the first touch of a page
-//! costs several times what filling it does, and a thread of its own makes it while the link is
-//! waited for.
+//! Populates the destination's memory ahead of its contents: the first touch of a page costs
+//! several times as much as filling it, and a thread of its own does it while others wait for the
+//! link.
 //!
-//! The source says which chunks of its memory it has filled; no other is touched, so zero pages
-//! take no memory here either. It lasts for the first round at most: [`Populating::end`] is called
-//! before anything is discarded or watched, which must find pages missing. Where the links' own
-//! threads have work for all cores it would only take them away: see [`pays`].
+//! The source reports which chunks of its memory it has filled; no other is touched, so zero pages
+//! take no memory here either. The thread runs during the first round at most: [`Populating::end`]
+//! is called before pages are discarded or registered, because these must be missing. If the links'
+//! own threads have work for all cores, it does not run: see [`pays`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -29,7 +29,7 @@ pub(super) fn pays(bulk_links: u8, cores: usize) -> bool {
 /// millisecond.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What the thread shares with the driver, the machine's worker and the threads that receive
+/// State that the thread shares with the driver, the machine's worker and the threads that receive
 /// pages.
 #[derive(Debug, Default)]
 pub(crate) struct Populating {
@@ -50,7 +50,7 @@ impl Populating {
     /// Begins to populate the chunks of `filled`, in order.
     ///
     /// # Errors
-    /// When no thread can be had: pages are then populated as they come.
+    /// When no thread can be started: pages are then populated as they come.
     pub(crate) fn begin(
         self: &Arc<Self>,
         machine: Arc<Machine>,
@@ -76,8 +76,8 @@ impl Populating {
         self.stop.store(true, Relaxed);
     }
 
-    /// Ends it, and waits until memory is left alone: for as long as one chunk takes, and no
-    /// longer than `patience`. Tells whether it is.
+    /// Stops the thread, and waits until it no longer touches memory: for as long as one chunk
+    /// takes, and no longer than `patience`. Returns whether it has stopped.
     #[must_use]
     pub(crate) fn end(&self, patience: Duration) -> bool {
         self.stop();
@@ -98,14 +98,15 @@ impl Populating {
                 continue;
             }
             if let Err(error) = populate::chunk(memory, chunk) {
-                // An older kernel, or no memory: the thread that first needs the page finds out.
+                // An older kernel, or no memory: pages are then populated on first access, or that
+                // fails.
                 return tracing::debug!(%error, "memory is not populated ahead");
             }
         }
     }
 }
 
-/// Tells that the thread has ended, also by a panic.
+/// Signals that the thread has ended, also by a panic.
 struct Ended<'a>(&'a Populating);
 
 impl Drop for Ended<'_> {

@@ -1,7 +1,7 @@
 //! Postcopy on the destination: memory that is armed, and the thread that serves its missing pages.
 //!
-//! [`Postcopy`] is one postcopy's. A page that a thread waits for is asked for by [`Requests`];
-//! the threads that receive pages place them through [`Postcopy::sink`].
+//! [`Postcopy`] is one postcopy's. A page that a thread waits for is requested by [`Requests`]; the
+//! threads that receive pages place them through [`Postcopy::sink`].
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -22,9 +22,9 @@ use crate::destination::requests::{PageNews, Requests, Tell};
 pub(crate) struct Postcopy {
     /// The armed memory.
     pub faults: Arc<Faults>,
-    /// How many pages lacked when it was armed.
+    /// How many pages were missing when it was armed.
     pub at_first: u64,
-    /// The way to the source of missing pages.
+    /// Requests missing pages from the source.
     pub requests: Requests,
     all_told: AtomicBool,
     stop: EventFd,
@@ -37,7 +37,7 @@ impl Postcopy {
     /// Requests wait for the urgent link. A link that owes pages may be silent for `patience`.
     ///
     /// # Errors
-    /// When the host does not offer what is needed.
+    /// When the host lacks a feature that is needed.
     pub(crate) fn arm(
         machine: &Machine,
         pages: &PageBitmap,
@@ -71,13 +71,13 @@ impl Postcopy {
         let _ = self.stop.write(1);
     }
 
-    /// Where one thread's pages go.
+    /// The sink for one thread's pages.
     #[must_use]
     pub(crate) fn sink(&self) -> Placed {
         Placed::new(&self.faults, self.injected.clone())
     }
 
-    /// Tells the driver once when no page is missing any more.
+    /// Notifies the driver once when no page is missing any more.
     pub(crate) fn look_if_all_here(&self) {
         if self.faults.remaining() == 0 && !self.all_told.swap(true, SeqCst) {
             (self.tell.0)(PageNews::AllHere);
@@ -90,13 +90,13 @@ impl Postcopy {
         }
     }
 
-    /// No thread reads faults any more: an access to a missing page would wait for ever.
+    /// No thread reads faults any more: an access to a missing page would wait indefinitely.
     fn died(&self, reason: String) {
         (self.tell.0)(PageNews::NotServed(reason));
     }
 }
 
-/// Where the threads that receive pages learn that the memory is armed, or that it never will be.
+/// Signals the threads that receive pages that the memory is armed, or that it never will be.
 #[derive(Debug, Default)]
 pub(crate) struct Armed {
     state: Mutex<ArmedState>,

@@ -1,7 +1,7 @@
-//! Page requests: a missing page's source is the other process, which is asked on the urgent link.
+//! Page requests: missing pages are requested from the other process on the urgent link.
 //!
 //! The link may be lost and come back. A request that could not be sent is made again, and so is
-//! one whose page does not come. What answers it is placed by the threads that receive pages.
+//! one whose page does not come. The threads that receive pages place the answers.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,12 +14,12 @@ use ferry_migration::wire::request;
 
 use crate::destination::silence::{Owed, Silence};
 
-/// A page that has not come for so long is asked for again: its answer may have been lost, and
-/// nothing else would ever tell.
+/// A page that has not come for this long is requested again: its answer may have been lost, which
+/// nothing else would show.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 const MEMORY: DeviceId = DeviceId { name: "memory", instance: 0 };
 
-/// What the driver learns of pages that arrive in postcopy.
+/// Notifications to the driver about pages that arrive in postcopy.
 #[derive(Debug)]
 pub(crate) enum PageNews {
     /// None is missing any more.
@@ -30,7 +30,7 @@ pub(crate) enum PageNews {
     LinkLost { connection: u32, reason: String },
 }
 
-/// Tells the driver, which may have ended.
+/// Notifies the driver, which may have ended.
 #[derive(Clone)]
 pub(crate) struct Tell(pub Arc<dyn Fn(PageNews) + Send + Sync>);
 
@@ -40,7 +40,7 @@ impl std::fmt::Debug for Tell {
     }
 }
 
-/// The way to the source of missing pages, and the links on which they come.
+/// Requests missing pages from the source, and watches the links on which they come.
 #[derive(Debug)]
 pub(crate) struct Requests {
     faults: Arc<Faults>,
@@ -49,14 +49,14 @@ pub(crate) struct Requests {
     patience: Duration,
     links: Mutex<Links>,
     tell: Tell,
-    /// What is to go wrong here.
+    /// Faults to inject here.
     injected: Arc<FaultControl>,
 }
 
-/// The present connection. Nothing is waited for while this is locked: the driver locks it, too.
+/// The present connection. No thread may block while this is locked: the driver locks it, too.
 #[derive(Debug)]
 struct Links {
-    /// Which it is; none between a break and a recovery.
+    /// Its number; none between a break and a recovery.
     connection: Option<u32>,
     urgent: Option<Link>,
     /// The end of a request that the socket did not take as a whole.
@@ -114,7 +114,7 @@ impl Requests {
         Requests { faults, session, patience, links: Mutex::new(Links::none(patience)), tell, injected }
     }
 
-    /// What [`Faults::serve`] asks.
+    /// The source for [`Faults::serve`].
     #[must_use]
     pub(crate) fn source(&self) -> UrgentSource<'_> {
         UrgentSource { requests: self, asked: Instant::now() }
@@ -126,13 +126,13 @@ impl Requests {
         *links = Links { connection: Some(connection), ..Links::none(self.patience) };
     }
 
-    /// The urgent link is here, for the first time or again: what is awaited is asked for on it.
+    /// The urgent link is here, for the first time or again: awaited pages are requested on it.
     pub(crate) fn connect(&self, stream: Link) {
         let mut links = self.links();
         links.silence.answers_on(stream.clone());
         links.urgent = Some(stream);
         drop(links);
-        // A page that is read as a fault from now on finds the link; the ones before are asked for
+        // A fault that is read from now on finds the link; pages of earlier ones are requested
         // here, some twice.
         for page in self.faults.awaited() {
             self.request(page);
@@ -144,22 +144,22 @@ impl Requests {
         *self.links() = Links::none(self.patience);
     }
 
-    /// Pages come on this link, which errors call `link`.
+    /// Pages come on this link, named `link` in errors.
     pub(crate) fn comes_on(&self, link: &'static str, stream: &Link) {
         self.links().silence.comes_on(link, stream.clone());
     }
 
-    /// The source has sent everything that it will send on this link unasked.
+    /// The source has sent everything that it will send on this link without a request.
     pub(crate) fn has_ended(&self, stream: &Link) {
         self.links().silence.has_ended(stream);
     }
 
-    /// The source says that it has sent every page: those that are missing are on their way.
+    /// The source has reported that every page was sent: those that are missing are on their way.
     pub(crate) fn all_sent(&self) {
         self.links().all_sent = true;
     }
 
-    /// Looks whether what is owed comes, and asks for what could not be asked for before.
+    /// Checks whether pages that are owed come, and makes requests that could not be sent before.
     fn look(&self, waited: Duration) {
         let awaited = self.faults.awaited();
         let mut links = self.links();
@@ -167,7 +167,7 @@ impl Requests {
         if let Some(connection) = links.connection {
             let unsent = if links.all_sent { self.faults.remaining() } else { 0 };
             if let Some(reason) = links.silence.look(Owed { awaited: awaited.len(), unsent }, waited) {
-                // Said once; the driver disconnects.
+                // Reported once; the driver disconnects.
                 links.connection = None;
                 (self.tell.0)(PageNews::LinkLost { connection, reason });
             }
@@ -178,8 +178,8 @@ impl Requests {
         }
     }
 
-    /// The source sends a page that is asked for twice twice; on a link that has lost a frame, the
-    /// next one shows it.
+    /// Requests overdue pages again, which the source then sends again; on a link that has lost a
+    /// frame, the next frame shows it.
     fn ask_again(&self) {
         for page in self.faults.awaited_for(ASK_AGAIN) {
             tracing::debug!(page, "a page has not come and is asked for again");
@@ -192,8 +192,8 @@ impl Requests {
     fn request(&self, page: u64) {
         let mut links = self.links();
         if let Err(error) = links.request(&request::encode(page, self.session)) {
-            // The thread that reads this link tells the driver; the page is asked for again on the
-            // next one.
+            // The thread that reads this link notifies the driver; the page is requested again on
+            // the next one.
             tracing::debug!(%error, page, "a page request was not sent");
         }
     }
@@ -207,7 +207,7 @@ impl Requests {
 #[derive(Debug)]
 pub(crate) struct UrgentSource<'a> {
     requests: &'a Requests,
-    /// When what has not come was last asked for again.
+    /// When overdue pages were last requested again.
     asked: Instant,
 }
 

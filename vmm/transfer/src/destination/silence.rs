@@ -1,9 +1,9 @@
 //! Notices page links that fall silent in a postcopy without breaking.
 //!
-//! A page link need not move: a source has nothing to send, or is held to a bandwidth. It must as
-//! soon as something is owed on it: on the urgent link while a page is awaited, on all of them
-//! together once the source has said that everything was sent and pages are missing. Then a link
-//! on which not a byte comes for the heartbeat timeout is lost. One that is slow moves.
+//! A page link may be idle: its source has nothing to send, or is held to a bandwidth. It must move
+//! as soon as something is owed on it: on the urgent link while a page is awaited, on all of them
+//! together once the source has reported that everything was sent and pages are missing. A link on
+//! which then no byte comes for the heartbeat timeout is lost. A slow link moves.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use ferry_link::{LOOK, Link};
 /// The name of the link on which page requests are answered.
 pub(super) const URGENT: &str = "urgent";
 
-/// So many looks make a silence that is short.
+/// Looks within the patience, when it is short.
 const LOOKS: u32 = 8;
 
-/// A clock that runs while something is owed and nothing moves. It counts looks: time in which
-/// this process itself stood still makes one look.
+/// A clock that runs while something is owed and nothing moves. It counts looks: time for which
+/// this process itself was stopped makes one look.
 #[derive(Debug, Default)]
 struct Clock {
     moved: u64,
@@ -35,16 +35,16 @@ impl Clock {
     }
 }
 
-/// What is owed at the time of a look.
+/// Pages that are owed at the time of a look.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Owed {
-    /// Pages that are awaited, if they can have been asked for.
+    /// Pages that are awaited, if they can have been requested.
     pub awaited: usize,
-    /// Pages that are missing, if the source has said that all were sent.
+    /// Pages that are missing, if the source has reported that all were sent.
     pub unsent: u64,
 }
 
-/// The links that bring pages, and since when they have not.
+/// The links that bring pages, and how long they have been silent.
 #[derive(Debug)]
 pub(super) struct Silence {
     patience: Duration,
@@ -74,12 +74,12 @@ impl Silence {
         self.urgent = Some(urgent);
     }
 
-    /// Pages come on this link, which errors call `link`.
+    /// Pages come on this link, named `link` in errors.
     pub(super) fn comes_on(&mut self, link: &'static str, stream: Link) {
         self.bringing.push((link, stream, false));
     }
 
-    /// The source has sent everything that it will send on this link unasked.
+    /// The source has sent everything that it will send on this link without a request.
     pub(super) fn has_ended(&mut self, stream: &Link) {
         for (.., ended) in self.bringing.iter_mut().filter(|(_, other, _)| other.is_same(stream)) {
             *ended = true;
@@ -101,8 +101,8 @@ impl Silence {
         let moved = self.bringing.iter().map(|(_, stream, _)| stream.received()).sum();
         let quiet = self.rest.look(owed.unsent > 0, moved, waited);
         if quiet >= self.patience {
-            // The urgent link brings nothing unasked: where all others have ended, what is missing
-            // was asked for.
+            // The urgent link brings only requested pages: if all others have ended, the missing
+            // pages were requested.
             let silent = self.bringing.iter().find(|(link, _, ended)| *link != URGENT && !ended);
             return Some(format!(
                 "{}: no page for {} ms (x-ferry-heartbeat-timeout-ms) after the source had sent everything, and {} missing",

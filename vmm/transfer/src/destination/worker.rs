@@ -1,5 +1,5 @@
 //! The threads that work for a destination's driver: one prepares, loads and starts the machine,
-//! one for each bulk link takes pages.
+//! one for each bulk link receives pages.
 
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,24 +28,24 @@ use crate::failure::{failure, machine_failure, panicked};
 use crate::inbox::Quota;
 use crate::progress::Progress;
 
-/// What the machine's worker can be asked for.
+/// A job for the machine's worker.
 #[derive(Debug)]
 pub(super) enum MachineJob {
     /// Make the memory ready for the guest.
     Prepare(Preparation),
     /// Load this package.
     Load(LoadJob),
-    /// Take the disk and run, if the record of this migration, where there is one, allows it; the
-    /// permit arrived at this time.
+    /// Acquire the disk and run, if this migration's record, if any, allows it; the permit arrived
+    /// at this time.
     Start(Instant, Option<Arc<HandoverRecord>>),
 }
 
-/// How the guest's memory is to come.
+/// How the guest's memory arrives.
 #[derive(Debug)]
 pub(super) enum Preparation {
     /// In pages: none is here yet.
     Empty,
-    /// As a whole: this descriptor, of so many bytes, is viewed.
+    /// As a whole: this memfd, of so many bytes, is viewed.
     View(OwnedFd, u64),
 }
 
@@ -66,7 +66,7 @@ pub(super) struct LoadJob {
     pub session: u32,
     /// How long a page link that owes pages may be silent.
     pub patience: Duration,
-    /// What asks the host for memory ahead, and must leave it alone first.
+    /// The thread that populates memory ahead, which must have stopped first.
     pub populating: Arc<Populating>,
 }
 
@@ -100,8 +100,8 @@ pub(super) fn machine_worker(
 /// Pages that were discarded in a rehearsal.
 struct Early {
     pages: PageBitmap,
-    /// How many pages had been received by then: when more have come since, some may lie there
-    /// again.
+    /// How many pages had been received by then: when more have come since, some of these may be
+    /// present again.
     received: u64,
 }
 
@@ -131,7 +131,7 @@ fn do_job(machine: &Machine, progress: &Progress, early: &mut Early, job: Machin
     Event::Input(input)
 }
 
-/// Takes long for much memory, most of all where it is allocated at once.
+/// Takes long for a large memory, above all with `prealloc`.
 fn prepare(machine: &Machine, preparation: Preparation) -> Result<(), String> {
     let cannot_empty = |error: std::io::Error| format!("its memory cannot be emptied: {error}");
     machine.faults().before(Place::HostMemory).map_err(cannot_empty)?;
@@ -143,8 +143,8 @@ fn prepare(machine: &Machine, preparation: Preparation) -> Result<(), String> {
     }
 }
 
-/// Runs the guest. Memory that was handed over is its own first, and again the source's before a
-/// failure is told.
+/// Runs the guest. Memory that was handed over is taken first, and is the source's again before a
+/// failure is reported.
 fn start(machine: &Machine, record: Option<&HandoverRecord>) -> Result<(), Failure> {
     let memory = machine.memory();
     let taken =
@@ -164,7 +164,8 @@ fn load(
     job: &LoadJob,
     events: &Sender<Event>,
 ) -> Result<(), Failure> {
-    // What is discarded or watched from here on must not come back by itself.
+    // The populate thread must have stopped: it could populate pages that are discarded or
+    // registered from here on.
     if !job.populating.end(PATIENCE) {
         let reason =
             "the host has not come back with memory that was asked for ahead; see whether it is short of memory";
@@ -178,7 +179,7 @@ fn load(
             *early = Early::nothing(machine);
         }
         let own = events.clone();
-        // A driver that has ended needs no news.
+        // A driver that has ended needs no notification.
         let tell = Tell(Arc::new(move |news: PageNews| drop(own.send(news.into()))));
         let (postcopy, thread) = Postcopy::arm(machine, &remaining, &early.pages, (job.session, job.patience), tell)
             .map_err(memory_failure)?;
@@ -188,12 +189,12 @@ fn load(
     }
     machine.load(&sections).map_err(failure)?;
     if job.postcopy {
-        // It may wait for a page, and while it does the source can still have the guest back.
+        // This may wait for a page, and meanwhile the source can still take the guest back.
         machine.complete_load().map_err(|error| machine_failure(&error))?;
     }
     if job.rehearsal && remaining.count() > 0 {
-        // Not before the devices have been tried, which may look into them; and before the guest
-        // stops, when time is dear.
+        // After the trial of the devices, which may read these pages; and before the guest stops,
+        // when the time would be downtime.
         let before = received(progress);
         discard_outdated(machine.memory(), &remaining).map_err(memory_failure)?;
         tracing::debug!(us = job.arrived.elapsed().as_micros() as u64, pages = remaining.count(), "discarded");
@@ -209,14 +210,13 @@ fn memory_failure(error: UserfaultError) -> Failure {
 /// A bulk link among those that share the pages of rounds.
 #[derive(Debug)]
 pub(super) struct Lane {
-    /// Which.
+    /// Its number.
     pub number: u8,
-    /// What all of them have brought.
+    /// The markers of all of them.
     pub markers: Arc<Markers>,
 }
 
-/// Starts the thread of a page link; without a `lane`, what comes on it is for memory that is
-/// armed.
+/// Starts the thread of a page link; without a `lane`, its pages are for memory that is armed.
 pub(super) fn page_worker(
     mut receiver: PageReceiver,
     armed: Arc<Armed>,

@@ -1,5 +1,5 @@
-//! Sends the pages of one chunk on one link, straight from guest memory, or compressed where that
-//! was asked for.
+//! Sends the pages of one chunk on one link, straight from guest memory, or compressed if
+//! requested.
 //!
 //! The sending end of every link that carries pages: rounds and the background stream on the bulk
 //! link, answers to page requests on the urgent link. Page data goes from guest memory to the
@@ -27,7 +27,7 @@ use crate::source::patience::Patience;
 /// The pages of one chunk.
 pub(crate) type Words = [u64; CHUNK_WORDS];
 
-/// What pages on a link are for, so that their bytes are counted where they belong.
+/// The purpose of pages on a link, by which their bytes are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// Rounds, and the last pages.
@@ -48,12 +48,12 @@ pub(crate) struct ChunkSender {
     session: u32,
     sequence: u32,
     packer: Option<Packer>,
-    /// What the pages on it are for.
+    /// The purpose of the pages on it.
     pub purpose: Purpose,
 }
 
 impl ChunkSender {
-    /// For a link that errors call `link`.
+    /// For a link that is named `link` in errors.
     #[must_use]
     pub(crate) fn new(
         machine: Arc<Machine>,
@@ -81,14 +81,14 @@ impl ChunkSender {
         ChunkSender { packer: Some(Packer::new()), ..self }
     }
 
-    /// Whether it compresses pages: then not every page takes the link as long.
+    /// Whether it compresses pages: pages then take different times on the link.
     #[must_use]
     pub(crate) fn compresses(&self) -> bool {
         self.packer.is_some()
     }
 
     /// Sends the `wanted` pages of chunk `index`; those that are not `populated` are zero and are
-    /// not looked at. Returns the bytes sent.
+    /// not read. Returns the bytes sent.
     ///
     /// # Errors
     /// The link failed.
@@ -130,7 +130,7 @@ impl ChunkSender {
         self.send_head(&Frame::Marker(number))
     }
 
-    /// Sends the marker behind which postcopy's pages come.
+    /// Sends the marker that postcopy's pages follow.
     ///
     /// # Errors
     /// The link failed.
@@ -143,17 +143,17 @@ impl ChunkSender {
         self.stream.write_all_while_open(&mut frame, judge).map_err(LinkError::io(self.link))
     }
 
-    /// Looks whether what was sent before arrives, after `waited` without a byte more. `sent`
-    /// remembers the last look.
+    /// Checks whether bytes sent before arrive, after `waited` without a further one. `sent` holds
+    /// the last look.
     ///
     /// # Errors
-    /// It has not for longer than a link may be silent.
+    /// They have not for longer than a link may be silent.
     pub(crate) fn check_taken(&self, sent: &mut Unconfirmed, waited: Duration) -> io::Result<()> {
         self.patience.judge(sent.look(&self.stream, waited))
     }
 
-    /// Whether what was sent before arrives, bit by bit: something has changed since `sent` was
-    /// looked at.
+    /// Whether bytes sent before arrive, bit by bit: their number has changed since the last look,
+    /// `sent`.
     #[must_use]
     pub(crate) fn takes(&self, sent: &mut Unconfirmed) -> bool {
         let before = *sent;
@@ -161,8 +161,8 @@ impl ChunkSender {
         *sent != before
     }
 
-    /// Waits until one of the links has ended, or does not take what was sent on it, and tells
-    /// how. Nothing comes on a bulk link: what can be read is its end.
+    /// Waits until one of the links has ended, or does not take the bytes sent on it, and returns
+    /// why. The peer sends nothing on a bulk link: a readable one has ended.
     ///
     /// # Panics
     /// Without a link.
@@ -185,7 +185,7 @@ impl ChunkSender {
         }
     }
 
-    /// The destination has asked for a page.
+    /// Counts a page request of the destination.
     pub(crate) fn note_request(&self) {
         self.progress.pages.requests.fetch_add(1, Relaxed);
     }

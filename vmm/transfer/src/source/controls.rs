@@ -1,4 +1,4 @@
-//! What a source's driver and its page threads share, and why pages cannot be sent.
+//! State that a source's driver and its page threads share, and why pages cannot be sent.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use ferry_link::control::LinkError;
 use crate::progress::Progress;
 use crate::source::patience::Patience;
 
-/// How often a sender that waits looks whether its link is still there.
+/// Interval at which a waiting sender checks its link.
 pub(super) const LOOK: Duration = Duration::from_millis(20);
 
 /// Why pages could not be sent.
@@ -21,7 +21,7 @@ pub(crate) enum PagesError {
     /// KVM's dirty log could not be read.
     #[error("the dirty log could not be {0}: {1}")]
     DirtyLog(&'static str, std::io::Error),
-    /// The host did not say which pages it has allocated.
+    /// The host did not report which pages it has allocated.
     #[error("the host's page map could not be read: {0}")]
     PageMap(std::io::Error),
     /// The destination did not confirm a round.
@@ -44,12 +44,12 @@ pub(crate) enum PagesError {
     Interrupted,
 }
 
-/// What the sender shares with the driver and with QMP.
+/// State that the sender shares with the driver and with QMP.
 #[derive(Clone, Debug)]
 pub(crate) struct Controls {
     /// Set to end everything at once.
     pub stop: Arc<AtomicBool>,
-    /// Set to end a round early and in order: what it has not sent stays pending.
+    /// Set to end a round early and in order: unsent pages stay pending.
     pub end_round: Arc<AtomicBool>,
     /// Cap in bytes a second; 0 is none.
     pub max_bandwidth: Arc<AtomicU64>,
@@ -70,7 +70,7 @@ impl Controls {
     }
 }
 
-/// The newest marker that the destination has reached, told by the driver and awaited by the page
+/// The newest marker that the destination has reached, set by the driver and awaited by the page
 /// thread.
 #[derive(Debug, Default)]
 pub(crate) struct Arrived {
@@ -92,8 +92,8 @@ impl Arrived {
         self.changed.notify_all();
     }
 
-    /// Waits until the destination has reached `marker`, or `give_up`, or for as long as [`LOOK`]
-    /// at most. Tells whether the wait is over.
+    /// Waits until the destination has reached `marker`, or `give_up` is true, for [`LOOK`] at
+    /// most. Returns whether the wait is over.
     pub(super) fn wait(&self, marker: u32, give_up: impl Fn() -> bool) -> bool {
         let newest = self.marker.lock().unwrap_or_else(PoisonError::into_inner);
         let waiting = |newest: &mut u32| *newest < marker && !give_up();

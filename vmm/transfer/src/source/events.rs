@@ -1,4 +1,4 @@
-//! What reaches a source's driver: from its workers, its links and its operator.
+//! Events of a source's driver: from its workers, its links and its operator.
 
 use ferry_link::Link;
 use ferry_link::endpoint::Endpoint;
@@ -11,7 +11,7 @@ use ferry_migration::source::{Input, Resolution};
 use crate::inbox::Ticket;
 use crate::request::Request;
 
-/// What reaches the driver.
+/// An event for the driver.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// For the state machine.
@@ -22,14 +22,14 @@ pub(crate) enum Event {
     Record(u32, Input),
     /// From the connection of this number.
     OfLink(u32, LinkEvent),
-    /// The operator commands; the answer says whether it is accepted.
+    /// The operator's command; the answer is whether it is accepted.
     Command(Request<Command, Answer>),
 }
 
-/// What the guest's worker has done.
+/// The result of a job of the guest's worker.
 #[derive(Debug, Default)]
 pub(crate) struct GuestDone {
-    /// The answer for the state machine, if it has asked for the job.
+    /// The answer for the state machine, if it has requested the job.
     pub input: Option<Input>,
     /// The framed sections that the answer announces, for the next `Rehearse` or `Package`.
     pub state: Option<Vec<u8>>,
@@ -37,15 +37,14 @@ pub(crate) struct GuestDone {
     pub stopped: Option<Stopped>,
 }
 
-/// What the page worker has done.
+/// The result of a job of the page worker.
 #[derive(Debug)]
 pub(crate) struct PagesDone {
     /// The answer for the state machine.
     pub input: Input,
     /// Postcopy, or a round before it: the pages that remain, which the answer announces.
     pub remaining: Option<PageBitmap>,
-    /// What the rounds so far say: vCPUs are to be kept from running for this percentage of their
-    /// time, 0 being not at all.
+    /// The throttling that the rounds so far call for, in percent of the vCPUs' time; 0 is none.
     pub throttle: Option<u8>,
 }
 
@@ -55,15 +54,14 @@ impl From<Input> for PagesDone {
     }
 }
 
-/// What comes of a connection; a connection that has been replaced is not heard any more.
+/// An event of a connection; events of a replaced connection are ignored.
 #[derive(Debug)]
 pub(crate) enum LinkEvent {
-    /// The control link is open. With it comes, for a greeting, which chunks of memory hold
-    /// something.
+    /// The control link is open. With it comes, for a greeting, the map of filled chunks.
     Control(Link, Vec<u8>),
     /// A page link is open: the driver keeps it to end it from outside.
     Pages(Link),
-    /// The destination said something, with this attachment.
+    /// A message of the destination, with its attachment.
     Message(ToSource, Vec<u8>, Ticket),
     /// The page worker has done a job.
     PagesDone(PagesDone),
@@ -76,20 +74,20 @@ pub(crate) enum LinkEvent {
 /// Whether a command is accepted, or why not.
 pub(crate) type Answer = Result<(), &'static str>;
 
-/// What an operator may want of a migration that goes on.
+/// An operator's command to an active migration.
 #[derive(Clone, Debug)]
 pub(crate) enum Command {
     /// Give it up.
     Cancel,
-    /// Let the destination run now, and send the rest then.
+    /// Let the destination run now, and send the rest afterwards.
     StartPostcopy,
     /// Break the link of a postcopy.
     Pause,
     /// Reconnect a paused postcopy; if that is accepted, with these parameters.
     Recover(Endpoint, Given),
-    /// Say who owns the guest.
+    /// Decide who owns the guest.
     Resolve {
-        /// The operator's word.
+        /// The operator's decision.
         resolution: Resolution,
         /// Also if the destination may need pages from here.
         drop_pages: bool,

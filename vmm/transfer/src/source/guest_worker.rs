@@ -1,5 +1,5 @@
 //! The thread that stops, saves and resumes the guest for a source's driver, so that the driver
-//! itself always listens.
+//! itself never blocks.
 //!
 //! It does one job after another, answers each with an input for the state machine, and ends when
 //! its job channel closes.
@@ -18,7 +18,7 @@ use ferry_record::{ANSWER_DEADLINE, HandoverRecord};
 use crate::failure::{failure, machine_failure, panicked};
 use crate::source::events::{Event, GuestDone};
 
-/// What the guest worker can be asked for.
+/// A job for the guest worker.
 #[derive(Clone, Debug)]
 pub(crate) enum GuestJob {
     /// Save between two guest instructions.
@@ -27,13 +27,13 @@ pub(crate) enum GuestJob {
     Stop,
     /// Save the machine at this stop.
     Save(Stopped),
-    /// Take the disk back and run.
+    /// Acquire the disk again and run.
     Resume,
-    /// Show memory that was handed over here no longer, so that nothing here can reach it.
+    /// Unmap memory that was handed over, so that this process cannot access it.
     PartWithMemory,
 }
 
-/// A job, and what comes first.
+/// A job, and its precondition.
 #[derive(Debug)]
 pub(crate) struct Order {
     /// What to do.
@@ -73,7 +73,7 @@ pub(crate) fn guest_worker(
     Ok((jobs, thread))
 }
 
-/// What a job has brought.
+/// The results of a job.
 #[derive(Debug, Default)]
 struct Brought {
     state: Option<Vec<u8>>,
@@ -94,7 +94,7 @@ fn do_guest_job(machine: &Machine, record: Option<&HandoverRecord>, job: &GuestJ
     }
 }
 
-/// What the driver is told of a job.
+/// The result of a job, for the driver.
 fn done(job: &GuestJob, result: Result<Brought, Failure>) -> GuestDone {
     let (result, Brought { state, stopped }) = match result {
         Ok(brought) => (Ok(()), brought),

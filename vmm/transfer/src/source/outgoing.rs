@@ -23,9 +23,9 @@ use crate::source::events::{Command, Event};
 pub(crate) struct Outgoing {
     events: Sender<Event>,
     thread: Option<JoinHandle<()>>,
-    /// What tells it from every other.
+    /// The migration id.
     pub id: u128,
-    /// What is known about it.
+    /// Its progress.
     pub progress: Arc<Progress>,
     /// The values in force for it.
     pub settings: Arc<Settings>,
@@ -35,8 +35,8 @@ impl Outgoing {
     /// Begins to migrate `machine` to `to`.
     ///
     /// # Errors
-    /// When a thread or an eventfd cannot be had, or the handshake that was asked for needs a
-    /// record that this migration does not have; the guest was not touched then.
+    /// When a thread or an eventfd cannot be created, or the requested handshake needs a record
+    /// that this migration does not have; the guest was not touched then.
     pub(crate) fn start(
         machine: Arc<Machine>,
         to: Endpoint,
@@ -48,7 +48,7 @@ impl Outgoing {
         let faults = machine.faults().clone();
         let migration_id = ferry_record::random().map_err(MigrationError::Host)?;
         let own_record = record.cloned();
-        // A guest that arrived and found the record to be another process's has none.
+        // A guest that arrived while the record belonged to another process has none.
         let record = record.filter(|own| own.generation() > 0);
         let record = record.map(|own| own.outgoing(migration_id)).transpose()?.map(Arc::new);
         let peer = to.to_string();
@@ -69,15 +69,15 @@ impl Outgoing {
         Ok(Outgoing { events, thread: Some(thread), id: migration_id, progress, settings })
     }
 
-    /// Where [`command`] sends to.
+    /// The channel for [`command`].
     #[must_use]
     pub(crate) fn events(&self) -> Sender<Event> {
         self.events.clone()
     }
 
-    /// Tells it that there is no guest any more.
+    /// Notifies it that there is no guest any more.
     pub(crate) fn guest_gone(&self, reason: &str) {
-        // A migration that has ended does not mind.
+        // A migration that has ended needs no notice.
         let _ = self.events.send(Event::Input(Input::GuestGone(reason.to_owned())));
     }
 
@@ -98,9 +98,9 @@ impl Outgoing {
     }
 }
 
-/// Commands the migration whose driver hears `events`; returns once that is accepted. One that has
-/// ended accepts a cancel, and does nothing. The caller must not hold a lock that `query-migrate`
-/// needs: the driver may be busy with a peer.
+/// Sends a command to the driver that receives `events`; returns once it is accepted. A migration
+/// that has ended accepts a cancel, and does nothing. The caller must not hold a lock that
+/// `query-migrate` needs: the driver may be busy with a peer.
 ///
 /// # Errors
 /// The reason for which the command does not fit, or that the driver does not answer.
@@ -108,7 +108,7 @@ pub(crate) fn command(events: &Sender<Event>, command: Command) -> Result<(), Mi
     let is_cancel = matches!(command, Command::Cancel);
     match ask(events, command, Event::Command) {
         Ok(answer) => answer.map_err(MigrationError::TooLate),
-        // A cancel that comes too late to do anything is none the worse.
+        // A cancel that comes too late to do anything is no error.
         Err(Unanswered::Ended) if is_cancel => Ok(()),
         Err(unanswered) => Err(unanswered.into()),
     }

@@ -1,9 +1,9 @@
-//! Sends pages: rounds over what is dirty, then the last pages, or in postcopy the remaining ones
+//! Sends pages: rounds over dirty pages, then the last pages, or in postcopy the remaining ones
 //! while the destination runs.
 //!
-//! One thread owns the bulk links and the set of pending pages. For each stripe of memory the
-//! dirty log is cleared, and only then is the memory read: a page that is written after the clear
-//! is in the log again, so no write is lost and none is waited for. How the links share the work
+//! One thread owns the bulk links and the set of pending pages. For each stripe of memory the dirty
+//! log is cleared, and only then is the memory read: a page that is written after the clear is in
+//! the log again, so no write is lost and none has to be waited for. How the links share the work
 //! is in [`shares`].
 
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::source::controls::{Controls, LOOK, PagesError};
 use crate::source::remaining::Remaining;
 use crate::source::shares::{self, Round};
 
-/// What a round measured.
+/// The results of a round.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RoundNumbers {
     /// Pages dirtied since they were sent.
@@ -65,7 +65,7 @@ impl PageSender {
         })
     }
 
-    /// Sends what is pending, then looks at what was dirtied meanwhile.
+    /// Sends the pending pages, then reads which were dirtied meanwhile.
     ///
     /// # Errors
     /// The link or the log failed, or the driver interrupted.
@@ -88,8 +88,8 @@ impl PageSender {
         progress.pages.expected_us.store(numbers.expected_us, Relaxed);
         let ended_early = self.controls.round_ends();
         if !ended_early {
-            // Of a round that was ended early, most of what remains was never sent: it says
-            // nothing about the guest.
+            // After a round that was ended early, most remaining pages were never sent: their
+            // number is no dirty rate.
             progress.pages.dirty_rate.store(per_second(numbers.remaining_pages, took), Relaxed);
         }
         progress.pages.byte_rate.store(per_second(bytes, took), Relaxed);
@@ -120,8 +120,8 @@ impl PageSender {
         &self.pending
     }
 
-    /// Postcopy: finds out which pages remain at this stop, and sends only a marker behind what was sent
-    /// before.
+    /// Postcopy: reads which pages remain at this stop, and sends only a marker behind the pages
+    /// sent before.
     ///
     /// # Errors
     /// The link or the log failed.
@@ -134,20 +134,20 @@ impl PageSender {
         Ok((self.marker, self.pending.clone()))
     }
 
-    /// Postcopy: what the bulk links carry from now on is the background stream.
+    /// Postcopy: the bulk links carry the background stream from now on.
     pub(crate) fn begin_background(&mut self) {
         for link in &mut self.links {
             link.purpose = Purpose::Background;
         }
     }
 
-    /// Postcopy: sends what remains, until nothing does. Pages that the host never allocated
-    /// travel as bits.
+    /// Postcopy: sends the remaining pages, until none is left. Pages that the host never allocated
+    /// are sent as bits.
     ///
     /// # Errors
     /// A link failed, or the driver interrupted.
     pub(crate) fn stream(&mut self, remaining: &Remaining) -> Result<(), PagesError> {
-        // Asked once: the vCPUs are stopped for good, and to ask a memfd takes as long for one
+        // Read once: the vCPUs are stopped for good, and a query of a memfd takes as long for one
         // page as for all of a large extent.
         let memory = self.machine.memory();
         let mut populated = vec![0; memory.pages().div_ceil(64) as usize];
@@ -155,8 +155,8 @@ impl PageSender {
         shares::stream(&self.machine, &self.controls, &self.limiter, (remaining, &populated), &mut self.links)
     }
 
-    /// Postcopy: sends a marker behind everything, so that the destination can tell that nothing
-    /// was forgotten.
+    /// Postcopy: sends a marker behind everything, so that the destination can check that no page
+    /// was left out.
     ///
     /// # Errors
     /// The link failed.
@@ -164,7 +164,7 @@ impl PageSender {
         self.send_markers()
     }
 
-    /// Waits until a link has ended, and tells how.
+    /// Waits until a link has ended, and returns why.
     #[must_use]
     pub(crate) fn wait_closed(&self) -> LinkError {
         ChunkSender::wait_any_closed(&self.links)
@@ -200,8 +200,8 @@ impl PageSender {
     }
 
     /// A round has ended when its pages are in the destination's memory, not when they are in the
-    /// sockets' buffers: what is on its way at the stop is downtime, and the rate would be that of
-    /// a copy into a buffer. A link that moves may take its time.
+    /// sockets' buffers: pages in flight at the stop would add to the downtime, and the rate would
+    /// be that of a copy into a buffer. A link that moves may be slow.
     fn await_arrival(&mut self) -> Result<(), PagesError> {
         self.send_markers()?;
         let Controls { stop, arrived, patience, .. } = &self.controls;
@@ -248,9 +248,9 @@ impl PageSender {
 
 impl Drop for PageSender {
     fn drop(&mut self) {
-        // This process writes nothing to a guest that was handed over, and KVM waits for a kernel
-        // worker to end the log: on a busy host for many seconds, in which the migration would not
-        // be over.
+        // This process writes nothing to a guest that was handed over, and ending the log makes KVM
+        // wait for a kernel worker: on a busy host that would delay the end of the migration by
+        // many seconds.
         if self.machine.is_handed_over() {
             return;
         }

@@ -32,14 +32,14 @@ use crate::source::patience::Limit;
 use crate::source::remaining::Remaining;
 use crate::source::urgent;
 
-/// What the page worker can be asked for.
+/// A job for the page worker.
 #[derive(Debug)]
 pub(super) enum PageJob {
     /// One round; the first opens the link.
     Round,
-    /// What is dirty at this stop, and a marker.
+    /// The pages that are dirty at this stop, and a marker.
     LastPages(Stopped),
-    /// Postcopy: find out what is dirty at this stop, and send only a marker.
+    /// Postcopy: read which pages are dirty at this stop, and send only a marker.
     LeavePages(Stopped),
     /// Postcopy: serve requests and send these pages.
     Serve(PageBitmap),
@@ -54,9 +54,9 @@ pub(super) struct Reconnected {
     pub to: Endpoint,
     /// Signalled when this connection is given up.
     pub cancel: EventFd,
-    /// Set to end what is sent on it at once.
+    /// Set to stop sending on it at once.
     pub stop: Arc<AtomicBool>,
-    /// Which connection this is.
+    /// The number of this connection.
     pub epoch: u32,
 }
 
@@ -64,7 +64,7 @@ pub(super) struct Reconnected {
 pub(super) struct Route {
     /// The destination.
     pub to: Endpoint,
-    /// Of this migration.
+    /// The migration's id.
     pub migration_id: u128,
     /// Bulk links that share the pages, at least one.
     pub bulk_links: u8,
@@ -185,7 +185,7 @@ impl PageWorker {
         };
         let mut parameters = self.settings.parameters();
         if !self.settings.postcopy() {
-            // A wish that is not allowed must not keep precopy from its own end.
+            // A `postcopy_when` that cannot take effect must not prevent the end of precopy.
             parameters.postcopy_when = PostcopyWhen::Manual;
         }
         let decision = self.rounds.judge(report, &parameters);
@@ -193,8 +193,8 @@ impl PageWorker {
         Ok(PagesDone { input: Input::RoundDone(decision), remaining, throttle })
     }
 
-    /// A round, which the operator's limit ends also in its middle: in order where the guest then
-    /// switches, at once where the migration fails.
+    /// A round, which the operator's limit may end early: in order if the guest then switches, at
+    /// once if the migration fails.
     fn round_within_limit(&mut self) -> Result<RoundNumbers, PagesError> {
         self.sender()?;
         let parameters = self.settings.parameters();
@@ -239,8 +239,7 @@ impl PageWorker {
         Ok(Input::AllSent.into())
     }
 
-    /// Nothing is written any more: only a read tells that the link was lost with pages on their
-    /// way.
+    /// Nothing is written any more: only a read shows that the link was lost with pages in flight.
     fn await_end(&self) {
         if let Some(sender) = &self.sender {
             let error = LinkEvent::PagesLost(ferry_observe::causes(&sender.wait_closed()));
@@ -249,7 +248,7 @@ impl PageWorker {
         }
     }
 
-    /// Ends with the link that it serves.
+    /// The thread ends with the link that it serves.
     fn join_urgent(&mut self) {
         if let Some(thread) = self.urgent.take()
             && thread.join().is_err()

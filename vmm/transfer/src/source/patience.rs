@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use ferry_link::silent;
 
-/// What an operator allows.
+/// The limits that an operator sets.
 #[derive(Debug)]
 pub(crate) struct Patience {
     silence: Duration,
-    /// For a destination that loads, and takes no page until its memory is armed.
+    /// Added while a destination loads, which takes no page until its memory is armed.
     load: Duration,
     loading: AtomicBool,
     limit: Mutex<Option<Limit>>,
@@ -26,12 +26,13 @@ pub(crate) struct Patience {
 pub(crate) struct Limit {
     /// No round goes on after it.
     pub at: Instant,
-    /// It ends in a failure: what is being sent is not worth being waited for.
+    /// It ends in a failure: a write that is under way is aborted.
     pub fails: bool,
 }
 
 impl Patience {
-    /// Links may be silent for so long, and for `load` more while the destination arms its memory.
+    /// Links may be silent for `silence`, and for `load` more while the destination arms its
+    /// memory.
     #[must_use]
     pub(crate) fn new(silence: Duration, load: Duration) -> Self {
         Patience { silence, load, loading: AtomicBool::new(false), limit: Mutex::default() }
@@ -43,12 +44,12 @@ impl Patience {
         self.silence + if self.loading.load(Relaxed) { self.load } else { Duration::ZERO }
     }
 
-    /// Whether the destination loads the state of a guest that comes by postcopy.
+    /// Sets whether the destination loads the state of a guest that comes by postcopy.
     pub(crate) fn set_loading(&self, loading: bool) {
         self.loading.store(loading, Relaxed);
     }
 
-    /// When the rounds from now on must have ended.
+    /// Sets when the rounds from now on must have ended.
     pub(crate) fn set_limit(&self, limit: Option<Limit>) {
         *self.limit.lock().unwrap_or_else(PoisonError::into_inner) = limit;
     }
@@ -60,7 +61,7 @@ impl Patience {
         limit.filter(|limit| limit.at <= Instant::now())
     }
 
-    /// Judges a link on which nothing has moved for so long, with something to write.
+    /// Judges a link on which nothing has moved for `quiet`, with bytes to write.
     ///
     /// # Errors
     /// It is given up; `Interrupted` when that is because of the limit.

@@ -1,8 +1,8 @@
 //! Pages that a destination in postcopy still lacks, shared by the threads that send them.
 //!
-//! The stream sends a page once on each connection, unless it was asked for before: the thread
-//! that takes it out of the set sends it. The background stream begins where the destination's
-//! last requests were, because what a guest touched it will touch the neighbours of.
+//! The stream sends a page once on each connection, unless it was requested before: the thread that
+//! takes it out of the set sends it. The background stream begins where the destination's last
+//! requests were, because a guest that touched a page will touch its neighbours.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::AcqRel, Ordering::Relaxed};
@@ -15,7 +15,7 @@ use crate::source::chunks::Words;
 /// Words of the bitmap that the background stream sends in one frame: 128 pages, 512 KiB, a
 /// fraction of a millisecond.
 const BLOCK_WORDS: usize = 2;
-/// Requests whose neighbourhood is remembered; older ones say little about what comes next.
+/// Requests whose neighbourhood is remembered; older ones hardly predict the next ones.
 const HINTS: usize = 8;
 
 /// The set of pages that remain.
@@ -50,7 +50,7 @@ impl Remaining {
     /// Returns the chunk and its pages.
     pub(crate) fn claim_block(&self) -> Option<(u64, Words)> {
         while let Some(word) = self.newest_hint() {
-            // What follows a touched page first, then what comes before.
+            // Pages that follow a touched one first, then those before it.
             for start in [word, word + BLOCK_WORDS, word.saturating_sub(BLOCK_WORDS)] {
                 if let Some(block) = self.take(start) {
                     self.remember(start);

@@ -2,9 +2,9 @@
 //! of its own.
 //!
 //! In rounds the shares are fixed stripes, so that every version of a page travels on the same
-//! link, in order: nothing that is older can overwrite what is newer. In postcopy each page is
-//! sent once, and whichever link is free takes the next. The page sender calls this; with one
-//! link, or with little to send, everything happens on its own thread.
+//! link, in order: no older version can overwrite a newer one. In postcopy each page is sent once,
+//! and whichever link is free takes the next. The page sender calls this; with one link, or with
+//! little to send, everything happens on its own thread.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -19,22 +19,22 @@ use crate::source::remaining::Remaining;
 /// Chunks whose log is cleared together, and that make a stripe: 8 MiB, about 15 µs of work for
 /// KVM.
 const STRIPE: u64 = 4;
-/// Fewer pages are sent before a thread would have begun.
+/// Fewer pages than this are sent before a thread would have begun.
 const WORTH_A_THREAD: u64 = 2048;
 /// The name of the threads of all links but the first.
 const THREAD: &str = "ferry-src-link";
 
-/// What all shares of a round have in common.
+/// State that all shares of a round have in common.
 pub(super) struct Round<'a> {
-    /// Whose pages.
+    /// The machine whose pages are sent.
     pub machine: &'a Machine,
     /// How to end it.
     pub controls: &'a Controls,
     /// Keeps to the operator's bandwidth.
     pub limiter: &'a Limiter,
-    /// Which pages.
+    /// The pages to send.
     pub wanted: &'a PageBitmap,
-    /// Keep to the bandwidth, and end early when asked to.
+    /// Keep to the bandwidth, and end early on request.
     pub paced: bool,
     /// Nothing was sent before: pages that the host never allocated are zero.
     pub first: bool,
@@ -67,7 +67,7 @@ impl Round<'_> {
         Ok(left.into_iter().flatten().collect())
     }
 
-    /// Whether what is not sent yet is left for later.
+    /// Whether unsent pages are left for later.
     fn ends(&self) -> bool {
         self.paced && self.controls.round_ends()
     }
@@ -88,7 +88,7 @@ impl Round<'_> {
             return Ok(None);
         }
         self.machine.dirty_log().clear_chunks(chunks.start, wanted).map_err(|e| PagesError::DirtyLog("cleared", e))?;
-        // Asked only after the clear: a page that the guest allocates later is in the log.
+        // Read only after the clear: a page that the guest allocates later is in the log.
         let mut populated: [Words; STRIPE as usize] = [[u64::MAX; CHUNK_WORDS]; STRIPE as usize];
         if self.first {
             let words = populated[..wanted.len()].as_flattened_mut();
@@ -115,7 +115,8 @@ impl Round<'_> {
     }
 }
 
-/// Postcopy: sends what remains, until nothing does. Of `populated` pages; the others are zero.
+/// Postcopy: sends the remaining pages, until none is left. Those that are not `populated` are
+/// zero.
 ///
 /// # Errors
 /// A link failed, or the driver interrupted.
@@ -132,8 +133,8 @@ pub(super) fn stream(
             if enough() {
                 return Err(PagesError::Interrupted);
             }
-            // A destination that has not taken this link would wait for what is claimed here for
-            // ever.
+            // A destination that has not accepted this link would wait indefinitely for the pages
+            // claimed here.
             link.check_open()?;
             let at = chunk as usize * CHUNK_WORDS;
             let mut there = [0; CHUNK_WORDS];
@@ -147,9 +148,9 @@ pub(super) fn stream(
     .map(drop)
 }
 
-/// Has every link do `work`, with its number: at once, each on a thread of its own, or one after
-/// the other. `work` is told when another link has failed. The first error that is more than an
-/// interruption is returned.
+/// Runs `work` for every link, with its number: at once, each on a thread of its own, or one after
+/// the other. The flag of `work` is set when another link has failed. The first error that is more
+/// than an interruption is returned.
 fn on_each<T: Send>(
     machine: &Machine,
     links: &mut [ChunkSender],
@@ -182,7 +183,7 @@ fn on_each<T: Send>(
         }
         let first = first.map(|(number, link)| run(number, link));
         let joined = others.into_iter().map(|thread| match thread {
-            // A panic goes on here, where it is watched for.
+            // A panic is passed on to this thread, which is watched.
             Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
             Err(error) => Err(PagesError::Thread(error)),
         });

@@ -1,4 +1,4 @@
-//! Measures the parts of the downtime, from what passes through the source's state machine.
+//! Measures the parts of the downtime, from the inputs and outputs of the source's state machine.
 
 use std::time::Instant;
 
@@ -22,7 +22,7 @@ pub(super) struct Stopwatch {
 }
 
 impl Stopwatch {
-    /// Looks at what the driver is about to do.
+    /// Notes the time of an output that the driver is about to carry out.
     pub(super) fn note_output(&mut self, output: &Output) {
         let mark = match output {
             Output::StopGuest => &mut self.stop,
@@ -35,7 +35,7 @@ impl Stopwatch {
         *mark = Some(Instant::now());
     }
 
-    /// Looks at what has happened.
+    /// Notes the times in an input.
     pub(super) fn note_input(&mut self, input: &Input) {
         match input {
             Input::Message(ToSource::Ready { load_us, pages_us }) => {
@@ -56,9 +56,10 @@ impl Stopwatch {
             _ => 0,
         };
         let load_us = self.load_us.saturating_sub(self.pages_us);
-        // The destination saw the way of `Ready`, which is part of the package's time, this side's
-        // own, and the way of the permit. No vCPU ran meanwhile, so both ways were alike; those of
-        // `Started` and back are not: the guest may be in their way by then.
+        // The destination measured the one-way latency of `Ready`, which is part of the package's
+        // time, this side's own time, and the one-way latency of the permit. No vCPU ran in
+        // between, so the two latencies are taken as equal; for `Started` they are not, since the
+        // guest may run by then.
         let ways_us = self.permit_us.saturating_sub(between(self.ready, self.permit));
         Downtime {
             stop_us: between(self.stop, self.save),

@@ -28,7 +28,7 @@ pub(super) fn serve(
 ) -> LinkError {
     let mut bytes = [0; REQUEST_LEN];
     loop {
-        // Nothing need be asked for. What was answered must be taken.
+        // A request need not come, but answers must be taken.
         let mut sent = Unconfirmed::default();
         let idle = || sender.check_taken(&mut sent, stream.look());
         let answered = stream
@@ -45,7 +45,7 @@ pub(super) fn serve(
 fn answer(page: u64, remaining: &Remaining, sender: &mut ChunkSender) -> Result<(), LinkError> {
     sender.note_request();
     // A requested page does not queue behind the bulk link's: it is sent again if it is on its way
-    // there, and the destination takes what comes first.
+    // there, and the destination uses the first copy.
     let first = remaining.claim(page);
     let mut wanted = [0; CHUNK_WORDS];
     wanted[(page % CHUNK_PAGES / 64) as usize] = 1 << (page % 64);

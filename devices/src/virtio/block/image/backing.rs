@@ -1,8 +1,8 @@
-//! What lies behind a loop device: the file that must be locked with it.
+//! The file behind a loop device, which must be locked with it.
 //!
-//! sysfs names the file by a path, which may mean another file by now, or in this process's
-//! mounts: the device's own word (loop(4), `LOOP_GET_STATUS64`) decides. A file that cannot be had
-//! is told of in the log, and is no reason not to run.
+//! sysfs names the file by a path, which may mean another file by now, or in this process's mounts:
+//! the device's own answer (loop(4), `LOOP_GET_STATUS64`) decides. A file that cannot be opened
+//! causes a warning, not a failure.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// A loop device may be behind another. The kernel allows some more, which no host uses.
+/// Loop devices can be nested. The kernel allows more levels, which no host uses.
 const DEEPEST: usize = 8;
 /// loop(4), `linux/loop.h`.
 const LOOP_GET_STATUS64: libc::c_ulong = 0x4c05;
@@ -56,7 +56,7 @@ fn file_behind(device: &File, read_only: bool) -> io::Result<Option<(PathBuf, Fi
     Ok(Some((path, file)))
 }
 
-/// What sysfs says of a loop device, or of the one that a partition is part of.
+/// The file that sysfs names for a loop device, or for the one that a partition is part of.
 fn named_by_sysfs(rdev: u64) -> io::Result<Option<PathBuf>> {
     let device = format!("/sys/dev/block/{}:{}", libc::major(rdev), libc::minor(rdev));
     for at in ["loop/backing_file", "../loop/backing_file"] {

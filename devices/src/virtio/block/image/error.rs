@@ -13,7 +13,7 @@ pub enum BlockError {
     Open {
         /// The image.
         path: PathBuf,
-        /// What the host said.
+        /// The host's error.
         source: io::Error,
     },
     /// Neither a regular file nor a block device.
@@ -49,7 +49,7 @@ pub enum BlockError {
     Host {
         /// The image.
         path: PathBuf,
-        /// What the host said.
+        /// The host's error.
         source: io::Error,
     },
 }

@@ -10,14 +10,14 @@ use std::os::unix::fs::FileExt;
 
 use super::interface::SECTOR_BYTES;
 
-/// The magic of VDI stands behind a line of text (VirtualBox, `VDICore.h`).
+/// The magic of VDI follows a line of text (VirtualBox, `VDICore.h`).
 const VDI_MAGIC_AT: usize = 0x40;
 const VDI_MAGIC: [u8; 4] = 0xbeda_107f_u32.to_le_bytes();
 /// The version follows the magic of qcow, big-endian: 1 is qcow, later ones are qcow2 (QEMU
 /// `docs/interop/qcow2.rst`).
 const QCOW_VERSION_AT: usize = 4;
 
-/// What a file begins with, and the format that this means.
+/// Magic numbers at the start of a file, with their formats.
 const STARTS: &[(&[u8], &str)] = &[
     (b"QED\0", "QED"),
     (b"KDMV", "VMDK"),
@@ -29,11 +29,10 @@ const STARTS: &[(&[u8], &str)] = &[
     (b"WithouFreSpacExt", "Parallels"),
 ];
 
-/// What the last sector of a file begins with: formats whose data comes first.
+/// Magic numbers at the start of the last sector, of formats whose data comes first.
 const ENDS: &[(&[u8], &str)] = &[(b"conectix", "VHD"), (b"koly", "DMG")];
 
-/// The format that these first bytes of a file stand for; none for a raw image and for anything
-/// unknown.
+/// The format of a file with these first bytes; none for a raw image or an unknown format.
 #[must_use]
 pub fn of_start(start: &[u8]) -> Option<&'static str> {
     if start.starts_with(b"QFI\xfb") {

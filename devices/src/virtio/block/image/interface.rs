@@ -1,4 +1,4 @@
-//! What a disk asks of its content.
+//! The interface of a disk to its content.
 
 use std::io;
 
@@ -16,7 +16,7 @@ pub trait Image: Storage + 'static {
     /// Its size in bytes when it was opened, whole sectors.
     fn bytes(&self) -> u64;
 
-    /// Fills all of `into` with what is at byte `offset`.
+    /// Fills all of `into` with the content from byte `offset`.
     ///
     /// # Errors
     /// The host cannot read; some of `into` may have been filled.
@@ -28,32 +28,32 @@ pub trait Image: Storage + 'static {
     /// The host cannot write, or not all of it.
     fn write(&self, from: Vectors<'_>, offset: u64) -> io::Result<()>;
 
-    /// Makes durable what was written so far, because the guest asks for it.
+    /// Makes all writes so far durable, at the guest's request.
     ///
     /// # Errors
-    /// The host cannot, or has lost what was written since the guest last asked.
+    /// The host cannot, or has lost writes since the guest's last request.
     fn sync(&self) -> io::Result<()>;
 
-    /// Makes durable what was written so far, at the end of a pause.
+    /// Makes all writes so far durable, at the end of a pause.
     ///
     /// # Errors
-    /// The host cannot. What is lost by that the guest learns at its next [`Image::sync`].
+    /// The host cannot. If it has lost writes, the guest's next [`Image::sync`] fails too.
     fn sync_for_pause(&self) -> io::Result<()>;
 
-    /// A guest has come from elsewhere that uses it: the next [`Image::lock`] is no boot.
+    /// A guest that uses the image has arrived: the next [`Image::lock`] is no boot.
     fn guest_arrives(&self);
 
-    /// Takes the lock: alone, or shared with other readers when read-only. The guest's disk has
-    /// `capacity` bytes. Taking it again changes nothing, also when that fails: the lock is kept
-    /// then, since another process that gets it may run the guest.
+    /// Takes the lock: exclusive, or shared with other readers when read-only. The guest's disk has
+    /// `capacity` bytes. Taking it again changes nothing: even if that fails the lock is kept,
+    /// because another process that gets it may run the guest.
     ///
     /// # Errors
     /// Another process, or another guest of this one, holds it; the image has become smaller than
     /// the guest's disk; or the guest would boot from an image that is in a hand-over.
     fn lock(&self, capacity: u64) -> io::Result<()>;
 
-    /// Gives the lock back, if it is held. From before that on a boot of the image is refused,
-    /// until the lock is had again or [`Storage::leave_handover`].
+    /// Releases the lock, if it is held. From just before the release a boot of the image is
+    /// refused, until the lock is held again or [`Storage::leave_handover`].
     ///
     /// # Errors
     /// The host refuses.

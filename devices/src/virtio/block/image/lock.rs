@@ -3,21 +3,22 @@
 //! | bytes | lock | held by |
 //! |---|---|---|
 //! | 0 to 2^62 - 1 | the main lock: whose guest may use the image | the process that runs the guest |
-//! | 2^62 | the sign of a hand-over, shared: a process that does not hold the main lock may have the newest state of the guest, or is about to run it | a source from when it lets go of the main lock until it has it back or the guest has gone, and a destination from the greeting until it has the main lock |
-//! | 2^62 + N | the proof of nonce N: two processes have opened the same file | a migration's source, until its destination has looked |
+//! | 2^62 | the sign of a hand-over, shared: a process that does not hold the main lock may have the newest state of the guest, or is about to run it | a source from the release of the main lock until it has it back or the guest has gone, and a destination from the greeting until it has the main lock |
+//! | 2^62 + N | the proof of nonce N: two processes have opened the same file | a migration's source, until its destination has checked |
 //!
 //! A lock belongs to the inode. So a destination that finds the source's nonce among the locks of
 //! its own file has opened the same file, on any host and by any path. A copy of the
 //! image, or a file that took its name, has no such lock.
 //!
-//! Between the source's main lock and the destination's no process holds it, and while a source
-//! does not know how a migration ended. The ownership record keeps a boot away then, if the boot
-//! looks at the same record. The sign keeps every boot away that has opened the same file, by any
-//! path and with any record, for as long as one of the two processes lives.
+//! No process holds the main lock after the source has released it and before the destination has
+//! taken it, nor while a migration is uncertain. The ownership record blocks a boot then, if the
+//! boot reads the same record. The sign blocks every boot from the same file, by any path and with
+//! any record, as long as one of the two processes lives.
 //!
-//! An inode is not always the whole disk. [`ImageLock`] takes what else it can see with the main
-//! lock: the file behind a loop device, and a claim (`O_EXCL`) on a block device, which also meets
-//! its other nodes, its partitions and its mounts. `docs/ownership.md` says what no lock sees.
+//! An inode is not always the whole disk. With the main lock [`ImageLock`] takes that of the file
+//! behind a loop device, and a claim (`O_EXCL`) on a block device, which also conflicts with users
+//! of its other nodes, its partitions and its mounts. `docs/ownership.md` lists the uses that no
+//! lock detects.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -28,22 +29,23 @@ use std::sync::{Mutex, PoisonError};
 
 use super::backing;
 
-/// Bytes of the main lock, from 0 on. Every lock of the whole file meets it.
+/// Bytes of the main lock, from 0 on. Every lock of the whole file conflicts with it.
 const MAIN_BYTES: i64 = 1 << 62;
-/// Where the sign of a hand-over is. It is shared, so it does not become one with the main lock.
+/// The byte of the sign of a hand-over. Its lock is shared, so the kernel does not merge it with
+/// the main lock.
 const SIGN: i64 = MAIN_BYTES;
-/// The bits of a nonce that count.
+/// The bits of a nonce that are used.
 const NONCE_MASK: u64 = (1 << 62) - 1;
 /// `f_type` of an overlay file system (statfs(2)).
 const OVERLAYFS_MAGIC: i64 = 0x794c_7630;
 
-/// The main lock of an image, with everything that is taken beside it.
+/// The main lock of an image, with everything that is taken with it.
 #[derive(Debug)]
 pub(super) struct ImageLock {
     path: PathBuf,
-    /// The image is a block device: while the lock of a writable one is held, this is its claim.
+    /// For a writable block device: its claim, while the lock is held.
     claim: Option<Mutex<Option<File>>>,
-    /// Behind a loop device.
+    /// The files behind a loop device.
     below: Vec<Below>,
 }
 
@@ -55,8 +57,8 @@ struct Below {
 }
 
 impl ImageLock {
-    /// For the image at `path`, which is open as `file`. Takes no lock; warns of what a lock here
-    /// will not see.
+    /// For the image at `path`, which is open as `file`. Takes no lock; warns of uses that a lock
+    /// here does not detect.
     pub(super) fn new(file: &File, path: &Path, read_only: bool) -> io::Result<Self> {
         let is_device = file.metadata()?.file_type().is_block_device();
         let below = if is_device { backing::files(file, path, read_only) } else { Vec::new() };
@@ -74,8 +76,8 @@ impl ImageLock {
         })
     }
 
-    /// Takes the lock and what belongs to it, or nothing. `had`: it is taken again; then what is
-    /// held is kept, whether this succeeds or fails.
+    /// Takes the main lock and everything that belongs to it, or nothing. `had`: it is held
+    /// already; then everything that is held is kept, even if this fails.
     pub(super) fn take(&self, file: &File, read_only: bool, had: bool) -> io::Result<()> {
         set_main(file, read_only)?;
         self.take_the_rest(file, read_only).inspect_err(|_| {
@@ -97,17 +99,17 @@ impl ImageLock {
         Ok(())
     }
 
-    /// Shows on the image, and on what is behind it, that a hand-over is under way.
+    /// Shows the sign of a hand-over on the image and on the files behind it.
     pub(super) fn show_handover(&self, file: &File) -> io::Result<()> {
         self.files(file).try_for_each(|file| call(file, libc::F_OFD_SETLK, &mut range(libc::F_RDLCK, SIGN, 1)))
     }
 
-    /// Ends that.
+    /// Removes the sign.
     pub(super) fn end_handover(&self, file: &File) -> io::Result<()> {
         self.files(file).try_for_each(|file| unset(file, SIGN, 1))
     }
 
-    /// Whether another process shows one.
+    /// Whether another process shows the sign.
     pub(super) fn sees_handover(&self, file: &File) -> io::Result<bool> {
         for file in self.files(file) {
             let mut lock = range(libc::F_WRLCK, SIGN, 1);
@@ -123,7 +125,7 @@ impl ImageLock {
         std::iter::once(file).chain(self.below.iter().map(|below| &below.file))
     }
 
-    /// Gives everything back that is held.
+    /// Releases the main lock and everything that was taken with it.
     pub(super) fn give_back(&self, file: &File) -> io::Result<()> {
         if let Some(claim) = &self.claim {
             *claim.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -145,10 +147,10 @@ fn behind(path: &Path, error: &io::Error) -> io::Error {
 
 /// Claims a block device for as long as the result is open (open(2), `O_EXCL` without `O_CREAT`).
 fn claim_device(file: &File, path: &Path) -> io::Result<File> {
-    // Read-only: udev takes the end of a writer for a change of the disk.
+    // Read-only: udev treats the close of a writer as a change of the disk.
     let open = |path: &Path| OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(path);
-    // By the descriptor it is the same device, also if its name means another one by now. There
-    // may be no /proc.
+    // The descriptor leads to the same device, even if its name means another one by now. There may
+    // be no /proc.
     let claim = open(format!("/proc/self/fd/{}", file.as_raw_fd()).as_ref()).or_else(|error| match error.kind() {
         ErrorKind::NotFound => open(path),
         _ => Err(error),
@@ -167,7 +169,7 @@ fn claim_device(file: &File, path: &Path) -> io::Result<File> {
     Err(io::Error::other("its path names another device by now: give this process the device's present path"))
 }
 
-/// Lets another process that has opened the same file find `nonce`, until [`end_proof`].
+/// Shows `nonce` to every process that has opened the same file, until [`end_proof`].
 pub(super) fn show_proof(file: &File, nonce: u64) -> io::Result<()> {
     call(file, libc::F_OFD_SETLK, &mut range(libc::F_WRLCK, proof_at(nonce), 1))
 }
@@ -185,7 +187,7 @@ pub(super) fn sees_proof(file: &File, nonce: u64) -> io::Result<bool> {
     Ok(i32::from(lock.l_type) != libc::F_UNLCK && lock.l_start == proof_at(nonce))
 }
 
-/// Where the lock of a nonce is. Never beside the main lock, with which it would become one.
+/// The byte of a nonce's lock. Never next to the main lock, with which the kernel would merge it.
 fn proof_at(nonce: u64) -> i64 {
     MAIN_BYTES + (nonce & NONCE_MASK).max(1) as i64
 }

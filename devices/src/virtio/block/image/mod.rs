@@ -1,7 +1,7 @@
-//! What a disk's content is kept in: one trait, and the raw image behind it.
+//! The image of a disk: one trait, and the raw image that implements it.
 //!
-//! An image is shared storage: any process may open it, and the lock says whose guest uses it. An
-//! implementation may keep the content itself ([`RawImage`]) or stand in front of another one.
+//! An image is shared storage: any process may open it, and the lock shows which process's guest
+//! uses it. An implementation may keep the content itself ([`RawImage`]) or wrap another one.
 
 mod backing;
 mod error;

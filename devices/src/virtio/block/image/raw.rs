@@ -1,6 +1,6 @@
 //! A raw image: a file or block device whose bytes are the disk's.
 //!
-//! Its lock ([`lock`]) belongs to this opening of the file, and is gone when the process is.
+//! Its lock ([`lock`]) belongs to this opening of the file, and ends with the process.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Seek, SeekFrom};
@@ -26,27 +26,27 @@ pub struct RawImage {
     /// Its size when it was opened.
     bytes: u64,
     read_only: bool,
-    /// What is to go wrong with it.
+    /// The faults to inject.
     faults: Arc<FaultControl>,
     path: PathBuf,
     lock: ImageLock,
-    /// The lock is this guest's. A try to take it again that fails does not lose it.
+    /// The lock is held. A failed attempt to take it again does not lose it.
     held: AtomicBool,
-    /// The guest came from elsewhere, or this process has let go of it: it does not boot the guest
-    /// when it takes the lock.
+    /// The guest has arrived from another process, or this one has released the lock: taking the
+    /// lock is then no boot.
     has_part: AtomicBool,
     sign: Sign,
-    /// Something was written since the file was last made durable.
+    /// A write was made since the file was last made durable.
     unsynced: AtomicBool,
-    /// The kernel has lost written data at a moment at which the guest had asked for nothing: its
-    /// next flush fails.
+    /// The kernel has lost written data in a flush that the guest had not requested: its next flush
+    /// fails.
     pub(in crate::virtio::block) lost_data: AtomicBool,
     /// A thread makes the file durable ahead of a pause.
     flushing_ahead: Arc<AtomicBool>,
 }
 
 impl RawImage {
-    /// Opens the image at `path`, without its lock. `faults` may spoil what is asked of it.
+    /// Opens the image at `path`, without its lock. `faults` may make its operations fail.
     ///
     /// # Errors
     ///
@@ -54,8 +54,8 @@ impl RawImage {
     pub fn open(path: &Path, read_only: bool, faults: Arc<FaultControl>) -> Result<Self, BlockError> {
         let failed = |source| BlockError::Open { path: path.to_owned(), source };
         faults.before(Place::DiskOpen).map_err(failed)?;
-        // O_NONBLOCK: a FIFO in the image's place must not make the open wait. It means nothing to
-        // an image.
+        // O_NONBLOCK: a FIFO in the image's place must not block the open. The flag has no effect
+        // on an image.
         let mut options = OpenOptions::new();
         options.read(true).write(!read_only).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
         let file = options.open(path).map_err(failed)?;
@@ -86,9 +86,9 @@ impl RawImage {
 
     /// Refuses content of another format than raw.
     ///
-    /// For a guest that is booted. One that arrives brings its disk from a process where this was
-    /// looked at; and a host that reads the image before the guest arrives may keep what the
-    /// source's guest changes after that.
+    /// For a guest that boots. The image of a guest that arrives was checked where it booted; and a
+    /// host that reads the image before the guest arrives may cache content that the source's guest
+    /// changes after that.
     ///
     /// # Errors
     ///
@@ -114,8 +114,8 @@ impl RawImage {
         Err(io::Error::other(text))
     }
 
-    /// A guest that boots must not find its image in a hand-over: some process may have its newest
-    /// state.
+    /// Refuses to boot from an image that is in a hand-over: another process may have the guest's
+    /// newest state.
     fn check_boot(&self, had: bool) -> io::Result<()> {
         let boots = !had && !self.read_only && !self.has_part.load(Ordering::SeqCst);
         match boots && self.lock.sees_handover(&self.file)? {
@@ -181,17 +181,17 @@ impl Storage for RawImage {
         self.read_only
     }
 
-    /// On a thread of its own. Does nothing while an earlier one is under way.
+    /// On a thread of its own. Does nothing while an earlier flush is under way.
     fn flush_ahead(&self) {
         if !self.is_unsynced() || self.flushing_ahead.swap(true, Ordering::SeqCst) {
             return;
         }
         let (file, path, flushing) = (Arc::clone(&self.file), self.path.clone(), Arc::clone(&self.flushing_ahead));
         let flush = move || {
-            // Through an opening of its own: the kernel tells each opening once of data that it
-            // could not write, and `file` must not miss that.
+            // Through an opening of its own: the kernel reports data that it could not write once
+            // to each opening, and `file` must not miss that.
             let opened = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
-            // With this opening goes its lock, which slow storage must not keep.
+            // The lock belongs to the main opening: slow storage must not keep that open.
             drop(file);
             if let Err(error) = opened.and_then(|file| file.sync_data()) {
                 tracing::debug!(image = %path.display(), %error, "not made durable ahead of the pause");

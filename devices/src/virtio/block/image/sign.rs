@@ -1,9 +1,9 @@
 //! The sign of a hand-over at an image: whether this process is to show it, and whether it does.
 //!
-//! What is wanted changes at once, on a thread that must not wait for storage. The lock that shows
-//! it ([`super::lock`]) follows, on a thread that may. So a call that storage has held up beyond
-//! the end of its migration shows nothing that is unwanted by then, and takes nothing away that
-//! the next migration wants.
+//! The wanted state changes at once, on a thread that must not wait for storage. The lock that
+//! shows the sign ([`super::lock`]) follows, on a thread that may wait. So a call that storage
+//! delays beyond the end of its migration does not show a sign that is unwanted by then, nor remove
+//! one that the next migration wants.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 #[derive(Debug)]
 pub(super) struct Sign {
     wanted: AtomicBool,
-    /// Whether the lock is there; not known after a call that failed.
+    /// Whether the lock is held; unknown after a call that failed.
     shown: Mutex<Option<bool>>,
 }
 
@@ -21,12 +21,13 @@ impl Sign {
         Sign { wanted: AtomicBool::new(false), shown: Mutex::new(Some(false)) }
     }
 
-    /// Says whether the sign is to be shown; what was wanted before. [`Sign::follow`] comes next.
+    /// Sets whether the sign is to be shown, and returns the value before. [`Sign::follow`] applies
+    /// it.
     pub(super) fn want(&self, wanted: bool) -> bool {
         self.wanted.swap(wanted, SeqCst)
     }
 
-    /// Shows what is wanted: `set` takes the lock, or lets it go. May wait for storage.
+    /// Applies the wanted state: `set` takes or releases the lock. May wait for storage.
     pub(super) fn follow(&self, mut set: impl FnMut(bool) -> io::Result<()>) -> io::Result<()> {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -34,7 +35,7 @@ impl Sign {
             if *shown == Some(wanted) {
                 return Ok(());
             }
-            // One that fails may have done its work in part.
+            // A call that fails may have had part of its effect.
             *shown = None;
             set(wanted)?;
             *shown = Some(wanted);

@@ -19,7 +19,7 @@ pub struct Vectors<'a> {
 }
 
 impl<'a> Vectors<'a> {
-    /// Of these slices.
+    /// The vectors of these slices.
     pub(in crate::virtio::block) fn of<B: BitmapSlice>(slices: &'a [VolatileSlice<'_, B>]) -> Self {
         let vector = |slice: &VolatileSlice<'_, B>| libc::iovec {
             iov_base: slice.ptr_guard_mut().as_ptr().cast(),
@@ -29,7 +29,7 @@ impl<'a> Vectors<'a> {
         Vectors { vectors, memory: PhantomData }
     }
 
-    /// Fills all of them with what is in `file` at byte `offset`.
+    /// Fills all of them with the content of `file` from byte `offset`.
     ///
     /// # Errors
     /// The host cannot read, or the file ends before.
@@ -77,7 +77,7 @@ fn run(offset: u64, mut vectors: Vec<libc::iovec>, call: impl Fn(&[libc::iovec],
     Ok(())
 }
 
-/// Takes `done` bytes off the front of `vectors`; tells how many of them are used up.
+/// Removes `done` bytes from the front of `vectors`; returns how many vectors are used up.
 fn advance(vectors: &mut [libc::iovec], mut done: usize) -> usize {
     for (index, vector) in vectors.iter_mut().enumerate() {
         if done < vector.iov_len {

@@ -1,5 +1,5 @@
-//! The destination's part in a hand-over of the memory as a whole: it is looked at and viewed at
-//! `Hello`, taken when the guest is to run (by the machine's worker), and let go of on every other
+//! The destination's part in a hand-over of the memory as a whole: it is checked and viewed at
+//! `Hello`, taken when the guest is to run (by the machine's worker), and released on every other
 //! way out.
 
 use std::os::fd::OwnedFd;
@@ -13,20 +13,20 @@ use super::Driver;
 use crate::adoption::is_safe;
 use crate::destination::worker::Preparation;
 
-/// Why memory that comes as a whole is not taken.
+/// Why memory that is handed over as a whole is refused.
 #[derive(Debug, thiserror::Error)]
 enum NotTaken {
-    /// It was announced and did not come, or not alone.
+    /// Its descriptor was announced and did not come, or not alone.
     #[error(
         "{0} descriptors came with memory that is handed over, and not one: connect over a Unix socket, with nothing in between"
     )]
     Descriptors(usize),
-    /// There would be nothing left to follow the guest.
+    /// No pages would be left to follow the guest.
     #[error(
         "memory is handed over, and postcopy is to be possible: switch the capability postcopy-ram off at the source"
     )]
     Postcopy,
-    /// Two could run the guest in one memory.
+    /// Two processes could run the guest in one memory.
     #[error(
         "memory is handed over with a handshake that may run the guest twice: set x-ferry-handshake to auto at the source"
     )]
@@ -34,7 +34,7 @@ enum NotTaken {
 }
 
 impl Driver {
-    /// How the guest's memory is to come, as the source has announced.
+    /// How the guest's memory arrives, as the source has announced.
     pub(super) fn preparation(&mut self, announced: Option<PassedMemory>) -> Result<Preparation, String> {
         let Some(announced) = announced else { return Ok(Preparation::Empty) };
         self.passed_memfd().map(|memfd| Preparation::View(memfd, announced.bytes)).map_err(|error| error.to_string())
@@ -57,7 +57,7 @@ impl Driver {
     /// The memory is viewed here.
     pub(super) fn memory_is_viewed(&mut self) {
         self.pages.as_a_whole = true;
-        // It is there already, and cannot be written to.
+        // The memory is there already, and is read-only.
         self.package.filled = None;
         self.progress.set_local();
     }
@@ -67,14 +67,14 @@ impl Driver {
         PassedMemory { bytes: self.machine.memory().pages() * PAGE_SIZE }.encode()
     }
 
-    /// The source sends none: its guest goes on writing the memory that both have.
+    /// Such a source sends no rehearsal: its guest goes on writing to the memory that both have.
     pub(super) fn refuse_rehearsal(&mut self) {
         let reason = "a source that hands its memory over sends the device state once, when the guest has stopped";
         let failure = Failure { device: "protocol".to_owned(), reason: reason.to_owned() };
         self.input(Input::Loaded(Err(failure)));
     }
 
-    /// The guest is not here: its memory is not either. The worker that loads and starts the
+    /// Releases the memory of a guest that has not arrived. The worker that loads and starts the
     /// machine has ended.
     pub(super) fn let_go_of_memory(&self) {
         if let Err(error) = self.machine.memory().forget_passed() {

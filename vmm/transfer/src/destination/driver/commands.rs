@@ -1,4 +1,4 @@
-//! What a client asks of an incoming migration, and the answers.
+//! Clients' commands to an incoming migration, and the answers.
 
 use std::sync::mpsc::Sender;
 

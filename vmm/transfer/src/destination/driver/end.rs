@@ -1,4 +1,5 @@
-//! The end of an incoming migration: what it has opened or started is gone before it is shown.
+//! The end of an incoming migration: everything that it has opened or started is released before
+//! the end is shown.
 
 use std::sync::mpsc::Receiver;
 
@@ -38,8 +39,7 @@ impl Driver {
         outcome
     }
 
-    /// A host that does not come back with a page must not keep a failed migration from being
-    /// told.
+    /// If the host hangs in populating a page, a failed migration must still be reported.
     fn join_populator(&mut self) {
         let Some(thread) = self.pages.populator.take() else { return };
         if !self.pages.populating.end(populate::PATIENCE) {

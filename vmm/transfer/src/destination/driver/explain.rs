@@ -1,5 +1,4 @@
-//! What the destination tells its client about a postcopy that is paused: what happened, and what
-//! can be done.
+//! The destination's message to its client about a paused postcopy: the reason and the remedy.
 
 use ferry_migration::Timer;
 use ferry_migration::destination::{Input, Output};
@@ -7,7 +6,7 @@ use ferry_migration::message::ToSource;
 
 use super::Driver;
 
-/// What went wrong, if `input` leads to a pause.
+/// The reason, if `input` leads to a pause.
 pub(super) fn trouble(input: &Input) -> String {
     match input {
         Input::LinkLost(reason) => reason.clone(),
@@ -20,8 +19,8 @@ pub(super) fn trouble(input: &Input) -> String {
 }
 
 impl Driver {
-    /// Says to a source that may be there why its postcopy is paused: only this side knows which
-    /// link is silent. It has this word or not, and the links end.
+    /// Sends the reason of a pause to the source, which may have gone: only this side knows which
+    /// link is silent. The links end whether or not it arrives.
     pub(super) fn take_leave(&mut self, outputs: &[Output], trouble: String) {
         let pauses = outputs.iter().any(|output| matches!(output, Output::Paused));
         if let Some(control) = self.links.control.as_mut().filter(|_| pauses) {
@@ -29,16 +28,16 @@ impl Driver {
         }
     }
 
-    /// Says to a source that may be there that the guest needs it no more. It has this word or
-    /// not, and the links end.
+    /// Notifies the source, which may have gone, that the guest no longer needs it. The links end
+    /// whether or not this arrives.
     pub(super) fn say_lost(&mut self, reason: &str) {
         if let Some(control) = &mut self.links.control {
             control.send_last(&ToSource::Refused { reason: format!("the guest is lost: {reason}") });
         }
     }
 
-    /// Ahead of the status that it explains. A recovery that fails is the same pause for another
-    /// reason.
+    /// Sets the error ahead of the status that it explains. A recovery that fails is the same pause
+    /// for another reason.
     pub(super) fn explain(&self, outputs: &[Output], trouble: &str) {
         let pauses = |output: &Output| matches!(output, Output::Paused);
         let recovery_fails = self.paused && matches!(outputs, [Output::CloseLinks]);

@@ -1,5 +1,4 @@
-//! What a destination does with the source's greeting: compares, and makes ready what it
-//! announces.
+//! Handles the source's greeting: compares the machines, and prepares for the guest.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +17,8 @@ use crate::destination::populate;
 use crate::destination::worker::{MachineJob, Preparation};
 
 impl Driver {
-    /// Whether this side can take the guest, as far as a look says; then the worker makes its
-    /// memory ready.
+    /// Checks whether this side can accept the guest, as far as that needs no wait; then the worker
+    /// prepares the memory.
     pub(super) fn check_greeting(&mut self) -> Result<(), String> {
         let bytes = std::mem::take(&mut self.package.attachment.0);
         let (greeting, announced, identity) =
@@ -43,7 +42,7 @@ impl Driver {
         Ok(())
     }
 
-    /// The memory is ready: what is left to look at is the disk and the record.
+    /// The memory is ready: the disk and the record remain to be checked.
     pub(super) fn prepared(&mut self, result: Result<(), String>) {
         let Some((shared, views)) = self.package.preparing.take() else { return };
         if views && result.is_ok() {

@@ -1,4 +1,4 @@
-//! Whether the source means the same guest and the same disk as this destination.
+//! Checks that the source has the same guest and the same disk as this destination.
 
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,13 @@ use super::Driver;
 use super::state::Shared;
 use crate::destination::events::Event;
 
-/// How long the look of an earlier migration may take before it counts as one that hangs. The
-/// driver waits for it.
+/// How long the disk check of an earlier migration may take before it counts as hung. The driver
+/// waits for it.
 const EARLIER_LOOK: Duration = Duration::from_millis(100);
 
 impl Driver {
-    /// Compares what the guest boots, and takes over its command line; returns what its disk must
-    /// show. A source of an older version says nothing of either.
+    /// Compares the boot images, and adopts the command line; returns the nonce that the disk must
+    /// show. A source of an older version sends neither.
     pub(super) fn check_identity(&self, identity: Option<Identity>) -> Result<Option<u64>, IdentityError> {
         if let Some(identity) = &identity {
             identity.check_form()?;
@@ -32,9 +32,9 @@ impl Driver {
         Ok(nonce)
     }
 
-    /// Looks whether the disk is the source's, then at the record; on a thread of its own, since
-    /// storage may take its time, or hang. It has the greater part of the time for `Hello`: the
-    /// source learns why before its own time for that is over.
+    /// Checks whether the disk is the source's, then the record; on a thread of its own, since
+    /// storage may be slow, or hang. The check has the greater part of the time for `Hello`: the
+    /// source receives the reason before its own timer runs out.
     pub(super) fn look_at_disk(&mut self, shared: Shared) {
         let Some(disk) = self.machine.writable_disk() else {
             return self.disk_seen(Ok(shared.record));
@@ -42,7 +42,7 @@ impl Driver {
         let Some(open) = disk.looking().begin(EARLIER_LOOK) else { return self.disk_is_late() };
         self.record.disk_look = Some(Instant::now() + self.timers.durations.setup * 3 / 4);
         let events = self.events.clone();
-        // Here, not on the thread: that may come to it when the guest is known not to come.
+        // Here, not on the thread: that may run only after the migration has failed.
         disk.expect_handover();
         let look = move || {
             let seen = shared.nonce.map_or(Ok(()), |nonce| look_for(&disk, nonce)).map_err(|error| error.to_string());
@@ -71,7 +71,7 @@ impl Driver {
         self.disk_seen(Err(reason));
     }
 
-    /// What came of it.
+    /// Handles the result of the check.
     pub(super) fn disk_seen(&mut self, result: Result<Option<Announced>, String>) {
         self.record.disk_look = None;
         if result.is_ok() {

@@ -1,4 +1,4 @@
-//! What a destination hands to its worker: loading, and the start of the guest.
+//! Jobs for a destination's worker: loading, and the start of the guest.
 
 use ferry_migration::Status;
 use ferry_migration::destination::Input;

@@ -53,7 +53,7 @@ impl Driver {
                 self.receive_pages();
             }
             (LinkRole::Urgent, Some(id)) if self.is_of_present_connection(&preamble) => {
-                // The first one counts: requests and pages may be on their way on it.
+                // The first one stays: requests and pages may be on their way on it.
                 if std::mem::replace(&mut self.links.has_urgent, true) {
                     return close(&stream, "this connection has an urgent link already");
                 }
@@ -63,7 +63,7 @@ impl Driver {
         }
     }
 
-    /// A recover's control link. One that was overtaken by a later one on its way is none.
+    /// Whether this is a recover's control link, and no later one has overtaken it.
     fn is_next_connection(&self, preamble: &Preamble) -> bool {
         self.migration_id == Some(preamble.migration_id)
             && self.core.is_in_postcopy()
@@ -90,8 +90,8 @@ impl Driver {
         }
     }
 
-    /// The source comes again: what it has given up is given up here, whether or not this side has
-    /// noticed the break.
+    /// The source has reconnected: its previous connection is given up here, too, whether or not
+    /// this side has noticed the break.
     fn source_is_back(&mut self, migration_id: u128, stream: Link) {
         if !self.paused {
             self.input(Input::LinkLost("the source has come back on a new connection".to_owned()));
@@ -128,7 +128,7 @@ impl Driver {
         }
     }
 
-    /// Takes pages from every bulk link that has arrived, as soon as the machines are known to
+    /// Receives pages from every bulk link that has arrived, as soon as the machines are known to
     /// match.
     pub(super) fn receive_pages(&mut self) {
         let Some(migration_id) = self.migration_id else { return };
@@ -151,7 +151,7 @@ impl Driver {
         }
     }
 
-    /// In precopy, `lane` is which of the bulk links it is.
+    /// In precopy, `lane` identifies the bulk link.
     pub(super) fn receive_from(&mut self, migration_id: u128, stream: Link, link: &'static str, lane: Option<Lane>) {
         if let Err(error) = stream.set_patience(self.timers.durations.heartbeat) {
             return self.failed(format!("the {link} link takes no timeout: {error}"));
@@ -182,24 +182,24 @@ impl Driver {
         self.machine.faults().reach(Direction::Incoming, Moment::Sent, message.name());
     }
 
-    /// Bytes that have come on the control link.
+    /// Bytes received on the control link.
     pub(super) fn bytes_heard(&self) -> u64 {
         self.links.control.as_ref().map_or(0, |control| control.link().received())
     }
 
-    /// Whether the source says something that takes its time to arrive.
+    /// Whether bytes have come since the last look: a message may take long to arrive.
     pub(super) fn is_being_told(&mut self) -> bool {
         let now = self.bytes_heard();
         std::mem::replace(&mut self.links.heard, now) != now
     }
 
-    /// The state machine hears of it as of any loss, after what it is doing now.
+    /// Reports a loss of the link to the state machine, after its present step.
     fn failed(&self, reason: String) {
         // The driver holds its own channel open.
         let _ = self.events.send(Event::OfLink(self.links.connection, LinkEvent::SendFailed(reason)));
     }
 
-    /// Ends every link of the present connection. What its threads still say is not heard.
+    /// Ends every link of the present connection. Later events of its threads are ignored.
     pub(super) fn drop_connection(&mut self) {
         self.links.connection += 1;
         self.links.loss = HeldLoss::default();
@@ -216,15 +216,14 @@ impl Driver {
         }
     }
 
-    /// The last word may still be on its way: the control link's reader goes on until the source
+    /// The last message may still be on its way: the control link's reader goes on until the source
     /// has closed it too.
     pub(super) fn close_links(&mut self) {
         if let Some(control) = self.links.control.take() {
             control.finish_sending();
         }
         if self.paused {
-            // A recovery that was given up: what the source still says on this connection comes
-            // too late.
+            // A recovery that was given up: further messages on this connection come too late.
             self.links.connection += 1;
             self.links.reading = false;
             self.progress.set_status(Status::PostcopyPaused);
@@ -248,7 +247,7 @@ impl Driver {
 
 const NOT_ANNOUNCED: &str = "it was not announced, or is here already";
 
-/// Closes a page link that is not taken, before anything is kept for it.
+/// Closes a page link that is refused, before any state is kept for it.
 fn close(stream: &Link, reason: &str) {
     tracing::warn!(reason, "a page link was closed");
     stream.shutdown();

@@ -1,13 +1,11 @@
-//! The thread that carries a destination's state machine: events in, outputs carried out, in
-//! order.
+//! The thread that runs a destination's state machine: events in, outputs carried out, in order.
 //!
 //! Started by [`Incoming::listen`](super::Incoming::listen). It waits only for its inbox and its
-//! timers; what blocks is done by workers, and everything that was opened or started here is gone
-//! when it ends. [`links`] accepts, uses and closes the links, [`postcopy`] holds what only a
-//! guest with missing pages needs, [`adoption`] what only memory does that comes as a whole,
-//! [`record`] asks the ownership record, [`greeting`] compares the machines, [`identity`] sees
-//! that both sides mean the same guest and disk, [`jobs`] hands work to the worker, [`commands`]
-//! answers clients, [`end`] winds up.
+//! timers; workers do the blocking work, and everything that was opened or started here is released
+//! when it ends. [`links`] accepts, uses and closes the links, [`postcopy`] handles missing pages,
+//! [`adoption`] memory that is handed over as a whole, [`record`] asks the ownership record,
+//! [`greeting`] compares the machines, [`identity`] checks that both sides have the same guest and
+//! disk, [`jobs`] hands work to the worker, [`commands`] answers clients, [`end`] winds up.
 
 mod adoption;
 mod commands;
@@ -43,16 +41,16 @@ use crate::inbox::{Next, Order};
 use crate::progress::Progress;
 use crate::timers::{Durations, Timers};
 
-/// Longest that the source may take to read this side's last word.
+/// Longest that the source may take to read this side's last message.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Sources that were refused and whose links are still open; the oldest goes first.
+/// Most refused sources whose links are still open; the oldest is closed first.
 const MOST_REFUSED: usize = 16;
-/// Threads of a migration, those of replaced connections included that have not ended yet: several
-/// times what one connection has.
+/// Most threads of a migration, including those of replaced connections that have not ended yet:
+/// several times those of one connection.
 const MOST_THREADS: usize = 4 * (BULK_LINKS_MAX as usize + 4);
 pub(super) const NOT_PAUSED: &str = "only a postcopy that is paused can be recovered";
 
-/// One incoming migration: its state machine, and everything that it has in hand.
+/// One incoming migration: its state machine, and all its resources.
 pub(super) struct Driver {
     core: Destination,
     machine: Arc<Machine>,
@@ -60,7 +58,7 @@ pub(super) struct Driver {
     progress: Arc<Progress>,
     timers: Timers,
     events: Sender<Event>,
-    /// In which order it takes what comes.
+    /// The order in which it handles events.
     order: Order,
     links: Links,
     package: Package,
@@ -112,12 +110,12 @@ impl Driver {
         })
     }
 
-    /// Where it listens, now and later.
+    /// The address at which it listens, updated when it changes.
     pub(super) fn bound(&self) -> Arc<Mutex<Bound>> {
         self.links.bound.clone()
     }
 
-    /// Waits for a source and carries its migration to the end; releases all that it has in hand.
+    /// Waits for a source and runs its migration to completion; releases all resources.
     pub(super) fn run(mut self, inbox: &Receiver<Event>) -> Outcome {
         while self.outcome.is_none() {
             let wake_at = [self.record.call.deadline(), self.record.disk_look].into_iter().flatten().min();
@@ -149,13 +147,13 @@ impl Driver {
             Event::Arriving(News::Arrived(arrival)) => self.arrived(arrival),
             Event::Arriving(News::Failed(error)) => self.listening_failed(&error),
             Event::Command(request) => {
-                // One that its caller has given up is none.
+                // A command that its caller has withdrawn is ignored.
                 if let Some((command, answer)) = request.take() {
                     self.command(command, &answer);
                 }
             }
             Event::OfLink(connection, event) if connection == self.links.connection => self.link_event(event),
-            // What a replaced connection says late is not heard.
+            // Late events of a replaced connection are ignored.
             Event::OfLink(..) => {}
         }
     }
@@ -183,7 +181,7 @@ impl Driver {
         ferry_observe::trace::input(&input);
         if matches!(input, Input::MarkerReached(_)) {
             self.package.gathered = Instant::now();
-            // The first round is over, and what it has not touched may stay untouched.
+            // The first round is over, and chunks that it has not touched may stay untouched.
             self.pages.populating.stop();
         }
         let trouble = explain::trouble(&input);
@@ -214,7 +212,7 @@ impl Driver {
                     postcopy.requests.all_sent();
                 }
             }
-            // It has found a link lost, and says which.
+            // The source has found a link lost, and reports which.
             ToDestination::Cancel { reason } if self.core.is_in_postcopy() => {
                 return self.input(Input::LinkLost(format!("the source has broken the connection: {reason}")));
             }

@@ -30,8 +30,7 @@ impl Driver {
         self.pages.postcopy = Some(postcopy);
     }
 
-    /// The driver awaits no page any more: every page is here, or the guest does not run here, or
-    /// runs no more.
+    /// Ends the wait for pages: every page is here, or the guest does not run here, or has ended.
     pub(super) fn let_go(&self) {
         let Some(postcopy) = &self.pages.postcopy else { return };
         postcopy.stop();
@@ -43,8 +42,8 @@ impl Driver {
         self.progress.keep_faults();
         match ended {
             Ok(()) => {}
-            // A guest that is lost, or has ended before the rest of its memory came: what waits
-            // for a page does so until the process ends, and must not find zeros.
+            // A guest that is lost, or has ended before the rest of its memory came: threads that
+            // wait for a page do so until the process ends, and must not find zeros.
             Err(UserfaultError::GuestRuns { remaining } | UserfaultError::Incomplete { remaining }) => {
                 tracing::debug!(remaining, "the guest's pages stay missing");
                 if self.machine.has_ended() || self.outcome != Some(Outcome::Completed) {
@@ -56,15 +55,15 @@ impl Driver {
         }
     }
 
-    /// Waits for every thread, and ends what holds one up, however late that begins: a device that
-    /// hangs, or a load that waits for a page in memory that it has armed when the migration was
-    /// given up already.
+    /// Joins every thread, and ends a hang that holds one up, however late it begins: of a device,
+    /// or of a load that waits for a page in memory that it armed after the migration was given up.
     pub(super) fn join(&mut self, inbox: &Receiver<Event>) {
         loop {
             let (ended, running): (Vec<_>, Vec<_>) = self.threads.drain(..).partition(JoinHandle::is_finished);
             self.threads = running;
             crate::threads::join_interrupting(&self.machine, ended);
-            // After the look at the threads: what an ended thread has said is heard.
+            // After the look at the threads: all events of an ended thread are in the inbox by
+            // then.
             for event in inbox.try_iter() {
                 if let Event::Armed(postcopy, thread) = event {
                     self.armed(postcopy, thread);
@@ -79,7 +78,7 @@ impl Driver {
         }
     }
 
-    /// Requests go out on it, and the pages asked for come back.
+    /// Requests are sent on it, and the requested pages come back.
     pub(super) fn urgent_arrived(&mut self, migration_id: u128, stream: Link) {
         self.links.open.push(stream.clone());
         match &self.pages.postcopy {
@@ -142,15 +141,15 @@ impl Driver {
         let (listening, thread) = accepting.map_err(BindError::Host)?;
         self.links.listening = listening;
         *lock(&self.links.bound) = bound;
-        // The operator is answered when no source can connect at the old address any more.
+        // The operator receives the answer when no source can connect at the old address any more.
         let before = self.links.accepting.replace(thread);
         crate::threads::join_interrupting(&self.machine, before);
         Ok(())
     }
 
-    /// The source of a paused postcopy is awaited at an address that overlaps with the present
-    /// one, as that of all interfaces does: the old one goes first, and comes back when the new
-    /// one cannot be had.
+    /// The source of a paused postcopy is awaited at an address that overlaps with the present one,
+    /// as that of all interfaces does: the old one is released first, and restored if the new one
+    /// is not available.
     pub(super) fn listen_in_place(&mut self, wanted: &Wanted) -> Result<(), Refusal> {
         if !self.paused {
             return Err(Refusal::Unfit(NOT_PAUSED));
@@ -170,16 +169,16 @@ impl Driver {
         self.replace_listener(Listener::at(at)?)
     }
 
-    /// Its vCPUs wait for pages that will not come; a client reads why.
+    /// The guest's vCPUs wait for pages that will not come; clients can read why.
     pub(super) fn lose_guest(&self, reason: &str) {
         tracing::error!(reason, "the guest is lost");
         self.keep_machine();
         self.machine.lose_guest(reason);
     }
 
-    /// Leaves the machine to the end of the process, which is near. A VM that is closed by itself
-    /// would wait in the kernel, for ever and unkillably, for a page that KVM asks for on a vCPU's
-    /// behalf; with the process the watch on its memory goes first.
+    /// Leaves the machine to the end of the process, which is near. Closing the VM alone would wait
+    /// in the kernel, indefinitely and unkillably, for a page that KVM has requested on a vCPU's
+    /// behalf; when the process ends, the userfaultfd closes first.
     fn keep_machine(&self) {
         std::mem::forget(self.machine.clone());
     }

@@ -1,4 +1,4 @@
-//! What the destination asks of the ownership record, and what it tells it.
+//! The destination's calls to the ownership record.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,7 +13,7 @@ use super::state::Question;
 use crate::custody::let_guest_go;
 use crate::destination::events::Event;
 
-/// What an operator can do where this side does without the source's record.
+/// What an operator can do if this side does not use the source's record.
 const ADVICE: &str = "this migration goes without it, or fails if its source insists on it; give both sides the same one \
                       with --ownership file:PATH";
 
@@ -38,7 +38,7 @@ fn not_read(error: &dyn std::error::Error) {
 }
 
 impl Driver {
-    /// Looks whether this side's record is the source's.
+    /// Checks whether this side's record is the source's.
     pub(super) fn look_for(&mut self, announced: Announced) {
         let Some(own) = self.record.own.clone() else {
             tracing::warn!("the source has an ownership record, and this process none: {ADVICE}");
@@ -49,11 +49,11 @@ impl Driver {
         self.ask_record(Question::Show(announced.nonce), &asked, move || shows(&own, announced.nonce));
     }
 
-    /// The source shows that it has the guest until the migration has completed: this side does so
-    /// from the greeting on, with every handshake, so that no boot comes between.
+    /// Takes the presence from the greeting on, with every handshake: the source keeps its own
+    /// until the migration has completed, so no boot comes between.
     pub(super) fn show_presence(&self) {
         let Some(own) = self.record.own.clone() else { return };
-        // Taken here: the thread may come to it when the guest is known not to come.
+        // Read here: the thread may run only after the migration has failed.
         let (stay, asked) = (own.stay(), own.clone());
         let show = move || match own.show_presence(false, stay) {
             // The guest arrives without a record, which is made when it is here.
@@ -65,7 +65,7 @@ impl Driver {
         }
     }
 
-    /// The guest has not come.
+    /// Called when the guest has not arrived.
     pub(super) fn end_presence(&self) {
         let_guest_go(&self.machine, self.record.own.as_deref(), "ferry-dst-disk");
     }
@@ -79,8 +79,8 @@ impl Driver {
         }
     }
 
-    /// Asks the record for the guest. Without a record the handshake is never `owned`, and the
-    /// state machine asks for nothing.
+    /// Claims the guest in the record. Without a record the handshake is never `owned`, and the
+    /// state machine requests no claim.
     pub(super) fn claim(&mut self) {
         let Some(record) = self.record.handover.clone() else { return };
         let own = record.own().clone();
@@ -94,12 +94,12 @@ impl Driver {
         self.ask_record(Question::GiveBack, &own, move || Input::GaveBack(record.give_back()));
     }
 
-    /// Asks on a thread of its own: storage may take its time, or hang.
+    /// Asks on a thread of its own: storage may be slow, or hang.
     fn ask_record(&mut self, question: Question, own: &OwnRecord, answer: impl FnOnce() -> Input + Send + 'static) {
         let (events, told, faults) = (self.events.clone(), self.events.clone(), self.machine.faults().clone());
         self.record.call.ask(question, |serial| {
             let ask = move || {
-                // A driver that has ended knows the answer by other ways.
+                // A driver that has ended does not need the answer.
                 let _ = events.send(Event::Record(serial, answer()));
             };
             own.ask_apart(&faults, "ferry-dst-record", ask).inspect_err(|_| {
@@ -114,7 +114,7 @@ impl Driver {
         });
     }
 
-    /// What was asked of storage has not been answered in time.
+    /// A call to storage has not been answered in time.
     pub(super) fn storage_is_late(&mut self) {
         if self.record.disk_look.is_some_and(|until| until <= Instant::now()) {
             self.disk_is_late();
@@ -122,7 +122,7 @@ impl Driver {
         self.record_is_late();
     }
 
-    /// The time for the greeting is over: this side has not finished, or the source has said none.
+    /// The time for the greeting is over: this side has not finished, or the source has sent none.
     pub(super) fn setup_is_over(&mut self) {
         match (&self.record.own, self.record.call.awaits()) {
             _ if self.record.disk_look.is_some() => self.disk_is_late(),
@@ -137,7 +137,7 @@ impl Driver {
 
     fn record_is_late(&mut self) {
         match self.record.call.overdue() {
-            // As if there were none.
+            // As if there were no record.
             Some(Question::Show(_)) => {
                 if let Some(own) = &self.record.own {
                     not_read(&RecordError::Late { place: own.place() });
@@ -156,8 +156,8 @@ impl Driver {
         }
     }
 
-    /// A guest that runs here without having come by this process's record gets it now, for its
-    /// next migration, unless another process has a part in it.
+    /// Makes this process's record name it as owner of a guest that arrived without the record, for
+    /// the next migration, unless another process has a part in it.
     pub(super) fn guest_started(&self) {
         if let Some(own) = self.record.own.as_ref().filter(|_| self.core.handshake() != Handshake::Owned) {
             own.assert_ownership(self.migration_id.unwrap_or_default(), self.machine.came_through());

@@ -1,5 +1,5 @@
-//! What a destination's driver has in hand: its links, the record, what came with the messages, and
-//! the way of the pages.
+//! The state of a destination's driver: its links, the record, the attachments of messages, and the
+//! path of the pages.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -25,34 +25,34 @@ use crate::destination::populate::Populating;
 use crate::destination::postcopy::{Armed, Postcopy};
 use crate::inbox::HeldLoss;
 
-/// Where links are taken, and those of the present connection.
+/// The listener, and the links of the present connection.
 pub(super) struct Links {
     pub(super) listening: Listening,
-    /// Where, or where it did last.
+    /// The address at which it listens, or last listened.
     pub(super) bound: Arc<Mutex<Bound>>,
-    /// The thread that takes connections; none where no address could be had.
+    /// The thread that accepts connections; none if no address was available.
     pub(super) accepting: Option<JoinHandle<()>>,
-    /// The control link's reader has not said that it has ended.
+    /// The control link's reader has not reported its end.
     pub(super) reading: bool,
     pub(super) control: Option<control::Sender>,
-    /// What its reader has not delivered yet.
+    /// Shows whether its reader has more to deliver.
     pub(super) unread: Option<control::Unread>,
-    /// Bytes that had come on it when the source was last heard.
+    /// Bytes received on it at the last look.
     pub(super) heard: u64,
     /// All of the present connection, to end them from outside.
     pub(super) open: Vec<Link>,
     pub(super) loss: HeldLoss,
-    /// Sources that came second: their links stay open until this migration ends, so that they can
-    /// read why.
+    /// The newest sources that came second: their links stay open until this migration ends, so
+    /// that they can read the reason.
     pub(super) refused: VecDeque<control::Sender>,
     pub(super) bulk: Vec<(u8, Link)>,
     /// How many bulk links the source has announced.
     pub(super) announced_links: u8,
-    /// What the bulk links of the present connection have brought.
+    /// The markers of the bulk links of the present connection.
     pub(super) markers: Arc<Markers>,
-    /// Counts connections, and their ends: what a link of an earlier one says late is not heard.
+    /// Counts connections, and their ends: late events of an earlier one are ignored.
     pub(super) connection: u32,
-    /// The present connection, as the source counts.
+    /// The source's number of the present connection.
     pub(super) source_connection: u32,
     /// The present connection has an urgent link; a further one is closed.
     pub(super) has_urgent: bool,
@@ -61,10 +61,10 @@ pub(super) struct Links {
 }
 
 impl Links {
-    /// Takes links from now on; none is here yet.
+    /// Accepts links from now on; none is here yet.
     ///
     /// # Errors
-    /// When no thread can be had.
+    /// When no thread can be started.
     pub(super) fn new(listener: Listener, events: Sender<Event>, faults: Arc<FaultControl>) -> std::io::Result<Self> {
         let (listening, stop) = Listening::new()?;
         let bound = Arc::new(Mutex::new(listener.bound().clone()));
@@ -91,7 +91,7 @@ impl Links {
     }
 }
 
-/// What the record can be asked.
+/// A question to the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Question {
     /// Show the source's nonce.
@@ -104,16 +104,17 @@ pub(super) enum Question {
 
 /// The ownership record, and the disk that it belongs to.
 pub(super) struct Record {
-    /// The process's, also if this migration goes without.
+    /// The process's, also if this migration does not use it.
     pub(super) own: Option<Arc<OwnRecord>>,
     /// This migration's.
     pub(super) handover: Option<Arc<HandoverRecord>>,
-    /// What the source has announced, while this side looks whether its record shows it.
+    /// The hand-over that the source has announced, while this side checks whether its record shows
+    /// it.
     pub(super) announced: Option<Handover>,
     pub(super) call: Call<Question>,
-    /// What this side's operator has said of the disk.
+    /// This side's parameter for the disk.
     pub(super) disk: DiskSharing,
-    /// Until when the disk's storage may take to say whether the disk is the source's.
+    /// Deadline of the check whether the disk is the source's.
     pub(super) disk_look: Option<Instant>,
 }
 
@@ -124,32 +125,33 @@ impl Record {
     }
 }
 
-/// What the source has announced of the storage that both sides see.
+/// The source's announcements about the storage that both sides see.
 #[derive(Debug)]
 pub(super) struct Shared {
-    /// The number that the disk must show, if there is anything to prove.
+    /// The nonce that the disk must show, if there is anything to prove.
     pub(super) nonce: Option<u64>,
     /// The ownership record's part.
     pub(super) record: Option<Announced>,
 }
 
-/// What came with the messages so far, and when.
+/// Attachments of the messages so far, and their times.
 pub(super) struct Package {
     /// Chunks that the source has filled.
     pub(super) filled: Option<PageBitmap>,
     /// The newest attachment and when it arrived.
     pub(super) attachment: (Vec<u8>, Instant),
     pub(super) gathered: Instant,
-    /// When `Ready` was sent, and when the permit was here.
+    /// When `Ready` was sent, and when the permit arrived.
     pub(super) ready: Option<Instant>,
     pub(super) permitted: Instant,
-    /// What came with the source's first word, while that is looked at.
+    /// Descriptors of the source's first message, while it is handled.
     pub(super) passed: Vec<OwnedFd>,
-    /// What the storage must show, and whether memory is viewed, while that is being made ready.
+    /// The announcements about storage, and whether memory is viewed, while memory is being
+    /// prepared.
     pub(super) preparing: Option<(Shared, bool)>,
 }
 
-/// The way of the pages into memory.
+/// The path of the pages into memory.
 #[derive(Default)]
 pub(super) struct Pages {
     pub(super) receiving: bool,
@@ -157,6 +159,6 @@ pub(super) struct Pages {
     pub(super) populator: Option<JoinHandle<()>>,
     pub(super) armed: Arc<Armed>,
     pub(super) postcopy: Option<Arc<Postcopy>>,
-    /// The memory came as a whole: there are no pages to take.
+    /// The memory came as a whole: there are no pages to receive.
     pub(super) as_a_whole: bool,
 }

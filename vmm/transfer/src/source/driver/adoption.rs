@@ -1,8 +1,8 @@
 //! The source's part in a hand-over of the memory as a whole: the descriptor goes with `Hello`, no
-//! page is ever sent, and what was handed over is out of this process's reach.
+//! page is ever sent, and memory that was handed over is unmapped here.
 //!
-//! The state machine knows nothing of it. It asks for rounds, and hears that the first has left
-//! nothing over.
+//! The state machine is not involved: it requests rounds, and receives the answer that the first
+//! has left no pages.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -17,22 +17,22 @@ use super::Driver;
 use crate::source::events::{Event, LinkEvent};
 
 impl Driver {
-    /// What the greeting announces.
+    /// The announcement in the greeting.
     pub(super) fn passed_memory(&self) -> Option<PassedMemory> {
         self.pages.as_a_whole.then(|| PassedMemory { bytes: self.machine.memory().pages() * PAGE_SIZE })
     }
 
-    /// What goes with a message beside its bytes.
+    /// The descriptor that is sent with a message.
     pub(super) fn descriptor_for(&mut self, message: &ToDestination) -> Option<Arc<File>> {
         if !self.pages.as_a_whole || !matches!(message, ToDestination::Hello { .. }) {
             return None;
         }
-        // A host that does not tell leaves it in doubt for good.
+        // If the host does not report the mark, the memory counts as taken.
         self.pages.passed_mark = self.machine.memory().mark().ok();
         self.machine.memory().memfd()
     }
 
-    /// Whether the destination has got as far as taking the memory. In doubt it has.
+    /// Whether the destination has taken the memory; true in doubt.
     pub(super) fn memory_was_taken(&self) -> bool {
         let now = self.machine.memory().mark().ok();
         self.pages.as_a_whole && (now.is_none() || now != self.pages.passed_mark)
@@ -53,8 +53,8 @@ impl Driver {
         }
     }
 
-    /// The page worker's answers when there is nothing to send: one round that leaves nothing
-    /// over, and no last pages.
+    /// The page worker's answers when there is nothing to send: one round that leaves no pages, and
+    /// no last pages.
     pub(super) fn no_pages(&self, asked: &Output) {
         let answer = match asked {
             Output::SendLastPages { .. } => Input::LastPagesSent { marker: 0 },

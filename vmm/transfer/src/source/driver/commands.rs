@@ -1,4 +1,4 @@
-//! What a client asks of a migration that is under way, and the answers.
+//! Clients' commands to a migration that is under way, and the answers.
 
 use std::sync::mpsc::Sender;
 
@@ -8,10 +8,10 @@ use super::{Driver, explain};
 use crate::source::events::{Answer, Command};
 use crate::timers::Durations;
 
-/// What a look a moment ago may not have shown: an uncertainty has ended in a paused postcopy.
+/// A query a moment ago may not have shown that an uncertainty has ended in a paused postcopy.
 const NEEDS_PAGES: &str = "the postcopy is paused, and the destination may need pages that only this process has: reconnect it, or, if it \
                            has ended or says that it is completed, drop them ('drop-pages': true, or --drop-pages)";
-/// What an operator cannot see from outside.
+/// A reason that an operator cannot see from outside.
 const MEMORY_TAKEN: &str = "the destination has taken the guest's memory and may have run it, so what this side knows of the guest is too old to \
                             run with it. If the destination is gone, so is the guest: end this with owner destination";
 
@@ -65,7 +65,7 @@ impl Driver {
         }
         self.explain(&outputs, &trouble);
         self.take_leave(&outputs, trouble);
-        // A client that asks after the answer finds the status that the command led to.
+        // A client that sends a query after the answer finds the status that the command led to.
         if let Some(Output::Status(status)) = outputs.iter().find(|output| matches!(output, Output::Status(_))) {
             self.show(*status);
         }
@@ -76,7 +76,7 @@ impl Driver {
         self.perform(outputs);
     }
 
-    /// The record has answered the operator whose word had to wait for it.
+    /// Answers the operator whose decision had to wait for the record.
     pub(super) fn answer_resolve(&mut self, result: Result<(), &'static str>) {
         let Some((owner, answer)) = self.record.resolving.take() else { return };
         if result.is_ok() {

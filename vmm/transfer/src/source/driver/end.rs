@@ -1,4 +1,5 @@
-//! The end of a migration: everything that it has opened or started is gone before it is shown.
+//! The end of a migration: everything that it has opened or started is released before the end is
+//! shown.
 
 use std::sync::mpsc::Receiver;
 
@@ -9,7 +10,7 @@ use super::Driver;
 use crate::source::events::{Event, LinkEvent};
 
 impl Driver {
-    /// Waits for every thread, and ends what holds one up: a device that hangs, or a link that was
+    /// Joins every thread, and ends a hang that holds one up: of a device, or of a link that was
     /// still being opened when the others were closed.
     fn join(&mut self, inbox: &Receiver<Event>) {
         loop {
@@ -45,7 +46,7 @@ impl Driver {
             }
             Some(Outcome::Failed(reason) | Outcome::Stranded(reason)) => {
                 self.progress.set_error(reason);
-                // It belongs elsewhere for good, or nowhere.
+                // The guest belongs to another process for good, or is lost.
                 if self.machine.is_handed_over() {
                     self.guest_has_gone();
                 }

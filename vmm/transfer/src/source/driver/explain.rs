@@ -1,5 +1,4 @@
-//! What the source tells its client about a status that is no end: what happened, and what can be
-//! done.
+//! The source's message to its client about a status that is no end: the reason and the remedy.
 
 use ferry_migration::message::ToSource;
 use ferry_migration::source::{Input, Output};
@@ -7,8 +6,7 @@ use ferry_migration::{Handshake, Status, Timer};
 
 use super::Driver;
 
-/// What went wrong, if `input` leads to a status that needs a reason; `before`: what had gone
-/// wrong before it.
+/// The reason, if `input` leads to a status that needs one; `before`: an earlier reason.
 pub(super) fn trouble(input: &Input, before: Option<&str>) -> String {
     match input {
         Input::LinkLost(reason) => reason.clone(),
@@ -30,7 +28,7 @@ pub(super) fn trouble(input: &Input, before: Option<&str>) -> String {
 }
 
 impl Driver {
-    /// Ahead of the status that it explains.
+    /// Sets the error ahead of the status that it explains.
     pub(super) fn explain(&self, outputs: &[Output], trouble: &str) {
         let what_next = match self.core.handshake() {
             Handshake::Owned => {

@@ -1,4 +1,4 @@
-//! What the source says of itself that the destination must mean alike.
+//! The source's identity, which the destination must match.
 
 use ferry_migration::Identity;
 use ferry_migration::identity::Disk;
@@ -6,7 +6,7 @@ use ferry_migration::identity::Disk;
 use super::Driver;
 
 impl Driver {
-    /// What follows the greeting.
+    /// The identity that follows the greeting.
     pub(super) fn identity(&self) -> Identity {
         let disk = self.machine.writable_disk();
         let disks = disk.map(|disk| Disk { instance: disk.instance(), file: self.proof.file() });

@@ -1,4 +1,4 @@
-//! What the source's workers are given to do.
+//! Jobs for the source's workers.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::Receiver;
@@ -25,12 +25,13 @@ impl Driver {
             self.lost(format!("the page thread could not be started: {error}"));
         }
         if let Some(jobs) = &self.pages.jobs {
-            // A worker that has failed has said so.
+            // A worker that has failed has reported it.
             let _ = jobs.send(job);
         }
     }
 
-    /// Sends what is dirty at the switchover's stop, or finds out for postcopy what is.
+    /// Sends the pages that are dirty at the switchover's stop, or reads for postcopy which they
+    /// are.
     pub(super) fn last_pages(&mut self, postcopy: bool) {
         let Some(stopped) = self.package.stopped.clone() else { return self.not_stopped() };
         self.page_job(if postcopy { PageJob::LeavePages(stopped) } else { PageJob::LastPages(stopped) });
@@ -42,7 +43,7 @@ impl Driver {
         self.guest_job(GuestJob::Save(stopped), None);
     }
 
-    /// The state machine asks for these only after the stop.
+    /// The state machine requests these only after the stop.
     fn not_stopped(&mut self) {
         self.lost("the guest is not stopped; this is a fault of the program, report it".to_owned());
     }
@@ -53,7 +54,8 @@ impl Driver {
         self.page_job(PageJob::Serve(remaining));
     }
 
-    /// After a break: what remained at the switchover, less what the destination says it has.
+    /// After a break: serves the pages that remained at the switchover, less those that the
+    /// destination has reported.
     pub(super) fn serve_missing_pages(&mut self) {
         let mut missing =
             self.package.remaining.clone().unwrap_or_else(|| PageBitmap::new(self.machine.memory().pages()));
@@ -97,7 +99,7 @@ impl Driver {
         }
     }
 
-    /// What the last round says, unless there is no other to follow.
+    /// Throttles as the last round calls for, unless no other round follows.
     pub(super) fn throttle(&self, percentage: u8) {
         let given_up = self.pages.controls.stop.load(Relaxed);
         if !given_up && !self.core.goes_postcopy() {

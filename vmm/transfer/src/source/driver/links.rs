@@ -21,13 +21,13 @@ use crate::source::events::{Event, LinkEvent};
 
 /// How much earlier than the setup timer connecting ends.
 const AHEAD: Duration = Duration::from_millis(500);
-/// Longest that the greeting waits for the image's storage, which gives the proof of the disk; at
-/// most half of the time that the setup has left.
+/// Longest that the greeting waits for the image's storage to show the proof of the disk; at most
+/// half of the time that the setup has left.
 const PROOF: Duration = Duration::from_secs(2);
-/// Longest that a link which was just connected takes to take its preamble.
+/// Time limit for writing the preamble on a new link.
 const PREAMBLE: Duration = Duration::from_secs(1);
 
-/// The chunks that the destination may make room for ahead.
+/// The chunks that the destination may populate ahead.
 fn filled_chunks(machine: &Machine) -> Vec<u8> {
     // The hint is optional: without a page map, none is sent.
     machine.memory().filled_chunks().map_or_else(|_| Vec::new(), |filled| filled.encode())
@@ -39,22 +39,22 @@ impl Driver {
         if let Some(to) = self.links.recover_to.take() {
             self.links.to = to;
             crate::threads::join_finished(&mut self.threads);
-            // The flag of the connection before stays set: its thread may not have seen it yet.
+            // The flag of the previous connection stays set: its thread may not have seen it yet.
             self.pages.controls.stop = Arc::default();
-            // The break has signalled the one before.
+            // The break has signalled the previous one.
             match EventFd::new(libc::EFD_CLOEXEC) {
                 Ok(cancel) => self.links.cancel = cancel,
                 Err(error) => return self.lost(format!("no eventfd can be had: {error}")),
             }
         }
         let (to, events, epoch) = (self.links.to.clone(), self.events.clone(), self.links.epoch);
-        // Ahead of the setup timer, whose reason cannot name the addresses and what they answered.
+        // Ahead of the setup timer, whose reason cannot name the addresses and their errors.
         let setup = self.timers.durations.setup;
         let deadline = Instant::now() + setup - (setup / 10).min(AHEAD);
         let preamble =
             Preamble { migration_id: self.migration_id, connection: self.links.epoch, link: LinkRole::Control };
         let (cancel, faults) = (self.links.cancel.try_clone(), self.machine.faults().clone());
-        // Looked up here and not by the driver: the page map of much memory takes its time.
+        // Read on this thread and not by the driver: the page map of a large memory takes long.
         let filled = (self.links.epoch == 0 && !self.pages.as_a_whole).then(|| self.machine.clone());
         let (proof, migration_id) = (self.proof.clone(), self.migration_id);
         let connect = move || {
@@ -114,8 +114,8 @@ impl Driver {
     pub(super) fn send(&mut self, message: &ToDestination) {
         let attachment = match message {
             ToDestination::Hello { .. } => self.greeting(),
-            // In a rehearsal, what the guest has written since it was sent: the destination
-            // discards that before the guest stops.
+            // In a rehearsal, the pages that the guest has written since they were sent: the
+            // destination discards them before the guest stops.
             ToDestination::Rehearse | ToDestination::Package { .. } => {
                 let remaining = self.package.remaining.as_ref().filter(|_| self.core.goes_postcopy());
                 package::encode(&std::mem::take(&mut self.package.state), remaining)
@@ -162,8 +162,8 @@ impl Driver {
         self.links.epoch += 1;
     }
 
-    /// Says to a destination that may be there why its postcopy is paused: only this side knows
-    /// which link is silent. It has this word or not, and the links end.
+    /// Sends the reason of a pause to the destination, which may have gone: only this side knows
+    /// which link is silent. The links end whether or not it arrives.
     pub(super) fn take_leave(&mut self, outputs: &[Output], trouble: String) {
         let active = self.progress.status() == Some(Status::PostcopyActive);
         let pauses = outputs.iter().any(|output| matches!(output, Output::Status(Status::PostcopyPaused)));
@@ -172,18 +172,18 @@ impl Driver {
         }
     }
 
-    /// Bytes that have come on the control link.
+    /// Bytes received on the control link.
     pub(super) fn bytes_heard(&self) -> u64 {
         self.links.control.as_ref().map_or(0, |control| control.link().received())
     }
 
-    /// Whether the destination says something that takes its time to arrive.
+    /// Whether bytes have come since the last look: a message may take long to arrive.
     pub(super) fn is_being_told(&mut self) -> bool {
         let now = self.bytes_heard();
         std::mem::replace(&mut self.links.heard, now) != now
     }
 
-    /// The state machine hears of it as of any loss, after what it is doing now.
+    /// Reports a loss of the link to the state machine, after its present step.
     pub(super) fn lost(&self, reason: String) {
         // The driver holds its own channel open.
         let _ = self.events.send(Event::OfLink(self.links.epoch, LinkEvent::Lost(reason)));

@@ -1,12 +1,13 @@
-//! The thread that carries a source's state machine: events in, outputs carried out, in order.
+//! The thread that runs a source's state machine: events in, outputs carried out, in order.
 //!
 //! Started by [`Outgoing::start`](super::Outgoing::start). It waits only for its inbox and its
-//! timers; what blocks is done by workers, and everything that was opened or started here is gone
+//! timers; workers do the blocking work, and everything that was opened or started here is released
 //! when it ends. [`links`] opens, uses and closes the links, [`jobs`] hands work to the workers,
-//! [`record`] asks the ownership record, [`throttle`] slows a guest down that writes too fast,
-//! [`commands`] answers clients, and [`explain`] says what they must know, [`identity`] what both
-//! sides must mean alike, [`adoption`] stands in for the page worker where the memory goes as a
-//! whole, [`plan()`] puts together what it is to do, [`end`] winds up.
+//! [`record`] asks the ownership record, [`throttle`] slows down a guest that writes too fast,
+//! [`commands`] answers clients, [`explain`] sets the errors that they see, [`identity`] describes
+//! the guest and disk that both sides must share, [`adoption`] replaces the page worker if the
+//! memory is handed over as a whole, [`plan()`] derives the plan of the migration, [`end`] winds
+//! up.
 
 mod adoption;
 mod commands;
@@ -52,7 +53,7 @@ use crate::progress::Progress;
 use crate::settings::Settings;
 use crate::timers::{Durations, Timers};
 
-/// One migration on the source: its state machine, and everything that it has in hand.
+/// One migration on the source: its state machine, and all its resources.
 pub(super) struct Driver {
     core: Source,
     machine: Arc<Machine>,
@@ -62,16 +63,16 @@ pub(super) struct Driver {
     timers: Timers,
     stopwatch: Stopwatch,
     events: Sender<Event>,
-    /// In which order it takes what comes.
+    /// The order in which it handles events.
     order: inbox::Order,
     links: Links,
     package: Package,
     record: Record,
     pages: Pages,
-    /// While the destination looks for it.
+    /// Shown while the destination looks for it.
     proof: Proof,
     guest_jobs: Option<Sender<Order>>,
-    /// What the guest's worker has not answered yet.
+    /// Jobs that the guest's worker has not answered yet.
     guest_jobs_open: u32,
     threads: Vec<JoinHandle<()>>,
     /// When a device that hangs is interrupted again.
@@ -83,8 +84,8 @@ impl Driver {
     /// Prepares a migration; nothing has been sent yet.
     ///
     /// # Errors
-    /// When a thread or an eventfd cannot be had, or the handshake that was asked for needs a
-    /// record that this migration does not have.
+    /// When a thread or an eventfd cannot be created, or the requested handshake needs a record
+    /// that this migration does not have.
     pub(super) fn new(
         machine: Arc<Machine>,
         to: Endpoint,
@@ -134,7 +135,7 @@ impl Driver {
         })
     }
 
-    /// Carries the migration to its end, and releases all that it has in hand.
+    /// Runs the migration to completion, and releases all resources.
     pub(super) fn run(mut self, inbox: &Receiver<Event>) {
         let first = self.core.start();
         self.perform(first);
@@ -175,14 +176,14 @@ impl Driver {
                 }
             }
             Event::Command(request) => {
-                // One that its caller has given up is none.
+                // A command that its caller has withdrawn is ignored.
                 if let Some((command, answer)) = request.take() {
                     self.command(command, &answer);
                 }
             }
             Event::OfLink(epoch, event) if epoch == self.links.epoch => self.link_event(event),
             Event::OfLink(_, LinkEvent::Control(stream, _) | LinkEvent::Pages(stream)) => stream.shutdown(),
-            // What a replaced connection says late is not heard.
+            // Late events of a replaced connection are ignored.
             Event::OfLink(..) => {}
         }
     }
@@ -206,10 +207,10 @@ impl Driver {
         }
     }
 
-    /// A device that was interrupted a moment before it began to hang must not be missed.
+    /// When to interrupt devices again: one may have begun to hang just after the last interrupt.
     fn interrupt_again_at(&mut self) -> Option<Instant> {
         let hangs = self.guest_jobs_open > 0 && self.pages.controls.stop.load(Relaxed);
-        // Kept until it has come: other events are no reason to put it off.
+        // Kept until it is due: other events do not postpone it.
         self.interrupt_at =
             hangs.then(|| self.interrupt_at.unwrap_or_else(|| Instant::now() + crate::threads::INTERRUPT_AGAIN));
         self.interrupt_at
@@ -238,7 +239,7 @@ impl Driver {
     fn message(&mut self, message: ToSource, attachment: &[u8]) {
         self.links.heard = self.bytes_heard();
         self.machine.faults().reach(Direction::Outgoing, Moment::Received, message.name());
-        // With any answer, the destination has looked.
+        // With any answer, the destination has looked for the proof.
         self.proof.end(self.machine.faults());
         match &message {
             ToSource::HelloAck { .. } => {
@@ -249,11 +250,11 @@ impl Driver {
             ToSource::MarkerReached { marker } => self.pages.controls.arrived.tell(*marker),
             // Its memory is armed, and it takes pages.
             ToSource::Ready { .. } | ToSource::Started { .. } => self.pages.controls.patience.set_loading(false),
-            // It has found a link lost, and says which.
+            // The destination has found a link lost, and reports which.
             ToSource::Refused { reason } if self.progress.status() == Some(Status::PostcopyActive) => {
                 return self.input(Input::LinkLost(format!("the destination has broken the connection: {reason}")));
             }
-            // What the destination has need not be sent.
+            // Pages that the destination has need not be sent.
             ToSource::RecoverAck => match PageBitmap::decode(attachment, self.machine.memory().pages()) {
                 Ok(received) => self.package.received = Some(received),
                 Err(error) => return self.input(Input::LinkLost(format!("the received bitmap: {error}"))),

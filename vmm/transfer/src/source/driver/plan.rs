@@ -1,4 +1,4 @@
-//! What a migration is to do, by its parameters and the guest's ownership record.
+//! The plan of a migration, from its parameters and the guest's ownership record.
 
 use ferry_migration::source::Plan;
 use ferry_migration::{Handshake, Parameters};
@@ -9,11 +9,11 @@ use crate::error::MigrationError;
 /// The generation of a guest that no ownership record counts.
 const FIRST_GENERATION: u64 = 1;
 
-/// What the parameters, the capability and the record come to. `own_record`: the process's, also
-/// if this migration goes without.
+/// Derives the plan from the parameters, the capability and the record. `own_record`: the
+/// process's, also if this migration does not use it.
 ///
 /// # Errors
-/// When the handshake that was asked for needs a record that this migration does not have.
+/// When the requested handshake needs a record that this migration does not have.
 pub(super) fn plan(
     parameters: &Parameters,
     postcopy: bool,
@@ -28,7 +28,8 @@ pub(super) fn plan(
     };
     Ok(Plan {
         generation: record.map_or(FIRST_GENERATION, |record| record.handover().generation()),
-        // A trial costs the guest a stop; and a load that fails costs this migration hardly more.
+        // None with `local`: a trial costs the guest a stop, and a load that fails costs hardly
+        // more.
         rehearse: parameters.rehearsal && !parameters.local,
         postcopy,
         handshake,

@@ -1,5 +1,5 @@
-//! The proof of a disk: what the source shows at its image, so that the destination can tell whether
-//! it is the same.
+//! The proof of a disk: a lock that the source shows at its image, so that the destination can
+//! check that its own is the same.
 
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,14 +11,13 @@ use ferry_machine::{self as machine, DiskProof};
 use ferry_migration::identity::{DiskFile, nonce_of};
 use ferry_migration::parameters::DiskSharing;
 
-/// The thread that asks the image's storage for the lock.
+/// The thread that takes the lock from the image's storage.
 const THREAD: &str = "ferry-src-proof";
 
 /// The proof of a disk, from when the control link is opened to the destination's first answer.
 ///
-/// The image's storage may hang. It is asked on threads that nothing of the migration waits for:
-/// the guest runs on, and the migration ends. While one of them hangs, a later migration asks for
-/// no proof.
+/// The image's storage may hang. It is called on threads that no migration joins: the guest runs
+/// on, and the migration ends. While one of them hangs, a later migration has no proof.
 #[derive(Clone, Debug)]
 pub(super) struct Proof {
     sharing: DiskSharing,
@@ -29,17 +28,17 @@ pub(super) struct Proof {
 enum Shown {
     NotYet,
     Here(DiskProof, Open),
-    /// It is needed no more: one that is had only now is given back.
+    /// No longer needed: a proof that is obtained only now is released.
     Over,
 }
 
 impl Proof {
-    /// None yet; by the operator's word there may be none to give.
+    /// None yet; by the operator's setting there may never be one.
     pub(super) fn new(sharing: DiskSharing) -> Self {
         Proof { sharing, shown: Arc::new(Mutex::new(Shown::NotYet)) }
     }
 
-    /// Shows it, and waits for that as long as `within`.
+    /// Shows the proof, and waits for that up to `within`.
     pub(super) fn begin(&self, disk: machine::DiskFile, migration_id: u128, faults: &FaultControl, within: Duration) {
         if self.sharing == DiskSharing::Copied {
             return;
@@ -62,7 +61,7 @@ impl Proof {
                     tracing::warn!(%error, image = disk.path(), "no lock can be put on the image as a proof for the destination");
                 }
             }
-            // The caller has stopped waiting when it took too long.
+            // The caller has stopped waiting if it took too long.
             let _ = done.send(());
         };
         match faults.spawn(THREAD, prove) {
@@ -75,17 +74,17 @@ impl Proof {
         }
     }
 
-    /// It is needed no more. Does not wait for storage.
+    /// Releases the proof. Does not wait for storage.
     pub(super) fn end(&self, faults: &FaultControl) {
         let before = std::mem::replace(&mut *lock(&self.shown), Shown::Over);
         if let Shown::Here(proof, open) = before {
             open.restart();
-            // Without a thread it is given back here.
+            // Without a thread it is released here.
             let _ = faults.spawn(THREAD, move || drop((proof, open)));
         }
     }
 
-    /// What the greeting says of the file.
+    /// The file's entry in the greeting.
     pub(super) fn file(&self) -> DiskFile {
         match (self.sharing, &*lock(&self.shown)) {
             (DiskSharing::Copied, _) => DiskFile::Copied,
@@ -101,7 +100,7 @@ fn keep(shown: &Mutex<Shown>, proof: DiskProof, open: Open) {
         *shown = Shown::Here(proof, open);
         return;
     }
-    // Giving it back asks storage, and the driver must not wait for this lock.
+    // Releasing it calls storage, and the driver must not wait for this lock.
     drop(shown);
     drop((proof, open));
 }

@@ -1,4 +1,4 @@
-//! What the source asks of the ownership record, and what it tells it.
+//! The source's calls to the ownership record.
 
 use std::sync::mpsc::Receiver;
 
@@ -10,15 +10,16 @@ use super::state::Question;
 use crate::custody::let_guest_go;
 use crate::source::events::Event;
 
-/// Why there is a record, and the handshake does without.
+/// Why the handshake does not use the record that there is.
 const NOT_SHARED: &str = "the destination does not see, or cannot read, the ownership record of this guest: the destination's log says which; \
      give both sides the same one with --ownership";
 
 impl Driver {
-    /// Asks on a thread of its own: storage may take its time, or hang.
+    /// Asks on a thread of its own: storage may be slow, or hang.
     pub(super) fn ask_record(&mut self, question: Question) {
         let Some(record) = self.record.handover.clone() else {
-            // Without a record the handshake is never `owned`, and the state machine asks nothing.
+            // Without a record the handshake is never `owned`, and the state machine has no
+            // question.
             return;
         };
         let (events, told, faults) = (self.events.clone(), self.events.clone(), self.machine.faults().clone());
@@ -29,7 +30,7 @@ impl Driver {
                     Question::Announce => Input::NonceWritten(record.announce().map_err(|e| ferry_observe::causes(&e))),
                     Question::TakeBack => Input::TookBack(record.take_back()),
                 };
-                // A driver that has ended knows the answer by other ways.
+                // A driver that has ended does not need the answer.
                 let _ = events.send(Event::Record(serial, input));
             };
             own.ask_apart(&faults, "ferry-src-record", ask).inspect_err(|error| {
@@ -44,8 +45,8 @@ impl Driver {
         });
     }
 
-    /// The handshake in force. A record that the destination does not see decides nothing; it goes
-    /// on to say that a migration is under way.
+    /// Shows the handshake in force. A record that the destination does not see decides nothing; it
+    /// still shows a migration under way.
     pub(super) fn handshake(&self, handshake: Handshake) {
         self.progress.set_handshake(handshake);
         let Some(own) = self.record.own.as_ref().filter(|_| self.record.expects_owned && handshake != Handshake::Owned)
@@ -62,25 +63,25 @@ impl Driver {
         });
     }
 
-    /// Where the operator has given the guest to this side: makes the record say so, before the
-    /// guest runs if its storage answers. What is returned is signalled after the first try; an
-    /// error means that another process has the guest.
+    /// If the operator has given the guest to this side: makes the record name it, before the guest
+    /// runs if storage answers. The result is signalled after the first try; an error means that
+    /// another process has the guest.
     pub(super) fn name_the_source(&self) -> Option<Receiver<Result<(), String>>> {
         let record = self.record.handover.as_ref().filter(|_| self.record.resolved == Some(Owner::Source))?;
         Some(record.seize())
     }
 
-    /// The guest is here, and its disk is held: the record says so, also when its
-    /// storage answers later.
+    /// Settles the record, since the guest is here and its disk is held; also if storage answers
+    /// only later.
     pub(super) fn settle_record(&self) {
-        // A migration of a guest that an earlier one has left without its disk may end before it
-        // comes to the disk.
+        // If an earlier migration has left the guest without its disk, this one may end before the
+        // disk is acquired.
         if let Some(record) = self.record.handover.as_ref().filter(|_| self.machine.may_settle()) {
             record.settle();
         }
     }
 
-    /// The guest is another process's for good.
+    /// Called when the guest belongs to another process for good.
     pub(super) fn guest_has_gone(&self) {
         let_guest_go(&self.machine, self.record.own.as_deref(), "ferry-src-proof");
     }

@@ -1,5 +1,5 @@
-//! What a source's driver has in hand: its links, the record, what the next messages carry, and the
-//! way of the pages.
+//! The state of a source's driver: its links, the record, the attachments of the next messages, and
+//! the path of the pages.
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -21,24 +21,23 @@ use crate::source::page_worker::PageJob;
 
 /// The connections of a migration, one after the other.
 pub(super) struct Links {
-    /// Where the destination is asked for.
+    /// The address given for the destination.
     pub(super) to: Endpoint,
-    /// Where the control link has come to, which page links follow: a name may stand for several
-    /// addresses.
+    /// The address that the control link has reached and page links use: a name may have several.
     pub(super) reached: Endpoint,
-    /// Ends what is being opened.
+    /// Cancels links that are being opened.
     pub(super) cancel: EventFd,
     pub(super) control: Option<control::Sender>,
-    /// What its reader has not delivered yet.
+    /// Shows whether its reader has more to deliver.
     pub(super) unread: Option<control::Unread>,
-    /// Bytes that had come on it when the destination was last heard.
+    /// Bytes received on it at the last look.
     pub(super) heard: u64,
     /// All of the present connection, to end them from outside.
     pub(super) open: Vec<Link>,
     /// Bulk links of this migration.
     pub(super) bulk_links: u8,
     pub(super) loss: HeldLoss,
-    /// Counts connections: what a link of an earlier one says late is not heard.
+    /// Counts connections: late events of an earlier one are ignored.
     pub(super) epoch: u32,
     /// Postcopy, while recovering: where the destination listens now.
     pub(super) recover_to: Option<Endpoint>,
@@ -48,7 +47,7 @@ impl Links {
     /// None is open yet.
     ///
     /// # Errors
-    /// When no eventfd can be had.
+    /// When no eventfd can be created.
     pub(super) fn new(to: Endpoint, bulk_links: u8) -> std::io::Result<Self> {
         Ok(Links {
             reached: to.clone(),
@@ -66,7 +65,7 @@ impl Links {
     }
 }
 
-/// What the record can be asked.
+/// A question to the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Question {
     /// Write the nonce.
@@ -75,18 +74,19 @@ pub(super) enum Question {
     TakeBack,
 }
 
-/// The ownership record, and whom it or the operator names.
+/// The ownership record, and the owner that it or the operator names.
 pub(super) struct Record {
-    /// The process's, also if this migration goes without.
+    /// The process's, also if this migration does not use it.
     pub(super) own: Option<Arc<OwnRecord>>,
     /// This migration's.
     pub(super) handover: Option<Arc<HandoverRecord>>,
-    /// The handshake is the record's, where the process has one and both sides see it.
+    /// The handshake is automatic: `owned` if the process has a record and both sides see it.
     pub(super) expects_owned: bool,
     pub(super) call: Call<Question>,
-    /// Whom the operator has named as the owner.
+    /// The owner that the operator has named.
     pub(super) resolved: Option<Owner>,
-    /// Whom the operator would name, and the client that waits for the record's answer to that.
+    /// The owner that the operator wants to name, and the client that waits for the record's
+    /// answer.
     pub(super) resolving: Option<(Owner, Sender<Answer>)>,
 }
 
@@ -97,12 +97,12 @@ impl Record {
     }
 }
 
-/// What the next messages carry beside themselves.
+/// Attachments of the next messages.
 #[derive(Default)]
 pub(super) struct Package {
-    /// Which chunks of memory hold something, for the greeting.
+    /// The map of filled chunks, for the greeting.
     pub(super) filled: Vec<u8>,
-    /// The switchover's stop, of which the last pages and the state are.
+    /// The switchover's stop, at which the last pages and the state are read.
     pub(super) stopped: Option<Stopped>,
     /// Framed sections for the next message that carries them.
     pub(super) state: Vec<u8>,
@@ -112,12 +112,12 @@ pub(super) struct Package {
     pub(super) received: Option<PageBitmap>,
 }
 
-/// The way of the pages.
+/// The path of the pages.
 pub(super) struct Pages {
     pub(super) controls: Controls,
     pub(super) throttle: Throttle,
     pub(super) jobs: Option<Sender<PageJob>>,
-    /// The memory goes as a whole.
+    /// The memory is handed over as a whole.
     pub(super) as_a_whole: bool,
     /// Its mark when it was passed.
     pub(super) passed_mark: Option<bool>,

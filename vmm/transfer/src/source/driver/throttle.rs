@@ -1,8 +1,8 @@
-//! The source's guest is slowed down while rounds do not converge, and never for longer.
+//! Throttles the source's guest while rounds do not converge, and never for longer.
 //!
-//! Only the driver's thread throttles, so that what the page thread says late changes nothing:
-//! [`Driver`] ends it before each step that ends the rounds. Should the driver itself die, the
-//! guest is let go with it.
+//! Only the driver's thread throttles, so that late reports of the page thread have no effect:
+//! [`Driver`] ends throttling before each step that ends the rounds. If the driver itself dies,
+//! throttling ends with it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,7 +11,7 @@ use ferry_machine::Machine;
 
 use crate::progress::Progress;
 
-/// The driver's hand on its guest's vCPUs.
+/// Throttles the guest's vCPUs for the driver.
 pub(super) struct Throttle {
     machine: Arc<Machine>,
     progress: Arc<Progress>,
