@@ -25,14 +25,16 @@ impl Machine {
     /// earlier hold then remains.
     pub fn hold(&self, hold: Hold) -> Result<Stopped, MachineError> {
         let control = &self.parts.control;
-        if hold == Hold::HandedOver && self.hand_over_stopped() {
-            return Ok(Stopped::new(&self.parts));
+        if hold == Hold::HandedOver
+            && let Some(stopped) = self.hand_over_stopped()
+        {
+            return Ok(stopped);
         }
         let _turn = control.turn.take("stopping the guest")?;
         let before = {
             let mut status = control.status();
             match (status.hold, hold) {
-                (Some(Hold::HandedOver), Hold::HandedOver) => return Ok(Stopped::new(&self.parts)),
+                (Some(Hold::HandedOver), Hold::HandedOver) => return Ok(Stopped::new(&self.parts, &status)),
                 (Some(Hold::HandedOver), _) => return Err(MachineError::HandedOver),
                 (Some(Hold::Incoming), Hold::Switchover) => return Err(MachineError::AwaitsGuest),
                 _ => {}
@@ -51,19 +53,18 @@ impl Machine {
         if result.is_err() {
             status.hold = before;
         }
-        drop(status);
-        result.map(|()| Stopped::new(&self.parts))
+        result.map(|()| Stopped::new(&self.parts, &status))
     }
 
     /// Hands over a guest that the switchover has stopped, without the turn: no thread that holds
     /// the turn may delay it.
-    fn hand_over_stopped(&self) -> bool {
+    fn hand_over_stopped(&self) -> Option<Stopped> {
         let mut status = self.parts.control.status();
         let stopped = status.hold == Some(Hold::Switchover) && !status.running;
-        if stopped {
+        stopped.then(|| {
             status.hold = Some(Hold::HandedOver);
-        }
-        stopped
+            Stopped::new(&self.parts, &status)
+        })
     }
 
     /// As [`Machine::release_hold_if`], for a guest without a record.

@@ -12,6 +12,7 @@ use ferry_migration::pages::PageBitmap;
 
 use super::error::{DeviceFailure, MachineError};
 use super::parts::Parts;
+use super::status::Status;
 use super::turn::TurnGuard;
 use super::{Machine, sections};
 
@@ -33,9 +34,9 @@ impl Clone for Stopped {
 }
 
 impl Stopped {
-    /// The caller has stopped the vCPUs, and no other thread may let them in before this is made.
-    pub(super) fn new(parts: &Arc<Parts>) -> Self {
-        Stopped { parts: parts.clone(), entries: parts.control.status().entries, in_turn: false }
+    /// The vCPUs are stopped, by this status.
+    pub(super) fn new(parts: &Arc<Parts>, status: &Status) -> Self {
+        Stopped { parts: parts.clone(), entries: status.entries, in_turn: false }
     }
 
     /// Drains and flushes the devices.
@@ -116,7 +117,8 @@ impl Machine {
             true => control.halt()?,
             false => self.check_not_ended()?,
         }
-        let result = read(&Stopped { in_turn: true, ..Stopped::new(&self.parts) });
+        let stopped = Stopped { in_turn: true, ..Stopped::new(&self.parts, &control.status()) };
+        let result = read(&stopped);
         if runs {
             control.go_on()?;
             self.check_not_ended()?;

@@ -94,7 +94,9 @@ fn a_hold_remembers_what_the_operator_wants() {
     machine.release_hold().unwrap();
     machine.cont().unwrap();
     machine.stop().unwrap();
-    machine.hold(Hold::HandedOver).unwrap();
+    for _ in 0..2 {
+        machine.hold(Hold::HandedOver).unwrap();
+    }
     assert_eq!((machine.run_state(), machine.is_handed_over()), (RunState::PostMigrate, true));
     assert!(matches!(machine.release_hold(), Err(MachineError::HandedOver)));
     assert!(matches!(machine.cont(), Err(MachineError::HandedOver)));
