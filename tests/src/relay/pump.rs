@@ -75,9 +75,13 @@ fn pump(mut from: Reader, mut to: Direction, shared: &Shared, (number, theirs): 
         if to.take(unit, place(from.link(), side)).is_err() {
             // A connection that is gone at one end is reset at the other, behind what that end had
             // sent before.
-            let until = Instant::now() + LAST_WORDS;
+            let mut until = Instant::now() + LAST_WORDS;
             let back = place(from.link(), side.other());
-            while theirs.load(SeqCst) > 0 && (Instant::now() < until || shared.lock().holds_back(back)) {
+            while theirs.load(SeqCst) > 0 && Instant::now() < until {
+                // What is released has yet to be written.
+                if shared.lock().holds_back(back) {
+                    until = Instant::now() + LAST_WORDS;
+                }
                 std::thread::sleep(POLL);
             }
             from.close();

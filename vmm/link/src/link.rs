@@ -16,11 +16,12 @@ use crate::endpoint::Endpoint;
 use crate::socket::Socket;
 use crate::wire::Wire;
 
+mod allowance;
 #[cfg(test)]
 mod pipe_tests;
 mod transfer;
 
-pub use self::transfer::{Allowance, LOOK, Unconfirmed, silent};
+pub use self::allowance::{Allowance, LOOK, Unconfirmed, silent};
 
 /// A connection to the peer; clones share it.
 #[derive(Clone, Debug)]

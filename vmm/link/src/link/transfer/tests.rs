@@ -1,8 +1,10 @@
 //! Links over real sockets: deadlines of what must move, and what may wait.
 
 use super::*;
+use crate::Unconfirmed;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Instant;
 
 const PATIENCE: Duration = Duration::from_millis(200);
 
