@@ -1,7 +1,6 @@
 //! Helpers for the tests of this crate and of those above it.
 
-// A test prints why it is skipped, and fails where it cannot begin.
-#![allow(clippy::print_stderr, clippy::missing_panics_doc)]
+#![cfg_attr(not(test), expect(clippy::print_stderr, reason = "a test says why it is skipped"))]
 
 use std::sync::Arc;
 

@@ -33,7 +33,12 @@ impl Pipes {
     }
 
     fn wait(&self, to: Ready, wait: bool) -> io::Result<()> {
-        while wait && !self.wait_ready(to, Some(Duration::from_millis(5)))? && !self.ended.load(SeqCst) {}
+        // The wait is in the poll.
+        while wait && !self.ended.load(SeqCst) {
+            if self.wait_ready(to, Some(Duration::from_millis(5)))? {
+                break;
+            }
+        }
         if self.ended.load(SeqCst) { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
     }
 }

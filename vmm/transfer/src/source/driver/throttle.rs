@@ -1,8 +1,8 @@
 //! Throttles the source's guest while rounds do not converge, and never for longer.
 //!
-//! Only the driver's thread throttles, so that late reports of the page thread have no effect:
-//! [`Driver`] ends throttling before each step that ends the rounds. If the driver itself dies,
-//! throttling ends with it.
+//! Only the driver's thread throttles, so that late reports of the page thread have no effect: the
+//! [driver](super::Driver) ends throttling before each step that ends the rounds. If the driver
+//! itself dies, throttling ends with it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
