@@ -1,8 +1,8 @@
 //! The migration protocol of Ferry: the messages between the two sides, the state machine of each,
 //! and which pages remain.
 //!
-//! Sans-IO: no KVM, sockets, threads, clock or page data. The runtime, `ferry-transfer`, drives these
-//! types with the real things; tests drive the same types with made-up ones.
+//! Sans-IO: no KVM, sockets, threads, clock or page data. The drivers in `ferry-transfer` feed these
+//! types with the real things; tests feed the same types with made-up ones.
 
 pub mod convergence;
 pub mod description;

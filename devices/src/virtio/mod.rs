@@ -1,10 +1,10 @@
 //! Virtio: devices that share queues in guest memory with a driver (virtio 1.2), here over
 //! memory-mapped registers.
 //!
-//! [`VirtioMmio`] is the transport (§4.2.2): registers, status, features, saved state, and a worker
-//! thread for each queue (`worker`), which takes requests from its ring in batches (`ring`). It
-//! drives any [`VirtioDevice`], such as [`block::Block`], which defines the device's features and
-//! configuration space and serves its requests.
+//! [`VirtioMmio`] is the transport (§4.2.2): registers, status, features, saved state, and a
+//! worker thread for each queue (`worker`), which takes requests from its ring in batches (`ring`).
+//! It drives any [`VirtioDevice`], such as [`block::Block`], which defines the device's features
+//! and configuration space and serves its requests.
 
 pub mod block;
 mod device;

@@ -1,8 +1,8 @@
 //! The operator's commands: `cont`, `stop`, `system_reset`, `quit`.
 //!
-//! QMP and the console call this. A command that a hold forbids for now is recorded and carried out
-//! when the hold ends, here or at the destination: it travels with the state or, if it comes later,
-//! with the permit. After the permit it would be lost, and is refused.
+//! QMP and the console call this. During a hold, a command is recorded and carried out when the
+//! hold ends, here or at the destination: it travels with the state or, if it comes later, with the
+//! permit. After the permit it would be lost, and is refused.
 
 use super::error::{ExitReason, GuestFailure, MachineError};
 use super::status::{Hold, ResetCause};

@@ -1,5 +1,5 @@
-//! The disk's offer to its driver: features, limits and the configuration space (virtio 1.2 §5.2.3,
-//! §5.2.4).
+//! The disk's offer to its driver: features, limits and the configuration space (virtio 1.2
+//! §5.2.3, §5.2.4).
 
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;

@@ -172,9 +172,19 @@ impl Link {
     ///
     /// # Errors
     /// `UnexpectedEof` when the peer closed before; `TimedOut` past the allowance.
-    pub fn read_within(&self, mut buffer: &mut [u8], allowance: &mut Allowance) -> io::Result<()> {
+    pub fn read_within(&self, buffer: &mut [u8], allowance: &mut Allowance) -> io::Result<()> {
+        self.fill_within(buffer, allowance, |buffer| self.wire().receive(buffer, false))
+    }
+
+    /// Fills `buffer` by calls of `receive`, none of which waits.
+    fn fill_within(
+        &self,
+        mut buffer: &mut [u8],
+        allowance: &mut Allowance,
+        mut receive: impl FnMut(&mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<()> {
         while !buffer.is_empty() {
-            match self.wire().receive(buffer, false) {
+            match receive(buffer) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(taken) => {
                     self.note(taken);
@@ -318,23 +328,9 @@ impl Link {
     ///
     /// # Errors
     /// As there.
-    pub(crate) fn read_within_with(
-        &self,
-        mut buffer: &mut [u8],
-        allowance: &mut Allowance,
-    ) -> io::Result<Vec<OwnedFd>> {
+    pub(crate) fn read_within_with(&self, buffer: &mut [u8], allowance: &mut Allowance) -> io::Result<Vec<OwnedFd>> {
         let mut kept = Vec::new();
-        while !buffer.is_empty() {
-            match self.wire().receive_with(buffer, &mut kept) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(taken) => {
-                    self.note(taken);
-                    buffer = &mut buffer[taken..];
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => allowance.wait(self, Ready::ToReceive)?,
-                Err(error) => retry(error)?,
-            }
-        }
+        self.fill_within(buffer, allowance, |buffer| self.wire().receive_with(buffer, &mut kept))?;
         Ok(kept)
     }
 }

@@ -3,8 +3,8 @@
 //!
 //! In rounds the shares are fixed stripes, so that every version of a page travels on the same
 //! link, in order: no older version can overwrite a newer one. In postcopy each page is sent once,
-//! and whichever link is free takes the next. The page sender calls this; with one link, or with
-//! little to send, everything happens on its own thread.
+//! and the next page goes on the link that is free first. The page sender calls this; with one
+//! link, or with little to send, it sends everything on its own thread.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 

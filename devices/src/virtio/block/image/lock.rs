@@ -1,10 +1,13 @@
 //! The locks of an image (fcntl(2), open file description locks) and what they are for.
 //!
-//! | bytes | lock | held by |
-//! |---|---|---|
-//! | 0 to 2^62 - 1 | the main lock: whose guest may use the image | the process that runs the guest |
-//! | 2^62 | the sign of a hand-over, shared: a process that does not hold the main lock may have the newest state of the guest, or is about to run it | a source from the release of the main lock until it has it back or the guest has gone, and a destination from the greeting until it has the main lock |
-//! | 2^62 + N | the proof of nonce N: two processes have opened the same file | a migration's source, until its destination has checked |
+//! - Bytes 0 to 2^62 - 1, the main lock: whose guest may use the image. The process that runs the
+//!   guest holds it.
+//! - Byte 2^62, the sign of a hand-over, shared: a process that does not hold the main lock may have
+//!   the newest state of the guest, or is about to run it. A source holds it from the release of the
+//!   main lock until it has it back or the guest has gone, and a destination from the greeting until
+//!   it has the main lock.
+//! - Byte 2^62 + N, the proof of nonce N: two processes have opened the same file. A migration's
+//!   source holds it until its destination has checked.
 //!
 //! A lock belongs to the inode. So a destination that finds the source's nonce among the locks of
 //! its own file has opened the same file, on any host and by any path. A copy of the
