@@ -19,7 +19,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 /// Most bytes in the queue.
 const CAPACITY: usize = 1 << 20;
 /// Longest that the end of the process waits for the reader.
-const FAREWELL: Duration = Duration::from_secs(1);
+const EXIT_PATIENCE: Duration = Duration::from_secs(1);
 
 static STDERR: OnceLock<Option<Queue>> = OnceLock::new();
 
@@ -47,11 +47,11 @@ pub(crate) fn flush_within(within: Duration) {
 /// Dropped at the end of the process, even by a panic: waits until all is written, for a second at
 /// most.
 #[derive(Debug)]
-pub(crate) struct Farewell;
+pub(crate) struct FlushAtExit;
 
-impl Drop for Farewell {
+impl Drop for FlushAtExit {
     fn drop(&mut self) {
-        flush_within(FAREWELL);
+        flush_within(EXIT_PATIENCE);
     }
 }
 

@@ -155,17 +155,17 @@ impl Source {
         };
         let asked = self.asked.take();
         let (answer, mut then) = match (result, asked.map(|asked| asked.owner)) {
-            (TakeBack::Won, wished) => {
+            (TakeBack::Won, asked) => {
                 let outcome = Outcome::Failed(format!("{reason}; the ownership record names this side"));
-                let answer = if wished == Some(Owner::Destination) { Err(IS_KEPT) } else { Ok(()) };
+                let answer = if asked == Some(Owner::Destination) { Err(IS_KEPT) } else { Ok(()) };
                 (answer, self.give_up(outcome))
             }
-            (TakeBack::Lost, wished) => {
-                let answer = if wished == Some(Owner::Source) { Err(NAMES_ANOTHER) } else { Ok(()) };
+            (TakeBack::Lost, asked) => {
+                let answer = if asked == Some(Owner::Source) { Err(NAMES_ANOTHER) } else { Ok(()) };
                 (answer, self.destination_owns())
             }
-            (TakeBack::Taken, wished) => {
-                let answer = if wished.is_some() { Err(NAMES_ANOTHER) } else { Ok(()) };
+            (TakeBack::Taken, asked) => {
+                let answer = if asked.is_some() { Err(NAMES_ANOTHER) } else { Ok(()) };
                 (answer, self.taken(&reason))
             }
             (_, Some(Owner::Destination)) => (Ok(()), self.destination_owns()),

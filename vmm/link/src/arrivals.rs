@@ -5,12 +5,12 @@
 //! links.
 //!
 //! ```text
-//!   listen queue ──► stranger ──► arrival ──► driver
-//!                    └──── at most ROOM ────┘
+//!   listen queue ──► pending ──► arrival ──► driver
+//!                    └─── at most ROOM ───┘
 //! ```
 //!
 //! While there is no room, further connections wait in the kernel's queue, and none is closed for
-//! them: each may be the source. A stranger is closed or becomes an arrival within
+//! them: each may be the source. A pending connection is closed or becomes an arrival within
 //! [`INTRODUCTION`], so no connection waits for much longer than that.
 
 use std::io;
@@ -35,7 +35,7 @@ const INTRODUCTION: Duration = Duration::from_secs(2);
 const SCARCITY: Duration = Duration::from_millis(100);
 /// Interval of checks for room while there is none.
 const LOOK: Duration = Duration::from_millis(20);
-/// Most strangers and arrivals at a time: several times the links of a migration and its
+/// Most pending connections and arrivals at a time: several times the links of a migration and its
 /// reconnection, each a control, an urgent and 32 bulk links.
 const ROOM: usize = 256;
 
@@ -130,18 +130,19 @@ pub fn listen(
     tell: impl Fn(News) + Send + 'static,
     faults: Arc<FaultControl>,
 ) -> io::Result<JoinHandle<()>> {
-    Door::new(listener, stop, Box::new(tell), faults, ROOM).start()
+    Acceptor::new(listener, stop, Box::new(tell), faults, ROOM).start()
 }
 
 /// State of the listening thread.
-struct Door {
+struct Acceptor {
     listener: Listener,
     stop: Stop,
     tell: Tell,
     faults: Arc<FaultControl>,
-    /// Most strangers and arrivals.
+    /// Most pending connections and arrivals.
     most: usize,
-    strangers: Vec<Stranger>,
+    /// Connections whose preamble is awaited.
+    pending: Vec<Pending>,
     /// Arrivals that the driver has not taken.
     waiting: Arc<AtomicUsize>,
     /// The host was short of something: no connection is accepted before this time.
@@ -149,23 +150,23 @@ struct Door {
     full: bool,
 }
 
-impl Door {
+impl Acceptor {
     fn new(listener: Listener, stop: Stop, tell: Tell, faults: Arc<FaultControl>, most: usize) -> Self {
-        let (strangers, waiting) = (Vec::new(), Arc::default());
-        Door { listener, stop, tell, faults, most, strangers, waiting, rest: None, full: false }
+        let (pending, waiting) = (Vec::new(), Arc::default());
+        Acceptor { listener, stop, tell, faults, most, pending, waiting, rest: None, full: false }
     }
 
     fn start(mut self) -> io::Result<JoinHandle<()>> {
         let own = self.faults.clone();
         own.spawn("ferry-dst-accept", move || {
             let ended = loop {
-                match self.turn() {
+                match self.step() {
                     Ok(true) => {}
                     Ok(false) => break None,
                     Err(error) => break Some(error),
                 }
             };
-            let Door { listener, stop, tell, .. } = self;
+            let Acceptor { listener, stop, tell, .. } = self;
             // The address is freed before the failure is reported: it may be listened on again.
             drop(listener);
             stop.live.store(false, SeqCst);
@@ -176,20 +177,20 @@ impl Door {
     }
 
     fn room(&self) -> usize {
-        self.most.saturating_sub(self.strangers.len() + self.waiting.load(SeqCst))
+        self.most.saturating_sub(self.pending.len() + self.waiting.load(SeqCst))
     }
 
     /// Waits for the next event and handles it; false when stopped.
-    fn turn(&mut self) -> io::Result<bool> {
+    fn step(&mut self) -> io::Result<bool> {
         self.rest = self.rest.filter(|until| *until > Instant::now());
         let takes = self.rest.is_none() && self.room() > 0;
         let wake = self.wake(takes).and_then(|wake| {
             let left = wake.saturating_duration_since(Instant::now());
             Timespec::try_from(left).ok()
         });
-        let strangers = self.strangers.iter().map(|stranger| stranger.link.receive_fd());
+        let pending = self.pending.iter().map(|connection| connection.link.receive_fd());
         let mut fds: Vec<_> = std::iter::once(self.stop.stop.as_fd())
-            .chain(strangers)
+            .chain(pending)
             .chain(takes.then(|| self.listener.as_fd()))
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
             .collect();
@@ -203,9 +204,9 @@ impl Door {
         if ready[0] {
             return Ok(false);
         }
-        self.full &= self.strangers.len() > self.most / 2;
+        self.full &= self.pending.len() > self.most / 2;
         let comes = takes && ready[ready.len() - 1];
-        self.hear(&ready[1..]);
+        self.receive(&ready[1..]);
         if comes {
             self.take()?;
         }
@@ -215,25 +216,25 @@ impl Door {
     /// When to wake up without an event.
     fn wake(&self, takes: bool) -> Option<Instant> {
         let look = (!takes && self.rest.is_none()).then(|| Instant::now() + LOOK);
-        self.strangers.iter().map(|stranger| stranger.until).chain(self.rest).chain(look).min()
+        self.pending.iter().map(|connection| connection.until).chain(self.rest).chain(look).min()
     }
 
-    /// Reads from strangers, and closes those whose time is up. Bytes that have arrived are read
-    /// first: this thread itself may be late.
-    fn hear(&mut self, ready: &[bool]) {
-        for (mut stranger, ready) in std::mem::take(&mut self.strangers).into_iter().zip(ready) {
-            let left = if *ready { stranger.hear() } else { Heard::Less };
-            self.follow(stranger, left);
+    /// Reads from pending connections, and closes those whose time is up. Bytes that have arrived
+    /// are read first: this thread itself may be late.
+    fn receive(&mut self, ready: &[bool]) {
+        for (mut connection, ready) in std::mem::take(&mut self.pending).into_iter().zip(ready) {
+            let left = if *ready { connection.receive() } else { Received::Incomplete };
+            self.follow(connection, left);
         }
     }
 
-    fn follow(&mut self, stranger: Stranger, heard: Heard) {
-        match heard {
-            Heard::Less if Instant::now() < stranger.until => self.strangers.push(stranger),
-            Heard::Less => tracing::info!("a connection did not introduce itself in time and was closed"),
-            Heard::Nothing => {}
-            Heard::Preamble(preamble) => {
-                let arrival = Arrival { preamble, link: stranger.link, _place: Place::take(&self.waiting) };
+    fn follow(&mut self, connection: Pending, received: Received) {
+        match received {
+            Received::Incomplete if Instant::now() < connection.until => self.pending.push(connection),
+            Received::Incomplete => tracing::info!("a connection did not introduce itself in time and was closed"),
+            Received::NoLink => {}
+            Received::Preamble(preamble) => {
+                let arrival = Arrival { preamble, link: connection.link, _place: Place::take(&self.waiting) };
                 (self.tell)(News::Arrived(arrival));
             }
         }
@@ -243,10 +244,10 @@ impl Door {
     fn take(&mut self) -> io::Result<()> {
         match self.listener.take(&self.faults) {
             Ok(Some(link)) => {
-                let mut stranger = Stranger::new(link);
+                let mut connection = Pending::new(link);
                 // A source sends its preamble at once.
-                let heard = stranger.hear();
-                self.follow(stranger, heard);
+                let received = connection.receive();
+                self.follow(connection, received);
             }
             Ok(None) => {}
             Err(error) if is_scarcity(&error) => {
@@ -269,7 +270,7 @@ fn is_scarcity(error: &io::Error) -> bool {
 }
 
 /// A connection whose preamble is awaited.
-struct Stranger {
+struct Pending {
     link: Link,
     until: Instant,
     bytes: [u8; PREAMBLE_LEN],
@@ -279,61 +280,61 @@ struct Stranger {
     answered: bool,
 }
 
-/// The result of reading from a stranger.
-enum Heard {
+/// The result of reading from a pending connection.
+enum Received {
     /// More bytes are expected.
-    Less,
+    Incomplete,
     /// It is no link, or was closed.
-    Nothing,
+    NoLink,
     /// It is a link.
     Preamble(Preamble),
 }
 
-impl Stranger {
+impl Pending {
     fn new(link: Link) -> Self {
         let until = Instant::now() + INTRODUCTION;
-        Stranger { link, until, bytes: [0; PREAMBLE_LEN], filled: 0, answered: false }
+        Pending { link, until, bytes: [0; PREAMBLE_LEN], filled: 0, answered: false }
     }
 
     /// Reads the bytes that are here, and none beyond the preamble.
-    fn hear(&mut self) -> Heard {
+    fn receive(&mut self) -> Received {
         let mut forgotten = [0; 4096];
         let room = if self.answered { &mut forgotten[..] } else { &mut self.bytes[self.filled..] };
         match self.link.read_now(room) {
-            Ok(Some(1..)) if self.answered => Heard::Less,
+            Ok(Some(1..)) if self.answered => Received::Incomplete,
             Ok(Some(taken @ 1..)) => {
                 self.filled += taken;
-                if self.filled == PREAMBLE_LEN { self.introduced() } else { Heard::Less }
+                if self.filled == PREAMBLE_LEN { self.introduced() } else { Received::Incomplete }
             }
-            Ok(None) => Heard::Less,
+            Ok(None) => Received::Incomplete,
             Ok(Some(_)) | Err(_) => {
                 tracing::debug!("a connection left without an introduction");
-                Heard::Nothing
+                Received::NoLink
             }
         }
     }
 
-    fn introduced(&mut self) -> Heard {
+    fn introduced(&mut self) -> Received {
         match Preamble::decode(&self.bytes) {
-            Ok(preamble) => Heard::Preamble(preamble),
+            Ok(preamble) => Received::Preamble(preamble),
             Err(error) => {
                 tracing::warn!(%error, "a connection was refused");
-                if matches!(error, WireError::Version { .. }) { self.tell_version() } else { Heard::Nothing }
+                if matches!(error, WireError::Version { .. }) { self.tell_version() } else { Received::NoLink }
             }
         }
     }
 
     /// Sends our own preamble, which shows our version. The peer is sure to read it only if this
     /// side reads on until the peer closes.
-    fn tell_version(&mut self) -> Heard {
+    fn tell_version(&mut self) -> Received {
         let ours = Preamble { migration_id: 0, connection: 0, link: LinkRole::Control };
         // A socket that has sent nothing yet has room for it.
         if !self.link.write_now(&ours.encode()).is_ok_and(|sent| sent == PREAMBLE_LEN) {
-            return Heard::Nothing;
+            return Received::NoLink;
         }
         self.link.finish_sending();
         self.answered = true;
-        Heard::Less
+        Received::Incomplete
     }
 }
 

@@ -214,16 +214,16 @@ fn sink(config: &SerialSink, has_spoken: Arc<AtomicBool>) -> Result<Box<dyn Writ
             Box::new(output_file::append(path, Purpose::SerialLog).map_err(MachineError::Serial)?)
         }
     };
-    Ok(Box::new(Listened { inner, has_spoken }))
+    Ok(Box::new(NotesOutput { inner, has_spoken }))
 }
 
 /// Records that the guest has written output.
-struct Listened {
+struct NotesOutput {
     inner: Box<dyn Write + Send>,
     has_spoken: Arc<AtomicBool>,
 }
 
-impl Write for Listened {
+impl Write for NotesOutput {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.has_spoken.store(true, Ordering::Relaxed);
         self.inner.write(bytes)

@@ -43,11 +43,11 @@ struct State {
     ending: bool,
     /// When the first thread went in after the gate was last opened.
     first_in: Option<Instant>,
-    vcpus: Vec<Passenger>,
+    vcpus: Vec<VcpuSlot>,
 }
 
 #[derive(Debug)]
-struct Passenger {
+struct VcpuSlot {
     area: RunArea,
     /// Set while the thread is inside.
     inside: Option<libc::pthread_t>,
@@ -64,7 +64,7 @@ impl Gate {
             let registered = register_signal_handler(kick_signal(), ignore);
             debug_assert!(registered.is_ok(), "{registered:?}");
         });
-        let vcpus = areas.into_iter().map(|area| Passenger { area, inside: None, gone: false }).collect();
+        let vcpus = areas.into_iter().map(|area| VcpuSlot { area, inside: None, gone: false }).collect();
         let state = Mutex::new(State { open: false, resting: false, ending: false, first_in: None, vcpus });
         Gate { state, opened: Condvar::new(), moved: Condvar::new() }
     }

@@ -29,6 +29,7 @@ mod identity;
 mod ids;
 mod kvm;
 mod moving;
+mod operation;
 mod operator;
 mod parts;
 mod power_on;
@@ -42,7 +43,6 @@ mod stopped;
 pub mod testing;
 mod throttle;
 mod throttling;
-mod turn;
 mod vcpu;
 
 use std::sync::Arc;
@@ -103,7 +103,7 @@ impl Machine {
         let serving = parts.clone();
         let thread = std::thread::Builder::new().name("reset".to_owned()).spawn(move || reset::serve(&serving));
         machine.reset_thread = Some(thread.map_err(|error| MachineError::Thread("resets", error))?);
-        let _turn = parts.control.turn.take("starting")?;
+        let _operation = parts.control.operation.take("starting")?;
         // A paused guest acquires nothing yet: its record may forbid a boot.
         if !machine.awaits_guest() && machine.wants_to_run() {
             parts.begin()?;

@@ -13,7 +13,7 @@ use ferry_migration::ownership::custody::{self, Again};
 use super::error::{DeviceFailure, MachineError};
 use super::status::Hold;
 use super::stopped::Stopped;
-use super::{Machine, sections, turn};
+use super::{Machine, operation, sections};
 
 impl Machine {
     /// Stops the vCPUs (returns when none is in KVM_RUN) and keeps them stopped. A switchover's
@@ -30,7 +30,7 @@ impl Machine {
         {
             return Ok(stopped);
         }
-        let _turn = control.turn.take("stopping the guest")?;
+        let _operation = control.operation.take("stopping the guest")?;
         let before = {
             let mut status = control.status();
             match (status.hold, hold) {
@@ -56,8 +56,8 @@ impl Machine {
         result.map(|()| Stopped::new(&self.parts, &status))
     }
 
-    /// Hands over a guest that the switchover has stopped, without the turn: no thread that holds
-    /// the turn may delay it.
+    /// Hands over a guest that the switchover has stopped, without the operation lock: no thread
+    /// that holds it may delay it.
     fn hand_over_stopped(&self) -> Option<Stopped> {
         let mut status = self.parts.control.status();
         let stopped = status.hold == Some(Hold::Switchover) && !status.running;
@@ -86,7 +86,7 @@ impl Machine {
     /// shown at it.
     pub fn release_hold_if(&self, allowed: impl FnOnce() -> Result<(), String>) -> Result<(), MachineError> {
         let control = &self.parts.control;
-        let _turn = control.turn.take("starting the guest")?;
+        let _operation = control.operation.take("starting the guest")?;
         let before = control.status().hold;
         if before == Some(Hold::HandedOver) {
             return Err(MachineError::HandedOver);
@@ -110,7 +110,7 @@ impl Machine {
             if arrives {
                 self.parts.keep_description(guest);
             }
-            (status.hold, status.wishes_left) = (None, false);
+            (status.hold, status.requests_sent) = (None, false);
         }
         if let Err(error) = self.parts.run_if_wanted() {
             let mut status = control.status();
@@ -139,7 +139,7 @@ impl Machine {
     pub fn leave_stopped(&self) {
         let mut status = self.parts.control.status();
         if status.hold == Some(Hold::Switchover) {
-            (status.hold, status.wishes_left, status.wants) = (None, false, false);
+            (status.hold, status.requests_sent, status.wants) = (None, false, false);
             status.let_go = true;
         }
     }
@@ -165,7 +165,7 @@ impl Machine {
     /// The device that could not be loaded, and why. The machine can then be loaded again, but not
     /// run.
     pub fn load(&self, sections: &[Section]) -> Result<(), DeviceFailure> {
-        let _turn = self.stopped("loading device state")?;
+        let _operation = self.stopped("loading device state")?;
         sections::load(&self.parts, sections)
     }
 
@@ -175,19 +175,19 @@ impl Machine {
     /// # Errors
     /// When KVM refuses.
     pub fn complete_load(&self) -> Result<(), MachineError> {
-        let _turn = self.stopped("setting the guest's clocks")?;
+        let _operation = self.stopped("setting the guest's clocks")?;
         self.parts.complete_load()
     }
 
-    /// The turn, with the vCPUs stopped.
-    fn stopped(&self, doing: &'static str) -> Result<turn::TurnGuard<'_>, MachineError> {
+    /// The operation lock, with the vCPUs stopped.
+    fn stopped(&self, doing: &'static str) -> Result<operation::OperationGuard<'_>, MachineError> {
         let control = &self.parts.control;
-        let turn = control.turn.take(doing)?;
+        let operation = control.operation.take(doing)?;
         if control.status().running {
             return Err(MachineError::Busy { doing: "running the guest, which must be stopped first" });
         }
         control.wait_halted()?;
-        Ok(turn)
+        Ok(operation)
     }
 
     /// For a destination that runs the guest while pages are missing: from now on, and until the
@@ -210,11 +210,11 @@ impl Machine {
     /// changed since the state was saved. From here on a command would come too late for the
     /// destination, and is refused until the switchover has ended.
     #[must_use]
-    pub fn last_wishes(&self) -> Vec<u8> {
+    pub fn final_requests(&self) -> Vec<u8> {
         let mut status = self.parts.control.status();
-        status.wishes_left = status.hold == Some(Hold::Switchover);
+        status.requests_sent = status.hold == Some(Hold::Switchover);
         drop(status);
-        sections::wishes(&self.parts).expect("wishes are plain data")
+        sections::requests(&self.parts).expect("requests are plain data")
     }
 
     /// For a destination that has the permit: adopts what the source's operator has requested; a
@@ -222,7 +222,7 @@ impl Machine {
     ///
     /// # Errors
     /// When the bytes do not decode.
-    pub fn take_wishes(&self, bytes: &[u8]) -> Result<(), postcard::Error> {
-        sections::take_wishes(&self.parts, bytes)
+    pub fn adopt_requests(&self, bytes: &[u8]) -> Result<(), postcard::Error> {
+        sections::adopt_requests(&self.parts, bytes)
     }
 }

@@ -5,8 +5,8 @@
 //! permit. After the permit it would be lost, and is refused.
 
 use super::error::{ExitReason, GuestFailure, MachineError};
+use super::operation::OperationGuard;
 use super::status::{Hold, ResetCause};
-use super::turn::TurnGuard;
 use super::{Machine, reset};
 
 impl Machine {
@@ -25,7 +25,7 @@ impl Machine {
     /// # Errors
     /// The device that could not begin to run, and why: another process has its disk.
     pub fn take_resources(&self) -> Result<(), MachineError> {
-        let _turn = self.parts.control.turn.take("taking the disk")?;
+        let _operation = self.parts.control.operation.take("taking the disk")?;
         self.parts.acquire()
     }
 
@@ -51,31 +51,31 @@ impl Machine {
     }
 
     /// Carries out a command. Under a hold it is only recorded, and the end of the hold carries it
-    /// out. Otherwise the turn comes first: a command that is refused because the machine is busy
-    /// is not recorded.
+    /// out. Otherwise the operation lock comes first: a command that is refused because the
+    /// machine is busy is not recorded.
     fn carry_out(
         &self,
         run: bool,
         doing: &'static str,
-        act: impl FnOnce(&TurnGuard<'_>) -> Result<(), MachineError>,
+        act: impl FnOnce(&OperationGuard<'_>) -> Result<(), MachineError>,
     ) -> Result<(), MachineError> {
         if self.note_under_hold(run)? {
             return Ok(());
         }
-        let turn = self.parts.control.turn.take(doing)?;
+        let operation = self.parts.control.operation.take(doing)?;
         // Under a hold that began meanwhile the command is recorded.
         if self.note_under_hold(run)? {
             return Ok(());
         }
         let before = {
             let mut status = self.parts.control.status();
-            let before = (status.wants, status.said);
-            (status.wants, status.said) = (run, true);
+            let before = (status.wants, status.commanded);
+            (status.wants, status.commanded) = (run, true);
             before
         };
-        act(&turn).inspect_err(|_| {
+        act(&operation).inspect_err(|_| {
             let mut status = self.parts.control.status();
-            (status.wants, status.said) = before;
+            (status.wants, status.commanded) = before;
         })
     }
 
@@ -85,9 +85,9 @@ impl Machine {
         match (&status.ended, status.hold) {
             (Some(reason), _) => Err(MachineError::Ended(reason.to_string())),
             (None, Some(Hold::HandedOver)) => Err(MachineError::HandedOver),
-            (None, Some(Hold::Switchover)) if status.wishes_left => Err(MachineError::Leaving),
+            (None, Some(Hold::Switchover)) if status.requests_sent => Err(MachineError::Leaving),
             (None, Some(_)) => {
-                (status.wants, status.said) = (run, true);
+                (status.wants, status.commanded) = (run, true);
                 Ok(true)
             }
             (None, None) => Ok(false),
@@ -106,13 +106,13 @@ impl Machine {
     /// When the guest is not here or has ended, or a part cannot be reset.
     pub fn reset(&self) -> Result<(), MachineError> {
         let control = &self.parts.control;
-        let (hold, wishes_left) = {
+        let (hold, requests_sent) = {
             let status = control.status();
-            (status.hold, status.wishes_left)
+            (status.hold, status.requests_sent)
         };
         self.check_not_ended()?;
         match hold {
-            Some(Hold::Switchover) if wishes_left => return Err(MachineError::Leaving),
+            Some(Hold::Switchover) if requests_sent => return Err(MachineError::Leaving),
             Some(Hold::HandedOver) => return Err(MachineError::HandedOver),
             Some(Hold::Incoming) => return Err(MachineError::AwaitsGuest),
             Some(Hold::Switchover) | None => {}
@@ -121,9 +121,9 @@ impl Machine {
             control.request_reset(ResetCause::Operator);
             return Ok(());
         }
-        // The turn comes first: a reset that is refused because the machine is busy must not happen
+        // The lock comes first: a reset that is refused because the machine is busy must not happen
         // later.
-        let _turn = control.turn.take("a reset")?;
+        let _operation = control.operation.take("a reset")?;
         let asked_before = control.status().reset.is_some();
         control.request_reset(ResetCause::Operator);
         match self.held() {

@@ -5,7 +5,7 @@
 //! vCPU only requests it. While a migration holds the machine the request waits: it travels with
 //! the state, and the side that runs the guest next carries it out. It also waits while pages of
 //! the guest are missing: a reset writes to memory and needs every vCPU out of KVM, and would hold
-//! the turn until the last page has come, which a broken link may delay for long.
+//! the operation lock until the last page has come, which a broken link may delay for long.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,7 +30,7 @@ pub(super) fn serve(parts: &Arc<Parts>) {
             return;
         }
         // Busy: a long operation is under way, and the request stays pending.
-        let Ok(_turn) = control.turn.take("a reset") else { continue };
+        let Ok(_operation) = control.operation.take("a reset") else { continue };
         // Under a hold that came first the request stays pending.
         if !control.status().running {
             continue;
@@ -41,9 +41,9 @@ pub(super) fn serve(parts: &Arc<Parts>) {
     }
 }
 
-/// Carries out a pending reset, unless it may have to wait for pages: then the reset thread does so
-/// once every page is here and the guest is to run. The caller has the turn, and no hold is in
-/// place.
+/// Carries out a pending reset, unless it may have to wait for pages: then the reset thread does
+/// so once every page is here and the guest is to run. The caller holds the operation lock, and no
+/// hold is in place.
 pub(super) fn carry_out_pending(parts: &Parts) -> Result<(), MachineError> {
     let may_wait = parts.control.status().memory_arrives;
     match may_wait {

@@ -2,8 +2,8 @@
 //! it and no hold is in place.
 //!
 //! vCPU threads report here that the guest ends or resets; clients receive events. The thread that
-//! has the [`Turn`] does the long operations; the status itself is only locked for a moment, so
-//! that queries are answered at all times.
+//! has the [`OperationLock`] does the long operations; the status itself is only locked for a
+//! moment, so that queries are answered at all times.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,9 +14,9 @@ use ferry_observe::events::{Event, Events};
 
 use super::error::{ExitReason, GuestFailure, MachineError};
 use super::gate::{DEADLINE, Gate};
+use super::operation::OperationLock;
 use super::status::{ResetCause, Status};
 use super::throttle::Throttle;
-use super::turn::Turn;
 
 /// This many triple faults within [`TRIPLE_FAULT_WINDOW`] count as a loop.
 const TRIPLE_FAULTS: usize = 3;
@@ -29,7 +29,7 @@ const PAGE_PATIENCE: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(super) struct RunControl {
     pub(super) gate: Gate,
-    pub(super) turn: Turn,
+    pub(super) operation: OperationLock,
     pub(super) throttle: Throttle,
     pub(super) events: Arc<Events>,
     /// The guest has written to its serial port since it was booted.
@@ -43,7 +43,7 @@ impl RunControl {
     pub(super) fn new(gate: Gate, events: Arc<Events>, has_spoken: Arc<AtomicBool>, status: Status) -> Self {
         RunControl {
             gate,
-            turn: Turn::default(),
+            operation: OperationLock::default(),
             throttle: Throttle::default(),
             events,
             has_spoken,
@@ -69,7 +69,7 @@ impl RunControl {
     }
 
     /// Marks the guest as running and lets the vCPUs in; returns when they are inside. The caller
-    /// has the turn, and the devices have their resources.
+    /// holds the operation lock, and the devices have their resources.
     pub(super) fn start(&self) -> Result<(), MachineError> {
         let mut status = self.status();
         if !status.should_run() || status.running {
@@ -84,7 +84,7 @@ impl RunControl {
     }
 
     /// Lets the vCPUs of a running guest in again after a snapshot or a reset. The caller has the
-    /// turn.
+    /// operation lock.
     pub(super) fn go_on(&self) -> Result<(), MachineError> {
         self.let_in(self.status(), None)
     }
@@ -106,8 +106,8 @@ impl RunControl {
     }
 
     /// Marks the guest as stopped and gets the vCPUs out; returns when they are out, or wait for a
-    /// page and leave as soon as they have it. The caller has the turn. On error the guest runs as
-    /// before.
+    /// page and leave as soon as they have it. The caller holds the operation lock. On error the
+    /// guest runs as before.
     pub(super) fn stop(&self) -> Result<(), MachineError> {
         if !self.status().running {
             return Ok(());

@@ -45,7 +45,7 @@ pub(super) fn save(parts: &Parts) -> Result<Vec<Section>, DeviceFailure> {
         let payload = device.save().map_err(|error| DeviceFailure::new(device.id(), error))?;
         sections.push(section(device.id(), device.state_version(), payload));
     }
-    let payload = wishes(parts).map_err(|error| DeviceFailure::new(MACHINE, error))?;
+    let payload = requests(parts).map_err(|error| DeviceFailure::new(MACHINE, error))?;
     sections.push(section(MACHINE, MACHINE_VERSION, payload));
     Ok(sections)
 }
@@ -83,7 +83,7 @@ pub(super) fn load(parts: &Parts, sections: &[Section]) -> Result<(), DeviceFail
 }
 
 /// The requested run state and reset, encoded to be sent.
-pub(super) fn wishes(parts: &Parts) -> postcard::Result<Vec<u8>> {
+pub(super) fn requests(parts: &Parts) -> postcard::Result<Vec<u8>> {
     let own = {
         let status = parts.control.status();
         SavedMachine { wants: status.wants, reset_pending: status.reset.is_some() }
@@ -93,14 +93,14 @@ pub(super) fn wishes(parts: &Parts) -> postcard::Result<Vec<u8>> {
 
 /// Adopts what the source's operator has requested; a `cont` or `stop` of this process's operator
 /// overrides it.
-pub(super) fn take_wishes(parts: &Parts, bytes: &[u8]) -> postcard::Result<()> {
+pub(super) fn adopt_requests(parts: &Parts, bytes: &[u8]) -> postcard::Result<()> {
     postcard::from_bytes(bytes).map(|own| adopt(parts, &own))
 }
 
 fn adopt(parts: &Parts, own: &SavedMachine) {
     let mut status = parts.control.status();
     status.reset = own.reset_pending.then_some(ResetCause::Guest);
-    if !status.said {
+    if !status.commanded {
         status.wants = own.wants;
     }
 }

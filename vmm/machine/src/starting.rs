@@ -1,6 +1,6 @@
 //! Acquires the guest's resources and lets it run; or releases them again.
 //!
-//! Every caller has the machine's turn.
+//! Every caller holds the operation lock.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const LOCK_AGAIN: Duration = Duration::from_millis(5);
 
 impl Parts {
-    /// Lets the guest run if it should. The caller has the turn, and no hold is in place.
+    /// Lets the guest run if it should. The caller holds the operation lock, and no hold is in
+    /// place.
     pub(super) fn begin(&self) -> Result<(), MachineError> {
         let (idle, held) = {
             let status = self.control.status();

@@ -29,7 +29,7 @@ pub(super) struct Status {
     /// The operator wants the guest to run.
     pub(super) wants: bool,
     /// This process's operator has issued `cont` or `stop`; overrides the migrated run state.
-    pub(super) said: bool,
+    pub(super) commanded: bool,
     pub(super) hold: Option<Hold>,
     /// Clients see the guest as running: between RESUME and STOP.
     pub(super) running: bool,
@@ -40,7 +40,7 @@ pub(super) struct Status {
     pub(super) reset: Option<ResetCause>,
     /// The requested run state has been sent with the permit: a later command would not reach the
     /// destination.
-    pub(super) wishes_left: bool,
+    pub(super) requests_sent: bool,
     /// Guest memory is still on its way: a vCPU may wait in KVM for a page, where no signal
     /// reaches it.
     pub(super) memory_arrives: bool,

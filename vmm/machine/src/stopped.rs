@@ -11,9 +11,9 @@ use ferry_migration::Section;
 use ferry_migration::pages::PageBitmap;
 
 use super::error::{DeviceFailure, MachineError};
+use super::operation::OperationGuard;
 use super::parts::Parts;
 use super::status::Status;
-use super::turn::TurnGuard;
 use super::{Machine, sections};
 
 /// A machine from the moment at which its vCPUs were out of the guest to that at which they are
@@ -22,21 +22,21 @@ pub struct Stopped {
     parts: Arc<Parts>,
     /// How often vCPUs had been let in by then.
     entries: u64,
-    /// Its creator has the machine's turn for as long as this lives.
-    in_turn: bool,
+    /// Its creator holds the operation lock for as long as this lives.
+    in_operation: bool,
 }
 
 impl Clone for Stopped {
     fn clone(&self) -> Self {
-        // A clone may outlive the turn.
-        Stopped { parts: self.parts.clone(), entries: self.entries, in_turn: false }
+        // A clone may outlive the lock.
+        Stopped { parts: self.parts.clone(), entries: self.entries, in_operation: false }
     }
 }
 
 impl Stopped {
     /// The vCPUs are stopped, by this status.
     pub(super) fn new(parts: &Arc<Parts>, status: &Status) -> Self {
-        Stopped { parts: parts.clone(), entries: status.entries, in_turn: false }
+        Stopped { parts: parts.clone(), entries: status.entries, in_operation: false }
     }
 
     /// Drains and flushes the devices.
@@ -44,7 +44,7 @@ impl Stopped {
     /// # Errors
     /// The device that could not, and why.
     pub fn quiesce(&self) -> Result<(), DeviceFailure> {
-        let _turn = self.turn("draining devices")?;
+        let _operation = self.operation("draining devices")?;
         self.parts.quiesce()
     }
 
@@ -53,7 +53,7 @@ impl Stopped {
     /// # Errors
     /// The device that could not, and why.
     pub fn release_resources(&self) -> Result<(), DeviceFailure> {
-        let _turn = self.turn("releasing the disk")?;
+        let _operation = self.operation("releasing the disk")?;
         self.parts.control.status().holds = false;
         for device in self.parts.devices().iter_mut() {
             device.release().map_err(|error| DeviceFailure::new(device.id(), error))?;
@@ -66,7 +66,7 @@ impl Stopped {
     /// # Errors
     /// The device that could not be saved, and why.
     pub fn save(&self) -> Result<Vec<Section>, DeviceFailure> {
-        let _turn = self.turn("saving device state")?;
+        let _operation = self.operation("saving device state")?;
         sections::save(&self.parts)
     }
 
@@ -80,15 +80,15 @@ impl Stopped {
         self.parts.dirty_log.harvest(into)
     }
 
-    /// The machine's turn, at the same stop.
-    fn turn(&self, doing: &'static str) -> Result<Option<TurnGuard<'_>>, MachineError> {
-        if self.in_turn {
+    /// The operation lock, at the same stop.
+    fn operation(&self, doing: &'static str) -> Result<Option<OperationGuard<'_>>, MachineError> {
+        if self.in_operation {
             return Ok(None);
         }
-        let turn = self.parts.control.turn.take(doing)?;
+        let operation = self.parts.control.operation.take(doing)?;
         self.check()?;
         self.parts.control.wait_halted()?;
-        Ok(Some(turn))
+        Ok(Some(operation))
     }
 
     fn check(&self) -> Result<(), MachineError> {
@@ -111,13 +111,13 @@ impl Machine {
         read: impl FnOnce(&Stopped) -> Result<T, E>,
     ) -> Result<T, E> {
         let control = &self.parts.control;
-        let _turn = control.turn.take(doing)?;
+        let _operation = control.operation.take(doing)?;
         let runs = control.status().running;
         match runs {
             true => control.halt()?,
             false => self.check_not_ended()?,
         }
-        let stopped = Stopped { in_turn: true, ..Stopped::new(&self.parts, &control.status()) };
+        let stopped = Stopped { in_operation: true, ..Stopped::new(&self.parts, &control.status()) };
         let result = read(&stopped);
         if runs {
             control.go_on()?;

@@ -25,14 +25,14 @@ const UNREACHABLE_PAUSE: Duration = Duration::from_millis(1);
 
 /// Runs a vCPU's thread.
 pub(super) fn run(parts: &Arc<Parts>, index: usize) {
-    let farewell = Farewell { parts, index };
+    let end = ThreadEnd { parts, index };
     warm_up(parts, index);
     let gate = &parts.control.gate;
     while gate.enter(index) {
         run_guest(parts, index);
         gate.leave(index);
     }
-    drop(farewell);
+    drop(end);
 }
 
 /// Enters KVM and leaves it before the guest's first instruction, so that KVM's one-time work for a
@@ -47,12 +47,12 @@ fn warm_up(parts: &Parts, index: usize) {
 }
 
 /// Notifies the machine when the thread ends, also by a panic, which no other thread would notice.
-struct Farewell<'a> {
+struct ThreadEnd<'a> {
     parts: &'a Parts,
     index: usize,
 }
 
-impl Drop for Farewell<'_> {
+impl Drop for ThreadEnd<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let failure = GuestFailure::VcpuDied { vcpu: self.index as u32 };

@@ -61,7 +61,7 @@ enum Command {
 
 /// Entry of the `ferry` command.
 pub(crate) fn main() -> ExitCode {
-    let _farewell = stderr::Farewell;
+    let _flush = stderr::FlushAtExit;
     panics::tell();
     signals::ignore_file_size();
     match Cli::try_parse() {

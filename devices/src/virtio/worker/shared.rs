@@ -176,7 +176,7 @@ impl<D: VirtioDevice> Shared<D> {
     }
 
     pub(super) fn run(&self) {
-        let _farewell = Farewell(self);
+        let _end = WorkerEnd(self);
         loop {
             match self.step() {
                 Progress::More => {}
@@ -296,9 +296,9 @@ impl<D: VirtioDevice> Shared<D> {
 }
 
 /// Notifies waiting threads when the worker ends, even if it panicked.
-struct Farewell<'a, D>(&'a Shared<D>);
+struct WorkerEnd<'a, D>(&'a Shared<D>);
 
-impl<D> Drop for Farewell<'_, D> {
+impl<D> Drop for WorkerEnd<'_, D> {
     fn drop(&mut self) {
         let mut ring = self.0.lock();
         ring.gone = true;

@@ -1,4 +1,4 @@
-//! The address of a destination, with strangers before its door.
+//! The address of a destination, with connections that introduce themselves late or never.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -29,7 +29,7 @@ fn fixture(most: usize) -> Fixture {
     let (sender, events) = channel();
     let faults = Arc::new(FaultControl::new(Direction::Incoming));
     let thread = Some(
-        Door::new(listener, stop, Box::new(move |news| sender.send(news).unwrap()), faults, most).start().unwrap(),
+        Acceptor::new(listener, stop, Box::new(move |news| sender.send(news).unwrap()), faults, most).start().unwrap(),
     );
     Fixture { listening, thread, events, address, socket }
 }
@@ -73,7 +73,7 @@ fn is_closed(stream: &mut TcpStream, within: Duration) -> bool {
     match stream.read(&mut [0; 64]) {
         Ok(0) => true,
         Err(error) => error.kind() == ErrorKind::ConnectionReset,
-        Ok(_) => panic!("nothing is sent to a stranger"),
+        Ok(_) => panic!("nothing is sent to a pending connection"),
     }
 }
 
@@ -90,14 +90,14 @@ fn links_that_come_in_one_burst_all_arrive() {
 }
 
 #[test]
-fn strangers_without_end_keep_no_link_out_and_none_is_closed_for_another() {
+fn connections_without_end_keep_no_link_out_and_none_is_closed_for_another() {
     let fixture = fixture(8);
     let crowd: Vec<_> = (0..40).map(|_| fixture.connect()).collect();
     let _link = fixture.introduced(3);
-    // It waits in the queue, behind strangers that leave one by one.
+    // It waits in the queue, behind connections that leave one by one.
     assert_eq!(fixture.arrival().0, 3);
-    for mut stranger in crowd {
-        assert!(is_closed(&mut stranger, PATIENCE));
+    for mut connection in crowd {
+        assert!(is_closed(&mut connection, PATIENCE));
     }
 }
 

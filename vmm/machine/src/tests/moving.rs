@@ -220,7 +220,7 @@ fn a_fault_is_reported_and_the_next_try_succeeds() {
 }
 
 #[test]
-fn the_operators_wish_travels_and_the_local_one_counts_more() {
+fn the_operators_request_travels_and_the_local_one_counts_more() {
     if !has_kvm() {
         return;
     }

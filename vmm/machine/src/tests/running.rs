@@ -31,7 +31,7 @@ fn a_busy_guest_stops_and_goes_on_a_thousand_times() {
     let control = &rig.machine.parts.control;
     let (mut stopping, mut going) = (Vec::new(), Vec::new());
     for _ in 0..1000 {
-        let _turn = control.turn.take("a test").unwrap();
+        let _operation = control.operation.take("a test").unwrap();
         let began = Instant::now();
         control.halt().unwrap();
         stopping.push(began.elapsed());
@@ -87,9 +87,9 @@ fn a_hold_remembers_what_the_operator_wants() {
     assert_eq!(machine.run_state(), RunState::Paused);
     machine.hold(Hold::Switchover).unwrap();
     machine.stop().unwrap();
-    let _sent = machine.last_wishes();
+    let _sent = machine.final_requests();
     for late in [machine.cont(), machine.stop(), machine.reset()] {
-        assert!(matches!(late, Err(MachineError::Leaving)), "a wish that would not travel is refused: {late:?}");
+        assert!(matches!(late, Err(MachineError::Leaving)), "a request that would not travel is refused: {late:?}");
     }
     machine.release_hold().unwrap();
     machine.cont().unwrap();
@@ -104,17 +104,17 @@ fn a_hold_remembers_what_the_operator_wants() {
 }
 
 #[test]
-fn a_command_that_a_busy_machine_refuses_leaves_no_wish_behind() {
+fn a_command_that_a_busy_machine_refuses_leaves_no_request_behind() {
     if !has_kvm() {
         return;
     }
     let [running, stopped] = [false, true].map(|paused| Rig::new(BUSY, |config| config.paused = paused));
     let [of_running, of_stopped] =
-        [&running, &stopped].map(|rig| rig.machine.parts.control.turn.take("a test").unwrap());
+        [&running, &stopped].map(|rig| rig.machine.parts.control.operation.take("a test").unwrap());
     let is_refused = |answer: Result<(), MachineError>| {
         assert!(matches!(answer, Err(MachineError::Busy { doing: "a test" })), "{answer:?}");
     };
-    // All wait for their turn at the same time.
+    // All wait for the lock at the same time.
     std::thread::scope(|scope| {
         scope.spawn(|| is_refused(running.machine.stop()));
         scope.spawn(|| is_refused(stopped.machine.cont()));

@@ -172,7 +172,7 @@ mod tests {
     }
 
     /// Whether the driver finds something to do when it goes on.
-    fn finds_a_wish(inbox: &Receiver<Event>) -> bool {
+    fn finds_a_command(inbox: &Receiver<Event>) -> bool {
         inbox.try_iter().any(|event| match event {
             Event::Command(request) => request.take().is_some(),
             event => panic!("{event:?}"),
@@ -193,7 +193,7 @@ mod tests {
         });
         let error = refused.expect("the first does not hold it up").unwrap_err().to_string();
         assert!(error.contains("another migrate-recover is under way"), "{error}");
-        assert!(!finds_a_wish(&inbox));
+        assert!(!finds_a_command(&inbox));
     }
 
     #[test]
@@ -204,10 +204,10 @@ mod tests {
         for at in ["tcp:127.0.0.1:0".to_owned(), format!("tcp:0.0.0.0:{}", here.port())] {
             let error = incoming.recover(&at.parse().unwrap()).unwrap_err();
             assert!(matches!(error, MigrationError::Unanswered(Unanswered::HeldUp)), "{at}: {error}");
-            assert!(!finds_a_wish(&inbox), "{at}");
+            assert!(!finds_a_command(&inbox), "{at}");
             assert_eq!(incoming.endpoint(), listener.bound().endpoint(), "{at}: it is awaited where it was");
         }
         assert!(matches!(incoming.pause(), Err(MigrationError::Unanswered(Unanswered::HeldUp))));
-        assert!(!finds_a_wish(&inbox));
+        assert!(!finds_a_command(&inbox));
     }
 }

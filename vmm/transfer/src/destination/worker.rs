@@ -209,18 +209,18 @@ fn memory_failure(error: UserfaultError) -> Failure {
 
 /// A bulk link among those that share the pages of rounds.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct MarkedLink {
     /// Its number.
     pub number: u8,
     /// The markers of all of them.
     pub markers: Arc<Markers>,
 }
 
-/// Starts the thread of a page link; without a `lane`, its pages are for memory that is armed.
+/// Starts the thread of a page link; without `marked`, its pages are for memory that is armed.
 pub(super) fn page_worker(
     mut receiver: PageReceiver,
     armed: Arc<Armed>,
-    lane: Option<Lane>,
+    marked: Option<MarkedLink>,
     connection: u32,
     events: Sender<Event>,
     faults: &FaultControl,
@@ -230,10 +230,10 @@ pub(super) fn page_worker(
         let lost = |error: &dyn std::error::Error| {
             Event::OfLink(connection, LinkEvent::PagesLost(ferry_observe::causes(error)))
         };
-        let mut lane = lane;
-        let mut direct = lane.is_some().then(|| receiver.direct());
+        let mut marked = marked;
+        let mut direct = marked.is_some().then(|| receiver.direct());
         let quota = Quota::default();
-        while let (Some(Lane { number, markers }), Some(direct)) = (&lane, &mut direct) {
+        while let (Some(MarkedLink { number, markers }), Some(direct)) = (&marked, &mut direct) {
             let (marker, switch) = match receiver.until_marker(direct) {
                 Ok(Marker::Reached(marker)) => (marker, false),
                 Ok(Marker::Switch(marker)) => (marker, true),
@@ -249,7 +249,7 @@ pub(super) fn page_worker(
                 return;
             }
             if switch {
-                lane = None;
+                marked = None;
             }
         }
         if let Err(error) = receiver.land_all(&armed) {

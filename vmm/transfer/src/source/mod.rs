@@ -13,9 +13,9 @@ mod guest_worker;
 mod outgoing;
 pub(crate) mod page_sender;
 mod page_worker;
+mod partition;
 pub(crate) mod patience;
 mod remaining;
-mod shares;
 mod stopwatch;
 mod urgent;
 

@@ -4,7 +4,7 @@
 //! One thread owns the bulk links and the set of pending pages. For each stripe of memory the dirty
 //! log is cleared, and only then is the memory read: a page that is written after the clear is in
 //! the log again, so no write is lost and none has to be waited for. How the links share the work
-//! is in [`shares`].
+//! is in [`partition`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -19,8 +19,8 @@ use ferry_observe::trace;
 
 use crate::source::chunks::{ChunkSender, Purpose};
 use crate::source::controls::{Controls, LOOK, PagesError};
+use crate::source::partition::{self, Round};
 use crate::source::remaining::Remaining;
-use crate::source::shares::{self, Round};
 
 /// The results of a round.
 #[derive(Clone, Copy, Debug)]
@@ -152,7 +152,7 @@ impl PageSender {
         let memory = self.machine.memory();
         let mut populated = vec![0; memory.pages().div_ceil(64) as usize];
         memory.populated_words(0, &mut populated).map_err(PagesError::PageMap)?;
-        shares::stream(&self.machine, &self.controls, &self.limiter, (remaining, &populated), &mut self.links)
+        partition::stream(&self.machine, &self.controls, &self.limiter, (remaining, &populated), &mut self.links)
     }
 
     /// Postcopy: sends a marker behind everything, so that the destination can check that no page

@@ -19,7 +19,7 @@ use super::{Driver, FAREWELL, MOST_REFUSED, MOST_THREADS};
 use crate::destination::events::{Event, LinkEvent};
 use crate::destination::markers::Markers;
 use crate::destination::page_receiver::PageReceiver;
-use crate::destination::worker::{Lane, page_worker};
+use crate::destination::worker::{MarkedLink, page_worker};
 use crate::inbox::{HeldLoss, Quota};
 
 impl Driver {
@@ -143,16 +143,22 @@ impl Driver {
         for (number, stream) in std::mem::take(&mut self.links.bulk) {
             if self.links.markers.arrives(number) {
                 self.links.open.push(stream.clone());
-                let lane = precopy.then(|| Lane { number, markers: self.links.markers.clone() });
-                self.receive_from(migration_id, stream, "bulk", lane);
+                let marked = precopy.then(|| MarkedLink { number, markers: self.links.markers.clone() });
+                self.receive_from(migration_id, stream, "bulk", marked);
             } else {
                 close(&stream, NOT_ANNOUNCED);
             }
         }
     }
 
-    /// In precopy, `lane` identifies the bulk link.
-    pub(super) fn receive_from(&mut self, migration_id: u128, stream: Link, link: &'static str, lane: Option<Lane>) {
+    /// In precopy, `marked` identifies the bulk link.
+    pub(super) fn receive_from(
+        &mut self,
+        migration_id: u128,
+        stream: Link,
+        link: &'static str,
+        marked: Option<MarkedLink>,
+    ) {
         if let Err(error) = stream.set_patience(self.timers.durations.heartbeat) {
             return self.failed(format!("the {link} link takes no timeout: {error}"));
         }
@@ -161,7 +167,7 @@ impl Driver {
         let session = session(migration_id);
         let receiver = PageReceiver::new(self.machine.memory().clone(), stream, link, session, (progress, populating));
         let (armed, events) = (self.pages.armed.clone(), self.events.clone());
-        match page_worker(receiver, armed, lane, self.links.connection, events, self.machine.faults()) {
+        match page_worker(receiver, armed, marked, self.links.connection, events, self.machine.faults()) {
             Ok(thread) => self.threads.push(thread),
             Err(error) => self.failed(format!("no thread for pages: {error}")),
         }

@@ -200,7 +200,7 @@ impl Driver {
         match message {
             ToDestination::Permit { .. } => {
                 self.package.permitted = Instant::now();
-                if let Err(error) = self.machine.take_wishes(&attachment) {
+                if let Err(error) = self.machine.adopt_requests(&attachment) {
                     return self.input(Input::LinkLost(format!("the attachment of Permit does not decode: {error}")));
                 }
             }

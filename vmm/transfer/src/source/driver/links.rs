@@ -120,7 +120,7 @@ impl Driver {
                 let remaining = self.package.remaining.as_ref().filter(|_| self.core.goes_postcopy());
                 package::encode(&std::mem::take(&mut self.package.state), remaining)
             }
-            ToDestination::Permit { .. } => self.machine.last_wishes(),
+            ToDestination::Permit { .. } => self.machine.final_requests(),
             _ => Vec::new(),
         };
         let descriptor = self.descriptor_for(message);

@@ -8,27 +8,31 @@ use std::time::{Duration, Instant};
 
 use super::error::MachineError;
 
-/// How long a caller waits for its turn.
+/// How long a caller waits for the lock.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// The turn of a machine.
+/// The lock that a long operation on a machine holds.
 #[derive(Debug, Default)]
-pub(super) struct Turn {
+pub(super) struct OperationLock {
     holder: Mutex<Option<&'static str>>,
     free: Condvar,
 }
 
-/// Holds the turn until dropped.
+/// Holds the lock until dropped.
 #[derive(Debug)]
-pub(super) struct TurnGuard<'a>(&'a Turn);
+pub(super) struct OperationGuard<'a>(&'a OperationLock);
 
-impl Turn {
-    /// Waits for the turn, to do what `doing` names.
-    pub(super) fn take(&self, doing: &'static str) -> Result<TurnGuard<'_>, MachineError> {
+impl OperationLock {
+    /// Waits for the lock, to do what `doing` names.
+    pub(super) fn take(&self, doing: &'static str) -> Result<OperationGuard<'_>, MachineError> {
         self.take_within(doing, DEADLINE)
     }
 
-    pub(super) fn take_within(&self, doing: &'static str, within: Duration) -> Result<TurnGuard<'_>, MachineError> {
+    pub(super) fn take_within(
+        &self,
+        doing: &'static str,
+        within: Duration,
+    ) -> Result<OperationGuard<'_>, MachineError> {
         let deadline = Instant::now() + within;
         let mut holder = self.lock();
         while let Some(other) = *holder {
@@ -39,7 +43,7 @@ impl Turn {
             holder = self.free.wait_timeout(holder, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         *holder = Some(doing);
-        Ok(TurnGuard(self))
+        Ok(OperationGuard(self))
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<&'static str>> {
@@ -47,7 +51,7 @@ impl Turn {
     }
 }
 
-impl Drop for TurnGuard<'_> {
+impl Drop for OperationGuard<'_> {
     fn drop(&mut self) {
         *self.0.lock() = None;
         self.0.free.notify_one();
@@ -60,11 +64,11 @@ mod tests {
 
     #[test]
     fn who_waits_too_long_hears_what_is_going_on() {
-        let turn = Turn::default();
-        let guard = turn.take("loading").unwrap();
-        let error = turn.take_within("stopping", Duration::from_millis(1)).unwrap_err();
+        let lock = OperationLock::default();
+        let guard = lock.take("loading").unwrap();
+        let error = lock.take_within("stopping", Duration::from_millis(1)).unwrap_err();
         assert!(matches!(error, MachineError::Busy { doing: "loading" }));
         drop(guard);
-        turn.take("stopping").unwrap();
+        lock.take("stopping").unwrap();
     }
 }

@@ -1,7 +1,7 @@
-//! Sends pages over all bulk links at once: each link has its share of guest memory, and a thread
-//! of its own.
+//! Sends pages over all bulk links at once: guest memory is partitioned among the links, and each
+//! has a thread of its own.
 //!
-//! In rounds the shares are fixed stripes, so that every version of a page travels on the same
+//! In rounds the partition is by fixed stripes, so that every version of a page travels on the same
 //! link, in order: no older version can overwrite a newer one. In postcopy each page is sent once,
 //! and the next page goes on the link that is free first. The page sender calls this; with one
 //! link, or with little to send, it sends everything on its own thread.
@@ -24,7 +24,7 @@ const WORTH_A_THREAD: u64 = 2048;
 /// The name of the threads of all links but the first.
 const THREAD: &str = "ferry-src-link";
 
-/// State that all shares of a round have in common.
+/// State that all links of a round have in common.
 pub(super) struct Round<'a> {
     /// The machine whose pages are sent.
     pub machine: &'a Machine,
