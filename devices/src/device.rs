@@ -160,6 +160,12 @@ pub trait Device: Send {
         None
     }
 
+    /// How much the guest has put out through this device since this process created it (a serial
+    /// port: bytes that were not dropped); `None` for a device without an output stream.
+    fn output_position(&self) -> Option<u64> {
+        None
+    }
+
     /// Encodes the state that another instance needs to go on. Changes nothing that the guest can
     /// see.
     fn save(&mut self) -> Result<Vec<u8>, SaveError>;

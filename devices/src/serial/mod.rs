@@ -139,6 +139,10 @@ impl Device for Arc<Serial> {
         state::VERSION
     }
 
+    fn output_position(&self) -> Option<u64> {
+        Some(self.output.position())
+    }
+
     fn save(&mut self) -> Result<Vec<u8>, SaveError> {
         saved::encode(&SavedSerial::from(self.lock().state()))
     }

@@ -47,6 +47,8 @@ struct Buffer {
     /// The sink failed; bytes are discarded.
     given_up: bool,
     dropped: u64,
+    /// Bytes that were accepted, ever.
+    position: u64,
 }
 
 impl Output {
@@ -60,6 +62,11 @@ impl Output {
         let feeder = Arc::clone(&shared);
         thread::Builder::new().name("serial-output".to_owned()).spawn(move || feeder.feed(sink))?;
         Ok(Output { end: Arc::new(End { shared }) })
+    }
+
+    /// Bytes that were accepted since the port was created, written out or not.
+    pub(crate) fn position(&self) -> u64 {
+        self.end.shared.lock().position
     }
 
     /// Waits until every byte is written or discarded.
@@ -109,6 +116,7 @@ impl Shared {
             tracing::warn!("serial output is not being read: dropping what does not fit in {CAPACITY} bytes");
         }
         buffer.dropped += (bytes.len() - taken) as u64;
+        buffer.position += taken as u64;
         buffer.waiting.extend(&bytes[..taken]);
         drop(buffer);
         self.changed.notify_all();
@@ -222,6 +230,7 @@ mod tests {
         output.drain(SOON).unwrap();
         let total: usize = written.try_iter().map(|bytes| bytes.len()).sum();
         assert!((CAPACITY..=2 * CAPACITY).contains(&total), "{total}");
+        assert_eq!(output.position(), total as u64, "dropped bytes have no position");
     }
 
     #[test]

@@ -41,6 +41,7 @@ fn what_the_guest_writes_reaches_the_sink() {
     }
     serial.quiesce().unwrap();
     assert_eq!(*sink.0.lock().unwrap(), b"hello\n");
+    assert_eq!(serial.output_position(), Some(6));
 }
 
 #[test]

@@ -85,6 +85,9 @@ fn a_traced_postcopy_makes_a_page() {
         assert!(arrow["fate"].is_null(), "{arrow}");
     }
     assert!(timeline.is_sorted_by_key(|entry| entry["at_us"].as_i64()));
+    let serial = std::fs::read(scene.source.serial()).unwrap().len();
+    let position = format!("output so far: serial/0 at {serial}");
+    assert!(timeline.iter().any(|entry| entry["text"] == position.as_str()), "{position}");
     let samples = one["sides"][1]["samples"].as_array().unwrap();
     assert!(samples.iter().any(|sample| sample["postcopy"]["missing-pages"] == 0), "{samples:?}");
 

@@ -1,14 +1,16 @@
 //! A stopped machine, as a value: data that must come from one stop is read through it.
 //!
-//! Device state and the last read of the dirty log belong together only if no guest instruction
-//! was executed in between. Both are methods of [`Stopped`], and each of them is refused once the
-//! vCPUs have been let in again.
+//! Device state, the last read of the dirty log and the positions of outputs belong together only
+//! if no guest instruction was executed in between. They are methods of [`Stopped`], and each of
+//! them is refused once the vCPUs have been let in again.
 
 use std::io;
 use std::sync::Arc;
 
+use ferry_devices::device::Device;
 use ferry_migration::Section;
 use ferry_migration::pages::PageBitmap;
+use ferry_observe::trace::OutputPosition;
 
 use super::error::{DeviceFailure, MachineError};
 use super::operation::OperationGuard;
@@ -68,6 +70,20 @@ impl Stopped {
     pub fn save(&self) -> Result<Vec<Section>, DeviceFailure> {
         let _operation = self.operation("saving device state")?;
         sections::save(&self.parts)
+    }
+
+    /// How much the guest has put out through each device with an output stream, since this process
+    /// created it.
+    ///
+    /// # Errors
+    /// When the guest has run since, or another operation holds the machine.
+    pub fn outputs(&self) -> Result<Vec<OutputPosition>, MachineError> {
+        let _operation = self.operation("reading output positions")?;
+        let devices = self.parts.devices();
+        let position = |device: &Box<dyn Device>| {
+            device.output_position().map(|position| OutputPosition { device: device.id().to_string(), position })
+        };
+        Ok(devices.iter().filter_map(position).collect())
     }
 
     /// Adds to `into` every page that was written up to this stop and has not been harvested: as

@@ -39,6 +39,8 @@ fn a_guest_goes_on_in_another_machine() {
     let stopped = source.machine.hold(Hold::Switchover).unwrap();
     stopped.quiesce().unwrap();
     stopped.release_resources().unwrap();
+    let [serial] = &stopped.outputs().unwrap()[..] else { panic!("the serial port is the only output") };
+    assert_eq!((serial.device.as_str(), serial.position), ("serial/0", source.text().len() as u64));
     let package = stopped.save().unwrap();
     copy_memory(&source.machine, &destination.machine);
     destination.machine.load(&package).unwrap();
@@ -257,6 +259,7 @@ fn nothing_is_read_from_a_stop_that_is_over() {
     // The guest is stopped again, and has run in between.
     let again = rig.machine.hold(Hold::Switchover).unwrap();
     assert!(stopped.save().unwrap_err().to_string().contains("has run on"));
+    assert!(stopped.outputs().unwrap_err().to_string().contains("has run on"));
     assert!(stopped.harvest(&mut written).unwrap_err().to_string().contains("has run on"));
     assert!(stopped.release_resources().is_err(), "the disk is the guest's");
     again.save().unwrap();

@@ -80,6 +80,11 @@ pub enum What {
     },
     /// A precopy round has been sent, or the last pages.
     Round(Round),
+    /// The guest is stopped for the switchover: what it has put out by then, in full.
+    Outputs {
+        /// Each device with an output stream.
+        outputs: Vec<OutputPosition>,
+    },
     /// The progress of the migration.
     Sample(Sample),
     /// What a client reads at the migration's end.
@@ -133,6 +138,15 @@ pub struct Message {
     pub bytes: u64,
     /// The connection that it travelled on.
     pub connection: u32,
+}
+
+/// How much the guest has put out through a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputPosition {
+    /// The device, for example `serial/0`.
+    pub device: String,
+    /// Since this process created the device (a serial port: in bytes).
+    pub position: u64,
 }
 
 /// What a round sent.

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use ferry_migration::{MigrationInfo, Status, wire};
 
-pub use self::entry::{Entry, FORMAT, Message, Round, Sample, Side, Start, What};
+pub use self::entry::{Entry, FORMAT, Message, OutputPosition, Round, Sample, Side, Start, What};
 pub use self::writer::{TraceError, Writer};
 
 use crate::PageCounters;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use ferry_observe::trace::{Entry as Noted, Round, Side, What};
+use ferry_observe::trace::{Entry as Noted, OutputPosition, Round, Side, What};
 
 use super::read::Part;
 use crate::matrix::{Entry, Kind, Lane};
@@ -117,6 +117,7 @@ fn row(what: &What) -> Option<(Kind, String)> {
         What::Input { detail } => input(detail)?,
         What::Record { call, answer } => (Kind::Step, format!("record to {call}: {answer}")),
         What::Round(round) => (Kind::Pages, round_text(round)),
+        What::Outputs { outputs } => (Kind::Note, outputs_text(outputs)),
         What::Connection { number: 0 } => return None,
         What::Connection { number } => (Kind::Note, format!("connection {number}")),
         What::Lost { entries } => (Kind::Note, format!("{entries} entries of the trace are missing here")),
@@ -148,6 +149,11 @@ fn round_text(round: &Round) -> String {
     let what = round.number.map_or_else(|| "last pages".to_owned(), |number| format!("round {number}"));
     let mebibytes = round.bytes as f64 / f64::from(1 << 20);
     format!("{what}: {} pages, {} zero, {mebibytes:.1} MiB", round.pages, round.zero_pages)
+}
+
+fn outputs_text(outputs: &[OutputPosition]) -> String {
+    let texts: Vec<_> = outputs.iter().map(|output| format!("{} at {}", output.device, output.position)).collect();
+    format!("output so far: {}", texts.join(", "))
 }
 
 fn other(side: Side) -> Side {

@@ -13,6 +13,7 @@ use ferry_machine::{Hold, Machine, MachineError, Stopped};
 use ferry_migration::message::Failure;
 use ferry_migration::source::Input;
 use ferry_migration::{Section, section};
+use ferry_observe::trace::{self, What};
 use ferry_record::{ANSWER_DEADLINE, HandoverRecord};
 
 use crate::failure::{failure, machine_failure, panicked};
@@ -89,7 +90,7 @@ fn do_guest_job(machine: &Machine, record: Option<&HandoverRecord>, job: &GuestJ
         }
         GuestJob::Snapshot => machine.snapshot().map(framed).map_err(failure),
         GuestJob::Stop => stop(machine).map(|stopped| Brought { stopped: Some(stopped), ..Brought::default() }),
-        GuestJob::Save(stopped) => stopped.save().map(framed).map_err(failure),
+        GuestJob::Save(stopped) => save(stopped).map(framed),
         GuestJob::Resume => resume(machine, record).map(|()| Brought::default()),
     }
 }
@@ -121,6 +122,12 @@ fn stop(machine: &Machine) -> Result<Stopped, Failure> {
     stopped.quiesce().map_err(failure)?;
     stopped.release_resources().map_err(failure)?;
     Ok(stopped)
+}
+
+fn save(stopped: &Stopped) -> Result<Vec<Section>, Failure> {
+    let outputs = stopped.outputs().map_err(|error| machine_failure(&error))?;
+    trace::note(|| What::Outputs { outputs });
+    stopped.save().map_err(failure)
 }
 
 fn resume(machine: &Machine, record: Option<&HandoverRecord>) -> Result<(), Failure> {
