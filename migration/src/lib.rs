@@ -17,6 +17,7 @@ pub mod ownership;
 pub mod package;
 pub mod pages;
 pub mod parameters;
+pub mod protection;
 pub mod section;
 pub mod source;
 pub mod timer;

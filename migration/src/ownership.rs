@@ -13,10 +13,12 @@ use serde::{Deserialize, Serialize};
 pub mod custody;
 pub mod file;
 pub mod handover;
+pub mod partnership;
 pub mod slot;
 pub mod swap;
 
 pub use handover::{Handover, Standing};
+pub use partnership::Partnership;
 pub use swap::{Change, Expected, RuleError, Swap, Verdict, judge};
 
 /// Who owns a guest.
@@ -37,6 +39,9 @@ pub struct Record {
     /// A number that the source wrote for the destination to read back, which proves that both see
     /// the same record; 0 is none.
     pub nonce: u64,
+    /// The process that may take the guest over when it cannot reach the owner: it holds a
+    /// committed checkpoint of the guest. Only a swap removes it.
+    pub partner: Option<OwnerId>,
 }
 
 /// A ferry process, identified by a random number.
@@ -153,7 +158,8 @@ pub(crate) mod tests {
 
     /// A record of guest `vm` in migration 7.
     pub(crate) fn record(generation: u64, owner_id: u128) -> Record {
-        Record { vm: name("vm"), generation, owner: owner(owner_id), migration_id: 7, settled: false, nonce: 0 }
+        let (owner, vm) = (owner(owner_id), name("vm"));
+        Record { vm, generation, owner, migration_id: 7, settled: false, nonce: 0, partner: None }
     }
 
     #[test]

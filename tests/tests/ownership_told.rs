@@ -56,7 +56,7 @@ fn a_record_that_does_not_name_the_guests_process_yet_is_why_the_handshake_is_se
     let faults = Arc::new(FaultControl::new(Direction::Incoming));
     let record = FileRecord::new(scene.lab.path("disk.img.owner"), SOON, faults);
     let (vm, owner) = (Name::try_from("guest").unwrap(), ferry_record::new_owner().unwrap());
-    let other = Record { vm, generation: 7, owner, migration_id: 9, settled: false, nonce: 0 };
+    let other = Record { vm, generation: 7, owner, migration_id: 9, settled: false, nonce: 0, partner: None };
     assert_eq!(record.create(&other).unwrap(), Swap::Won);
     let mut destination = scene.destination();
     move_guest(&mut scene.source, &mut destination, &mut scene.guest);

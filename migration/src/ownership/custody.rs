@@ -22,6 +22,9 @@ pub enum Refusal {
     /// A process that is stopped and holds no lock may have the newest state of the guest.
     #[error("a migration of the guest is under way, or ended without an answer")]
     InHandover(Box<Record>),
+    /// Two processes share the guest, and either may have its newest state.
+    #[error("it names an owner and a partner that may take the guest over")]
+    Protected(Box<Record>),
     /// Another process owns the guest.
     #[error("it names another process")]
     NamesAnother(Box<Record>),
@@ -56,6 +59,9 @@ pub fn boot(
     same_guest(there, vm)?;
     if !there.settled && !even_in_handover && guards.has(Guard::BootNeedsSettled) {
         return Err(Refusal::InHandover(Box::new(there.clone())));
+    }
+    if there.partner.is_some() && !even_in_handover {
+        return Err(Refusal::Protected(Box::new(there.clone())));
     }
     let expected = match guards.has(Guard::BootSwapsWhatItRead) {
         true => Expected::as_read(there),
@@ -118,6 +124,9 @@ pub fn arrived(
     let is_part = is_named || through.iter().any(is_open);
     if !is_part && !there.settled && guards.has(Guard::ArrivalLeavesHandovers) {
         return Err(Refusal::InHandover(Box::new(there.clone())));
+    }
+    if there.partner.is_some() {
+        return Err(Refusal::Protected(Box::new(there.clone())));
     }
     let record = settled(vm, next(there.generation)?, me, migration_id);
     let change = Change { expected: Expected::as_read(there), record };
@@ -187,7 +196,7 @@ pub fn run_again(there: &Record, me: &OwnerId, migration_id: u128, guards: Guard
         return Err(Refusal::NamesAnother(Box::new(there.clone())));
     }
     let (generation, settled) = (next(there.generation)?, !guards.has(Guard::SettlesWhenItRuns));
-    let record = Record { migration_id, settled, nonce: 0, generation, ..there.clone() };
+    let record = Record { migration_id, settled, nonce: 0, generation, partner: None, ..there.clone() };
     Ok(Change { expected: Expected::reign(there.generation, me.clone()), record })
 }
 
@@ -198,7 +207,7 @@ pub fn run_again(there: &Record, me: &OwnerId, migration_id: u128, guards: Guard
 /// When the record's generations have run out.
 pub fn seize(there: &Record, me: &OwnerId) -> Result<Change, RuleError> {
     let generation = next(there.generation)?;
-    let record = Record { generation, owner: me.clone(), settled: false, nonce: 0, ..there.clone() };
+    let record = Record { generation, owner: me.clone(), settled: false, nonce: 0, partner: None, ..there.clone() };
     Ok(Change { expected: Expected::as_read(there), record })
 }
 
@@ -210,7 +219,8 @@ fn same_guest(there: &Record, vm: &Name) -> Result<(), RuleError> {
 }
 
 fn settled(vm: &Name, generation: u64, owner: &OwnerId, migration_id: u128) -> Record {
-    Record { vm: vm.clone(), generation, owner: owner.clone(), migration_id, settled: true, nonce: 0 }
+    let (vm, owner) = (vm.clone(), owner.clone());
+    Record { vm, generation, owner, migration_id, settled: true, nonce: 0, partner: None }
 }
 
 fn next(generation: u64) -> Result<u64, RuleError> {
@@ -240,6 +250,19 @@ mod tests {
         assert_eq!(first, Boot::Create(Record { settled: true, migration_id: 0, ..record(1, T) }));
         let other = boot(Some(&record(5, S)), &name("other"), &owner(T), true, Guards::all());
         assert!(matches!(other, Err(Refusal::Rule(RuleError::OtherGuest { .. }))));
+    }
+
+    #[test]
+    fn a_protected_guest_boots_and_arrives_nowhere_else() {
+        let there = Record { settled: true, partner: Some(owner(D)), ..record(5, S) };
+        assert!(matches!(boots(&there, false), Err(Refusal::Protected(_))));
+        let Ok(Boot::Swap(change)) = boots(&there, true) else { panic!("the operator says so") };
+        assert_eq!(judge(&there, &change.expected, &change.record), Ok(Verdict::Write));
+        assert_eq!(change.record.partner, None);
+        assert!(matches!(arrives(Some(&there), false), Err(Refusal::Protected(_))));
+        // One that has read the record before the enrolment.
+        let Ok(Boot::Swap(early)) = boots(&Record { partner: None, ..there.clone() }, false) else { panic!() };
+        assert_eq!(judge(&there, &early.expected, &early.record), Ok(Verdict::Lost));
     }
 
     #[test]

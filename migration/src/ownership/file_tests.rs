@@ -151,7 +151,7 @@ fn what_no_torn_write_leaves_is_foreign() {
         read(&bytes)
     };
     for (at, found) in
-        [(0, &b"ferry"[..]), (0, b"\0\0X"), (8, &[2]), (10, &[2]), (13, &[1]), (200, b"text"), (507, &[1])]
+        [(0, &b"ferry"[..]), (0, b"\0\0X"), (8, &[3]), (10, &[2]), (14, &[1]), (280, b"text"), (507, &[1])]
     {
         assert!(matches!(second_slot(at, found), Err(FormatError::Foreign { slot: 1, .. })), "{found:?} at {at}");
     }

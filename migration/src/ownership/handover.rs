@@ -128,6 +128,7 @@ impl Handover {
             migration_id: self.migration_id,
             settled: false,
             nonce: 0,
+            partner: None,
         }
     }
 }

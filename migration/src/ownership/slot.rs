@@ -9,15 +9,18 @@ use crate::ownership::{Name, OwnerId, Record};
 
 /// Length of a slot's content in bytes.
 pub const SLOT_LEN: usize = 512;
-/// The format's version. Later versions keep the magic, the version and the checksum where they
-/// are.
-pub const FORMAT_VERSION: u16 = 1;
+/// The newest version of the format. Later versions keep the magic, the version and the checksum
+/// where they are.
+pub const FORMAT_VERSION: u16 = 2;
+/// The version of a record without a partner: every build of Ferry reads it.
+const WITHOUT_PARTNER: u16 = 1;
 
 const MAGIC: &[u8; 8] = b"FERRYOWN";
 const VERSION: usize = 8;
 const FLAGS: usize = 10;
 const VM_LEN: usize = 11;
 const LABEL_LEN: usize = 12;
+const PARTNER_LEN: usize = 13;
 const SEQUENCE: usize = 16;
 const GENERATION: usize = 24;
 const NONCE: usize = 32;
@@ -25,7 +28,9 @@ const MIGRATION: usize = 40;
 const OWNER: usize = 56;
 const VM: usize = 72;
 const LABEL: usize = 136;
-const UNUSED: usize = 200;
+const PARTNER: usize = 200;
+const PARTNER_LABEL: usize = 216;
+const UNUSED: usize = 280;
 const CRC: usize = 508;
 
 const SETTLED: u8 = 1;
@@ -89,14 +94,20 @@ pub fn encode(sequence: u64, record: &Record) -> [u8; SLOT_LEN] {
     let mut out = [0; SLOT_LEN];
     let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, MAGIC);
-    put(VERSION, &FORMAT_VERSION.to_le_bytes());
+    let version = if record.partner.is_some() { FORMAT_VERSION } else { WITHOUT_PARTNER };
+    put(VERSION, &version.to_le_bytes());
     put(FLAGS, &[if record.settled { SETTLED } else { 0 }]);
     put(SEQUENCE, &sequence.to_le_bytes());
     put(GENERATION, &record.generation.to_le_bytes());
     put(NONCE, &record.nonce.to_le_bytes());
     put(MIGRATION, &record.migration_id.to_le_bytes());
     put(OWNER, &record.owner.id.to_le_bytes());
-    for (len_at, at, name) in [(VM_LEN, VM, &record.vm), (LABEL_LEN, LABEL, &record.owner.label)] {
+    let mut names = vec![(VM_LEN, VM, &record.vm), (LABEL_LEN, LABEL, &record.owner.label)];
+    if let Some(partner) = &record.partner {
+        put(PARTNER, &partner.id.to_le_bytes());
+        names.push((PARTNER_LEN, PARTNER_LABEL, &partner.label));
+    }
+    for (len_at, at, name) in names {
         // A name is at most 64 bytes long, which its field and its length byte hold.
         put(len_at, &[name.as_str().len() as u8]);
         put(at, name.as_str().as_bytes());
@@ -122,7 +133,9 @@ pub fn decode(bytes: &[u8]) -> Slot {
     }
     match u16::from_le_bytes(array(slot, VERSION)) {
         0 => Slot::Torn(Tear::Field("format version")),
-        FORMAT_VERSION => fields(slot).unwrap_or_else(|field| Slot::Torn(Tear::Field(field))),
+        version @ WITHOUT_PARTNER..=FORMAT_VERSION => {
+            fields(slot, version).unwrap_or_else(|field| Slot::Torn(Tear::Field(field)))
+        }
         version => Slot::Newer { version },
     }
 }
@@ -138,22 +151,24 @@ fn unnamed(slot: &[u8; SLOT_LEN]) -> Slot {
 /// Whether a partial write of this format over zeros can have left these bytes: each constant is
 /// written or still zero, and values may be anything.
 fn is_part_of_first_write(slot: &[u8; SLOT_LEN]) -> bool {
-    let version = FORMAT_VERSION.to_le_bytes();
-    let begun = slot.iter().zip(MAGIC.iter().chain(&version)).all(|(found, written)| *found == 0 || found == written);
-    begun && slot[FLAGS] & !SETTLED == 0 && unused(slot).all(|byte| *byte == 0)
+    let begun = slot.iter().zip(MAGIC).all(|(found, written)| *found == 0 || found == written);
+    let version = u16::from_le_bytes(array(slot, VERSION));
+    begun && version <= FORMAT_VERSION && slot[FLAGS] & !SETTLED == 0 && unused(slot, version).all(|byte| *byte == 0)
 }
 
-/// The bytes that this format leaves at 0.
-fn unused(slot: &[u8; SLOT_LEN]) -> impl Iterator<Item = &u8> {
-    slot[LABEL_LEN + 1..SEQUENCE].iter().chain(&slot[UNUSED..CRC])
+/// The bytes that this version of the format leaves at 0; of an unwritten version, those that every
+/// version does.
+fn unused(slot: &[u8; SLOT_LEN], version: u16) -> impl Iterator<Item = &u8> {
+    let (first, from) = if version == WITHOUT_PARTNER { (PARTNER_LEN, PARTNER) } else { (PARTNER_LEN + 1, UNUSED) };
+    slot[first..SEQUENCE].iter().chain(&slot[from..CRC])
 }
 
 fn foreign(bytes: &[u8]) -> Slot {
     Slot::Foreign { found: bytes[..bytes.len().min(MAGIC.len())].escape_ascii().to_string() }
 }
 
-fn fields(slot: &[u8; SLOT_LEN]) -> Result<Slot, &'static str> {
-    if unused(slot).any(|byte| *byte != 0) {
+fn fields(slot: &[u8; SLOT_LEN], version: u16) -> Result<Slot, &'static str> {
+    if unused(slot, version).any(|byte| *byte != 0) {
         return Err("unused bytes");
     }
     let settled = match slot[FLAGS] {
@@ -171,6 +186,13 @@ fn fields(slot: &[u8; SLOT_LEN]) -> Result<Slot, &'static str> {
         migration_id: u128::from_le_bytes(array(slot, MIGRATION)),
         settled,
         nonce: u64::from_le_bytes(array(slot, NONCE)),
+        partner: match version {
+            WITHOUT_PARTNER => None,
+            _ => Some(OwnerId {
+                id: u128::from_le_bytes(array(slot, PARTNER)),
+                label: name(slot, PARTNER_LEN, PARTNER_LABEL).ok_or("partner's label")?,
+            }),
+        },
     };
     Ok(Slot::Filled { sequence: u64::from_le_bytes(array(slot, SEQUENCE)), record })
 }

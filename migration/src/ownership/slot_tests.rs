@@ -12,14 +12,16 @@ fn names() -> impl Strategy<Value = Name> {
 
 /// Any record.
 pub(crate) fn records() -> impl Strategy<Value = Record> {
-    (names(), names(), any::<(u64, u128, u128, bool, u64)>()).prop_map(
-        |(vm, label, (generation, id, migration_id, settled, nonce))| Record {
+    let partner = proptest::option::of((any::<u128>(), names()).prop_map(|(id, label)| OwnerId { id, label }));
+    (names(), names(), any::<(u64, u128, u128, bool, u64)>(), partner).prop_map(
+        |(vm, label, (generation, id, migration_id, settled, nonce), partner)| Record {
             vm,
             generation,
             owner: OwnerId { id, label },
             migration_id,
             settled,
             nonce,
+            partner,
         },
     )
 }
@@ -35,11 +37,12 @@ fn resealed(mut bytes: [u8; SLOT_LEN], at: usize, value: u8) -> Slot {
 proptest! {
     #[test]
     fn reads_back_what_was_written(sequence: u64, record in records()) {
-        let label = record.owner.label.clone();
+        let labels = |record: &Record| (record.owner.label.clone(), record.partner.clone().map(|partner| partner.label));
+        let written = labels(&record);
         let slot = decode(&encode(sequence, &record));
         prop_assert_eq!(&slot, &Slot::Filled { sequence, record });
         let Slot::Filled { record, .. } = slot else { unreachable!() };
-        prop_assert_eq!(record.owner.label, label);
+        prop_assert_eq!(labels(&record), written);
     }
 
     #[test]
@@ -55,12 +58,13 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600), seal: bool) {
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600), seal in 0u8..3) {
         let mut slot = [0; SLOT_LEN];
         let taken = bytes.len().min(SLOT_LEN);
         slot[..taken].copy_from_slice(&bytes[..taken]);
-        if seal {
-            slot[..10].copy_from_slice(b"FERRYOWN\x01\x00");
+        if seal > 0 {
+            slot[..10].copy_from_slice(b"FERRYOWN\x00\x00");
+            slot[8] = seal;
             let crc = crc32c::crc32c(&slot[..CRC]);
             slot[CRC..].copy_from_slice(&crc.to_le_bytes());
         }
@@ -81,7 +85,29 @@ fn the_layout_is_the_documented_one() {
     }
     assert_eq!(&bytes[72..75], b"vm\0");
     assert_eq!(&bytes[136..141], b"host:");
+    assert!(bytes[200..508].iter().all(|byte| *byte == 0));
     assert_eq!(bytes[508..], crc32c::crc32c(&bytes[..508]).to_le_bytes());
+
+    record.partner = Some(OwnerId { id: 0x090a, label: Name::try_from("there:7").unwrap() });
+    let bytes = encode(0x0708, &record);
+    assert_eq!(&bytes[..16], b"FERRYOWN\x02\x00\x01\x02\x08\x07\x00\x00");
+    assert_eq!(bytes[200..202], [0x0a, 0x09]);
+    assert_eq!(&bytes[216..224], b"there:7\0");
+    assert!(bytes[280..508].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn a_torn_first_write_of_either_version_is_told_from_a_foreign_file() {
+    let with = Record { partner: Some(OwnerId { id: 9, label: Name::try_from("p").unwrap() }), ..record(1, 1) };
+    for record in [record(1, 1), with] {
+        let whole = encode(1, &record);
+        // Without its beginning, or with some of its bytes.
+        for written in [8..SLOT_LEN, 11..300, 200..SLOT_LEN, 0..2] {
+            let mut torn = [0; SLOT_LEN];
+            torn[written.clone()].copy_from_slice(&whole[written]);
+            assert_eq!(decode(&torn), Slot::Torn(Tear::Checksum));
+        }
+    }
 }
 
 #[test]
@@ -101,9 +127,9 @@ fn what_is_no_record_is_named() {
 #[test]
 fn a_later_format_is_told_from_a_torn_one() {
     let bytes = encode(1, &record(1, 1));
-    assert_eq!(resealed(bytes, VERSION, 2), Slot::Newer { version: 2 });
+    assert_eq!(resealed(bytes, VERSION, 3), Slot::Newer { version: 3 });
     let mut torn = bytes;
-    torn[VERSION] = 2;
+    torn[VERSION] = 3;
     assert_eq!(decode(&torn), Slot::Torn(Tear::Checksum));
 }
 
@@ -119,6 +145,9 @@ fn every_field_is_checked() {
         (VM, 0xff, "guest name"),
         (VM + 63, b'x', "guest name"),
         (LABEL_LEN, 200, "owner label"),
+        (VERSION, 2, "partner's label"),
+        (PARTNER_LEN, 1, "unused bytes"),
+        (PARTNER, 1, "unused bytes"),
         (SEQUENCE - 1, 1, "unused bytes"),
         (UNUSED, 1, "unused bytes"),
         (CRC - 1, 1, "unused bytes"),

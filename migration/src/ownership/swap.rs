@@ -17,25 +17,32 @@ pub struct Expected {
     /// Whether the record must be settled, or must not be. A boot expects the value that it has
     /// read: a migration that has begun since then changes only this.
     pub settled: Option<bool>,
+    /// The partner before the change, or that there was none, for a change that relies on it.
+    pub partner: Option<Option<OwnerId>>,
 }
 
 impl Expected {
-    /// This generation of this owner, settled or not.
+    /// This generation of this owner, settled or not, with a partner or without.
     #[must_use]
     pub fn reign(generation: u64, owner: OwnerId) -> Self {
-        Expected { generation, owner, settled: None }
+        Expected { generation, owner, settled: None, partner: None }
     }
 
     /// The record as it was read, except for its migration and nonce.
     #[must_use]
     pub fn as_read(record: &Record) -> Self {
-        Expected { settled: Some(record.settled), ..Expected::reign(record.generation, record.owner.clone()) }
+        Expected {
+            settled: Some(record.settled),
+            partner: Some(record.partner.clone()),
+            ..Expected::reign(record.generation, record.owner.clone())
+        }
     }
 
     fn matches(&self, current: &Record) -> bool {
         current.generation == self.generation
             && current.owner == self.owner
             && self.settled.is_none_or(|settled| settled == current.settled)
+            && self.partner.as_ref().is_none_or(|partner| *partner == current.partner)
     }
 }
 
@@ -89,6 +96,13 @@ pub enum RuleError {
         /// The change's guest.
         wanted: Name,
     },
+    /// A partner may take the guest over as long as the record names it, so only a new generation
+    /// removes it.
+    #[error("the guest is protected by {partner}: end that first (ferry unprotect)")]
+    Partner {
+        /// The partner.
+        partner: OwnerId,
+    },
     /// Generations have run out, which only a forged number can cause.
     #[error("generation {generation} leaves none to hand the guest over with")]
     Exhausted {
@@ -101,7 +115,7 @@ pub enum RuleError {
 ///
 /// A generation that grows by one is a swap, even if the owner stays the same (that fences a
 /// destination). A generation that stays is an update of `settled`, nonce and migration id by the
-/// owner.
+/// owner, or adds a partner.
 ///
 /// # Errors
 /// When no series of records may contain such a step; nothing may be written then.
@@ -112,6 +126,11 @@ pub fn judge(current: &Record, expected: &Expected, new: &Record) -> Result<Verd
         return Err(RuleError::Generation { from: expected.generation, to: new.generation });
     }
     same_guest(current, new)?;
+    if let (true, true, Some(partner)) = (update, expected.matches(current), &current.partner)
+        && new.partner.as_ref() != Some(partner)
+    {
+        return Err(RuleError::Partner { partner: partner.clone() });
+    }
     Ok(if expected.matches(current) { Verdict::Write } else { judge_repeat(current, new) })
 }
 
@@ -126,8 +145,11 @@ pub fn judge_create(current: &Record, new: &Record) -> Result<Verdict, RuleError
 }
 
 fn judge_repeat(current: &Record, new: &Record) -> Verdict {
-    let applied =
-        current.generation == new.generation && current.owner == new.owner && current.migration_id == new.migration_id;
+    let named = new.partner.is_none() || current.partner == new.partner;
+    let applied = named
+        && current.generation == new.generation
+        && current.owner == new.owner
+        && current.migration_id == new.migration_id;
     if applied { Verdict::Repeat } else { Verdict::Lost }
 }
 
@@ -175,6 +197,8 @@ mod tests {
         let expected = Expected::as_read(&settled);
         assert_eq!(judge(&settled, &expected, &record(6, D)), Ok(Verdict::Write));
         assert_eq!(judge(&record(5, S), &expected, &record(6, D)), Ok(Verdict::Lost));
+        let enrolled = Record { partner: Some(owner(D)), ..settled.clone() };
+        assert_eq!(judge(&enrolled, &expected, &record(6, 9)), Ok(Verdict::Lost), "nor to an enrolment");
         assert_eq!(judge(&settled, &Expected::as_read(&record(5, S)), &record(6, D)), Ok(Verdict::Lost));
     }
 
@@ -183,6 +207,24 @@ mod tests {
         let update = Record { settled: true, nonce: 9, migration_id: 8, ..record(5, S) };
         assert_eq!(judge(&record(5, S), &expected(5, S), &update), Ok(Verdict::Write));
         assert_eq!(judge(&record(6, D), &expected(5, S), &update), Ok(Verdict::Lost));
+    }
+
+    #[test]
+    fn only_a_swap_removes_a_partner() {
+        let with = |id: u128| Record { partner: Some(owner(id)), settled: true, ..record(5, S) };
+        let expected = expected(5, S);
+        assert_eq!(judge(&record(5, S), &expected, &with(D)), Ok(Verdict::Write));
+        assert_eq!(judge(&with(D), &expected, &with(D)), Ok(Verdict::Write), "the reply was lost");
+        let unnamed = Expected { partner: Some(None), ..expected.clone() };
+        assert_eq!(judge(&record(5, S), &unnamed, &with(D)), Ok(Verdict::Write));
+        assert_eq!(judge(&with(D), &unnamed, &with(D)), Ok(Verdict::Repeat), "the same");
+        let of_boot = Expected { settled: Some(true), ..expected.clone() };
+        assert_eq!(judge(&record(5, S), &of_boot, &with(D)), Ok(Verdict::Lost), "it names no partner");
+        for other in [with(9), record(5, S)] {
+            assert_eq!(judge(&with(D), &expected, &other), Err(RuleError::Partner { partner: owner(D) }));
+        }
+        assert_eq!(judge(&with(D), &expected, &record(6, S)), Ok(Verdict::Write));
+        assert_eq!(judge(&record(6, S), &expected, &with(D)), Ok(Verdict::Lost), "enrolled too late");
     }
 
     #[test]

@@ -208,8 +208,8 @@ impl Record {
 
     /// Whether a boot that has read the record gets it.
     pub fn boots(&mut self, swap: Swap) -> bool {
-        let expected =
-            ownership::Expected { generation: swap.generation.into(), owner: owner(swap.owner), settled: swap.settled };
+        let reign = ownership::Expected::reign(swap.generation.into(), owner(swap.owner));
+        let expected = ownership::Expected { settled: swap.settled, ..reign };
         let there = self.real();
         let record = ownership::Record {
             generation: u64::from(swap.generation) + 1,
@@ -253,6 +253,7 @@ impl Record {
             migration_id: self.migration.into(),
             settled: self.settled,
             nonce: 0,
+            partner: None,
         }
     }
 

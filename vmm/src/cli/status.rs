@@ -84,6 +84,9 @@ fn owner(info: &OwnershipInfo) -> String {
         let state = if settled { "" } else { ", a hand-over is under way" };
         line("owner", &format!("{}{here}, generation {generation}{state}", style.bold(owner)));
     }
+    if let Some(partner) = &info.partner {
+        line("partner", &format!("{partner}, which may take the guest over"));
+    }
     text
 }
 
@@ -147,10 +150,11 @@ mod tests {
             generation: Some(3),
             owner: Some("host:7 (0)".into()),
             owned_here: Some(false),
+            partner: Some("host:8 (1)".into()),
             settled: Some(false),
         };
         let text = owner(&info);
-        assert!(text.contains(&why) && text.contains("host:7"), "{text}");
+        assert!(text.contains(&why) && text.contains("host:7") && text.contains("host:8"), "{text}");
         assert_eq!(json!(info)["may-run-twice"], json!(why));
     }
 

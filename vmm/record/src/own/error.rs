@@ -29,6 +29,22 @@ pub enum RecordError {
         /// The owner's generation.
         generation: u64,
     },
+    /// The guest is protected by a second process.
+    #[error(
+        "the ownership record {place} names {owner} in generation {generation}, and {partner} as its partner: either may \
+         have the guest's newest state. If it is not to go on there, end every other process of this guest, then start it \
+         with --ownership …,take"
+    )]
+    Protected {
+        /// Where the record is.
+        place: String,
+        /// The owner of the guest.
+        owner: String,
+        /// The process that may take the guest over.
+        partner: String,
+        /// The owner's generation.
+        generation: u64,
+    },
     /// Another process owns the guest.
     #[error("the ownership record {place} names {owner} in generation {generation}, not this process")]
     NotOurs {
@@ -124,6 +140,8 @@ pub enum RecordError {
 pub enum Twice {
     /// That process may be stopped and have the guest's newest state.
     InHandover,
+    /// That process or its partner may have the guest's newest state.
+    Protected,
     /// Another process lives and has the guest.
     IsPresent,
 }
@@ -132,6 +150,7 @@ impl std::fmt::Display for Twice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Twice::InHandover => "which hands it over, or has not said how that ended",
+            Twice::Protected => "which is protected by a partner that may take the guest over",
             Twice::IsPresent => "and another process lives that has the guest",
         })
     }

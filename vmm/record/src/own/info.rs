@@ -34,6 +34,9 @@ pub struct OwnershipInfo {
     /// The owner is the process that received the query.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owned_here: Option<bool>,
+    /// The process that may take the guest over: `HOST:PID`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partner: Option<String>,
     /// No hand-over is under way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub settled: Option<bool>,
@@ -71,6 +74,7 @@ impl OwnershipInfo {
             generation: of.map(|record| record.generation),
             owner: of.map(|record| record.owner.to_string()),
             owned_here: of.and_then(|record| Some(record.owner == *me?)),
+            partner: of.and_then(|record| Some(record.partner.as_ref()?.to_string())),
             settled: of.map(|record| record.settled),
         }
     }
@@ -92,6 +96,7 @@ impl OwnershipInfo {
             generation: None,
             owner: None,
             owned_here: None,
+            partner: None,
             settled: None,
         }
     }

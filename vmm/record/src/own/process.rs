@@ -156,6 +156,7 @@ impl OwnRecord {
     pub(super) fn refused(&self, refusal: Refusal) -> RecordError {
         match refusal {
             Refusal::InHandover(record) => self.in_handover(&record),
+            Refusal::Protected(record) => self.protected(&record),
             Refusal::NamesAnother(record) => self.taken(&record),
             Refusal::Rule(error) => RecordError::Rule(error),
         }
@@ -190,6 +191,7 @@ impl OwnRecord {
             Err(Refusal::InHandover(there) | Refusal::NamesAnother(there)) => {
                 return Err(self.twice(&there, Twice::InHandover));
             }
+            Err(Refusal::Protected(there)) => return Err(self.twice(&there, Twice::Protected)),
             Err(Refusal::Rule(source)) => return Err(OwnershipError::Rule { at: self.place(), source }.into()),
             Ok(Arrival::Named(generation)) => {
                 self.generation.store(generation, SeqCst);
@@ -327,6 +329,15 @@ impl OwnRecord {
 
     pub(super) fn in_handover(&self, record: &Record) -> RecordError {
         RecordError::InHandover { place: self.place(), owner: record.owner.to_string(), generation: record.generation }
+    }
+
+    fn protected(&self, record: &Record) -> RecordError {
+        RecordError::Protected {
+            place: self.place(),
+            owner: record.owner.to_string(),
+            partner: record.partner.as_ref().map_or_else(String::new, ToString::to_string),
+            generation: record.generation,
+        }
     }
 
     pub(super) fn taken(&self, record: &Record) -> RecordError {
