@@ -26,6 +26,7 @@ pub mod ownership;
 pub mod peer;
 pub mod postcopy;
 pub mod procfs;
+pub mod protection;
 pub mod random;
 pub mod relay;
 pub mod replay;

@@ -4,18 +4,23 @@ use std::sync::Arc;
 
 use ferry_devices::fault::{Direction, FaultControl};
 use ferry_migration::Handshake;
-use ferry_migration::ownership::Name;
+use ferry_migration::ownership::{Name, Partnership};
 use ferry_record::file::FileRecord;
 use ferry_record::{Ownership, Record, Swap};
 use ferry_tests::migration::{move_guest, statuses};
 use ferry_tests::scene::gave_up;
 use ferry_tests::wait::wait_for;
-use ferry_tests::{Ferry, SOON, Scene, Spec, disk, procfs};
+use ferry_tests::{Ferry, Lab, SOON, Scene, Spec, disk, procfs};
 use serde_json::json;
 
 /// A guest with a disk, and so with a record.
 fn scene() -> Option<Scene> {
     Scene::with(|lab, spec| spec.disk(&disk::image(lab, "disk.img", 4 << 20)))
+}
+
+/// The record of that guest, as another process opens it.
+fn record_of(lab: &Lab) -> FileRecord {
+    FileRecord::new(lab.path("disk.img.owner"), SOON, Arc::new(FaultControl::new(Direction::Incoming)))
 }
 
 fn without_record(spec: &Spec) -> Spec {
@@ -53,8 +58,7 @@ fn a_record_that_does_not_name_the_guests_process_yet_is_why_the_handshake_is_se
     };
     scene.spec.more.clear();
     // It tells of a hand-over of another process, and is left to that.
-    let faults = Arc::new(FaultControl::new(Direction::Incoming));
-    let record = FileRecord::new(scene.lab.path("disk.img.owner"), SOON, faults);
+    let record = record_of(&scene.lab);
     let (vm, owner) = (Name::try_from("guest").unwrap(), ferry_record::new_owner().unwrap());
     let other = Record { vm, generation: 7, owner, migration_id: 9, settled: false, nonce: 0, partner: None };
     assert_eq!(record.create(&other).unwrap(), Swap::Won);
@@ -119,4 +123,38 @@ fn clients_that_ask_a_record_whose_storage_hangs_leave_one_thread() {
     scene.source.qmp("x-ferry-fault-set", json!({ "clear": true }));
     wait_for("the record to answer", SOON, || scene.source.ownership()["owned-here"] == true);
     scene.ends_well();
+}
+
+#[test]
+fn a_record_that_names_a_partner_keeps_migrations_and_boots_away() {
+    let Some(mut scene) = scene() else { return };
+    scene.source.wait_settled(1);
+    let record = record_of(&scene.lab);
+    let there = record.read().unwrap().expect("the guest has a record");
+    let protection = Partnership::new(there.vm, 9, there.generation, there.owner).unwrap();
+    let partner = ferry_record::new_owner().unwrap();
+    let enrol = protection.enrol(&partner);
+    assert_eq!(record.swap(&enrol.expected, &enrol.record).unwrap(), Swap::Won);
+    let named = scene.source.ownership();
+    assert_eq!(named["partner"], partner.to_string(), "{named}");
+
+    let destination = scene.destination();
+    let reason = scene.fails(&destination.wait_listening());
+    assert!(reason.contains(&format!("protected by {partner}")), "{reason}");
+    assert_eq!(record.read().unwrap().and_then(|record| record.partner), Some(partner.clone()));
+    drop(destination);
+
+    // The primary dies: either may have the newest state, and the partner still may take over.
+    scene.source.kill();
+    let told = scene.lab.refuses(&scene.spec);
+    assert!(told.contains(&partner.to_string()) && told.contains("--ownership …,take"), "{told}");
+    let mut spec = scene.spec.clone();
+    spec.more = vec!["--ownership".into(), "auto,take".into()];
+    let mut taken = scene.lab.start(&spec);
+    taken.wait_settled(2);
+    assert_eq!(record.read().unwrap().and_then(|record| record.partner), None);
+    let take_over = protection.take_over(&partner);
+    let late = record.swap(&take_over.expected, &take_over.record).unwrap();
+    assert!(matches!(late, Swap::Lost(_)), "{late:?}");
+    taken.quit();
 }

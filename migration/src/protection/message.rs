@@ -20,8 +20,8 @@ pub const OUTPUTS_CAP: u32 = (1 << 20) + (64 << 10);
 pub enum ToSecondary {
     /// A sign of life.
     Heartbeat,
-    /// Everything that belongs to this checkpoint has been sent. Attachment: sections, held outputs,
-    /// positions, audit hashes.
+    /// Everything that belongs to this checkpoint has been sent. Attachment: sections, held
+    /// outputs, positions, audit hashes.
     Checkpoint {
         /// Counts from 1.
         epoch: u64,

@@ -8,17 +8,17 @@
 //! ```
 //!
 //! A checkpoint holds the guest's memory, device state, disk and output positions at the end of an
-//! epoch. What the guest puts out in an epoch leaves the primary only when the checkpoint at the end
-//! of that epoch is committed (*output commit*), so the secondary can go on from its last commit
-//! without taking back anything that was seen. Which of the two may be seen is decided by the
-//! ownership record alone ([`Partnership`](crate::ownership::Partnership)): the primary goes on
-//! without a partner only after it has won the *solo* swap, the secondary only after its *takeover*
-//! swap, and both expect the same record.
+//! epoch. What the guest puts out in an epoch leaves the primary only when the checkpoint at the
+//! end of that epoch is committed (*output commit*), so the secondary can go on from its last
+//! commit without taking back anything that was seen. Which of the two may be seen is decided by
+//! the ownership record alone ([`Partnership`](crate::ownership::Partnership)): the primary goes
+//! on without a partner only after it has won the *solo* swap, the secondary only after its
+//! *takeover* swap, and both expect the same record.
 //!
-//! The machines are sans-IO, as those of a migration ([`crate::source`], [`crate::destination`]): a
-//! step takes one input and returns the outputs to carry out in order. They begin when the rounds of
-//! the first copy have converged. [`Rule`] names what they rest on; an explorer shows for each rule
-//! what breaks without it.
+//! The machines are sans-IO, as those of a migration ([`crate::source`], [`crate::destination`]):
+//! a step takes one input and returns the outputs to carry out in order. They begin when the
+//! rounds of the first copy have converged. [`Rule`] names what they rest on; an explorer shows
+//! for each rule what breaks without it.
 
 pub mod message;
 pub mod primary;

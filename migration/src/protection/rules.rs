@@ -56,8 +56,8 @@ pub enum Rule {
     /// Primary: once its link is given up, a late acknowledgement is ignored. Harmless without: the
     /// record has not been swapped by a secondary that acknowledges.
     IgnoresLateCommit,
-    /// Primary: once deposed, it does not write out what was committed before. Harmless without: the
-    /// survivor's history contains it.
+    /// Primary: once deposed, it does not write out what was committed before. Harmless without:
+    /// the survivor's history contains it.
     DeposedIsSilent,
     /// A process that boots the guest: not while the record names a partner.
     BootNeedsUnprotected,

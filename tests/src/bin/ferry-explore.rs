@@ -11,7 +11,9 @@ const USAGE: &str = "usage: ferry-explore table      the handshakes compared, as
        ferry-explore results    the same as docs/protocol-results.md
        ferry-explore large [N [NAME]]
                                 setup and owned within large bounds, at most N million worlds each (default 60);
-                                with NAME, the campaigns whose names begin so";
+                                with NAME, the campaigns whose names begin so
+       ferry-explore protection [N]
+                                continuous checkpoints within large bounds, at most N million worlds each";
 
 /// A small exploration needs far less.
 const MOST_WORLDS: usize = 20_000_000;
@@ -29,6 +31,8 @@ fn main() -> ExitCode {
             print!("{}", results::document(&compare(variants::table_bounds(), MOST_WORLDS)));
             ExitCode::SUCCESS
         }
+        ["protection"] => protection(60),
+        ["protection", millions] => millions.parse().map_or_else(|_| usage(), protection),
         ["large"] => large(60, ""),
         ["large", millions] => match millions.parse() {
             Ok(millions) => large(millions, ""),
@@ -59,6 +63,25 @@ fn large(millions: usize, about: &str) -> ExitCode {
     for campaign in wanted {
         broken |= !holds(&campaign, millions * 1_000_000);
     }
+    if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Explores every large campaign of a protection; fails when a promise breaks.
+fn protection(millions: usize) -> ExitCode {
+    use ferry_tests::protection::{Limits, campaigns, explore};
+    let (mut worlds, mut transitions, mut broken) = (0, 0, false);
+    let campaigns = campaigns::large();
+    for campaign in &campaigns {
+        let report = explore(&campaign.scenario, Limits { worlds: millions * 1_000_000, until: None });
+        let partly = if report.is_complete { "" } else { " (stopped there: not everything was seen)" };
+        println!("{}: {} worlds, {} transitions{partly}", campaign.name, report.worlds, report.transitions);
+        for (promise, finding) in &report.findings {
+            println!("  \"{}\" is broken: {}\n{}", promise.name(), finding.why, finding.trace);
+        }
+        (worlds, transitions) = (worlds + report.worlds, transitions + report.transitions);
+        broken |= !report.findings.is_empty();
+    }
+    println!("{} campaigns: {worlds} worlds, {transitions} transitions", campaigns.len());
     if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 

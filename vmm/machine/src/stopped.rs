@@ -7,7 +7,6 @@
 use std::io;
 use std::sync::Arc;
 
-use ferry_devices::device::Device;
 use ferry_migration::Section;
 use ferry_migration::pages::PageBitmap;
 use ferry_observe::trace::OutputPosition;
@@ -80,10 +79,10 @@ impl Stopped {
     pub fn outputs(&self) -> Result<Vec<OutputPosition>, MachineError> {
         let _operation = self.operation("reading output positions")?;
         let devices = self.parts.devices();
-        let position = |device: &Box<dyn Device>| {
+        let outputs = devices.iter().filter_map(|device| {
             device.output_position().map(|position| OutputPosition { device: device.id().to_string(), position })
-        };
-        Ok(devices.iter().filter_map(position).collect())
+        });
+        Ok(outputs.collect())
     }
 
     /// Adds to `into` every page that was written up to this stop and has not been harvested: as

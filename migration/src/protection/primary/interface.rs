@@ -99,8 +99,8 @@ pub enum Output {
     },
     /// Make the ownership record name the secondary as partner; answer with `Enrolled`.
     Enrol,
-    /// Make the ownership record name this side, without a partner, in a new generation; answer with
-    /// `Soloed`.
+    /// Make the ownership record name this side, without a partner, in a new generation; answer
+    /// with `Soloed`.
     Solo,
     /// Start a timer, anew if it runs.
     StartTimer(Timer),

@@ -175,7 +175,8 @@ impl Primary {
             (State::Protected, Err(failure)) => self.capture_failed(&failure),
             // The protection has ended meanwhile, or is about to.
             (State::Done(Outcome::Unprotected(_)), Ok(())) => {
-                let mut outputs = vec![Output::Restore { epoch }];
+                // The first capture closes the gate.
+                let mut outputs = vec![Output::Restore { epoch }, Output::ReleaseAll];
                 outputs.extend(std::mem::take(&mut self.stopped).then_some(Output::ResumeGuest));
                 outputs
             }

@@ -145,10 +145,10 @@ impl Primary {
     fn deposed(&mut self, reason: String) -> Vec<Output> {
         let mut outputs = self.close_if_open();
         outputs.push(Output::StopTimer(Timer::RetryRecord));
+        outputs.push(Output::DropOutputs);
         if !self.rules.has(Rule::LostSoloReleasesNothing) {
             outputs.push(Output::ReleaseAll);
         }
-        outputs.push(Output::DropOutputs);
         self.state = State::Deposing(reason);
         match self.stopped {
             true => outputs.extend(self.guest_stopped()),

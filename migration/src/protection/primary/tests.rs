@@ -95,6 +95,14 @@ fn before_the_enrolment_a_failure_costs_the_protection_alone() {
 }
 
 #[test]
+fn a_first_capture_that_ends_after_the_protection_holds_nothing() {
+    let mut primary = Primary::new(plan());
+    primary.start();
+    primary.step(Input::LinkLost("broken".to_owned()));
+    assert_eq!(primary.step(captured(1)), [Output::Restore { epoch: 1 }, Output::ReleaseAll]);
+}
+
+#[test]
 fn a_lost_secondary_is_fenced_before_anything_held_is_let_out() {
     let losses = [
         Input::LinkLost("broken".to_owned()),

@@ -81,8 +81,8 @@ pub enum Output {
     /// Lock the disk, and write to it what was committed and the primary may not have written;
     /// answer with `DiskTaken`.
     TakeDisk,
-    /// Do everything that can fail in a takeover: load the device state, start what the guest needs,
-    /// enter it with its outputs held; answer with `Tried`.
+    /// Do everything that can fail in a takeover: load the device state, start what the guest
+    /// needs, enter it with its outputs held; answer with `Tried`.
     Try {
         /// From this checkpoint.
         epoch: u64,
@@ -91,8 +91,8 @@ pub enum Output {
     UndoTrial,
     /// Make the ownership record name this side, in a new generation; answer with `Claimed`.
     Claim,
-    /// The guest is this side's: repeat what the primary may not have let out, let out what is held,
-    /// replay the inputs.
+    /// The guest is this side's: repeat what the primary may not have let out, let out what is
+    /// held, replay the inputs.
     GoLive,
     /// The guest is another process's: discard it.
     Discard,

@@ -71,7 +71,10 @@ pub struct Secondary {
     rules: Rules,
     /// The last checkpoint that was committed; 0 before the first.
     committed: u64,
-    /// It is being written into guest memory.
+    /// The last checkpoint that was announced. One that was refused has a later number than the
+    /// last commit.
+    announced: u64,
+    /// The last commit is being written into guest memory.
     applying: bool,
     /// The next one, as far as it is here.
     next: Option<Announced>,
@@ -83,8 +86,8 @@ pub struct Secondary {
     suspicion: Option<String>,
     /// The primary has had its head start.
     head_start_over: bool,
-    /// The record named no partner when it was read last.
-    unnamed: bool,
+    /// A record that names no partner is not asked again.
+    last_look: bool,
 }
 
 impl Secondary {
@@ -102,13 +105,14 @@ impl Secondary {
             plan,
             rules,
             committed: 0,
+            announced: 0,
             applying: false,
             next: None,
             enrolled: false,
             permitted: false,
             suspicion: None,
             head_start_over: false,
-            unnamed: false,
+            last_look: false,
         }
     }
 
@@ -177,6 +181,7 @@ impl Secondary {
             // The driver keeps input until a checkpoint says that the guest has read it.
             ToSecondary::Heartbeat | ToSecondary::Input { .. } => Vec::new(),
             ToSecondary::Checkpoint { epoch, disk_applied, .. } if self.expects(epoch) => {
+                self.announced = epoch;
                 self.next = Some(Announced { epoch, disk_applied, whole: false });
                 match self.rules.has(Rule::AcknowledgesWhole) {
                     true => Vec::new(),
@@ -200,7 +205,7 @@ impl Secondary {
     /// The next checkpoint is announced once the one before it was answered.
     fn expects(&self, epoch: u64) -> bool {
         let listens_late = self.suspicion.is_some();
-        self.next.is_none() && epoch == self.committed + 1 && (self.state == State::Standby || listens_late)
+        self.next.is_none() && epoch == self.announced + 1 && (self.state == State::Standby || listens_late)
     }
 
     fn may_be_permitted(&self) -> bool {

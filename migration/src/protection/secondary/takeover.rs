@@ -77,10 +77,13 @@ impl Secondary {
         if self.state != State::Reading {
             return Vec::new();
         }
-        self.unnamed = reading == Some(Reading::NoPartner);
         match reading {
             Some(Reading::Partner) => self.take_disk(),
             Some(Reading::NoPartner) if !self.rules.has(Rule::ReadsItsName) => self.take_disk(),
+            Some(Reading::NoPartner) if self.last_look => {
+                let reason = format!("{}; the ownership record does not name this side as partner", self.reason());
+                self.superseded(reason)
+            }
             Some(Reading::NoPartner) | None => vec![Output::StartTimer(Timer::RetryRecord)],
             Some(Reading::Other) => {
                 let reason = format!("{}; the ownership record has the guest go on elsewhere", self.reason());
@@ -192,13 +195,14 @@ impl Secondary {
         }
     }
 
-    /// A primary that had not enrolled this side when it was lost may still do so, but not for ever.
+    /// A primary that had not enrolled this side when it was lost may still do so, but not for
+    /// ever: the record is read once more.
     pub(super) fn kept_long_enough(&mut self) -> Vec<Output> {
-        if self.state != State::Reading || !self.unnamed {
+        if self.state != State::Reading {
             return Vec::new();
         }
-        let reason = format!("{}; the ownership record does not name this side as partner", self.reason());
-        self.superseded(reason)
+        self.last_look = true;
+        vec![Output::ReadRecord]
     }
 
     pub(super) fn told_that_primary_is_lost(&mut self) -> Vec<Output> {

@@ -84,14 +84,14 @@ fn a_checkpoint_that_is_refused_leaves_the_one_before_good() {
     let told = secondary.step(Input::Reloaded(Ok(())));
     assert_eq!(told, [Output::Send(ToPrimary::CheckpointFailed { epoch: 2, failure: failure() })]);
     assert_eq!(secondary.committed(), 1);
-    takes(&mut secondary, 2);
+    takes(&mut secondary, 3);
 
     // The first has none before it; nor can the one before be loaded again.
     let mut first = Secondary::new(plan());
     first.start();
     let outputs = after(&mut first, [announced(1), Input::Whole { epoch: 1 }, Input::Verified(Err(failure()))]);
     assert!(has(&outputs, "Send") && matches!(first.outcome(), Some(Outcome::Failed(_))), "{outputs:?}");
-    after(&mut secondary, [announced(3), Input::Whole { epoch: 3 }, Input::Verified(Err(failure()))]);
+    after(&mut secondary, [announced(4), Input::Whole { epoch: 4 }, Input::Verified(Err(failure()))]);
     let outputs = secondary.step(Input::Reloaded(Err(failure())));
     assert!(has(&outputs, "Send") && matches!(secondary.outcome(), Some(Outcome::Failed(_))), "{outputs:?}");
 }
@@ -131,8 +131,11 @@ fn only_a_record_that_names_it_lets_a_secondary_take_over() {
         let mut secondary = reading();
         assert_eq!(secondary.step(Input::Read(unknown)), [Output::StartTimer(Timer::RetryRecord)]);
         assert_eq!(secondary.step(Input::Timer(Timer::RetryRecord)), [Output::ReadRecord]);
-        // A record that does not answer may name it; one that names no partner is not asked for ever.
-        let over = secondary.step(Input::Timer(Timer::KeepStale));
+        // One that does not answer may name it; one that names no partner is not asked for ever.
+        assert_eq!(secondary.step(Input::Timer(Timer::KeepStale)), [Output::ReadRecord]);
+        let mut named = secondary.clone();
+        assert!(has(&named.step(Input::Read(Some(Reading::Partner))), "TakeDisk"));
+        let over = secondary.step(Input::Read(unknown));
         assert_eq!(has(&over, "Finish"), unknown.is_some(), "{over:?}");
     }
     let mut secondary = reading();
