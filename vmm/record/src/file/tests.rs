@@ -172,7 +172,7 @@ fn what_is_not_understood_is_never_overwritten() {
     torn[30] ^= 1;
     assert!(matches!(refused(&torn), OwnershipError::Damaged { .. }));
     let mut newer = whole;
-    newer[8] = 2;
+    newer[8] = 3;
     let crc = crc32c::crc32c(&newer[..508]);
     newer[508..512].copy_from_slice(&crc.to_le_bytes());
     assert!(matches!(refused(&newer), OwnershipError::Newer { .. }));
