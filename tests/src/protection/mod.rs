@@ -20,6 +20,7 @@ mod primary_side;
 pub mod record;
 pub mod search;
 mod secondary_side;
+pub mod simulator;
 pub mod world;
 
 pub use bounds::{Bounds, Fault};

@@ -126,6 +126,12 @@ impl Primary {
         )
     }
 
+    /// Whether the protection is about to end: the record is asked, or does not answer.
+    #[must_use]
+    pub fn parts(&self) -> bool {
+        matches!(self.state, State::Parting(_) | State::Isolated(_) | State::Deposing(_))
+    }
+
     /// How the protection ended, if it has.
     #[must_use]
     pub fn outcome(&self) -> Option<&Outcome> {

@@ -132,6 +132,12 @@ impl Secondary {
         self.committed
     }
 
+    /// Whether a takeover has begun.
+    #[must_use]
+    pub fn takes_over(&self) -> bool {
+        self.suspicion.is_some() || self.permitted
+    }
+
     /// How this side's part ended, if it has.
     #[must_use]
     pub fn outcome(&self) -> Option<&Outcome> {
