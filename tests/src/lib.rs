@@ -22,6 +22,7 @@ pub mod loops;
 pub mod matrix;
 pub mod memory;
 pub mod migration;
+pub mod model;
 pub mod ownership;
 pub mod peer;
 pub mod postcopy;

@@ -2,14 +2,9 @@
 //! statement of the protocol, which the explorer's world and the state machines had no part in.
 //! Its broken variants must be caught.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-/// Longest that one command may take, as `timeout` reads it.
-const LONGEST: &str = "600s";
-
-/// The most memory that spin may take, in MiB: it stops there, and says so.
-const MEMORY: &str = "-DMEMLIM=2048";
+use ferry_tests::model;
 
 /// The handshakes, as the model numbers them.
 const OWNED: u8 = 1;
@@ -74,52 +69,11 @@ fn cases() -> Vec<Case> {
 
 #[test]
 fn spin_finds_no_error_but_in_the_broken_variants() {
-    if !starts("spin", "-V") || !starts("gcc", "--version") {
-        println!("skipped: spin or gcc is not installed (apt-get install spin gcc)");
+    if !model::is_there() {
         return;
     }
     for (number, Case { settings, breaks }) in cases().into_iter().enumerate() {
-        let report = check(number, &settings);
-        let violated = report.lines().find(|line| line.starts_with("pan:1: "));
-        match (breaks, violated) {
-            (None, None) => {}
-            (Some(promise), Some(line)) if line.contains(promise) => {}
-            _ => panic!("{settings}: expected {breaks:?}, and spin found:\n{report}"),
-        }
-        let errors = report.split("errors: ").nth(1).and_then(|rest| rest.split_whitespace().next());
-        assert_eq!(errors, Some(if breaks.is_some() { "1" } else { "0" }), "{settings}:\n{report}");
-        let partly =
-            ["max search depth too small", "truncated", "out of memory"].iter().any(|text| report.contains(text));
-        // A search that finds an error ends there.
-        let ended_early = breaks.is_none() && report.contains("Search not completed");
-        assert!(!partly && !ended_early, "{settings}: not everything was seen:\n{report}");
+        let case = model::Case { model: "switchover.pml", settings, arguments: &[], breaks };
+        model::check(&case, &Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("model-{number}")));
     }
-}
-
-fn starts(program: &str, version: &str) -> bool {
-    Command::new(program).arg(version).output().is_ok_and(|output| output.status.success())
-}
-
-/// What spin says about the model with these settings.
-fn check(number: usize, settings: &str) -> String {
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("model/switchover.pml");
-    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("model-{number}"));
-    std::fs::create_dir_all(&directory).expect("a directory for spin's files");
-    let mut spin = vec!["spin", "-a"];
-    spin.extend(settings.split(' '));
-    spin.push(model.to_str().expect("the path is text"));
-    run(&directory, &spin);
-    run(&directory, &["gcc", "-O1", "-w", "-DSAFETY", "-DCOLLAPSE", MEMORY, "-o", "pan", "pan.c"]);
-    run(&directory, &["./pan", "-m200000"])
-}
-
-fn run(directory: &Path, words: &[&str]) -> String {
-    let output = Command::new("timeout").arg(LONGEST).args(words).current_dir(directory).output();
-    let output = output.unwrap_or_else(|error| panic!("{words:?} does not start: {error}"));
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    // pan ends with an error status when it finds one; spin and gcc do when they cannot do their
-    // work.
-    assert!(output.status.success() || words[0] == "./pan", "{words:?}: {text}{errors}");
-    text
 }
