@@ -6,6 +6,7 @@
 
 mod direct;
 mod placed;
+mod staged;
 
 use std::io;
 
@@ -13,6 +14,7 @@ use ferry_migration::wire::bulk::Chunk;
 
 pub use direct::Direct;
 pub use placed::Placed;
+pub use staged::{Staged, StagingBudget};
 
 use crate::userfault::UserfaultError;
 use crate::vectors::Incoming;
