@@ -4,7 +4,7 @@
 use ferry_migration::protection::Rule;
 use ferry_tests::protection::campaigns::small;
 use ferry_tests::protection::mutants::what_it_is_for;
-use ferry_tests::protection::{Limits, explore};
+use ferry_tests::protection::{Fault, Limits, Scenario, explore};
 
 const MOST_WORLDS: usize = 3_000_000;
 
@@ -23,6 +23,14 @@ fn every_promise_holds_with_every_pair_of_faults() {
     println!("{worlds} worlds, the secondary's guest live in {takeovers} of them");
     assert!(broken.is_empty(), "{} campaigns break a promise; the first: {}", broken.len(), broken[0]);
     assert!(takeovers > 0);
+}
+
+#[test]
+fn a_planned_failover_moves_the_guest() {
+    for scenario in [Scenario::new(2), Scenario::new(2).diskless()] {
+        let report = explore(&scenario.with(Fault::Failover, 1), Limits { worlds: MOST_WORLDS, until: None });
+        assert!(report.is_complete && report.findings.is_empty() && report.moved > 0, "{report:?}");
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ fn every_seed_shows_one_history_and_ends_protected() {
     for seed in first..first + number("FERRY_PROTECTION_SEEDS", 3) {
         let ending = run(seed, number("FERRY_PROTECTION_EPOCHS", EPOCHS)).unwrap_or_else(|failure| panic!("{failure}"));
         println!("seed {seed}: {ending:?}");
-        assert!(ending.most_waiting < 500, "queues grow: {ending:?}");
+        assert!(ending.most_waiting < 1_000, "queues grow: {ending:?}");
         takeovers += ending.takeovers;
         deposed += ending.deposed;
         repeated += ending.repeated;
@@ -28,11 +28,13 @@ fn every_seed_shows_one_history_and_ends_protected() {
 
 /// What a simulation without disks, boots and mistakes of the record cannot show, and what needs
 /// more luck than a short one has: the explorer shows it.
-const LEFT_TO_THE_EXPLORER: [Rule; 11] = [
+const LEFT_TO_THE_EXPLORER: [Rule; 12] = [
     Rule::FailedReleasesNothing,
     Rule::UnansweredEnrolmentMayBe,
     Rule::SoloIsASwap,
     Rule::AppliesAfterCommit,
+    // The swap itself expects the name that was read.
+    Rule::ReadsItsName,
     Rule::EntersApplied,
     Rule::KeepsJournal,
     Rule::TakesDiskFirst,

@@ -22,7 +22,7 @@ pub enum Refusal {
     /// A process that is stopped and holds no lock may have the newest state of the guest.
     #[error("a migration of the guest is under way, or ended without an answer")]
     InHandover(Box<Record>),
-    /// Two processes share the guest, and either may have its newest state.
+    /// A second process holds a checkpoint of the guest, and may take it over.
     #[error("it names an owner and a partner that may take the guest over")]
     Protected(Box<Record>),
     /// Another process owns the guest.
@@ -107,6 +107,9 @@ pub fn arrived(
 ) -> Result<Arrival, Refusal> {
     let Some(there) = there else { return Ok(Arrival::Create(settled(vm, 1, me, migration_id))) };
     same_guest(there, vm)?;
+    if there.partner.is_some() {
+        return Err(Refusal::Protected(Box::new(there.clone())));
+    }
     let is_named = there.owner == *me;
     if is_named && there.settled {
         return Ok(Arrival::Named(there.generation));
@@ -124,9 +127,6 @@ pub fn arrived(
     let is_part = is_named || through.iter().any(is_open);
     if !is_part && !there.settled && guards.has(Guard::ArrivalLeavesHandovers) {
         return Err(Refusal::InHandover(Box::new(there.clone())));
-    }
-    if there.partner.is_some() {
-        return Err(Refusal::Protected(Box::new(there.clone())));
     }
     let record = settled(vm, next(there.generation)?, me, migration_id);
     let change = Change { expected: Expected::as_read(there), record };
@@ -195,9 +195,13 @@ pub fn run_again(there: &Record, me: &OwnerId, migration_id: u128, guards: Guard
     if there.owner != *me {
         return Err(Refusal::NamesAnother(Box::new(there.clone())));
     }
+    if there.partner.is_some() {
+        return Err(Refusal::Protected(Box::new(there.clone())));
+    }
     let (generation, settled) = (next(there.generation)?, !guards.has(Guard::SettlesWhenItRuns));
     let record = Record { migration_id, settled, nonce: 0, generation, partner: None, ..there.clone() };
-    Ok(Change { expected: Expected::reign(there.generation, me.clone()), record })
+    let expected = Expected { partner: Some(None), ..Expected::reign(there.generation, me.clone()) };
+    Ok(Change { expected, record })
 }
 
 /// The change that a source requests if its operator knows that the destination, which may have

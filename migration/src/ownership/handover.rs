@@ -137,7 +137,8 @@ impl Record {
     /// The change by which its owner, which runs the guest, records that no hand-over is under way.
     #[must_use]
     pub fn settle(&self) -> Change {
-        let expected = Expected::reign(self.generation, self.owner.clone());
+        let expected =
+            Expected { partner: Some(self.partner.clone()), ..Expected::reign(self.generation, self.owner.clone()) };
         Change { expected, record: Record { settled: true, nonce: 0, ..self.clone() } }
     }
 }

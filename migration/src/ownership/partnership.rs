@@ -7,9 +7,9 @@
 //!                                     └─ take over ► {g+1, S}
 //! ```
 //!
-//! Both ways out expect generation g of P, so one of them loses. Only they remove the partner
-//! ([`judge`](crate::ownership::judge)): a secondary that has read its own name there may rely on
-//! it until its swap is decided.
+//! Both ways out expect generation g of P, so one of them loses. Only a swap to a new generation
+//! removes the partner ([`judge`](crate::ownership::judge)): a secondary that has read its own name
+//! there may rely on it until its swap is decided.
 
 use serde::{Deserialize, Serialize};
 
@@ -73,7 +73,16 @@ impl Partnership {
     /// The secondary's change: it owns the guest.
     #[must_use]
     pub fn take_over(&self, secondary: &OwnerId) -> Change {
-        self.swap(secondary)
+        let mut change = self.swap(secondary);
+        change.expected.partner = Some(Some(secondary.clone()));
+        change
+    }
+
+    /// Whether `me` owns the guest by a record on which its own change was lost: a later generation
+    /// that names `me` is `me`'s, however it came to be.
+    #[must_use]
+    pub fn is_mine(&self, me: &OwnerId, record: &Record) -> bool {
+        record.vm == self.vm && record.owner == *me && record.generation > self.generation
     }
 
     /// What `record` means to `secondary`.
@@ -82,9 +91,10 @@ impl Partnership {
         let ours = |record: &&Record| {
             record.vm == self.vm && record.generation == self.generation && record.owner == self.primary
         };
-        match record.filter(ours).map(|record| &record.partner) {
-            Some(Some(partner)) if partner == secondary => Reading::Partner,
-            Some(None) => Reading::NoPartner,
+        match record.filter(ours).map(|record| (&record.partner, record.migration_id == self.protection_id)) {
+            // An earlier protection by the same process has older checkpoints.
+            Some((Some(partner), true)) if partner == secondary => Reading::Partner,
+            Some((None, _)) => Reading::NoPartner,
             _ => Reading::Other,
         }
     }
@@ -162,6 +172,7 @@ mod tests {
             (Some(enrolled.clone()), Reading::Partner),
             (Some(record(5, P)), Reading::NoPartner),
             (Some(p.enrol(&owner(OTHER)).record), Reading::Other),
+            (Some(Record { migration_id: 8, ..enrolled.clone() }), Reading::Other),
             (Some(p.solo().record), Reading::Other),
             (Some(record(6, OTHER)), Reading::Other),
             (Some(Record { vm: name("other"), ..enrolled }), Reading::Other),
@@ -169,6 +180,15 @@ mod tests {
         ];
         for (there, reading) in table {
             assert_eq!(p.reading(&owner(S), there.as_ref()), reading, "{there:?}");
+        }
+    }
+
+    #[test]
+    fn a_later_generation_that_names_a_process_is_its_own() {
+        let p = partnership();
+        assert!(p.is_mine(&owner(P), &record(6, P)) && p.is_mine(&owner(P), &record(9, P)));
+        for there in [record(5, P), record(6, S), Record { vm: name("other"), ..record(6, P) }] {
+            assert!(!p.is_mine(&owner(P), &there), "{there:?}");
         }
     }
 

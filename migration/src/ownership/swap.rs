@@ -98,7 +98,7 @@ pub enum RuleError {
     },
     /// A partner may take the guest over as long as the record names it, so only a new generation
     /// removes it.
-    #[error("the guest is protected by {partner}: end that first (ferry unprotect)")]
+    #[error("the guest is protected by {partner}: end that first")]
     Partner {
         /// The partner.
         partner: OwnerId,

@@ -10,10 +10,16 @@ pub enum Timer {
     PeerSilent,
     /// Primary: the epoch has lasted long enough (`x-checkpoint-delay`).
     Epoch,
+    /// Primary: the capture takes too long.
+    Capture,
+    /// Primary: the next attempt to take the disk again is due.
+    RetryDisk,
     /// Primary: the checkpoint in flight was not answered in time.
     Commit,
     /// Primary: the secondary did not report in time whether a planned failover has happened.
     Start,
+    /// Secondary: a verification, a load, the disk or a trial takes too long.
+    Work,
     /// Secondary: a living primary has had time to win the record.
     HeadStart,
     /// The next question to the ownership record is due.

@@ -46,15 +46,24 @@ pub fn small() -> Vec<Campaign> {
     let tolerated = [
         ("nothing goes wrong", Scenario::new(4)),
         ("a refused checkpoint", Scenario::new(4).with(Fault::VerifyFailure, 1)),
-        ("two failed captures", Scenario::new(4).with(Fault::CaptureFailure, 1).with(Fault::VerifyFailure, 1)),
-        ("a failover that fails", Scenario::new(3).with(Fault::Failover, 1).with(Fault::TrialFailure, 1)),
+        (
+            "a failed capture and a refused checkpoint",
+            Scenario::new(4).with(Fault::CaptureFailure, 1).with(Fault::VerifyFailure, 1),
+        ),
+        ("a failover", Scenario::new(3).with(Fault::Failover, 2)),
+        ("a failover that fails", Scenario::new(3).with(Fault::Failover, 2).with(Fault::TrialFailure, 1)),
         ("a failover that fails early", Scenario::new(3).with(Fault::Failover, 1).with(Fault::VerifyFailure, 1)),
         ("a late answer to the enrolment", Scenario::new(3).with(Fault::LostReply, 2).with(Fault::Outage, 1)),
     ];
     for (name, scenario) in tolerated {
         campaigns.push(Campaign { name: format!("{name}, tolerated"), scenario: scenario.tolerating() });
+        let name = format!("{name}, no disk, tolerated");
+        campaigns.push(Campaign { name, scenario: scenario.diskless().tolerating() });
     }
     for fault in FAULTS {
+        let scenario = Scenario { stops_isolated: true, ..Scenario::new(2).with(fault, 1).with(Fault::Outage, 2) };
+        let scenario = scenario.with(Fault::Silence, 1);
+        campaigns.push(Campaign { name: format!("{fault:?}, isolated primaries stop"), scenario: scenario.diskless() });
         let scenario = Scenario::new(2).with(fault, 1).with(Fault::PrimaryDeath, 1).with(Fault::Boot, 1);
         campaigns.push(Campaign { name: format!("{fault:?}, a death, and a boot"), scenario });
     }

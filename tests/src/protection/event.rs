@@ -21,6 +21,10 @@ pub enum Event {
     Releases,
     /// The primary's guest is stopped.
     Stops,
+    /// The primary has released its disk.
+    ReleasesDisk,
+    /// The attempt of the primary to take its disk again ends.
+    TakesDiskAgain,
     /// The record answers a side.
     RecordAnswers(Side),
     /// The record does not answer a side, and was not changed.
@@ -30,7 +34,7 @@ pub enum Event {
     /// The record does not answer a side, and changes later.
     RecordStalls(Side),
     /// A change that was given up happens.
-    Straggler(Side),
+    Straggler(Side, usize),
     /// The verification ends; whether it went well.
     Verifies(bool),
     /// The next page is written into the secondary's memory.

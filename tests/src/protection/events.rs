@@ -48,6 +48,8 @@ impl World {
             (self.at_primary.capture.is_some(), Event::Captures(true)),
             (self.at_primary.release.is_some(), Event::Releases),
             (self.at_primary.stopping && self.at_primary.capture.is_none(), Event::Stops),
+            (self.at_primary.releases_disk && self.at_primary.release.is_none(), Event::ReleasesDisk),
+            (self.at_primary.takes_disk, Event::TakesDiskAgain),
             (secondary.verifies.is_some(), Event::Verifies(true)),
             (secondary.applying.is_some(), Event::Applies),
             (secondary.reloads.is_some(), Event::Reloads(true)),
@@ -69,12 +71,14 @@ impl World {
             }
             if asks && self.record.is_seen_by(side) && self.budget.allows(Fault::LostReply) {
                 events.push((Class::Fault(Fault::LostReply), Event::ReplyIsLost(side)));
-                if self.straggler_of(side).is_none() {
+                if self.straggler_of(side).contains(&None) {
                     events.push((Class::Fault(Fault::LostReply), Event::RecordStalls(side)));
                 }
             }
-            if self.straggler_of(side).is_some() {
-                events.push((Class::Progress, Event::Straggler(side)));
+            for which in 0..2 {
+                if self.straggler_of(side)[which].is_some() {
+                    events.push((Class::Progress, Event::Straggler(side, which)));
+                }
             }
             if !self.record.is_seen_by(side) {
                 events.push((Class::Help, Event::Reach(side, true)));
@@ -84,7 +88,7 @@ impl World {
         }
     }
 
-    fn straggler_of(&self, side: Side) -> Option<Operation> {
+    fn straggler_of(&self, side: Side) -> [Option<Operation>; 2] {
         match side {
             Side::Primary => self.at_primary.straggler,
             Side::Secondary => self.at_secondary.straggler,
@@ -100,14 +104,18 @@ impl World {
             };
             for timer in timers.iter() {
                 let class = match timer {
-                    Timer::Heartbeat => continue,
+                    // Work does not hang here.
+                    Timer::Heartbeat | Timer::Capture | Timer::Work => continue,
                     Timer::Epoch if self.at_primary.epoch > self.epochs => continue,
-                    Timer::Epoch | Timer::HeadStart | Timer::RetryRecord | Timer::RetryTrial => Class::Progress,
+                    Timer::Epoch | Timer::HeadStart | Timer::RetryRecord | Timer::RetryTrial | Timer::RetryDisk => {
+                        Class::Progress
+                    }
                     // It is much longer than all others: a primary has parted by then, or is dead.
-                    Timer::KeepStale if quiet => Class::Wait,
+                    Timer::KeepStale if quiet && !self.primary_may_notice() => Class::Wait,
                     Timer::KeepStale => continue,
+                    Timer::PeerSilent if !self.hears(side) && !self.arrives(side) => Class::Progress,
                     Timer::PeerSilent | Timer::Commit | Timer::Start => {
-                        if quiet && !(timer == Timer::PeerSilent && self.hears(side)) {
+                        if quiet && timer != Timer::PeerSilent {
                             Class::Wait
                         } else if self.budget.allows(Fault::FalseTimeout) {
                             Class::Fault(Fault::FalseTimeout)
@@ -119,6 +127,20 @@ impl World {
                 events.push((class, Event::Fires(side, timer)));
             }
         }
+    }
+
+    /// Whether something that was sent, or the news of a break, still arrives at `side`.
+    fn arrives(&self, side: Side) -> bool {
+        let queued = match side {
+            Side::Primary => !self.link.to_primary.is_empty(),
+            Side::Secondary => !self.link.to_secondary.is_empty(),
+        };
+        self.link.open[side as usize] && (queued || self.link.tells(side))
+    }
+
+    /// The primary lives, and has yet to notice that its secondary is silent.
+    fn primary_may_notice(&self) -> bool {
+        self.at_primary.alive && self.at_primary.timers.has(Timer::PeerSilent)
     }
 
     fn faults(&self, events: &mut Events) {

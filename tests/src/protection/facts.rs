@@ -54,10 +54,16 @@ pub struct PrimaryFacts {
     pub stopping: bool,
     /// The guest was given away.
     pub handed_over: bool,
+    /// It holds the disk's lock.
+    pub has_disk: bool,
+    /// The disk is being released.
+    pub releases_disk: bool,
+    /// The disk is being taken again.
+    pub takes_disk: bool,
     /// A change of the record is being asked for.
     pub asks: Option<Operation>,
-    /// A change that was given up as unanswered and may still happen.
-    pub straggler: Option<Operation>,
+    /// Changes that were given up as unanswered and may still happen.
+    pub straggler: [Option<Operation>; 2],
     /// Timers that run.
     pub timers: Set<Timer>,
     /// The operator has been answered that the guest is protected.
@@ -82,8 +88,11 @@ impl PrimaryFacts {
             capture: None,
             stopping: false,
             handed_over: false,
+            has_disk: true,
+            releases_disk: false,
+            takes_disk: false,
             asks: None,
-            straggler: None,
+            straggler: [None; 2],
             timers: Set::new(),
             protected: false,
         }
@@ -133,10 +142,12 @@ pub struct SecondaryFacts {
     pub tries: Option<u8>,
     /// The guest was entered from this checkpoint.
     pub entered: Option<u8>,
+    /// Memory as it was before a trial that has failed.
+    pub before_trial: Option<Contents>,
     /// A change of the record is being asked for.
     pub asks: Option<Operation>,
-    /// A change that was given up as unanswered and may still happen.
-    pub straggler: Option<Operation>,
+    /// Changes that were given up as unanswered and may still happen.
+    pub straggler: [Option<Operation>; 2],
     /// Timers that run.
     pub timers: Set<Timer>,
     /// The guest is seen outside, from this checkpoint on.
@@ -166,8 +177,9 @@ impl SecondaryFacts {
             has_disk: false,
             tries: None,
             entered: None,
+            before_trial: None,
             asks: None,
-            straggler: None,
+            straggler: [None; 2],
             timers: Set::new(),
             live: None,
             was_whole: true,
@@ -187,6 +199,9 @@ impl Member for Timer {
         Timer::Heartbeat,
         Timer::PeerSilent,
         Timer::Epoch,
+        Timer::Capture,
+        Timer::RetryDisk,
+        Timer::Work,
         Timer::Commit,
         Timer::Start,
         Timer::HeadStart,

@@ -1,5 +1,6 @@
 //! What a protection promises.
 
+use ferry_migration::protection::ToSecondary;
 use ferry_migration::protection::secondary::Outcome;
 
 use super::facts::Upto;
@@ -21,6 +22,8 @@ pub enum Promise {
     /// The record names a partner only after its first commit, and a client reads "protected" only
     /// of a guest whose partner was named.
     Told,
+    /// A guest that is given away does not run: not from the permit of a planned failover on.
+    Stopped,
     /// What a protection is to tolerate does not end it.
     Tolerated,
     /// A living side that the record allows comes to serve the guest once nothing fails any more.
@@ -29,8 +32,15 @@ pub enum Promise {
 
 impl Promise {
     /// Those that one world shows.
-    pub const OF_A_WORLD: [Promise; 6] =
-        [Promise::OneVisible, Promise::ShownIsKept, Promise::Whole, Promise::Pages, Promise::Told, Promise::Tolerated];
+    pub const OF_A_WORLD: [Promise; 7] = [
+        Promise::OneVisible,
+        Promise::ShownIsKept,
+        Promise::Whole,
+        Promise::Pages,
+        Promise::Told,
+        Promise::Stopped,
+        Promise::Tolerated,
+    ];
 
     /// The promise in a word or two.
     #[must_use]
@@ -41,6 +51,7 @@ impl Promise {
             Promise::Whole => "whole",
             Promise::Pages => "pages",
             Promise::Told => "told",
+            Promise::Stopped => "stopped",
             Promise::Tolerated => "tolerated",
             Promise::Served => "served",
         }
@@ -55,6 +66,7 @@ impl Promise {
             Promise::Whole => whole(world),
             Promise::Pages => pages(world),
             Promise::Told => told(world),
+            Promise::Stopped => stopped(world),
             Promise::Tolerated => tolerated(world),
             Promise::Served => None,
         }
@@ -104,6 +116,20 @@ fn told(world: &World) -> Option<&'static str> {
     }
     let over = world.is_unprotected() && primary.alive && world.record.partner;
     over.then_some("the protection has ended, and the record names a partner that may still take over")
+}
+
+fn stopped(world: &World) -> Option<&'static str> {
+    let primary = &world.at_primary;
+    let permitted = world.link.to_secondary.iter().any(|message| matches!(message, ToSecondary::Permit { .. }));
+    // A permit that is on its way when the primary has won the record is worth nothing.
+    let permits = permitted && world.primary.outcome().is_none();
+    if primary.alive && primary.runs && (permits || primary.handed_over) {
+        return Some("the guest runs on at the primary, which has given it away");
+    }
+    let rests = world.secondary.outcome().is_some() && world.at_secondary.alive && world.at_secondary.live.is_none();
+    let busy = world.at_secondary.takes_disk || world.at_secondary.tries.is_some();
+    let keeps = world.at_secondary.has_disk || world.at_secondary.entered.is_some();
+    (rests && !busy && keeps).then_some("a secondary whose part has ended keeps the disk or an entered guest")
 }
 
 fn tolerated(world: &World) -> Option<&'static str> {

@@ -59,7 +59,15 @@ impl World {
                 }
             }
             Output::Enrol => here.asks = Some(Operation::Enrol),
-            Output::Solo => here.asks = Some(Operation::Solo),
+            Output::Solo => {
+                // What was asked before may still happen.
+                let before = here.asks.replace(Operation::Solo);
+                remember(&mut here.straggler, before);
+            }
+            // Not explored: an operator's word, a record that is settled late, work that hangs.
+            Output::SoloLater | Output::Settle | Output::InterruptCapture => {}
+            Output::ReleaseDisk => here.releases_disk = true,
+            Output::TakeDisk => here.takes_disk = true,
             Output::StartTimer(timer) => here.timers.insert(timer),
             Output::StopTimer(timer) => {
                 here.timers.remove(timer);
@@ -73,7 +81,7 @@ impl World {
                     self.begins_epoch();
                 }
             }
-            Output::HandOver => here.handed_over = true,
+            Output::HandOver => (here.handed_over, here.has_disk) = (true, false),
             Output::Refuse(_) | Output::FailoverFailed(_) => {}
             Output::Finish(_) => here.timers = crate::explorer::set::Set::new(),
         }
@@ -112,6 +120,19 @@ impl World {
         self.step_primary(Input::Captured { epoch: epoch.into(), result: Ok(()) }, log);
     }
 
+    pub(super) fn releases_disk(&mut self, log: &mut Log) {
+        (self.at_primary.releases_disk, self.at_primary.has_disk) = (false, false);
+        self.step_primary(Input::DiskReleased(Ok(())), log);
+    }
+
+    pub(super) fn takes_disk_again(&mut self, log: &mut Log) {
+        self.at_primary.takes_disk = false;
+        let free = self.disk_is_free();
+        self.at_primary.has_disk |= free;
+        let failure = Failure { device: "the disk".to_owned(), reason: "another process has it".to_owned() };
+        self.step_primary(Input::DiskTaken(if free { Ok(()) } else { Err(failure) }), log);
+    }
+
     /// What was released leaves: the disk writes first.
     pub(super) fn releases(&mut self, log: &mut Log) {
         let here = &mut self.at_primary;
@@ -131,5 +152,12 @@ impl World {
             self.image = Contents::of(epoch);
         }
         log.note(|| format!("primary: lets out {upto:?}"));
+    }
+}
+
+/// Notes a change that was given up. A third one at a time is left out.
+pub(super) fn remember(stragglers: &mut [Option<Operation>; 2], change: Option<Operation>) {
+    if let (Some(change), Some(free)) = (change, stragglers.iter_mut().find(|straggler| straggler.is_none())) {
+        *free = Some(change);
     }
 }

@@ -70,10 +70,19 @@ impl Record {
             Operation::Enrol => partnership.enrol(&owner(Owner::Secondary)),
             Operation::Solo if !rules.has(Rule::SoloIsASwap) => return self.drop_partner(),
             Operation::Solo => partnership.solo(),
-            Operation::TakeOver => partnership.take_over(&owner(Owner::Secondary)),
+            Operation::TakeOver => {
+                let mut change = partnership.take_over(&owner(Owner::Secondary));
+                // The swap itself expects the name that was read, and guards both rules again.
+                if !rules.has(Rule::SoloIsASwap) || !rules.has(Rule::ReadsItsName) {
+                    change.expected.partner = None;
+                }
+                change
+            }
         };
+        let me = owner(if operation == Operation::TakeOver { Owner::Secondary } else { Owner::Primary });
         match self.ask(&change) {
             Verdict::Write => Answer::Won,
+            Verdict::Lost if operation != Operation::Enrol && partnership.is_mine(&me, &self.real()) => Answer::Won,
             Verdict::Repeat if rules.has(Rule::LostReplyIsReadBack) => Answer::Won,
             Verdict::Repeat | Verdict::Lost => Answer::Lost,
         }

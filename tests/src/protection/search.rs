@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 
+use ferry_migration::protection::primary;
+
 use super::event::{Class, Event, Log};
 use super::invariants::{Promise, is_excused, is_served};
 use super::world::{Scenario, World};
@@ -39,6 +41,8 @@ pub struct Report {
     pub is_complete: bool,
     /// Worlds in which the secondary's guest is live: 0 would mean that nothing was tested.
     pub takeovers: usize,
+    /// Worlds in which the guest was moved as planned.
+    pub moved: usize,
     /// What was broken, with the shortest way for each.
     pub findings: BTreeMap<Promise, Finding>,
 }
@@ -75,6 +79,7 @@ struct Search<'a> {
     onward: Graph,
     transitions: usize,
     takeovers: usize,
+    moved: usize,
 }
 
 /// Explores a scenario.
@@ -89,6 +94,7 @@ pub fn explore(scenario: &Scenario, limits: Limits) -> Report {
         onward: Graph::default(),
         transitions: 0,
         takeovers: 0,
+        moved: 0,
     };
     let is_complete = search.run(limits);
     if is_complete {
@@ -103,6 +109,7 @@ pub fn explore(scenario: &Scenario, limits: Limits) -> Report {
         transitions: search.transitions,
         is_complete,
         takeovers: search.takeovers,
+        moved: search.moved,
         findings: findings.collect(),
     }
 }
@@ -146,6 +153,8 @@ impl Search<'_> {
             std::collections::hash_map::Entry::Occupied(known) => return *known.get(),
             std::collections::hash_map::Entry::Vacant(entry) => entry.insert(number),
         };
+        let moved = world.primary.outcome() == Some(&primary::Outcome::Moved);
+        self.moved += usize::from(moved && world.at_secondary.live.is_some());
         self.takeovers += usize::from(world.at_secondary.live.is_some());
         self.nodes.push(Node { parent, event, good: is_served(&world) || is_excused(&world) });
         self.todo.push_back((number, world));

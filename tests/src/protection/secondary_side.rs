@@ -27,7 +27,8 @@ impl World {
     fn perform_at_secondary(&mut self, output: Output) {
         let here = &mut self.at_secondary;
         match output {
-            Output::Phase(_) | Output::Refuse(_) => {}
+            // Not explored: work that hangs, an operator's word.
+            Output::Phase(_) | Output::Refuse(_) | Output::InterruptWork | Output::ClaimLater => {}
             Output::Send(ToPrimary::Heartbeat) => {}
             Output::Send(message) => self.link.send_to_primary(message),
             Output::Verify { epoch } => here.verifies = Some(epoch as u8),
@@ -43,7 +44,10 @@ impl World {
             Output::ReadRecord => here.reads = true,
             Output::TakeDisk => here.takes_disk = true,
             Output::Try { epoch } => here.tries = Some(epoch as u8),
-            Output::UndoTrial => (here.entered, here.has_disk) = (None, false),
+            Output::UndoTrial => {
+                (here.entered, here.has_disk) = (None, false);
+                here.memory = here.before_trial.take().unwrap_or(here.memory);
+            }
             Output::Claim => here.asks = Some(Operation::TakeOver),
             Output::GoLive => self.goes_live(),
             Output::Discard => (here.entered, here.has_disk) = (None, false),
@@ -122,6 +126,11 @@ impl World {
         let epoch = self.at_secondary.tries.take().expect("a trial is under way");
         self.at_secondary.devices = if well { epoch } else { 0 };
         self.at_secondary.entered = well.then_some(epoch);
+        if !well {
+            // It had entered the guest, which has written to memory.
+            self.at_secondary.before_trial = Some(self.at_secondary.memory);
+            self.at_secondary.memory.write(0, 77);
+        }
         if well && !self.at_secondary.has_disk {
             self.replay_journal();
         }

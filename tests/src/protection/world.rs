@@ -7,6 +7,7 @@ use ferry_migration::protection::{Answer, Plan, Primary, Rule, Rules, Secondary}
 use super::event::{Event, Log};
 use super::facts::{PrimaryFacts, SecondaryFacts};
 use super::link::Link;
+use super::primary_side::remember;
 use super::record::{GENERATION, Record};
 use super::{Bounds, Contents, Fault, Side};
 
@@ -174,6 +175,8 @@ impl World {
             }
             Event::Captures(well) => self.captures(well, log),
             Event::Releases => self.releases(log),
+            Event::ReleasesDisk => self.releases_disk(log),
+            Event::TakesDiskAgain => self.takes_disk_again(log),
             Event::Stops => {
                 (self.at_primary.stopping, self.at_primary.runs) = (false, false);
                 self.step_primary(primary::Input::GuestStopped, log);
@@ -186,11 +189,12 @@ impl World {
                 self.unanswered(side, log);
             }
             Event::RecordStalls(side) => {
-                *self.straggler(side) = self.asks(side);
+                let asked = self.asks(side);
+                remember(self.straggler(side), asked);
                 self.unanswered(side, log);
             }
-            Event::Straggler(side) => {
-                let operation = self.straggler(side).take().expect("a change is late");
+            Event::Straggler(side, which) => {
+                let operation = self.straggler(side)[which].take().expect("a change is late");
                 self.record.carry_out(operation, self.rules);
             }
             Event::Whole => self.whole(log),
@@ -237,7 +241,7 @@ impl World {
         }
     }
 
-    fn straggler(&mut self, side: Side) -> &mut Option<super::record::Operation> {
+    fn straggler(&mut self, side: Side) -> &mut [Option<super::record::Operation>; 2] {
         match side {
             Side::Primary => &mut self.at_primary.straggler,
             Side::Secondary => &mut self.at_secondary.straggler,
@@ -283,8 +287,8 @@ impl World {
         self.link.close(side);
         match side {
             Side::Primary => {
-                let PrimaryFacts { epoch, shown, written, asks, straggler, .. } = self.at_primary;
-                let straggler = straggler.or(asks);
+                let PrimaryFacts { epoch, shown, written, asks, mut straggler, .. } = self.at_primary;
+                remember(&mut straggler, asks);
                 let dead =
                     PrimaryFacts { alive: false, runs: false, epoch, shown, written, straggler, ..PrimaryFacts::new() };
                 self.at_primary = dead;
@@ -292,8 +296,8 @@ impl World {
                 self.primary = Primary::new(self.dead_plan());
             }
             Side::Secondary => {
-                let SecondaryFacts { asks, straggler, live, was_whole, .. } = self.at_secondary;
-                let straggler = straggler.or(asks);
+                let SecondaryFacts { asks, mut straggler, live, was_whole, .. } = self.at_secondary;
+                remember(&mut straggler, asks);
                 self.at_secondary =
                     SecondaryFacts { alive: false, straggler, live, was_whole, ..SecondaryFacts::new() };
                 self.secondary = Secondary::new(self.dead_plan());
@@ -311,7 +315,7 @@ impl World {
         if !self.shared_disk {
             return true;
         }
-        let held = self.at_primary.alive && !self.at_primary.handed_over;
+        let held = self.at_primary.alive && self.at_primary.has_disk;
         !held && !self.at_secondary.has_disk && !self.third_runs
     }
 

@@ -32,6 +32,10 @@ pub enum Input {
     EpochEnds,
     /// The guest is stopped, as `StopGuest` requested.
     GuestStopped,
+    /// The disk was released, as `ReleaseDisk` requested, or why not.
+    DiskReleased(Result<(), Failure>),
+    /// The disk is held again, as `TakeDisk` requested, or why not.
+    DiskTaken(Result<(), Failure>),
     /// The guest shut down or the process is about to end. Clients do not see it yet.
     GuestGone(String),
     /// The operator ends the protection.
@@ -68,6 +72,8 @@ pub enum Output {
         /// Leave the guest stopped.
         stays: bool,
     },
+    /// The capture takes too long: abort what can be aborted; its `Captured` comes.
+    InterruptCapture,
     /// Hold what the guest puts out from now on.
     Hold,
     /// Send the checkpoint that was captured.
@@ -102,6 +108,12 @@ pub enum Output {
     /// Make the ownership record name this side, without a partner, in a new generation; answer
     /// with `Soloed`.
     Solo,
+    /// The operator has decided in the record's place: the same, in the background, until the
+    /// record says so. There is no answer.
+    SoloLater,
+    /// Settle the ownership record: no hand-over is under way. There is no answer: the driver
+    /// retries until the record is settled.
+    Settle,
     /// Start a timer, anew if it runs.
     StartTimer(Timer),
     /// Stop a timer.
@@ -112,6 +124,10 @@ pub enum Output {
     StopGuest,
     /// Let the guest run that was left stopped.
     ResumeGuest,
+    /// Release the disk, once everything that was released is written; answer with `DiskReleased`.
+    ReleaseDisk,
+    /// Take the disk again, which was released; answer with `DiskTaken`.
+    TakeDisk,
     /// The guest belongs to the secondary for good: release its disk, and never run it here again.
     HandOver,
     /// Refuse the operator's command, with the reason.
@@ -125,6 +141,7 @@ pub enum Output {
 named!(Output, "output's name":
     Output::Phase(_) => "Phase",
     Output::Capture { .. } => "Capture",
+    Output::InterruptCapture => "InterruptCapture",
     Output::Hold => "Hold",
     Output::SendCheckpoint { .. } => "SendCheckpoint",
     Output::Send(_) => "Send",
@@ -135,11 +152,15 @@ named!(Output, "output's name":
     Output::Restore { .. } => "Restore",
     Output::Enrol => "Enrol",
     Output::Solo => "Solo",
+    Output::SoloLater => "SoloLater",
+    Output::Settle => "Settle",
     Output::StartTimer(_) => "StartTimer",
     Output::StopTimer(_) => "StopTimer",
     Output::CloseLinks => "CloseLinks",
     Output::StopGuest => "StopGuest",
     Output::ResumeGuest => "ResumeGuest",
+    Output::ReleaseDisk => "ReleaseDisk",
+    Output::TakeDisk => "TakeDisk",
     Output::HandOver => "HandOver",
     Output::Refuse(_) => "Refuse",
     Output::FailoverFailed(_) => "FailoverFailed",
@@ -151,6 +172,9 @@ named!(Output, "output's name":
 pub enum Phase {
     /// The first checkpoint is on its way: the guest is not protected yet.
     Syncing,
+    /// The first checkpoint is committed, and the record has not answered whether it names the
+    /// secondary.
+    Enrolling,
     /// The secondary may take over.
     Protected,
     /// The protection ends as soon as the record answers; outputs are held until then.
@@ -158,6 +182,8 @@ pub enum Phase {
     /// The record does not answer, or there is none: outputs are held until it does, or until an
     /// operator decides.
     Isolated(String),
+    /// The guest goes on here and is stopped: its disk is held by another process.
+    AwaitsDisk(String),
 }
 
 /// How a protection ended on the primary.

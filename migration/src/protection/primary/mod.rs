@@ -1,7 +1,7 @@
 //! The primary's state machine: from the first capture to the end of the protection.
 //!
 //! ```text
-//!  Syncing ─► First ─► Enrolling ─► Protected ⇄ (capture, commit) ─► AwaitStarted ─► Done(Moved)
+//!  Syncing ─► First ─► Enrolling ─► Protected ─► (planned) Releasing ─► AwaitStarted ─► Done(Moved)
 //!     │         │          │            │                                 │
 //!     ▼         ▼          ▼            ▼                                 ▼
 //!  Done(Unprotected)     Parting ◄──────┴─────────────────────────────────┘
@@ -10,8 +10,8 @@
 //!  Done(Unprotected) ◄────┴───────────────► Deposing ─► Done(Deposed)
 //! ```
 //!
-//! Until the record names the secondary as partner, a failure costs only the protection. From the
-//! request to enrol on, only the solo swap ends it: what is held stays held until that is won, and
+//! Until the request to enrol, a failure costs only the protection. From then on the record
+//! decides, or an operator in its place: what is held stays held until the solo swap is won, and
 //! is dropped if it is lost. The module [`parting`] has these ways out.
 
 mod interface;
@@ -41,6 +41,8 @@ enum State {
     /// The record is asked to name the partner.
     Enrolling,
     Protected,
+    /// The last checkpoint is committed: the disk is being released for a planned failover.
+    Releasing,
     /// The permit of a planned failover may have been delivered.
     AwaitStarted,
     /// The record is asked for the solo swap; the text is the reason.
@@ -52,6 +54,15 @@ enum State {
     Done(Outcome),
 }
 
+/// Whether this side holds the guest's disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Disk {
+    Held,
+    /// It is being released for a planned failover.
+    Releasing,
+    Released,
+}
+
 /// The primary's side of one protection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Primary {
@@ -60,7 +71,8 @@ pub struct Primary {
     rules: Rules,
     /// The checkpoint at the end of the present epoch.
     epoch: u64,
-    capturing: bool,
+    /// A capture is under way; whether it leaves the guest stopped.
+    capturing: Option<bool>,
     /// The checkpoint that was sent and is not answered. There is one at most.
     in_flight: Option<u64>,
     /// The epoch is to end as soon as that is possible.
@@ -69,6 +81,7 @@ pub struct Primary {
     leaving: bool,
     /// The guest was left stopped.
     stopped: bool,
+    disk: Disk,
     /// The links are open.
     linked: bool,
     failed_commits: u8,
@@ -90,11 +103,12 @@ impl Primary {
             plan,
             rules,
             epoch: 1,
-            capturing: false,
+            capturing: None,
             in_flight: None,
             due: false,
             leaving: false,
             stopped: false,
+            disk: Disk::Held,
             linked: true,
             failed_commits: 0,
             failed_captures: 0,
@@ -122,7 +136,12 @@ impl Primary {
     pub fn may_be_enrolled(&self) -> bool {
         matches!(
             self.state,
-            State::Enrolling | State::Protected | State::AwaitStarted | State::Parting(_) | State::Isolated(_)
+            State::Enrolling
+                | State::Protected
+                | State::Releasing
+                | State::AwaitStarted
+                | State::Parting(_)
+                | State::Isolated(_)
         )
     }
 
@@ -152,6 +171,8 @@ impl Primary {
             Input::Soloed(answer) => self.soloed(answer),
             Input::EpochEnds => self.epoch_ends(),
             Input::GuestStopped => self.guest_stopped(),
+            Input::DiskReleased(result) => self.disk_released(result),
+            Input::DiskTaken(result) => self.disk_taken(result),
             Input::GuestGone(reason) => self.end(reason),
             Input::Unprotect => self.unprotect("the operator has ended the protection"),
             Input::LostHeartbeat => self.unprotect("the operator has declared the secondary lost"),
@@ -161,34 +182,40 @@ impl Primary {
     }
 
     fn capture(&mut self) -> Vec<Output> {
-        (self.capturing, self.due) = (true, false);
+        (self.capturing, self.due) = (Some(self.leaving), false);
         let holds = self.epoch == 1 && self.rules.has(Rule::HoldsFirst);
-        vec![Output::Capture { epoch: self.epoch, holds, stays: self.leaving }]
+        let capture = Output::Capture { epoch: self.epoch, holds, stays: self.leaving };
+        vec![Output::StartTimer(Timer::Capture), capture]
     }
 
     /// Captures if the epoch is to end and nothing is under way.
-    fn capture_if_due(&mut self) -> Vec<Output> {
-        let free = self.state == State::Protected && !self.capturing && self.in_flight.is_none();
+    pub(super) fn capture_if_due(&mut self) -> Vec<Output> {
+        let goes_on = matches!(self.state, State::Enrolling | State::Protected);
+        let rests = self.capturing.is_none() && self.in_flight.is_none();
+        let free = goes_on && rests && self.epoch > 1 && !self.stopped;
         if free && (self.due || self.leaving) { self.capture() } else { Vec::new() }
     }
 
     fn captured(&mut self, epoch: u64, result: Result<(), Failure>) -> Vec<Output> {
-        self.capturing = false;
-        self.stopped |= self.leaving && result.is_ok();
-        match (&self.state, result) {
-            (State::Syncing | State::Protected, Ok(())) => self.checkpoint(epoch),
+        let stays = self.capturing.take().unwrap_or_default();
+        self.stopped |= stays && result.is_ok();
+        let mut outputs = vec![Output::StopTimer(Timer::Capture)];
+        outputs.extend(match (&self.state, result) {
+            (State::Syncing | State::Enrolling | State::Protected, Ok(())) => self.checkpoint(epoch),
             (State::Syncing, Err(failure)) => self.unprotected(failure.to_string()),
-            (State::Protected, Err(failure)) => self.capture_failed(&failure),
+            (State::Enrolling | State::Protected, Err(failure)) => self.capture_failed(&failure),
             // The protection has ended meanwhile, or is about to.
-            (State::Done(Outcome::Unprotected(_)), Ok(())) => {
+            (State::Done(Outcome::Unprotected(_)), result) => {
                 // The first capture closes the gate.
-                let mut outputs = vec![Output::Restore { epoch }, Output::ReleaseAll];
-                outputs.extend(std::mem::take(&mut self.stopped).then_some(Output::ResumeGuest));
+                let mut outputs = vec![Output::ReleaseAll];
+                outputs.extend(result.is_ok().then_some(Output::Restore { epoch }));
+                outputs.extend(self.resume());
                 outputs
             }
             (_, Ok(())) => vec![Output::Restore { epoch }],
             (_, Err(_)) => Vec::new(),
-        }
+        });
+        outputs
     }
 
     /// The checkpoint was captured: sends it.
@@ -264,13 +291,14 @@ impl Primary {
                 outputs.push(Output::Enrol);
             }
             State::First => outputs.extend(self.protected()),
-            State::Protected if self.stopped => {
-                self.state = State::AwaitStarted;
+            State::Protected if self.stopped && self.leaving => {
+                self.disk = Disk::Releasing;
+                self.state = State::Releasing;
                 outputs.extend([
                     Output::Release { epoch },
                     Output::StopTimer(Timer::Epoch),
                     Output::StartTimer(Timer::Start),
-                    Output::Send(ToSecondary::Permit { generation: self.plan.generation }),
+                    Output::ReleaseDisk,
                 ]);
             }
             _ => {
@@ -297,7 +325,7 @@ impl Primary {
             outputs.extend(self.unprotected(reason));
         } else if self.failed_commits >= MOST_FAILED_COMMITS {
             outputs.extend(self.part(reason, false));
-        } else if self.stopped {
+        } else if self.stopped && self.leaving {
             outputs.extend(self.stay(reason));
         } else {
             outputs.extend(self.capture_if_due());
@@ -307,8 +335,29 @@ impl Primary {
 
     /// A planned failover does not happen: the guest goes on here, protected.
     fn stay(&mut self, reason: String) -> Vec<Output> {
-        (self.leaving, self.stopped) = (false, false);
-        vec![Output::ResumeGuest, Output::StartTimer(Timer::Epoch), Output::FailoverFailed(reason)]
+        self.leaving = false;
+        let mut outputs = self.resume();
+        outputs.extend([Output::StartTimer(Timer::Epoch), Output::FailoverFailed(reason)]);
+        outputs
+    }
+
+    /// The disk is released, or stays held: the secondary may take over, or not.
+    fn disk_released(&mut self, result: Result<(), Failure>) -> Vec<Output> {
+        self.disk = if result.is_ok() { Disk::Released } else { Disk::Held };
+        match (&self.state, result) {
+            (State::Releasing, Ok(())) => {
+                self.state = State::AwaitStarted;
+                vec![Output::Send(ToSecondary::Permit { generation: self.plan.generation })]
+            }
+            (State::Releasing, Err(failure)) => {
+                self.state = State::Protected;
+                let mut outputs = vec![Output::StopTimer(Timer::Start)];
+                outputs.extend(self.stay(failure.to_string()));
+                outputs
+            }
+            (State::Done(Outcome::Unprotected(_)), _) => self.resume(),
+            _ => Vec::new(),
+        }
     }
 
     fn enrolled(&mut self, answer: Answer) -> Vec<Output> {
@@ -321,7 +370,7 @@ impl Primary {
             Answer::Unreachable if !self.rules.has(Rule::UnansweredEnrolmentMayBe) => {
                 self.unprotected("the ownership record does not answer".to_owned())
             }
-            Answer::Unreachable => vec![Output::StartTimer(Timer::RetryRecord)],
+            Answer::Unreachable => vec![Output::Phase(Phase::Enrolling), Output::StartTimer(Timer::RetryRecord)],
         }
     }
 
@@ -344,11 +393,16 @@ impl Primary {
     }
 
     fn failover(&mut self) -> Vec<Output> {
+        if self.leaving && matches!(self.state, State::Protected | State::Releasing | State::AwaitStarted) {
+            return vec![Output::Refuse("a planned failover is under way already")];
+        }
         if self.state != State::Protected {
             return vec![Output::Refuse("the guest is not protected: there is no secondary to move it to")];
         }
-        if self.leaving {
-            return vec![Output::Refuse("a planned failover is under way already")];
+        if self.stopped {
+            return vec![Output::Refuse(
+                "the guest waits for its disk after a planned failover that failed: try again when it runs",
+            )];
         }
         self.leaving = true;
         self.capture_if_due()
@@ -363,8 +417,10 @@ impl Primary {
             Timer::Commit => self.lost("the secondary has not committed a checkpoint in time".to_owned()),
             Timer::Start => self.lost("the secondary has not reported in time whether it runs the guest".to_owned()),
             Timer::Epoch => self.epoch_ends(),
+            Timer::Capture => vec![Output::InterruptCapture],
             Timer::RetryRecord => self.ask_again(),
-            Timer::Heartbeat | Timer::HeadStart | Timer::RetryTrial | Timer::KeepStale => Vec::new(),
+            Timer::RetryDisk => self.resume(),
+            Timer::Heartbeat | Timer::HeadStart | Timer::RetryTrial | Timer::KeepStale | Timer::Work => Vec::new(),
         }
     }
 }

@@ -4,7 +4,8 @@
 //! this side without a partner. An operator's word (`Resolve`) replaces its answer, where it does
 //! not come or where there is no record.
 
-use super::{Outcome, Output, Phase, Primary, State, Survivor};
+use super::{Disk, Outcome, Output, Phase, Primary, State, Survivor};
+use crate::message::Failure;
 use crate::protection::Answer;
 use crate::protection::message::ToSecondary;
 use crate::protection::rules::Rule;
@@ -15,7 +16,7 @@ impl Primary {
     pub(super) fn lost(&mut self, reason: String) -> Vec<Output> {
         match self.state {
             State::Syncing | State::First => self.unprotected(reason),
-            State::Enrolling | State::Protected | State::AwaitStarted => self.part(reason, false),
+            State::Enrolling | State::Protected | State::Releasing | State::AwaitStarted => self.part(reason, false),
             // The operator ends the protection, and the secondary need not be told any more.
             State::Parting(_) if self.linked => self.close(),
             _ => Vec::new(),
@@ -27,7 +28,7 @@ impl Primary {
     pub(super) fn end(&mut self, reason: String) -> Vec<Output> {
         match self.state {
             State::Syncing | State::First => self.unprotected(reason),
-            State::Enrolling | State::Protected | State::AwaitStarted => self.part(reason, true),
+            State::Enrolling | State::Protected | State::Releasing | State::AwaitStarted => self.part(reason, true),
             _ => Vec::new(),
         }
     }
@@ -35,7 +36,7 @@ impl Primary {
     pub(super) fn unprotect(&mut self, reason: &str) -> Vec<Output> {
         match self.state {
             State::Syncing | State::First | State::Enrolling | State::Protected => self.end(reason.to_owned()),
-            State::AwaitStarted => {
+            State::Releasing | State::AwaitStarted => {
                 vec![Output::Refuse("a planned failover is under way: its end decides where the guest goes on")]
             }
             State::Parting(_) | State::Isolated(_) => {
@@ -119,8 +120,43 @@ impl Primary {
         };
         let reason = format!("{reason}; the operator has decided");
         match survivor {
-            Survivor::Primary => self.unprotected(reason),
+            Survivor::Primary => {
+                let mut outputs = self.unprotected(reason);
+                if self.plan.has_record {
+                    outputs.insert(0, Output::SoloLater);
+                }
+                outputs
+            }
             Survivor::Secondary => self.deposed(reason),
+        }
+    }
+
+    /// Lets a guest run that was left stopped: with its disk, which may have been released.
+    pub(super) fn resume(&mut self) -> Vec<Output> {
+        match self.disk {
+            _ if !self.stopped => Vec::new(),
+            // Its answer comes back here.
+            Disk::Releasing => Vec::new(),
+            Disk::Released => vec![Output::TakeDisk],
+            Disk::Held => {
+                self.stopped = false;
+                vec![Output::ResumeGuest]
+            }
+        }
+    }
+
+    /// The disk is held again, or the secondary has not released it yet.
+    pub(super) fn disk_taken(&mut self, result: Result<(), Failure>) -> Vec<Output> {
+        match result {
+            Ok(()) => {
+                self.disk = Disk::Held;
+                let mut outputs = self.resume();
+                outputs.extend(self.capture_if_due());
+                outputs
+            }
+            Err(failure) => {
+                vec![Output::Phase(Phase::AwaitsDisk(failure.to_string())), Output::StartTimer(Timer::RetryDisk)]
+            }
         }
     }
 
@@ -128,10 +164,15 @@ impl Primary {
     pub(super) fn unprotected(&mut self, reason: String) -> Vec<Output> {
         let timers = [Timer::Commit, Timer::Epoch, Timer::RetryRecord].map(Output::StopTimer);
         let mut outputs = Vec::from(timers);
+        // The greeting has announced a hand-over.
+        if self.plan.has_record && matches!(self.state, State::Syncing | State::First) {
+            outputs.push(Output::Settle);
+        }
         outputs.extend(self.in_flight.take().map(|epoch| Output::Restore { epoch }));
         outputs.push(Output::ReleaseAll);
-        if std::mem::take(&mut self.stopped) {
-            outputs.push(Output::ResumeGuest);
+        outputs.extend(self.resume());
+        if std::mem::take(&mut self.leaving) {
+            outputs.push(Output::FailoverFailed(reason.clone()));
         }
         if self.linked {
             outputs.push(Output::Send(ToSecondary::Dismiss { reason: reason.clone() }));
@@ -166,10 +207,7 @@ impl Primary {
                 outputs.extend(self.finish(outcome));
                 outputs
             }
-            State::Done(Outcome::Unprotected(_)) => {
-                self.stopped = false;
-                vec![Output::ResumeGuest]
-            }
+            State::Done(Outcome::Unprotected(_)) => self.resume(),
             _ => Vec::new(),
         }
     }

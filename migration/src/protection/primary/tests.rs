@@ -31,6 +31,13 @@ fn has(outputs: &[Output], name: &str) -> bool {
     outputs.iter().any(|output| output.name() == name)
 }
 
+/// The outputs without the timer that watches over the work itself.
+fn acts(outputs: Vec<Output>) -> Vec<Output> {
+    let watches =
+        |output: &Output| matches!(output, Output::StartTimer(Timer::Capture) | Output::StopTimer(Timer::Capture));
+    outputs.into_iter().filter(|output| !watches(output)).collect()
+}
+
 /// Takes the steps in order, and returns what the last one does.
 fn after(primary: &mut Primary, inputs: impl IntoIterator<Item = Input>) -> Vec<Output> {
     inputs.into_iter().map(|input| primary.step(input)).last().unwrap_or_default()
@@ -67,10 +74,13 @@ fn outputs_of_an_epoch_leave_when_its_checkpoint_is_committed() {
     let enrolled = primary.step(Input::Enrolled(Answer::Won));
     assert!(enrolled.contains(&Output::Phase(Phase::Protected)) && !releases(&enrolled), "{enrolled:?}");
 
-    assert_eq!(primary.step(Input::Timer(Timer::Epoch)), [Output::Capture { epoch: 2, holds: false, stays: false }]);
+    assert_eq!(
+        acts(primary.step(Input::Timer(Timer::Epoch))),
+        [Output::Capture { epoch: 2, holds: false, stays: false }]
+    );
     let sent = primary.step(captured(2));
     assert!(has(&sent, "SendCheckpoint") && !releases(&sent), "{sent:?}");
-    assert_eq!(primary.step(Input::EpochEnds), [], "one checkpoint is in flight at most");
+    assert_eq!(acts(primary.step(Input::EpochEnds)), [], "one checkpoint is in flight at most");
     let outputs = primary.step(committed(2));
     assert!(outputs.contains(&Output::Release { epoch: 2 }) && outputs.contains(&Output::Forget { epoch: 2 }));
     assert_eq!(outputs.last(), Some(&Output::Capture { epoch: 3, holds: false, stays: false }), "it was due");
@@ -90,7 +100,7 @@ fn before_the_enrolment_a_failure_costs_the_protection_alone() {
         let outputs = after(&mut primary, inputs.iter().cloned());
         assert!(outputs.contains(&Output::ReleaseAll) && !has(&outputs, "Solo"), "{outputs:?}");
         assert!(unprotected(&primary).contains(reason), "{primary:?}");
-        assert_eq!(primary.step(committed(1)), [], "it has ended");
+        assert_eq!(acts(primary.step(committed(1))), [], "it has ended");
     }
 }
 
@@ -99,7 +109,7 @@ fn a_first_capture_that_ends_after_the_protection_holds_nothing() {
     let mut primary = Primary::new(plan());
     primary.start();
     primary.step(Input::LinkLost("broken".to_owned()));
-    assert_eq!(primary.step(captured(1)), [Output::Restore { epoch: 1 }, Output::ReleaseAll]);
+    assert_eq!(acts(primary.step(captured(1))), [Output::ReleaseAll, Output::Restore { epoch: 1 }]);
 }
 
 #[test]
@@ -121,7 +131,7 @@ fn a_lost_secondary_is_fenced_before_anything_held_is_let_out() {
         assert!(parts.contains(&Output::Solo) && parts.contains(&Output::Restore { epoch: 2 }), "{parts:?}");
         assert!(!releases(&parts) && !releases(&primary.step(committed(2))), "{loss:?}");
         assert!(!releases(&primary.step(Input::Soloed(Answer::Unreachable))));
-        assert_eq!(primary.step(Input::Timer(Timer::RetryRecord)), [Output::Solo]);
+        assert_eq!(acts(primary.step(Input::Timer(Timer::RetryRecord))), [Output::Solo]);
         let won = primary.step(Input::Soloed(Answer::Won));
         assert!(won.contains(&Output::ReleaseAll), "{won:?}");
         unprotected(&primary);
@@ -175,7 +185,7 @@ fn captures_that_fail_leave_the_guest_running_and_the_third_ends_the_protection(
     let mut primary = protected();
     let fails = |epoch| [Input::EpochEnds, Input::Captured { epoch, result: Err(failure()) }];
     for _ in 0..2 {
-        assert_eq!(after(&mut primary, fails(2)), [Output::StartTimer(Timer::Epoch)]);
+        assert_eq!(acts(after(&mut primary, fails(2))), [Output::StartTimer(Timer::Epoch)]);
     }
     assert!(has(&after(&mut primary, fails(2)), "Solo"));
 }
@@ -186,23 +196,28 @@ fn an_enrolment_without_an_answer_is_asked_for_again_and_may_have_succeeded() {
     primary.start();
     after(&mut primary, [captured(1), committed(1)]);
     let unanswered = primary.step(Input::Enrolled(Answer::Unreachable));
-    assert_eq!(unanswered, [Output::StartTimer(Timer::RetryRecord)]);
-    assert_eq!(primary.step(Input::Timer(Timer::RetryRecord)), [Output::Enrol]);
+    assert_eq!(unanswered, [Output::Phase(Phase::Enrolling), Output::StartTimer(Timer::RetryRecord)]);
+    assert_eq!(acts(primary.step(Input::Timer(Timer::RetryRecord))), [Output::Enrol]);
     assert!(primary.may_be_enrolled());
     let lost = primary.step(Input::LinkLost("broken".to_owned()));
     assert!(has(&lost, "Solo") && !releases(&lost), "{lost:?}");
-    assert_eq!(primary.step(Input::Enrolled(Answer::Won)), [], "it comes too late");
+    assert_eq!(acts(primary.step(Input::Enrolled(Answer::Won))), [], "it comes too late");
 }
 
 #[test]
 fn a_planned_failover_is_a_last_checkpoint_and_a_permit() {
     let mut primary = protected();
-    assert_eq!(primary.step(Input::Failover), [Output::Capture { epoch: 2, holds: false, stays: true }]);
+    assert_eq!(acts(primary.step(Input::Failover)), [Output::Capture { epoch: 2, holds: false, stays: true }]);
     primary.step(captured(2));
-    let permit = primary.step(committed(2));
-    assert_eq!(permit.last(), Some(&Output::Send(ToSecondary::Permit { generation: 5 })));
-    assert!(permit.contains(&Output::Release { epoch: 2 }));
-    assert!(matches!(primary.step(Input::Unprotect)[..], [Output::Refuse(_)]));
+    let releases = primary.step(committed(2));
+    assert!(releases.contains(&Output::Release { epoch: 2 }) && !has(&releases, "Send"), "{releases:?}");
+    assert_eq!(releases.last(), Some(&Output::ReleaseDisk), "the secondary needs the disk before it can run");
+    let mut keeps = primary.clone();
+    let permit = primary.step(Input::DiskReleased(Ok(())));
+    assert_eq!(permit, [Output::Send(ToSecondary::Permit { generation: 5 })]);
+    for refused in [Input::Unprotect, Input::Failover] {
+        assert!(matches!(primary.step(refused)[..], [Output::Refuse(_)]));
+    }
     let mut stays = primary.clone();
     let mut uncertain = primary.clone();
 
@@ -210,15 +225,60 @@ fn a_planned_failover_is_a_last_checkpoint_and_a_permit() {
     assert!(started.contains(&Output::HandOver) && !has(&started, "ResumeGuest"));
     assert_eq!(primary.outcome(), Some(&Outcome::Moved));
 
+    let kept = keeps.step(Input::DiskReleased(Err(failure())));
+    assert!(kept.contains(&Output::ResumeGuest) && has(&kept, "FailoverFailed"), "{kept:?}");
+
     let refused = stays.step(Input::Message(ToPrimary::NotStarted(failure())));
-    assert!(refused.contains(&Output::ResumeGuest) && has(&refused, "FailoverFailed"), "{refused:?}");
-    assert!(has(&stays.step(Input::EpochEnds), "Capture"), "it is protected as before");
+    assert!(refused.contains(&Output::TakeDisk) && has(&refused, "FailoverFailed"), "{refused:?}");
+    assert!(!has(&refused, "ResumeGuest"), "not without its disk");
+    assert!(stays.step(Input::DiskTaken(Err(failure()))).contains(&Output::StartTimer(Timer::RetryDisk)));
+    assert!(matches!(stays.step(Input::Failover)[..], [Output::Refuse(_)]), "it is stopped");
+    assert_eq!(stays.step(Input::EpochEnds), [], "nothing has happened since the last checkpoint");
+    assert_eq!(stays.step(Input::Timer(Timer::RetryDisk)), [Output::TakeDisk]);
+    let runs = acts(stays.step(Input::DiskTaken(Ok(()))));
+    assert_eq!(runs, [Output::ResumeGuest, Output::Capture { epoch: 3, holds: false, stays: false }]);
 
     let parts = uncertain.step(Input::LinkLost("broken".to_owned()));
     assert!(has(&parts, "Solo") && !has(&parts, "ResumeGuest"), "{parts:?}");
-    assert!(uncertain.clone().step(Input::Soloed(Answer::Won)).contains(&Output::ResumeGuest));
+    let mut won = uncertain.clone();
+    let outputs = won.step(Input::Soloed(Answer::Won));
+    assert!(outputs.contains(&Output::TakeDisk) && has(&outputs, "FailoverFailed"), "{outputs:?}");
+    assert_eq!(won.step(Input::DiskTaken(Ok(()))), [Output::ResumeGuest]);
     let lost = uncertain.step(Input::Soloed(Answer::Lost));
     assert!(lost.contains(&Output::HandOver) && !has(&lost, "ResumeGuest"), "{lost:?}");
+}
+
+#[test]
+fn a_disk_that_is_being_released_is_waited_for() {
+    let mut primary = protected();
+    after(&mut primary, [Input::Failover, captured(2), committed(2), Input::LinkLost("broken".to_owned())]);
+    let won = primary.step(Input::Soloed(Answer::Won));
+    assert!(!has(&won, "ResumeGuest") && !has(&won, "TakeDisk"), "{won:?}");
+    let mut kept = primary.clone();
+    assert_eq!(primary.step(Input::DiskReleased(Ok(()))), [Output::TakeDisk]);
+    assert_eq!(kept.step(Input::DiskReleased(Err(failure()))), [Output::ResumeGuest]);
+}
+
+#[test]
+fn a_failover_that_is_requested_during_a_capture_waits_for_the_next_one() {
+    let mut primary = protected();
+    primary.step(Input::EpochEnds);
+    assert_eq!(primary.step(Input::Failover), []);
+    primary.step(captured(2));
+    let mut deposed = primary.clone();
+    let outputs = acts(primary.step(committed(2)));
+    assert_eq!(outputs.last(), Some(&Output::Capture { epoch: 3, holds: false, stays: true }));
+    // The guest runs: it is stopped before it is given away.
+    deposed.step(Input::LinkLost("broken".to_owned()));
+    let lost = deposed.step(Input::Soloed(Answer::Lost));
+    assert!(lost.contains(&Output::StopGuest) && !has(&lost, "HandOver"), "{lost:?}");
+}
+
+#[test]
+fn a_capture_that_hangs_is_interrupted() {
+    let mut primary = protected();
+    assert!(primary.step(Input::EpochEnds).contains(&Output::StartTimer(Timer::Capture)));
+    assert_eq!(primary.step(Input::Timer(Timer::Capture)), [Output::InterruptCapture]);
 }
 
 #[test]
@@ -271,9 +331,30 @@ fn without_a_record_an_operator_decides() {
     assert!(matches!(primary.step(Input::Resolve(Survivor::Primary))[..], [Output::Refuse(_)]));
     let isolated = primary.step(Input::LinkLost("broken".to_owned()));
     assert!(!has(&isolated, "Solo") && !releases(&isolated), "{isolated:?}");
-    assert_eq!(primary.step(Input::Timer(Timer::RetryRecord)), []);
+    assert_eq!(acts(primary.step(Input::Timer(Timer::RetryRecord))), []);
     let mut deposed = primary.clone();
-    assert!(releases(&primary.step(Input::Resolve(Survivor::Primary))));
+    let decided = primary.step(Input::Resolve(Survivor::Primary));
+    assert!(releases(&decided) && !has(&decided, "SoloLater"), "{decided:?}");
     assert!(unprotected(&primary).contains("the operator"));
     assert!(deposed.step(Input::Resolve(Survivor::Secondary)).contains(&Output::StopGuest));
+}
+
+#[test]
+fn an_operator_decides_in_the_place_of_a_record_that_does_not_answer() {
+    let mut primary = protected();
+    after(&mut primary, [Input::LinkLost("broken".to_owned()), Input::Soloed(Answer::Unreachable)]);
+    let decided = primary.step(Input::Resolve(Survivor::Primary));
+    // The record still names the partner, and is told as soon as it answers.
+    assert!(decided.contains(&Output::SoloLater) && releases(&decided), "{decided:?}");
+    assert_eq!(primary.step(Input::Soloed(Answer::Lost)), [], "it comes too late");
+}
+
+#[test]
+fn a_protection_that_ends_before_its_enrolment_settles_what_the_greeting_has_announced() {
+    let mut primary = Primary::new(plan());
+    primary.start();
+    assert!(has(&primary.step(Input::LinkLost("broken".to_owned())), "Settle"));
+    let mut primary = protected();
+    primary.step(Input::LinkLost("broken".to_owned()));
+    assert!(!has(&primary.step(Input::Soloed(Answer::Won)), "Settle"), "the swap has settled it");
 }

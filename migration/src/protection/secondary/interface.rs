@@ -87,10 +87,15 @@ pub enum Output {
         /// From this checkpoint.
         epoch: u64,
     },
-    /// Undo a trial: stop the guest, release the disk.
+    /// Undo a trial: stop the guest, put back every page that it has written, release the disk.
     UndoTrial,
+    /// Work takes too long: abort what can be aborted; its answer comes.
+    InterruptWork,
     /// Make the ownership record name this side, in a new generation; answer with `Claimed`.
     Claim,
+    /// The operator has decided in the record's place: the same, in the background, until the
+    /// record says so. There is no answer.
+    ClaimLater,
     /// The guest is this side's: repeat what the primary may not have let out, let out what is
     /// held, replay the inputs.
     GoLive,
@@ -119,7 +124,9 @@ named!(Output, "output's name":
     Output::TakeDisk => "TakeDisk",
     Output::Try { .. } => "Try",
     Output::UndoTrial => "UndoTrial",
+    Output::InterruptWork => "InterruptWork",
     Output::Claim => "Claim",
+    Output::ClaimLater => "ClaimLater",
     Output::GoLive => "GoLive",
     Output::Discard => "Discard",
     Output::StartTimer(_) => "StartTimer",

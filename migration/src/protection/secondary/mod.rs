@@ -88,6 +88,8 @@ pub struct Secondary {
     head_start_over: bool,
     /// A record that names no partner is not asked again.
     last_look: bool,
+    /// An operator has decided for this side, with the primary fenced.
+    resolved: bool,
 }
 
 impl Secondary {
@@ -113,6 +115,7 @@ impl Secondary {
             suspicion: None,
             head_start_over: false,
             last_look: false,
+            resolved: false,
         }
     }
 
@@ -236,7 +239,7 @@ impl Secondary {
             return self.commit();
         }
         self.state = State::Verifying;
-        let mut outputs = Vec::new();
+        let mut outputs = vec![Output::StartTimer(Timer::Work)];
         if !self.rules.has(Rule::AcknowledgesVerified) {
             outputs.push(acknowledged(next.epoch));
         }
@@ -258,7 +261,8 @@ impl Secondary {
         match result {
             Ok(()) => {
                 self.state = State::Standby;
-                let mut outputs = self.commit();
+                let mut outputs = vec![Output::StopTimer(Timer::Work)];
+                outputs.extend(self.commit());
                 if self.suspicion.is_some() {
                     outputs.extend(self.suspect());
                 }
@@ -273,7 +277,7 @@ impl Secondary {
             Err(failure) => {
                 self.next = None;
                 self.state = State::Reloading(Setback::Refused { epoch: next.epoch, failure });
-                vec![Output::Reload { epoch: self.committed }]
+                vec![Output::StartTimer(Timer::Work), Output::Reload { epoch: self.committed }]
             }
         }
     }
@@ -302,8 +306,10 @@ impl Secondary {
     }
 
     fn reloaded(&mut self, result: Result<(), Failure>) -> Vec<Output> {
-        let State::Reloading(setback) = std::mem::replace(&mut self.state, State::Standby) else { return Vec::new() };
-        let mut outputs = Vec::new();
+        let State::Reloading(setback) = &self.state else { return Vec::new() };
+        let setback = setback.clone();
+        self.state = State::Standby;
+        let mut outputs = vec![Output::StopTimer(Timer::Work)];
         if self.listens() {
             outputs.extend(match setback {
                 Setback::Refused { epoch, failure } => self.refuse(epoch, failure),
@@ -338,7 +344,10 @@ impl Secondary {
             Timer::RetryRecord => self.ask_again(),
             Timer::RetryTrial => self.try_again(),
             Timer::KeepStale => self.kept_long_enough(),
-            Timer::Heartbeat | Timer::Epoch | Timer::Commit | Timer::Start => Vec::new(),
+            Timer::Work => vec![Output::InterruptWork],
+            Timer::Heartbeat | Timer::Epoch | Timer::Capture | Timer::Commit | Timer::Start | Timer::RetryDisk => {
+                Vec::new()
+            }
         }
     }
 
@@ -351,8 +360,19 @@ impl Secondary {
     }
 
     fn finish(&mut self, outcome: Outcome) -> Vec<Output> {
-        let timers = [Timer::Heartbeat, Timer::PeerSilent, Timer::HeadStart, Timer::RetryRecord, Timer::KeepStale];
+        let timers = [
+            Timer::Heartbeat,
+            Timer::PeerSilent,
+            Timer::HeadStart,
+            Timer::RetryRecord,
+            Timer::RetryTrial,
+            Timer::KeepStale,
+            Timer::Work,
+        ];
         let mut outputs = Vec::from(timers.map(Output::StopTimer));
+        if self.resolved && self.plan.has_record && outcome == Outcome::TookOver {
+            outputs.push(Output::ClaimLater);
+        }
         outputs.push(match outcome {
             Outcome::TookOver => Output::GoLive,
             Outcome::Superseded(_) | Outcome::Failed(_) => Output::Discard,

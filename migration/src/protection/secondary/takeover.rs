@@ -93,10 +93,10 @@ impl Secondary {
     }
 
     fn take_disk(&mut self) -> Vec<Output> {
-        let mut outputs = vec![Output::StopTimer(Timer::KeepStale)];
+        let mut outputs = vec![Output::StopTimer(Timer::KeepStale), Output::StopTimer(Timer::RetryRecord)];
         if self.rules.has(Rule::TakesDiskFirst) {
             self.state = State::TakingDisk;
-            outputs.push(Output::TakeDisk);
+            outputs.extend([Output::StartTimer(Timer::Work), Output::TakeDisk]);
         } else {
             outputs.extend(self.begin_trial());
         }
@@ -107,7 +107,9 @@ impl Secondary {
         match (&self.state, result) {
             (State::TakingDisk, Ok(())) => self.begin_trial(),
             (State::TakingDisk, Err(failure)) => self.trial_failed(failure),
-            _ => Vec::new(),
+            // This side's part has ended meanwhile.
+            (_, Ok(())) => vec![Output::UndoTrial],
+            (_, Err(_)) => Vec::new(),
         }
     }
 
@@ -117,7 +119,7 @@ impl Secondary {
             return vec![Output::Claim];
         }
         self.state = State::Trying;
-        vec![Output::Try { epoch: self.committed }]
+        vec![Output::StartTimer(Timer::Work), Output::Try { epoch: self.committed }]
     }
 
     pub(super) fn tried(&mut self, result: Result<(), Failure>) -> Vec<Output> {
@@ -126,28 +128,34 @@ impl Secondary {
             (State::Trying, Ok(())) if self.goes_live_without_claim() => self.finish(Outcome::TookOver),
             (State::Trying, Ok(())) => {
                 self.state = State::Claiming;
-                let mut outputs = vec![Output::Claim];
+                let mut outputs = vec![Output::StopTimer(Timer::Work), Output::Claim];
                 if !self.rules.has(Rule::TrialIsSilent) {
                     outputs.insert(0, Output::GoLive);
                 }
                 outputs
             }
-            _ => Vec::new(),
+            // This side's part has ended meanwhile.
+            (_, Ok(())) => vec![Output::UndoTrial],
+            (_, Err(_)) => Vec::new(),
         }
     }
 
     /// The permit or the operator has decided, where there is no record.
     fn goes_live_without_claim(&self) -> bool {
-        !self.plan.has_record || !self.rules.has(Rule::TakesOverByRecord) || !self.rules.has(Rule::TriesBeforeClaim)
+        let by_mistake = !self.rules.has(Rule::TakesOverByRecord) || !self.rules.has(Rule::TriesBeforeClaim);
+        !self.plan.has_record || self.resolved || by_mistake
     }
 
     /// The trial is undone, and made again in a while; of a planned failover the primary is told.
     fn trial_failed(&mut self, failure: Failure) -> Vec<Output> {
-        let mut outputs = vec![Output::UndoTrial];
-        if self.permitted && self.suspicion.is_none() {
+        let mut outputs = vec![Output::StopTimer(Timer::Work), Output::UndoTrial];
+        if !self.plan.has_record && !self.permitted {
+            self.state = State::Isolated;
+            outputs.push(Output::Phase(Phase::Isolated(format!("{}; not yet: {failure}", self.reason()))));
+        } else if self.permitted && self.suspicion.is_none() {
             self.permitted = false;
             self.state = State::Reloading(Setback::NotStarted(failure));
-            outputs.push(Output::Reload { epoch: self.committed });
+            outputs.extend([Output::StartTimer(Timer::Work), Output::Reload { epoch: self.committed }]);
         } else {
             self.state = State::Reading;
             let text = format!("{}; not yet: {failure}", self.reason());
@@ -158,7 +166,9 @@ impl Secondary {
 
     pub(super) fn try_again(&mut self) -> Vec<Output> {
         match self.state {
-            State::Reading if self.plan.has_record => vec![Output::StartTimer(Timer::KeepStale), Output::ReadRecord],
+            State::Reading if self.plan.has_record && !self.resolved => {
+                vec![Output::StartTimer(Timer::KeepStale), Output::ReadRecord]
+            }
             State::Reading => self.take_disk(),
             _ => Vec::new(),
         }
@@ -227,10 +237,25 @@ impl Secondary {
         }
     }
 
+    /// The operator's word replaces the record's answer, where that does not come.
     pub(super) fn resolve(&mut self, survivor: Survivor) -> Vec<Output> {
         match (&self.state, survivor) {
-            (State::Isolated, Survivor::Secondary) => self.take_disk(),
-            (State::Isolated, Survivor::Primary) => {
+            (State::Isolated | State::Reading, Survivor::Secondary) => {
+                self.resolved = true;
+                self.take_disk()
+            }
+            (State::Claiming, Survivor::Secondary) => {
+                self.resolved = true;
+                self.finish(Outcome::TookOver)
+            }
+            (State::TakingDisk | State::Trying, Survivor::Secondary) => {
+                self.resolved = true;
+                Vec::new()
+            }
+            (State::Claiming, Survivor::Primary) => {
+                vec![Output::Refuse("the record is being asked, and may name this side: resolve when it has answered")]
+            }
+            (State::Isolated | State::Reading | State::TakingDisk | State::Trying, Survivor::Primary) => {
                 let reason = format!("{}; the operator has decided for the primary", self.reason());
                 self.superseded(reason)
             }

@@ -32,6 +32,12 @@ fn acknowledges(outputs: &[Output], epoch: u64) -> bool {
     outputs.iter().any(is_it)
 }
 
+/// The outputs without the timer that watches over the work itself.
+fn acts(outputs: Vec<Output>) -> Vec<Output> {
+    let watches = |output: &Output| matches!(output, Output::StartTimer(Timer::Work) | Output::StopTimer(Timer::Work));
+    outputs.into_iter().filter(|output| !watches(output)).collect()
+}
+
 fn after(secondary: &mut Secondary, inputs: impl IntoIterator<Item = Input>) -> Vec<Output> {
     inputs.into_iter().map(|input| secondary.step(input)).last().unwrap_or_default()
 }
@@ -67,22 +73,22 @@ fn a_checkpoint_is_acknowledged_once_it_is_verified() {
     let mut secondary = standby();
     assert!(!has(&secondary.step(announced(2)), "Send"));
     let whole = secondary.step(Input::Whole { epoch: 2 });
-    assert_eq!(whole, [Output::Verify { epoch: 2 }]);
+    assert_eq!(acts(whole), [Output::Verify { epoch: 2 }]);
     let outputs = secondary.step(Input::Verified(Ok(())));
-    assert_eq!(outputs.first(), Some(&Output::Commit { epoch: 2, drops_journal: 1 }));
+    assert_eq!(acts(outputs.clone()).first(), Some(&Output::Commit { epoch: 2, drops_journal: 1 }));
     assert!(acknowledges(&outputs, 2) && outputs.contains(&Output::Apply { epoch: 2 }));
     // The next is whole before this one is applied.
     assert!(!has(&after(&mut secondary, [announced(3), Input::Whole { epoch: 3 }]), "Verify"));
-    assert_eq!(secondary.step(Input::Applied), [Output::Verify { epoch: 3 }]);
+    assert_eq!(acts(secondary.step(Input::Applied)), [Output::Verify { epoch: 3 }]);
 }
 
 #[test]
 fn a_checkpoint_that_is_refused_leaves_the_one_before_good() {
     let mut secondary = standby();
     let bad = after(&mut secondary, [announced(2), Input::Whole { epoch: 2 }, Input::Verified(Err(failure()))]);
-    assert_eq!(bad, [Output::Reload { epoch: 1 }]);
+    assert_eq!(acts(bad), [Output::Reload { epoch: 1 }]);
     let told = secondary.step(Input::Reloaded(Ok(())));
-    assert_eq!(told, [Output::Send(ToPrimary::CheckpointFailed { epoch: 2, failure: failure() })]);
+    assert_eq!(acts(told), [Output::Send(ToPrimary::CheckpointFailed { epoch: 2, failure: failure() })]);
     assert_eq!(secondary.committed(), 1);
     takes(&mut secondary, 3);
 
@@ -112,10 +118,10 @@ fn a_primary_that_is_lost_before_the_first_commit_keeps_its_guest() {
 fn a_takeover_is_tried_in_full_before_the_swap_and_shown_after_it() {
     let mut secondary = reading();
     assert!(has(&secondary.step(Input::Read(Some(Reading::Partner))), "TakeDisk"));
-    assert_eq!(secondary.step(Input::DiskTaken(Ok(()))), [Output::Try { epoch: 1 }]);
-    assert_eq!(secondary.step(Input::Tried(Ok(()))), [Output::Claim]);
-    assert_eq!(secondary.step(Input::Claimed(Answer::Unreachable)), [Output::StartTimer(Timer::RetryRecord)]);
-    assert_eq!(secondary.step(Input::Timer(Timer::RetryRecord)), [Output::Claim]);
+    assert_eq!(acts(secondary.step(Input::DiskTaken(Ok(())))), [Output::Try { epoch: 1 }]);
+    assert_eq!(acts(secondary.step(Input::Tried(Ok(())))), [Output::Claim]);
+    assert_eq!(acts(secondary.step(Input::Claimed(Answer::Unreachable))), [Output::StartTimer(Timer::RetryRecord)]);
+    assert_eq!(acts(secondary.step(Input::Timer(Timer::RetryRecord))), [Output::Claim]);
     assert!(matches!(secondary.clone().step(Input::Leave("quit".to_owned()))[..], [Output::Refuse(_)]));
     let mut loses = secondary.clone();
     let won = secondary.step(Input::Claimed(Answer::Won));
@@ -129,10 +135,10 @@ fn a_takeover_is_tried_in_full_before_the_swap_and_shown_after_it() {
 fn only_a_record_that_names_it_lets_a_secondary_take_over() {
     for unknown in [Some(Reading::NoPartner), None] {
         let mut secondary = reading();
-        assert_eq!(secondary.step(Input::Read(unknown)), [Output::StartTimer(Timer::RetryRecord)]);
-        assert_eq!(secondary.step(Input::Timer(Timer::RetryRecord)), [Output::ReadRecord]);
+        assert_eq!(acts(secondary.step(Input::Read(unknown))), [Output::StartTimer(Timer::RetryRecord)]);
+        assert_eq!(acts(secondary.step(Input::Timer(Timer::RetryRecord))), [Output::ReadRecord]);
         // One that does not answer may name it; one that names no partner is not asked for ever.
-        assert_eq!(secondary.step(Input::Timer(Timer::KeepStale)), [Output::ReadRecord]);
+        assert_eq!(acts(secondary.step(Input::Timer(Timer::KeepStale))), [Output::ReadRecord]);
         let mut named = secondary.clone();
         assert!(has(&named.step(Input::Read(Some(Reading::Partner))), "TakeDisk"));
         let over = secondary.step(Input::Read(unknown));
@@ -148,7 +154,7 @@ fn a_suspicious_secondary_is_deaf_and_waits_for_what_is_under_way() {
     let mut secondary = standby();
     after(&mut secondary, [announced(2), Input::Whole { epoch: 2 }, Input::Verified(Ok(()))]);
     secondary.step(lost());
-    assert_eq!(secondary.step(announced(3)), []);
+    assert_eq!(acts(secondary.step(announced(3))), []);
     assert!(!has(&secondary.step(Input::Timer(Timer::HeadStart)), "ReadRecord"));
     assert!(has(&secondary.step(Input::Applied), "ReadRecord"));
 
@@ -171,12 +177,12 @@ fn a_suspicious_secondary_is_deaf_and_waits_for_what_is_under_way() {
     let mut secondary = standby();
     after(&mut secondary, [announced(2), Input::Whole { epoch: 2 }, Input::Verified(Ok(())), announced(3)]);
     after(&mut secondary, [Input::Whole { epoch: 3 }, lost()]);
-    assert_eq!(secondary.step(Input::Applied), [Output::Verify { epoch: 3 }]);
+    assert_eq!(acts(secondary.step(Input::Applied)), [Output::Verify { epoch: 3 }]);
 
     // Not whole: dropped.
     let mut secondary = standby();
     after(&mut secondary, [announced(2), lost()]);
-    assert_eq!(secondary.step(Input::Whole { epoch: 2 }), []);
+    assert_eq!(acts(secondary.step(Input::Whole { epoch: 2 })), []);
 }
 
 #[test]
@@ -206,10 +212,10 @@ fn a_planned_failover_needs_no_suspicion_and_outlives_the_link() {
 
     cut.step(lost());
     after(&mut cut, [Input::Read(Some(Reading::Partner)), Input::DiskTaken(Ok(()))]);
-    assert_eq!(cut.step(Input::Tried(Ok(()))), [Output::Claim]);
+    assert_eq!(acts(cut.step(Input::Tried(Ok(())))), [Output::Claim]);
 
     after(&mut fails, [Input::Read(Some(Reading::Partner)), Input::DiskTaken(Ok(())), Input::Tried(Err(failure()))]);
-    assert_eq!(fails.step(Input::Reloaded(Ok(()))), [Output::Send(ToPrimary::NotStarted(failure()))]);
+    assert_eq!(acts(fails.step(Input::Reloaded(Ok(())))), [Output::Send(ToPrimary::NotStarted(failure()))]);
     takes(&mut fails, 2);
 
     // Of a secondary that is not enrolled, or of another generation, it is a violation.
@@ -246,4 +252,47 @@ fn without_a_record_an_operator_decides() {
     let outputs = after(&mut secondary, [Input::DiskTaken(Ok(())), Input::Tried(Ok(()))]);
     assert!(has(&outputs, "GoLive") && !has(&outputs, "Claim"), "{outputs:?}");
     assert!(has(&loses.step(Input::Resolve(Survivor::Primary)), "Discard"));
+}
+
+#[test]
+fn work_that_ends_after_its_end_is_undone_and_brings_it_not_back() {
+    let quit = || Input::Leave("quit".to_owned());
+    let mut disk = reading();
+    after(&mut disk, [Input::Read(Some(Reading::Partner)), quit()]);
+    assert_eq!(disk.step(Input::DiskTaken(Ok(()))), [Output::UndoTrial]);
+    let mut trial = reading();
+    after(&mut trial, [Input::Read(Some(Reading::Partner)), Input::DiskTaken(Ok(())), quit()]);
+    assert_eq!(trial.step(Input::Tried(Ok(()))), [Output::UndoTrial]);
+    let mut reloads = standby();
+    let bad = [announced(2), Input::Whole { epoch: 2 }, Input::Verified(Err(failure())), quit()];
+    after(&mut reloads, bad);
+    assert_eq!(reloads.step(Input::Reloaded(Ok(()))), []);
+    assert!(reloads.outcome().is_some() && reloads.step(lost()).is_empty());
+}
+
+#[test]
+fn work_that_hangs_is_interrupted() {
+    let mut secondary = standby();
+    after(&mut secondary, [announced(2), Input::Whole { epoch: 2 }]);
+    assert_eq!(secondary.step(Input::Timer(Timer::Work)), [Output::InterruptWork]);
+}
+
+#[test]
+fn an_operator_decides_in_the_place_of_a_record_that_does_not_answer() {
+    let mut secondary = reading();
+    secondary.step(Input::Read(None));
+    let mut gives_way = secondary.clone();
+    assert!(has(&secondary.step(Input::Resolve(Survivor::Secondary)), "TakeDisk"));
+    let outputs = after(&mut secondary, [Input::DiskTaken(Ok(())), Input::Tried(Ok(()))]);
+    assert!(has(&outputs, "GoLive") && outputs.contains(&Output::ClaimLater) && !has(&outputs, "Claim"), "{outputs:?}");
+    assert!(has(&gives_way.step(Input::Resolve(Survivor::Primary)), "Discard"));
+}
+
+#[test]
+fn without_a_record_a_trial_that_fails_leaves_the_decision_to_the_operator() {
+    let mut secondary = standby_by(Plan { has_record: false, ..plan() });
+    after(&mut secondary, [lost(), Input::Timer(Timer::HeadStart), Input::Resolve(Survivor::Secondary)]);
+    let outputs = after(&mut secondary, [Input::DiskTaken(Ok(())), Input::Tried(Err(failure()))]);
+    assert!(has(&outputs, "UndoTrial") && matches!(outputs.last(), Some(Output::Phase(Phase::Isolated(_)))));
+    assert!(has(&secondary.step(Input::Resolve(Survivor::Primary)), "Discard"));
 }

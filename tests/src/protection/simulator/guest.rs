@@ -29,12 +29,14 @@ pub(super) struct Guest {
     pub(super) pages: [u64; PAGES],
     /// Which of them were written since they were harvested, a bit each.
     pub(super) dirty: u64,
+    /// It is not stopped.
+    pub(super) runs: bool,
 }
 
 impl Guest {
     /// A guest that has just been booted.
     pub(super) fn new() -> Self {
-        Guest { last: Emission { position: 0, chain: 0 }, pages: [0; PAGES], dirty: u64::MAX }
+        Guest { last: Emission { position: 0, chain: 0 }, pages: [0; PAGES], dirty: u64::MAX, runs: true }
     }
 
     /// Writes to some pages, and perhaps puts something out that depends on them.

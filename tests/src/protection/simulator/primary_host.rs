@@ -68,7 +68,9 @@ impl Sim {
             Output::Solo => self.ask(at, Operation::Solo),
             Output::StopGuest => self.job(at, Job::StopGuest, (100, 1_000)),
             Output::ResumeGuest => host.runs = true,
-            Output::HandOver => host.runs = false,
+            Output::ReleaseDisk => self.job(at, Job::ReleaseDisk, (500, 2_000)),
+            Output::TakeDisk => self.job(at, Job::TakeDiskAgain, (50, 2_000)),
+            Output::HandOver if host.runs => self.fails(format!("{at} gives a guest away that runs")),
             Output::Finish(outcome) => self.primary_ends(at, &outcome),
             _ => {}
         }
@@ -140,7 +142,7 @@ impl Sim {
     pub(super) fn guest_works(&mut self, at: usize) {
         let mut rng = self.rng.clone();
         match &mut self.processes[at].role {
-            Role::Runner(guest) => {
+            Role::Runner(guest) if guest.runs => {
                 let output = guest.works(&mut rng);
                 output.into_iter().for_each(|output| self.emits(at, output));
             }
@@ -149,12 +151,23 @@ impl Sim {
                 host.held.extend(output);
                 self.lets_out(at);
             }
-            Role::Primary(_) => {}
+            Role::Primary(_) | Role::Runner(_) => {}
             Role::Secondary(_) | Role::Gone => return,
         }
         self.rng = rng;
         let again = self.rng.within(400, 1_600);
         self.at(again, Event::Guest { at });
+    }
+
+    /// The disk's lock is free unless a secondary tries to take over at this moment.
+    pub(super) fn takes_disk_again(&mut self, at: usize) {
+        let fails = self.rng.percent(20);
+        self.step_primary(at, Input::DiskTaken(super::secondary_host::result(fails)));
+        // A process whose protection has ended waits for its disk, too.
+        if let Some(host) = self.primary(at) {
+            let runs = host.runs;
+            self.note(|| format!("{at}: runs: {runs}"));
+        }
     }
 
     fn primary_ends(&mut self, at: usize, outcome: &Outcome) {
@@ -174,7 +187,8 @@ impl Sim {
         let role = std::mem::replace(&mut self.processes[at].role, Role::Gone);
         let Role::Primary(host) = role else { unreachable!("it was a primary") };
         self.unprotected += 1;
-        self.processes[at].role = Role::Runner(Box::new(host.guest));
+        let guest = Guest { runs: host.runs, ..host.guest };
+        self.processes[at].role = Role::Runner(Box::new(guest));
         self.protects_soon(at);
     }
 

@@ -122,7 +122,7 @@ impl Sim {
         if host.applying.is_some() {
             return self.fails("the guest goes on from a checkpoint that is not applied".to_owned());
         }
-        let guest = Guest { last: state.last, pages: host.pages, dirty: u64::MAX };
+        let guest = Guest { last: state.last, pages: host.pages, dirty: u64::MAX, runs: true };
         state.held.iter().for_each(|output| self.emits(at, *output));
         self.takeovers += 1;
         self.processes[at].role = Role::Runner(Box::new(guest));

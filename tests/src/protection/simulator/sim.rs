@@ -104,6 +104,8 @@ pub(super) enum Job {
     Reload,
     TakeDisk,
     Try,
+    ReleaseDisk,
+    TakeDiskAgain,
 }
 
 /// A question to the record.
@@ -167,8 +169,8 @@ pub fn run_with(seed: u64, epochs: u64, rules: Rules) -> Result<Ending, Failure>
     let mut protected_since = None;
     while sim.failure.is_none() {
         sim.advance();
-        protected_since = if sim.is_protected() { protected_since.or(Some(sim.now)) } else { None };
-        if protected_since.is_some_and(|since| sim.now > since + GOOD_FOR) {
+        protected_since = if sim.is_protected() { protected_since.or(Some((sim.now, sim.commits))) } else { None };
+        if protected_since.is_some_and(|(since, commits)| sim.now > since + GOOD_FOR && sim.commits > commits + 10) {
             return Ok(sim.ending());
         }
         if sim.now > mended_at + PATIENCE {
@@ -230,11 +232,13 @@ impl Sim {
         }
     }
 
-    /// The guest is protected: its primary captures, its partner is named and lives.
+    /// The guest is protected: its partner is named, and both live. That checkpoints are captured
+    /// is looked at apart.
     fn is_protected(&self) -> bool {
         let live = |process: &&Process| process.alive && process.frozen_until <= self.now;
         let primary = |process: &Process| matches!(&process.role, Role::Primary(host) if host.core.outcome().is_none());
-        self.record.partner.is_some() && self.processes.iter().filter(live).any(primary)
+        let partner = self.record.partner.as_ref().map(|partner| &self.processes[partner.id as usize]);
+        partner.is_some_and(|partner| partner.alive) && self.processes.iter().filter(live).any(primary)
     }
 
     pub(super) fn fails(&mut self, why: String) {
@@ -341,6 +345,8 @@ impl Sim {
             }
             Job::Record(operation) => self.record_is_asked(at, operation),
             Job::Whole(epoch, delta) => self.whole(at, epoch, delta),
+            Job::ReleaseDisk => self.step_primary(at, primary::Input::DiskReleased(Ok(()))),
+            Job::TakeDiskAgain => self.takes_disk_again(at),
             Job::Verify => {
                 let fails = std::mem::take(&mut self.planned.verify_fails);
                 self.step_secondary(at, secondary::Input::Verified(result(fails)));
@@ -411,9 +417,13 @@ impl Sim {
             Operation::Solo => partnership.solo(),
             Operation::TakeOver => partnership.take_over(&me),
         };
+        let mine = |record: &Record| partnership.is_mine(&me, record) && !matches!(operation, Operation::Enrol);
         let answer = match self.planned.record() {
             _ if unreachable => Answer::Unreachable,
-            super::faults::Reply::Whole => self.change(&change),
+            super::faults::Reply::Whole => match self.change(&change) {
+                Answer::Lost if mine(&self.record) => Answer::Won,
+                answer => answer,
+            },
             super::faults::Reply::Lost => {
                 self.change(&change);
                 Answer::Unreachable
@@ -472,9 +482,9 @@ impl Sim {
             Timer::Heartbeat => 100_000,
             Timer::PeerSilent => 500_000,
             Timer::Epoch => self.rng.within(EPOCH / 3, EPOCH),
-            Timer::Commit | Timer::Start => 1_000_000,
+            Timer::Commit | Timer::Start | Timer::Capture | Timer::Work => 1_000_000,
             Timer::HeadStart => 10_000,
-            Timer::RetryRecord | Timer::RetryTrial => 500_000,
+            Timer::RetryRecord | Timer::RetryTrial | Timer::RetryDisk => 500_000,
             Timer::KeepStale => 20_000_000,
         };
         self.serial += 1;
