@@ -12,8 +12,10 @@
 //!
 //! Until the request to enrol, a failure costs only the protection. From then on the record
 //! decides, or an operator in its place: what is held stays held until the solo swap is won, and
-//! is dropped if it is lost. The module [`parting`] has these ways out.
+//! is dropped if it is lost. The module [`parting`] has these ways out, [`failover`] the planned
+//! one.
 
+mod failover;
 mod interface;
 mod parting;
 
@@ -333,33 +335,6 @@ impl Primary {
         outputs
     }
 
-    /// A planned failover does not happen: the guest goes on here, protected.
-    fn stay(&mut self, reason: String) -> Vec<Output> {
-        self.leaving = false;
-        let mut outputs = self.resume();
-        outputs.extend([Output::StartTimer(Timer::Epoch), Output::FailoverFailed(reason)]);
-        outputs
-    }
-
-    /// The disk is released, or stays held: the secondary may take over, or not.
-    fn disk_released(&mut self, result: Result<(), Failure>) -> Vec<Output> {
-        self.disk = if result.is_ok() { Disk::Released } else { Disk::Held };
-        match (&self.state, result) {
-            (State::Releasing, Ok(())) => {
-                self.state = State::AwaitStarted;
-                vec![Output::Send(ToSecondary::Permit { generation: self.plan.generation })]
-            }
-            (State::Releasing, Err(failure)) => {
-                self.state = State::Protected;
-                let mut outputs = vec![Output::StopTimer(Timer::Start)];
-                outputs.extend(self.stay(failure.to_string()));
-                outputs
-            }
-            (State::Done(Outcome::Unprotected(_)), _) => self.resume(),
-            _ => Vec::new(),
-        }
-    }
-
     fn enrolled(&mut self, answer: Answer) -> Vec<Output> {
         if self.state != State::Enrolling {
             return Vec::new();
@@ -389,22 +364,6 @@ impl Primary {
 
     fn epoch_ends(&mut self) -> Vec<Output> {
         self.due = true;
-        self.capture_if_due()
-    }
-
-    fn failover(&mut self) -> Vec<Output> {
-        if self.leaving && matches!(self.state, State::Protected | State::Releasing | State::AwaitStarted) {
-            return vec![Output::Refuse("a planned failover is under way already")];
-        }
-        if self.state != State::Protected {
-            return vec![Output::Refuse("the guest is not protected: there is no secondary to move it to")];
-        }
-        if self.stopped {
-            return vec![Output::Refuse(
-                "the guest waits for its disk after a planned failover that failed: try again when it runs",
-            )];
-        }
-        self.leaving = true;
         self.capture_if_due()
     }
 

@@ -4,8 +4,7 @@
 //! this side without a partner. An operator's word (`Resolve`) replaces its answer, where it does
 //! not come or where there is no record.
 
-use super::{Disk, Outcome, Output, Phase, Primary, State, Survivor};
-use crate::message::Failure;
+use super::{Outcome, Output, Phase, Primary, State, Survivor};
 use crate::protection::Answer;
 use crate::protection::message::ToSecondary;
 use crate::protection::rules::Rule;
@@ -67,7 +66,7 @@ impl Primary {
         outputs
     }
 
-    fn close(&mut self) -> Vec<Output> {
+    pub(super) fn close(&mut self) -> Vec<Output> {
         self.linked = false;
         vec![Output::StopTimer(Timer::Heartbeat), Output::StopTimer(Timer::PeerSilent), Output::CloseLinks]
     }
@@ -131,35 +130,6 @@ impl Primary {
         }
     }
 
-    /// Lets a guest run that was left stopped: with its disk, which may have been released.
-    pub(super) fn resume(&mut self) -> Vec<Output> {
-        match self.disk {
-            _ if !self.stopped => Vec::new(),
-            // Its answer comes back here.
-            Disk::Releasing => Vec::new(),
-            Disk::Released => vec![Output::TakeDisk],
-            Disk::Held => {
-                self.stopped = false;
-                vec![Output::ResumeGuest]
-            }
-        }
-    }
-
-    /// The disk is held again, or the secondary has not released it yet.
-    pub(super) fn disk_taken(&mut self, result: Result<(), Failure>) -> Vec<Output> {
-        match result {
-            Ok(()) => {
-                self.disk = Disk::Held;
-                let mut outputs = self.resume();
-                outputs.extend(self.capture_if_due());
-                outputs
-            }
-            Err(failure) => {
-                vec![Output::Phase(Phase::AwaitsDisk(failure.to_string())), Output::StartTimer(Timer::RetryDisk)]
-            }
-        }
-    }
-
     /// The guest goes on here, and no other process may run it.
     pub(super) fn unprotected(&mut self, reason: String) -> Vec<Output> {
         let timers = [Timer::Commit, Timer::Epoch, Timer::RetryRecord].map(Output::StopTimer);
@@ -212,16 +182,7 @@ impl Primary {
         }
     }
 
-    /// The secondary runs the guest, as planned.
-    pub(super) fn moved(&mut self) -> Vec<Output> {
-        let mut outputs = vec![Output::StopTimer(Timer::Start)];
-        outputs.extend(self.close());
-        outputs.extend([Output::DropOutputs, Output::HandOver]);
-        outputs.extend(self.finish(Outcome::Moved));
-        outputs
-    }
-
-    fn finish(&mut self, outcome: Outcome) -> Vec<Output> {
+    pub(super) fn finish(&mut self, outcome: Outcome) -> Vec<Output> {
         self.state = State::Done(outcome.clone());
         vec![Output::Finish(outcome)]
     }

@@ -103,7 +103,7 @@ impl Sim {
     /// Whether the guest survives the primary's death: the record names the partner, which lives,
     /// and no change is under way that would remove it.
     fn may_lose_primary(&mut self, primary: usize, secondary: usize) -> bool {
-        let named = self.record.partner == Some(super::sim::owner(secondary));
+        let named = self.record.partner == Some(super::calls::owner(secondary));
         let parts = match &self.processes[primary].role {
             Role::Primary(host) => host.core.parts(),
             _ => true,
@@ -120,7 +120,7 @@ impl Sim {
 
     /// A primary that is frozen now might have lost the record already.
     fn kill_secondary(&mut self, primary: usize, secondary: usize) {
-        let takes_over = self.record.owner == super::sim::owner(secondary);
+        let takes_over = self.record.owner == super::calls::owner(secondary);
         if !takes_over && self.processes[primary].frozen_until <= self.now && !self.secondary_claims(secondary) {
             self.kill(secondary);
         }

@@ -9,6 +9,7 @@
 //! each of which carries a hash of all before it, and the pages of every commit are compared with
 //! those at its capture.
 
+mod calls;
 mod faults;
 mod guest;
 mod link;
