@@ -1,5 +1,5 @@
-/* Continuous checkpoints, stated a second time for spin: neither the explorer's world nor the state
- * machines had a part in it. docs/checkpoints.md has the words.
+/* Continuous checkpoints, stated a second time for spin: neither the explorer's world nor the
+ * state machines had a part in it. docs/checkpoints.md has the words.
  *
  * A primary runs a guest that puts one thing out in each epoch. At the end of an epoch it sends a
  * checkpoint; what was put out in the epoch is shown once the checkpoint is acknowledged. The

@@ -1,5 +1,6 @@
 //! A guest that is protected thousands of times in a row while much goes wrong: the observer
-//! outside sees one history, no page is lost, and once everything is mended the guest is protected.
+//! outside sees one history, no page is lost, and once everything is mended the guest is
+//! protected.
 
 use ferry_migration::protection::{Rule, Rules};
 use ferry_tests::protection::simulator::{run, run_with};

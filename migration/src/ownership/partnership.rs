@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Both ways out expect generation g of P, so one of them loses. Only a swap to a new generation
-//! removes the partner ([`judge`](crate::ownership::judge)): a secondary that has read its own name
-//! there may rely on it until its swap is decided.
+//! removes the partner ([`judge`](crate::ownership::judge)): a secondary that has read its own
+//! name there may rely on it until its swap is decided.
 
 use serde::{Deserialize, Serialize};
 
@@ -29,11 +29,11 @@ pub struct Partnership {
 pub enum Reading {
     /// It names the primary, and this secondary as its partner: the secondary may take over.
     Partner,
-    /// It names the primary in the protection's generation, without a partner: the secondary is not
-    /// enrolled, and may still be.
+    /// It names the primary in the protection's generation, without a partner: the secondary is
+    /// not enrolled, and may still be.
     NoPartner,
-    /// Anything else: the primary has gone solo, or another process has the guest. The secondary is
-    /// out for good.
+    /// Anything else: the primary has gone solo, or another process has the guest. The secondary
+    /// is out for good.
     Other,
 }
 
@@ -55,8 +55,8 @@ impl Partnership {
         self.generation
     }
 
-    /// The primary's change after the first commit: `secondary` may take over from now on. The record
-    /// is settled with it, as no hand-over is under way any more.
+    /// The primary's change after the first commit: `secondary` may take over from now on. The
+    /// record is settled with it, as no hand-over is under way any more.
     #[must_use]
     pub fn enrol(&self, secondary: &OwnerId) -> Change {
         let expected = Expected { partner: Some(None), ..Expected::reign(self.generation, self.primary.clone()) };
@@ -78,8 +78,8 @@ impl Partnership {
         change
     }
 
-    /// Whether `me` owns the guest by a record on which its own change was lost: a later generation
-    /// that names `me` is `me`'s, however it came to be.
+    /// Whether `me` owns the guest by a record on which its own change was lost: a later
+    /// generation that names `me` is `me`'s, however it came to be.
     #[must_use]
     pub fn is_mine(&self, me: &OwnerId, record: &Record) -> bool {
         record.vm == self.vm && record.owner == *me && record.generation > self.generation
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn enrolment_follows_the_announcement_and_loses_to_whatever_has_happened_to_the_guest() {
+    fn enrolment_follows_the_announcement_and_loses_to_a_boot_and_to_solo() {
         let enrol = partnership().enrol(&owner(S));
         // As the greeting has left it.
         assert_eq!(asked(&Record { nonce: 3, ..record(5, P) }, &enrol), Verdict::Write);

@@ -156,8 +156,8 @@ fn is_part_of_first_write(slot: &[u8; SLOT_LEN]) -> bool {
     begun && version <= FORMAT_VERSION && slot[FLAGS] & !SETTLED == 0 && unused(slot, version).all(|byte| *byte == 0)
 }
 
-/// The bytes that this version of the format leaves at 0; of an unwritten version, those that every
-/// version does.
+/// The bytes that this version of the format leaves at 0; of an unwritten version, those that
+/// every version does.
 fn unused(slot: &[u8; SLOT_LEN], version: u16) -> impl Iterator<Item = &u8> {
     let (first, from) = if version == WITHOUT_PARTNER { (PARTNER_LEN, PARTNER) } else { (PARTNER_LEN + 1, UNUSED) };
     slot[first..SEQUENCE].iter().chain(&slot[from..CRC])

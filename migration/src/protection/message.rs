@@ -1,7 +1,7 @@
 //! The messages of a protection, on the control link that the first copy has used.
 //!
-//! As in [`crate::message`], bulky data travels as the frame's attachment, which the state machines
-//! never see: device state, held outputs, audit hashes.
+//! As in [`crate::message`], bulky data travels as the frame's attachment, which the state
+//! machines never see: device state, held outputs, audit hashes.
 
 use serde::{Deserialize, Serialize};
 
@@ -44,8 +44,8 @@ pub enum ToSecondary {
         /// The generation in which it does.
         generation: u64,
     },
-    /// A planned failover: the last checkpoint is committed and the primary's guest is stopped. The
-    /// secondary may take over at once. Attachment: the run state that the operator requests.
+    /// A planned failover: the last checkpoint is committed and the primary's guest is stopped.
+    /// The secondary may take over at once. Attachment: the run state that the operator requests.
     Permit {
         /// As in `Enrolled`.
         generation: u64,

@@ -53,8 +53,8 @@ pub enum Rule {
     TakesDiskFirst,
     /// Both: a swap whose reply was lost is read back, and not taken for lost.
     LostReplyIsReadBack,
-    /// Primary: once its link is given up, a late acknowledgement is ignored. Harmless without: the
-    /// record has not been swapped by a secondary that acknowledges.
+    /// Primary: once its link is given up, a late acknowledgement is ignored. Harmless without:
+    /// the record has not been swapped by a secondary that acknowledges.
     IgnoresLateCommit,
     /// Primary: once deposed, it does not write out what was committed before. Harmless without:
     /// the survivor's history contains it.

@@ -3,6 +3,7 @@
 use ferry_migration::protection::Timer;
 
 use super::{Fault, Side};
+pub use crate::explorer::event::Log;
 
 /// One thing that can happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,33 +78,4 @@ pub enum Class {
     Help,
     /// Something goes wrong, or an operator acts; it uses up this.
     Fault(Fault),
-}
-
-/// What the steps of a trace did.
-#[derive(Debug, Default)]
-pub struct Log {
-    on: bool,
-    /// In order.
-    pub did: Vec<String>,
-}
-
-impl Log {
-    /// Keeps nothing.
-    #[must_use]
-    pub fn off() -> Self {
-        Log::default()
-    }
-
-    /// Keeps everything.
-    #[must_use]
-    pub fn on() -> Self {
-        Log { on: true, did: Vec::new() }
-    }
-
-    /// Keeps what `text` returns, if anything is kept.
-    pub fn note(&mut self, text: impl FnOnce() -> String) {
-        if self.on {
-            self.did.push(text());
-        }
-    }
 }

@@ -152,8 +152,8 @@ pub fn is_served(world: &World) -> bool {
     shows || protected || live || world.third_runs
 }
 
-/// Whether the guest may be lost: so many processes died, or could not load its state, that none is
-/// left that may go on.
+/// Whether the guest may be lost: so many processes died, or could not load its state, that none
+/// is left that may go on.
 #[must_use]
 pub fn is_excused(world: &World) -> bool {
     let (primary, secondary) = (world.at_primary.alive, world.at_secondary.alive);

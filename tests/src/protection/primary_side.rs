@@ -18,7 +18,7 @@ impl World {
     pub(super) fn perform_primary(&mut self, outputs: Vec<Output>, log: &mut Log) {
         for output in outputs {
             if !matches!(output, Output::StartTimer(_) | Output::StopTimer(_)) {
-                log.note(|| format!("primary: {output:?}"));
+                log.note(|| Some(format!("primary: {output:?}")));
             }
             self.perform_at_primary(output);
         }
@@ -151,7 +151,7 @@ impl World {
             here.written = epoch;
             self.image = Contents::of(epoch);
         }
-        log.note(|| format!("primary: lets out {upto:?}"));
+        log.note(|| Some(format!("primary: lets out {upto:?}")));
     }
 }
 

@@ -18,7 +18,7 @@ impl World {
     pub(super) fn perform_secondary(&mut self, outputs: Vec<Output>, log: &mut Log) {
         for output in outputs {
             if !matches!(output, Output::StartTimer(_) | Output::StopTimer(_)) {
-                log.note(|| format!("secondary: {output:?}"));
+                log.note(|| Some(format!("secondary: {output:?}")));
             }
             self.perform_at_secondary(output);
         }

@@ -292,7 +292,7 @@ impl World {
                 let dead =
                     PrimaryFacts { alive: false, runs: false, epoch, shown, written, straggler, ..PrimaryFacts::new() };
                 self.at_primary = dead;
-                // A dead state machine is the same whatever it was.
+                // All dead state machines are the same.
                 self.primary = Primary::new(self.dead_plan());
             }
             Side::Secondary => {

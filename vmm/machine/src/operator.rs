@@ -121,8 +121,8 @@ impl Machine {
             control.request_reset(ResetCause::Operator);
             return Ok(());
         }
-        // The lock comes first: a reset that is refused because the machine is busy must not happen
-        // later.
+        // The lock comes first: a reset that is refused because the machine is busy must not
+        // happen later.
         let _operation = control.operation.take("a reset")?;
         let asked_before = control.status().reset.is_some();
         control.request_reset(ResetCause::Operator);

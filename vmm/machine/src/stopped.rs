@@ -71,8 +71,8 @@ impl Stopped {
         sections::save(&self.parts)
     }
 
-    /// How much the guest has put out through each device with an output stream, since this process
-    /// created it.
+    /// How much the guest has put out through each device with an output stream, since this
+    /// process created it.
     ///
     /// # Errors
     /// When the guest has run since, or another operation holds the machine.

@@ -1,7 +1,7 @@
 //! A planned failover, and the guest that is left stopped for it.
 //!
-//! The last checkpoint leaves the guest stopped. Once it is committed the disk is released, then the
-//! permit is sent. Whatever ends the failover otherwise, the guest runs here again only with its
+//! The last checkpoint leaves the guest stopped. Once it is committed the disk is released, then
+//! the permit is sent. If the failover does not happen, the guest runs here again only with its
 //! disk.
 
 use super::{Disk, Outcome, Output, Phase, Primary, State};

@@ -27,8 +27,8 @@ pub enum Input {
     Enrolled(Answer),
     /// The solo swap has been answered.
     Soloed(Answer),
-    /// The epoch is to end now: held output or dirty pages have reached their caps, the oldest held
-    /// output is old enough, or a client has requested a checkpoint.
+    /// The epoch is to end now: held output or dirty pages have reached their caps, the oldest
+    /// held output is old enough, or a client has requested a checkpoint.
     EpochEnds,
     /// The guest is stopped, as `StopGuest` requested.
     GuestStopped,

@@ -70,8 +70,8 @@ pub enum Output {
         /// Which.
         epoch: u64,
     },
-    /// Discard the staged checkpoint that was refused, and load the device state of this one again;
-    /// answer with `Reloaded`.
+    /// Discard the staged checkpoint that was refused, and load the device state of this one
+    /// again; answer with `Reloaded`.
     Reload {
         /// Which.
         epoch: u64,

@@ -12,10 +12,10 @@
 //!            Done(Superseded)                     Done(Superseded)
 //! ```
 //!
-//! At every instant there is one whole checkpoint, the last commit. Whatever fails leaves that one,
-//! and a takeover goes on from it. A secondary that suspects its primary closes the links first, so
-//! the primary lets out nothing that this side does not have. The module [`takeover`] goes from the
-//! suspicion on.
+//! At every instant there is one whole checkpoint, the last commit. A failure leaves that one, and
+//! a takeover goes on from it. A secondary that suspects its primary closes the links first, so
+//! the primary lets out nothing that this side does not have. The module [`takeover`] goes from
+//! the suspicion on.
 
 mod interface;
 mod takeover;

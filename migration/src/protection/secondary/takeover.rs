@@ -1,8 +1,8 @@
 //! From the suspicion, or the permit of a planned failover, to the takeover.
 //!
-//! Only the record decides. Everything that can fail comes before the swap: the disk, the load, the
-//! first entry into the guest, whose outputs are held until the swap is won. A trial that fails
-//! costs nothing: it is undone, and made again.
+//! Only the record decides. Everything that can fail comes before the swap: the disk, the load,
+//! the first entry into the guest, whose outputs are held until the swap is won. A trial that
+//! fails costs nothing: it is undone, and made again.
 
 use super::{Outcome, Output, Phase, Secondary, Setback, State};
 use crate::message::Failure;

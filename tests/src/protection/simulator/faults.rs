@@ -91,7 +91,8 @@ impl Sim {
     }
 
     fn freeze(&mut self, at: usize) {
-        // What waits for a frozen process keeps its order only if it is not frozen again meanwhile.
+        // What waits for a frozen process keeps its order only if it is not frozen again
+        // meanwhile.
         if self.processes[at].frozen_until > self.now {
             return;
         }

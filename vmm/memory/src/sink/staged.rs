@@ -1,9 +1,9 @@
 //! Into a staging area, until a checkpoint is whole: continuous checkpoints.
 //!
-//! Guest memory keeps the last checkpoint while the next one arrives. What arrives lies in slabs of
-//! 2 MiB, with an index by page; a later version of a page replaces an earlier one. [`Staged::apply`]
-//! writes all of it into guest memory, [`Staged::clear`] discards it. Slabs are kept for the next
-//! checkpoint, and given back when [`QUIET`] checkpoints in a row needed fewer.
+//! Guest memory keeps the last checkpoint while the next one arrives. What arrives lies in slabs
+//! of 2 MiB, with an index by page; a later version of a page replaces an earlier one.
+//! [`Staged::apply`] writes all of it into guest memory, [`Staged::clear`] discards it. Slabs are
+//! kept for the next checkpoint, and given back when [`QUIET`] checkpoints in a row needed fewer.
 //!
 //! ```text
 //!   link ──► slab ──► slab ──► …            index: page ► slot, or zero

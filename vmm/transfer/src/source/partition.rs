@@ -1,10 +1,10 @@
 //! Sends pages over all bulk links at once: guest memory is partitioned among the links, and each
 //! has a thread of its own.
 //!
-//! In rounds the partition is by fixed stripes, so that every version of a page travels on the same
-//! link, in order: no older version can overwrite a newer one. In postcopy each page is sent once,
-//! and the next page goes on the link that is free first. The page sender calls this; with one
-//! link, or with little to send, it sends everything on its own thread.
+//! In rounds the partition is by fixed stripes, so that every version of a page travels on the
+//! same link, in order: no older version can overwrite a newer one. In postcopy each page is sent
+//! once, and the next page goes on the link that is free first. The page sender calls this; with
+//! one link, or with little to send, it sends everything on its own thread.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
